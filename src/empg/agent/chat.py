@@ -1,0 +1,81 @@
+"""A tokenizer's chat template, taken apart once so that a conversation can grow by token ids alone.
+
+Rendering the whole conversation again at every turn would re-tokenise what the policy sampled. Instead the template is
+rendered with a marker in place of the text; what stands around the marker opens and closes a user message.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+_MARK = "\u2063empg\u2063"  # invisible separators: no template changes or strips them
+
+
+class ChatFormat:
+    """How one tokenizer writes a conversation.
+
+    Attributes:
+        end_of_turn: id of the token with which an assistant message ends.
+        stop_ids: ids that end the sampling of a turn (`end_of_turn` and the tokenizer's own end of sequence).
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(f"tokenizer {tokenizer.name_or_path!r} has no chat template; use an instruction-tuned model")
+        self.tokenizer = tokenizer
+        self._special = sorted({str(token) for token in tokenizer.all_special_tokens}, key=len, reverse=True)
+        user, assistant = {"role": "user", "content": "u"}, {"role": "assistant", "content": _MARK}
+        closed = self._render([user, assistant], False)
+        tail = closed[closed.index(_MARK) + len(_MARK) :]
+        ids = self._ids(tail)
+        if not ids:
+            raise ValueError(f"the chat template of {tokenizer.name_or_path!r} does not end an assistant message")
+        self.end_of_turn = ids[0]
+        self.stop_ids = sorted({self.end_of_turn, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
+        after_end = tail[len(tokenizer.decode([self.end_of_turn])) :]
+        grown = self._render([user, assistant, {"role": "user", "content": _MARK + "2"}], True)
+        before, after = grown[len(closed) :].split(_MARK + "2")
+        self._later = (after_end + before, after)
+        self._first = self._opening(None)
+        self._encode = functools.lru_cache(maxsize=65536)(self._ids)
+
+    def first(self, text: str, system: str | None = None) -> list[int]:
+        """Ids of a conversation that opens with `text` from the user and waits for the assistant."""
+        before, after = self._first if system is None else self._opening(system)
+        return list(self._encode(before + self._safe(text) + after))
+
+    def later(self, text: str, *, closed: bool) -> list[int]:
+        """Ids that follow the assistant's sampled ids: `text` from the user, then the assistant's opening.
+
+        `closed` says whether the assistant sampled its end-of-turn token; if not (it was cut), the token is put in here.
+        """
+        before, after = self._later
+        ids = list(self._encode(before + self._safe(text) + after))
+        return ids if closed else [self.end_of_turn, *ids]
+
+    def reply(self, text: str) -> list[int]:
+        """Ids of a whole assistant message, its end-of-turn token among them (for supervised training)."""
+        return [*self._encode(self._safe(text)), self.end_of_turn]
+
+    def text(self, ids: list[int]) -> str:
+        """What the sampled ids say, without the tokenizer's control tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _opening(self, system: str | None) -> tuple[str, str]:
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        before, after = self._render([*messages, {"role": "user", "content": _MARK}], True).split(_MARK)
+        return before, after
+
+    def _safe(self, text: str) -> str:
+        # A page or a product must not be able to end the turn: control tokens inside text are broken up.
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, token[0] + "\u200b" + token[1:])
+        return text
+
+    def _render(self, messages: list[dict[str, str]], generate: bool) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))

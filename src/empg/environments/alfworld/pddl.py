@@ -1,0 +1,312 @@
+"""ALFRED planning problems as text: `Game` to PDDL and back, with a small, bounded reader of s-expressions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from empg.environments.alfworld.words import display_names
+from empg.environments.alfworld.world import Game, Goal, Item, Receptacle, TaskType
+
+Expression: TypeAlias = "str | list[Expression]"
+
+MAX_CHARACTERS = 16_000_000
+MAX_DEPTH = 64
+
+# The domain names these as constants, so every problem must declare them.
+_CONSTANT_RTYPES = ("Fridge", "Microwave", "SinkBasin")
+_CONSTANT_OTYPES = ("ButterKnife", "Knife")
+
+_ITEM_FLAGS = {
+    "pickupable": "pickupable",
+    "cleanable": "cleanable",
+    "heatable": "heatable",
+    "coolable": "coolable",
+    "toggleable": "toggleable",
+    "sliceable": "sliceable",
+    "container": "isReceptacleObject",
+}
+_MARKS = {"clean": "isClean", "hot": "isHot", "cool": "isCool", "lit": "isToggled", "sliced": "isSliced"}
+
+_GOALS = {
+    TaskType.PICK: "",
+    TaskType.CLEAN: "(cleanable ?o) (isClean ?o) ",
+    TaskType.HEAT: "(heatable ?o) (isHot ?o) ",
+    TaskType.COOL: "(coolable ?o) (isCool ?o) ",
+    TaskType.PICK_TWO: "(exists (?o2 - object) (and (not (= ?o ?o2)) (objectType ?o2 {0}Type) (inReceptacle ?o2 ?r))) ",
+}
+_PLACE_GOAL = (
+    "(exists (?r - receptacle) (exists (?o - object) (and {2}(objectType ?o {0}Type)"
+    " (receptacleType ?r {1}Type) (inReceptacle ?o ?r))))"
+)
+_LOOK_GOAL = (
+    "(exists (?ot - object ?r - receptacle ?a - agent ?l - location) (and (objectType ?ot {1}Type) (toggleable ?ot)"
+    " (isToggled ?ot) (receptacleAtLocation ?r ?l) (atLocation ?a ?l) (inReceptacle ?ot ?r)))"
+    " (exists (?o - object ?a - agent) (and (objectType ?o {0}Type) (holds ?a ?o)))"
+)
+_LOOK_PREDICATES = frozenset(
+    ("objecttype", "toggleable", "istoggled", "receptacleatlocation", "atlocation", "inreceptacle", "holds")
+)
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def problem_text(game: Game) -> str:
+    """The PDDL problem of a game, in the dialect of alfworld's domain; the same text for the same game everywhere.
+
+    Raises:
+        ValueError: if an id or a type is not a plain PDDL name.
+    """
+    objects = [
+        "agent1 - agent",
+        *(f"{item.id} - object" for item in game.items),
+        *(f"{receptacle.id} - receptacle" for receptacle in game.receptacles),
+        *(f"{location} - location" for location in sorted(_locations(game))),
+        *(f"{type}Type - otype" for type in sorted({*_CONSTANT_OTYPES, *(i.type for i in game.items)})),
+        *(f"{type}Type - rtype" for type in sorted({*_CONSTANT_RTYPES, *(r.type for r in game.receptacles)})),
+    ]
+    for line in objects:
+        if not re.fullmatch(r"[A-Za-z]\w*", line.partition(" ")[0], re.ASCII):
+            raise ValueError(f"{game.task_id}: {line.partition(' ')[0]!r} is not a plain PDDL name")
+    facts = ["= (total-cost) 0", *_facts(game)]
+    goal = game.goal
+    if goal.task_type is TaskType.LOOK:
+        condition = _LOOK_GOAL.format(goal.object_type, goal.lamp_type)
+    else:
+        extra = _GOALS[goal.task_type].format(goal.object_type)
+        condition = _PLACE_GOAL.format(goal.object_type, goal.receptacle_type, extra)
+    return (
+        f"(define (problem alfred_game)\n(:domain alfred)\n(:objects\n{_lines(objects)})\n"
+        f"(:init\n{_lines([f'({fact})' for fact in facts])})\n(:goal (and {condition}))\n"
+        "(:metric minimize (total-cost))\n)\n"
+    )
+
+
+def _lines(parts: list[str]) -> str:
+    return "".join(f"    {part}\n" for part in parts)
+
+
+def _locations(game: Game) -> set[str]:
+    places = {game.start_location, *(r.location for r in game.receptacles), *(i.location for i in game.items)}
+    return {place for place in places if place}
+
+
+def _facts(game: Game) -> Iterator[str]:
+    yield f"atLocation agent1 {game.start_location}"
+    place_of = {}
+    for receptacle in game.receptacles:
+        place_of[receptacle.id] = receptacle.location
+        yield f"receptacleType {receptacle.id} {receptacle.type}Type"
+        if receptacle.location:
+            yield f"receptacleAtLocation {receptacle.id} {receptacle.location}"
+        if receptacle.openable:
+            yield f"openable {receptacle.id}"
+            if receptacle.initially_open:
+                yield f"opened {receptacle.id}"
+    for item in game.items:
+        yield f"objectType {item.id} {item.type}Type"
+        for flag, predicate in _ITEM_FLAGS.items():
+            if getattr(item, flag):
+                yield f"{predicate} {item.id}"
+        for mark in sorted(item.initially):
+            yield f"{_MARKS[mark]} {item.id}"
+        for home in (item.home, *item.also_in):
+            if home is not None:
+                yield f"inReceptacle {item.id} {home}"
+        place = item.location or (place_of[item.home] if item.home is not None else None)
+        if place:
+            yield f"objectAtLocation {item.id} {place}"
+        for inner in item.contains:
+            yield f"inReceptacleObject {inner} {item.id}"
+    item_types = {item.type for item in game.items}
+    for receptacle_type in sorted({receptacle.type for receptacle in game.receptacles}):
+        for item_type in sorted(item_types & game.can_contain.get(receptacle_type, frozenset())):
+            yield f"canContain {receptacle_type}Type {item_type}Type"
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def parse_expression(text: str) -> Expression:
+    """One s-expression: a symbol is a string, a list is a list. Comments run from ";" to the end of the line.
+
+    Raises:
+        ValueError: if the text is not one complete expression, is over 16 million characters, or nests over 64 deep.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"the PDDL text has {len(text)} characters; at most {MAX_CHARACTERS} are read")
+    top: list[Expression] = []
+    stack = [top]
+    for token in re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text)):
+        if token == "(":
+            if len(stack) > MAX_DEPTH:
+                raise ValueError(f"the PDDL text nests over {MAX_DEPTH} deep")
+            inner: list[Expression] = []
+            stack[-1].append(inner)
+            stack.append(inner)
+        elif token == ")":
+            if len(stack) == 1:
+                raise ValueError("the PDDL text closes a parenthesis that was not opened")
+            stack.pop()
+        else:
+            stack[-1].append(token)
+    if len(stack) != 1 or len(top) != 1:
+        raise ValueError("the PDDL text is not one complete expression")
+    return top[0]
+
+
+Relations = dict[str, list[tuple[str, ...]]]
+
+
+def parse_problem(text: str, *, task: str, task_id: str, room: str = "") -> Game:
+    """The game of a PDDL problem; the sentence of the task is not in the problem and must be given.
+
+    Raises:
+        ValueError: if the text is not such a problem, or asks for what the six tasks do not have.
+    """
+    problem = parse_expression(text)
+    sections = {
+        section[0].lower(): section[1:]
+        for section in (problem if isinstance(problem, list) else [])
+        if isinstance(section, list) and section and isinstance(section[0], str)
+    }
+    for name in (":init", ":goal"):
+        if name not in sections:
+            raise ValueError(f"the PDDL problem has no {name} section")
+    relations: Relations = {}
+    for fact in sections[":init"]:
+        symbols = [symbol for symbol in fact if isinstance(symbol, str)] if isinstance(fact, list) else []
+        if symbols and len(symbols) == len(fact):
+            relations.setdefault(symbols[0].lower(), []).append(tuple(symbols[1:]))
+    if relations.get("holds"):
+        raise ValueError("the game begins with a thing in hand, which this engine does not play")
+    places = _pairs(relations, "atLocation")
+    if len(places) != 1:
+        raise ValueError(f"the agent must be at one location, not {len(places)}")
+    types = {id: _bare(type) for id, type in _pairs(relations, "receptacleType")}
+    item_types = {id: _bare(type) for id, type in _pairs(relations, "objectType")}
+    names = display_names([*types, *item_types])
+    can_contain: dict[str, set[str]] = {}
+    for receptacle_type, item_type in _pairs(relations, "canContain"):
+        can_contain.setdefault(_bare(receptacle_type), set()).add(_bare(item_type))
+    return Game(
+        task_id=task_id,
+        task=task,
+        goal=parse_goal(sections[":goal"]),
+        receptacles=_receptacles(relations, types, names),
+        items=_items(relations, item_types, names),
+        can_contain={type: frozenset(kinds) for type, kinds in sorted(can_contain.items())},
+        start_location=places[0][1],
+        room=room,
+    )
+
+
+def _pairs(relations: Relations, predicate: str) -> list[tuple[str, str]]:
+    pairs = []
+    for arguments in relations.get(predicate.lower(), []):
+        if len(arguments) != 2:
+            raise ValueError(f"{predicate} takes two arguments, not {len(arguments)}: {' '.join(arguments)}")
+        pairs.append((arguments[0], arguments[1]))
+    return pairs
+
+
+def _having(relations: Relations, predicate: str) -> set[str]:
+    return {arguments[0] for arguments in relations.get(predicate.lower(), []) if arguments}
+
+
+def _bare(type: str) -> str:
+    return type.removesuffix("Type")
+
+
+def _receptacles(relations: Relations, types: dict[str, str], names: dict[str, str]) -> tuple[Receptacle, ...]:
+    location = dict(_pairs(relations, "receptacleAtLocation"))
+    openable, opened = _having(relations, "openable"), _having(relations, "opened")
+    return tuple(
+        Receptacle(id, types[id], names[id], location.get(id, ""), id in openable, id in opened)
+        for id in sorted(types, key=str.lower)
+    )
+
+
+def _items(relations: Relations, types: dict[str, str], names: dict[str, str]) -> tuple[Item, ...]:
+    homes: dict[str, list[str]] = {}
+    for id, receptacle in _pairs(relations, "inReceptacle"):
+        homes.setdefault(id, []).append(receptacle)
+    place_of = dict(_pairs(relations, "receptacleAtLocation"))
+    location = dict(_pairs(relations, "objectAtLocation"))
+    contents: dict[str, list[str]] = {}
+    for inner, outer in _pairs(relations, "inReceptacleObject"):
+        contents.setdefault(outer, []).append(inner)
+    for id in sorted({*homes, *location, *contents}):
+        if id not in types:
+            raise ValueError(f"{id} has a place but no objectType")
+    flags = {flag: _having(relations, predicate) for flag, predicate in _ITEM_FLAGS.items()}
+    marks = {mark: _having(relations, predicate) for mark, predicate in _MARKS.items()}
+    items = []
+    for id in sorted(types, key=str.lower):
+        lies_in = sorted(homes.get(id, []), key=str.lower)
+        home = lies_in[0] if lies_in else None
+        items.append(
+            Item(
+                id,
+                types[id],
+                names[id],
+                home,
+                also_in=tuple(lies_in[1:]),
+                location=None if home is not None and location.get(id) == place_of.get(home) else location.get(id, ""),
+                contains=tuple(sorted(contents.get(id, []), key=str.lower)),
+                initially=frozenset(mark for mark, having in marks.items() if id in having),
+                **{flag: id in having for flag, having in flags.items()},
+            )
+        )
+    return tuple(items)
+
+
+def parse_goal(expression: Expression) -> Goal:
+    """The goal of one of the six tasks, whatever the order and nesting of its conditions.
+
+    Raises:
+        ValueError: if the conditions are not those of one of the six tasks.
+    """
+    atoms = list(_atoms(expression))
+    predicates = {atom[0] for atom in atoms}
+    item_type = {atom[1]: _bare(atom[2]) for atom in atoms if atom[0] == "objecttype" and len(atom) == 3}
+    place_types = {_bare(atom[2]) for atom in atoms if atom[0] == "receptacletype" and len(atom) == 3}
+    if predicates == _LOOK_PREDICATES:
+        lamps = {item_type.get(atom[1]) for atom in atoms if atom[0] == "istoggled"}
+        held = {item_type.get(atom[-1]) for atom in atoms if atom[0] == "holds"}
+        if len(lamps) == len(held) == 1 and len(item_type) == 2 and None not in lamps | held:
+            return Goal(TaskType.LOOK, str(held.pop()), None, lamps.pop())
+    task = {
+        frozenset(): TaskType.PICK,
+        frozenset({"cleanable", "isclean"}): TaskType.CLEAN,
+        frozenset({"heatable", "ishot"}): TaskType.HEAT,
+        frozenset({"coolable", "iscool"}): TaskType.COOL,
+        frozenset({"not", "="}): TaskType.PICK_TWO,
+    }.get(frozenset(predicates - {"objecttype", "receptacletype", "inreceptacle"}))
+    wanted = set(item_type.values())
+    count = 2 if task is TaskType.PICK_TWO else 1
+    if task is None or len(wanted) != 1 or len(place_types) != 1 or len(item_type) != count:
+        spoken = ", ".join(sorted(predicates)) or "nothing"
+        raise ValueError(f"the goal is not that of one of the six tasks; it speaks of {spoken}")
+    return Goal(task, wanted.pop(), place_types.pop())
+
+
+def _atoms(expression: Expression) -> Iterator[tuple[str, ...]]:
+    """The atoms of a formula, predicate first and in lower case; a negation also gives the atom ("not",)."""
+    if isinstance(expression, str) or not expression:
+        return
+    head, *rest = expression
+    if isinstance(head, list):
+        for part in expression:
+            yield from _atoms(part)
+    elif head.lower() in ("and", "not"):
+        if head.lower() == "not":
+            yield ("not",)
+        for part in rest:
+            yield from _atoms(part)
+    elif head.lower() == "exists":
+        yield from _atoms(rest[-1] if rest else [])
+    else:
+        yield (head.lower(), *(symbol for symbol in rest if isinstance(symbol, str)))

@@ -1,0 +1,383 @@
+"""What commands do: the transition rules of ALFWorld's PDDL domain, on a `Game` and a `State`.
+
+An `Engine` holds everything about a game that never changes, so that one engine serves any number of states. The
+rules and the sentences are those of alfworld 0.4.2 to the letter, quirks included; `tests/environments` replays games
+on the real engine to keep it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from empg.environments.alfworld import words
+from empg.environments.alfworld.world import Game, Item, Receptacle, State, TaskType
+
+KNIVES = ("ButterKnife", "Knife")
+
+
+def _order(thing: Item | Receptacle) -> str:
+    """The real engine lists things by their id, in lower case."""
+    return thing.id.lower()
+
+
+class Engine:
+    """The rules of one game.
+
+    Raises:
+        ValueError: if two things have the same id or name, or an item lies in a receptacle that does not exist.
+    """
+
+    def __init__(self, game: Game) -> None:
+        self.game = game
+        self.items = {item.id: item for item in sorted(game.items, key=_order)}
+        self.receptacles = {r.id: r for r in sorted(game.receptacles, key=_order)}
+        self._rank = {id: rank for rank, id in enumerate(self.items)}
+        self._item_named = {item.name: item for item in self.items.values()}
+        self._receptacle_named = {r.name: r for r in self.receptacles.values()}
+        self._check()
+        self._at: dict[str, list[Receptacle]] = {}
+        for receptacle in self.receptacles.values():
+            if receptacle.location:
+                self._at.setdefault(receptacle.location, []).append(receptacle)
+        self._goto: dict[str, list[str]] = {}
+        goal = game.goal
+        self._wanted = frozenset(i.id for i in game.items if i.type == goal.object_type and self._can_become(i))
+        self._targets = [r.id for r in self.receptacles.values() if r.type == goal.receptacle_type]
+        self._lamps = frozenset(i.id for i in game.items if i.type == goal.lamp_type and i.toggleable)
+
+    def _check(self) -> None:
+        game = self.game
+        things = len(game.items) + len(game.receptacles)
+        if len({*self.items, *self.receptacles}) < things:
+            raise ValueError(f"{game.task_id}: two things have the same id")
+        if len({*self._item_named, *self._receptacle_named}) < things:
+            raise ValueError(f"{game.task_id}: two things have the same name")
+        for item in game.items:
+            for home in (item.home, *item.also_in):
+                if home is not None and home not in self.receptacles:
+                    raise ValueError(f"{game.task_id}: item {item.id} lies in {home}, which is not a receptacle")
+
+    def _can_become(self, item: Item) -> bool:
+        """Whether an item has the affordance which the goal of its task asks for."""
+        task = self.game.goal.task_type
+        if task is TaskType.CLEAN:
+            return item.cleanable
+        if task is TaskType.HEAT:
+            return item.heatable
+        if task is TaskType.COOL:
+            return item.coolable
+        return True
+
+    def start(self) -> State:
+        """The state in which every episode of this game begins."""
+        state = State(location=self.game.start_location)
+        inside: dict[str, list[str]] = {id: [] for id in self.receptacles}
+        for item in self.items.values():
+            if item.home is not None:
+                inside[item.home].append(item.id)
+                place = item.location or self.receptacles[item.home].location
+                state.near.add((item.id, place))
+            elif item.location:
+                state.near.add((item.id, item.location))
+            for receptacle in item.also_in:
+                inside[receptacle].append(item.id)
+            for word, marked in (
+                ("clean", state.clean),
+                ("hot", state.hot),
+                ("cool", state.cool),
+                ("lit", state.lit),
+                ("sliced", state.sliced),
+            ):
+                if word in item.initially:
+                    marked.add(item.id)
+        state.inside = {id: tuple(items) for id, items in inside.items()}
+        state.open = {r.id for r in self.receptacles.values() if r.openable and r.initially_open}
+        state.won = self._is_won(state)
+        return state
+
+    def opening(self, state: State) -> str:
+        """The first observation: the room, and the task."""
+        if state.location in self._at:
+            scene = self._look(state)
+        else:
+            # Here, and only here, the whole room is in sight.
+            everything = [r.name for r in self.receptacles.values() if r.location]
+            scene = f"{words.MIDDLE_OF_ROOM}{words.things(everything)}."
+        return words.opening(scene, self.game.task)
+
+    def step(self, state: State, command: str) -> tuple[str, bool]:
+        """Obeys a command: changes `state`, returns the observation and whether the command could be obeyed.
+
+        A command that cannot be obeyed changes nothing but the count of steps.
+        """
+        state.steps += 1
+        verb, _, rest = command.strip().partition(" ")
+        rule = self._RULES.get(verb)
+        observation = rule(self, state, rest) if rule is not None else None
+        if observation is None:
+            return words.NOTHING_HAPPENS, False
+        state.won = self._is_won(state)
+        return observation, True
+
+    def admissible(self, state: State) -> list[str]:
+        """Every command that can be obeyed now, sorted."""
+        before: list[str] = []  # sorts before "go to"
+        after: list[str] = []  # sorts after "look"
+        heat: list[str] = []  # sorts between them
+        held = self.items[state.holding] if state.holding is not None else None
+        items = self.items
+        for receptacle in self._at.get(state.location, ()):
+            name = receptacle.name
+            before.append("examine " + name)
+            contents = state.inside[receptacle.id]
+            accessible = not receptacle.openable
+            if receptacle.openable:
+                accessible = receptacle.id in state.open
+                if accessible:
+                    before.append("close " + name)
+                else:
+                    after.append("open " + name)
+            for id in contents:
+                item = items[id]
+                if accessible and held is None and item.pickupable:
+                    after.append(f"take {item.name} from {name}")
+                if item.toggleable:
+                    after.append("use " + item.name)
+            if held is not None:
+                if accessible and held.type in self.game.can_contain.get(receptacle.type, ()):
+                    after.append(f"move {held.name} to {name}")
+                if receptacle.type == "SinkBasin" and held.cleanable:
+                    before.append(f"clean {held.name} with {name}")
+                elif receptacle.type == "Fridge" and held.coolable:
+                    before.append(f"cool {held.name} with {name}")
+                elif receptacle.type == "Microwave" and held.heatable:
+                    heat.append(f"heat {held.name} with {name}")
+        if held is not None:
+            before.append("examine " + held.name)
+            if held.type in KNIVES:
+                after.extend(
+                    f"slice {item.name} with {held.name}"
+                    for item in items.values()
+                    if item.sliceable and (item.id, state.location) in state.near
+                )
+        return [
+            *sorted(set(before)),
+            *self._gotos(state.location),
+            *sorted(heat),
+            "help",
+            "inventory",
+            "look",
+            *sorted(set(after)),
+        ]
+
+    def _gotos(self, location: str) -> list[str]:
+        commands = self._goto.get(location)
+        if commands is None:
+            commands = sorted(
+                "go to " + r.name for r in self.receptacles.values() if r.location and r.location != location
+            )
+            self._goto[location] = commands
+        return commands
+
+    def _is_won(self, state: State) -> bool:
+        task = self.game.goal.task_type
+        if task is TaskType.LOOK:
+            if state.holding not in self._wanted or self._lamps.isdisjoint(state.lit):
+                return False
+            here = self._at.get(state.location, ())
+            return any(id in self._lamps and id in state.lit for r in here for id in state.inside[r.id])
+        wanted = self._wanted
+        if task is TaskType.CLEAN:
+            wanted = wanted & state.clean
+        elif task is TaskType.HEAT:
+            wanted = wanted & state.hot
+        elif task is TaskType.COOL:
+            wanted = wanted & state.cool
+        enough = 2 if task is TaskType.PICK_TWO else 1
+        if len(wanted) < enough:
+            return False
+        return any(len(wanted.intersection(state.inside[id])) >= enough for id in self._targets)
+
+    # ---- one rule a verb: the observation, or None where the command cannot be obeyed -------------------------------
+
+    def _here(self, state: State, name: str) -> Receptacle | None:
+        receptacle = self._receptacle_named.get(name)
+        return receptacle if receptacle is not None and receptacle.location == state.location else None
+
+    def _accessible(self, state: State, receptacle: Receptacle) -> bool:
+        return not receptacle.openable or receptacle.id in state.open
+
+    def _sight(self, state: State, receptacle: Receptacle) -> str:
+        contents = [self.items[id].name for id in state.inside[receptacle.id]]
+        return words.receptacle_sight(receptacle.name, receptacle.openable, receptacle.id in state.open, contents)
+
+    def _go(self, state: State, rest: str) -> str | None:
+        receptacle = self._receptacle_named.get(rest.removeprefix("to ")) if rest.startswith("to ") else None
+        if receptacle is None or not receptacle.location or receptacle.location == state.location:
+            return None
+        state.location = receptacle.location
+        return f"You arrive at {receptacle.name}. {self._sight(state, receptacle)}"
+
+    def _open(self, state: State, rest: str) -> str | None:
+        receptacle = self._here(state, rest)
+        if receptacle is None or self._accessible(state, receptacle):
+            return None
+        state.open.add(receptacle.id)
+        return f"You open the {rest}. {self._sight(state, receptacle)}"
+
+    def _close(self, state: State, rest: str) -> str | None:
+        receptacle = self._here(state, rest)
+        if receptacle is None or receptacle.id not in state.open:
+            return None
+        state.open.remove(receptacle.id)
+        return f"You close the {rest}."
+
+    def _take(self, state: State, rest: str) -> str | None:
+        item_name, _, receptacle_name = rest.partition(" from ")
+        item = self._item_named.get(item_name)
+        receptacle = self._here(state, receptacle_name)
+        if item is None or receptacle is None or state.holding is not None or not item.pickupable:
+            return None
+        contents = state.inside[receptacle.id]
+        if item.id not in contents or not self._accessible(state, receptacle):
+            return None
+        state.inside[receptacle.id] = tuple(id for id in contents if id != item.id)
+        state.holding = item.id
+        state.near.discard((item.id, state.location))
+        state.taken.add((item.id, receptacle.id))
+        return f"You pick up the {item_name} from the {receptacle_name}."
+
+    def _move(self, state: State, rest: str) -> str | None:
+        item_name, _, receptacle_name = rest.partition(" to ")
+        item = self._held(state, item_name)
+        receptacle = self._here(state, receptacle_name)
+        if item is None or receptacle is None or not self._accessible(state, receptacle):
+            return None
+        if item.type not in self.game.can_contain.get(receptacle.type, ()):
+            return None
+        contents = {*state.inside[receptacle.id], item.id}
+        state.inside[receptacle.id] = tuple(sorted(contents, key=self._rank.__getitem__))
+        state.holding = None
+        state.near.add((item.id, state.location))
+        state.taken.discard((item.id, receptacle.id))
+        return f"You move the {item_name} to the {receptacle_name}."
+
+    def _held(self, state: State, name: str) -> Item | None:
+        item = self._item_named.get(name)
+        return item if item is not None and item.id == state.holding else None
+
+    def _treatment(self, state: State, rest: str, receptacle_type: str) -> tuple[Item, str] | None:
+        """The item in hand and the name of the sink, microwave or fridge of "<item> with <receptacle>"."""
+        item_name, _, receptacle_name = rest.partition(" with ")
+        item = self._held(state, item_name)
+        receptacle = self._here(state, receptacle_name)
+        if item is None or receptacle is None or receptacle.type != receptacle_type:
+            return None
+        return item, receptacle_name
+
+    def _clean(self, state: State, rest: str) -> str | None:
+        found = self._treatment(state, rest, "SinkBasin")
+        if found is None or not found[0].cleanable:
+            return None
+        state.clean.add(found[0].id)
+        return f"You clean the {found[0].name} using the {found[1]}."
+
+    def _heat(self, state: State, rest: str) -> str | None:
+        found = self._treatment(state, rest, "Microwave")
+        if found is None or not found[0].heatable:
+            return None
+        state.hot.add(found[0].id)
+        state.cool.discard(found[0].id)
+        return f"You heat the {found[0].name} using the {found[1]}."
+
+    def _cool(self, state: State, rest: str) -> str | None:
+        found = self._treatment(state, rest, "Fridge")
+        if found is None or not found[0].coolable:
+            return None
+        state.cool.add(found[0].id)
+        state.hot.discard(found[0].id)
+        return f"You cool the {found[0].name} using the {found[1]}."
+
+    def _use(self, state: State, rest: str) -> str | None:
+        item = self._item_named.get(rest)
+        if item is None or not item.toggleable:
+            return None
+        if not any(item.id in state.inside[r.id] for r in self._at.get(state.location, ())):
+            return None
+        state.lit.add(item.id)  # for good: a second use switches it off in Unity but not in the text
+        return f"You turn on the {rest}."
+
+    def _slice(self, state: State, rest: str) -> str | None:
+        item_name, _, knife_name = rest.partition(" with ")
+        item = self._item_named.get(item_name)
+        knife = self._held(state, knife_name)
+        if item is None or knife is None or knife.type not in KNIVES or not item.sliceable:
+            return None
+        if (item.id, state.location) not in state.near:
+            return None
+        state.sliced.add(item.id)
+        return f"You sliced the {item_name} with the {knife_name}."
+
+    def _examine(self, state: State, rest: str) -> str | None:
+        receptacle = self._here(state, rest)
+        if receptacle is not None:
+            return self._sight(state, receptacle)
+        # A thing can be examined only in hand: the domain means to allow it in sight, too, but a stray comma in its
+        # precondition ("?l - location, ?r - receptacle") makes that half unsatisfiable.
+        item = self._held(state, rest)
+        if item is None:
+            return None
+        id = item.id
+        if item.container:
+            contents = sorted(item.contains, key=self._rank.__getitem__)
+            return words.container_sight(rest, [self.items[inner].name for inner in contents])
+        return words.item_sight(
+            rest,
+            clean=id in state.clean,
+            hot=id in state.hot,
+            cool=id in state.cool,
+            sliced=id in state.sliced,
+            lit=item.toggleable and id in state.lit,
+        )
+
+    def _look_around(self, state: State, rest: str) -> str | None:
+        return None if rest else self._look(state)
+
+    def _look(self, state: State) -> str:
+        here = self._at.get(state.location)
+        if here is None:
+            return f"{words.MIDDLE_OF_ROOM}nothing."
+        beside: list[str] = []
+        if state.taken:
+            for item in self.items.values():
+                if (item.id, state.location) in state.near:
+                    beside.extend(item.name for r in here if (item.id, r.id) in state.taken)
+        return words.facing([r.name for r in here], beside)
+
+    def _inventory(self, state: State, rest: str) -> str | None:
+        if rest:
+            return None
+        if state.holding is None:
+            return "You are not carrying anything."
+        return f"You are carrying: a {self.items[state.holding].name}."
+
+    def _help(self, state: State, rest: str) -> str | None:
+        return None if rest else words.HELP
+
+    _RULES: ClassVar[dict[str, Callable[[Engine, State, str], str | None]]] = {
+        "go": _go,
+        "open": _open,
+        "close": _close,
+        "take": _take,
+        "move": _move,
+        "clean": _clean,
+        "heat": _heat,
+        "cool": _cool,
+        "use": _use,
+        "slice": _slice,
+        "examine": _examine,
+        "look": _look_around,
+        "inventory": _inventory,
+        "help": _help,
+    }

@@ -1,0 +1,105 @@
+"""What the agent reads: the sentences of alfworld 0.4.2's grammar, and the names of things."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+NOTHING_HAPPENS = "Nothing happens."
+
+MIDDLE_OF_ROOM = "You are in the middle of a room. Looking quickly around you, you see "
+
+HELP = """\
+Available commands:
+  look:                             look around your current location
+  inventory:                        check your current inventory
+  go to (receptacle):               move to a receptacle
+  open (receptacle):                open a receptacle
+  close (receptacle):               close a receptacle
+  take (object) from (receptacle):  take an object from a receptacle
+  move (object) to (receptacle):  place an object in or on a receptacle
+  examine (something):              examine a receptacle or an object
+  use (object):                     use an object
+  heat (object) with (receptacle):  heat an object using a receptacle
+  clean (object) with (receptacle): clean an object using a receptacle
+  cool (object) with (receptacle):  cool an object using a receptacle
+  slice (object) with (object):     slice an object using a sharp object
+"""
+
+
+def display_names(ids: Iterable[str]) -> dict[str, str]:
+    """Names the things of one room: "Mug_bar_..." becomes "mug 2".
+
+    All ids of a room must be named together. The first id of a kind in alphabetical order gets the highest number,
+    and an id that mentions a basin is a basin: "Sink_bar_<place>_bar_SinkBasin" is "sinkbasin 1".
+    """
+    ordered = sorted(ids, key=str.lower)
+    kinds = {}
+    for id in ordered:
+        lower = id.lower()
+        kind = lower.split("_bar_", 1)[0]
+        kinds[id] = kind + "basin" if "basin" in lower else kind
+    left = Counter(kinds.values())
+    names = {}
+    for id in ordered:
+        kind = kinds[id]
+        names[id] = f"{kind} {left[kind]}"
+        left[kind] -= 1
+    return names
+
+
+def listing(names: Sequence[str]) -> str:
+    """Joins names as the grammar does: "nothing", "x", "x, and y", "x, y, and z"."""
+    if not names:
+        return "nothing"
+    if len(names) == 1:
+        return names[0]
+    return ", ".join(names[:-1]) + ", and " + names[-1]
+
+
+def things(names: Sequence[str]) -> str:
+    """The same with articles; the article is "a" before vowels too."""
+    return listing(["a " + name for name in names])
+
+
+def opening(scene: str, task: str) -> str:
+    """The first observation of an episode."""
+    return f"-= Welcome to TextWorld, ALFRED! =-\n\n{scene}\n\nYour task is to: {task}."
+
+
+def facing(receptacles: Sequence[str], beside: Sequence[str]) -> str:
+    """What `look` shows at a receptacle, or at several that share a place."""
+    return f"You are facing the {listing(receptacles)}. Next to it, you see {things(beside)}."
+
+
+def receptacle_sight(name: str, openable: bool, is_open: bool, contents: Sequence[str]) -> str:
+    """What is to be seen of a receptacle by one who stands before it."""
+    if not openable:
+        return f"On the {name}, you see {things(contents)}."
+    if is_open:
+        return f"The {name} is open. In it, you see {things(contents)}."
+    return f"The {name} is closed."
+
+
+def item_sight(name: str, *, clean: bool, hot: bool, cool: bool, sliced: bool, lit: bool) -> str:
+    """What `examine` shows of a thing that holds nothing itself."""
+    warmth = "hot" if hot else "cool" if cool else ""
+    if clean and warmth:
+        state = f"{warmth} and clean"
+    elif clean:
+        state = "clean"
+    elif warmth:
+        # The one place where a cool thing is called cold.
+        state = "cold" if cool and not hot and not sliced else warmth
+    else:
+        state = ""
+    if sliced:
+        state = f"{state} sliced" if state else "sliced"
+    if state:
+        return f"This is a {state} {name}."
+    return f"This {name} is on." if lit else f"There's nothing special about {name}."
+
+
+def container_sight(name: str, contents: Sequence[str]) -> str:
+    """What `examine` shows of a thing that can hold others, such as a bowl."""
+    return f"This is a normal {name}. In it, you see {things(contents)}."

@@ -1,0 +1,148 @@
+"""What a household game is: the facts that never change (`Game`) and the few that do (`State`).
+
+A `Game` is one task in one room, whatever it came from: the generator, an official `game.tw-pddl` file, or a
+hand-written test. The rules (`rules.py`), the words (`words.py`), the file format (`gamefile.py`) and the expert
+(`expert.py`) all read this one description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class TaskType(str, Enum):
+    """The six ALFWorld tasks, named as `traj_data.json` names them."""
+
+    PICK = "pick_and_place_simple"
+    LOOK = "look_at_obj_in_light"
+    CLEAN = "pick_clean_then_place_in_recep"
+    HEAT = "pick_heat_then_place_in_recep"
+    COOL = "pick_cool_then_place_in_recep"
+    PICK_TWO = "pick_two_obj_and_place"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The condition that ends the episode with reward 1.
+
+    `object_type` and `receptacle_type` are ALFRED type names ("Mug", "SinkBasin"); `receptacle_type` is None for
+    LOOK, and `lamp_type` is None for every other task.
+    """
+
+    task_type: TaskType
+    object_type: str
+    receptacle_type: str | None = None
+    lamp_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receptacle:
+    """A place that holds things. `id` is the PDDL id, `name` the words an agent reads ("cabinet 3")."""
+
+    id: str
+    type: str
+    name: str
+    location: str
+    openable: bool = False
+    initially_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A thing that can lie in a receptacle.
+
+    `home` is the id of the receptacle it starts in (None: on the floor, out of reach). The fields after `sliceable`
+    occur in official games only. `also_in` are further receptacles that it starts in; `location` is where the game
+    says it is when that is not the place of its home; `container` and `contains` make `examine` look into it;
+    `initially` holds words of {"clean", "hot", "cool", "lit", "sliced"}.
+    """
+
+    id: str
+    type: str
+    name: str
+    home: str | None
+    pickupable: bool = True
+    cleanable: bool = False
+    heatable: bool = False
+    coolable: bool = False
+    toggleable: bool = False
+    sliceable: bool = False
+    also_in: tuple[str, ...] = ()
+    location: str | None = None
+    container: bool = False
+    contains: tuple[str, ...] = ()
+    initially: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """One task in one room.
+
+    `task` is the sentence without its trailing dot ("put a hot mug in cabinet"). `can_contain` maps a receptacle
+    type to the object types it accepts. `task_id` is stable for a given content: it ends in a fingerprint of it.
+    `walkthrough` is a winning list of commands when one is known.
+    """
+
+    task_id: str
+    task: str
+    goal: Goal
+    receptacles: tuple[Receptacle, ...]
+    items: tuple[Item, ...]
+    can_contain: Mapping[str, frozenset[str]]
+    start_location: str
+    room: str = ""
+    walkthrough: tuple[str, ...] | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """What changes during an episode; keys and values are PDDL ids. Copying it is the whole of `clone()`.
+
+    `inside` lists the items of each receptacle in the order in which they are told. `near` are the pairs (item,
+    location) and `taken` the pairs (item, receptacle it was taken out of and not put back into): what `look` and
+    `slice` go by where several receptacles share a location.
+    """
+
+    location: str
+    holding: str | None = None
+    inside: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    near: set[tuple[str, str]] = field(default_factory=set)
+    taken: set[tuple[str, str]] = field(default_factory=set)
+    open: set[str] = field(default_factory=set)
+    clean: set[str] = field(default_factory=set)
+    hot: set[str] = field(default_factory=set)
+    cool: set[str] = field(default_factory=set)
+    lit: set[str] = field(default_factory=set)
+    sliced: set[str] = field(default_factory=set)
+    steps: int = 0
+    won: bool = False
+
+    @property
+    def where(self) -> dict[str, str | None]:
+        """The receptacle of each item; None for the one that is held."""
+        places: dict[str, str | None] = {
+            item: receptacle for receptacle, items in self.inside.items() for item in items
+        }
+        if self.holding is not None:
+            places[self.holding] = None
+        return places
+
+    def clone(self) -> State:
+        """An independent copy, in a microsecond or two."""
+        return State(
+            self.location,
+            self.holding,
+            self.inside.copy(),
+            self.near.copy(),
+            self.taken.copy(),
+            self.open.copy(),
+            self.clean.copy(),
+            self.hot.copy(),
+            self.cool.copy(),
+            self.lit.copy(),
+            self.sliced.copy(),
+            self.steps,
+            self.won,
+        )

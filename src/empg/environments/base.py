@@ -1,0 +1,71 @@
+"""The contract every world keeps: a `gymnasium.Env` of text with named splits, `clone()` and an expert."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypedDict, runtime_checkable
+
+import gymnasium
+
+
+class Info(TypedDict, total=False):
+    """What `reset` and `step` return beside the observation. The first seven keys are always there."""
+
+    task: str  # the instruction in words, to be repeated to the agent at will
+    task_id: str
+    task_type: str
+    won: bool
+    score: float  # graded outcome in [0, 1]; equals float(won) where the world has no partial credit
+    admissible: list[str] | None  # every command that would do something now, or None if they cannot be listed
+    valid: bool  # the last command was understood (True after reset)
+    process_reward: float  # optional step-level reward, for the slot beside the clarity bonus
+
+
+class Decision(TypedDict):
+    """What an expert (or an agent) does in one turn."""
+
+    thought: str
+    action: str
+
+
+@runtime_checkable
+class Expert(Protocol):
+    """Plays one episode, told what the agent is told (and, if it needs it, the hidden state of its environment)."""
+
+    def act(self, observation: str, info: Info) -> Decision:
+        """The next turn. Called once per observation, the first one being that of `reset`."""
+        ...
+
+
+class TextEnvironment(gymnasium.Env[str, str]):
+    """Text in, text out. Subclasses register themselves with gymnasium as `empg/<Name>-v1`.
+
+    A split is a fixed, ordered list of tasks; `reset(options={"task": i})` plays the i-th. Without it the task is
+    drawn from the environment's own seeded generator. An episode is `terminated` by its outcome and `truncated` by
+    `max_steps`.
+    """
+
+    split: str
+    max_steps: int
+
+    @property
+    def num_tasks(self) -> int:
+        """The number of tasks in this split."""
+        raise NotImplementedError
+
+    def task_id(self, index: int) -> str:
+        """The stable id of a task; it changes when the task's content does."""
+        raise NotImplementedError
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:  # type: ignore[override]
+        raise NotImplementedError
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
+        raise NotImplementedError
+
+    def clone(self) -> TextEnvironment:
+        """An independent environment in the same state."""
+        raise NotImplementedError
+
+    def expert(self) -> Expert:
+        """A fresh expert for the episode that was just reset."""
+        raise NotImplementedError

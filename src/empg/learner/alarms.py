@@ -1,0 +1,44 @@
+"""Alarms: a run that goes wrong says so while it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Alarms:
+    """Compares each iteration with the run's first one.
+
+    `first` holds that iteration's numbers; it is part of a checkpoint, so a resumed run raises the same alarms.
+    """
+
+    max_turn_tokens: int
+    first: dict[str, float] = field(default_factory=dict)
+
+    def check(self, record: Mapping[str, Any]) -> list[str]:
+        """What is wrong with this iteration, in words."""
+        now = {
+            key: float(record[key])
+            for key in ("entropy/step_mean", "rollout/turn_tokens", "rollout/valid_actions")
+            if record.get(key) is not None
+        }
+        self.first = self.first or now
+        alarms = []
+        entropy, before = now.get("entropy/step_mean"), self.first.get("entropy/step_mean")
+        if entropy is not None and before is not None and entropy < 0.05 * before:
+            alarms.append(f"entropy collapsed: {entropy:.4f} nats a step, {before:.4f} at the start")
+        length, before = now.get("rollout/turn_tokens"), self.first.get("rollout/turn_tokens")
+        if length is not None and before is not None and length > min(2.0 * before, 0.9 * self.max_turn_tokens) > before:
+            alarms.append(f"turns grow: {length:.0f} tokens, {before:.0f} at the start, cut at {self.max_turn_tokens}")
+        valid, before = now.get("rollout/valid_actions"), self.first.get("rollout/valid_actions")
+        if valid is not None and before is not None and valid < before - 0.1:
+            alarms.append(f"valid actions fall: {valid:.0%}, {before:.0%} at the start")
+        if record.get("guard/dropped_steps"):
+            alarms.append(f"{record['guard/dropped_steps']:.0f} steps dropped: non-finite entropy or log-probability")
+        if record.get("guard/skipped_updates"):
+            alarms.append("an optimizer step was skipped: its gradient was not finite")
+        if record.get("rollout/end/env_error"):
+            alarms.append(f"{record['rollout/end/env_error']:.1%} of the episodes ended in an environment error")
+        return alarms

@@ -1,0 +1,142 @@
+"""Checkpoints: an ordinary Hugging Face folder plus the trainer's state, written whole or not at all.
+
+`checkpoints/iter-000010/` holds the model (config, weights, tokenizer), `optimizer.safetensors`, `trainer.json` and
+`checksums.json`. No file is a pickle. A checkpoint is written beside its place and renamed into it, so a run that is
+killed leaves the previous one whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from empg.policy.model import Policy
+
+START = "start"  # the policy that reinforcement learning began from; the reference of a KL penalty; always kept
+_NAME = re.compile(r"iter-(\d{6})")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read; the message names the folder and says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The `checkpoints/` folder of a run."""
+
+    folder: Path
+    keep: int = 2
+
+    def save(self, name: str, policy: Policy, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> Path:
+        """Write a checkpoint and remove those that are no longer kept.
+
+        Raises:
+            CheckpointError: it could not be written (a full disk, say); nothing else was touched.
+        """
+        target, partial = self.folder / name, self.folder / f".{name}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            policy.save(partial)
+            if optimizer is not None:
+                save_file(_flatten(optimizer, policy), partial / "optimizer.safetensors")
+            (partial / "trainer.json").write_text(json.dumps(state, indent=1))
+            sums = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+            (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
+            _flush(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = error.strerror or str(error)
+            raise CheckpointError(f"cannot write checkpoint {target}: {reason}; the previous one is untouched") from None
+        for old in self.names()[: -self.keep]:
+            shutil.rmtree(self.folder / old)
+        return target
+
+    def names(self) -> list[str]:
+        """Checkpoints of iterations, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(entry.name for entry in self.folder.iterdir() if _NAME.fullmatch(entry.name))
+
+    def newest_intact(self) -> tuple[str | None, list[str]]:
+        """The newest checkpoint whose files are whole, and what is wrong with the newer ones."""
+        problems = []
+        for name in reversed(self.names()):
+            try:
+                self.verify(name)
+            except CheckpointError as error:
+                problems.append(str(error))
+                continue
+            return name, problems
+        return None, problems
+
+    def verify(self, name: str) -> dict[str, Any]:
+        """Check every file of a checkpoint against its checksum and return the trainer's state.
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
+        """
+        folder = self.folder / name
+        try:
+            sums = json.loads((folder / "checksums.json").read_text())
+            for file, digest in sorted(sums.items()):
+                if _digest(folder / file) != digest:
+                    raise CheckpointError(f"checkpoint {folder}: {file} is damaged (its checksum differs)")
+            return json.loads((folder / "trainer.json").read_text())  # type: ignore[no-any-return]
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder}: {error.filename}: {error.strerror}") from None
+        except ValueError:
+            raise CheckpointError(f"checkpoint {folder}: checksums.json or trainer.json is not valid JSON") from None
+
+    def load(self, name: str, policy: Policy, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+        """Take weights and optimizer state from a verified checkpoint; returns the trainer's state."""
+        state = self.verify(name)
+        policy.load_weights(self.folder / name)
+        if optimizer is not None:
+            _restore(optimizer, policy, load_file(self.folder / name / "optimizer.safetensors"))
+        return state
+
+
+def _flatten(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, Tensor]:
+    flat = {}
+    for index, parameter in enumerate(policy.parameters):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            flat[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return flat
+
+
+def _restore(optimizer: torch.optim.Optimizer, policy: Policy, flat: dict[str, Tensor]) -> None:
+    for name, value in flat.items():
+        index, key = name.split(".", 1)
+        parameter = policy.parameters[int(index)]
+        # AdamW keeps its step counts on the CPU, its moments beside the weights.
+        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    for file in folder.iterdir():
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

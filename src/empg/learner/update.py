@@ -1,0 +1,169 @@
+"""One policy update: the clipped surrogate over an iteration's tokens, in passes that fit in memory."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from empg.credit import LossConfig, LossStats, policy_loss, token_weights
+from empg.learner.assign import Assigned
+from empg.learner.batch import MicroBatch, micro_batches
+from empg.learner.workers import Workers
+from empg.policy.model import Policy
+from empg.policy.scoring import score_tokens
+from empg.recipe import OptimizerSection, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """What an update did, over all workers."""
+
+    loss: dict[str, float]  # means per token, see `LossStats.means`
+    grad_norm: float  # of the last optimizer step, before clipping
+    mismatch: float  # mean |log-prob when trained - log-prob when sampled| before the first step, nats
+    lr: float
+    skipped: int  # optimizer steps left out because the gradient was not finite
+    tokens: int
+
+
+def make_optimizer(policy: Policy, section: OptimizerSection) -> torch.optim.AdamW:
+    """AdamW over the parameters that train; decay only on matrices."""
+    matrices = [p for p in policy.parameters if p.ndim >= 2]
+    vectors = [p for p in policy.parameters if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=section.lr, betas=section.betas)
+
+
+def learning_rate(section: OptimizerSection, iteration: int, iterations: int) -> float:
+    """The rate of an iteration (counted from 0)."""
+    if iteration < section.warmup_iterations:
+        return section.lr * (iteration + 1) / section.warmup_iterations
+    progress = (iteration - section.warmup_iterations) / max(1, iterations - section.warmup_iterations)
+    if section.schedule == "linear":
+        return section.lr * (1.0 - progress)
+    if section.schedule == "cosine":
+        return section.lr * 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * progress))))
+    return section.lr
+
+
+class Update:
+    """Updates a policy in place; holds what stays the same from one iteration to the next."""
+
+    def __init__(
+        self, policy: Policy, optimizer: torch.optim.Optimizer, recipe: Recipe, workers: Workers, reference: Policy | None
+    ) -> None:
+        self.policy, self.optimizer, self.recipe, self.workers = policy, optimizer, recipe, workers
+        self.reference = reference
+        loss = recipe.loss
+        self.config = LossConfig(
+            loss.clip_low, loss.clip_high, loss.dual_clip, loss.kl_coef, loss.kl_estimator, loss.entropy_coef
+        )
+
+    def __call__(self, assigned: Assigned, iteration: int) -> UpdateStats:
+        """Take the optimizer steps of one iteration."""
+        section = self.recipe.optimizer
+        lr = learning_rate(section, iteration, self.recipe.iterations)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        old = assigned.batch.logprobs
+        mismatch_sum = 0.0
+        if section.old_logprobs == "recomputed":
+            old = self._recompute(assigned)
+            mismatch_sum = float((old - assigned.batch.logprobs)[assigned.keep].abs().sum())
+        stats: LossStats | None = None
+        grad_norm, steps, skipped = 0.0, 0, 0
+        for epoch in range(section.epochs):
+            for part in self._minibatches(assigned, (self.recipe.seed, 3, iteration, epoch)):
+                weights = self._weights(assigned, part)
+                if weights is None:
+                    continue
+                for micro in self._passes(assigned, part):
+                    loss, micro_stats, difference = self._loss(assigned, micro, weights, old)
+                    loss.backward()
+                    if steps + skipped == 0 and section.old_logprobs == "sampled":
+                        mismatch_sum += difference
+                    stats = micro_stats if stats is None else stats + micro_stats
+                self.workers.average_gradients(self.policy.parameters)
+                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, section.max_grad_norm)
+                grad_norm = float(norm)
+                if torch.isfinite(norm):
+                    self.optimizer.step()
+                    steps += 1
+                else:  # it would end the run; the step is left out, counted and shown
+                    skipped += 1
+                self.optimizer.zero_grad(set_to_none=True)
+        means = self._global_means(stats)
+        tokens = int(self.workers.total(int(assigned.keep.sum())))
+        mismatch = self.workers.total(mismatch_sum) / max(1, tokens)
+        return UpdateStats(means, grad_norm, mismatch, lr, skipped, tokens)
+
+    def _loss(
+        self, assigned: Assigned, micro: MicroBatch, weights: Tensor, old: Tensor
+    ) -> tuple[Tensor, LossStats, float]:
+        device, temperature = self.policy.device, self.recipe.rollout.temperature
+        with self._autocast():
+            logprobs, entropies = score_tokens(self.policy, micro.input_ids, micro.rows, micro.columns, temperature)
+            reference = None
+            if self.reference is not None:
+                with torch.no_grad():
+                    reference, _ = score_tokens(self.reference, micro.input_ids, micro.rows, micro.columns, temperature)
+        tokens = micro.tokens
+        before = old[tokens].to(device)
+        advantages = assigned.token_advantages[tokens].to(device)
+        loss, stats = policy_loss(
+            logprobs, before, advantages, weights[tokens].to(device), self.config,
+            ref_logprobs=reference, entropies=entropies,
+        )
+        return loss, stats, float((logprobs.detach() - before).abs().sum())
+
+    @torch.no_grad()
+    def _recompute(self, assigned: Assigned) -> Tensor:
+        """Old log-probabilities by the kernel that trains, in place of those of the sampler."""
+        old = assigned.batch.logprobs.clone()
+        for micro in self._passes(assigned, assigned.keep):
+            with self._autocast():
+                logprobs, _ = score_tokens(
+                    self.policy, micro.input_ids, micro.rows, micro.columns, self.recipe.rollout.temperature
+                )
+            old[micro.tokens] = logprobs.cpu()
+        return old
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.policy.device.type, torch.bfloat16, enabled=self.recipe.optimizer.autocast)
+
+    def _passes(self, assigned: Assigned, keep: Tensor) -> list[MicroBatch]:
+        return list(micro_batches(assigned.batch, keep, self.recipe.optimizer.micro_batch_tokens, self.policy.device))
+
+    def _minibatches(self, assigned: Assigned, key: tuple[int, ...]) -> list[Tensor]:
+        """Token masks (M,) of the parts that get an optimizer step each: whole episodes, shuffled by `key`."""
+        count = self.recipe.optimizer.minibatches
+        if count == 1:
+            return [assigned.keep]
+        order = list(range(len(assigned.episodes)))
+        random.Random(repr((*key, self.workers.rank))).shuffle(order)
+        part_of = torch.empty(len(order), dtype=torch.long)
+        part_of[order] = torch.arange(len(order)) * count // max(1, len(order))
+        return [assigned.keep & (part_of[assigned.batch.episode] == part) for part in range(count)]
+
+    def _weights(self, assigned: Assigned, part: Tensor) -> Tensor | None:
+        """(M,) weight of every token of a part, from counts over all workers; None when no worker has any."""
+        episodes = assigned.batch.episode[part]
+        tokens = int(self.workers.total(len(episodes)))
+        total = int(self.workers.total(len(episodes.unique())))
+        if tokens == 0:
+            return None
+        weights = torch.zeros(len(assigned.batch))
+        weights[part] = token_weights(
+            episodes, self.recipe.loss.aggregation, constant=float(self.recipe.rollout.max_episode_tokens),
+            num_episodes=total, num_tokens=tokens,
+        )
+        return weights
+
+    def _global_means(self, stats: LossStats | None) -> dict[str, float]:
+        if stats is None:  # this worker had nothing to train on; others may have
+            nothing = torch.zeros(0)
+            _, stats = policy_loss(nothing, nothing, nothing, nothing, LossConfig())
+        return stats.over_workers(self.workers.reduce).means()

@@ -1,0 +1,84 @@
+"""Warm start: the policy imitates the expert before it learns from reward."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from empg.agent.dialogue import Agent
+from empg.environments.base import TextEnvironment
+from empg.learner.batch import make_batch, micro_batches
+from empg.learner.demonstrations import as_episode, demonstrate
+from empg.learner.workers import Workers
+from empg.policy.model import Policy
+from empg.policy.scoring import score_tokens
+from empg.recipe import Recipe
+
+DEMONSTRATION_KEY = 13  # keeps the dice of demonstrations apart from all others
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def warm_start(
+    policy: Policy, agent: Agent, environment: TextEnvironment, recipe: Recipe, workers: Workers, report: Report
+) -> None:
+    """Train `policy` on `recipe.warm_start.episodes` episodes of the expert, each seen once, in task order.
+
+    Plays are made as they are needed, each worker its own share. `report` gets a record after every step.
+    """
+    section = recipe.warm_start
+    assert section is not None
+    optimizer = torch.optim.AdamW(
+        policy.parameters, lr=section.lr, betas=(0.9, 0.98), weight_decay=section.weight_decay
+    )
+    per_step = max(1, section.episodes_per_step // workers.size)
+    steps = max(1, section.episodes // (per_step * workers.size))
+    began = time.perf_counter()
+    policy.model.train()
+    for step in range(steps):
+        rate = section.lr * _schedule(step / steps, section.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        first = (step * workers.size + workers.rank) * per_step
+        plays = [
+            as_episode(
+                demonstrate(environment, index % environment.num_tasks, section.noise, (recipe.seed, DEMONSTRATION_KEY, index)),
+                agent,
+                recipe.rollout.max_episode_tokens,
+            )
+            for index in range(first, first + per_step)
+        ]
+        batch = make_batch([episode for episode, _ in plays], recipe.agent.history)
+        imitate = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)))
+        keep = imitate[batch.step]
+        total = workers.total(int(keep.sum()))
+        loss, right = 0.0, 0.0
+        for micro in micro_batches(batch, keep, recipe.optimizer.micro_batch_tokens, policy.device):
+            with torch.autocast(policy.device.type, torch.bfloat16, enabled=recipe.optimizer.autocast):
+                logprobs, _ = score_tokens(policy, micro.input_ids, micro.rows, micro.columns)
+            micro_loss = -logprobs.sum() / total
+            micro_loss.backward()
+            loss += float(micro_loss.detach())
+            # A token given more than half the probability is the most likely one: a lower bound of the accuracy.
+            right += float((logprobs.detach() > math.log(0.5)).sum()) / total
+        workers.average_gradients(policy.parameters)
+        torch.nn.utils.clip_grad_norm_(policy.parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        report({
+            "kind": "warm_start", "step": step + 1, "steps": steps, "loss": workers.total(loss),
+            "token_accuracy": workers.total(right), "lr": rate, "time": time.perf_counter() - began,
+        })
+    policy.model.eval()
+
+
+def _schedule(progress: float, warmup: float) -> float:
+    """Linear warm-up, then a cosine down to a tenth."""
+    if progress < warmup:
+        return (progress + 1e-3) / warmup
+    return 0.55 + 0.45 * math.cos(math.pi * (progress - warmup) / (1 - warmup))

@@ -1,0 +1,137 @@
+"""Sampling turns for many episodes at once, capturing log-probabilities and entropies where the tokens are sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from empg.policy.cache import SlotCache
+from empg.policy.model import Policy
+from empg.policy.scoring import log_softmax_and_entropy
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. Entropies and log-probabilities are those of the policy at `temperature`, untruncated."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    greedy: bool = False
+    max_turn_tokens: int = 64
+
+
+@dataclass(slots=True)
+class Sampled:
+    """What one turn sampled: ids, and per id its log-probability and the distribution's entropy (nats)."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+
+
+class Decoder:
+    """A KV cache of `num_slots` episodes and the two moves on it: `prefill` what was read, `advance` what is written.
+
+    The random numbers are given by the caller, one in [0, 1) per token, so what an episode samples does not depend on
+    which episodes sit beside it.
+    """
+
+    def __init__(self, policy: Policy, num_slots: int, length: int, sampling: Sampling) -> None:
+        self.policy, self.sampling = policy, sampling
+        config = policy.model.config.get_text_config()
+        self.cache = SlotCache(config.num_hidden_layers, num_slots, length, policy.device)
+        self.lengths = torch.zeros(num_slots, dtype=torch.long)
+
+    @torch.inference_mode()
+    def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Append `prompts` to `slots`; returns the logits (n, V) after each prompt's last id.
+
+        Slots that are empty and get the same prompt (a group) share one computation.
+        """
+        leaders: dict[tuple[int, ...], int] = {}
+        unique: list[int] = []
+        source: list[int] = []
+        for row, (slot, prompt) in enumerate(zip(slots, prompts, strict=True)):
+            key = tuple(prompt)
+            if int(self.lengths[slot]) == 0 and key in leaders:
+                source.append(leaders[key])
+                continue
+            if int(self.lengths[slot]) == 0:
+                leaders[key] = len(unique)
+            source.append(len(unique))
+            unique.append(row)
+        logits = self._forward([slots[r] for r in unique], [prompts[r] for r in unique])
+        if len(unique) < len(slots):
+            self._share(slots, prompts, unique, source)
+        return logits[torch.tensor(source, device=logits.device)]
+
+    @torch.inference_mode()
+    def advance(self, slots: Sequence[int], ids: Sequence[int]) -> Tensor:
+        """Append one id to each slot; returns the logits (n, V) that follow."""
+        return self._forward(slots, [[token] for token in ids])
+
+    @torch.inference_mode()
+    def choose(self, logits: Tensor, uniforms: Tensor) -> tuple[list[int], list[float], list[float]]:
+        """Sample one id per row by inverting the cumulative distribution at `uniforms` (n,) in [0, 1)."""
+        log_probs, entropies = log_softmax_and_entropy(logits, self.sampling.temperature)
+        if self.sampling.greedy:
+            ids = log_probs.argmax(-1)
+        else:
+            ids = _invert(_truncate(log_probs.exp(), self.sampling.top_p), uniforms.to(log_probs.device))
+        chosen = log_probs.gather(-1, ids[:, None])[:, 0]
+        return ids.tolist(), chosen.tolist(), entropies.tolist()
+
+    def clear(self, slot: int) -> None:
+        """Forget a slot's context."""
+        self.lengths[slot] = 0
+
+    def _forward(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
+        device = self.policy.device
+        rows = torch.tensor(slots)
+        widths = torch.tensor([len(chunk) for chunk in chunks])
+        if int((self.lengths[rows] + widths).max()) > self.cache.length:
+            raise ValueError(f"a slot holds {self.cache.length} tokens; this forward would put more into one")
+        width = int(widths.max())
+        ids = torch.zeros(len(slots), width, dtype=torch.long)
+        for row, chunk in enumerate(chunks):
+            ids[row, : len(chunk)] = torch.tensor(chunk)
+        mask = self.cache.aim(rows.to(device), self.lengths[rows].to(device), width)
+        hidden = self.policy.hidden(
+            ids.to(device), mask, position_ids=self.cache.positions, past_key_values=self.cache, use_cache=True
+        )
+        self.lengths[rows] += widths
+        last = (widths - 1).to(device)
+        return self.policy.logits(hidden[torch.arange(len(slots), device=device), last])
+
+    def _share(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], unique: list[int], source: list[int]
+    ) -> None:
+        followers: dict[int, list[int]] = {}
+        for row, leader in enumerate(source):
+            if unique[leader] != row:
+                followers.setdefault(unique[leader], []).append(row)
+        for leader_row, rows in followers.items():
+            targets = torch.tensor([slots[r] for r in rows])
+            length = len(prompts[leader_row])
+            self.cache.copy_slot(slots[leader_row], targets.to(self.policy.device), length)
+            self.lengths[targets] = length
+
+
+def _truncate(probs: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of tokens whose probability reaches `top_p`."""
+    if top_p >= 1.0:
+        return probs
+    ordered, order = probs.sort(dim=-1, descending=True)
+    outside = ordered.cumsum(-1) - ordered >= top_p
+    return probs.masked_fill(outside.scatter(-1, order, outside), 0.0)
+
+
+def _invert(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Inverse-CDF sampling; rows need not sum to one. A token of probability zero is never chosen."""
+    cumulative = probs.double().cumsum(-1)
+    level = uniforms.double()[:, None] * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, level, right=True)[:, 0]
+    return chosen.clamp_(max=probs.shape[-1] - 1)

@@ -1,0 +1,151 @@
+"""The policy: a Hugging Face causal language model, its tokenizer, and the two things we need of it.
+
+`hidden` runs the decoder (with or without a cache), `logits` turns chosen hidden states into logits; keeping the two
+apart is what lets scoring skip the tokens that carry no loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from empg.policy import attention
+from empg.policy.tiny import make_model, make_tokenizer
+from empg.recipe import PolicySection
+
+disable_progress_bar()  # of weight shards: a run has its own display
+
+STARTER = Path(__file__).parent / "starter"
+
+
+@dataclass
+class Policy:
+    """A causal language model ready to act and to learn.
+
+    `model` is the bare transformers model; with LoRA, `adapter` is the peft wrapper around it, and only the adapter
+    trains.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    adapter: Any = None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that train."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Last hidden states (B, T, hidden) of `input_ids` (B, T).
+
+        Without a mask attention is causal and rows are padded on the right, where nothing real can see the padding.
+        """
+        output = self.model.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocabulary) of hidden states (..., hidden), never in less than the weights' precision.
+
+        Under bfloat16 autocast the logits would carry errors of several per cent into the log-probabilities.
+        """
+        head = self.model.get_output_embeddings()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return head(hidden.to(head.weight.dtype))  # type: ignore[no-any-return]
+
+    def frozen_copy(self) -> Policy:
+        """A copy that never trains: the reference of a KL penalty."""
+        model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        return Policy(model, self.tokenizer, self.device)
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face folder (weights, configuration, tokenizer, chat template)."""
+        (self.adapter or self.model).save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        """Take the weights of a folder that `save` wrote."""
+        from safetensors.torch import load_file
+
+        if self.adapter is not None:
+            from peft import set_peft_model_state_dict
+
+            set_peft_model_state_dict(self.adapter, load_file(folder / "adapter_model.safetensors"))
+            return
+        state: dict[str, Tensor] = {}
+        for file in weight_files(folder):
+            state.update(load_file(file))
+        missing, unexpected = self.model.load_state_dict(state, strict=False)
+        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
+        if unexpected or set(missing) - tied:
+            raise ValueError(f"{folder}: weights do not fit the model (missing {missing[:3]}, unexpected {unexpected[:3]})")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face folder, one or several shards."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+    return [folder / "model.safetensors"]
+
+
+def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, seed: int = 0) -> Policy:
+    """The policy of a recipe.
+
+    `tiny` makes a new model, its tokenizer trained on `corpus`; `starter` loads the checkpoint that ships with the
+    package; anything else is a folder or a Hugging Face name.
+
+    Raises:
+        ValueError: the model cannot be had or cannot be used, with the reason.
+    """
+    device = resolve_device(section.device)
+    if section.model == "tiny":
+        if corpus is None:
+            raise ValueError("policy.model=tiny needs a warm start: its tokenizer is trained on the expert's episodes")
+        tokenizer: Any = make_tokenizer(corpus, section.tiny.vocab_size)
+        model: Any = make_model(section.tiny, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
+    else:
+        name = str(STARTER) if section.model == "starter" else section.model
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"policy.model={section.model}: {' '.join(str(error).split())[:300]}") from None
+    model.to(device=device, dtype=getattr(torch, section.dtype)).eval()
+    model.set_attn_implementation(attention.NAME if device.type == "cpu" else "sdpa")
+    adapter = None
+    if section.lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(r=section.lora.r, lora_alpha=section.lora.alpha, target_modules=section.lora.target_modules)
+        adapter = get_peft_model(model, lora)
+        model = adapter.get_base_model()
+    policy = Policy(model, tokenizer, device, adapter)
+    _check_split(policy)
+    return policy
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device if there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+@torch.no_grad()
+def _check_split(policy: Policy) -> None:
+    """Refuse models that do something between the decoder and the logits (soft caps, scales): scores would be wrong."""
+    ids = torch.tensor([[0, 1]], device=policy.device)
+    whole = policy.model(input_ids=ids).logits
+    if not torch.allclose(whole, policy.logits(policy.hidden(ids)), atol=1e-3, rtol=1e-3):
+        kind = type(policy.model).__name__
+        raise ValueError(f"{kind} post-processes its logits (a soft cap or a scale), which this trainer does not support")

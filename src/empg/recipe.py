@@ -1,0 +1,261 @@
+"""A run, described: YAML in, validated dataclass-like models out.
+
+Every value that shapes a run lives here, once, with its unit and its default; the resolved recipe is written into the
+run folder, so a run can always be repeated. Unknown keys are errors that name the key and the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; the message names the file and the key and says what to write instead."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class EnvironmentSection(Section):
+    """The world."""
+
+    id: Literal["alfworld"] = "alfworld"
+    options: dict[str, Any] = Field(default_factory=dict, description="passed to the environment's constructor")
+    train_split: str = "train"
+    max_steps: int = Field(50, ge=1, description="turns per episode")
+    workers: int = Field(0, ge=0, description="processes that step slow environments; 0 steps them in place")
+
+
+class TinyModel(Section):
+    """The shape of the tiny policy (Llama architecture), used when `policy.model` is `tiny`."""
+
+    hidden_size: int = Field(128, ge=16)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    kv_heads: int = Field(2, ge=1)
+    intermediate_size: int = Field(384, ge=16)
+    vocab_size: int = Field(1024, ge=300)
+    max_positions: int = Field(2048, ge=128, description="tokens")
+
+
+class LoraSection(Section):
+    """Low-rank adapters instead of full weights (needs `peft`)."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class PolicySection(Section):
+    """The language model."""
+
+    model: str = Field("tiny", description="`tiny`, `starter`, a folder, or a Hugging Face name")
+    tiny: TinyModel = TinyModel()
+    lora: LoraSection | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
+
+
+class AgentSection(Section):
+    """What the model reads and writes."""
+
+    prompt: Literal["terse", "instruct"] = Field(
+        "terse", description="`terse` for models trained here, `instruct` for instruction-tuned models"
+    )
+    history: Literal["merged", "per_turn"] = Field("merged", description="row format, see docs/rows.md")
+    window: int = Field(2, ge=0, description="earlier turns shown in a `per_turn` prompt")
+    show_admissible: bool = False
+    max_invalid_turns: int = Field(10, ge=1, description="malformed turns in a row that end an episode")
+
+
+class WarmStartSection(Section):
+    """Supervised training on the expert's episodes, before any reinforcement learning."""
+
+    episodes: int = Field(4000, ge=1)
+    noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn's action is random, the expert recovers")
+    episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
+    lr: float = Field(2e-3, gt=0.0)
+    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
+    weight_decay: float = Field(0.05, ge=0.0)
+
+
+class RolloutSection(Section):
+    """How episodes are sampled."""
+
+    groups: int = Field(16, ge=1, description="tasks per iteration")
+    group_size: int = Field(8, ge=1, description="episodes per task")
+    temperature: float = Field(1.0, gt=0.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    max_turn_tokens: int = Field(64, ge=1, description="tokens the policy may write in one turn")
+    max_episode_tokens: int = Field(1536, ge=64, description="tokens of a whole episode, prompts included")
+    slots: int = Field(64, ge=1, description="episodes in the KV cache at once, per worker")
+
+
+class CreditSection(Section):
+    """Outcome advantage and EMPG. `empg: null` trains the plain base algorithm."""
+
+    class Empg(Section):
+        """The method's constants (docs/method.md)."""
+
+        k: float = Field(1.0, ge=0.0)
+        k_future: float = Field(1.0, ge=0.0)
+        zeta: float = Field(0.1, ge=0.0)
+        eps: float = Field(1e-8, gt=0.0)
+
+    advantage: Literal["reinforce", "rloo", "grpo", "dr_grpo"] = "grpo"
+    weighting: Literal["episode", "step"] = "episode"
+    empg: Empg | None = Empg()
+    drop_zero_variance: bool = Field(False, description="DAPO's dynamic sampling: groups without signal are left out")
+    max_resample: int = Field(0, ge=0, description="extra rollout rounds that refill the groups left out")
+    overlong_penalty: float = Field(0.0, ge=0.0, description="taken off the reward when an episode hits its token limit")
+    invalid_penalty: float = Field(0.0, ge=0.0, description="process reward of a malformed turn is minus this")
+
+
+class LossSection(Section):
+    """The clipped surrogate and its companions."""
+
+    clip_low: float = Field(0.2, gt=0.0, lt=1.0)
+    clip_high: float = Field(0.2, gt=0.0)
+    dual_clip: float | None = Field(None, gt=1.0)
+    aggregation: Literal["token_mean", "episode_mean", "constant"] = "episode_mean"
+    kl_coef: float = Field(0.0, ge=0.0, description="weight of the KL to the policy that the run started from")
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    entropy_coef: float = 0.0
+
+
+class OptimizerSection(Section):
+    """AdamW and the update loop."""
+
+    lr: float = Field(1e-4, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.0, ge=0.0)
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_iterations: int = Field(0, ge=0)
+    minibatches: int = Field(1, ge=1, description="optimizer steps per iteration")
+    epochs: int = Field(1, ge=1, description="passes over an iteration's episodes")
+    micro_batch_tokens: int = Field(16384, ge=256, description="tokens per forward/backward, padding included")
+    old_logprobs: Literal["sampled", "recomputed"] = "sampled"
+    autocast: bool = Field(False, description="bfloat16 forward and backward over float32 weights")
+
+
+class EvaluationSection(Section):
+    """Success on fixed panels."""
+
+    splits: list[str] = ["valid_seen", "valid_unseen"]
+    episodes: int = Field(100, ge=1, description="tasks per panel")
+    decoding: list[Literal["sampled", "greedy"]] = ["sampled"]
+    temperature: float = Field(1.0, gt=0.0, description="of `sampled`")
+    every: int = Field(0, ge=0, description="iterations between evaluations; 0 = only before and after")
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = "run"
+    seed: int = Field(0, ge=0)
+    iterations: int = Field(100, ge=0)
+    workers: int = Field(1, ge=1, description="data-parallel processes on this machine, one OpenMP thread each on CPU")
+    checkpoint_every: int = Field(10, ge=1, description="iterations")
+    keep_checkpoints: int = Field(2, ge=1)
+    environment: EnvironmentSection = EnvironmentSection()
+    policy: PolicySection = PolicySection()
+    agent: AgentSection = AgentSection()
+    warm_start: WarmStartSection | None = None
+    rollout: RolloutSection = RolloutSection()
+    credit: CreditSection = CreditSection()
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.rollout.groups % self.workers:
+            raise ValueError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
+        if self.rollout.group_size == 1 and self.credit.advantage != "reinforce":
+            raise ValueError(f"credit.advantage={self.credit.advantage} compares episodes: rollout.group_size must be > 1")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply `key.path=value` overrides (values are YAML).
+
+    Raises:
+        RecipeError: the file is missing or not YAML, or a key or value is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(data).__name__}")
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_recipe(data, str(path))
+
+
+def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Validate a recipe that is already a mapping; `source` is named in errors."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{source}: {_explain(item)}" for item in error.errors())) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The complete, resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, separator, raw = override.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"override {override!r} is not of the form key.path=value, e.g. credit.empg.zeta=0.05")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise RecipeError(f"override {override!r}: {raw!r} is not a YAML value") from None
+    *parents, leaf = key.split(".")
+    node = data
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise RecipeError(f"override {override!r}: {parent!r} is a value, it has no key {leaf!r}")
+        node = child
+    node[leaf] = value
+
+
+def _explain(error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    name = ".".join(path) or "recipe"
+    if error["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(path[-1], valid_keys(path[:-1]), n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; valid keys: {', '.join(valid_keys(path[:-1]))}"
+        return f"unknown key {name!r}{hint}"
+    return f"{name}: {error['msg']} (got {error['input']!r:.80})" if path else error["msg"]
+
+
+def valid_keys(path: Sequence[str]) -> list[str]:
+    """The keys a recipe may have below `path` (e.g. `["credit", "empg"]`)."""
+    model: type[BaseModel] = Recipe
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,166 @@
+// Draws the charts of `report-data` with uPlot. Colours come from the page's CSS, so dark mode is one redraw.
+(() => {
+  "use strict";
+  const { charts } = JSON.parse(document.getElementById("report-data").textContent);
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const colour = (n) => css(`--series-${n}`);
+  const known = (values) => values.filter((v) => v !== null);
+  const HEIGHT = 190;
+
+  function show(value, unit) {
+    if (value === null || value === undefined) return "–";
+    if (unit === "percent") return `${+(100 * value).toFixed(Math.abs(value) < 0.1 ? 2 : 1)}\u202f%`;
+    const size = Math.abs(value);
+    if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(1);
+    return size >= 100 ? value.toFixed(0) : `${+value.toPrecision(3)}`;
+  }
+
+  // Running sums from the last series up, so that the first of a legend lies on top.
+  function stacked(series) {
+    let below = null;
+    return series.reduceRight((sums, s) => {
+      const base = below;
+      below = s.values.map((v, i) => (v ?? 0) + (base ? base[i] : 0));
+      sums.unshift(below);
+      return sums;
+    }, []);
+  }
+
+  // One chart's columns in uPlot's order, and for each of the chart's series the column that its value is read from.
+  function columns(chart) {
+    const data = [chart.x], series = [{}], bands = [];
+    const stack = chart.series.filter((s) => s.kind === "stack");
+    const sums = stacked(stack);
+    for (const s of chart.series) {
+      const stroke = colour(s.colour);
+      if (s.kind === "band") {
+        data.push(s.high, s.low);
+        const edge = { stroke, width: 0.5, alpha: 0.5, points: { show: false } };
+        series.push(edge, { ...edge });
+        bands.push({ series: [data.length - 2, data.length - 1], fill: colour(s.colour) + "30" });
+      } else if (s.kind === "stack") {
+        const i = stack.indexOf(s);
+        data.push(sums[i]);
+        series.push({ stroke, width: 1, fill: stroke + "b0", points: { show: false } });
+        if (i > 0) bands.push({ series: [data.length - 2, data.length - 1], fill: colour(stack[i - 1].colour) + "b0" });
+      } else {
+        data.push(s.values);
+        series.push({
+          stroke, width: s.kind === "whiskers" || s.colour === 0 ? 1.25 : 2, spanGaps: true,
+          points: { show: s.kind === "line" && s.values.length === 1, size: 7 },
+        });
+      }
+    }
+    return { data, series, bands };
+  }
+
+  function range(chart, data) {
+    const values = known([...data.slice(1), ...chart.series.flatMap((s) => [s.low, s.high])].flat());
+    const low = Math.min(...values), high = Math.max(...values);
+    const margin = 0.07 * (high - low) || Math.abs(high) * 0.1 || 1;
+    const floor = chart.bottom !== null && low >= chart.bottom;
+    const ceiling = chart.top !== null && high <= chart.top;
+    return [floor ? chart.bottom : low - margin, ceiling ? chart.top : high + margin];
+  }
+
+  // Dots and their intervals; panels that share an iteration stand side by side.
+  function whiskers(chart) {
+    const drawn = chart.series.filter((s) => s.kind === "whiskers");
+    return (u) => {
+      const ctx = u.ctx, ratio = devicePixelRatio;
+      ctx.save();
+      ctx.lineWidth = 1.75 * ratio;
+      drawn.forEach((s, place) => {
+        ctx.strokeStyle = ctx.fillStyle = colour(s.colour);
+        chart.x.forEach((x, i) => {
+          if (s.values[i] === null) return;
+          const left = u.valToPos(x, "x", true) + 5 * ratio * (place - (drawn.length - 1) / 2);
+          ctx.beginPath();
+          ctx.moveTo(left, u.valToPos(s.low[i] ?? s.values[i], "y", true));
+          ctx.lineTo(left, u.valToPos(s.high[i] ?? s.values[i], "y", true));
+          ctx.stroke();
+          ctx.beginPath();
+          ctx.arc(left, u.valToPos(s.values[i], "y", true), 3.5 * ratio, 0, 2 * Math.PI);
+          ctx.fill();
+        });
+      });
+      ctx.restore();
+    };
+  }
+
+  function legend(chart, list) {
+    const values = chart.series.map((s) => {
+      const item = document.createElement("li"), mark = document.createElement("i"), value = document.createElement("b");
+      mark.className = `mark ${s.kind}`;
+      mark.style.color = `var(--series-${s.colour})`;
+      item.append(mark, `${s.label} `, value);
+      list.append(item);
+      return value;
+    });
+    // The last number that there is at or before a place: what one wants to know when the cursor is elsewhere.
+    const at = (list, i) => list.slice(0, i + 1).findLast((v) => v !== null);
+    return (i) =>
+      chart.series.forEach((s, n) => {
+        values[n].textContent =
+          s.kind === "band" ? `${show(at(s.low, i), chart.unit)} to ${show(at(s.high, i), chart.unit)}`
+            : show(at(s.values, i), chart.unit);
+      });
+  }
+
+  function describe(chart) {
+    const parts = chart.series.map((s) => {
+      const values = known(s.kind === "band" ? s.high : s.values);
+      return `${s.label}: ${show(values[0], chart.unit)} first, ${show(values.at(-1), chart.unit)} last`;
+    });
+    return `${chart.title} by ${chart.x_label}. ${parts.join("; ")}.`;
+  }
+
+  function draw(chart, figure) {
+    const holder = figure.querySelector(".plot"), caption = figure.querySelector(".at");
+    holder.replaceChildren();
+    figure.querySelector("ul").replaceChildren();
+    holder.setAttribute("role", "img");
+    holder.setAttribute("aria-label", describe(chart));
+    const { data, series, bands } = columns(chart);
+    const update = legend(chart, figure.querySelector("ul"));
+    const last = chart.x.length - 1;
+    const settle = (i) => {
+      update(i ?? last);
+      caption.textContent = `${chart.x_label} ${chart.x[i ?? last]}`;
+    };
+    const axis = { stroke: css("--quiet"), font: "11px system-ui, sans-serif", ticks: { show: false } };
+    const grid = { stroke: css("--rule"), width: 1 };
+    const edge = chart.x.length > 1 ? 0.02 * (chart.x[last] - chart.x[0]) : 1;
+    const plot = new uPlot(
+      {
+        width: holder.clientWidth, height: HEIGHT, series, bands, legend: { show: false }, padding: [8, 8, 0, 0],
+        scales: {
+          x: { time: false, range: [chart.x[0] - edge, chart.x[last] + edge] },
+          y: { range: range(chart, data) },
+        },
+        axes: [
+          { ...axis, grid: { show: false }, size: 24, space: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3] },
+          { ...axis, grid, size: 52, space: 34, values: (_, ticks) => ticks.map((v) => show(v, chart.unit)) },
+        ],
+        cursor: { y: false, drag: { x: false, y: false }, sync: { key: chart.x_label }, points: { size: 6 } },
+        hooks: { draw: [whiskers(chart)], setCursor: [(u) => settle(u.cursor.idx)] },
+      },
+      data, holder,
+    );
+    settle(null);
+    return plot;
+  }
+
+  const figures = [...document.querySelectorAll("figure[data-chart]")];
+  const plots = new Map();
+  const redraw = () => figures.forEach((figure) => {
+    plots.get(figure)?.destroy();
+    plots.set(figure, draw(charts[+figure.dataset.chart], figure));
+  });
+  redraw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  new ResizeObserver(() => plots.forEach((plot, figure) => {
+    const width = figure.querySelector(".plot").clientWidth;
+    if (width && width !== plot.width) plot.setSize({ width, height: HEIGHT });
+  })).observe(document.querySelector("main"));
+})();

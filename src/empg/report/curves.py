@@ -1,0 +1,166 @@
+"""What the page draws over iterations: charts made from a run's records, as plain data for the page's script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from empg.report.runfolder import Record
+
+Values = list[float | None]
+
+
+@dataclass
+class Series:
+    """One thing drawn in a chart.
+
+    `kind` is `line`, `band` (an area from `low` to `high`), `whiskers` (dots, a thin line and intervals from `low` to
+    `high`) or `stack` (areas on top of one another, in order). `colour` is a place in the page's palette; 0 is grey.
+    """
+
+    label: str
+    kind: str
+    values: Values = field(default_factory=list)
+    low: Values = field(default_factory=list)
+    high: Values = field(default_factory=list)
+    colour: int = 1
+
+
+@dataclass
+class Chart:
+    """One small plot; all its series share `x`. `unit` is `percent`, `seconds` or any other word, shown as it is."""
+
+    title: str
+    note: str
+    unit: str
+    series: list[Series]
+    x_label: str = "iteration"
+    x: list[int] = field(default_factory=list)
+    bottom: float | None = 0.0  # where the y axis starts; None: where the numbers do
+    top: float | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A metric drawn as it is."""
+
+    key: str
+    label: str
+    colour: int = 1
+    kind: str = "line"
+
+
+@dataclass(frozen=True)
+class _Band:
+    """The area between two metrics."""
+
+    low: str
+    high: str
+    label: str
+    colour: int = 1
+
+
+_Spec = tuple[str, str, str, Sequence["_Line | _Band"], float | None, float | None]
+
+# title, note, unit, what is drawn, bottom and top of the y axis
+_TRAIN: tuple[_Spec, ...] = (
+    ("Step entropy", "How uncertain the agent was, per step: mean of its tokens' entropies", "nats",
+     (_Band("entropy/step_p05", "entropy/step_p95", "5 % to 95 %"), _Line("entropy/step_p50", "median"),
+      _Line("entropy/step_max", "largest", 0)), 0.0, None),
+    ("Spread of g", "The step's weight by its certainty; mean 1. A narrow band means that EMPG changes little", "",
+     (_Band("credit/scale_min", "credit/scale_max", "smallest to largest"),
+      _Line("credit/scale_std", "standard deviation", 2)), 0.0, None),
+    ("Groups without signal", "Groups whose episodes all won or all lost: their outcome advantage is 0", "percent",
+     (_Line("credit/zero_variance_groups", "groups"),), 0.0, 1.0),
+    ("Size of the advantage", "Mean absolute value over steps", "",
+     (_Line("credit/advantage_abs_mean", "|A|"),), 0.0, None),
+    ("KL", "To the policy that sampled, and to the reference policy", "nats a token",
+     (_Line("policy/kl_old", "to the sampler"), _Line("policy/kl_reference", "to the reference", 2)), None, None),
+    ("Gradient norm", "Before clipping", "", (_Line("policy/grad_norm", "norm"),), 0.0, None),
+    ("Clipped tokens", "Share of the tokens whose ratio left the trust region", "percent",
+     (_Line("policy/clip_low", "below"), _Line("policy/clip_high", "above", 2)), 0.0, None),
+    ("Turns an episode", "Fewer is quicker", "turns", (_Line("rollout/turns", "turns"),), 0.0, None),
+    ("Tokens a turn", "Written by the agent", "tokens", (_Line("rollout/turn_tokens", "tokens"),), 0.0, None),
+    ("Valid actions", "Turns that could be read as an action", "percent",
+     (_Line("rollout/valid_actions", "valid"),), None, 1.0),
+    ("How episodes end", "Training rollouts", "percent",
+     (_Line("rollout/end/won", "won", 1, "stack"), _Line("rollout/end/lost", "lost", 2, "stack"),
+      _Line("rollout/end/step_limit", "step limit", 3, "stack"),
+      _Line("rollout/end/token_limit", "token limit", 4, "stack"),
+      _Line("rollout/end/invalid", "invalid", 5, "stack"),
+      _Line("rollout/end/env_error", "environment error", 0, "stack")), 0.0, 1.0),
+    ("Time of an iteration", "Where the seconds go", "seconds",
+     (_Line("time/rollout", "rollout", 1, "stack"), _Line("time/score", "score", 3, "stack"),
+      _Line("time/update", "update", 2, "stack")), 0.0, None),
+    ("Loss", "Of the clipped surrogate; it need not fall", "", (_Line("policy/loss", "loss"),), None, None),
+    ("Learning rate", "", "", (_Line("policy/lr", "rate"),), 0.0, None),
+    ("Sampler mismatch", "Mean difference of the log-probs at sampling and at scoring", "nats",
+     (_Line("policy/mismatch", "mismatch"),), 0.0, None),
+)
+_WARM_START: tuple[_Spec, ...] = (
+    ("Warm start: loss", "Cross-entropy on the expert's turns", "nats a token", (_Line("loss", "loss"),), 0.0, None),
+    ("Warm start: accuracy", "The expert's token is the likeliest one", "percent",
+     (_Line("token_accuracy", "tokens"),), 0.0, 1.0),
+)
+
+
+def charts(records: Sequence[Record]) -> list[Chart]:
+    """All charts that a run's records have numbers for, the most important first."""
+    train = [r for r in records if r.get("kind") == "train"]
+    evaluations = [r for r in records if r.get("kind") == "eval"]
+    warm = [r for r in records if r.get("kind") == "warm_start"]
+    made = [_success(train, evaluations), *(_chart(spec, train, "iteration") for spec in _TRAIN)]
+    made += [_chart(spec, warm, "step") for spec in _WARM_START]
+    return [chart for chart in made if chart.series]
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a number, else None; a flag is none."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _success(train: Sequence[Record], evaluations: Sequence[Record]) -> Chart:
+    x = sorted({r["iteration"] for r in [*train, *evaluations]})
+    chart = Chart(
+        "Success", "Panels with their 95 % intervals (Wilson), and the training rollouts", "percent", [], x=x, top=1.0
+    )
+    rollouts = {r["iteration"]: number(r.get("rollout/success")) for r in train}
+    if any(value is not None for value in rollouts.values()):
+        chart.series.append(Series("training rollouts", "line", [rollouts.get(i) for i in x], colour=0))
+    for colour, (split, decoding) in enumerate(panels(evaluations), 1):
+        by_iteration = {r["iteration"]: r for r in evaluations if (r["split"], r["decoding"]) == (split, decoding)}
+        success, low, high = (
+            [number(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")
+        )
+        chart.series.append(Series(f"{split}, {decoding}", "whiskers", success, low, high, colour))
+    return chart
+
+
+def panels(evaluations: Sequence[Record]) -> list[tuple[str, str]]:
+    """The (split, decoding) pairs that were evaluated, in the order they first were."""
+    return list(dict.fromkeys((r["split"], r["decoding"]) for r in evaluations))
+
+
+def _chart(spec: _Spec, records: Sequence[Record], x_label: str) -> Chart:
+    title, note, unit, drawn, bottom, top = spec
+    chart = Chart(title, note, unit, [], x_label, [r[x_label] for r in records], bottom, top)
+    for item in drawn:
+        if isinstance(item, _Band):
+            low, high = _column(records, item.low), _column(records, item.high)
+            if _any(low) and _any(high):
+                chart.series.append(Series(item.label, "band", [], low, high, item.colour))
+        else:
+            values = _column(records, item.key)
+            # An end that never came, or a KL that is not in use, would only be noise in the legend.
+            if any(values) or (len(drawn) == 1 and _any(values)):
+                chart.series.append(Series(item.label, item.kind, values, colour=item.colour))
+    return chart
+
+
+def _column(records: Sequence[Record], key: str) -> Values:
+    return [number(r.get(key)) for r in records]
+
+
+def _any(values: Values) -> bool:
+    return any(value is not None for value in values)

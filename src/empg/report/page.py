@@ -1,0 +1,217 @@
+"""`report.html`: a run as one self-contained page that opens anywhere, reads no network and runs no text as code.
+
+Text from models and worlds reaches the page in two ways only: through Jinja's autoescape, and as JSON that the page's
+script puts in by `textContent`. A content security policy lets nothing run but the page's own scripts, by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from empg.report.curves import charts, number
+from empg.report.outcome import outcomes
+from empg.report.runfolder import Record, RunFolder, RunFolderError
+from empg.report.stepview import step_view
+
+_ASSETS = Path(__file__).parent / "assets"
+_REQUIRED = {
+    "train": ("iteration",),
+    "eval": ("iteration", "split", "decoding", "temperature", "panel", "panel_sha256", "n", "successes", "success",
+             "low", "high", "by_type"),
+    "warm_start": ("step",),
+}
+
+
+def build_page(run: RunFolder) -> Path:
+    """Write the run's `report.html` from its files, whole or not at all; a run that is still going has one too.
+
+    Raises:
+        RunFolderError: metrics.jsonl is damaged, or the page cannot be written.
+    """
+    html = render_page(run)
+    partial = run.path / ".report.html.partial"
+    try:
+        partial.write_text(html, encoding="utf-8", errors="replace")
+        os.replace(partial, run.report)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write {run.report}: {error.strerror or error}") from None
+    return run.report
+
+
+def render_page(run: RunFolder) -> str:
+    """The page's HTML."""
+    records = run.read_metrics()
+    problems = list(run.problems)
+    _check(records, run)
+    train = [r for r in records if r["kind"] == "train"]
+    begun = next((r for r in records if r["kind"] == "run"), {})
+    recipe_text = run.recipe_text()
+    recipe = yaml.safe_load(recipe_text)
+    recipe = recipe if isinstance(recipe, dict) else {}
+    drawn, steps = charts(records), step_view(run)
+    assets = _assets()
+    html: str = _template("page.html.j2").render(
+        name=recipe.get("name") or run.path.name,
+        version=begun.get("version", ""),
+        status=_status(train, recipe.get("iterations")),
+        facts=_facts(begun, train, run),
+        command=begun.get("command", ""),
+        outcomes=outcomes(run, records),
+        alarms=_alarms(train),
+        dropped=_dropped(train),
+        problems=problems,
+        charts=drawn,
+        steps=steps,
+        recipe=recipe_text,
+        assets=assets,
+        policy=_policy(assets),
+        data=embed_json({"charts": [asdict(chart) for chart in drawn], "steps": steps}),
+    )
+    return html
+
+
+def embed_json(data: Any) -> Markup:
+    """JSON that is safe inside a `<script>` element: no `<`, `>` or `&`, so no text of it can end the element."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _check(records: Sequence[Record], run: RunFolder) -> None:
+    for place, record in enumerate(records, 1):
+        for key in ("kind", *_REQUIRED.get(record.get("kind", ""), ())):
+            if record.get(key) is None:
+                raise RunFolderError(f"{run.metrics_path}: record {place} ({record.get('kind')}) has no {key!r}")
+
+
+# --- what the page says --------------------------------------------------------------------------------------------
+
+
+def _status(train: Sequence[Record], planned: Any) -> str:
+    done = train[-1]["iteration"] if train else 0
+    if not isinstance(planned, int):
+        return f"{done} iterations"
+    return f"finished, {done} iterations" if done >= planned else f"iteration {done} of {planned}"
+
+
+def _facts(begun: Record, train: Sequence[Record], run: RunFolder) -> list[tuple[str, str]]:
+    def total(key: str) -> float:
+        return sum(number(r.get(key)) or 0 for r in train)
+
+    facts = [
+        ("seed", begun.get("seed")),
+        ("started", str(begun.get("started", "")).replace("T", " ").replace("+00:00", " UTC")),
+        ("empg", begun.get("version")),
+        ("python", begun.get("python")),
+        ("training episodes", f"{total('rollout/episodes'):,.0f}" if train else ""),
+        ("tokens written", _large(total("tokens/sampled")) if train else ""),
+        ("training time", _duration(total("time/total")) if train else ""),
+        ("folder", run.path.absolute().name),
+    ]
+    return [(label, str(value)) for label, value in facts if value not in (None, "")]
+
+
+@dataclass(frozen=True)
+class _Alarm:
+    text: str  # as it was raised last
+    when: str
+
+
+def _alarms(train: Sequence[Record]) -> list[_Alarm]:
+    """One line per kind of alarm (the words before its colon), however often it was raised."""
+    raised: dict[str, list[tuple[int, str]]] = {}
+    for record in train:
+        for text in record.get("alarms") or ():
+            raised.setdefault(str(text).split(":")[0], []).append((record["iteration"], str(text)))
+    return [_Alarm(times[-1][1], _when([iteration for iteration, _ in times])) for times in raised.values()]
+
+
+def _dropped(train: Sequence[Record]) -> dict[str, Any] | None:
+    counts = {r["iteration"]: int(number(r.get("guard/dropped_steps")) or 0) for r in train}
+    where = [iteration for iteration, count in counts.items() if count]
+    return {"total": sum(counts.values()), "when": _when(where)} if where else None
+
+
+def _when(iterations: Sequence[int]) -> str:
+    if len(iterations) == 1:
+        return f"iteration {iterations[0]}"
+    return f"{len(iterations)} iterations, {iterations[0]} to {iterations[-1]}"
+
+
+# --- words for numbers -----------------------------------------------------------------------------------------------
+
+
+def _percent(share: float, unit: bool = True) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0") + ("\u202f%" if unit else "")
+
+
+def _points(share: float) -> str:
+    text = f"{abs(100 * share):.1f}".removesuffix(".0")
+    return text if text == "0" else ("+" if share > 0 else "\u2212") + text
+
+
+def _p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _large(count: float) -> str:
+    for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {name}"
+    return f"{count:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+# --- what the page is made of ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Assets:
+    style: Markup
+    scripts: tuple[Markup, ...]
+
+
+@lru_cache(maxsize=1)
+def _assets() -> _Assets:
+    """Styles and scripts that go into the page as they are: our own files and the vendored library."""
+    plots = _ASSETS / "uplot"
+    licence = (plots / "LICENSE").read_text(encoding="utf-8")
+    style = (plots / "uPlot.min.css").read_text(encoding="utf-8") + (_ASSETS / "page.css").read_text(encoding="utf-8")
+    scripts = (
+        f"/* uPlot\n{licence}*/\n" + (plots / "uPlot.iife.min.js").read_text(encoding="utf-8"),
+        (_ASSETS / "charts.js").read_text(encoding="utf-8"),
+        (_ASSETS / "steps.js").read_text(encoding="utf-8"),
+    )
+    return _Assets(Markup(style), tuple(Markup(script) for script in scripts))
+
+
+def _policy(assets: _Assets) -> str:
+    def hashed(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    scripts = " ".join(hashed(script) for script in assets.scripts)
+    style = hashed(assets.style)
+    return f"default-src 'none'; style-src {style}; script-src {scripts}; base-uri 'none'; form-action 'none'"
+
+
+def _template(name: str) -> Any:
+    filters: Mapping[str, Any] = {"percent": _percent, "points": _points, "p_value": _p_value}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters.update(filters)
+    return environment.from_string((_ASSETS / name).read_text(encoding="utf-8"))

@@ -1,0 +1,99 @@
+"""A handful of episodes, step by step, for the page: what was read and written, and the credit that each step got."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from empg.report.runfolder import RunFolder
+from empg.report.tables import TableError
+
+MAX_TEXT = 1_200  # characters of an observation, thought or action that the page shows
+WINS, LOSSES = 3, 3  # episodes of an iteration that the page shows
+
+_NUMBERS = {"entropy": "entropy", "scale": "g", "clarity": "f", "advantage": "advantage"}
+Row = dict[str, Any]
+
+
+def step_view(run: RunFolder) -> list[Row]:
+    """The last iteration's handful first, then that of the first and of a middle one, as plain data.
+
+    An iteration whose file cannot be read is shown as such: `problem` says why.
+    """
+    kept = run.episode_iterations()
+    chosen = list(dict.fromkeys([kept[-1], kept[0], kept[len(kept) // 2]])) if kept else []
+    return [_iteration(run, iteration) for iteration in chosen]
+
+
+def _iteration(run: RunFolder, iteration: int) -> Row:
+    try:
+        columns = run.read_episodes(iteration)
+    except TableError as error:
+        return {"iteration": iteration, "problem": str(error), "episodes": [], "total": 0}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    episodes: dict[int, list[Row]] = {}
+    for row in rows:
+        episodes.setdefault(row["episode"], []).append(row)
+    shown = [_episode(turns) for turns in handful(list(episodes.values()))]
+    turns = [turn for episode in shown for turn in episode["turns"]]
+    return {
+        "iteration": iteration,
+        "total": len(episodes),
+        # The bars of one iteration share their scale, so that its episodes can be compared by eye.
+        "largest": {
+            "entropy": _largest([t["entropy"] for t in turns]),
+            "advantage": _largest([t["advantage"] for t in turns]),
+            "scaling": _largest([t["g"] - 1 for t in turns if t["g"] is not None]),
+        },
+        "episodes": shown,
+    }
+
+
+def handful(episodes: Sequence[list[Row]]) -> list[list[Row]]:
+    """Up to three won and three lost episodes, from the group with the most even outcome: the same task, both ways."""
+    groups: dict[int, list[list[Row]]] = {}
+    for turns in episodes:
+        groups.setdefault(turns[0]["group"], []).append(turns)
+
+    def unevenness(group: list[list[Row]]) -> float:
+        return abs(sum(bool(turns[0]["success"]) for turns in group) / len(group) - 0.5)
+
+    ordered = [turns for group in sorted(groups.values(), key=unevenness) for turns in group]
+    won = [turns for turns in ordered if turns[0]["success"]]
+    lost = [turns for turns in ordered if not turns[0]["success"]]
+    shown = [*won[: max(WINS, WINS + LOSSES - len(lost))], *lost[: max(LOSSES, WINS + LOSSES - len(won))]]
+    return sorted(shown, key=ordered.index)
+
+
+def _episode(turns: list[Row]) -> Row:
+    first = turns[0]
+    return {
+        "task": _short(first["task"] or first["task_id"]), "type": first["task_type"], "id": first["task_id"],
+        "episode": first["episode"], "group": first["group"], "won": bool(first["success"]), "end": first["end"] or "",
+        "score": _number(first["score"]), "outcome": _number(first["advantage_outcome"]),
+        "turns": [
+            {
+                "turn": turn["turn"], "valid": turn["valid"] is not False, "dropped": bool(turn["dropped"]),
+                "observation": _short(turn["observation"]), "thought": _short(turn["thought"]),
+                "action": _short(turn["action"]), "reward": _number(turn["reward"]),
+                "process": _number(turn["process_reward"]),
+                **{short: _number(turn[name]) for name, short in _NUMBERS.items()},
+            }
+            for turn in turns
+        ],
+    }
+
+
+def _largest(values: Sequence[float | None]) -> float:
+    return max((abs(v) for v in values if v is not None), default=0.0)
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 6)
+
+
+def _short(text: str | None) -> str:
+    text = text or ""
+    left = len(text) - MAX_TEXT
+    return text if left <= 0 else f"{text[:MAX_TEXT]} … ({left:,} more characters)"

@@ -1,0 +1,73 @@
+"""The vocabulary of a rollout: what one turn and one episode are.
+
+Token-in token-out: `prompt_ids` and `action_ids` are the very ids the policy read and sampled. Text is kept for people;
+it is never tokenised again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class EndReason(str, Enum):
+    """Why an episode ended."""
+
+    WON = "won"  # the environment ended it with success
+    LOST = "lost"  # the environment ended it without success
+    STEP_LIMIT = "step_limit"  # the environment's max_steps
+    TOKEN_LIMIT = "token_limit"  # no room left for another turn
+    INVALID = "invalid"  # too many malformed turns in a row
+    ENV_ERROR = "env_error"  # the environment raised; counted, shown, never trained on
+
+
+@dataclass(slots=True)
+class Turn:
+    """One step of an episode: what was read, what was written, what came of it.
+
+    `prompt_ids` are the ids read before acting: in a `merged` episode those new since the previous turn's action, in a
+    `per_turn` episode the whole prompt. `action_ids` are the sampled ids, the end-of-turn token among them when it
+    was sampled. `logprobs` (of the sampled ids) and `entropies` (full vocabulary, nats, at the sampling temperature,
+    before any top-p cut) have the length of `action_ids`.
+    """
+
+    observation: str
+    prompt_ids: list[int]
+    action_ids: list[int]
+    logprobs: list[float]
+    entropies: list[float]
+    thought: str = ""
+    action: str = ""
+    valid: bool = True
+    reward: float = 0.0
+    process_reward: float = 0.0
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def entropy(self) -> float:
+        """Step entropy H: the mean of the token entropies (nats)."""
+        return sum(self.entropies) / len(self.entropies) if self.entropies else 0.0
+
+
+@dataclass(slots=True)
+class Episode:
+    """One play of one task. `group` is equal for the episodes that are compared with one another."""
+
+    task_id: str
+    task_index: int
+    task_type: str
+    split: str
+    group: int
+    task: str = ""
+    turns: list[Turn] = field(default_factory=list)
+    reward: float = 0.0
+    score: float = 0.0
+    success: bool = False
+    end: EndReason = EndReason.STEP_LIMIT
+    error: str = ""  # what the environment raised, when `end` is ENV_ERROR
+
+    @property
+    def num_action_tokens(self) -> int:
+        """Tokens the policy wrote, over all turns."""
+        return sum(len(turn.action_ids) for turn in self.turns)

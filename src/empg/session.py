@@ -1,0 +1,110 @@
+"""The parts of a run, put together from a recipe: policy, agent form, decoder, worlds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import empg
+from empg.agent.chat import ChatFormat
+from empg.agent.dialogue import Agent
+from empg.learner.demonstrations import corpus
+from empg.learner.warm_start import Report, warm_start
+from empg.learner.workers import Workers
+from empg.policy.decode import Decoder, Sampling
+from empg.policy.model import Policy, load_policy
+from empg.recipe import Recipe
+from empg.rollout.collector import Collector, Request
+from empg.rollout.types import Episode
+from empg.rollout.worlds import make_environment, make_worlds
+
+# The first number of every random key says what it is for, so that no two uses share a stream.
+ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY = 10, 11, 12
+CORPUS_EPISODES = 300
+
+
+def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
+    """The recipe's policy; with `start`, as it is in that folder (what a run began from, or one of its checkpoints)."""
+    section = recipe.policy
+    if start is not None and section.lora is None:
+        return load_policy(section.model_copy(update={"model": str(start)}))
+    texts = None
+    if section.model == "tiny":
+        environment = make_environment(recipe.environment, recipe.environment.train_split)
+        texts = corpus(environment, CORPUS_EPISODES, (recipe.seed, CORPUS_KEY))
+    policy = load_policy(section, texts, recipe.seed)
+    if start is not None:
+        policy.load_weights(start)
+    return policy
+
+
+def build_agent(recipe: Recipe, policy: Policy) -> Agent:
+    """The form in which this policy talks with the recipe's world."""
+    return Agent.create(recipe.environment.id, recipe.agent, ChatFormat(policy.tokenizer))
+
+
+def starting_policy(recipe: Recipe, workers: Workers, report: Report) -> Policy:
+    """The policy that reinforcement learning starts from: warm-started, or taken from the cache, or as the recipe has it.
+
+    The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start.
+    """
+    if recipe.warm_start is None:
+        return build_policy(recipe)
+    cached = _cache_folder(recipe)
+    found = workers.gather(cached.is_dir())
+    if all(found):
+        return build_policy(recipe, cached)
+    policy = build_policy(recipe)
+    environment = make_environment(recipe.environment, recipe.environment.train_split)
+    warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, report)
+    if workers.first:
+        partial = cached.with_name(f".{cached.name}.{os.getpid()}")
+        policy.save(partial)
+        shutil.rmtree(cached, ignore_errors=True)
+        partial.rename(cached)
+    workers.barrier()
+    return policy
+
+
+def play(
+    recipe: Recipe,
+    policy: Policy,
+    split: str,
+    requests: Sequence[Request],
+    workers: Workers,
+    *,
+    greedy: bool = False,
+    temperature: float | None = None,
+    done: Callable[[int], None] | None = None,
+) -> list[Episode]:
+    """Play this worker's share of `requests` (every `workers.size`-th group of them); returns that share."""
+    groups = sorted({request.group for request in requests})
+    mine = set(groups[workers.rank :: workers.size])
+    share = [request for request in requests if request.group in mine]
+    rollout = recipe.rollout
+    sampling = Sampling(temperature or rollout.temperature, rollout.top_p, greedy, rollout.max_turn_tokens)
+    slots = max(1, min(rollout.slots, len(share)))
+    decoder = Decoder(policy, slots, rollout.max_episode_tokens, sampling)
+    worlds = make_worlds(recipe.environment, split)
+    try:
+        collector = Collector(decoder, build_agent(recipe, policy), worlds, split, rollout.max_episode_tokens)
+        return collector.collect(share, done)
+    finally:
+        worlds.close()
+
+
+def _cache_folder(recipe: Recipe) -> Path:
+    shaping = recipe.model_dump(
+        mode="json",
+        include={
+            "seed": True, "workers": True, "environment": True, "policy": True, "agent": True, "warm_start": True,
+            "rollout": {"max_episode_tokens"}, "optimizer": {"autocast", "micro_batch_tokens"},
+        },
+    )
+    text = json.dumps([empg.__version__, shaping], sort_keys=True)
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "empg" / f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

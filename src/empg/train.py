@@ -1,0 +1,143 @@
+"""Training, in the order of the paper's Algorithm 1: roll out, give every step its credit, update, repeat.
+
+`train` starts the workers; each of them runs `_work`. Everything random is keyed by (seed, purpose, iteration, place),
+never by a generator's state, so a run that is killed and resumed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from empg.evaluate import evaluate_policy
+from empg.journal import Journal
+from empg.learner.assign import assign_credit, has_signal
+from empg.learner.checkpoint import START, Checkpoints
+from empg.learner.update import Update, make_optimizer
+from empg.learner.workers import Workers, start_workers
+from empg.policy.model import Policy
+from empg.recipe import Recipe, dump_recipe
+from empg.report.runfolder import RunFolder
+from empg.rollout.collector import Request
+from empg.rollout.types import Episode
+from empg.rollout.worlds import make_environment
+from empg.session import ROLLOUT_KEY, build_policy, play, starting_policy
+
+
+def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = False, command: str = "") -> None:
+    """Train a recipe into a run folder; `resume` goes on from its newest whole checkpoint.
+
+    Raises:
+        CheckpointError: there is nothing to resume from, or a checkpoint cannot be written.
+        ValueError: the recipe cannot be run here.
+    """
+    if resume:
+        RunFolder.open(run)
+    else:
+        RunFolder.create(run, dump_recipe(recipe), force=force)
+    with start_workers(recipe.workers, _work, recipe, run, resume, command) as workers:
+        _work(workers, recipe, run, resume, command)
+
+
+def _work(workers: Workers, recipe: Recipe, run: Path, resume: bool, command: str) -> None:
+    """One worker's whole run. All workers do the same; the first one writes."""
+    folder = RunFolder.open(run)
+    checkpoints = Checkpoints(folder.checkpoints, recipe.keep_checkpoints)
+    with Journal(folder, recipe, workers) as journal:
+        policy, name = _begin(recipe, checkpoints, workers, journal, resume, command)
+        optimizer = make_optimizer(policy, recipe.optimizer)
+        reference = policy.frozen_copy() if recipe.loss.kl_coef else None
+        update = Update(policy, optimizer, recipe, workers, reference)
+        done = 0
+        if name is not None:
+            state = checkpoints.load(name, policy, optimizer)
+            done, journal.alarms.first = state["iteration"], state["alarms"]
+            journal.rewind(done)
+        else:
+            _evaluate(recipe, policy, 0, workers, journal)
+            _save(checkpoints, 0, policy, update, journal, workers)
+
+        while done < recipe.iterations:
+            began = time.perf_counter()
+            episodes = roll_out(recipe, policy, done, workers, journal)
+            rolled = time.perf_counter()
+            assigned = assign_credit(episodes, recipe, workers)
+            scored = time.perf_counter()
+            stats = update(assigned, done)
+            done += 1
+            journal.iteration(done, episodes, assigned, stats, (began, rolled, scored, time.perf_counter()))
+
+            last = done == recipe.iterations
+            if last or (recipe.evaluation.every and done % recipe.evaluation.every == 0):
+                _evaluate(recipe, policy, done, workers, journal)
+            if last or done % recipe.checkpoint_every == 0:
+                _save(checkpoints, done, policy, update, journal, workers)
+        journal.finish()
+
+
+def roll_out(recipe: Recipe, policy: Policy, iteration: int, workers: Workers, journal: Journal) -> list[Episode]:
+    """This worker's episodes of one iteration, whole groups of the same task.
+
+    Tasks are taken in order, `rollout.groups` an iteration, and again from the start when the split is used up. With
+    `credit.max_resample` (DAPO's dynamic sampling) groups without signal are played again on further tasks.
+    """
+    rollout = recipe.rollout
+    wanted = rollout.groups // workers.size
+    tasks = make_environment(recipe.environment, recipe.environment.train_split).num_tasks
+    per_iteration = rollout.groups * (1 + recipe.credit.max_resample)
+    policy.model.eval()
+    episodes: list[Episode] = []
+    with_signal = 0
+    for round_ in range(1 + recipe.credit.max_resample):
+        missing = wanted - with_signal
+        if missing <= 0:
+            break
+        first = round_ * rollout.groups
+        groups = range(first + workers.rank, first + missing * workers.size, workers.size)
+        requests = [
+            Request((iteration * per_iteration + group) % tasks, group, (recipe.seed, ROLLOUT_KEY, iteration, group, member))
+            for group in groups
+            for member in range(rollout.group_size)
+        ]
+        split = recipe.environment.train_split
+        played = play(recipe, policy, split, requests, workers, done=journal.rollout_progress(len(requests)))
+        episodes += played
+        with_signal += sum(has_signal([e for e in played if e.group == group], recipe) for group in groups)
+    return episodes
+
+
+def _begin(
+    recipe: Recipe, checkpoints: Checkpoints, workers: Workers, journal: Journal, resume: bool, command: str
+) -> tuple[Policy, str | None]:
+    """The policy that reinforcement learning starts from, and the checkpoint to go on from, if any."""
+    if resume:
+        name, problems = checkpoints.newest_intact()
+        for problem in problems:
+            journal.say(f"{problem}; going back to the one before")
+        checkpoints.verify(START)
+        if name is None:
+            journal.rewind(-1)
+        return build_policy(recipe, checkpoints.folder / START), name
+    journal.begin(command)
+    policy = starting_policy(recipe, workers, journal.warm_start)
+    if workers.first:
+        checkpoints.save(START, policy, None, {})
+    workers.barrier()
+    return policy, None
+
+
+def _evaluate(recipe: Recipe, policy: Policy, iteration: int, workers: Workers, journal: Journal) -> None:
+    for split in recipe.evaluation.splits:
+        for decoding in recipe.evaluation.decoding:
+            done = journal.evaluation_progress(split, decoding)
+            record, rows = evaluate_policy(recipe, policy, split, decoding, iteration, workers, done)
+            journal.evaluation(record, rows)
+
+
+def _save(
+    checkpoints: Checkpoints, iteration: int, policy: Policy, update: Update, journal: Journal, workers: Workers
+) -> None:
+    if workers.first:
+        state = {"iteration": iteration, "alarms": journal.alarms.first}
+        checkpoints.save(f"iter-{iteration:06d}", policy, update.optimizer, state)
+    workers.barrier()

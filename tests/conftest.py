@@ -1,0 +1,43 @@
+"""What several test folders share: a tiny real policy, made in milliseconds."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+from empg.policy.model import Policy, load_policy
+from empg.recipe import PolicySection, TinyModel
+
+WORDS = [
+    f"You arrive at {place} {n}. On the {place} {n}, you see a {thing} {n}. Your task is to: put a {thing} in {place}."
+    for place in ("cabinet", "fridge", "desk", "drawer")
+    for thing in ("mug", "apple", "book", "pen")
+    for n in range(1, 5)
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_section() -> PolicySection:
+    shape = TinyModel(
+        hidden_size=32, layers=2, heads=2, kv_heads=1, intermediate_size=64, vocab_size=400, max_positions=512
+    )
+    return PolicySection(model="tiny", tiny=shape, device="cpu")
+
+
+@pytest.fixture
+def policy(tiny_section: PolicySection) -> Policy:
+    """A fresh tiny policy with spread-out (not uniform) next-token distributions."""
+    made = load_policy(tiny_section, WORDS, seed=0)
+    with torch.no_grad():
+        for parameter in made.parameters:
+            if parameter.ndim >= 2:
+                parameter.mul_(6.0)
+    return made

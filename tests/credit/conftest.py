@@ -1,0 +1,6 @@
+"""Hypothesis for this folder: the same examples in every run, and no deadline on a machine that others share."""
+
+from hypothesis import settings
+
+settings.register_profile("credit", deadline=None, derandomize=True)
+settings.load_profile("credit")

@@ -1,0 +1,132 @@
+"""The step table and step ids: what is a step, and which input is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from empg.credit import StepTable, modulate_advantages, step_ids_from_mask, step_rows
+
+from .batches import Batch, batches
+
+nan, inf = float("nan"), float("inf")
+
+
+class TestFromTokens:
+    def test_a_row_per_step_in_reading_order(self) -> None:
+        step_ids = torch.tensor([[-1, 0, 0, -1, 1], [0, 1, 1, 1, 2]])
+        entropies = torch.tensor([[9.0, 1.0, 2.0, 9.0, 3.0], [4.0, 1.0, 2.0, 6.0, 8.0]])
+        steps = StepTable.from_tokens(torch.tensor([1.0, -1.0]), entropies, step_ids)
+        assert steps.entropy.tolist() == [1.5, 3.0, 4.0, 3.0, 8.0]
+        assert steps.episode.tolist() == [0, 0, 1, 1, 1]
+        assert steps.step.tolist() == [0, 1, 0, 1, 2]
+        assert steps.advantage.tolist() == [1.0, 1.0, -1.0, -1.0, -1.0]
+        assert steps.has_next.tolist() == [True, False, True, True, False]
+        assert len(steps) == 5
+
+    def test_a_token_left_out_inside_a_step_does_not_split_it(self) -> None:
+        steps = StepTable.from_tokens(torch.ones(1), torch.tensor([[1.0, nan, 3.0]]), torch.tensor([[0, -1, 0]]))
+        assert steps.entropy.tolist() == [2.0]
+
+    def test_an_advantage_may_differ_between_steps(self) -> None:
+        advantages = torch.tensor([[0.5, 0.5, -2.0]])
+        steps = StepTable.from_tokens(advantages, torch.ones(1, 3), torch.tensor([[0, 0, 1]]))
+        assert steps.advantage.tolist() == [0.5, -2.0]
+
+    @given(batches())
+    def test_step_ids_from_mask_finds_the_steps_between_observations(self, batch: Batch) -> None:
+        _, _, step_ids = batch.tensors(gap=2)
+        assert torch.equal(step_ids_from_mask(step_ids >= 0), step_ids)
+
+
+class TestStepTable:
+    def test_episode_ids_are_any_numbers(self) -> None:
+        steps = StepTable(torch.ones(4), torch.tensor([7, 7, -3, 5]), torch.ones(4))
+        assert steps.has_next.tolist() == [True, False, False, False]
+        assert steps.step.tolist() == [0, 1, 0, 0]
+
+    def test_empty(self) -> None:
+        steps = StepTable(torch.zeros(0), torch.zeros(0, dtype=torch.int32), torch.zeros(0))
+        assert (len(steps), len(steps.has_next), len(steps.step)) == (0, 0, 0)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((torch.ones(2, 1), torch.tensor([0, 0]), torch.ones(2)), r"entropy: .*\(N,\).* got \(2, 1\)"),
+            ((torch.ones(2), torch.tensor([0]), torch.ones(2)), r"episode: shape \(1,\)"),
+            ((torch.ones(2), torch.tensor([0, 0]), torch.ones(3)), r"advantage: shape \(3,\)"),
+            ((torch.ones(2), torch.tensor([0, 0]), torch.ones(2), torch.ones(1)), r"process_reward: shape \(1,\)"),
+            ((torch.ones(2), torch.tensor([0.0, 0.0]), torch.ones(2)), "episode: integer ids"),
+            ((torch.ones(3), torch.tensor([4, 5, 4]), torch.ones(3)), "episode 4 do not stand together"),
+            (
+                (torch.tensor([1, nan, 1]), torch.tensor([9, 9, 2]), torch.ones(3)),
+                r"row 1 \(episode 9, step 1\) is nan",
+            ),
+            ((torch.ones(3), torch.tensor([9, 9, 2]), torch.tensor([1, 1, -inf])), r"advantage: row 2 .* is -inf"),
+            ((torch.ones(1), torch.tensor([3]), torch.ones(1), torch.tensor([nan])), "process_reward: row 0"),
+        ],
+    )
+    def test_bad_tables_are_refused(self, arguments: tuple[Tensor, ...], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            StepTable(*arguments)
+
+
+class TestBadTokens:
+    """Every message names the argument, and the row and step where there is one."""
+
+    @pytest.mark.parametrize(
+        ("step_ids", "message"),
+        [
+            ([[0, 0, 1], [0, 1, 0]], "row 1, token 2: step 0 follows step 1"),
+            ([[0, 0, 1], [0, -1, 2]], "row 1, token 2: step 2 follows step 0"),
+            ([[0, 0, 1], [-1, 1, 2]], "row 1, token 1: step 1 comes first"),
+            ([[0, 0, 1], [-2, 0, 1]], "row 1, token 0: -2 is no step"),
+        ],
+        ids=["backwards", "skips", "starts late", "below -1"],
+    )
+    def test_step_ids_out_of_order(self, step_ids: list[list[int]], message: str) -> None:
+        with pytest.raises(ValueError, match=f"^step_ids: {message}"):
+            modulate_advantages(torch.ones(2), torch.ones(2, 3), torch.tensor(step_ids))
+
+    @pytest.mark.parametrize("value", [nan, inf, -inf])
+    def test_entropy_that_is_not_finite(self, value: float) -> None:
+        entropies = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, value]])
+        with pytest.raises(ValueError, match=f"^entropies: row 1, step 1 has {value}"):
+            modulate_advantages(torch.ones(2), entropies, torch.tensor([[0, 0, 1], [0, -1, 1]]))
+
+    def test_advantage_that_is_not_finite(self) -> None:
+        with pytest.raises(ValueError, match=r"^advantages: row 1, step 0 has nan"):
+            modulate_advantages(torch.tensor([1.0, nan]), torch.ones(2, 2), torch.tensor([[0, 1], [0, 1]]))
+
+    def test_advantage_that_varies_inside_a_step(self) -> None:
+        advantages = torch.tensor([[1.0, 1.0, 2.0], [1.0, 1.0, 2.0]])
+        with pytest.raises(ValueError, match=r"^advantages: row 1, step 1 has several values"):
+            modulate_advantages(advantages, torch.ones(2, 3), torch.tensor([[0, 0, 1], [0, 1, 1]]))
+
+    @pytest.mark.parametrize(
+        ("advantages", "entropies", "step_ids", "message"),
+        [
+            ((2,), (2, 4), (2, 3), r"^entropies: shape \(2, 4\) differs from \(2, 3\), the shape of step_ids"),
+            ((3,), (2, 3), (2, 3), r"^advantages: shape \(2,\) or \(2, 3\) is needed, got \(3,\)"),
+            ((2, 1), (2, 3), (2, 3), r"^advantages: shape \(2,\) or \(2, 3\) is needed, got \(2, 1\)"),
+            ((2,), (6,), (6,), r"^step_ids: .* shape \(B, T\), is needed; got \(6,\)"),
+        ],
+    )
+    def test_shapes(self, advantages: tuple, entropies: tuple, step_ids: tuple, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            modulate_advantages(torch.ones(advantages), torch.ones(entropies), torch.full(step_ids, -1))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+    def test_step_ids_are_integers_not_a_mask(self, dtype: torch.dtype) -> None:
+        with pytest.raises(ValueError, match=r"^step_ids: integer ids are needed"):
+            step_rows(torch.zeros(1, 3, dtype=dtype))
+
+    def test_bad_masks(self) -> None:
+        with pytest.raises(ValueError, match=r"^mask: row 1, token 0 is 2"):
+            step_ids_from_mask(torch.tensor([[1, 0], [2, 0]]))
+        with pytest.raises(ValueError, match=r"^mask: "):
+            step_ids_from_mask(torch.tensor([[1.0, nan]]))
+        with pytest.raises(ValueError, match=r"^mask: .* got \(2,\)"):
+            step_ids_from_mask(torch.tensor([1, 0]))

@@ -1,0 +1,107 @@
+"""Checkpoints: whole or not at all, and never a pickle."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from empg.learner.checkpoint import CheckpointError, Checkpoints
+from empg.learner.update import make_optimizer
+from empg.policy.model import Policy, load_policy
+from empg.recipe import LoraSection, OptimizerSection, PolicySection
+
+
+def one_step(policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    ids = torch.randint(0, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+    policy.logits(policy.hidden(ids)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_training_goes_on_bit_for_bit_from_a_checkpoint(policy: Policy, tmp_path: Path) -> None:
+    optimizer = make_optimizer(policy, OptimizerSection(lr=1e-2))
+    one_step(policy, optimizer)
+    Checkpoints(tmp_path).save("iter-000001", policy, optimizer, {"iteration": 1})
+    one_step(policy, optimizer)
+
+    again = load_policy(PolicySection(model=str(tmp_path / "iter-000001"), device="cpu"))
+    optimizer_again = make_optimizer(again, OptimizerSection(lr=1e-2))
+    assert Checkpoints(tmp_path).load("iter-000001", again, optimizer_again) == {"iteration": 1}
+    one_step(again, optimizer_again)
+    for ours, theirs in zip(policy.parameters, again.parameters, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_no_file_is_a_pickle(policy: Policy, tmp_path: Path) -> None:
+    optimizer = make_optimizer(policy, OptimizerSection())
+    one_step(policy, optimizer)
+    folder = Checkpoints(tmp_path).save("iter-000001", policy, optimizer, {})
+    assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ".jinja"}
+
+
+def test_old_ones_go_and_the_start_stays(policy: Policy, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for name in ("start", "iter-000000", "iter-000001", "iter-000002"):
+        checkpoints.save(name, policy, None, {})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter-000001", "iter-000002", "start"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(policy: Policy, tmp_path: Path, damage: str) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for name in ("iter-000001", "iter-000002"):
+        checkpoints.save(name, policy, None, {"iteration": int(name[-1])})
+    weights = tmp_path / "iter-000002" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    if damage == "remove":
+        weights.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"iter-000002.*model\.safetensors"):
+        checkpoints.load("iter-000002", policy, None)
+    name, problems = checkpoints.newest_intact()
+    assert name == "iter-000001"
+    assert "iter-000002" in problems[0]
+    assert checkpoints.load("iter-000001", policy, None) == {"iteration": 1}
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_the_previous_one(policy: Policy, tmp_path: Path) -> None:
+    """A real full disk: /dev/full answers every write as one does."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+    save = policy.tokenizer.save_pretrained
+
+    def onto_a_full_disk(folder: Path) -> None:
+        save(folder)
+        with open("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+
+    policy.tokenizer.save_pretrained = onto_a_full_disk
+    with pytest.raises(CheckpointError, match="No space left on device; the previous one is untouched"):
+        checkpoints.save("iter-000002", policy, None, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["iter-000001"]
+    assert checkpoints.verify("iter-000001") == {"iteration": 1}
+
+
+def test_lora_trains_and_saves_the_adapter_alone(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path / "base")
+    section = PolicySection(model=str(tmp_path / "base"), device="cpu", lora=LoraSection(r=2, alpha=4))
+    adapted = load_policy(section)
+    base = {name: p.clone() for name, p in adapted.model.named_parameters() if not p.requires_grad}
+    optimizer = make_optimizer(adapted, OptimizerSection(lr=1e-2))
+    one_step(adapted, optimizer)
+    one_step(adapted, optimizer)
+    assert all(torch.equal(p, base[name]) for name, p in adapted.model.named_parameters() if not p.requires_grad)
+    folder = Checkpoints(tmp_path / "run").save("iter-000001", adapted, optimizer, {})
+    assert (folder / "adapter_model.safetensors").stat().st_size < (tmp_path / "base/model.safetensors").stat().st_size
+
+    again = load_policy(section)
+    Checkpoints(tmp_path / "run").load("iter-000001", again, None)
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(again.logits(again.hidden(ids)), adapted.logits(adapted.hidden(ids)))
