@@ -1,0 +1,167 @@
+"""ALFWorld as a `gymnasium` environment: generated games, or official ones; our engine, or the real one."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import gymnasium
+
+from empg.environments.alfworld import generator, textworld
+from empg.environments.alfworld.expert import HouseholdExpert
+from empg.environments.alfworld.gamefile import find_games, read_game
+from empg.environments.alfworld.generator import RoomSize, generate
+from empg.environments.alfworld.rules import Engine
+from empg.environments.alfworld.world import State, TaskType
+from empg.environments.base import Expert, Info, TextEnvironment
+
+ENGINES_KEPT = 256  # the games of an iteration are played by a whole group each
+
+Backend = Literal["python", "textworld"]
+
+
+class ALFWorldEnv(TextEnvironment):
+    """Household tasks in text, exactly as alfworld 0.4.2 tells them. Reward 1 on success, else 0.
+
+    Args:
+        split: "train", "valid_seen" or "valid_unseen".
+        max_steps: turns until the episode is truncated.
+        games: a folder of official games (`json_2.1.1` or its parent), or None to generate them.
+        rooms: "full" or "small" generated rooms.
+        task_types: names of the wanted task types; all six by default.
+        backend: "python" (our engine) or "textworld" (the real one; needs `empg[textworld]`).
+
+    Raises:
+        ValueError: if an argument is not one of the above; the message names it.
+        FileNotFoundError: if official games are wanted and not there.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        max_steps: int = 50,
+        games: str | os.PathLike[str] | None = None,
+        rooms: RoomSize = "full",
+        task_types: Sequence[str] | None = None,
+        backend: Backend = "python",
+    ) -> None:
+        if rooms not in get_args(RoomSize):
+            raise ValueError(f"rooms={rooms!r}: one of {', '.join(get_args(RoomSize))}")
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend={backend!r}: one of {', '.join(get_args(Backend))}")
+        if max_steps < 1:
+            raise ValueError(f"max_steps={max_steps}: at least 1")
+        if split not in generator.SPLIT_SIZES:
+            raise ValueError(f"split={split!r}: one of {', '.join(generator.SPLIT_SIZES)}")
+        self.split, self.max_steps, self.rooms, self.backend = split, max_steps, rooms, backend
+        self.task_types = _task_types(task_types)
+        self._files: list[Path] | None = find_games(games, split, self.task_types) if games is not None else None
+        self.observation_space = gymnasium.spaces.Text(max_length=100_000)
+        self.action_space = gymnasium.spaces.Text(max_length=1_000)
+        self._real: textworld.RealGame | None = None
+        if backend == "textworld":
+            textworld.memoise()
+        # Set by `reset`.
+        self._engine: Engine
+        self._state: State
+        self._commands: list[str] = []
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self._files) if self._files is not None else generator.SPLIT_SIZES[self.split]
+
+    def task_id(self, index: int) -> str:
+        return self._load(index).game.task_id
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        gymnasium.Env.reset(self, seed=seed)
+        index = (options or {}).get("task")
+        if index is None:
+            index = int(self.np_random.integers(self.num_tasks))
+        if not 0 <= index < self.num_tasks:
+            raise IndexError(f"task {index}: {self.split} has tasks 0 to {self.num_tasks - 1}")
+        self._engine = self._load(index)
+        self._state = self._engine.start()
+        self._commands = []
+        observation = self._engine.opening(self._state)
+        if self.backend == "textworld":
+            if self._real is not None:
+                self._real.close()
+            self._real = textworld.RealGame(self._engine.game)
+            self._real.reset()
+            observation = self._real.observation
+        return observation, self._info(valid=True)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        # Our engine goes along with the real one: the expert looks at its state.
+        observation, valid = self._engine.step(self._state, action)
+        if self._real is not None:
+            self._commands.append(action)
+            valid = self._real.step(action)
+            observation = self._real.observation
+        won = self._real.won if self._real is not None else self._state.won
+        return observation, float(won), won, self._state.steps >= self.max_steps and not won, self._info(valid=valid)
+
+    def clone(self) -> ALFWorldEnv:
+        """An independent environment in the same state; with the real engine it costs a replay of the episode."""
+        twin = object.__new__(ALFWorldEnv)
+        twin.__dict__.update(self.__dict__)
+        twin._np_random = copy.deepcopy(self._np_random)
+        twin._state = self._state.clone()
+        twin._commands = list(self._commands)
+        if self._real is not None:
+            twin._real = textworld.RealGame(self._engine.game)
+            twin._real.reset()
+            for command in self._commands:
+                twin._real.step(command)
+        return twin
+
+    def expert(self) -> Expert:
+        return HouseholdExpert(self._engine, self._state)
+
+    def close(self) -> None:
+        if self._real is not None:
+            self._real.close()
+            self._real = None
+
+    def _load(self, index: int) -> Engine:
+        if self._files is not None:
+            return _official(self._files[index])
+        return _generated(self.split, index, self.rooms, self.task_types)
+
+    def _info(self, *, valid: bool) -> Info:
+        game = self._engine.game
+        won = self._real.won if self._real is not None else self._state.won
+        return Info(
+            task=game.task,
+            task_id=game.task_id,
+            task_type=game.goal.task_type.value,
+            won=won,
+            score=float(won),
+            admissible=self._real.admissible if self._real is not None else self._engine.admissible(self._state),
+            valid=valid,
+        )
+
+
+@lru_cache(ENGINES_KEPT)
+def _generated(split: str, index: int, rooms: RoomSize, task_types: tuple[TaskType, ...]) -> Engine:
+    return Engine(generate(split, index, rooms, task_types))
+
+
+@lru_cache(ENGINES_KEPT)
+def _official(path: Path) -> Engine:
+    return Engine(read_game(path))
+
+
+def _task_types(names: Sequence[str] | None) -> tuple[TaskType, ...]:
+    if names is None:
+        return tuple(TaskType)
+    known = [task_type.value for task_type in TaskType]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"task_types: unknown {name!r}; known are {', '.join(known)}")
+    return tuple(task_type for task_type in TaskType if task_type.value in names)
