@@ -22,7 +22,7 @@ class RecipeError(ValueError):
 class Section(BaseModel):
     """A part of a recipe: immutable, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class EnvironmentSection(Section):
@@ -45,6 +45,14 @@ class TinyModel(Section):
     intermediate_size: int = Field(384, ge=16)
     vocab_size: int = Field(1024, ge=300)
     max_positions: int = Field(2048, ge=128, description="tokens")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TinyModel:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size ({self.hidden_size}) must be a multiple of 2 * heads ({2 * self.heads})")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        return self
 
 
 class LoraSection(Section):
@@ -96,7 +104,7 @@ class RolloutSection(Section):
     temperature: float = Field(1.0, gt=0.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     max_turn_tokens: int = Field(64, ge=1, description="tokens the policy may write in one turn")
-    max_episode_tokens: int = Field(1536, ge=64, description="tokens of a whole episode, prompts included")
+    max_episode_tokens: int = Field(1536, ge=64, description="of a `merged` episode or a `per_turn` turn, all told")
     slots: int = Field(64, ge=1, description="episodes in the KV cache at once, per worker")
 
 
@@ -116,7 +124,7 @@ class CreditSection(Section):
     empg: Empg | None = Empg()
     drop_zero_variance: bool = Field(False, description="DAPO's dynamic sampling: groups without signal are left out")
     max_resample: int = Field(0, ge=0, description="extra rollout rounds that refill the groups left out")
-    overlong_penalty: float = Field(0.0, ge=0.0, description="taken off the reward when an episode hits its token limit")
+    overlong_penalty: float = Field(0.0, ge=0.0, description="taken off the reward at the token limit")
     invalid_penalty: float = Field(0.0, ge=0.0, description="process reward of a malformed turn is minus this")
 
 
@@ -182,7 +190,8 @@ class Recipe(Section):
         if self.rollout.groups % self.workers:
             raise ValueError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
         if self.rollout.group_size == 1 and self.credit.advantage != "reinforce":
-            raise ValueError(f"credit.advantage={self.credit.advantage} compares episodes: rollout.group_size must be > 1")
+            method = self.credit.advantage
+            raise ValueError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
         return self
 
 
@@ -197,6 +206,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not a text file in UTF-8") from None
     try:
         data = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -248,7 +259,10 @@ def _explain(error: Any) -> str:
         nearest = difflib.get_close_matches(path[-1], valid_keys(path[:-1]), n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; valid keys: {', '.join(valid_keys(path[:-1]))}"
         return f"unknown key {name!r}{hint}"
-    return f"{name}: {error['msg']} (got {error['input']!r:.80})" if path else error["msg"]
+    if error["type"] == "value_error":  # ours: values that do not go together
+        reason = str(error["ctx"]["error"])
+        return f"{name}: {reason}" if path else reason
+    return f"{name}: {error['msg']} (got {error['input']!r:.80})"
 
 
 def valid_keys(path: Sequence[str]) -> list[str]:

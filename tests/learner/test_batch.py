@@ -53,7 +53,7 @@ plays = st.lists(st.lists(st.tuples(ids, ids), min_size=1, max_size=4), max_size
 
 
 @given(plays=plays, history=st.sampled_from(["merged", "per_turn"]), budget=st.integers(8, 60), data=st.data())
-def test_passes_score_each_kept_token_once_and_nothing_else(plays, history, budget, data) -> None:  # noqa: ANN001
+def test_passes_score_each_kept_token_once_and_nothing_else(plays, history, budget, data) -> None:
     episodes = [episode(*(turn(p, a) for p, a in play)) for play in plays]
     batch = make_batch(episodes, history)
     keep = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(batch), max_size=len(batch))), dtype=torch.bool)

@@ -62,7 +62,9 @@ def test_a_slot_survives_its_turn_and_is_clean_when_reused(policy: Policy) -> No
 def test_a_groups_prompt_is_prefilled_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     widths = []
     hidden = Policy.hidden
-    monkeypatch.setattr(Policy, "hidden", lambda self, ids, *a, **k: widths.append(ids.shape) or hidden(self, ids, *a, **k))
+    monkeypatch.setattr(
+        Policy, "hidden", lambda self, ids, *a, **k: widths.append(ids.shape) or hidden(self, ids, *a, **k)
+    )
     decoder = Decoder(policy, 4, 64, Sampling())
     logits = decoder.prefill([0, 1, 2, 3], [PROMPTS[2], PROMPTS[2], PROMPTS[1], PROMPTS[2]])
     assert widths == [torch.Size([2, len(PROMPTS[2])])]
@@ -70,7 +72,9 @@ def test_a_groups_prompt_is_prefilled_once(policy: Policy, monkeypatch: pytest.M
     written = write(decoder, [0, 1, 2, 3], logits, 4, torch.Generator().manual_seed(3))
     monkeypatch.undo()
     for prompt, (ids, logprobs, _) in zip([PROMPTS[2], PROMPTS[2], PROMPTS[1], PROMPTS[2]], written, strict=True):
-        torch.testing.assert_close(torch.tensor(logprobs), score(policy, prompt + ids, len(prompt))[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(logprobs), score(policy, prompt + ids, len(prompt))[0], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_padding_may_reach_the_end_of_a_slot(policy: Policy) -> None:
@@ -111,6 +115,8 @@ def test_entropy_is_of_the_untruncated_distribution(policy: Policy) -> None:
 
 def test_sampling_follows_the_distribution(policy: Policy) -> None:
     logits = torch.tensor([[1.0, 0.0, -1.0]]).expand(20000, -1)
-    ids, _, _ = Decoder(policy, 1, 8, Sampling()).choose(logits, torch.rand(20000, generator=torch.Generator().manual_seed(0)))
+    ids, _, _ = Decoder(policy, 1, 8, Sampling()).choose(
+        logits, torch.rand(20000, generator=torch.Generator().manual_seed(0))
+    )
     shares = torch.bincount(torch.tensor(ids), minlength=3) / 20000
     torch.testing.assert_close(shares, torch.softmax(logits[0], -1), atol=0.015, rtol=0)

@@ -22,9 +22,13 @@ class ChatFormat:
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(f"tokenizer {tokenizer.name_or_path!r} has no chat template; use an instruction-tuned model")
+            name = tokenizer.name_or_path
+            raise ValueError(f"tokenizer {name!r} has no chat template; use an instruction-tuned model")
         self.tokenizer = tokenizer
-        self._special = sorted({str(token) for token in tokenizer.all_special_tokens}, key=len, reverse=True)
+        # Some tokenizers (Llama 3) name only a few of their control tokens; the rest are marked among the added ones.
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        special = {*map(str, tokenizer.all_special_tokens), *added}
+        self._special = sorted(special, key=lambda token: (-len(token), token))
         user, assistant = {"role": "user", "content": "u"}, {"role": "assistant", "content": _MARK}
         closed = self._render([user, assistant], False)
         tail = closed[closed.index(_MARK) + len(_MARK) :]
@@ -32,7 +36,8 @@ class ChatFormat:
         if not ids:
             raise ValueError(f"the chat template of {tokenizer.name_or_path!r} does not end an assistant message")
         self.end_of_turn = ids[0]
-        self.stop_ids = sorted({self.end_of_turn, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
+        end_of_sequence = tokenizer.eos_token_id
+        self.stop_ids = sorted({self.end_of_turn, self.end_of_turn if end_of_sequence is None else end_of_sequence})
         after_end = tail[len(tokenizer.decode([self.end_of_turn])) :]
         grown = self._render([user, assistant, {"role": "user", "content": _MARK + "2"}], True)
         before, after = grown[len(closed) :].split(_MARK + "2")
@@ -48,7 +53,8 @@ class ChatFormat:
     def later(self, text: str, *, closed: bool) -> list[int]:
         """Ids that follow the assistant's sampled ids: `text` from the user, then the assistant's opening.
 
-        `closed` says whether the assistant sampled its end-of-turn token; if not (it was cut), the token is put in here.
+        `closed` says whether the assistant sampled its end-of-turn token; if not (it was cut), the token is put in
+        here.
         """
         before, after = self._later
         ids = list(self._encode(before + self._safe(text) + after))

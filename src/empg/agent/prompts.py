@@ -28,7 +28,8 @@ class World:
 
 WORLDS = {
     "alfworld": World(
-        role="You control a household robot by text commands. Finish the task you are given in as few steps as you can.",
+        role="You control a household robot by text commands. "
+        "Finish the task you are given in as few steps as you can.",
         banner="-= Welcome to TextWorld, ALFRED! =-",
     ),
 }

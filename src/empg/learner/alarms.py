@@ -30,8 +30,9 @@ class Alarms:
         if entropy is not None and before is not None and entropy < 0.05 * before:
             alarms.append(f"entropy collapsed: {entropy:.4f} nats a step, {before:.4f} at the start")
         length, before = now.get("rollout/turn_tokens"), self.first.get("rollout/turn_tokens")
-        if length is not None and before is not None and length > min(2.0 * before, 0.9 * self.max_turn_tokens) > before:
-            alarms.append(f"turns grow: {length:.0f} tokens, {before:.0f} at the start, cut at {self.max_turn_tokens}")
+        limit = self.max_turn_tokens
+        if length is not None and before is not None and length > min(2.0 * before, 0.9 * limit) > before:
+            alarms.append(f"turns grow: {length:.0f} tokens, {before:.0f} at the start, cut at {limit}")
         valid, before = now.get("rollout/valid_actions"), self.first.get("rollout/valid_actions")
         if valid is not None and before is not None and valid < before - 0.1:
             alarms.append(f"valid actions fall: {valid:.0%}, {before:.0%} at the start")

@@ -1,4 +1,4 @@
-"""Episodes as token rows: which ids go through the model, which of them the policy wrote, and to which step they belong."""
+"""Episodes as token rows: which ids the model reads, which of them the policy wrote, to which step they belong."""
 
 from __future__ import annotations
 
@@ -54,8 +54,14 @@ def make_batch(episodes: Sequence[Episode], history: str) -> TokenBatch:
     total = int(sum(lengths))
     starts = np.repeat(np.cumsum(lengths, dtype=np.int64) - np.array(lengths, dtype=np.int64), lengths)
     columns = table[:, 1] + np.arange(total) - starts
-    flat = [torch.from_numpy(np.ascontiguousarray(a)) for a in (table[:, 0], columns, table[:, 2], table[:, 3])]
-    return TokenBatch(rows, *flat, torch.tensor(logprobs, dtype=torch.float32))
+    return TokenBatch(
+        rows,
+        row=torch.from_numpy(table[:, 0].copy()),
+        column=torch.from_numpy(columns),
+        step=torch.from_numpy(table[:, 2].copy()),
+        episode=torch.from_numpy(table[:, 3].copy()),
+        logprobs=torch.tensor(logprobs, dtype=torch.float32),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,8 @@ class Checkpoints:
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             reason = error.strerror or str(error)
-            raise CheckpointError(f"cannot write checkpoint {target}: {reason}; the previous one is untouched") from None
+            message = f"cannot write checkpoint {target}: {reason}; the previous one is untouched"
+            raise CheckpointError(message) from None
         for old in self.names()[: -self.keep]:
             shutil.rmtree(self.folder / old)
         return target

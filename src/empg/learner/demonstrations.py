@@ -25,20 +25,25 @@ class Demonstrated:
 def demonstrate(environment: TextEnvironment, task: int, noise: float, key: tuple[int, ...]) -> list[Demonstrated]:
     """Let the expert play a task.
 
-    With probability `noise` a turn's command is replaced by a random admissible one, so that the policy also learns
-    how to come back from its own mistakes. The same `key` gives the same play.
+    With probability `noise` a turn's command is replaced: by a random admissible one, or by one that could be given
+    earlier and cannot now. So the policy learns to come back from its own mistakes, and what "nothing happened" means
+    for what it holds. The same `key` gives the same play.
     """
     dice = random.Random(repr(key))
     observation, info = environment.reset(options={"task": task})
     expert = environment.expert()
     turns = []
+    known: dict[str, None] = {}  # every command that was admissible so far, in order
     while True:
         decision = expert.act(observation, info)
         action = decision["action"]
-        admissible = info.get("admissible")
+        admissible = info.get("admissible") or []
+        known.update(dict.fromkeys(admissible))
         slip = bool(admissible) and dice.random() < noise
-        if slip and admissible:
-            action = dice.choice(admissible)
+        if slip:
+            now = set(admissible)
+            stale = [command for command in known if command not in now]
+            action = dice.choice(stale if stale and dice.random() < 0.5 else admissible)
         turns.append(Demonstrated(observation, info, decision["thought"], action, slip))
         observation, _, terminated, truncated, info = environment.step(action)
         if terminated or truncated:
@@ -60,7 +65,8 @@ def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Epi
             break
         dialogue.wrote(action_ids, turn.action)
         nothing = [0.0] * len(action_ids)
-        episode.turns.append(Turn(turn.observation, prompt.ids, action_ids, nothing, nothing, turn.thought, turn.action))
+        spoken = (turn.thought, turn.action)
+        episode.turns.append(Turn(turn.observation, prompt.ids, action_ids, nothing, nothing, *spoken))
         imitate.append(not turn.slip)
     return episode, imitate
 

@@ -21,7 +21,7 @@ from empg.recipe import OptimizerSection, Recipe
 class UpdateStats:
     """What an update did, over all workers."""
 
-    loss: dict[str, float]  # means per token, see `LossStats.means`
+    loss: dict[str, float]  # means per token, see `LossStats.means`; `loss` itself is the mean over optimizer steps
     grad_norm: float  # of the last optimizer step, before clipping
     mismatch: float  # mean |log-prob when trained - log-prob when sampled| before the first step, nats
     lr: float
@@ -53,7 +53,12 @@ class Update:
     """Updates a policy in place; holds what stays the same from one iteration to the next."""
 
     def __init__(
-        self, policy: Policy, optimizer: torch.optim.Optimizer, recipe: Recipe, workers: Workers, reference: Policy | None
+        self,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        recipe: Recipe,
+        workers: Workers,
+        reference: Policy | None,
     ) -> None:
         self.policy, self.optimizer, self.recipe, self.workers = policy, optimizer, recipe, workers
         self.reference = reference
@@ -69,10 +74,11 @@ class Update:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         old = assigned.batch.logprobs
-        mismatch_sum = 0.0
+        mismatch_sum, mismatch_tokens = 0.0, 0
         if section.old_logprobs == "recomputed":
             old = self._recompute(assigned)
             mismatch_sum = float((old - assigned.batch.logprobs)[assigned.keep].abs().sum())
+            mismatch_tokens = int(assigned.keep.sum())
         stats: LossStats | None = None
         grad_norm, steps, skipped = 0.0, 0, 0
         for epoch in range(section.epochs):
@@ -85,6 +91,7 @@ class Update:
                     loss.backward()
                     if steps + skipped == 0 and section.old_logprobs == "sampled":
                         mismatch_sum += difference
+                        mismatch_tokens += len(micro.tokens)
                     stats = micro_stats if stats is None else stats + micro_stats
                 self.workers.average_gradients(self.policy.parameters)
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, section.max_grad_norm)
@@ -96,8 +103,9 @@ class Update:
                     skipped += 1
                 self.optimizer.zero_grad(set_to_none=True)
         means = self._global_means(stats)
+        means["loss"] /= max(1, steps + skipped)
         tokens = int(self.workers.total(int(assigned.keep.sum())))
-        mismatch = self.workers.total(mismatch_sum) / max(1, tokens)
+        mismatch = self.workers.total(mismatch_sum) / max(1.0, self.workers.total(mismatch_tokens))
         return UpdateStats(means, grad_norm, mismatch, lr, skipped, tokens)
 
     def _loss(

@@ -45,14 +45,11 @@ def warm_start(
         for group in optimizer.param_groups:
             group["lr"] = rate
         first = (step * workers.size + workers.rank) * per_step
-        plays = [
-            as_episode(
-                demonstrate(environment, index % environment.num_tasks, section.noise, (recipe.seed, DEMONSTRATION_KEY, index)),
-                agent,
-                recipe.rollout.max_episode_tokens,
-            )
-            for index in range(first, first + per_step)
-        ]
+        plays = []
+        for index in range(first, first + per_step):
+            key = (recipe.seed, DEMONSTRATION_KEY, index)
+            turns = demonstrate(environment, index % environment.num_tasks, section.noise, key)
+            plays.append(as_episode(turns, agent, recipe.rollout.max_episode_tokens))
         batch = make_batch([episode for episode, _ in plays], recipe.agent.history)
         imitate = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)))
         keep = imitate[batch.step]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -71,7 +73,11 @@ class Workers:
 
 @contextlib.contextmanager
 def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterator[Workers]:
-    """Start `size - 1` children that run `target(workers, *args)`, and yield worker 0's own `Workers`."""
+    """Start `size - 1` children that run `target(workers, *args)`, and yield worker 0's own `Workers`.
+
+    Raises:
+        RuntimeError: another worker ended before its time.
+    """
     torch.set_num_threads(max(1, torch.get_num_threads() if size == 1 else 1))
     if size == 1:
         yield Workers()
@@ -79,20 +85,29 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="empg-") as folder:
         store = os.path.join(folder, "rendezvous")
+        # Not daemons: a daemon may have no children, and a worker may step its worlds in processes.
         children = [
-            context.Process(target=_child, args=(rank, size, store, target, args), daemon=True)
-            for rank in range(1, size)
+            context.Process(target=_child, args=(rank, size, store, target, args)) for rank in range(1, size)
         ]
-        for child in children:
-            child.start()
         try:
+            for child in children:
+                child.start()
             _join(0, size, store)
             yield Workers(0, size)
             for child in children:
                 child.join()
+        except RuntimeError as error:  # a collective fails when another worker is gone
+            for rank, child in enumerate(children, start=1):
+                child.join(timeout=2)
+                if child.exitcode:
+                    message = f"worker {rank} ended with exit code {child.exitcode}; what it said is above"
+                    raise RuntimeError(message) from error
+            raise
         finally:
             for child in children:
-                child.kill()
+                if child.pid is not None:
+                    child.kill()
+                    child.join()
             if dist.is_initialized():
                 dist.destroy_process_group()
 
@@ -102,12 +117,16 @@ def _child(rank: int, size: int, store: str, target: Callable[..., None], args: 
     _join(rank, size, store)
     try:
         target(Workers(rank, size), *args)
+    except Exception:
+        traceback.print_exc()  # now: worker 0 ends this process as soon as the connection closes
+        sys.exit(1)
     finally:
         dist.destroy_process_group()
 
 
 def _join(rank: int, size: int, store: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all workers are on this machine
+    # All workers are on this machine.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=30)
     )

@@ -18,7 +18,7 @@ class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer, (slots, length, kv_heads, head_dim), allocated at the first forward."""
 
     def __init__(self, owner: SlotCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.owner = owner
         self.keys: Tensor
         self.values: Tensor
@@ -88,5 +88,6 @@ class SlotCache(Cache):
     def copy_slot(self, source: int, targets: Tensor, length: int) -> None:
         """Give `targets` the first `length` tokens of slot `source` (a group's shared prompt)."""
         for layer in self.layers:
+            assert isinstance(layer, SlotLayer)
             layer.keys[targets, :length] = layer.keys[source, :length].clone()
             layer.values[targets, :length] = layer.values[source, :length].clone()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -87,7 +88,8 @@ class Policy:
         missing, unexpected = self.model.load_state_dict(state, strict=False)
         tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
         if unexpected or set(missing) - tied:
-            raise ValueError(f"{folder}: weights do not fit the model (missing {missing[:3]}, unexpected {unexpected[:3]})")
+            differing = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
+            raise ValueError(f"{folder}: weights do not fit the model ({differing})")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -118,13 +120,16 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"policy.model={section.model}: {' '.join(str(error).split())[:300]}") from None
     model.to(device=device, dtype=getattr(torch, section.dtype)).eval()
     model.set_attn_implementation(attention.NAME if device.type == "cpu" else "sdpa")
     adapter = None
     if section.lora is not None:
-        from peft import LoraConfig, get_peft_model
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError:
+            raise ValueError("policy.lora needs peft: pip install 'empg[lora]'") from None
 
         lora = LoraConfig(r=section.lora.r, lora_alpha=section.lora.alpha, target_modules=section.lora.target_modules)
         adapter = get_peft_model(model, lora)
@@ -148,4 +153,4 @@ def _check_split(policy: Policy) -> None:
     whole = policy.model(input_ids=ids).logits
     if not torch.allclose(whole, policy.logits(policy.hidden(ids)), atol=1e-3, rtol=1e-3):
         kind = type(policy.model).__name__
-        raise ValueError(f"{kind} post-processes its logits (a soft cap or a scale), which this trainer does not support")
+        raise ValueError(f"{kind} post-processes its logits (a soft cap or a scale); this trainer does not support it")

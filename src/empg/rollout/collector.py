@@ -42,8 +42,7 @@ class _Lane:
     dialogue: Dialogue
     info: Info
     observation: str
-    uniforms: np.ndarray
-    used: int = 0  # random numbers spent, one per sampled token
+    dice: np.random.Generator  # gives one number per sampled token
     context: int = 0  # tokens in the slot
     prompt: Prompt | None = None  # waits to be read
     read: list[int] = field(default_factory=list)  # the prompt of the turn being written
@@ -100,12 +99,11 @@ class Collector:
                 continue
             info = outcome.info
             episode.task_id, episode.task_type, episode.task = info["task_id"], info["task_type"], info["task"]
-            uniforms = np.random.Generator(np.random.Philox(np.random.SeedSequence(request.key))).random(
-                self.max_episode_tokens
-            )
-            lane = _Lane(request, episode, self.agent.dialogue(), info, outcome.observation, uniforms)
-            self._lanes[slot] = lane
-            if not self._next_prompt(slot, lane):
+            dice = np.random.Generator(np.random.Philox(np.random.SeedSequence(request.key)))
+            lane = _Lane(request, episode, self.agent.dialogue(), info, outcome.observation, dice)
+            if self._next_prompt(lane):
+                self._lanes[slot] = lane
+            else:
                 ended.append((slot, episode))
         return ended
 
@@ -139,10 +137,10 @@ class Collector:
     def _take(self, slots: list[int], logits: torch.Tensor) -> list[tuple[int, Episode]]:
         """Sample one id in every slot, and step the worlds of those whose turn is complete."""
         lanes = [self._lanes[slot] for slot in slots]
-        uniforms = torch.tensor([lane.uniforms[lane.used] for lane in lanes])
+        uniforms = torch.tensor([lane.dice.random() for lane in lanes], dtype=torch.float64)
+        chosen = self.decoder.choose(logits, uniforms)
         complete = []
-        for slot, lane, token, logprob, entropy in zip(slots, lanes, *self.decoder.choose(logits, uniforms), strict=True):
-            lane.used += 1
+        for slot, lane, token, logprob, entropy in zip(slots, lanes, *chosen, strict=True):
             lane.context += 1
             lane.sampled.ids.append(token)
             lane.sampled.logprobs.append(logprob)
@@ -169,10 +167,10 @@ class Collector:
         return [
             (slot, lane.episode)
             for (slot, lane), turn, outcome in zip(complete, turns, outcomes, strict=True)
-            if self._settle(slot, lane, turn, outcome)
+            if self._settle(lane, turn, outcome)
         ]
 
-    def _settle(self, slot: int, lane: _Lane, turn: Turn, outcome: Outcome) -> bool:
+    def _settle(self, lane: _Lane, turn: Turn, outcome: Outcome) -> bool:
         """Write down what the world answered; True when the episode is over."""
         episode = lane.episode
         if outcome.error is not None or outcome.info is None:
@@ -192,10 +190,10 @@ class Collector:
         elif lane.invalid_in_a_row >= self.agent.section.max_invalid_turns:
             episode.end = EndReason.INVALID
         else:
-            return not self._next_prompt(slot, lane)
+            return not self._next_prompt(lane)
         return True
 
-    def _next_prompt(self, slot: int, lane: _Lane) -> bool:
+    def _next_prompt(self, lane: _Lane) -> bool:
         """Make the next prompt wait; False (and the episode ends) when it and one more token do not fit."""
         prompt = lane.dialogue.read(lane.observation, lane.info)
         if (0 if prompt.fresh else lane.context) + len(prompt.ids) >= self.max_episode_tokens:

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from empg.environments.alfworld.pddl import parse_problem, problem_text
+from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.world import Game, TaskType
 
 GAME_FILE = "game.tw-pddl"
 TRAJECTORY_FILE = "traj_data.json"
 SPLITS = ("train", "valid_seen", "valid_unseen")
 MAX_FILE_BYTES = 32_000_000
+_LONGEST_ERROR = 300  # an error quotes the file, and a file may hold anything
 
-_SENTENCE = re.compile(r"Your task is to: ([^\"\\]{1,500})\.\"")
+_SENTENCE = re.compile(r"Your task is to: ([^\"\\\n]{1,500})\.\"")
 _PLACEHOLDER = "UNKNOWN GOAL"
 _MOVE_TEMPLATE = "move {o} to {r}"  # alfworld before 0.4 said "put {o} in/on {r}"
 
@@ -91,8 +93,9 @@ def read_game(path: str | os.PathLike[str]) -> Game:
         walkthrough = data.get("walkthrough")
         if isinstance(walkthrough, list) and all(isinstance(command, str) for command in walkthrough):
             game = replace(game, walkthrough=tuple(walkthrough))
+        Engine(game)  # a game that makes no sense is refused here, where the name of its file is known
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {str(error)[:_LONGEST_ERROR]}") from error
     return game
 
 
@@ -164,7 +167,7 @@ def find_games(
     tree = root / "json_2.1.1" if (root / "json_2.1.1").is_dir() else root
     if not (tree / split).is_dir():
         raise FileNotFoundError(f"{tree / split}: no such folder; alfworld-download makes it (see docs/alfworld.md)")
-    wanted = {TaskType(task_type).value for task_type in task_types}
+    wanted = [TaskType(task_type).value for task_type in task_types]
     games = []
     trajectories = ((path.relative_to(tree).as_posix(), path) for path in (tree / split).rglob(TRAJECTORY_FILE))
     for relative, trajectory in sorted(trajectories):

@@ -25,7 +25,7 @@ class Engine:
     """The rules of one game.
 
     Raises:
-        ValueError: if two things have the same id or name, or an item lies in a receptacle that does not exist.
+        ValueError: if two things have the same id or name, or an item lies in or contains what does not exist.
     """
 
     def __init__(self, game: Game) -> None:
@@ -57,6 +57,9 @@ class Engine:
             for home in (item.home, *item.also_in):
                 if home is not None and home not in self.receptacles:
                     raise ValueError(f"{game.task_id}: item {item.id} lies in {home}, which is not a receptacle")
+            for inner in item.contains:
+                if inner not in self.items:
+                    raise ValueError(f"{game.task_id}: item {item.id} contains {inner}, which is not an item")
 
     def _can_become(self, item: Item) -> bool:
         """Whether an item has the affordance which the goal of its task asks for."""

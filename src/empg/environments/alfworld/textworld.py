@@ -8,10 +8,11 @@ every command it lists. `memoise` remembers both; what the engine says does not 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from empg.environments.alfworld.gamefile import Logic, game_data
@@ -23,7 +24,6 @@ REMEDY = "the textworld backend is not installed: pip install 'empg[textworld]'"
 _PROBLEMS_REMEMBERED = 32
 _PHRASES_REMEMBERED = 4096
 
-
 # Engines that no game uses now. They are kept because unloading one's planner library crashes the process at exit.
 _idle: list[Any] = []
 
@@ -31,7 +31,8 @@ _idle: list[Any] = []
 class RealGame:
     """One game on the real engine.
 
-    `observation`, `admissible` (sorted) and `won` describe the present state; `reset` must come first.
+    `observation`, `admissible` (sorted), `won`, `score` and `done` describe the present state, as the engine says;
+    `reset` must come first.
 
     Raises:
         ModuleNotFoundError: if the engine is not installed.
@@ -40,6 +41,8 @@ class RealGame:
     observation: str
     admissible: list[str]
     won: bool
+    score: float
+    done: bool
 
     def __init__(self, game: Game, logic: Logic | None = None) -> None:
         data = game_data(game, logic or _installed_logic())
@@ -51,11 +54,12 @@ class RealGame:
         """Begins the game anew."""
         with _arguments_kept():
             self._read(self._engine.reset())
+        self.score, self.done = 0.0, False
 
     def step(self, command: str) -> bool:
         """Sends a command, and returns whether the engine could obey it."""
         obeyed = command.strip() in self.admissible
-        state, _, _ = self._engine.step(command)
+        state, self.score, self.done = self._engine.step(command)
         self._read(state)
         return obeyed
 
@@ -86,14 +90,14 @@ def _installed_logic() -> Logic:
     return Logic.installed()
 
 
-class _arguments_kept:  # noqa: N801
+@contextlib.contextmanager
+def _arguments_kept() -> Iterator[None]:
     """The translator overwrites `sys.argv`; this puts it back."""
-
-    def __enter__(self) -> None:
-        self._arguments = sys.argv
-
-    def __exit__(self, *_: object) -> None:
-        sys.argv = self._arguments
+    arguments = sys.argv
+    try:
+        yield
+    finally:
+        sys.argv = arguments
 
 
 @functools.cache

@@ -1,0 +1,61 @@
+# Everything happens in .venv; a second `make` of the same thing does only what is missing.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# Work is spread over processes, one thread each.
+OMP_NUM_THREADS ?= 1
+TOKENIZERS_PARALLELISM ?= false
+export OMP_NUM_THREADS TOKENIZERS_PARALLELISM
+
+# On Linux this brings CUDA. Without a GPU, a tenth of the download does:
+#   make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH          ?= torch==2.13.0
+# The real ALFWorld engine. Its two packages ask for far more than the text games need, so they come without their
+# dependencies, and those that are needed by name.
+TEXTWORLD      := alfworld==0.4.2 textworld==1.7.0
+TEXTWORLD_DEPS := networkx tatsu==5.8.3 more_itertools prompt_toolkit hashids mementos tqdm pyyaml termcolor \
+                  jericho gymnasium requests cffi fast-downward-textworld
+
+.PHONY: help setup demo starter test lint bench textworld clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.installed  ## a virtual environment with this package in it
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "$(PYTHON) is older than 3.10; name another: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "$(PYTHON) cannot make a virtual environment (Debian: apt install python3-venv)"; rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+textworld: $(VENV)/.textworld  ## the real ALFWorld engine, for the parity test and backend: textworld
+
+$(VENV)/.textworld: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps $(TEXTWORLD)
+	$(BIN)/python -m pip install --quiet $(TEXTWORLD_DEPS)
+	@touch $@
+
+demo: setup  ## the main job: an agent learns household tasks, in about 12 minutes on 2 cores
+	$(BIN)/empg train recipes/demo.yaml --run runs/demo --force
+
+starter: setup  ## make the starter checkpoint's run anew, in about 15 minutes
+	$(BIN)/empg train recipes/starter.yaml --run runs/starter --force
+
+test: textworld  ## every test, fast and slow
+	$(BIN)/python -m pytest -n 2
+
+lint: setup  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: textworld  ## our ALFWorld engine against the real one
+	$(BIN)/python -m benchmarks.alfworld
+
+clean:  ## remove the virtual environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

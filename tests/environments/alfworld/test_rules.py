@@ -1,0 +1,602 @@
+"""The rules of the game, command by command, on rooms written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rooms import KITCHEN_GOALS, bedroom, build, kitchen, oddities, place, thing
+
+from empg.environments.alfworld.generator import generate
+from empg.environments.alfworld.rules import Engine
+from empg.environments.alfworld.world import Goal, TaskType
+
+NOTHING = "Nothing happens."
+
+
+# ---- the beginning --------------------------------------------------------------------------------------------------
+
+
+def test_the_opening_lists_the_room_and_the_task():
+    engine = Engine(kitchen())
+    assert engine.opening(engine.start()) == (
+        "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see "
+        "a cabinet 2, a cabinet 1, a countertop 1, a fridge 1, a microwave 1, and a sinkbasin 1."
+        "\n\nYour task is to: put a hot mug in cabinet."
+    )
+
+
+def test_an_opening_at_a_receptacle_faces_it():
+    engine = Engine(oddities())
+    assert engine.opening(engine.start()).split("\n\n")[1] == (
+        "You are facing the countertop 1. Next to it, you see nothing."
+    )
+
+
+def test_commands_in_the_middle_of_the_room():
+    engine = Engine(kitchen())
+    assert engine.admissible(engine.start()) == [
+        "go to cabinet 1",
+        "go to cabinet 2",
+        "go to countertop 1",
+        "go to fridge 1",
+        "go to microwave 1",
+        "go to sinkbasin 1",
+        "help",
+        "inventory",
+        "look",
+    ]
+
+
+# ---- go, look, examine, inventory, help -----------------------------------------------------------------------------
+
+
+def test_going_somewhere_shows_what_is_there(play):
+    _, _, said = play(
+        kitchen(), "go to countertop 1", "go to fridge 1", "go to sinkbasin 1", "open fridge 1", "go to fridge 1"
+    )
+    assert said == [
+        "You arrive at countertop 1. On the countertop 1, you see a knife 1, and a mug 1.",
+        "You arrive at fridge 1. The fridge 1 is closed.",
+        "You arrive at sinkbasin 1. On the sinkbasin 1, you see a mug 2.",
+        NOTHING,  # the fridge is out of reach
+        "You arrive at fridge 1. The fridge 1 is closed.",
+    ]
+
+
+@pytest.mark.parametrize("command", ["go to fridge 1", "go to fridge 2", "go to", "go fridge 1", "go to mug 1", "go"])
+def test_one_goes_only_to_another_receptacle(play, command: str):
+    engine, state, said = play(kitchen(), "go to fridge 1", command)
+    assert said[1] == NOTHING
+    assert command not in engine.admissible(state)
+
+
+def test_look_in_the_middle_of_the_room_sees_nothing(play):
+    assert play(kitchen(), "look")[2] == ["You are in the middle of a room. Looking quickly around you, you see nothing."]
+
+
+def test_look_at_a_receptacle_does_not_tell_what_is_in_it(play):
+    assert play(kitchen(), "go to countertop 1", "look")[2][1] == (
+        "You are facing the countertop 1. Next to it, you see nothing."
+    )
+
+
+def test_look_names_every_receptacle_that_shares_the_place(play):
+    assert play(bedroom(), "go to desk 1", "look")[2] == [
+        "You arrive at desk 1. On the desk 1, you see a desklamp 1.",
+        "You are facing the desk 1, and drawer 1. Next to it, you see nothing.",
+    ]
+
+
+def test_what_moved_between_two_receptacles_of_one_place_lies_next_to_the_first(play):
+    _, _, said = play(bedroom(), "go to desk 1", "take pencil 1 from drawer 1", "move pencil 1 to desk 1", "look")
+    assert said[-1] == "You are facing the desk 1, and drawer 1. Next to it, you see a pencil 1."
+
+
+def test_receptacles_that_share_a_place_are_used_without_going(play):
+    engine, state, _ = play(bedroom(), "go to desk 1")
+    assert engine.admissible(state) == [
+        "close drawer 1",
+        "examine desk 1",
+        "examine drawer 1",
+        "go to shelf 1",
+        "help",
+        "inventory",
+        "look",
+        "take pencil 1 from drawer 1",
+        "use desklamp 1",
+    ]
+
+
+def test_examine_a_receptacle(play):
+    assert play(kitchen(), "go to countertop 1", "examine countertop 1", "examine fridge 1")[2][1:] == [
+        "On the countertop 1, you see a knife 1, and a mug 1.",
+        NOTHING,
+    ]
+
+
+def test_a_thing_is_examined_only_in_hand(play):
+    _, _, said = play(
+        kitchen(), "go to countertop 1", "examine mug 1", "take mug 1 from countertop 1", "examine mug 1"
+    )
+    assert said[1] == NOTHING
+    assert said[3] == "There's nothing special about mug 1."
+
+
+def test_examine_tells_the_state_of_a_thing(play):
+    _, _, said = play(
+        kitchen(),
+        *("go to sinkbasin 1", "take mug 2 from sinkbasin 1", "clean mug 2 with sinkbasin 1", "examine mug 2"),
+        *("go to microwave 1", "heat mug 2 with microwave 1", "examine mug 2"),
+        *("go to fridge 1", "cool mug 2 with fridge 1", "examine mug 2"),
+    )
+    assert [said[3], said[6], said[9]] == [
+        "This is a clean mug 2.",
+        "This is a hot and clean mug 2.",
+        "This is a cool and clean mug 2.",
+    ]
+
+
+def test_inventory(play):
+    assert play(kitchen(), "inventory", "go to sinkbasin 1", "take mug 2 from sinkbasin 1", "inventory")[2][::3] == [
+        "You are not carrying anything.",
+        "You are carrying: a mug 2.",
+    ]
+
+
+def test_help_lists_the_verbs(play):
+    said = play(kitchen(), "help")[2][0]
+    assert said.startswith("Available commands:\n  look:                             look around your current location\n")
+    assert "  move (object) to (receptacle):  place an object in or on a receptacle\n" in said
+    assert said.endswith("  slice (object) with (object):     slice an object using a sharp object\n")
+
+
+# ---- open, close, take, move ----------------------------------------------------------------------------------------
+
+
+def test_open_and_close(play):
+    engine, state, said = play(
+        kitchen(), "go to fridge 1", "open fridge 1", "open fridge 1", "close fridge 1", "close fridge 1"
+    )
+    assert said[1:] == [
+        "You open the fridge 1. The fridge 1 is open. In it, you see a egg 1.",
+        NOTHING,
+        "You close the fridge 1.",
+        NOTHING,
+    ]
+    assert "open fridge 1" in engine.admissible(state)
+    assert "close fridge 1" not in engine.admissible(state)
+
+
+def test_an_open_receptacle_may_be_empty(play):
+    assert play(kitchen(), "go to microwave 1", "open microwave 1")[2][1] == (
+        "You open the microwave 1. The microwave 1 is open. In it, you see nothing."
+    )
+
+
+def test_what_cannot_be_opened_is_neither_opened_nor_closed(play):
+    _, _, said = play(kitchen(), "go to countertop 1", "open countertop 1", "close countertop 1")
+    assert said[1:] == [NOTHING, NOTHING]
+
+
+def test_a_receptacle_stays_open(play):
+    assert play(kitchen(), "go to fridge 1", "open fridge 1", "go to microwave 1", "go to fridge 1")[2][3] == (
+        "You arrive at fridge 1. The fridge 1 is open. In it, you see a egg 1."
+    )
+
+
+def test_take(play):
+    engine, state, said = play(
+        kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "examine countertop 1"
+    )
+    assert said[1:] == ["You pick up the mug 1 from the countertop 1.", "On the countertop 1, you see a knife 1."]
+    assert state.holding == "Mug_bar_2"  # mug 1: the last id of its kind has the lowest number
+    assert not any(command.startswith("take") for command in engine.admissible(state))  # one hand
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "take egg 1 from fridge 1",  # closed
+        "take mug 1 from countertop 1",  # elsewhere
+        "take mug 1 from fridge 1",  # not in it
+        "take fridge 1 from fridge 1",
+        "take egg 1",
+        "take",
+    ],
+)
+def test_what_cannot_be_taken(play, command: str):
+    assert play(kitchen(), "go to fridge 1", command)[2][1] == NOTHING
+
+
+def test_two_things_cannot_be_held(play):
+    _, _, said = play(
+        kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "take knife 1 from countertop 1"
+    )
+    assert said[2] == NOTHING
+
+
+def test_a_lamp_cannot_be_taken(play):
+    assert play(bedroom(), "go to desk 1", "take desklamp 1 from desk 1")[2][1] == NOTHING
+
+
+def test_move(play):
+    engine, state, said = play(
+        kitchen(),
+        *("go to countertop 1", "take knife 1 from countertop 1", "go to sinkbasin 1", "move knife 1 to sinkbasin 1"),
+        "examine sinkbasin 1",
+    )
+    assert said[3:] == ["You move the knife 1 to the sinkbasin 1.", "On the sinkbasin 1, you see a knife 1, and a mug 2."]
+    assert state.holding is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "move mug 1 to cabinet 1",  # closed
+        "move mug 1 to countertop 1",  # elsewhere
+        "move mug 2 to cabinet 1",  # not in hand
+        "move mug 1 to mug 2",
+        "put mug 1 in/on cabinet 1",  # the grammar of old versions
+        "move mug 1",
+    ],
+)
+def test_where_a_thing_cannot_be_put(play, command: str):
+    _, _, said = play(
+        kitchen(TaskType.PICK), "go to countertop 1", "take mug 1 from countertop 1", "go to cabinet 1", command
+    )
+    assert said[3] == NOTHING
+
+
+def test_a_receptacle_accepts_only_what_fits(play):
+    engine, state, said = play(
+        kitchen(),
+        *("go to countertop 1", "take knife 1 from countertop 1", "go to cabinet 1", "open cabinet 1"),
+        "move knife 1 to cabinet 1",
+    )
+    assert said[4] == NOTHING
+    assert "move knife 1 to cabinet 1" not in engine.admissible(state)
+
+
+def test_a_receptacle_is_never_full():
+    mugs = [thing("Mug", number, "Shelf_bar_1") for number in range(30)]
+    goal = Goal(TaskType.PICK, "Mug", "CoffeeMachine")
+    game = build(goal, "put a mug in it", [place("Shelf", 1), place("Bed", 2)], mugs, {"Bed": {"Mug"}})
+    engine = Engine(game)
+    state = engine.start()
+    for item in engine.items.values():
+        for command in ("go to shelf 1", f"take {item.name} from shelf 1", "go to bed 1", f"move {item.name} to bed 1"):
+            assert engine.step(state, command)[1]
+    assert len(state.inside["Bed_bar_2"]) == 30
+
+
+# ---- clean, heat, cool, use, slice ----------------------------------------------------------------------------------
+
+
+def test_heat_and_cool_undo_each_other_and_need_no_open_door(play):
+    engine, state, said = play(
+        kitchen(),
+        *("go to sinkbasin 1", "take mug 2 from sinkbasin 1", "clean mug 2 with sinkbasin 1"),
+        *("go to microwave 1", "heat mug 2 with microwave 1"),
+    )
+    mug = state.holding
+    assert said[2] == "You clean the mug 2 using the sinkbasin 1."
+    assert said[4] == "You heat the mug 2 using the microwave 1."
+    assert mug in state.clean
+    assert mug in state.hot
+    assert mug not in state.cool
+    assert engine.step(state, "go to fridge 1")[0] == "You arrive at fridge 1. The fridge 1 is closed."
+    assert engine.step(state, "cool mug 2 with fridge 1") == ("You cool the mug 2 using the fridge 1.", True)
+    assert mug in state.cool
+    assert mug not in state.hot
+    assert mug in state.clean
+    assert state.holding == mug
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "heat knife 1 with microwave 1",  # does not heat
+        "heat mug 1 with microwave 1",  # not in hand
+        "clean knife 1 with microwave 1",
+        "heat knife 1",
+        "heat knife 1 with fridge 1",
+    ],
+)
+def test_what_a_microwave_does_not_do(play, command: str):
+    assert play(
+        kitchen(), "go to countertop 1", "take knife 1 from countertop 1", "go to microwave 1", command
+    )[2][3] == NOTHING
+
+
+def test_commands_with_a_mug_at_the_open_fridge(play):
+    engine, state, _ = play(
+        kitchen(), "go to sinkbasin 1", "take mug 2 from sinkbasin 1", "go to fridge 1", "open fridge 1"
+    )
+    assert engine.admissible(state) == [
+        "close fridge 1",
+        "cool mug 2 with fridge 1",
+        "examine fridge 1",
+        "examine mug 2",
+        "go to cabinet 1",
+        "go to cabinet 2",
+        "go to countertop 1",
+        "go to microwave 1",
+        "go to sinkbasin 1",
+        "help",
+        "inventory",
+        "look",
+        "move mug 2 to fridge 1",
+    ]
+
+
+def test_use_turns_on_for_good(play):
+    _, state, said = play(bedroom(), "use desklamp 1", "go to desk 1", "use desklamp 1", "use desklamp 1")
+    assert said == [
+        NOTHING,
+        "You arrive at desk 1. On the desk 1, you see a desklamp 1.",
+        "You turn on the desklamp 1.",
+        "You turn on the desklamp 1.",
+    ]
+    assert state.lit == {"DeskLamp_bar_1"}
+
+
+def test_slice(play):
+    engine, state, said = play(
+        oddities(),
+        *("slice apple 1 with butterknife 1", "take butterknife 1 from countertop 1"),
+        *("slice bread 1 with butterknife 1", "slice plate 1 with butterknife 1", "slice apple 1 with butterknife 1"),
+    )
+    assert said == [
+        NOTHING,  # no knife in hand
+        "You pick up the butterknife 1 from the countertop 1.",
+        NOTHING,  # the bread is not sliceable, and elsewhere
+        NOTHING,
+        "You sliced the apple 1 with the butterknife 1.",
+    ]
+    assert "Apple_bar_1" in state.sliced
+    assert "slice apple 1 with butterknife 1" in engine.admissible(state)  # again and again
+
+
+# ---- what only official games have ----------------------------------------------------------------------------------
+
+
+def test_a_container_shows_what_it_holds(play):
+    assert play(oddities(), "take bowl 1 from countertop 1", "examine bowl 1")[2][1] == (
+        "This is a normal bowl 1. In it, you see a apple 1."
+    )
+
+
+def test_a_toggled_thing_in_hand_is_on(play):
+    _, _, said = play(
+        oddities(),
+        *("go to sidetable 1", "take candle 1 from sidetable 1", "examine candle 1", "use candle 1"),
+        *("go to countertop 1", "move candle 1 to countertop 1", "use candle 1"),
+        *("take candle 1 from countertop 1", "examine candle 1"),
+    )
+    assert said[2:4] == ["There's nothing special about candle 1.", NOTHING]  # a lamp in hand is not used
+    assert said[8] == "This candle 1 is on."
+
+
+def test_things_may_begin_sliced_and_clean(play):
+    assert play(oddities(), "go to sidetable 1", "take bread 1 from sidetable 1", "examine bread 1")[2][2] == (
+        "This is a clean sliced bread 1."
+    )
+
+
+def test_a_thing_may_lie_in_two_receptacles(play):
+    _, state, said = play(
+        oddities(), "take plate 1 from countertop 1", "go to sidetable 1", "examine sidetable 1"
+    )
+    assert "plate 1" in said[2]
+    assert state.inside["CounterTop_bar_1"].count("Plate_bar_1") == 0
+
+
+def test_a_thing_on_the_floor_is_out_of_reach():
+    engine = Engine(oddities())
+    assert not any("book" in command for command in engine.admissible(engine.start()))
+
+
+# ---- what ends the episode ------------------------------------------------------------------------------------------
+
+WINS = {
+    TaskType.PICK: [],
+    TaskType.CLEAN: ["go to sinkbasin 1", "clean mug 1 with sinkbasin 1"],
+    TaskType.HEAT: ["go to microwave 1", "heat mug 1 with microwave 1"],
+    TaskType.COOL: ["go to fridge 1", "cool mug 1 with fridge 1"],
+}
+TAKE = ["go to countertop 1", "take mug 1 from countertop 1"]
+PUT = ["go to cabinet 1", "open cabinet 1", "move mug 1 to cabinet 1"]
+
+
+def _won_after_each(game, commands: list[str]) -> list[bool]:
+    engine = Engine(game)
+    state = engine.start()
+    won = []
+    for command in commands:
+        assert engine.step(state, command)[1], command
+        won.append(state.won)
+    return won
+
+
+@pytest.mark.parametrize("task_type", list(WINS))
+def test_a_mug_that_is_ready_wins_when_it_is_put_in_place(task_type: TaskType):
+    won = _won_after_each(kitchen(task_type), [*TAKE, *WINS[task_type], *PUT])
+    assert won == [False] * (len(won) - 1) + [True]
+
+
+@pytest.mark.parametrize("task_type", [TaskType.CLEAN, TaskType.HEAT, TaskType.COOL])
+def test_a_mug_that_is_not_ready_does_not_win(task_type: TaskType):
+    assert not any(_won_after_each(kitchen(task_type), [*TAKE, *PUT]))
+
+
+def test_a_mug_heated_and_then_cooled_is_not_hot():
+    cooled = [*WINS[TaskType.HEAT], *WINS[TaskType.COOL]]
+    assert not any(_won_after_each(kitchen(TaskType.HEAT), [*TAKE, *cooled, *PUT]))
+
+
+def test_two_mugs_must_share_one_cabinet():
+    second = ["go to sinkbasin 1", "take mug 2 from sinkbasin 1"]
+    into_2 = ["go to cabinet 2", "open cabinet 2", "move mug 2 to cabinet 2"]
+    into_1 = ["take mug 2 from cabinet 2", "go to cabinet 1", "move mug 2 to cabinet 1"]
+    won = _won_after_each(kitchen(TaskType.PICK_TWO), [*TAKE, *PUT, *second, *into_2, *into_1])
+    assert won == [False] * 12 + [True]
+
+
+def test_look_wins_with_the_lamp_on_the_thing_in_hand_and_the_lamp_near():
+    # The lamp may be lit before: what counts is to stand by it with the pencil in hand.
+    commands = ["go to desk 1", "use desklamp 1", "take pencil 1 from drawer 1"]
+    assert _won_after_each(bedroom(), commands) == [False, False, True]
+
+
+def test_look_is_not_won_away_from_the_lamp():
+    commands = ["go to desk 1", "take pencil 1 from drawer 1", "go to shelf 1", "go to desk 1", "use desklamp 1"]
+    assert _won_after_each(bedroom(), [*commands, "go to shelf 1"]) == [False] * 4 + [True, False]
+
+
+def test_a_thing_without_the_affordance_of_the_task_does_not_win():
+    game = kitchen(TaskType.HEAT)
+    items = tuple(
+        replace(item, heatable=False, initially=frozenset({"hot"})) if item.type == "Mug" else item for item in game.items
+    )
+    assert not any(_won_after_each(replace(game, items=items), [*TAKE, *PUT]))
+
+
+# ---- states, steps, hostile commands --------------------------------------------------------------------------------
+
+
+def test_every_command_counts_as_a_step_obeyed_or_not(play):
+    assert play(kitchen(), "look", "fly", "")[1].steps == 3
+
+
+def test_spaces_around_a_command_are_ignored(play):
+    assert play(kitchen(), "  look \n")[2][0].startswith("You are in the middle")
+
+
+@pytest.mark.parametrize("command", ["LOOK", "Go to fridge 1", "go  to fridge 1", "go to fridge 01", "look around", "\0"])
+def test_commands_are_taken_to_the_letter(play, command: str):
+    assert play(kitchen(), command)[2] == [NOTHING]
+
+
+def test_a_very_long_command_does_nothing(play):
+    assert play(kitchen(), "go to " * 200_000, "take " + " from " * 100_000)[2] == [NOTHING, NOTHING]
+
+
+@given(st.text())
+def test_any_text_is_survived(text: str):
+    engine = Engine(kitchen())
+    state = engine.start()
+    before = state.clone()
+    said, obeyed = engine.step(state, text)
+    assert obeyed == (text.strip() in engine.admissible(before))
+    assert obeyed or said == NOTHING
+
+
+ROOMS = [*(kitchen(task_type) for task_type in KITCHEN_GOALS), bedroom(), oddities()]
+ENGINES = [Engine(game) for game in [*ROOMS, *(generate("train", index, "small") for index in range(12))]]
+
+
+def _everything_one_could_say(engine: Engine) -> list[str]:
+    things = [item.name for item in engine.items.values()]
+    places = [receptacle.name for receptacle in engine.receptacles.values()]
+    knives = [item.name for item in engine.items.values() if "knife" in item.name]
+    return [
+        *("look", "inventory", "help"),
+        *(f"{verb} {place}" for verb in ("go to", "open", "close", "examine") for place in places),
+        *(f"{verb} {thing}" for verb in ("examine", "use") for thing in things),
+        *(f"take {thing} from {place}" for thing in things for place in places),
+        *(f"move {thing} to {place}" for thing in things for place in places),
+        *(f"{verb} {thing} with {place}" for verb in ("clean", "heat", "cool") for thing in things for place in places),
+        *(f"slice {thing} with {knife}" for thing in things for knife in knives),
+    ]
+
+
+SAYABLE = [_everything_one_could_say(engine) for engine in ENGINES]
+walks = st.tuples(st.integers(0, len(ENGINES) - 1), st.lists(st.integers(0, 10**6), max_size=12))
+
+
+def _walk(engine: Engine, choices: list[int]):
+    """A walk that prefers doing things to going places."""
+    state = engine.start()
+    for choice in choices:
+        commands = engine.admissible(state)
+        deeds = [command for command in commands if not command.startswith(("go ", "help", "look", "inventory", "exam"))]
+        commands = deeds if deeds and choice % 3 else commands
+        engine.step(state, commands[choice % len(commands)])
+    return state
+
+
+@settings(max_examples=60, deadline=None)
+@given(walks)
+def test_what_is_admissible_is_obeyed_and_nothing_else_is(walk):
+    which, choices = walk
+    engine = ENGINES[which]
+    state = _walk(engine, choices)
+    admissible = engine.admissible(state)
+    assert admissible == sorted(set(admissible))
+    assert set(admissible) <= set(SAYABLE[which])
+    for command in SAYABLE[which]:
+        after = state.clone()
+        said, obeyed = engine.step(after, command)
+        assert obeyed == (command in admissible), command
+        assert (said == NOTHING) == (not obeyed), command
+        if not obeyed:
+            after.steps -= 1
+            assert after == state, command
+
+
+@settings(max_examples=60, deadline=None)
+@given(walks)
+def test_a_clone_goes_its_own_way(walk):
+    which, choices = walk
+    engine = ENGINES[which]
+    state = _walk(engine, choices)
+    kept, twin = state.clone(), state.clone()
+    assert kept == twin == state
+    for command in [c for c in engine.admissible(twin) if not c.startswith("go ")]:
+        engine.step(twin, command)
+    assert state == kept
+    # The same commands in the same state do the same.
+    for command in engine.admissible(state):
+        one, other = state.clone(), kept.clone()
+        assert engine.step(one, command) == engine.step(other, command)
+        assert one == other
+
+
+@settings(max_examples=60, deadline=None)
+@given(walks)
+def test_a_thing_is_in_one_receptacle_or_in_hand(walk):
+    which, choices = walk
+    engine = ENGINES[which]
+    if engine.game.task == oddities().task:
+        return  # it has a plate in two places
+    state = _walk(engine, choices)
+    contents = [id for inside in state.inside.values() for id in inside]
+    assert sorted([*contents, *([state.holding] if state.holding else [])]) == sorted(engine.items)
+    assert not state.hot & state.cool
+    assert set(state.where) == set(engine.items)
+
+
+# ---- games that make no sense ---------------------------------------------------------------------------------------
+
+
+def test_two_things_with_one_id_are_refused():
+    game = kitchen()
+    with pytest.raises(ValueError, match="by hand: two things have the same id"):
+        Engine(replace(game, items=(*game.items, game.items[0])))
+
+
+def test_two_things_with_one_name_are_refused():
+    game = kitchen()
+    twin = replace(game.items[0], id="Egg_bar_9")
+    with pytest.raises(ValueError, match="by hand: two things have the same name"):
+        Engine(replace(game, items=(*game.items, twin)))
+
+
+def test_a_thing_in_a_place_that_is_not_there_is_refused():
+    game = kitchen()
+    stray = replace(game.items[0], home="Attic_bar_1")
+    with pytest.raises(ValueError, match="Egg_bar_1 lies in Attic_bar_1, which is not a receptacle"):
+        Engine(replace(game, items=(stray, *game.items[1:])))

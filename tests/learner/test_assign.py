@@ -1,0 +1,135 @@
+"""From episodes to advantages: who counts, what is shaped, what is dropped."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from plays import episode, recipe, turn, two_groups
+
+from empg.credit import StepTable, modulate, outcome_advantages
+from empg.learner.assign import assign_credit, has_signal, shaped_reward
+from empg.learner.workers import Workers
+from empg.rollout.types import EndReason
+
+ALONE = Workers()
+
+
+def test_steps_get_the_method_s_credit_by_their_episode_s_outcome() -> None:
+    episodes = two_groups()
+    assigned = assign_credit(episodes, recipe(), ALONE)
+    outcome = outcome_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0]), torch.tensor([0, 0, 1, 1, 1]), "grpo")
+    torch.testing.assert_close(assigned.outcome, outcome)
+    entropies = torch.tensor([0.2, 0.9, 1.4, 0.1, 0.3, 2.0, 0.6, 0.7, 0.8])
+    owner = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4])
+    wanted = modulate(StepTable(entropies, owner, outcome[owner])).advantage
+    torch.testing.assert_close(assigned.advantages, wanted)
+    assert abs(float(assigned.advantages.mean())) < 1e-6
+    steps = [0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8]
+    torch.testing.assert_close(assigned.token_advantages, wanted[steps])
+    assert bool(assigned.keep.all())
+
+
+def test_without_the_method_a_step_gets_its_episode_s_advantage_and_its_own_process_reward() -> None:
+    episodes = two_groups()
+    episodes[0].turns[1].process_reward = 0.25
+    episodes[4].turns[0].valid = False
+    assigned = assign_credit(
+        episodes, recipe(credit={"empg": None, "advantage": "dr_grpo", "invalid_penalty": 0.5}), ALONE
+    )
+    third = 1 / 3
+    wanted = [0.5, 0.75, -0.5, -third, -third, -third, 2 * third, -third - 0.5, -third]
+    torch.testing.assert_close(assigned.advantages, torch.tensor(wanted))
+    assert assigned.credit is None
+
+
+def test_a_process_reward_stands_beside_the_clarity_bonus() -> None:
+    plain = assign_credit(two_groups(), recipe(), ALONE)
+    episodes = two_groups()
+    episodes[0].turns[0].valid = False
+    punished = assign_credit(episodes, recipe(credit={"invalid_penalty": 0.9}), ALONE)
+    difference = punished.advantages - plain.advantages
+    torch.testing.assert_close(difference[0], torch.tensor(-0.9 + 0.1))  # nine steps share the centring
+    torch.testing.assert_close(difference[1:], torch.full((8,), 0.1))
+
+
+@pytest.mark.parametrize("what", ["entropy", "logprob"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_is_dropped_counted_and_poisons_nothing(what: str, value: float) -> None:
+    episodes = two_groups()
+    broken = episodes[2].turns[1]
+    (broken.entropies if what == "entropy" else broken.logprobs)[1] = value
+    assigned = assign_credit(episodes, recipe(), ALONE)
+    assert assigned.dropped_steps == 1
+    assert assigned.counted.tolist() == [True] * 4 + [False] + [True] * 4
+    assert assigned.keep.tolist() == [True] * 7 + [False] * 2 + [True] * 5
+    assert assigned.advantages[4] == 0
+    assert bool(assigned.advantages.isfinite().all())
+    # The others' credit is that of a batch in which the step never was.
+    del episodes[2].turns[1]
+    torch.testing.assert_close(
+        assigned.advantages[assigned.counted], assign_credit(episodes, recipe(), ALONE).advantages
+    )
+
+
+def test_groups_without_variance_are_left_out_on_request() -> None:
+    episodes = [*two_groups(), episode(2, 0.0, turn([1], [2])), episode(2, 0.0, turn([1], [3]), turn([1], [4]))]
+    kept = assign_credit(episodes, recipe(), ALONE)
+    assert kept.zero_variance == (1, 3)
+    assert bool(kept.counted.all())
+    dropped = assign_credit(episodes, recipe(credit={"drop_zero_variance": True}), ALONE)
+    assert dropped.zero_variance == (1, 3)
+    assert dropped.signal.tolist() == [True] * 5 + [False] * 2
+    assert dropped.counted.tolist() == [True] * 9 + [False] * 3
+    torch.testing.assert_close(dropped.advantages[:9], assign_credit(two_groups(), recipe(), ALONE).advantages)
+    assert dropped.dropped_steps == 0
+
+
+def test_episodes_that_an_environment_broke_are_not_compared() -> None:
+    episodes = two_groups()
+    episodes[4].end = EndReason.ENV_ERROR
+    episodes[0].end = EndReason.ENV_ERROR  # leaves episode 1 alone in its group
+    assigned = assign_credit(episodes, recipe(), ALONE)
+    assert assigned.episodes == [episodes[2], episodes[3]]
+    torch.testing.assert_close(assigned.outcome, torch.tensor([-1.0, 1.0]) / math.sqrt(2), atol=1e-5, rtol=1e-5)
+    alone = assign_credit(episodes, recipe(credit={"advantage": "reinforce"}), ALONE)
+    assert alone.episodes == episodes[1:4]
+
+
+def test_an_episode_without_turns_is_not_compared() -> None:
+    assigned = assign_credit([*two_groups(), episode(1, 1.0, end=EndReason.TOKEN_LIMIT)], recipe(), ALONE)
+    assert len(assigned.episodes) == 5
+
+
+def test_running_out_of_tokens_costs_what_the_recipe_says() -> None:
+    cut = episode(0, 0.0, turn([1], [2]), end=EndReason.TOKEN_LIMIT)
+    lost = episode(0, 0.0, turn([1], [3]))
+    penalty = recipe(credit={"overlong_penalty": 0.5})
+    assert (shaped_reward(cut, penalty), shaped_reward(lost, penalty)) == (-0.5, 0.0)
+    assert has_signal([cut, lost], penalty)
+    assert not has_signal([cut, lost], recipe())
+    assert assign_credit([cut, lost], penalty, ALONE).outcome.tolist() == pytest.approx([-0.7071, 0.7071], abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["reinforce", "rloo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("empg", [None, {}])
+def test_nothing_at_all_is_an_empty_update(method: str, empg: dict | None) -> None:
+    assigned = assign_credit([], recipe(credit={"advantage": method, "empg": empg}), ALONE)
+    assert len(assigned.batch) == len(assigned.advantages) == 0
+
+
+def test_both_row_formats_train_the_same_tokens_with_the_same_credit() -> None:
+    merged, per_turn = (
+        assign_credit(two_groups(), recipe(agent={"history": history}), ALONE) for history in ("merged", "per_turn")
+    )
+    assert len(merged.batch.rows) == 5
+    assert len(per_turn.batch.rows) == 9
+
+    def trained(assigned):
+        batch = assigned.batch
+        return [batch.rows[row][column] for row, column in zip(batch.row.tolist(), batch.column.tolist(), strict=True)]
+
+    assert trained(merged) == trained(per_turn) == [*range(30, 33), *range(33, 36), *range(36, 44)]
+    assert torch.equal(merged.token_advantages, per_turn.token_advantages)
+    assert torch.equal(merged.batch.step, per_turn.batch.step)

@@ -1,0 +1,87 @@
+"""The expert's play: the same for the same key, its slips marked, its tokens those of a rollout."""
+
+from __future__ import annotations
+
+import pytest
+from worlds import Lamps
+
+from empg.agent.chat import ChatFormat
+from empg.agent.dialogue import Agent
+from empg.learner.demonstrations import Demonstrated, as_episode, corpus, demonstrate
+from empg.policy.model import Policy
+from empg.recipe import AgentSection
+
+WORLD = Lamps("press:3", "press:2", "endless", max_steps=20)
+
+
+@pytest.fixture(params=["merged", "per_turn"])
+def agent(request: pytest.FixtureRequest, policy: Policy) -> Agent:
+    return Agent.create("alfworld", AgentSection(history=request.param), ChatFormat(policy.tokenizer))
+
+
+def spoken(turns: list[Demonstrated]) -> list[tuple[str, bool]]:
+    return [(turn.action, turn.slip) for turn in turns]
+
+
+def test_without_noise_the_expert_wins() -> None:
+    turns = demonstrate(WORLD, 0, 0.0, (0,))
+    assert spoken(turns) == [("press 0", False), ("press 2", False), ("press 4", False)]
+    assert [turn.observation for turn in turns] == ["Lamp 0 is lit.", "Lamp 2 is lit.", "Lamp 4 is lit."]
+    assert [turn.thought for turn in turns] == ["0 is lit.", "2 is lit.", "4 is lit."]
+
+
+def test_the_same_key_is_the_same_play_and_another_key_another() -> None:
+    plays = [spoken(demonstrate(WORLD, 2, 0.5, key)) for key in ((0, 1), (0, 1), (0, 2))]
+    assert plays[0] == plays[1] != plays[2]
+
+
+def test_slips_are_as_frequent_as_asked_and_random() -> None:
+    turns = [turn for key in range(50) for turn in demonstrate(WORLD, 2, 0.3, (key,))]
+    slips = [turn.action for turn in turns if turn.slip]
+    assert 0.25 < len(slips) / len(turns) < 0.35
+    assert len(set(slips)) == 5
+
+
+def test_slips_are_not_imitated_and_the_way_back_is(agent: Agent) -> None:
+    turns = demonstrate(WORLD, 2, 0.4, (3,))
+    episode, imitate = as_episode(turns, agent, 10_000)
+    assert imitate == [not turn.slip for turn in turns]
+    assert {True, False} == set(imitate)
+    assert [turn.action for turn in episode.turns] == [turn.action for turn in turns]  # slips are read, not learned
+
+
+def test_its_tokens_are_those_that_a_rollout_would_have_read_and_written(agent: Agent) -> None:
+    turns = demonstrate(WORLD, 0, 0.0, (0,))
+    episode, _ = as_episode(turns, agent, 10_000)
+    dialogue = agent.dialogue()
+    for turn, shown in zip(episode.turns, turns, strict=True):
+        assert turn.prompt_ids == dialogue.read(shown.observation, shown.info).ids
+        parsed = agent.parse(turn.action_ids)
+        assert (parsed.thought, parsed.action) == (shown.thought, shown.action)
+        assert turn.action_ids[-1] == agent.chat.end_of_turn
+        dialogue.wrote(turn.action_ids, turn.action)
+
+
+def test_a_play_is_cut_before_it_passes_the_limit(agent: Agent) -> None:
+    turns = demonstrate(WORLD, 2, 0.0, (0,))
+
+    def tokens(limit: int) -> int:
+        episode, imitate = as_episode(turns, agent, limit)
+        assert len(imitate) == len(episode.turns)
+        sizes = [len(turn.prompt_ids) + len(turn.action_ids) for turn in episode.turns]
+        if agent.section.history == "per_turn":
+            assert all(size <= limit for size in sizes)
+            return len(sizes)
+        assert sum(sizes) <= limit
+        return len(sizes)
+
+    assert tokens(10) == 0
+    assert 0 < tokens(150) <= tokens(10_000) == 20
+
+
+def test_a_corpus_is_what_is_read_and_written() -> None:
+    texts = corpus(WORLD, 3, (0,))
+    assert "Lamp 0 is lit. Your task is to: press lamps." in texts
+    assert "0 is lit." in texts
+    assert "press 0" in texts
+    assert texts == corpus(WORLD, 3, (0,))

@@ -1,0 +1,71 @@
+"""Warm start: what the expert does becomes likely, and a tiny policy can win by it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from plays import recipe
+from worlds import Lamps
+
+from empg.agent.chat import ChatFormat
+from empg.agent.dialogue import Agent
+from empg.learner.demonstrations import corpus
+from empg.learner.warm_start import _schedule, warm_start
+from empg.learner.workers import Workers
+from empg.policy.decode import Decoder, Sampling
+from empg.policy.model import Policy, load_policy
+from empg.recipe import PolicySection, TinyModel
+from empg.rollout.collector import Collector, Request
+from empg.rollout.types import EndReason
+from empg.rollout.worlds import LocalWorlds
+
+FATES = tuple(f"press:{n}" for n in (1, 2, 3, 2, 1))
+WORLD = partial(Lamps, *FATES)
+SHAPE = TinyModel(
+    hidden_size=32, layers=2, heads=2, kv_heads=1, intermediate_size=64, vocab_size=320, max_positions=256
+)
+
+
+def started(episodes: int, history: str = "merged", seed: int = 0) -> tuple[Policy, Agent, list[dict[str, Any]]]:
+    policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu"), corpus(WORLD(), 10, (0,)), seed)
+    wanted = recipe(
+        agent={"history": history},
+        warm_start={"episodes": episodes, "episodes_per_step": 8, "lr": 1e-2, "noise": 0.1},
+    )
+    agent = Agent.create("alfworld", wanted.agent, ChatFormat(policy.tokenizer))
+    records: list[dict[str, Any]] = []
+    warm_start(policy, agent, WORLD(), wanted, Workers(), records.append)
+    return policy, agent, records
+
+
+@pytest.mark.parametrize("history", ["merged", "per_turn"])
+def test_the_loss_falls_and_the_policy_wins_as_the_expert_does(history: str) -> None:
+    policy, agent, records = started(1600, history)
+    assert [record["step"] for record in records] == list(range(1, 201))
+    assert records[-1]["loss"] < 0.1 * records[0]["loss"]
+    assert records[0]["token_accuracy"] < 0.1 < 0.9 < records[-1]["token_accuracy"]
+    assert not policy.model.training
+    decoder = Decoder(policy, 5, 256, Sampling(greedy=True, max_turn_tokens=32))
+    requests = [Request(task, task, (task,)) for task in range(len(FATES))]
+    episodes = Collector(decoder, agent, LocalWorlds(WORLD), "train", 256).collect(requests)
+    assert [episode.end for episode in episodes] == [EndReason.WON] * len(FATES)
+    assert [len(episode.turns) for episode in episodes] == [1, 2, 3, 2, 1]
+    assert all(turn.valid for episode in episodes for turn in episode.turns)
+
+
+def test_the_same_seed_is_the_same_policy() -> None:
+    (first, _, records), (again, _, records_again) = started(16), started(16)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters, again.parameters, strict=True))
+    assert [r["loss"] for r in records] == [r["loss"] for r in records_again]
+
+
+def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
+    rates = [_schedule(step / 100, 0.1) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) == pytest.approx(1.0, abs=0.02)
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+    assert _schedule(0.0, 0.0) == pytest.approx(1.0)

@@ -1,0 +1,158 @@
+"""Loading and saving: ordinary Hugging Face folders, and one clear line where there is none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from empg.policy.model import Policy, load_policy, resolve_device
+from empg.recipe import LoraSection, PolicySection
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
+
+
+def logits(policy: Policy) -> torch.Tensor:
+    with torch.no_grad():
+        return policy.logits(policy.hidden(IDS))
+
+
+def at(folder: Path, **more: object) -> PolicySection:
+    return PolicySection(model=str(folder), device="cpu", **more)  # type: ignore[arg-type]
+
+
+def test_transformers_alone_loads_what_we_save(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(theirs(IDS).logits, logits(policy), atol=1e-4, rtol=1e-4)
+    assert "empg" not in (tmp_path / "config.json").read_text()  # no attention of ours is asked of other readers
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    text = "<think>a mug</think> 12 ü"
+    assert tokenizer.encode(text) == policy.tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.chat_template == policy.tokenizer.chat_template
+
+
+def test_a_saved_policy_comes_back_bit_for_bit(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    assert torch.equal(logits(load_policy(at(tmp_path))), logits(policy))
+
+
+def test_shards_are_put_together(policy: Policy, tmp_path: Path) -> None:
+    policy.model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    wanted = logits(policy)
+    with torch.no_grad():
+        for parameter in policy.parameters:
+            parameter.zero_()
+    policy.load_weights(tmp_path)
+    assert torch.equal(logits(policy), wanted)
+
+
+def test_weights_of_another_shape_are_refused(policy: Policy, tiny_section: PolicySection, tmp_path: Path) -> None:
+    deeper = tiny_section.model_copy(update={"tiny": tiny_section.tiny.model_copy(update={"layers": 3})})
+    load_policy(deeper, ["a mug"]).save(tmp_path)
+    with pytest.raises((ValueError, RuntimeError), match=r"weights do not fit|size mismatch"):
+        policy.load_weights(tmp_path)
+
+
+def test_the_seed_makes_the_weights(tiny_section: PolicySection) -> None:
+    torch.manual_seed(123)
+    first = load_policy(tiny_section, ["a mug"], seed=4)
+    state = torch.random.get_rng_state()
+    again, other = (load_policy(tiny_section, ["a mug"], seed=seed) for seed in (4, 5))
+    assert torch.equal(logits(first), logits(again))
+    assert not torch.equal(logits(first), logits(other))
+    assert torch.equal(state, torch.random.get_rng_state())  # nobody else's dice are touched
+
+
+def test_a_frozen_copy_stays_behind(policy: Policy) -> None:
+    reference = policy.frozen_copy()
+    before = logits(reference)
+    with torch.no_grad():
+        policy.parameters[0].add_(1.0)
+    assert torch.equal(logits(reference), before)
+    assert reference.parameters == []
+
+
+def test_a_new_adapter_changes_nothing_and_is_all_that_trains(policy: Policy, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    policy.save(tmp_path / "base")
+    adapted = load_policy(at(tmp_path / "base", lora=LoraSection(r=2)))
+    torch.testing.assert_close(logits(adapted), logits(policy), atol=1e-4, rtol=1e-4)
+    trained = {name for name, p in adapted.model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+
+
+def test_an_adapter_is_saved_alone_and_loaded(policy: Policy, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    policy.save(tmp_path / "base")
+    section = at(tmp_path / "base", lora=LoraSection(r=2, target_modules=["q_proj"]))
+    adapted = load_policy(section)
+    with torch.no_grad():
+        for parameter in adapted.parameters:
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
+    adapted.save(tmp_path / "adapter")
+    assert not (tmp_path / "adapter/model.safetensors").exists()
+    again = load_policy(section)
+    assert not torch.allclose(logits(again), logits(adapted), atol=1e-2)
+    again.load_weights(tmp_path / "adapter")
+    torch.testing.assert_close(logits(again), logits(adapted))
+
+
+def test_lora_without_peft_says_what_to_install(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy.save(tmp_path)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match=r"pip install 'empg\[lora\]'"):
+        load_policy(at(tmp_path, lora=LoraSection()))
+
+
+@pytest.mark.parametrize(
+    "what", ["missing", "empty", "no_weights", "broken_weights", "broken_config", "broken_tokenizer"]
+)
+def test_a_folder_without_a_usable_model_is_one_line(policy: Policy, tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "model"
+    if what != "missing":
+        folder.mkdir()
+    if what not in ("missing", "empty"):
+        policy.save(folder)
+    if what == "no_weights":
+        (folder / "model.safetensors").unlink()
+    if what.startswith("broken"):
+        name = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}[what[7:]]
+        (folder / name).write_text('{"broken')
+    with pytest.raises(ValueError, match=r"^policy\.model=.*model: .{10}") as caught:
+        load_policy(at(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tiny_policy_needs_texts(tiny_section: PolicySection) -> None:
+    with pytest.raises(ValueError, match=r"policy\.model=tiny needs a warm start"):
+        load_policy(tiny_section)
+
+
+def test_a_model_that_changes_its_logits_is_refused(policy: Policy, tmp_path: Path) -> None:
+    from transformers import CohereConfig, CohereForCausalLM
+
+    config = CohereConfig(
+        vocab_size=len(policy.tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, logit_scale=0.1, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    model = CohereForCausalLM(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(100.0)
+    model.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="CohereForCausalLM post-processes its logits"):
+        load_policy(at(tmp_path))
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

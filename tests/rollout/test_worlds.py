@@ -1,0 +1,81 @@
+"""Environments behind one door: in place or in processes, the answers are the same, and failures are answers too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from worlds import Lamps
+
+from empg.recipe import EnvironmentSection
+from empg.rollout.worlds import LocalWorlds, Outcome, ProcessWorlds, Worlds, make_environment
+
+FATES = ("press:2", "win:2", "lose:1", "raise:1", "raise:0", "die:1", "endless")
+MAKE = partial(Lamps, *FATES, max_steps=3)
+
+
+@pytest.fixture
+def processes() -> Iterator[ProcessWorlds]:
+    worlds = ProcessWorlds(MAKE, 2)
+    yield worlds
+    worlds.close()
+
+
+def play(worlds: Worlds) -> list[list[Outcome]]:
+    slots, tasks = [4, 0, 3, 1, 2], [0, 1, 2, 3, 4]
+    answers = [worlds.reset(slots, tasks)]
+    answers.append(worlds.step([1, 4, 0], ["press 0", "press 0", ""]))
+    answers.append(worlds.step([4, 3, 0], ["press 2", "x", "look"]))
+    answers.append(worlds.reset([1], [6]))  # a slot that failed is used again
+    answers.append(worlds.step([1], ["press 3"]))
+    return answers
+
+
+def test_processes_answer_as_this_process_does(processes: ProcessWorlds) -> None:
+    local = play(LocalWorlds(MAKE))
+    assert play(processes) == local
+    assert [outcome.error for outcome in local[0]] == [
+        None,
+        None,
+        None,
+        None,
+        "RuntimeError: the lamps went out at turn 0",
+    ]
+    assert [outcome.error for outcome in local[1]] == ["RuntimeError: the lamps went out at turn 1", None, None]
+    assert [(outcome.reward, outcome.terminated) for outcome in local[2]] == [(1.0, True), (0.0, True), (1.0, True)]
+    assert local[4][0].error is None
+
+
+def test_a_process_that_dies_is_an_answer_that_says_so(processes: ProcessWorlds) -> None:
+    assert [o.error for o in processes.reset([0, 1, 2], [5, 6, 6])] == [None] * 3
+    outcomes = processes.step([0, 1, 2], ["x", "x", "x"])  # slot 0's world ends its process, where slot 2 lives too
+    ended = "the environment's process ended"
+    assert [o.error for o in outcomes] == [ended, None, ended]
+    assert [o.error for o in processes.step([0, 1], ["x", "x"])] == [ended, None]
+
+
+def test_a_process_that_is_killed_is_an_answer_that_says_so(processes: ProcessWorlds) -> None:
+    processes.reset([0, 1], [6, 6])
+    victim = processes._processes[1]
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(timeout=10)
+    assert [o.error for o in processes.step([0, 1], ["x", "x"])] == [None, "the environment's process ended"]
+
+
+def test_closing_ends_the_processes() -> None:
+    worlds = ProcessWorlds(MAKE, 1)
+    worlds.reset([0], [6])
+    began = time.monotonic()
+    worlds.close()
+    assert not worlds._processes[0].is_alive()
+    assert time.monotonic() - began < 5
+
+
+def test_options_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match=r"environment\.options: .*roms"):
+        make_environment(EnvironmentSection(options={"roms": 3}), "train")

@@ -1,0 +1,145 @@
+"""Recipes: a wrong one is refused in one line that says what to write; a right one comes back as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from empg.recipe import Recipe, RecipeError, dump_recipe, load_recipe, parse_recipe, valid_keys
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("creditt: {}", "unknown key 'creditt'; did you mean 'credit'?"),
+        ("credit: {empg: {zetta: 1}}", "unknown key 'credit.empg.zetta'; did you mean 'zeta'?"),
+        ("policy: {lora: {rank: 4}}", "unknown key 'policy.lora.rank'; valid keys: r, alpha, target_modules"),
+        ("policy: {tiny: {hiden_size: 4}}", "unknown key 'policy.tiny.hiden_size'; did you mean 'hidden_size'?"),
+        ("rollout: {group_size: 0}", "rollout.group_size: Input should be greater than or equal to 1 (got 0)"),
+        ("optimizer: {lr: fast}", "optimizer.lr: Input should be a valid number"),
+        ("credit: {empg: {zeta: .inf}}", "credit.empg.zeta: Input should be a finite number"),
+        ("loss: {entropy_coef: .nan}", "loss.entropy_coef: Input should be a finite number"),
+        ("credit: {advantage: ppo}", "credit.advantage: Input should be 'reinforce', 'rloo', 'grpo' or 'dr_grpo'"),
+        ("environment: alfworld", "environment: Input should be a valid dictionary"),
+        ("{workers: 3, rollout: {groups: 16}}", "rollout.groups (16) must be a multiple of workers (3)"),
+        ("rollout: {group_size: 1}", "credit.advantage=grpo compares episodes: rollout.group_size must be > 1"),
+        ("policy: {tiny: {heads: 3}}", "policy.tiny: hidden_size (128) must be a multiple of 2 * heads (6)"),
+        ("policy: {tiny: {kv_heads: 3}}", "policy.tiny: heads (4) must be a multiple of kv_heads (3)"),
+        ("- seed: 1", "a recipe is a mapping of keys to values, this is a list"),
+        ("seed", "a recipe is a mapping of keys to values, this is a str"),
+        ("seed: [1", "is not valid YAML"),
+        ("seed: !!python/object/apply:os.getpid []", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_one_line(write, text: str, message: str) -> None:
+    path = write(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_error_has_its_line(write) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write("{seed: -1, nam: x}"))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"cannot read recipe .*none\.yaml: No such file"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(RecipeError, match=r"cannot read recipe .*: Is a directory"):
+        load_recipe(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"binary\.yaml is not a text file in UTF-8"):
+        load_recipe(tmp_path / "binary.yaml")
+
+
+def test_an_empty_file_is_the_default_recipe(write) -> None:
+    assert load_recipe(write("")) == Recipe()
+
+
+def test_the_paper_s_constants_are_the_defaults() -> None:
+    empg = Recipe().credit.empg
+    assert empg is not None
+    assert (empg.k, empg.k_future, empg.zeta, empg.eps) == (1.0, 1.0, 0.1, 1e-8)
+
+
+def test_overrides_reach_into_sections_and_win(write) -> None:
+    path = write("{seed: 1, credit: {empg: null}, rollout: {groups: 4}}")
+    recipe = load_recipe(
+        path, ["seed=2", "credit.empg.zeta=0.05", "policy.lora.r=4", "evaluation.splits=[train]", "optimizer.lr=1e-3"]
+    )
+    assert recipe.seed == 2
+    assert recipe.credit.empg is not None
+    assert recipe.credit.empg.zeta == 0.05
+    assert recipe.policy.lora is not None
+    assert recipe.policy.lora.r == 4
+    assert recipe.evaluation.splits == ["train"]
+    assert recipe.optimizer.lr == 1e-3  # YAML 1.1 reads 1e-3 as text
+    assert recipe.rollout.groups == 4
+    assert load_recipe(path, ["credit.empg.zeta=0.05", "credit.empg=null"]).credit.empg is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", r"override 'seed' is not of the form key\.path=value"),
+        ("=3", "is not of the form"),
+        ("seed=[1", r"'\[1' is not a YAML value"),
+        ("seed.deep=3", "'seed' is a value, it has no key 'deep'"),
+        ("credit.empg.zetta=3", r"unknown key 'credit\.empg\.zetta'; did you mean 'zeta'\?"),
+    ],
+)
+def test_wrong_overrides(write, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write("seed: 1"), [override])
+
+
+@given(
+    seed=st.integers(0, 2**40),
+    lr=st.floats(1e-12, 1e3),
+    name=st.text(st.characters(exclude_categories=["C"]), max_size=20),
+    empg=st.one_of(st.none(), st.fixed_dictionaries({"zeta": st.floats(0, 10), "k": st.floats(0, 10)})),
+    lora=st.one_of(st.none(), st.fixed_dictionaries({"target_modules": st.lists(st.text("abc_", min_size=1))})),
+)
+def test_dumping_and_loading_gives_the_same_recipe(tmp_path_factory, seed, lr, name, empg, lora) -> None:
+    recipe = parse_recipe(
+        {"seed": seed, "name": name, "optimizer": {"lr": lr}, "credit": {"empg": empg}, "policy": {"lora": lora}}
+    )
+    path = tmp_path_factory.getbasetemp() / "round.yaml"
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe
+
+
+def test_a_dump_holds_every_value() -> None:
+    assert dump_recipe(Recipe()).count("max_episode_tokens: 1536") == 1
+
+
+def test_valid_keys_of_nested_and_optional_sections() -> None:
+    assert valid_keys(["credit", "empg"]) == ["k", "k_future", "zeta", "eps"]
+    assert "lora" in valid_keys(["policy"])
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().seed = 3  # type: ignore[misc]
+
+
+def test_shipped_recipes_load() -> None:
+    for path in sorted((Path(__file__).parents[1] / "recipes").glob("**/*.yaml")):
+        load_recipe(path)
