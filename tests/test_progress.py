@@ -43,7 +43,7 @@ def shown(*moves: tuple[str, Any]) -> list[str]:
 
 class TestPlain:
     def test_there_is_life_before_anything_happened(self) -> None:
-        assert shown() == ["preparing the policy and the expert's episodes"]
+        assert shown() == ["preparing the policy"]
 
     def test_one_line_an_iteration_says_how_it_went_and_what_is_left(self) -> None:
         moves = [("record", [evaluation(0, 30)]), ("stage", ["rollout", 64]), ("done", [3]), ("record", [training(1)])]

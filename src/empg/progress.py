@@ -22,7 +22,7 @@ from empg.report.curves import panels
 from empg.report.outcome import Rate
 from empg.report.runfolder import Record
 
-FIRST_STAGE = "preparing the policy and the expert's episodes"
+FIRST_STAGE = "preparing the policy"
 SUCCESS_SHOWN = 60  # iterations in the curve of success
 ALARMS_SHOWN = 3
 TIMES_AVERAGED = 10  # iterations behind the estimate of what is left
@@ -134,7 +134,7 @@ class Progress:
         if self._live is None:
             self._print(
                 f"{record['split']} ({record['decoding']}) at iteration {record['iteration']}: "
-                f"success {_rate(Rate.of(record))} of {record['n']}"
+                f"success {rate(Rate.of(record))} of {record['n']}"
             )
 
     def _left(self) -> float:
@@ -168,7 +168,7 @@ class Progress:
             parts.append(Text(_warm_numbers(self._warm)))
         for record in self._evaluations[-4:]:
             where = f"{record['split']} ({record['decoding']}) at iteration {record['iteration']}"
-            parts.append(Text(f"{where}: {_rate(Rate.of(record))}", style="cyan"))
+            parts.append(Text(f"{where}: {rate(Rate.of(record))}", style="cyan"))
         parts += [Text(alarm, style="bold yellow") for alarm in self._alarms]
         if not self._finished:
             parts.append(self._stage_line())
@@ -220,8 +220,15 @@ def _warm_numbers(record: Record) -> str:
     return f"loss {record['loss']:.3f}  {tokens}  left {_duration(left)}"
 
 
-def _rate(rate: Rate) -> str:
-    return f"{100 * rate.success:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+def rate(shown: Rate) -> str:
+    """A success rate and its interval, in per cent."""
+    return f"{100 * shown.success:.1f} % [{100 * shown.low:.1f}, {100 * shown.high:.1f}]"
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines, their columns under one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _duration(seconds: float) -> str:
@@ -247,8 +254,8 @@ def _outcome_rows(evaluations: Sequence[Record]) -> list[tuple[str, str, str, st
         trained = first["iteration"] != last["iteration"]
         points = 100 * (last["success"] - first["success"])
         rows.append((
-            f"{panel[0]} ({panel[1]})", str(last["n"]), _rate(Rate.of(first)),
-            _rate(Rate.of(last)) if trained else "", f"{points:+.1f} points" if trained else "",
+            f"{panel[0]} ({panel[1]})", str(last["n"]), rate(Rate.of(first)),
+            rate(Rate.of(last)) if trained else "", f"{points:+.1f} points" if trained else "",
         ))
     return rows
 
@@ -266,6 +273,4 @@ def _outcome_lines(evaluations: Sequence[Record]) -> list[str]:
     rows = _outcome_rows(evaluations)
     if not rows:
         return []
-    rows = [("success (95 % Wilson)", "episodes", "before", "after", "difference"), *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned([("success (95 % Wilson)", "episodes", "before", "after", "difference"), *rows])

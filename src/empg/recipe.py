@@ -40,8 +40,9 @@ class TinyModel(Section):
 
     hidden_size: int = Field(128, ge=16)
     layers: int = Field(4, ge=1)
-    heads: int = Field(4, ge=1)
-    kv_heads: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    kv_heads: int = Field(1, ge=1)
+    head_dim: int | None = Field(None, ge=2, description="None: hidden_size / heads")
     intermediate_size: int = Field(384, ge=16)
     vocab_size: int = Field(1024, ge=300)
     max_positions: int = Field(2048, ge=128, description="tokens")

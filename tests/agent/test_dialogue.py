@@ -52,7 +52,7 @@ def test_merged_prompts_are_read_once_and_follow_one_another(chat: ChatFormat) -
         talk.wrote(action, "look")
     assert fresh == [True, False, False]
     said = TURN.format("look")
-    task = f"Your task is to: {TASK}."
+    task = f"Task: {TASK}."
     assert chat.tokenizer.decode(ids) == (
         f"<|user|>You see a mug.<|end|><|assistant|>{said}<|end|>"
         f"<|user|>You see a desk. {task}<|end|><|assistant|>{said}<|end|>"
@@ -69,7 +69,7 @@ def test_a_cut_turn_is_closed_before_the_next_observation(chat: ChatFormat) -> N
 
 def test_per_turn_prompts_show_a_window_of_earlier_turns(chat: ChatFormat) -> None:
     prompts = play(dialogue(chat, history="per_turn", window=2), chat, ["one.", "two.", "three.", "four."])
-    task = f"Your task is to: {TASK}."
+    task = f"Task: {TASK}."
     assert prompts[0] == "<|user|>one.<|end|><|assistant|>"
     assert prompts[1] == (
         f"<|user|>Steps taken so far: 1. The last 1:\n[1] saw: one. did: go to desk 1\ntwo. {task}<|end|><|assistant|>"
@@ -82,7 +82,7 @@ def test_per_turn_prompts_show_a_window_of_earlier_turns(chat: ChatFormat) -> No
 
 def test_a_window_of_nothing_shows_the_present_alone(chat: ChatFormat) -> None:
     prompts = play(dialogue(chat, history="per_turn", window=0), chat, ["one.", "two."])
-    assert prompts[1] == f"<|user|>two. Your task is to: {TASK}.<|end|><|assistant|>"
+    assert prompts[1] == f"<|user|>two. Task: {TASK}.<|end|><|assistant|>"
 
 
 def test_every_per_turn_prompt_is_fresh(chat: ChatFormat) -> None:

@@ -81,7 +81,7 @@ def test_a_play_is_cut_before_it_passes_the_limit(agent: Agent) -> None:
 
 def test_a_corpus_is_what_is_read_and_written() -> None:
     texts = corpus(WORLD, 3, (0,))
-    assert "Lamp 0 is lit. Your task is to: press lamps." in texts
+    assert "Lamp 0 is lit. Task: press lamps." in texts
     assert "0 is lit." in texts
     assert "press 0" in texts
     assert texts == corpus(WORLD, 3, (0,))

@@ -44,7 +44,7 @@ def observation_text(world: World, observation: str, info: Info, *, first: bool)
     text = " ".join(observation.replace(world.banner, "").split()) if world.banner else observation.strip()
     if world.told_by_observation or first:
         return text
-    return f"{text} Your task is to: {info['task']}."
+    return f"{text} Task: {info['task']}."
 
 
 def instructions(world: World) -> str:

@@ -76,7 +76,7 @@ def corpus(environment: TextEnvironment, agent_text: int, key: tuple[int, ...]) 
     texts = []
     for index in range(agent_text):
         for turn in demonstrate(environment, index % environment.num_tasks, 0.1, (*key, index)):
-            texts.append(f"{turn.observation} Your task is to: {turn.info['task']}.")
+            texts.append(f"{turn.observation} Task: {turn.info['task']}.")
             texts.append(turn.thought)
             texts.append(turn.action)
     return texts

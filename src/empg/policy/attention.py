@@ -24,27 +24,37 @@ def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """A transformers attention function: query (B, H, T, D) in, (B, T, H, D) out."""
-    length = query.shape[2]
-    if attention_mask is not None or query.device.type != "cpu" or not 1 < length <= LONGEST or kwargs.get("dropout"):
+    batch, heads, length, width = query.shape
+    visible = key.shape[2]
+    alone = attention_mask is None and length == 1
+    if query.device.type != "cpu" or visible > LONGEST or kwargs.get("dropout") or alone:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     # Under autocast torch would compute the softmax in float32 and copy the scores back and forth.
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     groups = getattr(module, "num_key_value_groups", 1)
     with torch.autocast("cpu", enabled=False):
-        batch, heads, _, width = query.shape
-        query = query.to(dtype) * (kwargs.get("scaling") or width**-0.5)
         # The heads that share a key are rows of one product: no copies of keys and values.
-        query = query.reshape(batch * heads // groups, groups * length, width)
-        key, value = (x.to(dtype).reshape(batch * heads // groups, length, width) for x in (key, value))
-        scores = torch.baddbmm(_future(length, dtype).repeat(groups, 1), query, key.transpose(1, 2))
+        pairs = batch * heads // groups
+        query = (query.to(dtype) * (kwargs.get("scaling") or width**-0.5)).reshape(pairs, groups * length, width)
+        key, value = (x.to(dtype).reshape(pairs, visible, width) for x in (key, value))
+        hidden = _future(length, dtype) if attention_mask is None else _unseen(attention_mask, dtype)
+        if len(hidden) > 1:  # a row of the batch has one pair for each of its keys
+            hidden = hidden.repeat_interleave(heads // groups, 0)
+        hidden = hidden.repeat(1, groups, 1)
+        scores = torch.baddbmm(hidden, query, key.transpose(1, 2))
         mixed = torch.softmax(scores, dim=-1) @ value
         return mixed.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
 
 
+def _unseen(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores, (B, T, visible): minus infinity where a mask (B, 1, T, visible) shows nothing."""
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))[:, 0]
+
+
 @lru_cache(16)
 def _future(length: int, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores (T, T): minus infinity where a token would look ahead."""
-    return torch.full((length, length), float("-inf"), dtype=dtype).triu(1)
+    """What is added to the scores, (1, T, T): minus infinity where a token would look ahead."""
+    return torch.full((1, length, length), float("-inf"), dtype=dtype).triu(1)
 
 
 AttentionInterface.register(NAME, attention)

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer, (slots, length, kv_heads, head_dim), allocated at the first forward."""
+    """Keys and values of one layer, (slots, kv_heads, length, head_dim), allocated at the first forward."""
 
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -26,7 +26,7 @@ class SlotLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for the shapes of the first keys and values seen."""
         _, heads, _, dim = key_states.shape
-        shape = (self.owner.num_slots, self.owner.length + 1, heads)  # the last column takes padding past the end
+        shape = (self.owner.num_slots, heads, self.owner.length + 1)  # the last column takes padding past the end
         self.keys = key_states.new_zeros((*shape, dim))
         self.values = value_states.new_zeros((*shape, value_states.shape[-1]))
         self.is_initialized = True
@@ -35,15 +35,17 @@ class SlotLayer(CacheLayerMixin):
         """Write the new keys and values, and return all that the rows may attend to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        where = (self.owner.rows[:, None], self.owner.positions)
+        # Two indices around a slice put the slice last: (rows, tokens, heads, dim).
+        where = (self.owner.rows[:, None], slice(None), self.owner.positions)
         self.keys[where] = key_states.transpose(1, 2).to(self.keys.dtype)
         self.values[where] = value_states.transpose(1, 2).to(self.values.dtype)
         return self._read(self.keys), self._read(self.values)
 
     def _read(self, stored: Tensor) -> Tensor:
         owner = self.owner
-        seen = stored[: len(owner.rows), : owner.visible] if owner.whole else stored[owner.rows, : owner.visible]
-        return seen.transpose(1, 2)
+        # The first n slots are read in place; any others have to be copied together, which costs as much as attention.
+        seen = stored[:, :, : owner.visible]
+        return seen[: len(owner.rows)] if owner.whole else seen[owner.rows]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the keys a mask must cover."""
@@ -89,5 +91,5 @@ class SlotCache(Cache):
         """Give `targets` the first `length` tokens of slot `source` (a group's shared prompt)."""
         for layer in self.layers:
             assert isinstance(layer, SlotLayer)
-            layer.keys[targets, :length] = layer.keys[source, :length].clone()
-            layer.values[targets, :length] = layer.values[source, :length].clone()
+            layer.keys[targets, :, :length] = layer.keys[source, :, :length].clone()
+            layer.values[targets, :, :length] = layer.values[source, :, :length].clone()

@@ -71,7 +71,15 @@ class Decoder:
     @torch.inference_mode()
     def advance(self, slots: Sequence[int], ids: Sequence[int]) -> Tensor:
         """Append one id to each slot; returns the logits (n, V) that follow."""
-        return self._forward(slots, [[token] for token in ids])
+        top = max(slots) + 1
+        if 2 * len(slots) < top:
+            return self._forward(slots, [[token] for token in ids])
+        # The cache of the first `top` slots is read in place, that of a selection would have to be copied. So the
+        # slots in between that wait are computed along, for nothing; what they write is overwritten.
+        chunks: list[list[int]] = [[] for _ in range(top)]
+        for slot, token in zip(slots, ids, strict=True):
+            chunks[slot] = [token]
+        return self._forward(range(top), chunks)[torch.tensor(slots)]
 
     @torch.inference_mode()
     def choose(self, logits: Tensor, uniforms: Tensor) -> tuple[list[int], list[float], list[float]]:
@@ -89,21 +97,20 @@ class Decoder:
         self.lengths[slot] = 0
 
     def _forward(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (n, V) after the last id of each chunk; those of an empty chunk mean nothing."""
         device = self.policy.device
         rows = torch.tensor(slots)
         widths = torch.tensor([len(chunk) for chunk in chunks])
         if int((self.lengths[rows] + widths).max()) > self.cache.length:
             raise ValueError(f"a slot holds {self.cache.length} tokens; this forward would put more into one")
         width = int(widths.max())
-        ids = torch.zeros(len(slots), width, dtype=torch.long)
-        for row, chunk in enumerate(chunks):
-            ids[row, : len(chunk)] = torch.tensor(chunk)
+        ids = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks])
         mask = self.cache.aim(rows.to(device), self.lengths[rows].to(device), width)
         hidden = self.policy.hidden(
             ids.to(device), mask, position_ids=self.cache.positions, past_key_values=self.cache, use_cache=True
         )
         self.lengths[rows] += widths
-        last = (widths - 1).to(device)
+        last = (widths - 1).clamp(min=0).to(device)
         return self.policy.logits(hidden[torch.arange(len(slots), device=device), last])
 
     def _share(

@@ -53,6 +53,7 @@ def make_model(shape: TinyModel, vocab_size: int, end_id: int, pad_id: int, seed
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim or shape.hidden_size // shape.heads,
         max_position_embeddings=shape.max_positions,
         tie_word_embeddings=True,
         initializer_range=0.02,

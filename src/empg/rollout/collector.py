@@ -108,9 +108,9 @@ class Collector:
         return ended
 
     def _should_read(self) -> bool:
-        # A prefill costs about as much for one row as for many, an advance likewise: read when half the lanes wait.
+        # An advance costs about the same however many lanes wait, and a prefill has a price of its own.
         waiting = sum(lane.prompt is not None for lane in self._lanes.values())
-        return 2 * waiting >= len(self._lanes)
+        return 4 * waiting >= len(self._lanes)
 
     def _read_waiting(self) -> list[tuple[int, Episode]]:
         slots = [slot for slot, lane in self._lanes.items() if lane.prompt is not None]

@@ -10,7 +10,9 @@ from empg.environments.alfworld.world import Game, Goal, Item, Receptacle, TaskT
 MIDDLE = "loc_bar_0_bar_0_bar_0_bar_30"
 
 
-def place(kind: str, number: int, at: int | None = None, *, openable: bool = False, is_open: bool = False) -> Receptacle:
+def place(
+    kind: str, number: int, at: int | None = None, *, openable: bool = False, is_open: bool = False
+) -> Receptacle:
     """A receptacle at a location of its own, or at that of another's number."""
     id = f"Sink_bar_{number}_bar_SinkBasin" if kind == "SinkBasin" else f"{kind}_bar_{number}"
     return Receptacle(id, kind, "", f"loc_bar_{number if at is None else at}", openable, is_open)

@@ -74,7 +74,9 @@ def test_one_goes_only_to_another_receptacle(play, command: str):
 
 
 def test_look_in_the_middle_of_the_room_sees_nothing(play):
-    assert play(kitchen(), "look")[2] == ["You are in the middle of a room. Looking quickly around you, you see nothing."]
+    assert play(kitchen(), "look")[2] == [
+        "You are in the middle of a room. Looking quickly around you, you see nothing."
+    ]
 
 
 def test_look_at_a_receptacle_does_not_tell_what_is_in_it(play):
@@ -118,9 +120,7 @@ def test_examine_a_receptacle(play):
 
 
 def test_a_thing_is_examined_only_in_hand(play):
-    _, _, said = play(
-        kitchen(), "go to countertop 1", "examine mug 1", "take mug 1 from countertop 1", "examine mug 1"
-    )
+    _, _, said = play(kitchen(), "go to countertop 1", "examine mug 1", "take mug 1 from countertop 1", "examine mug 1")
     assert said[1] == NOTHING
     assert said[3] == "There's nothing special about mug 1."
 
@@ -148,7 +148,9 @@ def test_inventory(play):
 
 def test_help_lists_the_verbs(play):
     said = play(kitchen(), "help")[2][0]
-    assert said.startswith("Available commands:\n  look:                             look around your current location\n")
+    assert said.startswith(
+        "Available commands:\n  look:                             look around your current location\n"
+    )
     assert "  move (object) to (receptacle):  place an object in or on a receptacle\n" in said
     assert said.endswith("  slice (object) with (object):     slice an object using a sharp object\n")
 
@@ -188,9 +190,7 @@ def test_a_receptacle_stays_open(play):
 
 
 def test_take(play):
-    engine, state, said = play(
-        kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "examine countertop 1"
-    )
+    engine, state, said = play(kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "examine countertop 1")
     assert said[1:] == ["You pick up the mug 1 from the countertop 1.", "On the countertop 1, you see a knife 1."]
     assert state.holding == "Mug_bar_2"  # mug 1: the last id of its kind has the lowest number
     assert not any(command.startswith("take") for command in engine.admissible(state))  # one hand
@@ -212,9 +212,7 @@ def test_what_cannot_be_taken(play, command: str):
 
 
 def test_two_things_cannot_be_held(play):
-    _, _, said = play(
-        kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "take knife 1 from countertop 1"
-    )
+    _, _, said = play(kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "take knife 1 from countertop 1")
     assert said[2] == NOTHING
 
 
@@ -228,7 +226,10 @@ def test_move(play):
         *("go to countertop 1", "take knife 1 from countertop 1", "go to sinkbasin 1", "move knife 1 to sinkbasin 1"),
         "examine sinkbasin 1",
     )
-    assert said[3:] == ["You move the knife 1 to the sinkbasin 1.", "On the sinkbasin 1, you see a knife 1, and a mug 2."]
+    assert said[3:] == [
+        "You move the knife 1 to the sinkbasin 1.",
+        "On the sinkbasin 1, you see a knife 1, and a mug 2.",
+    ]
     assert state.holding is None
 
 
@@ -306,9 +307,10 @@ def test_heat_and_cool_undo_each_other_and_need_no_open_door(play):
     ],
 )
 def test_what_a_microwave_does_not_do(play, command: str):
-    assert play(
-        kitchen(), "go to countertop 1", "take knife 1 from countertop 1", "go to microwave 1", command
-    )[2][3] == NOTHING
+    assert (
+        play(kitchen(), "go to countertop 1", "take knife 1 from countertop 1", "go to microwave 1", command)[2][3]
+        == NOTHING
+    )
 
 
 def test_commands_with_a_mug_at_the_open_fridge(play):
@@ -387,9 +389,7 @@ def test_things_may_begin_sliced_and_clean(play):
 
 
 def test_a_thing_may_lie_in_two_receptacles(play):
-    _, state, said = play(
-        oddities(), "take plate 1 from countertop 1", "go to sidetable 1", "examine sidetable 1"
-    )
+    _, state, said = play(oddities(), "take plate 1 from countertop 1", "go to sidetable 1", "examine sidetable 1")
     assert "plate 1" in said[2]
     assert state.inside["CounterTop_bar_1"].count("Plate_bar_1") == 0
 
@@ -459,7 +459,8 @@ def test_look_is_not_won_away_from_the_lamp():
 def test_a_thing_without_the_affordance_of_the_task_does_not_win():
     game = kitchen(TaskType.HEAT)
     items = tuple(
-        replace(item, heatable=False, initially=frozenset({"hot"})) if item.type == "Mug" else item for item in game.items
+        replace(item, heatable=False, initially=frozenset({"hot"})) if item.type == "Mug" else item
+        for item in game.items
     )
     assert not any(_won_after_each(replace(game, items=items), [*TAKE, *PUT]))
 
@@ -475,7 +476,9 @@ def test_spaces_around_a_command_are_ignored(play):
     assert play(kitchen(), "  look \n")[2][0].startswith("You are in the middle")
 
 
-@pytest.mark.parametrize("command", ["LOOK", "Go to fridge 1", "go  to fridge 1", "go to fridge 01", "look around", "\0"])
+@pytest.mark.parametrize(
+    "command", ["LOOK", "Go to fridge 1", "go  to fridge 1", "go to fridge 01", "look around", "\0"]
+)
 def test_commands_are_taken_to_the_letter(play, command: str):
     assert play(kitchen(), command)[2] == [NOTHING]
 
@@ -522,7 +525,9 @@ def _walk(engine: Engine, choices: list[int]):
     state = engine.start()
     for choice in choices:
         commands = engine.admissible(state)
-        deeds = [command for command in commands if not command.startswith(("go ", "help", "look", "inventory", "exam"))]
+        deeds = [
+            command for command in commands if not command.startswith(("go ", "help", "look", "inventory", "exam"))
+        ]
         commands = deeds if deeds and choice % 3 else commands
         engine.step(state, commands[choice % len(commands)])
     return state

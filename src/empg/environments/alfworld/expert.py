@@ -1,8 +1,8 @@
 """An expert that plays like a person who knows where people keep things, and thinks aloud in a line.
 
 It knows what it has seen in this episode and nothing more: the content of a receptacle counts only after the expert
-stood before it with the door open. Its thought always says the aim and what is in hand, because a small model copies
-over short distances far better than it remembers.
+stood before it with the door open. Its thought always says what is in hand and what comes next, because a small model
+copies over short distances far better than it remembers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ class HouseholdExpert:
         kind = engine.game.room.rsplit(" ", 1)[0]
         self._kinds = (kind,) if kind in HOMES else tuple(HOMES)
         self._seen: set[str] = set()
-        self._aim = self._describe_aim()
 
     def act(self, observation: str, info: Info) -> Decision:
         """The next thought and command."""
@@ -58,7 +57,7 @@ class HouseholdExpert:
         else:
             thought, action = self._deliver(held)
         holding = "nothing" if held is None else self._in_words(held)
-        return Decision(thought=f"{self._aim}. I hold {holding}. {thought}.", action=action)
+        return Decision(thought=f"I hold {holding}. {thought}.", action=action)
 
     # ---- what to do ------------------------------------------------------------------------------------------------
 
@@ -91,7 +90,7 @@ class HouseholdExpert:
                 return thought, f"{verb} {held.name} with {tool.name}"
             return thought, f"go to {tool.name}"
         target = self._target()
-        return self._at(target, "Put it", f"move {held.name} to {target.name}")
+        return self._at(target, f"Put it in {target.type.lower()}", f"move {held.name} to {target.name}")
 
     def _put_away(self, held: Item) -> tuple[str, str]:
         """The wrong thing is in hand: leave it at the nearest place that takes it."""
@@ -169,16 +168,6 @@ class HouseholdExpert:
         return next((r for r in places if r.location == self._state.location), places[-1])
 
     # ---- in words --------------------------------------------------------------------------------------------------
-
-    def _describe_aim(self) -> str:
-        goal = self._goal
-        thing = goal.object_type.lower()
-        if goal.task_type is TaskType.LOOK:
-            return f"Aim: {thing} at {(goal.lamp_type or '').lower()}"
-        word = {TaskType.PICK_TWO: "two "}.get(goal.task_type, "")
-        if goal.task_type in _TREATMENTS:
-            word = _TREATMENTS[goal.task_type][0] + " "
-        return f"Aim: {word}{thing} in {(goal.receptacle_type or '').lower()}"
 
     def _in_words(self, held: Item) -> str:
         treatment = _TREATMENTS.get(self._goal.task_type)

@@ -67,9 +67,9 @@ def problem_text(game: Game) -> str:
         *(f"{type}Type - otype" for type in sorted({*_CONSTANT_OTYPES, *(i.type for i in game.items)})),
         *(f"{type}Type - rtype" for type in sorted({*_CONSTANT_RTYPES, *(r.type for r in game.receptacles)})),
     ]
-    for line in objects:
-        if not re.fullmatch(r"[A-Za-z]\w*", line.partition(" ")[0], re.ASCII):
-            raise ValueError(f"{game.task_id}: {line.partition(' ')[0]!r} is not a plain PDDL name")
+    for name in (line.rpartition(" - ")[0] for line in objects):
+        if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+            raise ValueError(f"{game.task_id}: {name!r} is not a plain PDDL name")
     facts = ["= (total-cost) 0", *_facts(game)]
     goal = game.goal
     if goal.task_type is TaskType.LOOK:

@@ -1,0 +1,247 @@
+"""The catalogue: every product, where to find it, its goals and its search index; in memory, or mapped from a folder.
+
+A folder is written once (`write_catalogue`) and then opened in a second or two by any number of processes, which share
+its pages through the operating system. Products are kept as JSON, back to back, and read when they are looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import mmap
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from empg.environments.webshop.goals import GoalCounter, GoalKind, GoalTable
+from empg.environments.webshop.search import SearchIndex, TermCounter, product_text
+from empg.environments.webshop.world import HumanInstruction, Product
+
+FORMAT = 1  # raise it when what the folder holds, or how a product is cleaned, changes
+PRODUCTS_KEPT = 16_384  # products that stay parsed; a few kB each
+
+Progress = Callable[[int], None]  # told the number of products done
+
+
+class Groups:
+    """Rows by a label: a category, a query, an attribute. Memory-mapped where the catalogue is."""
+
+    def __init__(self, names: list[str], starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]) -> None:
+        self.names, self.starts, self.rows = names, starts, rows
+        self._number = {name: number for number, name in enumerate(names)}
+
+    def find(self, name: str) -> npt.NDArray[np.int32]:
+        """The rows of a label, in the catalogue's order; none if nothing has it."""
+        number = self._number.get(name)
+        if number is None:
+            return self.rows[:0]
+        return self.rows[self.starts[number] : self.starts[number + 1]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Catalogue:
+    """Products by row, 0 to N-1, and what is found through them.
+
+    Attributes:
+        records: every product as JSON, back to back.
+        starts: `(N + 1,)` where each begins.
+        asins: `(N,)` in lower case, sorted, and `asin_rows` their rows.
+        prices: `(N,)` dollars; what the reward goes by (a price tag may show a range).
+        groups: rows by "category", "query" and "attribute".
+        goals: the goal tables, by kind.
+        index: the search index over the rows.
+        fingerprint: of the content; equal catalogues have equal fingerprints.
+    """
+
+    records: bytes | mmap.mmap
+    starts: npt.NDArray[np.int64]
+    asins: npt.NDArray[np.str_]
+    asin_rows: npt.NDArray[np.int32]
+    prices: npt.NDArray[np.float64]
+    groups: dict[str, Groups]
+    goals: dict[GoalKind, GoalTable]
+    index: SearchIndex
+    fingerprint: str
+    products: Callable[[int], Product]
+
+    def __len__(self) -> int:
+        return len(self.prices)
+
+    def row(self, asin: str) -> int | None:
+        """The row of an asin, in upper or lower case."""
+        place = int(np.searchsorted(self.asins, asin.lower()))
+        if place < len(self.asins) and self.asins[place] == asin.lower():
+            return int(self.asin_rows[place])
+        return None
+
+
+def make_catalogue(products: Iterable[Product]) -> Catalogue:
+    """A catalogue in memory."""
+    records = io.BytesIO()
+    parts = _collect(products, records, None)
+    return _assemble(records.getvalue(), parts, SearchIndex.build(parts.terms))
+
+
+def write_catalogue(products: Iterable[Product], folder: Path, progress: Progress | None = None) -> None:
+    """Index products into a folder that `open_catalogue` maps.
+
+    Products are streamed; what stays in memory is four bytes a word and about 100 bytes a product. The folder appears
+    when it is complete. Where another process was faster, its folder stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with (work / "records.jsonl").open("wb") as records:
+            parts = _collect(products, records, progress)
+        SearchIndex.build(parts.terms).save(work / "search")
+        for name, array in parts.arrays().items():
+            np.save(work / f"{name}.npy", array)
+        about = {"format": FORMAT, "fingerprint": parts.fingerprint, "names": parts.names}
+        (work / "catalogue.json").write_text(json.dumps(about), encoding="utf-8")
+        try:
+            os.replace(work, folder)
+        except OSError:
+            if not (folder / "catalogue.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def open_catalogue(folder: Path) -> Catalogue:
+    """Map a catalogue that `write_catalogue` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it was written by another version of this package.
+    """
+    file = folder / "catalogue.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} holds no catalogue")
+    about = json.loads(file.read_text(encoding="utf-8"))
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{folder} has format {about.get('format')}, not {FORMAT}: remove it, to index anew")
+    names = about["names"]
+    loaded = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+    with (folder / "records.jsonl").open("rb") as records:
+        mapped = mmap.mmap(records.fileno(), 0, access=mmap.ACCESS_READ)
+    return _view(mapped, loaded, names, SearchIndex.open(folder / "search"), about["fingerprint"])
+
+
+@dataclass(slots=True)
+class _Parts:
+    """A catalogue on its way."""
+
+    terms: TermCounter
+    starts: list[int]
+    asins: list[str]
+    prices: list[float]
+    labels: dict[str, dict[str, list[int]]]
+    goals: dict[GoalKind, GoalCounter]
+    fingerprint: str = ""
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        return {kind: list(rows) for kind, rows in self.labels.items()}
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything but the records and the search index, by the name of its file."""
+        asins = np.asarray(self.asins, dtype=np.str_)
+        order = np.argsort(asins, kind="stable")
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "starts": np.asarray(self.starts, dtype=np.int64),
+            "asins": asins[order],
+            "asin_rows": order.astype(np.int32),
+            "prices": np.asarray(self.prices, dtype=np.float64),
+        }
+        for label, by_name in self.labels.items():
+            rows = [row for own in by_name.values() for row in own]
+            arrays[f"{label}_rows"] = np.asarray(rows, dtype=np.int32)
+            arrays[f"{label}_starts"] = np.cumsum([0, *map(len, by_name.values())], dtype=np.int64)
+        for kind, counter in self.goals.items():
+            table = counter.table()
+            arrays[f"{kind}_row"], arrays[f"{kind}_choice"] = table.row, table.choice
+            arrays[f"{kind}_weight"] = table.weight
+        return arrays
+
+
+def _collect(products: Iterable[Product], records: BinaryIO, progress: Progress | None) -> _Parts:
+    labels: dict[str, dict[str, list[int]]] = {"category": {}, "query": {}, "attribute": {}}
+    counters = {kind: GoalCounter(kind) for kind in get_args(GoalKind)}
+    parts = _Parts(TermCounter(), [0], [], [], labels, counters)
+    digest = hashlib.sha256()
+    for row, product in enumerate(products):
+        text = json.dumps(asdict(product), ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
+        records.write(text)
+        digest.update(text)
+        parts.starts.append(parts.starts[-1] + len(text))
+        parts.asins.append(product.asin.lower())
+        parts.prices.append(_actual_price(product))
+        parts.terms.add(product_text(product))
+        labels["category"].setdefault(product.category, []).append(row)
+        labels["query"].setdefault(product.query, []).append(row)
+        for attribute in dict.fromkeys(product.attributes):
+            labels["attribute"].setdefault(attribute, []).append(row)
+        for counter in counters.values():
+            counter.add(row, product)
+        if progress is not None:
+            progress(row + 1)
+    if not parts.asins:
+        raise ValueError("the catalogue is empty: no product could be used")
+    parts.fingerprint = digest.hexdigest()
+    return parts
+
+
+def _assemble(records: bytes, parts: _Parts, index: SearchIndex) -> Catalogue:
+    return _view(records, parts.arrays(), parts.names, index, parts.fingerprint)
+
+
+def _view(
+    records: bytes | mmap.mmap,
+    arrays: dict[str, npt.NDArray[Any]],
+    names: dict[str, list[str]],
+    index: SearchIndex,
+    fingerprint: str,
+) -> Catalogue:
+    starts = arrays["starts"]
+
+    @lru_cache(PRODUCTS_KEPT)
+    def product(row: int) -> Product:
+        return _read(records[starts[row] : starts[row + 1]])
+
+    groups = {
+        label: Groups(listed, arrays[f"{label}_starts"], arrays[f"{label}_rows"]) for label, listed in names.items()
+    }
+    goals = {
+        kind: GoalTable(arrays[f"{kind}_row"], arrays[f"{kind}_choice"], arrays[f"{kind}_weight"])
+        for kind in get_args(GoalKind)
+    }
+    asins, asin_rows, prices = arrays["asins"], arrays["asin_rows"], arrays["prices"]
+    return Catalogue(records, starts, asins, asin_rows, prices, groups, goals, index, fingerprint, product)
+
+
+def _read(text: bytes) -> Product:
+    fields = json.loads(text)
+    human = tuple(
+        HumanInstruction(entry["text"], tuple(entry["attributes"]), tuple(entry["options"])) for entry in fields["human"]
+    )
+    options = {name: tuple(values) for name, values in fields["options"].items()}
+    lists = {name: tuple(fields[name]) for name in ("bullets", "pricing", "attributes", "instruction_attributes")}
+    return Product(**{**fields, **lists, "options": options, "human": human})
+
+
+def _actual_price(product: Product) -> float:
+    """The one price of a range, drawn from a seed of the product's own; the original draws it unseeded."""
+    low, high = product.pricing[0], product.pricing[-1]
+    return low if low == high else random.Random(f"webshop price/{product.asin}").uniform(low, high)
+
+

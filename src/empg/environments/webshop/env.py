@@ -1,0 +1,201 @@
+"""WebShop as a `gymnasium` environment: a generated shop, or the official catalogue; no Java, no server."""
+
+from __future__ import annotations
+
+import copy
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import gymnasium
+import numpy as np
+
+from empg.environments.base import Expert, Info, TextEnvironment
+from empg.environments.webshop import pages
+from empg.environments.webshop.catalogue import Catalogue, make_catalogue
+from empg.environments.webshop.expert import ShoppingExpert
+from empg.environments.webshop.generator import generate
+from empg.environments.webshop.goals import GoalKind, SplitScheme, split_range
+from empg.environments.webshop.indexing import open_official
+from empg.environments.webshop.nouns import NounRule, noun_finder
+from empg.environments.webshop.reward import Score
+from empg.environments.webshop.shop import Shop, ShopRules
+from empg.environments.webshop.world import Goal, Page, State
+
+Observation = Literal["text", "text_rich"]
+Reward = Literal["score", "binary"]
+PRODUCTS = 1_000  # of the generated shop
+SEARCH = "search[<your query>]"  # stands for every search among the admissible commands
+
+
+class WebShopEnv(TextEnvironment):
+    """Shopping from an instruction, on the pages and with the reward of WebShop. Reward comes at `Buy Now` only.
+
+    Every environment of a process that is made with the same catalogue shares it.
+
+    Args:
+        split: "train", "dev" or "test" ("train" or "test" with the verl-agent scheme).
+        max_steps: turns until the episode is truncated.
+        data: official files, their folder, or an indexed folder; None for the generated shop.
+        products: how many products: of the generated shop (default 1,000), or the first records of official files
+            (default all).
+        seed: of the generated shop.
+        cache: where the index of official files is kept; beside them by default.
+        human_goals: goals that people wrote (official files only) instead of synthetic ones.
+        split_scheme: "paper" or "verl-agent"; see `goals.split_range`.
+        observation: "text", or "text_rich" where what was clicked is marked.
+        reward: "score", the official reward in [0, 1]; or "binary", 1 if that is 1 and else 0.
+        nouns: how the reward finds the nouns of a title; see `nouns.noun_finder`.
+        results_per_page: see `ShopRules`, as for the rest.
+
+    Raises:
+        ValueError: an argument is not one of the above, or there are no such goals; the message names it.
+        FileNotFoundError: an official file is missing; the message says which.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        max_steps: int = 15,
+        *,
+        data: str | os.PathLike[str] | None = None,
+        products: int | None = None,
+        seed: int = 0,
+        cache: str | os.PathLike[str] | None = None,
+        human_goals: bool = False,
+        split_scheme: SplitScheme = "paper",
+        observation: Observation = "text",
+        reward: Reward = "score",
+        nouns: NounRule = "auto",
+        results_per_page: int = 10,
+        show_chosen_options: bool = False,
+        stop_at_last_page: bool = False,
+        reach_bracketed_values: bool = False,
+    ) -> None:
+        for name, value, allowed in (
+            ("observation", observation, get_args(Observation)),
+            ("reward", reward, get_args(Reward)),
+            ("nouns", nouns, get_args(NounRule)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}: one of {', '.join(allowed)}")
+        if max_steps < 1:
+            raise ValueError(f"max_steps={max_steps}: at least 1")
+        rules = ShopRules(results_per_page, show_chosen_options, stop_at_last_page, reach_bracketed_values)
+        if data is None:
+            self.shop = _generated_shop(PRODUCTS if products is None else products, seed, nouns, rules)
+        else:
+            kept = Path(cache) if cache is not None else None
+            self.shop = _official_shop(Path(data), products, kept, nouns, rules)
+        self.split, self.max_steps, self._observation, self._reward = split, max_steps, observation, reward
+        self.goal_kind: GoalKind = "human" if human_goals else "synthetic"
+        goals = len(self.shop.catalogue.goals[self.goal_kind])
+        if not goals:
+            raise ValueError(f"human_goals={human_goals}: this catalogue has no {self.goal_kind} goals")
+        self._goals = split_range(split_scheme, split, goals)
+        self.observation_space = gymnasium.spaces.Text(max_length=1_000_000)
+        self.action_space = gymnasium.spaces.Text(max_length=1_000)
+        # Set by `reset`.
+        self.goal: Goal
+        self.state: State
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self._goals)
+
+    def task_id(self, index: int) -> str:
+        return self._goal(index).task_id
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        """Start a task. Without `options["task"]` one is drawn by weight: rare attributes more often."""
+        gymnasium.Env.reset(self, seed=seed)
+        index = (options or {}).get("task")
+        if index is None:
+            weights = _cumulative_weights(self.shop.catalogue, self.goal_kind, self._goals)
+            index = int(np.searchsorted(weights, self.np_random.uniform(0, weights[-1]), side="right"))
+            index = min(index, self.num_tasks - 1)
+        self.goal = self._goal(index)
+        self.state = State()
+        return self._observe(True, None)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        """Act.
+
+        Raises:
+            RuntimeError: the episode has ended.
+        """
+        if self.state.page is Page.DONE:
+            raise RuntimeError("the episode has ended with the purchase; call reset")
+        valid = self.shop.step(self.state, self.goal, action)
+        bought = self.state.page is Page.DONE
+        score = self.shop.score(self.state, self.goal) if bought else None
+        observation, info = self._observe(valid, score)
+        reward = float(info["won"]) if self._reward == "binary" else info["score"]
+        return observation, reward, bought, self.state.steps >= self.max_steps and not bought, info
+
+    def clone(self) -> WebShopEnv:
+        """An independent environment in the same state; the shop is shared."""
+        twin = object.__new__(WebShopEnv)
+        twin.__dict__.update(self.__dict__)
+        twin._np_random = copy.deepcopy(self._np_random)
+        twin.state = self.state.clone()
+        return twin
+
+    def expert(self) -> Expert:
+        return ShoppingExpert(self.shop, self.goal, self.state)
+
+    def _goal(self, index: int) -> Goal:
+        if not 0 <= index < self.num_tasks:
+            raise IndexError(f"task {index}: {self.split} has tasks 0 to {self.num_tasks - 1}")
+        return self.shop.goal(self.goal_kind, self._goals[index])
+
+    def _observe(self, valid: bool, score: Score | None) -> tuple[str, Info]:
+        nodes = self.shop.nodes(self.state, self.goal)
+        if self._observation == "text":
+            chosen = self.state.options if self.shop.rules.show_chosen_options else None
+            text = pages.as_text(nodes, chosen)
+        else:
+            text = pages.as_rich_text(nodes, self.state)
+        info = Info(
+            task=self.goal.instruction,
+            task_id=self.goal.task_id,
+            task_type=self.goal.category,
+            won=score is not None and score.reward == 1.0,
+            score=score.reward if score is not None else 0.0,
+            admissible=self._admissible(nodes),
+            valid=valid,
+        )
+        return text, info
+
+    def _admissible(self, nodes: list[pages.Node]) -> list[str]:
+        """What would do something now; a search counts where the page shows a search bar, though it works anywhere."""
+        if self.state.page is Page.INDEX:
+            return [SEARCH]
+        commands = [(name, f"click[{name}]") for name in pages.clickables(nodes)]
+        return [command for name, command in commands if self.shop.parse(command) == ("click", name)]
+
+
+@lru_cache(4)
+def _generated_catalogue(products: int, seed: int) -> Catalogue:
+    return make_catalogue(generate(products, seed))
+
+
+@lru_cache(4)
+def _official_catalogue(data: Path, limit: int | None, cache: Path | None) -> Catalogue:
+    return open_official(data, limit, cache)
+
+
+@lru_cache(8)
+def _generated_shop(products: int, seed: int, nouns: NounRule, rules: ShopRules) -> Shop:
+    return Shop(_generated_catalogue(products, seed), noun_finder(nouns, generated=True), rules)
+
+
+@lru_cache(8)
+def _official_shop(data: Path, limit: int | None, cache: Path | None, nouns: NounRule, rules: ShopRules) -> Shop:
+    return Shop(_official_catalogue(data, limit, cache), noun_finder(nouns, generated=False), rules)
+
+
+@lru_cache(8)
+def _cumulative_weights(catalogue: Catalogue, kind: GoalKind, goals: range) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.cumsum(catalogue.goals[kind].weight[goals.start : goals.stop])

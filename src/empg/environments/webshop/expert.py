@@ -1,0 +1,126 @@
+"""An expert that shops like a careful person told exactly what is wanted, and thinks aloud in a line.
+
+It knows the goal's attributes and options as the reward does, and of the products what it has read on this visit:
+titles and prices among the results, options on the item's page, features on theirs. Its thought always says the aim
+again and what is chosen, because a small model copies over short distances far better than it remembers.
+"""
+
+from __future__ import annotations
+
+from empg.environments.base import Decision, Info
+from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS
+from empg.environments.webshop.reward import meets_attribute, meets_option, similarity
+from empg.environments.webshop.search import analyze
+from empg.environments.webshop.shop import Shop
+from empg.environments.webshop.world import Goal, Page, Product, State
+
+_MAX_PAGES = 3  # results pages looked at for one query
+
+
+class ShoppingExpert:
+    """Plays one episode for `goal`, looking at `state` as it changes."""
+
+    def __init__(self, shop: Shop, goal: Goal, state: State) -> None:
+        self._shop, self._goal, self._state = shop, goal, state
+        self._rejected: set[str] = set()  # asins that were looked at and will not do
+        self._read: set[str] = set()  # asins whose features were read
+        self._queries = _queries(goal)
+        self._asked = 0
+        self._aim = _aim(goal)
+
+    def act(self, observation: str, info: Info) -> Decision:
+        """The next thought and command."""
+        page = self._state.page
+        if page is Page.INDEX:
+            thought, action = self._search()
+        elif page is Page.RESULTS:
+            thought, action = self._pick()
+        elif page is Page.ITEM:
+            thought, action = self._weigh()
+        elif page is Page.SUB:
+            self._read.add(self._shop.product(self._state).asin)
+            thought, action = "Go back", f"click[{PREVIOUS}]"
+        else:
+            thought, action = "Done", f"click[{BACK}]"
+        return Decision(thought=f"{self._aim}. {thought}.", action=action)
+
+    # ---- what to do ------------------------------------------------------------------------------------------------
+
+    def _search(self) -> tuple[str, str]:
+        """The next query: all that is wanted first, then fewer words."""
+        query = self._queries[min(self._asked, len(self._queries) - 1)]
+        self._asked += 1
+        return "Search", f"search[{query}]"
+
+    def _pick(self) -> tuple[str, str]:
+        """The first result whose title and price look right; else look on."""
+        results = self._shop.results(self._state, self._goal)
+        fitting = [product for product in results.products if self._looks_right(product)]
+        if fitting:
+            # A title that says everything spares reading the features.
+            best = max(fitting, key=self._told_by_title)
+            return f"{best.asin} fits", f"click[{best.asin}]"
+        seen = self._state.number * self._shop.rules.results_per_page
+        if seen < results.total and self._state.number < _MAX_PAGES:
+            return "None fits. Look on", f"click[{NEXT}]"
+        thought, action = self._search()
+        return f"None fits. {thought}", action
+
+    def _weigh(self) -> tuple[str, str]:
+        """On an item's page: leave it, read on, choose the next option, or buy."""
+        product, chosen = self._shop.product(self._state), self._state.options
+        wanted = [(name, self._value(product, name, value)) for name, value in self._goal.options]
+        if not self._looks_right(product) or any(value is None for _, value in wanted):
+            self._rejected.add(product.asin)
+            return "This has not all. Go back", f"click[{PREVIOUS}]"
+        if self._told_by_title(product) < len(self._goal.attributes):
+            if product.asin not in self._read:
+                return "Read the features", "click[Features]"
+            if not all(meets_attribute(product, attribute) for attribute in self._goal.attributes):
+                self._rejected.add(product.asin)
+                return "This has not all. Go back", f"click[{PREVIOUS}]"
+        done = f"Chosen: {', '.join(chosen.values()) or 'nothing'}"
+        for _, value in wanted:
+            if value not in chosen.values():
+                return f"{done}. Choose {value}", f"click[{value}]"
+        return f"{done}. Buy", f"click[{BUY}]"
+
+    # ---- what is known ---------------------------------------------------------------------------------------------
+
+    def _looks_right(self, product: Product) -> bool:
+        """By what the results page shows, and what was read before."""
+        if product.asin in self._rejected or product.pricing[-1] > self._goal.price_upper:
+            return False
+        if not self._same_type(product):
+            return False
+        if product.asin in self._read:
+            return all(meets_attribute(product, attribute) for attribute in self._goal.attributes)
+        return self._told_by_title(product) > 0 or len(self._goal.attributes) == 0
+
+    def _same_type(self, product: Product) -> bool:
+        return product.query == self._goal.query
+
+    def _told_by_title(self, product: Product) -> int:
+        title = product.title.lower()
+        return sum(attribute in title for attribute in self._goal.attributes)
+
+    def _value(self, product: Product, name: str | None, wanted: str) -> str | None:
+        """The value of the product that does for a wanted option."""
+        values = [value for own, values in product.options.items() if name in (None, own) for value in values]
+        fitting = [value for value in values if meets_option(value, name, wanted)]
+        return max(fitting, key=lambda value: (value == wanted, similarity(value, wanted)), default=None)
+
+
+def _aim(goal: Goal) -> str:
+    """What is wanted, in as few words as say it all."""
+    parts = [f"Aim: {', '.join(goal.attributes)} {goal.query}", *(value for _, value in goal.options)]
+    if goal.price_upper < 1000:
+        parts.append(f"under {goal.price_upper:.0f}")
+    return "; ".join(parts)
+
+
+def _queries(goal: Goal) -> list[str]:
+    """From all that is wanted to the bare type, and at last the instruction itself."""
+    attributes, options = " ".join(goal.attributes), " ".join(value for _, value in goal.options)
+    queries = [f"{attributes} {goal.query} {options}", f"{attributes} {goal.query}", goal.query, goal.instruction]
+    return [query.replace("[", " ").replace("]", " ").strip() for query in queries if analyze(query)]

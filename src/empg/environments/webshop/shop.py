@@ -1,0 +1,172 @@
+"""The rules: what `search[...]` and `click[...]` do. One `Shop` is shared by every episode that plays in it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from empg.environments.webshop import pages
+from empg.environments.webshop.catalogue import Catalogue
+from empg.environments.webshop.goals import GoalKind, make_goal
+from empg.environments.webshop.nouns import NounFinder
+from empg.environments.webshop.pages import Kind, Node, Results
+from empg.environments.webshop.reward import Score, score_purchase
+from empg.environments.webshop.search import HITS
+from empg.environments.webshop.world import Goal, Page, Product, State
+
+SEARCHES_KEPT = 8_192
+GOALS_KEPT = 4_096
+_COMMAND = re.compile(r"(.+)\[(.+)\]")
+_COMMAND_WITH_BRACKETS = re.compile(r"([^\[]+)\[(.+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class ShopRules:
+    """Where this shop may differ from the original; the defaults do not.
+
+    Attributes:
+        results_per_page: products on a results page.
+        show_chosen_options: mark chosen values in `text` mode; the original does not show them there at all.
+        stop_at_last_page: no `Next >` where nothing follows; the original goes on to empty pages without end.
+        reach_bracketed_values: let `click[...]` name a value that holds a bracket; the original cannot.
+    """
+
+    results_per_page: int = 10
+    show_chosen_options: bool = False
+    stop_at_last_page: bool = False
+    reach_bracketed_values: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.results_per_page <= HITS:
+            raise ValueError(f"results_per_page={self.results_per_page}: from 1 to {HITS}")
+
+
+class Shop:
+    """A catalogue that can be walked through."""
+
+    def __init__(self, catalogue: Catalogue, find_nouns: NounFinder, rules: ShopRules) -> None:
+        self.catalogue, self.rules = catalogue, rules
+        self._command = _COMMAND_WITH_BRACKETS if rules.reach_bracketed_values else _COMMAND
+        self._nouns = lru_cache(65_536)(find_nouns)
+        self._search = lru_cache(SEARCHES_KEPT)(catalogue.index.find)
+        self._goal = lru_cache(GOALS_KEPT)(self._make_goal)
+
+    def goal(self, kind: GoalKind, number: int) -> Goal:
+        """The goal at a position of the shuffled table."""
+        return self._goal(kind, number)
+
+    # ---- moving ----------------------------------------------------------------------------------------------------
+
+    def parse(self, action: str) -> tuple[str, str]:
+        """The name and the (lower-case) argument of a command; two empty strings if it has no such form."""
+        match = self._command.match(action)
+        return (match.group(1), match.group(2).lower()) if match else ("", "")
+
+    def step(self, state: State, goal: Goal, action: str) -> bool:
+        """Act. False if nothing came of it: no command, or nothing on this page goes by that name."""
+        state.steps += 1
+        name, argument = self.parse(action)
+        if name == "search" and argument:
+            self._show_results(state, tuple(argument.split(" ")), 1)
+            return True
+        if name != "click" or argument == "search":
+            return False
+        node = pages.clickables(self.nodes(state, goal)).get(argument)
+        if node is None:
+            return False
+        self._click(state, argument, node)
+        return True
+
+    def _click(self, state: State, name: str, node: Node) -> None:
+        # By name before kind, as the original: an option value "features" opens the features.
+        if name == pages.BUY.lower():
+            state.page = Page.DONE
+        elif name == pages.BACK.lower():
+            state.page, state.keywords, state.number, state.row = Page.INDEX, (), 1, None
+            state.options, state.visited = {}, set()
+        elif name == pages.NEXT.lower() and state.page is Page.RESULTS:
+            self._show_results(state, state.keywords, state.number + 1)
+        elif name == pages.PREVIOUS.lower() and state.page is Page.RESULTS:
+            self._show_results(state, state.keywords, state.number - 1)
+        elif name == pages.PREVIOUS.lower() and state.page is Page.ITEM:
+            self._show_results(state, state.keywords, state.number)
+        elif name in _SUB_PAGES:
+            state.page, state.sub = Page.SUB, _SUB_PAGES[name]
+        else:
+            state.page = Page.ITEM
+            if node.kind is Kind.PRODUCT:
+                state.row = self.catalogue.row(node.text)
+                state.visited.add(node.text)
+            elif node.kind is Kind.OPTION:
+                state.options[node.name.lower()] = node.text
+
+    def _show_results(self, state: State, keywords: tuple[str, ...], number: int) -> None:
+        state.page, state.keywords, state.number = Page.RESULTS, keywords, number
+        state.row, state.options, state.draw = None, {}, state.steps
+
+    # ---- looking ---------------------------------------------------------------------------------------------------
+
+    def nodes(self, state: State, goal: Goal) -> list[Node]:
+        """The page in view."""
+        if state.page is Page.INDEX:
+            return pages.index_page(goal.instruction)
+        if state.page is Page.RESULTS:
+            return pages.results_page(goal.instruction, self.results(state, goal))
+        product = self.product(state)
+        if state.page is Page.ITEM:
+            return pages.item_page(goal.instruction, product)
+        if state.page is Page.SUB:
+            return pages.sub_page(goal.instruction, product, state.sub)
+        return pages.done_page(product.asin, state.options, self.score(state, goal).reward)
+
+    def product(self, state: State) -> Product:
+        """The product in view."""
+        assert state.row is not None, f"no product is in view on the {state.page.value} page"
+        return self.catalogue.products(state.row)
+
+    def results(self, state: State, goal: Goal) -> Results:
+        """The results page that was last looked at."""
+        hits = self.find(state.keywords, f"{goal.task_id}/{state.draw}")
+        size = self.rules.results_per_page
+        shown = [self.catalogue.products(int(row)) for row in hits[(state.number - 1) * size : state.number * size]]
+        has_next = not self.rules.stop_at_last_page or state.number * size < len(hits)
+        return Results(shown, state.number, len(hits), has_next)
+
+    def find(self, keywords: Sequence[str], seed: str) -> Sequence[int]:
+        """The rows that keywords find, best first.
+
+        A first word of `<r>` finds 50 at random (drawn from `seed`); `<c>`, `<q>` and `<a>` find every product of the
+        category, query or attribute that follows, in the catalogue's order; anything else is searched for.
+        """
+        first, rest = keywords[0], keywords[1:]
+        groups = self.catalogue.groups
+        if first == "<r>":
+            count = len(self.catalogue)
+            return random.Random(f"webshop random/{seed}").sample(range(count), min(HITS, count))
+        if first == "<c>":
+            return groups["category"].find(rest[0].strip() if rest else "")  # the original reads one word
+        if first in ("<q>", "<a>"):
+            return groups["query" if first == "<q>" else "attribute"].find(" ".join(rest).strip())
+        return self._search(" ".join(keywords))
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    def score(self, state: State, goal: Goal) -> Score:
+        """What buying the product in view, with the options chosen so far, is worth."""
+        assert state.row is not None
+        product = self.product(state)
+        price = float(self.catalogue.prices[state.row])
+        nouns, wanted = self._nouns(product.title), self._nouns(goal.title)
+        return score_purchase(product, price, state.options.values(), goal, nouns, wanted)
+
+    def _make_goal(self, kind: GoalKind, number: int) -> Goal:
+        table = self.catalogue.goals[kind]
+        row = int(table.row[number])
+        price = float(self.catalogue.prices[row])
+        return make_goal(self.catalogue.products(row), price, kind, int(table.choice[number]))
+
+
+_SUB_PAGES = {name.lower(): name for name in pages.SUB_PAGES}

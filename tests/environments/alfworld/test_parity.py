@@ -1,0 +1,214 @@
+"""Our engine against the real one (textworld, as alfworld 0.4.2 wraps it): equal to the letter, everywhere.
+
+Each chunk plays its own generated games on both engines and compares what they say after every command: observation,
+admissible commands, reward, whether the episode is over, and whether the command was obeyed. Half of the games are
+played by the expert to the end, half at random; both players are interrupted by commands that cannot be obeyed. The
+counts of what was compared are recorded as properties of the tests (`pytest --junit-xml`) and printed (`pytest -s`).
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from rooms import KITCHEN_GOALS, bedroom, kitchen, oddities
+
+pytest.importorskip("alfworld.info", reason="needs empg[textworld]")
+pytest.importorskip("textworld", reason="needs empg[textworld]")
+
+from empg.environments.alfworld.env import ALFWorldEnv
+from empg.environments.alfworld.generator import generate
+from empg.environments.alfworld.rules import Engine
+from empg.environments.alfworld.textworld import RealGame, memoise
+from empg.environments.alfworld.world import Game, State, TaskType
+
+pytestmark = pytest.mark.slow
+
+CHUNKS = 12
+SMALL_GAMES = 18  # a chunk; three of each task type
+RANDOM_STEPS, MOST_EXPERT_STEPS = 14, 50
+
+
+class Comparison:
+    """One game on both engines."""
+
+    def __init__(self, game: Game, counts: Counter[str]) -> None:
+        self.engine, self.real, self.counts = Engine(game), RealGame(game), counts
+        self.state: State = self.engine.start()
+        self.real.reset()
+        self.counts["games"] += 1
+        self.said = self.engine.opening(self.state)
+        self._compare("")
+
+    def step(self, command: str) -> None:
+        self.said, obeyed = self.engine.step(self.state, command)
+        assert self.real.step(command) == obeyed, command
+        self.counts["steps"] += 1
+        self.counts["refused"] += not obeyed
+        self._compare(command)
+
+    def _compare(self, command: str) -> None:
+        assert self.said == self.real.observation, command
+        assert self.admissible() == self.real.admissible, command
+        assert (float(self.state.won), self.state.won) == (self.real.score, self.real.done), command
+        assert self.state.won == self.real.won, command
+        self.counts["admissible commands"] += len(self.real.admissible)
+
+    def admissible(self) -> list[str]:
+        return self.engine.admissible(self.state)
+
+    def refused(self, dice: random.Random) -> str:
+        """Something that looks like a command, and cannot be obeyed now."""
+        items = [item.name for item in self.engine.items.values()]
+        places = [receptacle.name for receptacle in self.engine.receptacles.values()]
+        admissible = set(self.admissible())
+        while True:
+            verb = dice.choice(
+                ("go to", "open", "close", "take", "move", "clean", "heat", "cool", "use", "examine", "put")
+            )
+            item, place = dice.choice(items), dice.choice(places)
+            joint = {"take": "from", "move": "to", "put": "in/on"}.get(verb, "with")
+            command = dice.choice((f"{verb} {place}", f"{verb} {item}", f"{verb} {item} {joint} {place}"))
+            if command not in admissible:
+                return command
+
+
+def _play_at_random(game: Game, counts: Counter[str], dice: random.Random, steps: int) -> None:
+    comparison = Comparison(game, counts)
+    for _ in range(steps):
+        commands = comparison.admissible()
+        deeds = [c for c in commands if not c.startswith(("go to", "help", "look", "inventory"))]
+        if dice.random() < 0.08:
+            comparison.step(comparison.refused(dice))
+        else:
+            # Most commands are "go to"; without a nudge nothing would ever be picked up.
+            comparison.step(dice.choice(deeds if deeds and dice.random() < 0.7 else commands))
+    comparison.real.close()
+
+
+def _play_by_the_expert(env: ALFWorldEnv, task: int, counts: Counter[str], dice: random.Random) -> None:
+    observation, info = env.reset(options={"task": task})
+    expert = env.expert()
+    comparison = Comparison(generate(env.split, task, env.rooms, env.task_types), counts)
+    assert comparison.said == observation
+    for _ in range(MOST_EXPERT_STEPS):
+        if dice.random() < 0.08:
+            comparison.step(comparison.refused(dice))
+        command = expert.act(observation, info)["action"]
+        comparison.step(command)
+        observation, _, _, _, info = env.step(command)
+        if comparison.state.won:
+            counts["won"] += 1
+            break
+    comparison.real.close()
+
+
+@pytest.fixture
+def counts(request: pytest.FixtureRequest, record_property):
+    memoise()
+    counts: Counter[str] = Counter()
+    yield counts
+    print(f"\n{request.node.name}: " + ", ".join(f"{number} {what}" for what, number in sorted(counts.items())))
+    for what, number in sorted(counts.items()):
+        record_property(what, number)
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_generated_games(chunk: int, counts: Counter[str]):
+    dice = random.Random(f"parity {chunk}")
+    split = ("train", "valid_seen", "valid_unseen")[chunk % 3]
+    task_types = list(TaskType)
+    for number in range(SMALL_GAMES):
+        task_type, task = task_types[number % 6], chunk * SMALL_GAMES + number
+        if (number // 6 + chunk) % 2:
+            game = generate(split, task, "small", [task_type])
+            _play_at_random(game, counts, dice, RANDOM_STEPS)
+        else:
+            env = ALFWorldEnv(split, rooms="small", task_types=[task_type.value])
+            _play_by_the_expert(env, task, counts, dice)
+    # And one full room, at random and by the expert.
+    task_type = task_types[chunk % 6]
+    _play_at_random(generate(split, chunk, "full", [task_type]), counts, dice, RANDOM_STEPS)
+    _play_by_the_expert(ALFWorldEnv(split, task_types=[task_type.value]), chunk, counts, dice)
+    assert counts["games"] == SMALL_GAMES + 2
+
+
+@pytest.mark.parametrize("game", [*map(kitchen, KITCHEN_GOALS), bedroom(), oddities()], ids=lambda game: game.task)
+def test_games_written_by_hand(game: Game, counts: Counter[str]):
+    for seed in range(3):
+        _play_at_random(game, counts, random.Random(seed), 40)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("", "  ", "LOOK", " look ", "help\n", "look\nlook", "go to", "go  to fridge 1", "go to\tfridge 1"),
+        *("go to fridge 01", "go to fridge 1.", "go to Fridge 1", "examine", "help me", "inventory x"),
+        *("take mug 1", "put mug 1 in/on cabinet 1", "\N{NARROW NO-BREAK SPACE}look", "\N{DEGREE SIGN}", "\0"),
+    ],
+)
+def test_odd_commands(command: str, counts: Counter[str]):
+    comparison = Comparison(kitchen(), counts)
+    comparison.step(command)
+    comparison.real.close()
+
+
+def test_the_two_backends_of_the_environment_are_alike():
+    ours = ALFWorldEnv("valid_seen", rooms="small", max_steps=20)
+    real = ALFWorldEnv("valid_seen", rooms="small", max_steps=20, backend="textworld")
+    for task in range(3):
+        said, info = ours.reset(options={"task": task})
+        assert real.reset(options={"task": task}) == (said, info)
+        expert, over = ours.expert(), False
+        while not over:
+            action = expert.act(said, info)["action"]
+            outcome = ours.step(action)
+            assert real.step(action) == outcome
+            said, _, won, lost, info = outcome
+            over = won or lost
+    real.close()
+
+
+def test_a_clone_on_the_real_engine_goes_its_own_way():
+    env = ALFWorldEnv("valid_seen", rooms="small", backend="textworld")
+    _, info = env.reset(options={"task": 0})
+    first, second = [command for command in info["admissible"] or [] if command.startswith("go to")][:2]
+    env.step(first)
+    twin = env.clone()
+    away = env.step(second)
+    assert twin.step("look")[0].startswith(f"You are facing the {first.removeprefix('go to ')}")
+    assert twin.step(second) == away
+    twin.close()
+    env.close()
+
+
+PLAY = """
+import random, sys
+from empg.environments.alfworld.generator import generate
+from empg.environments.alfworld.textworld import RealGame, memoise
+
+if sys.argv[1] == "memoised":
+    memoise()
+for task in (0, 1, 0):  # a game comes back, so that what is remembered is used
+    game, dice = RealGame(generate("train", task, "small")), random.Random(task)
+    for _ in range(2):
+        game.reset()
+        for _ in range(12):
+            print(repr((game.observation, game.admissible, game.score, game.done)))
+            game.step(dice.choice(game.admissible))
+    game.close()
+"""
+
+
+def test_memoise_does_not_change_what_the_engine_says():
+    logs = [
+        subprocess.run(
+            [sys.executable, "-c", PLAY, how], capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+        for how in ("plain", "memoised")
+    ]
+    assert logs[0].count("\n") == 72
+    assert logs[0] == logs[1]
