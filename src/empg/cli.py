@@ -100,9 +100,9 @@ def train(
 ) -> None:
     """Train a recipe.
 
-    Warm start, evaluation, learning from reward, evaluation, report.
-    The run's folder gets the resolved recipe, metrics, episodes, checkpoints and report.html. A run that was stopped,
-    even by kill -9, goes on with --resume and ends as if it had never been stopped.
+    Warm start, evaluation, learning from reward, evaluation, report. The run's folder gets the resolved recipe,
+    metrics, episodes, checkpoints and report.html. A run that was stopped, even by kill -9, goes on with --resume and
+    ends as if it had never been stopped.
     """
     resolved = _load(recipe, changes)
     folder = run or _default_run(resolved)
@@ -110,8 +110,8 @@ def train(
         raise typer.BadParameter("--resume goes on with a run and --force starts it anew; choose one")
     if resume:
         _same_recipe(resolved, folder)
-    typer.echo(f"{resolved.name}: {recipe} into {folder}, {_workers(resolved)}", err=False)
-    sys.stdout.flush()
+    workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
+    print(f"{resolved.name}: {recipe} into {folder}; starting {workers}", flush=True)
 
     from empg.doctor import check
     from empg.train import train as start
@@ -123,7 +123,8 @@ def train(
     try:
         start(resolved, folder, resume=resume, force=force, command=shlex.join(["empg", *sys.argv[1:]]))
     except KeyboardInterrupt:
-        typer.echo(f"empg: stopped; go on with: empg train {recipe} --run {folder} --resume", err=True)
+        again = shlex.join(["empg", "train", str(recipe), *(changes or ()), "--run", str(folder), "--resume"])
+        typer.echo(f"empg: stopped; go on with: {again}", err=True)
         raise typer.Exit(130) from None
 
 
@@ -218,7 +219,8 @@ def report(
 def doctor(recipe: RecipeFile, changes: Changes = None, run: RunOption = None) -> None:
     """Say what a recipe lacks here.
 
-    Looks at packages, data, model, memory, disk and cores before any work starts. Ends with exit code 1 if the run could not go through.
+    Looks at packages, data, model, memory, disk and cores before any work starts. Ends with exit code 1 if the run
+    could not go through.
     """
     resolved = _load(recipe, changes)
 
@@ -290,15 +292,8 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
     return [] if old == new else [f"{key} was {old!r}, is {new!r}"]
 
 
-def _workers(recipe: Recipe) -> str:
-    return f"starting {recipe.workers} workers" if recipe.workers > 1 else "starting"
-
-
 def _show(findings: list[Finding], *, err: bool = False) -> None:
     for finding in findings:
         remedy = f"\n      -> {finding.remedy}" if finding.remedy else ""
         typer.echo(f"{finding.level:4}  {finding.text}{remedy}", err=err)
 
-
-if __name__ == "__main__":
-    app()

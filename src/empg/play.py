@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 import gymnasium
 import yaml
 
 from empg.environments.base import Decision, Info, TextEnvironment
-from empg.recipe import RecipeError, parse_recipe
+from empg.recipe import EnvironmentSection, RecipeError, parse_recipe
 from empg.rollout.worlds import make_environment
 
 Ask = Callable[[str, Sequence[str]], str]
@@ -36,13 +36,16 @@ def open_world(name: str, split: str, options: Sequence[str] = ()) -> TextEnviro
     assert empg.environments
     arguments = _arguments(options)
     if name not in gymnasium.registry:
+        known = get_args(EnvironmentSection.model_fields["id"].annotation)
+        if name not in known:
+            raise ValueError(f"there is no world {name!r}: say {', '.join(known)}, or a registered gymnasium id")
         steps = {"max_steps": arguments.pop("max_steps")} if "max_steps" in arguments else {}
         section = {"id": name, "options": arguments, **steps}
         return make_environment(parse_recipe({"environment": section}, "play").environment, split)
     try:
         made = gymnasium.make(name, disable_env_checker=True, split=split, **arguments).unwrapped
     except TypeError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{name}: {str(error).partition(' was raised')[0]}") from None
     if not isinstance(made, TextEnvironment):
         raise ValueError(f"{name} is not a world of text; it is a {type(made).__name__}")
     return made

@@ -69,7 +69,7 @@ class Progress:
         self._stage, self._total, self._done, self._began = name, total or 0, 0, time.monotonic()
         # Each iteration's own line tells of its rollout.
         if self._live is None and name != "rollout":
-            self._print(name + (f", {total} episodes" if total else ""))
+            self._print(name)
 
     def done(self, count: int) -> None:
         """`count` items of the stage are done, all told."""
@@ -251,11 +251,11 @@ def _outcome_rows(evaluations: Sequence[Record]) -> list[tuple[str, str, str, st
         played = [r for r in evaluations if (r["split"], r["decoding"]) == panel]
         last = played[-1]
         first = next(r for r in played if r["panel_sha256"] == last["panel_sha256"])
-        trained = first["iteration"] != last["iteration"]
+        trained, twice = last["iteration"] > 0, first["iteration"] != last["iteration"]
         points = 100 * (last["success"] - first["success"])
         rows.append((
-            f"{panel[0]} ({panel[1]})", str(last["n"]), rate(Rate.of(first)),
-            rate(Rate.of(last)) if trained else "", f"{points:+.1f} points" if trained else "",
+            f"{panel[0]} ({panel[1]})", str(last["n"]), rate(Rate.of(first)) if twice or not trained else "",
+            rate(Rate.of(last)) if trained else "", f"{points:+.1f} points" if twice else "",
         ))
     return rows
 

@@ -92,6 +92,7 @@ class WarmStartSection(Section):
     episodes: int = Field(4000, ge=1)
     noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn's action is random, the expert recovers")
     episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from nothing")
     lr: float = Field(2e-3, gt=0.0)
     warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
     weight_decay: float = Field(0.05, ge=0.0)

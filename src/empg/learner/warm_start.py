@@ -17,7 +17,7 @@ from empg.learner.demonstrations import as_episode, demonstrate
 from empg.learner.workers import Workers
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
-from empg.recipe import Recipe
+from empg.recipe import Recipe, WarmStartSection
 
 DEMONSTRATION_KEY = 13  # keeps the dice of demonstrations apart from all others
 
@@ -33,16 +33,14 @@ def warm_start(
     """
     section = recipe.warm_start
     assert section is not None
-    optimizer = torch.optim.AdamW(
-        policy.parameters, lr=section.lr, betas=(0.9, 0.98), weight_decay=section.weight_decay
-    )
+    optimizers = _optimizers(policy, section)
     per_step = max(1, section.episodes_per_step // workers.size)
     steps = max(1, section.episodes // (per_step * workers.size))
     began = time.perf_counter()
     policy.model.train()
     for step in range(steps):
         rate = section.lr * _schedule(step / steps, section.warmup)
-        for group in optimizer.param_groups:
+        for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
             group["lr"] = rate
         first = (step * workers.size + workers.rank) * per_step
         plays = []
@@ -65,13 +63,31 @@ def warm_start(
             right += float((logprobs.detach() > math.log(0.5)).sum()) / total
         workers.average_gradients(policy.parameters)
         torch.nn.utils.clip_grad_norm_(policy.parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         report({
             "kind": "warm_start", "step": step + 1, "steps": steps, "loss": workers.total(loss),
             "token_accuracy": workers.total(right), "lr": rate, "time": time.perf_counter() - began,
         })
     policy.model.eval()
+
+
+def _optimizers(policy: Policy, section: WarmStartSection) -> list[torch.optim.Optimizer]:
+    """AdamW; or Muon for the matrices inside the layers and AdamW for embeddings and norms, at the same rate."""
+    embeddings = {id(p) for m in policy.model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    inner = [p for p in policy.parameters if section.optimizer == "muon" and p.ndim == 2 and id(p) not in embeddings]
+    taken = {id(p) for p in inner}
+    rest = [p for p in policy.parameters if id(p) not in taken]
+    decay = section.weight_decay
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=section.lr, betas=(0.9, 0.98), weight_decay=decay)
+    ]
+    if inner:
+        # With this adjustment an update is as large as AdamW's, so that one rate serves both.
+        muon = torch.optim.Muon(inner, lr=section.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)
+    return optimizers
 
 
 def _schedule(progress: float, warmup: float) -> float:

@@ -153,7 +153,7 @@ def test_a_game_that_makes_no_sense_is_refused(tmp_path: Path, fact: str, other:
 def test_a_file_that_is_not_a_json_object_is_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "game.tw-pddl"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="not (JSON|a JSON object)") as caught:
+    with pytest.raises(ValueError, match=r"not (JSON|a JSON object)") as caught:
         read_game(path)
     assert str(caught.value).startswith(f"{path}: ")
 
@@ -233,7 +233,7 @@ def test_a_split_that_is_not_there_is_named(tree: Path):
 
 
 def test_a_split_without_games_is_an_error(tree: Path):
-    with pytest.raises(FileNotFoundError, match="valid_seen: no solvable game.tw-pddl of these task types"):
+    with pytest.raises(FileNotFoundError, match=r"valid_seen: no solvable game\.tw-pddl of these task types"):
         find_games(tree, "valid_seen", [TaskType.LOOK])
 
 

@@ -89,12 +89,28 @@ def test_depth_and_length_are_bounded():
         parse_expression(" " * (MAX_CHARACTERS + 1))
 
 
+expressions = st.recursive(
+    st.text("abc?-=", min_size=1, max_size=4), lambda inner: st.lists(inner, max_size=4), max_leaves=20
+)
+
+
+def _text(expression) -> str:
+    return expression if isinstance(expression, str) else "(" + "\n".join(map(_text, expression)) + ")"
+
+
+@given(expressions)
+def test_any_expression_is_read_back(expression):
+    assert parse_expression(_text(expression)) == expression
+
+
 @given(st.text(alphabet="(); ab\n", max_size=40))
 def test_any_text_is_read_or_refused(text: str):
+    bare = "".join(line.partition(";")[0] for line in text.split("\n"))
     try:
-        assert parse_expression(text) is not None
-    except ValueError as error:
-        assert "\n" not in str(error)
+        parse_expression(text)
+    except ValueError:
+        return
+    assert bare.count("(") == bare.count(")")
 
 
 # ---- problems -------------------------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ def test_a_lamp_cannot_be_taken(play):
 
 
 def test_move(play):
-    engine, state, said = play(
+    _, state, said = play(
         kitchen(),
         *("go to countertop 1", "take knife 1 from countertop 1", "go to sinkbasin 1", "move knife 1 to sinkbasin 1"),
         "examine sinkbasin 1",

@@ -1,8 +1,9 @@
 """WebShop: shopping from an instruction, on the pages of an online shop.
 
-`world.py` says what a shop is, `shop.py` and `pages.py` how it is walked through, `reward.py` what a purchase is worth,
-`catalogue.py` and `search.py` how products are kept and found, `records.py` reads official files, `generator.py` makes a
-shop, `expert.py` buys in it, `env.py` is the gymnasium environment, `site.py` the same shop in a browser.
+`world.py` says what a shop is, `shop.py` and `pages.py` how it is walked through, `reward.py` what a purchase is
+worth, `catalogue.py` and `search.py` how products are kept and found, `records.py` reads official files,
+`generator.py` makes a shop, `expert.py` buys in it, `env.py` is the gymnasium environment, `site.py` the same shop in
+a browser.
 """
 
 from empg.environments.webshop.env import WebShopEnv

@@ -89,7 +89,8 @@ def make_catalogue(products: Iterable[Product]) -> Catalogue:
     """A catalogue in memory."""
     records = io.BytesIO()
     parts = _collect(products, records, None)
-    return _assemble(records.getvalue(), parts, SearchIndex.build(parts.terms))
+    index = SearchIndex.build(parts.terms)
+    return _view(records.getvalue(), parts.arrays(), parts.names, index, parts.fingerprint)
 
 
 def write_catalogue(products: Iterable[Product], folder: Path, progress: Progress | None = None) -> None:
@@ -201,10 +202,6 @@ def _collect(products: Iterable[Product], records: BinaryIO, progress: Progress 
     return parts
 
 
-def _assemble(records: bytes, parts: _Parts, index: SearchIndex) -> Catalogue:
-    return _view(records, parts.arrays(), parts.names, index, parts.fingerprint)
-
-
 def _view(
     records: bytes | mmap.mmap,
     arrays: dict[str, npt.NDArray[Any]],
@@ -232,7 +229,8 @@ def _view(
 def _read(text: bytes) -> Product:
     fields = json.loads(text)
     human = tuple(
-        HumanInstruction(entry["text"], tuple(entry["attributes"]), tuple(entry["options"])) for entry in fields["human"]
+        HumanInstruction(asked["text"], tuple(asked["attributes"]), tuple(asked["options"]))
+        for asked in fields["human"]
     )
     options = {name: tuple(values) for name, values in fields["options"].items()}
     lists = {name: tuple(fields[name]) for name in ("bullets", "pricing", "attributes", "instruction_attributes")}
@@ -243,5 +241,3 @@ def _actual_price(product: Product) -> float:
     """The one price of a range, drawn from a seed of the product's own; the original draws it unseeded."""
     low, high = product.pricing[0], product.pricing[-1]
     return low if low == high else random.Random(f"webshop price/{product.asin}").uniform(low, high)
-
-

@@ -96,18 +96,19 @@ class WebShopEnv(TextEnvironment):
         self._goals = split_range(split_scheme, split, goals)
         self.observation_space = gymnasium.spaces.Text(max_length=1_000_000)
         self.action_space = gymnasium.spaces.Text(max_length=1_000)
-        # Set by `reset`.
-        self.goal: Goal
-        self.state: State
+        self.state = State()
+        self.goal: Goal  # set by `reset`
 
     @property
     def num_tasks(self) -> int:
+        """The number of goals in this split."""
         return len(self._goals)
 
     def task_id(self, index: int) -> str:
+        """The asin of the product that the goal was made from, and a fingerprint of the goal."""
         return self._goal(index).task_id
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:  # type: ignore[override]
         """Start a task. Without `options["task"]` one is drawn by weight: rare attributes more often."""
         gymnasium.Env.reset(self, seed=seed)
         index = (options or {}).get("task")
@@ -119,16 +120,16 @@ class WebShopEnv(TextEnvironment):
         self.state = State()
         return self._observe(True, None)
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
         """Act.
 
         Raises:
             RuntimeError: the episode has ended.
         """
-        if self.state.page is Page.DONE:
+        if self._bought:
             raise RuntimeError("the episode has ended with the purchase; call reset")
         valid = self.shop.step(self.state, self.goal, action)
-        bought = self.state.page is Page.DONE
+        bought = self._bought
         score = self.shop.score(self.state, self.goal) if bought else None
         observation, info = self._observe(valid, score)
         reward = float(info["won"]) if self._reward == "binary" else info["score"]
@@ -143,7 +144,12 @@ class WebShopEnv(TextEnvironment):
         return twin
 
     def expert(self) -> Expert:
+        """A fresh expert for the episode that was just reset."""
         return ShoppingExpert(self.shop, self.goal, self.state)
+
+    @property
+    def _bought(self) -> bool:
+        return self.state.page is Page.DONE
 
     def _goal(self, index: int) -> Goal:
         if not 0 <= index < self.num_tasks:

@@ -38,8 +38,7 @@ class ShoppingExpert:
         elif page is Page.ITEM:
             thought, action = self._weigh()
         elif page is Page.SUB:
-            self._read.add(self._shop.product(self._state).asin)
-            thought, action = "Go back", f"click[{PREVIOUS}]"
+            thought, action = self._judge()
         else:
             thought, action = "Done", f"click[{BACK}]"
         return Decision(thought=f"{self._aim}. {thought}.", action=action)
@@ -58,7 +57,7 @@ class ShoppingExpert:
         fitting = [product for product in results.products if self._looks_right(product)]
         if fitting:
             # A title that says everything spares reading the features.
-            best = max(fitting, key=self._told_by_title)
+            best = min(fitting, key=lambda product: len(self._missing(product)))
             return f"{best.asin} fits", f"click[{best.asin}]"
         seen = self._state.number * self._shop.rules.results_per_page
         if seen < results.total and self._state.number < _MAX_PAGES:
@@ -73,36 +72,37 @@ class ShoppingExpert:
         if not self._looks_right(product) or any(value is None for _, value in wanted):
             self._rejected.add(product.asin)
             return "This has not all. Go back", f"click[{PREVIOUS}]"
-        if self._told_by_title(product) < len(self._goal.attributes):
-            if product.asin not in self._read:
-                return "Read the features", "click[Features]"
-            if not all(meets_attribute(product, attribute) for attribute in self._goal.attributes):
-                self._rejected.add(product.asin)
-                return "This has not all. Go back", f"click[{PREVIOUS}]"
+        if self._missing(product) and product.asin not in self._read:
+            return "Read the features", "click[Features]"
         done = f"Chosen: {', '.join(chosen.values()) or 'nothing'}"
         for _, value in wanted:
             if value not in chosen.values():
                 return f"{done}. Choose {value}", f"click[{value}]"
         return f"{done}. Buy", f"click[{BUY}]"
 
+    def _judge(self) -> tuple[str, str]:
+        """On a sub page: whether the product has what its title does not say. It is left with a verdict."""
+        product = self._shop.product(self._state)
+        self._read.add(product.asin)
+        lacking = [attribute for attribute in self._goal.attributes if not meets_attribute(product, attribute)]
+        if lacking:
+            self._rejected.add(product.asin)
+            return f"This lacks {lacking[0]}. Go back", f"click[{PREVIOUS}]"
+        return f"This has {', '.join(self._missing(product)) or 'all'}. Go back", f"click[{PREVIOUS}]"
+
     # ---- what is known ---------------------------------------------------------------------------------------------
 
     def _looks_right(self, product: Product) -> bool:
-        """By what the results page shows, and what was read before."""
+        """By what the results page shows, and what was found out before."""
         if product.asin in self._rejected or product.pricing[-1] > self._goal.price_upper:
             return False
-        if not self._same_type(product):
-            return False
-        if product.asin in self._read:
-            return all(meets_attribute(product, attribute) for attribute in self._goal.attributes)
-        return self._told_by_title(product) > 0 or len(self._goal.attributes) == 0
+        some = len(self._missing(product)) < len(self._goal.attributes) or not self._goal.attributes
+        return product.query == self._goal.query and some
 
-    def _same_type(self, product: Product) -> bool:
-        return product.query == self._goal.query
-
-    def _told_by_title(self, product: Product) -> int:
+    def _missing(self, product: Product) -> list[str]:
+        """The wanted attributes that the title does not say."""
         title = product.title.lower()
-        return sum(attribute in title for attribute in self._goal.attributes)
+        return [attribute for attribute in self._goal.attributes if attribute not in title]
 
     def _value(self, product: Product, name: str | None, wanted: str) -> str | None:
         """The value of the product that does for a wanted option."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,8 @@ from empg.environments.webshop import tables
 from empg.environments.webshop.records import LoadReport, clean
 from empg.environments.webshop.tables import Department, Kind
 from empg.environments.webshop.world import Product
+
+Options = dict[str, tuple[str, ...]]
 
 FAMILY = 4
 ATTRIBUTES = 3  # of a product: two in its title, one in its first bullet
@@ -42,14 +45,14 @@ def generate(count: int, seed: int = 0) -> Iterator[Product]:
 def make_record(number: int, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
     """Product `number` as `items_shuffle.json` would hold it, and its entry in `items_ins_v2.json`."""
     family, place = divmod(number, FAMILY)
-    department, kind, shared, base_price, options, roles = _family(family, seed)
+    shared = _family(family, seed)
+    department, kind, options, role = shared.department, shared.kind, shared.options, shared.roles[place]
     dice = random.Random(f"webshop/{seed}/product/{number}")
-    attributes = list(shared)
-    role = roles[place]
+    attributes = list(shared.attributes)
     if role == "lacks":
-        others = [a for a in department.attributes if a not in shared]
+        others = [attribute for attribute in department.attributes if attribute not in attributes]
         attributes[dice.randrange(ATTRIBUTES)] = dice.choice(others)
-    price = base_price + (dice.randint(*_DEARER) if role == "dearer" else dice.randint(-2, 2))
+    price = shared.price + (dice.randint(*_DEARER) if role == "dearer" else dice.randint(-2, 2))
     if role == "others":
         options = _draw_options(dice, department)
     shown, in_bullet = attributes[:2], attributes[2]
@@ -87,24 +90,34 @@ def asin(number: int, seed: int = 0) -> str:
     return "B0" + "".join(syllables)
 
 
-@lru_cache(1)
-def _family(family: int, seed: int) -> tuple[Department, Kind, tuple[str, ...], int, dict[str, tuple[str, ...]], list[str]]:
+@dataclass(frozen=True, slots=True)
+class _Family:
     """What near-duplicates share, and which of them plays which role."""
+
+    department: Department
+    kind: Kind
+    attributes: tuple[str, ...]
+    price: int
+    options: Options
+    roles: tuple[str, ...]
+
+
+@lru_cache(1)
+def _family(family: int, seed: int) -> _Family:
     dice = random.Random(f"webshop/{seed}/family/{family}")
     department = dice.choice(tables.DEPARTMENTS)
     kind = dice.choice(department.kinds)
     shared = tuple(dice.sample(department.attributes, ATTRIBUTES))
     price = dice.randint(*kind.price)
     options = _draw_options(dice, department)
-    roles = ["plain", "lacks", "dearer", "others"]
-    dice.shuffle(roles)
-    return department, kind, shared, price, options, roles
+    roles = dice.sample(("plain", "lacks", "dearer", "others"), FAMILY)
+    return _Family(department, kind, shared, price, options, tuple(roles))
 
 
-def _draw_options(dice: random.Random, department: Department) -> dict[str, tuple[str, ...]]:
+def _draw_options(dice: random.Random, department: Department) -> Options:
     """Mostly two options, sometimes one or none, each with a few values in a fixed order."""
     kept = dice.choices((2, 1, 0), (75, 20, 5))[0]
-    drawn = {}
+    drawn: Options = {}
     for name, values, count in department.options[:kept]:
         chosen = set(dice.sample(values, count))
         drawn[name] = tuple(value for value in values if value in chosen)

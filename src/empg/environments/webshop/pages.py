@@ -151,5 +151,11 @@ def clickables(nodes: Sequence[Node]) -> dict[str, Node]:
 
 
 def _visible(nodes: Sequence[Node]) -> list[Node]:
-    """The pieces that an HTML parser reports: none for nothing, none for a blank that holds a line break."""
-    return [node for node in nodes if node.text.strip(_HTML_SPACE) or (node.text and "\n" not in node.text)]
+    """The pieces that an HTML parser reports: none for nothing or a blank with a line break; other blanks shrink."""
+    seen = []
+    for node in nodes:
+        if node.text.strip(_HTML_SPACE):
+            seen.append(node)
+        elif node.text and "\n" not in node.text:
+            seen.append(Node(node.kind, " ", node.name))
+    return seen

@@ -134,7 +134,8 @@ class _Malformed(Exception):
 
 def _product(record: Mapping[str, Any], asin: str, extra: Any, human: Any) -> Product:
     bullets = record.get("small_description")
-    instruction, instruction_attributes, attributes = None, (), NO_ATTRIBUTES
+    attributes: tuple[str, ...] = NO_ATTRIBUTES
+    instruction, instruction_attributes = None, _texts((), "instruction_attributes")
     if extra is not None:
         if not isinstance(extra, dict):
             raise _Malformed("attributes entry is no object")
@@ -161,7 +162,7 @@ def _product(record: Mapping[str, Any], asin: str, extra: Any, human: Any) -> Pr
 
 
 def _pricing(tag: Any) -> tuple[float, ...]:
-    """"$65.99", "$20.00$35.50" (a range), or nothing."""
+    """A price ("$65.99"), a range ("$20.00$35.50"), or nothing."""
     if not tag:
         return (NO_PRICE,)
     if not isinstance(tag, str):

@@ -21,13 +21,13 @@ K1, B = 0.9, 0.4
 HITS = 50
 
 STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with".split()
+    """
+    a an and are as at be but by for if in into is it no not of on or such that the their then there these they this
+    to was will with
+    """.split()  # noqa: SIM905
 )
 # Letters may hold a dot, an apostrophe or a colon between them, digits a dot, a comma or a semicolon.
-_WORD = re.compile(
-    r"\w+(?:(?:(?<=[^\W\d_])[.'’:·](?=[^\W\d_])|(?<=\d)[.,;'’](?=\d))\w+)*"
-)
+_WORD = re.compile(r"\w+(?:(?:(?<=[^\W\d_])[.'’:·](?=[^\W\d_])|(?<=\d)[.,;'’](?=\d))\w+)*")
 _MAX_WORD = 255
 
 
@@ -112,4 +112,3 @@ class SearchIndex:
             candidates = np.flatnonzero(scores > 0)
         order = np.argsort(-scores[candidates], kind="stable")[:count]
         return tuple(candidates[order].tolist())
-

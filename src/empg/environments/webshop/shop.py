@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
+
 from empg.environments.webshop import pages
 from empg.environments.webshop.catalogue import Catalogue
 from empg.environments.webshop.goals import GoalKind, make_goal
@@ -19,6 +22,8 @@ from empg.environments.webshop.world import Goal, Page, Product, State
 
 SEARCHES_KEPT = 8_192
 GOALS_KEPT = 4_096
+Rows = Sequence[int] | npt.NDArray[np.int32]
+
 _COMMAND = re.compile(r"(.+)\[(.+)\]")
 _COMMAND_WITH_BRACKETS = re.compile(r"([^\[]+)\[(.+)\]")
 
@@ -135,7 +140,7 @@ class Shop:
         has_next = not self.rules.stop_at_last_page or state.number * size < len(hits)
         return Results(shown, state.number, len(hits), has_next)
 
-    def find(self, keywords: Sequence[str], seed: str) -> Sequence[int]:
+    def find(self, keywords: Sequence[str], seed: str) -> Rows:
         """The rows that keywords find, best first.
 
         A first word of `<r>` finds 50 at random (drawn from `seed`); `<c>`, `<q>` and `<a>` find every product of the

@@ -31,7 +31,7 @@ class Department:
 
 
 _COLOURS = tuple(
-    "black white red blue green grey pink purple navy beige brown yellow teal olive silver ivory maroon khaki".split()
+    "black white red blue green grey pink purple navy beige brown yellow teal olive silver ivory maroon khaki".split()  # noqa: SIM905
 )
 
 
@@ -132,7 +132,7 @@ DEPARTMENTS = (
     ),
 )
 
-BRAND_SYLLABLES = tuple("ba ve lo mi ra zu ken dor lin tas pel mar jo sti vo ny gra hul fe qui".split())
+BRAND_SYLLABLES = tuple("ba ve lo mi ra zu ken dor lin tas pel mar jo sti vo ny gra hul fe qui".split())  # noqa: SIM905
 
 # {0}: the attributes and the type of product ("long lasting, oil free eye cream").
 REQUESTS = ("Find me {0}", "I need {0}", "I am looking for {0}", "I want to buy {0}")

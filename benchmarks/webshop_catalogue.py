@@ -1,0 +1,101 @@
+"""A large catalogue: index it once, then open it memory-mapped. Time, memory, disk, and how fast it is searched.
+
+python benchmarks/webshop_catalogue.py --products 1000000 [--folder DIR]
+
+Each part runs in a process of its own, so that its memory is its own. `unique` memory is what a further worker process
+costs; the rest of `resident` are pages of the mapped files, which all processes share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+MB = 1e6
+
+
+def index(products: int, folder: Path) -> None:
+    from empg.environments.webshop.catalogue import write_catalogue
+    from empg.environments.webshop.generator import generate
+
+    columns = (TextColumn("Indexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    begun = time.perf_counter()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=products)
+        write_catalogue(generate(products), folder, lambda done: progress.update(bar, completed=done))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
+    disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / MB
+    print(f"generate and index   {time.perf_counter() - begun:8.1f} s   peak {peak:,.0f} MB   disk {disk:,.0f} MB")
+
+
+def use(folder: Path) -> None:
+    from empg.environments.webshop import WebShopEnv
+
+    def memory() -> str:
+        full = psutil.Process().memory_full_info()
+        return f"unique {full.uss / MB:,.0f} MB   resident {full.rss / MB:,.0f} MB"
+
+    print(f"package imported                  {memory()}")
+    begun = time.perf_counter()
+    environment = WebShopEnv(data=folder)
+    environment.reset(options={"task": 0})
+    print(f"open, first reset    {time.perf_counter() - begun:8.2f} s   {memory()}")
+    print(f"                     {len(environment.shop.catalogue):,} products, {environment.num_tasks:,} train goals")
+    dice = random.Random(0)
+    for name, words in (("search, whole wishes", 99), ("search, three words", 3)):
+        times = []
+        for _ in range(100):
+            task = environment.shop.goal("synthetic", dice.randrange(environment.num_tasks))
+            wish = [*" ".join(task.attributes).split(), *task.query.split(), *(v for _, v in task.options)]
+            begun = time.perf_counter()
+            environment.shop.catalogue.index.find(" ".join(wish[:words]))
+            times.append(1000 * (time.perf_counter() - begun))
+        worst = statistics.quantiles(times, n=20)[-1]
+        print(f"{name:20} {statistics.median(times):8.1f} ms  (95 % within {worst:.1f} ms)")
+    begun, steps, won, episodes = time.perf_counter(), 0, 0, 20
+    for _ in range(episodes):
+        observation, info = environment.reset(options={"task": dice.randrange(environment.num_tasks)})
+        expert = environment.expert()
+        ended = False
+        while not ended:
+            decision = expert.act(observation, info)
+            observation, _, terminated, truncated, info = environment.step(decision["action"])
+            ended, steps = terminated or truncated, steps + 1
+        won += info["won"]
+    rate = steps / (time.perf_counter() - begun)
+    print(f"expert               {rate:8,.0f} steps/s   won {won} of {episodes}")
+    print(f"after all that                    {memory()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--products", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="keep the catalogue here, or use the one that is here")
+    parser.add_argument("--part", choices=("index", "use"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part == "index":
+        index(arguments.products, arguments.folder)
+    elif arguments.part == "use":
+        use(arguments.folder)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = arguments.folder or Path(scratch) / "catalogue"
+            parts = ["use"] if (folder / "catalogue.json").is_file() else ["index", "use"]
+            for part in parts:
+                command = [sys.executable, __file__, "--products", str(arguments.products)]
+                subprocess.run([*command, "--folder", str(folder), "--part", part], check=True)
+
+
+if __name__ == "__main__":
+    main()

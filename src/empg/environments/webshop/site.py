@@ -1,0 +1,221 @@
+"""The shop as a web site on this machine: the same engine, pages for people, and their shopping kept as episodes.
+
+Every visitor's session is an environment. A page is drawn from its state (GET), and a button sends the very command
+that an agent would give (POST), after which the browser is sent back to the page: reloading does nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import uvicorn
+from jinja2 import Environment, PackageLoader, select_autoescape
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from empg.environments.base import Decision
+from empg.environments.webshop import recording
+from empg.environments.webshop.env import WebShopEnv
+from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
+from empg.environments.webshop.world import Page
+
+SESSIONS_KEPT = 1_000  # the longest unused is forgotten first
+MAX_FORM = 10_000  # bytes
+_NO_BRACKETS = str.maketrans("[]", "  ")
+HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_HEADERS = {
+    # Product text is escaped; should it ever not be, nothing in it may run, load or send.
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(slots=True)
+class Session:
+    """One visitor's episode."""
+
+    environment: WebShopEnv
+    task: int
+    turns: list[Decision] = field(default_factory=list)
+    notice: str = ""
+    ended: str = ""  # why nothing more can be done
+
+
+class Site:
+    """The application's state: its shop, its sessions, and the file that finished episodes go to."""
+
+    def __init__(self, environment: WebShopEnv, record_to: Path | None) -> None:
+        self._environment, self._record_to = environment, record_to
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        loader = PackageLoader("empg.environments.webshop", "templates")
+        self._templates = Environment(loader=loader, autoescape=select_autoescape(["html"]), trim_blocks=True)
+        self._templates.globals |= {"BACK": BACK, "BUY": BUY, "NEXT": NEXT, "PREVIOUS": PREVIOUS, "SUBS": SUB_PAGES}
+
+    # ---- pages -----------------------------------------------------------------------------------------------------
+
+    async def home(self, request: Request) -> Response:
+        """Where a task is chosen."""
+        return self._page("home.html", split=self._environment.split, tasks=self._environment.num_tasks)
+
+    async def start(self, request: Request) -> Response:
+        """Begin an episode: the task that the form names, or any."""
+        form = await _form(request)
+        named = form.get("task", "").strip()
+        tasks = self._environment.num_tasks
+        if named and not (named.isascii() and named.isdigit() and len(named) < 10 and int(named) < tasks):
+            return self._page("home.html", 400, split=self._environment.split, tasks=tasks, notice=_no_task(tasks))
+        task = int(named) if named else random.randrange(tasks)
+        environment = self._environment.clone()
+        environment.reset(options={"task": task})
+        key = secrets.token_urlsafe(12)
+        self._sessions[key] = Session(environment, task)
+        while len(self._sessions) > SESSIONS_KEPT:
+            self._sessions.popitem(last=False)
+        return RedirectResponse(f"/s/{key}", 303)
+
+    async def show(self, request: Request) -> Response:
+        """The page that a session is on."""
+        key = request.path_params["key"]
+        session = self._find(key)
+        if session is None:
+            return self._page("home.html", 404, split=self._environment.split, tasks=self._environment.num_tasks,
+                              notice="That visit is over. Start a new one.")  # fmt: skip
+        environment, notice = session.environment, session.notice
+        session.notice = ""
+        shop, state, goal = environment.shop, environment.state, environment.goal
+        about: dict[str, Any] = {"key": key, "goal": goal, "state": state, "notice": notice, "ended": session.ended}
+        if state.page is Page.RESULTS:
+            about["results"] = shop.results(state, goal)
+        elif state.page in (Page.ITEM, Page.SUB, Page.DONE):
+            about["product"] = shop.product(state)
+        if state.page is Page.DONE:
+            about["score"] = shop.score(state, goal)
+        left = environment.max_steps - state.steps
+        return self._page(f"{state.page.value}.html", **about, left=left, turns=session.turns)
+
+    async def act(self, request: Request) -> Response:
+        """One command, as an agent would give it."""
+        key = request.path_params["key"]
+        session = self._find(key)
+        if session is None:
+            return RedirectResponse("/", 303)
+        form = await _form(request)
+        # A bracket would end the command; search knows no brackets anyway.
+        query = " ".join(form.get("query", "").translate(_NO_BRACKETS).split())
+        action = f"search[{query}]" if query else form.get("action", "")
+        if not session.ended and action:
+            self._step(session, action)
+        return RedirectResponse(f"/s/{key}", 303)
+
+    # ---- what they do ----------------------------------------------------------------------------------------------
+
+    def _step(self, session: Session, action: str) -> None:
+        environment = session.environment
+        _, _, bought, out_of_steps, info = environment.step(action)
+        session.turns.append(Decision(thought="", action=action))
+        if not info["valid"]:
+            session.notice = "That is not on this page any more."
+        if bought:
+            session.ended = "bought"
+            if self._record_to is not None:
+                recording.append(self._record_to, recording.record(environment, session.task, session.turns))
+        elif out_of_steps:
+            session.ended = "out of steps"
+
+    def _find(self, key: str) -> Session | None:
+        session = self._sessions.get(key)
+        if session is not None:
+            self._sessions.move_to_end(key)
+        return session
+
+    def _page(self, template: str, status: int = 200, **values: Any) -> Response:
+        return HTMLResponse(self._templates.get_template(template).render(values), status, _HEADERS)
+
+
+def make_app(environment: WebShopEnv, record_to: Path | None = None) -> Starlette:
+    """The web application of a shop. Finished episodes are added to the file `record_to` (`recording.py`)."""
+    site = Site(environment, record_to)
+    routes = [
+        Route("/", site.home),
+        Route("/start", site.start, methods=["POST"]),
+        Route("/s/{key}", site.show),
+        Route("/s/{key}/act", site.act, methods=["POST"]),
+        Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+    ]
+    # A page of another site cannot reach the shop under a name of its own.
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS))],
+        exception_handlers={_FormTooLong: _refuse},
+    )
+
+
+def serve(
+    environment: WebShopEnv,
+    port: int = 8000,
+    record_to: Path | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a shop on this machine (127.0.0.1) until Ctrl-C.
+
+    Args:
+        environment: its shop, split and rules are served.
+        port: 0 takes any free one.
+        record_to: where finished episodes are added.
+        ready: told the address as soon as it answers.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    config = uvicorn.Config(make_app(environment, record_to), host="127.0.0.1", port=port, log_level="warning")
+    socket = config.bind_socket()
+    server = uvicorn.Server(config)
+
+    async def run() -> None:
+        serving = asyncio.create_task(server.serve(sockets=[socket]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if ready is not None and server.started:
+            ready(f"http://127.0.0.1:{socket.getsockname()[1]}/")
+        await serving
+
+    asyncio.run(run())
+
+
+class _FormTooLong(Exception):
+    pass
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a form, the last of each name."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM:
+            raise _FormTooLong
+    fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20)
+    return {name: values[-1] for name, values in fields.items()}
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("That form is too long.", 413, _HEADERS)
+
+
+def _no_task(tasks: int) -> str:
+    return f"There is no such task: give a number from 0 to {tasks - 1}."

@@ -1,0 +1,178 @@
+"""The commands as a person types them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import empg as package
+from empg.cli import app
+
+Call = Callable[..., Result]
+
+RECIPE = """
+name: mini
+iterations: 1
+checkpoint_every: 1
+environment: {options: {rooms: small}, max_steps: 4}
+policy:
+  model: tiny
+  tiny: {hidden_size: 32, layers: 2, heads: 2, kv_heads: 1, intermediate_size: 64, vocab_size: 512}
+warm_start: {episodes: 16, episodes_per_step: 8}
+rollout: {groups: 2, group_size: 2, max_turn_tokens: 16, max_episode_tokens: 512}
+evaluation: {splits: [valid_seen], episodes: 4}
+"""
+
+
+EMPG = str(Path(sys.executable).with_name("empg"))
+
+
+def empg(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "PYTHONWARNINGS": "error::UserWarning"}
+    done = subprocess.run(
+        [EMPG, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a recipe and its finished run, and what the run printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "mini.yaml").write_text(RECIPE)
+    return folder, empg("train", "mini.yaml", cwd=folder).stdout
+
+
+@pytest.fixture
+def call(trained: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Call a command in this process, where torch is imported already, beside the finished run."""
+    monkeypatch.chdir(trained[0])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(trained[0] / "cache"))
+
+    def run(*arguments: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(app, list(arguments), terminal_width=120)
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+class TestHelp:
+    def test_it_answers_at_once_and_names_the_commands(self, tmp_path: Path) -> None:
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            text = empg("--help", cwd=tmp_path).stdout
+            times.append(time.perf_counter() - began)
+        assert min(times) < 0.5
+        commands = re.findall(r"^  (\w+) ", text.partition("Commands:")[2], re.MULTILINE)
+        assert commands == ["train", "evaluate", "compare", "report", "doctor", "play"]
+
+    @pytest.mark.parametrize("command", ["train", "evaluate", "compare", "report", "doctor", "play"])
+    def test_every_command_explains_itself(self, command: str) -> None:
+        assert len(CliRunner().invoke(app, [command, "--help"]).stdout.splitlines()) > 8
+
+    def test_version(self, tmp_path: Path) -> None:
+        assert empg("--version", cwd=tmp_path).stdout.strip() == package.__version__
+
+
+class TestTrain:
+    def test_it_prints_its_way_from_the_recipe_to_the_report(self, trained: tuple[Path, str]) -> None:
+        folder, output = trained
+        lines = output.splitlines()
+        assert lines[0] == "mini: mini.yaml into runs/mini; starting one worker"
+        assert any(line.startswith("iteration 1/1 ") for line in lines)
+        assert re.search(r"^valid_seen \(sampled\) +4 .* points$", output, re.MULTILINE)
+        assert lines[-1] == "report: runs/mini/report.html"
+        assert (folder / "runs/mini/report.html").is_file()
+
+    def test_a_run_is_not_overwritten_by_accident(self, call: Call) -> None:
+        done = call("train", "mini.yaml", code=1)
+        assert done.stderr == (
+            "empg: runs/mini already holds a run; go on with --resume, start it anew with --force, "
+            "or name another folder\n"
+        )
+
+    def test_a_finished_run_resumes_to_its_end(self, call: Call) -> None:
+        output = call("train", "mini.yaml", "--resume").stdout
+        assert output.splitlines()[-1] == "report: runs/mini/report.html"
+
+    def test_a_run_resumes_only_with_its_own_recipe(self, call: Call) -> None:
+        done = call("train", "mini.yaml", "--resume", "seed=3", "loss.clip_low=0.1", code=1)
+        assert done.stderr == (
+            "empg: runs/mini was begun with another recipe (seed was 0, is 3; loss.clip_low was 0.2, is 0.1); "
+            "resume with the same one\n"
+        )
+
+    def test_a_recipe_that_cannot_run_here_does_not_begin(self, call: Call) -> None:
+        changes = ["environment.options.games=/nowhere", "--run", "broken"]
+        done = call("train", "mini.yaml", *changes, code=1)
+        assert "/nowhere" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not Path("broken").exists()
+
+
+class TestOneLineErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["train", "none.yaml"], "cannot read recipe none.yaml: No such file or directory"),
+            (["train", "mini.yaml", "seeds=3"], "mini.yaml: unknown key 'seeds'; did you mean 'seed'?"),
+            (["train", "mini.yaml", "name=a/b"], "name: 'a/b' cannot name a folder; say where the run goes with --run"),
+            (["train", "mini.yaml", "--resume", "--run", "none"], "none does not exist; name the folder of a run"),
+            (["report", "none"], "none does not exist; name the folder of a run"),
+            (["evaluate", "none"], "none does not exist; name the folder of a run"),
+            (["compare", "runs/mini", "none"], "none does not exist; name the folder of a run"),
+            (["evaluate", "runs/mini", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
+            (["play", "alfworld", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
+            (["play", "alfworld", "rooms=big"], "rooms='big': one of small, full"),
+            (["play", "alfworld", "--task", "1000000"], "task 1000000: train has tasks 0 to 99999"),
+        ],
+    )
+    def test_what_a_person_can_mend(self, arguments: list[str], message: str, call: Call) -> None:
+        assert call(*arguments, code=1).stderr == f"empg: {message}\n"
+
+    def test_a_missing_checkpoint_is_named(self, call: Call) -> None:
+        done = call("evaluate", "runs/mini", "--checkpoint", "iter-000099", code=1)
+        assert done.stderr.startswith("empg: checkpoint runs/mini/checkpoints/iter-000099: ")
+        assert done.stderr.count("\n") == 1
+
+    def test_a_wrong_option_is_a_usage_error(self, call: Call) -> None:
+        assert "--resume" in call("train", "mini.yaml", "--resume", "--force", code=2).stderr
+        assert "rude" in call("evaluate", "runs/mini", "--decoding", "rude", code=2).stderr
+
+
+class TestRun:
+    def test_evaluate_then_compare(self, call: Call) -> None:
+        for checkpoint in ("start", "iter-000001"):
+            options = ["--checkpoint", checkpoint, "--split", "valid_unseen", "--episodes", "3"]
+            output = call("evaluate", "runs/mini", *options, "--decoding", "greedy").stdout
+            assert re.search(r"^valid_unseen \(greedy\) +3 +\d", output, re.MULTILINE)
+        options = ["--split", "valid_unseen", "--decoding", "greedy", "--iteration-a", "0"]
+        output = call("compare", "runs/mini", "runs/mini", *options).stdout
+        assert output.startswith("A: runs/mini at iteration 0\nB: runs/mini at iteration 1\n")
+        assert re.search(r"^valid_unseen +3 ", output, re.MULTILINE)
+
+    def test_report(self, call: Call) -> None:
+        assert call("report", "runs/mini").stdout == "runs/mini/report.html\n"
+
+    def test_doctor(self, call: Call) -> None:
+        assert call("doctor", "mini.yaml").stdout.endswith("mini.yaml can run here\n")
+        done = call("doctor", "mini.yaml", "environment.options.games=/nowhere", code=1)
+        assert "fail  environment alfworld, train: /nowhere" in done.stdout
+        assert done.stdout.endswith("mini.yaml cannot run here: 2 to mend\n")
+
+
+def test_errors_of_our_own_making_keep_their_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("empg.report.page.render_page", lambda run: "".index("x"))
+    assert isinstance(call("report", "runs/mini", code=1).exception, ValueError)
