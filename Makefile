@@ -17,7 +17,7 @@ TEXTWORLD      := alfworld==0.4.2 textworld==1.7.0
 TEXTWORLD_DEPS := networkx tatsu==5.8.3 more_itertools prompt_toolkit hashids mementos tqdm pyyaml termcolor \
                   jericho gymnasium requests cffi fast-downward-textworld
 
-.PHONY: help setup demo starter test lint bench textworld clean
+.PHONY: help setup demo test lint bench textworld clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -43,9 +43,6 @@ $(VENV)/.textworld: $(VENV)/.installed
 
 demo: setup  ## the main job: an agent learns household tasks, in about 12 minutes on 2 cores
 	$(BIN)/empg train recipes/demo.yaml --run runs/demo --force
-
-starter: setup  ## make the starter checkpoint's run anew, in about 15 minutes
-	$(BIN)/empg train recipes/starter.yaml --run runs/starter --force
 
 test: textworld  ## every test, fast and slow
 	$(BIN)/python -m pytest -n 2

@@ -2,8 +2,8 @@
 
 python benchmarks/webshop_catalogue.py --products 1000000 [--folder DIR]
 
-Each part runs in a process of its own, so that its memory is its own. `unique` memory is what a further worker process
-costs; the rest of `resident` are pages of the mapped files, which all processes share.
+Each part runs in a process of its own, so that its memory is its own. `own` memory is what a further worker process costs;
+`mapped` are pages of files in view, which all processes share and the system may drop.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def use(folder: Path) -> None:
     from empg.environments.webshop import WebShopEnv
 
     def memory() -> str:
-        full = psutil.Process().memory_full_info()
-        return f"unique {full.uss / MB:,.0f} MB   resident {full.rss / MB:,.0f} MB"
+        info = psutil.Process().memory_info()
+        return f"own {(info.rss - info.shared) / MB:,.0f} MB   mapped {info.shared / MB:,.0f} MB"
 
     print(f"package imported                  {memory()}")
     begun = time.perf_counter()

@@ -41,7 +41,7 @@ class Commands(TyperGroup):
 
 def _worded(error: Exception) -> bool:
     """Whether the error was raised by this package, about its input; anything else is a bug and keeps its traceback."""
-    if isinstance(error, RuntimeError) and type(error).__name__ != "CheckpointError":
+    if isinstance(error, RuntimeError) and type(error).__name__ not in ("CheckpointError", "WorkerError"):
         return False
     trace: TracebackType | None = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from empg.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
-from empg.policy.model import STARTER, resolve_device, weight_files
+from empg.policy.model import resolve_device, weight_files
 from empg.recipe import Recipe
 from empg.rollout.worlds import make_environment
 
@@ -115,11 +115,9 @@ def _model(recipe: Recipe) -> Finding:
             return Finding("ok", "model: tiny, made and warm-started in this run")
         return Finding(
             "warn", "policy.model=tiny without a warm start begins with random weights, and meets no reward",
-            "add a warm_start section, or take policy.model=starter",
+            "add a warm_start section",
         )
-    folder = STARTER if name == "starter" else Path(name)
-    if name == "starter" and not folder.is_dir():
-        return Finding("fail", "policy.model=starter: this installation carries no starter", "reinstall empg")
+    folder = Path(name)
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(name, local_files_only=True))

@@ -15,7 +15,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from empg.policy.attention import LONGEST
-from empg.policy.model import STARTER
 from empg.policy.scoring import LOGIT_BUDGET
 from empg.policy.tiny import make_model
 from empg.recipe import LoraSection, Recipe
@@ -144,12 +143,11 @@ def _slots(recipe: Recipe) -> int:
 
 
 def _configuration(name: str) -> Any:
-    folder = STARTER if name == "starter" else Path(name)
-    where = str(folder) if folder.is_dir() or name == "starter" else name
+    folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: it is not the folder of a model")
     try:
-        return AutoConfig.from_pretrained(where, local_files_only=True)
+        return AutoConfig.from_pretrained(name, local_files_only=True)
     except OSError:
         raise FileNotFoundError(f"{name} is not on this machine") from None
     except (ValueError, KeyError, SafetensorError) as error:

@@ -67,7 +67,7 @@ class LoraSection(Section):
 class PolicySection(Section):
     """The language model."""
 
-    model: str = Field("tiny", description="`tiny`, `starter`, a folder, or a Hugging Face name")
+    model: str = Field("tiny", description="`tiny`, a folder, or a Hugging Face name")
     tiny: TinyModel = TinyModel()
     lora: LoraSection | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"

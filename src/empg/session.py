@@ -47,8 +47,8 @@ def build_agent(recipe: Recipe, policy: Policy) -> Agent:
     return Agent.create(recipe.environment.id, recipe.agent, ChatFormat(policy.tokenizer))
 
 
-def starting_policy(recipe: Recipe, workers: Workers, report: Report) -> Policy:
-    """The policy that reinforcement learning starts from: warm-started, or taken from the cache, or as the recipe has it.
+def starting_policy(recipe: Recipe, workers: Workers, report: Report, say: Callable[[str], None]) -> Policy:
+    """The policy that learning from reward starts from: warm-started, or taken from the cache, or as the recipe has it.
 
     The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start.
     """
@@ -57,6 +57,7 @@ def starting_policy(recipe: Recipe, workers: Workers, report: Report) -> Policy:
     cached = _cache_folder(recipe)
     found = workers.gather(cached.is_dir())
     if all(found):
+        say(f"warm start taken from {cached}")
         return build_policy(recipe, cached)
     policy = build_policy(recipe)
     environment = make_environment(recipe.environment, recipe.environment.train_split)

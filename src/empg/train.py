@@ -12,7 +12,7 @@ from pathlib import Path
 from empg.evaluate import evaluate_policy
 from empg.journal import Journal
 from empg.learner.assign import assign_credit, has_signal
-from empg.learner.checkpoint import START, Checkpoints
+from empg.learner.checkpoint import START, CheckpointError, Checkpoints
 from empg.learner.update import Update, make_optimizer
 from empg.learner.workers import Workers, start_workers
 from empg.policy.model import Policy
@@ -44,7 +44,7 @@ def _work(workers: Workers, recipe: Recipe, run: Path, resume: bool, command: st
     folder = RunFolder.open(run)
     checkpoints = Checkpoints(folder.checkpoints, recipe.keep_checkpoints)
     with Journal(folder, recipe, workers) as journal:
-        policy, name = _begin(recipe, checkpoints, workers, journal, resume, command)
+        policy, name = _begin(recipe, run, checkpoints, workers, journal, resume, command)
         optimizer = make_optimizer(policy, recipe.optimizer)
         reference = policy.frozen_copy() if recipe.loss.kl_coef else None
         update = Update(policy, optimizer, recipe, workers, reference)
@@ -95,8 +95,9 @@ def roll_out(recipe: Recipe, policy: Policy, iteration: int, workers: Workers, j
         first = round_ * rollout.groups
         groups = range(first + workers.rank, first + missing * workers.size, workers.size)
         requests = [
-            Request((iteration * per_iteration + group) % tasks, group, (recipe.seed, ROLLOUT_KEY, iteration, group, member))
+            Request(task, group, (recipe.seed, ROLLOUT_KEY, iteration, group, member))
             for group in groups
+            for task in [(iteration * per_iteration + group) % tasks]
             for member in range(rollout.group_size)
         ]
         split = recipe.environment.train_split
@@ -107,19 +108,27 @@ def roll_out(recipe: Recipe, policy: Policy, iteration: int, workers: Workers, j
 
 
 def _begin(
-    recipe: Recipe, checkpoints: Checkpoints, workers: Workers, journal: Journal, resume: bool, command: str
+    recipe: Recipe,
+    run: Path,
+    checkpoints: Checkpoints,
+    workers: Workers,
+    journal: Journal,
+    resume: bool,
+    command: str,
 ) -> tuple[Policy, str | None]:
     """The policy that reinforcement learning starts from, and the checkpoint to go on from, if any."""
     if resume:
         name, problems = checkpoints.newest_intact()
         for problem in problems:
             journal.say(f"{problem}; going back to the one before")
+        if not (checkpoints.folder / START).is_dir():
+            raise CheckpointError(f"{run} was stopped before its first checkpoint; start it anew with --force")
         checkpoints.verify(START)
         if name is None:
             journal.rewind(-1)
         return build_policy(recipe, checkpoints.folder / START), name
     journal.begin(command)
-    policy = starting_policy(recipe, workers, journal.warm_start)
+    policy = starting_policy(recipe, workers, journal.warm_start, journal.say)
     if workers.first:
         checkpoints.save(START, policy, None, {})
     workers.barrier()

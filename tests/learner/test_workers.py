@@ -12,7 +12,7 @@ import pytest
 import spmd
 import torch
 
-from empg.learner.workers import Workers, start_workers
+from empg.learner.workers import WorkerError, Workers, start_workers
 from empg.policy.model import load_policy
 from empg.recipe import PolicySection, TinyModel
 
@@ -126,7 +126,7 @@ def test_a_worker_that_fails_ends_the_others_soon(capfd: pytest.CaptureFixture[s
             time.sleep(0.05)
 
     with (
-        pytest.raises(RuntimeError, match="worker 1 ended with exit code 1; what it said is above"),
+        pytest.raises(WorkerError, match="worker 1 ended with exit code 1; what it said is above"),
         start_workers(2, spmd.fail) as workers,
     ):
         count(workers)

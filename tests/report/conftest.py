@@ -76,7 +76,7 @@ def train_record(iteration: int, progress: float, draw: np.random.Generator) -> 
         "policy/grad_norm": float(0.8 * np.exp(draw.normal(0, 0.25))), "policy/lr": 1e-4 * (1 - 0.9 * progress),
         "policy/mismatch": 2e-6, "guard/dropped_steps": 3 if iteration == 18 else 0, "alarms": alarms,
         "time/rollout": rollout, "time/score": score, "time/update": update, "time/total": rollout + score + update,
-        "tokens/sampled": int(128 * 300), "tokens/trained": int(128 * 290),
+        "tokens/sampled": (128 * 300), "tokens/trained": (128 * 290),
     }
 
 
@@ -89,7 +89,7 @@ def write_evaluations(run: RunFolder, iteration: int, progress: float, draw: np.
         rows = [
             {
                 "task_id": f"{split}/{kind}/{i:04d}", "task_index": i, "task_type": kind, "success": bool(win),
-                "score": float(win), "turns": int(12 + 13 * (not win)), "action_tokens": 200, "end":
+                "score": float(win), "turns": (12 + 13 * (not win)), "action_tokens": 200, "end":
                 "won" if win else "step_limit",
             }
             for i, (kind, win) in enumerate(zip(kinds, wins, strict=True))

@@ -56,10 +56,14 @@ class TextEnvironment(gymnasium.Env[str, str]):
         """The stable id of a task; it changes when the task's content does."""
         raise NotImplementedError
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:  # type: ignore[override]
+    def reset(  # type: ignore[override]  # Info is a typed dict
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
+        """Begin an episode: the first observation and its info."""
         raise NotImplementedError
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
+        """Give a command: observation, reward, terminated, truncated, info. No text is an error."""
         raise NotImplementedError
 
     def clone(self) -> TextEnvironment:

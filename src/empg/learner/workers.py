@@ -23,6 +23,10 @@ from torch import Tensor, nn
 _OPS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 
 
+class WorkerError(RuntimeError):
+    """Another worker of the run ended before its time."""
+
+
 class Workers:
     """This process among the workers of a run. With one worker every call returns at once."""
 
@@ -76,7 +80,7 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
     """Start `size - 1` children that run `target(workers, *args)`, and yield worker 0's own `Workers`.
 
     Raises:
-        RuntimeError: another worker ended before its time.
+        WorkerError: another worker ended before its time.
     """
     torch.set_num_threads(max(1, torch.get_num_threads() if size == 1 else 1))
     if size == 1:
@@ -101,7 +105,7 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
                 child.join(timeout=2)
                 if child.exitcode:
                     message = f"worker {rank} ended with exit code {child.exitcode}; what it said is above"
-                    raise RuntimeError(message) from error
+                    raise WorkerError(message) from error
             raise
         finally:
             for child in children:

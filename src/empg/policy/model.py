@@ -25,7 +25,6 @@ from empg.recipe import PolicySection
 
 disable_progress_bar()  # of weight shards: a run has its own display
 
-STARTER = Path(__file__).parent / "starter"
 
 
 @dataclass
@@ -103,8 +102,7 @@ def weight_files(folder: Path) -> list[Path]:
 def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, seed: int = 0) -> Policy:
     """The policy of a recipe.
 
-    `tiny` makes a new model, its tokenizer trained on `corpus`; `starter` loads the checkpoint that ships with the
-    package; anything else is a folder or a Hugging Face name.
+    `tiny` makes a new model, its tokenizer trained on `corpus`; anything else is a folder or a Hugging Face name.
 
     Raises:
         ValueError: the model cannot be had or cannot be used, with the reason.
@@ -116,7 +114,7 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
         tokenizer: Any = make_tokenizer(corpus, section.tiny.vocab_size)
         model: Any = make_model(section.tiny, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
     else:
-        name = str(STARTER) if section.model == "starter" else section.model
+        name = section.model
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa")

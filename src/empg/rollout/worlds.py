@@ -29,7 +29,7 @@ def make_environment(section: EnvironmentSection, split: str) -> TextEnvironment
     try:
         made = gymnasium.make(_REGISTERED[section.id], disable_env_checker=True, **kwargs)
     except TypeError as error:
-        raise ValueError(f"environment.options: {error}") from None
+        raise ValueError(f"environment.options: {str(error).partition(' was raised')[0]}") from None
     return made.unwrapped  # type: ignore[return-value]
 
 

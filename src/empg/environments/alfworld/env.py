@@ -72,12 +72,17 @@ class ALFWorldEnv(TextEnvironment):
 
     @property
     def num_tasks(self) -> int:
+        """The number of games in this split."""
         return len(self._files) if self._files is not None else generator.SPLIT_SIZES[self.split]
 
     def task_id(self, index: int) -> str:
+        """What is asked for, in which room, and a fingerprint of the game."""
         return self._load(index).game.task_id
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+    def reset(  # type: ignore[override]  # Info is a typed dict
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
+        """Begin the game `options["task"]`, or one that `seed` draws."""
         gymnasium.Env.reset(self, seed=seed)
         index = (options or {}).get("task")
         if index is None:
@@ -96,7 +101,8 @@ class ALFWorldEnv(TextEnvironment):
             observation = self._real.observation
         return observation, self._info(valid=True)
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
+        """Obey a command; one that cannot be obeyed costs a step and "Nothing happens."."""
         # Our engine goes along with the real one: the expert looks at its state.
         observation, valid = self._engine.step(self._state, action)
         if self._real is not None:
@@ -121,9 +127,11 @@ class ALFWorldEnv(TextEnvironment):
         return twin
 
     def expert(self) -> Expert:
+        """An expert that sees what the agent sees."""
         return HouseholdExpert(self._engine, self._state)
 
     def close(self) -> None:
+        """Hand the real engine back, if there is one."""
         if self._real is not None:
             self._real.close()
             self._real = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 from empg.environments.alfworld import tables
@@ -79,7 +79,7 @@ def held_out(goal: Goal) -> bool:
     return digest[0] < HELD_OUT_SHARE * 256
 
 
-@lru_cache(maxsize=None)
+@cache
 def furnish(kind: str, number: int, rooms: RoomSize) -> tuple[Receptacle, ...]:
     """The receptacles of one room; the same in every game that plays in it."""
     dice = random.Random(f"alfworld/room/{kind}/{number}/{rooms}")

@@ -1,0 +1,152 @@
+"""A shop of seven hand-written products, one for each thing that can go wrong; the golden transcripts were made in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from empg.environments.webshop.catalogue import Catalogue, make_catalogue
+from empg.environments.webshop.nouns import lexicon_nouns
+from empg.environments.webshop.records import LoadReport, clean
+from empg.environments.webshop.shop import Shop, ShopRules
+from empg.environments.webshop.world import Product
+
+
+def record(asin: str, name: str, **fields: Any) -> dict[str, Any]:
+    """A product in the official schema; anything can be replaced."""
+    return {
+        "asin": asin,
+        "name": name,
+        "full_description": f"About the {name}.",
+        "pricing": "$20.00",
+        "small_description": ["First point", "Second point"],
+        "customization_options": "",
+        "product_category": "Home & Kitchen › Furniture › Tables",
+        "category": "garden",
+        "query": "Console tables",
+        "images": ["https://example.com/a.jpg"],
+        **fields,
+    }
+
+
+def values(*texts: str) -> list[dict[str, Any]]:
+    return [{"value": text, "image": None} for text in texts]
+
+
+RECORDS = [
+    record(
+        "B000TABLE1",
+        "Harrow Console Table with Drawers",
+        pricing="$65.99",
+        customization_options={"Color": values("Antique Wood", "White/Grey"), "Size": values("54 Inch", "36 Inch")},
+    ),
+    record("B000TABLE2", "Moss Console Table", pricing="$20.00$35.50", customization_options={"Color": None}),
+    # Values with brackets, values that another option has too, values that are words of the pages.
+    record(
+        "B000RUGRUG",
+        "Soft Area Rug",
+        pricing="",
+        query="Area rugs",
+        product_category="Home & Kitchen › Rugs",
+        customization_options={
+            "Style": values("plain [2 pack]", "features", "color"),
+            "Color": values("red", "café", "plain"),
+            "Trim": values("plain", "red"),
+        },
+    ),
+    record(
+        "B000SCRIPT",
+        "<script>alert(1)</script> & \"Sons\" Lip Gloss",
+        full_description="<b>Shiny</b> & 'long lasting' lip gloss\nfor lips",
+        small_description=["cruelty free <img src=x>", "", "last one"],
+        category="beauty",
+        query="Lip gloss",
+        product_category="Beauty › Makeup › Lip Gloss",
+        customization_options={"Color": values("rose gold", "dark red", "nude <i>")},
+    ),
+    record("B000EMPTY1", "Bare Stool", full_description="", small_description=[], query="bar stools"),
+    record("B000BLANKS", "Blank Stool", full_description="  ", small_description=[" \n ", "\t", "ok "], query="bar stools"),
+    record(
+        "B000DEAR01",
+        "Marble Console Table",
+        pricing="$1,299.00",
+        customization_options={"Color": values("gold")},
+    ),
+]
+EXTRAS = {
+    "B000TABLE1": {
+        "attributes": ["easy assemble", "living room"],
+        "instruction": "Find me easy assemble console tables",
+        "instruction_attributes": ["easy assemble"],
+    },
+    "B000TABLE2": {"attributes": ["space saving"]},
+    "B000BLANKS": {"attributes": []},
+    "B000SCRIPT": {
+        "attributes": ["cruelty free", "long lasting"],
+        "instruction": "I want <b>long lasting</b> lip gloss",
+        "instruction_attributes": ["long lasting", "cruelty free"],
+    },
+    "B000RUGRUG": {
+        "attributes": ["non slip"],
+        "instruction": "Find me non slip area rugs",
+        "instruction_attributes": ["non slip"],
+    },
+    "B000EMPTY1": {
+        "attributes": ["solid wood"],
+        "instruction": "Find me a solid wood stool",
+        "instruction_attributes": ["solid wood"],
+    },
+    "B000DEAR01": {
+        "attributes": ["heavy duty"],
+        "instruction": "Find me heavy duty console tables",
+        "instruction_attributes": ["heavy duty"],
+    },
+}
+
+
+def human(asin: str, text: str, attributes: list[str], options: list[str]) -> dict[str, Any]:
+    return {
+        "asin": asin,
+        "instruction": text,
+        "attributes": attributes,
+        "options": [f"option: {option}" for option in options],
+        "instruction_attributes": attributes,
+        "instruction_options": options,
+        "assignment_id": "x",
+        "worker_id": "y",
+    }
+
+
+HUMAN = {
+    "B000TABLE1": [
+        human("B000TABLE1", "i need a table that is easy assemble and white.", ["easy assemble"], ["white"]),
+        human("B000TABLE1", "no attributes here", [], ["white"]),
+    ],
+    "B000SCRIPT": [human("B000SCRIPT", "long lasting gloss, please", ["long lasting"], ["rose gold", "5 ounce"])],
+}
+
+
+def small_products() -> list[Product]:
+    report = LoadReport()
+    products = list(clean(RECORDS, EXTRAS, HUMAN, report))
+    assert report.kept == len(RECORDS), report.summary()
+    return products
+
+
+def small_catalogue() -> Catalogue:
+    return make_catalogue(small_products())
+
+
+def small_shop(rules: ShopRules | None = None) -> Shop:
+    return Shop(small_catalogue(), lexicon_nouns, rules or ShopRules())
+
+
+def write_official(folder: Path, records: list[Any] | None = None, suffix: str = "_1000") -> Path:
+    """The hand-written shop as official files; returns the products' file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    products = folder / f"items_shuffle{suffix}.json"
+    products.write_text(json.dumps(RECORDS if records is None else records), encoding="utf-8")
+    (folder / f"items_ins_v2{suffix}.json").write_text(json.dumps(EXTRAS), encoding="utf-8")
+    (folder / "items_human_ins.json").write_text(json.dumps(HUMAN), encoding="utf-8")
+    return products

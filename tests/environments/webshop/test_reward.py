@@ -1,0 +1,177 @@
+"""The reward, term by term, against cases worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from empg.environments.webshop.nouns import lexicon_nouns, noun_finder
+from empg.environments.webshop.reward import Score, meets_attribute, meets_option, score_purchase, similarity
+from empg.environments.webshop.world import Goal, Product
+
+PRODUCT = Product(
+    asin="B0",
+    title="Ovella Console Table",
+    description="Stands in every living room.",
+    bullets=("Easy Clean top", "Solid Wood legs"),
+    pricing=(60.0,),
+    options={"color": ("white | grey", "black"), "size": ("36 inch", "54 inch")},
+    category="garden",
+    query="console tables",
+    product_category="Home & Kitchen › Furniture › Tables",
+    attributes=("easy assemble",),
+)
+GOAL = Goal(
+    task_id="g",
+    asin="B0",
+    title=PRODUCT.title,
+    category="garden",
+    query="console tables",
+    product_category="Home & Kitchen › Furniture › Tables",
+    instruction="",
+    attributes=("easy assemble", "solid wood"),
+    options=(("color", "white | grey"), ("size", "54 inch")),
+    price_upper=80.0,
+)
+
+
+def buy(product: Product = PRODUCT, goal: Goal = GOAL, price: float = 60.0, chosen: tuple[str, ...] = ()) -> Score:
+    return score_purchase(product, price, chosen, goal, lexicon_nouns(product.title), lexicon_nouns(goal.title))
+
+
+@pytest.mark.parametrize(
+    ("price", "chosen", "reward"),
+    [
+        (60.0, ("white | grey", "54 inch"), 5 / 5),
+        (80.0, ("white | grey", "54 inch"), 5 / 5),  # the bound itself will do
+        (80.01, ("white | grey", "54 inch"), 4 / 5),
+        (60.0, ("white | grey", "36 inch"), 4 / 5),
+        (60.0, ("54 inch",), 4 / 5),
+        (60.0, (), 3 / 5),
+        (99.0, ("black", "36 inch"), 2 / 5),
+    ],
+)
+def test_price_and_options(price: float, chosen: tuple[str, ...], reward: float) -> None:
+    assert buy(price=price, chosen=chosen).reward == reward
+
+
+@pytest.mark.parametrize(
+    ("attribute", "met"),
+    [
+        ("easy assemble", True),  # its own attribute
+        ("assemble easy", True),  # in any order
+        ("easy assembly", True),  # 25 of 26 letters alike: 96
+        ("solid wood", True),  # in a bullet
+        ("living room", True),  # in the description
+        ("console", True),  # in the title
+        ("wood legs easy", False),
+        ("Solid Wood", False),  # the texts are lower-cased, the attribute is not
+        ("heavy duty", False),
+    ],
+)
+def test_attributes(attribute: str, met: bool) -> None:
+    assert meets_attribute(PRODUCT, attribute) == met
+
+
+@pytest.mark.parametrize(
+    ("title", "query", "breadcrumb", "kind", "title_score"),
+    [
+        # goal nouns: ovella, console, table
+        ("Ovella Console Table", "console tables", "X", 1.0, 1.0),
+        ("Ovella Console Table", "sofas", "X", 1.0, 1.0),  # the title alone
+        ("Ovella Lamp", "sofas", "X", 1.0, 1 / 3),
+        ("Table Lamp", "sofas", "Home & Kitchen › Furniture › Sofas", 1.0, 1 / 3),
+        ("Lamp", "console tables", "Home & Kitchen › Furniture › Tables", 0.0, 0.0),  # a stranger's title overrides all
+    ],
+)
+def test_type(title: str, query: str, breadcrumb: str, kind: float, title_score: float) -> None:
+    score = buy(replace(PRODUCT, title=title, query=query, product_category=breadcrumb), chosen=("white", "54 inch"))
+    assert (score.type, score.title_score) == (kind, title_score)
+    # Attributes are unchanged by that, so the reward is the type's share of all.
+    assert score.reward == kind
+
+
+@pytest.mark.parametrize(("shared", "goal_words", "same_query", "kind"), [
+    (1, 5, False, 0.5),  # 0.2 is not more than 0.2
+    (1, 5, True, 1.0),
+    (1, 11, True, 0.1),  # below a tenth, the query no longer helps
+    (1, 10, True, 1.0),
+    (0, 3, True, 0.0),
+    (0, 0, False, 0.5),  # no nouns: 0.2
+    (0, 0, True, 1.0),
+])  # fmt: skip
+def test_type_thresholds(shared: int, goal_words: int, same_query: bool, kind: float) -> None:
+    wanted = [f"n{i}" for i in range(goal_words)]
+    product = replace(PRODUCT, query=GOAL.query if same_query else "sofas", product_category="X")
+    assert score_purchase(product, 1.0, (), GOAL, wanted[:shared] or ["other"], wanted).type == kind
+
+
+def test_repeated_nouns_of_the_goal_count_each_time() -> None:
+    score = score_purchase(PRODUCT, 1.0, (), GOAL, ["table", "table"], ["table", "top", "table", "leg"])
+    assert score.title_score == 1 / 4
+
+
+def test_two_common_breadcrumbs_make_a_category() -> None:
+    for breadcrumb, match in (("Home & Kitchen › Furniture", True), ("Home & Kitchen › Bath", False), ("Furniture", False)):
+        assert buy(replace(PRODUCT, product_category=breadcrumb)).category_match == match
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "wanted", "met"),
+    [
+        ("54 inch", "size", "54 inch", True),
+        ("36 inch", "size", "54 inch", False),
+        ("white", "color", "white | grey", True),  # words in excess do not count
+        ("white | grey", "color", "white | grey", True),
+        ("off white", "color", "white", True),  # both are white
+        ("dark red", "color", "red", False),  # dark comes first in the list of colours
+        ("large", "size", "x-large", True),  # an oddity of the original: "large" is among the words
+        ("rose gold", None, "gold", True),
+        ("rose", None, "rose gold", False),  # rose against gold
+        ("white", None, "white | grey", False),  # grey comes first in the list, so this is white against grey
+        ("grey", None, "white | grey", True),
+        ("navy", "navy", "dark blue", True),  # an oddity: a name that is a colour
+        ("5″ wide", None, "5 wide", True),  # only ASCII is compared
+        ("", None, "x", False),
+    ],
+)
+def test_options(value: str, name: str | None, wanted: str, met: bool) -> None:
+    assert meets_option(value, name, wanted) == met
+
+
+def test_similarity_is_rounded_before_it_is_compared() -> None:
+    assert similarity("easy clean", "easy to clean") == 100  # a subset
+    assert similarity("abc def", "") == 0
+    assert similarity("a b c", "c b a") == 100
+
+
+def test_nouns_leave_out_what_describes_counts_and_measures() -> None:
+    title = "Harrow Long Lasting Solid-Wood Console Table for the Living Room, 54 Inch, Adjustable and Foldable"
+    assert lexicon_nouns(title) == ("harrow", "solid-wood", "console", "table", "room")
+
+
+def test_nouns_of_a_generated_shop_do_not_depend_on_what_is_installed() -> None:
+    assert noun_finder("auto", generated=True) is lexicon_nouns
+
+
+words = st.sampled_from(["easy", "solid wood", "red", "dark red", "54 inch", "table", "lamp", "", "é", "x-large"])
+
+
+@given(
+    price=st.floats(0, 200),
+    chosen=st.lists(words, max_size=4),
+    attributes=st.lists(words, max_size=3),
+    options=st.lists(st.tuples(st.sampled_from([None, "color", "size"]), words), max_size=3),
+    title=st.lists(words, min_size=1, max_size=3).map(" ".join),
+)
+def test_the_score_is_1_exactly_when_every_term_is_full(
+    price: float, chosen: list[str], attributes: list[str], options: list[tuple[str | None, str]], title: str
+) -> None:
+    goal = replace(GOAL, attributes=tuple(attributes), options=tuple(options))
+    score = buy(replace(PRODUCT, title=title), goal, price, tuple(chosen))
+    assert 0 <= score.reward <= 1
+    full = score.type == 1 and score.price and (score.attributes, score.options) == (len(attributes), len(options))
+    assert (score.reward == 1.0) == full
