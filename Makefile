@@ -11,12 +11,6 @@ export OMP_NUM_THREADS TOKENIZERS_PARALLELISM
 # On Linux this brings CUDA. Without a GPU, a tenth of the download does:
 #   make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH          ?= torch==2.13.0
-# The real ALFWorld engine. Its two packages ask for far more than the text games need, so they come without their
-# dependencies, and those that are needed by name.
-TEXTWORLD      := alfworld==0.4.2 textworld==1.7.0
-TEXTWORLD_DEPS := networkx tatsu==5.8.3 more_itertools prompt_toolkit hashids mementos tqdm pyyaml termcolor \
-                  jericho gymnasium requests cffi fast-downward-textworld
-
 .PHONY: help setup demo test lint bench textworld clean
 
 help:  ## list what can be made
@@ -37,8 +31,7 @@ $(VENV)/.installed: pyproject.toml
 textworld: $(VENV)/.textworld  ## the real ALFWorld engine, for the parity test and backend: textworld
 
 $(VENV)/.textworld: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --no-deps $(TEXTWORLD)
-	$(BIN)/python -m pip install --quiet $(TEXTWORLD_DEPS)
+	$(BIN)/python -m pip install --quiet -e ".[dev,textworld]"
 	@touch $@
 
 demo: setup  ## the main job: an agent learns household tasks, in about 12 minutes on 2 cores
@@ -52,7 +45,7 @@ lint: setup  ## style and types
 	$(BIN)/mypy
 
 bench: textworld  ## our ALFWorld engine against the real one
-	$(BIN)/python -m benchmarks.alfworld
+	$(BIN)/python benchmarks/alfworld_speed.py
 
 clean:  ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

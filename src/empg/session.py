@@ -12,8 +12,9 @@ from pathlib import Path
 import empg
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.journal import Journal
 from empg.learner.demonstrations import corpus
-from empg.learner.warm_start import Report, warm_start
+from empg.learner.warm_start import warm_start
 from empg.learner.workers import Workers
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy, load_policy
@@ -47,7 +48,7 @@ def build_agent(recipe: Recipe, policy: Policy) -> Agent:
     return Agent.create(recipe.environment.id, recipe.agent, ChatFormat(policy.tokenizer))
 
 
-def starting_policy(recipe: Recipe, workers: Workers, report: Report, say: Callable[[str], None]) -> Policy:
+def starting_policy(recipe: Recipe, workers: Workers, journal: Journal) -> Policy:
     """The policy that learning from reward starts from: warm-started, or taken from the cache, or as the recipe has it.
 
     The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start.
@@ -57,11 +58,13 @@ def starting_policy(recipe: Recipe, workers: Workers, report: Report, say: Calla
     cached = _cache_folder(recipe)
     found = workers.gather(cached.is_dir())
     if all(found):
-        say(f"warm start taken from {cached}")
+        journal.say(f"warm start taken from {cached}")
         return build_policy(recipe, cached)
+    journal.stage("expert play for the tokenizer")
     policy = build_policy(recipe)
+    journal.stage("warm start")
     environment = make_environment(recipe.environment, recipe.environment.train_split)
-    warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, report)
+    warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, journal.warm_start)
     if workers.first:
         partial = cached.with_name(f".{cached.name}.{os.getpid()}")
         policy.save(partial)

@@ -128,7 +128,7 @@ def _begin(
             journal.rewind(-1)
         return build_policy(recipe, checkpoints.folder / START), name
     journal.begin(command)
-    policy = starting_policy(recipe, workers, journal.warm_start, journal.say)
+    policy = starting_policy(recipe, workers, journal)
     if workers.first:
         checkpoints.save(START, policy, None, {})
     workers.barrier()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from rooms import bedroom, kitchen, oddities
 
-from empg.environments.alfworld import gamefile
+from empg.environments.alfworld import gamefile, textworld
 from empg.environments.alfworld.env import ALFWorldEnv
 from empg.environments.alfworld.gamefile import Logic, find_games, game_data, read_game, write_game
 from empg.environments.alfworld.generator import generate
@@ -95,6 +96,15 @@ def test_alfworlds_own_domain_and_grammar_are_found():
     assert "(:action GotoLocation" in logic.domain
     assert logic.grammar.count("UNKNOWN GOAL") == 1
     assert "move {o} to {r}" in logic.grammar
+
+
+def test_without_alfworld_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "alfworld", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'empg\[textworld\]'"):
+        Logic.installed()
+    monkeypatch.setattr(textworld, "_idle", [])
+    with pytest.raises(ModuleNotFoundError, match=r"not installed: pip install 'empg\[textworld\]'"):
+        textworld.RealGame(kitchen(), LOGIC)
 
 
 # ---- files that are not what they seem ------------------------------------------------------------------------------
@@ -205,6 +215,11 @@ PLAYABLE = ["look_at_obj_in_light-Pencil-None-DeskLamp-301", "pick_heat_then_pla
 def test_the_games_which_the_official_loader_plays_are_found(tree: Path):
     assert [path.parents[1].name for path in find_games(tree, "train")] == PLAYABLE
     assert find_games(tree.parent, "train") == find_games(tree, "train")
+
+
+def test_a_tilde_is_the_home_folder(tree: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tree.parent))
+    assert find_games("~/json_2.1.1", "train") == find_games(tree, "train")
 
 
 def test_task_types_are_selected(tree: Path):

@@ -29,8 +29,21 @@ PLAYS = [
         "synthetic",
         "B000TABLE1",
         [
-            *("search[console table]", "click[next >]", "click[next >]", "click[< prev]", "click[< prev]", "click[search]"),
-            *("click[b000table1]", "click[white | grey]", "click[antique wood]", "click[54 inch]", "click[description]"),
+            *(
+                "search[console table]",
+                "click[next >]",
+                "click[next >]",
+                "click[< prev]",
+                "click[< prev]",
+                "click[search]",
+            ),
+            *(
+                "click[b000table1]",
+                "click[white | grey]",
+                "click[antique wood]",
+                "click[54 inch]",
+                "click[description]",
+            ),
             *("click[< prev]", "click[reviews]", "click[< prev]", "click[features]", "nonsense", "click[buy now]"),
             *("click[< prev]", "click[Buy Now]"),
         ],

@@ -57,7 +57,7 @@ RECORDS = [
     ),
     record(
         "B000SCRIPT",
-        "<script>alert(1)</script> & \"Sons\" Lip Gloss",
+        '<script>alert(1)</script> & "Sons" Lip Gloss',
         full_description="<b>Shiny</b> & 'long lasting' lip gloss\nfor lips",
         small_description=["cruelty free <img src=x>", "", "last one"],
         category="beauty",
@@ -66,7 +66,9 @@ RECORDS = [
         customization_options={"Color": values("rose gold", "dark red", "nude <i>")},
     ),
     record("B000EMPTY1", "Bare Stool", full_description="", small_description=[], query="bar stools"),
-    record("B000BLANKS", "Blank Stool", full_description="  ", small_description=[" \n ", "\t", "ok "], query="bar stools"),
+    record(
+        "B000BLANKS", "Blank Stool", full_description="  ", small_description=[" \n ", "\t", "ok "], query="bar stools"
+    ),
     record(
         "B000DEAR01",
         "Marble Console Table",

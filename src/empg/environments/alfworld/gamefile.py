@@ -163,7 +163,7 @@ def find_games(
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
-    root = Path(root)
+    root = Path(root).expanduser()
     tree = root / "json_2.1.1" if (root / "json_2.1.1").is_dir() else root
     if not (tree / split).is_dir():
         raise FileNotFoundError(f"{tree / split}: no such folder; alfworld-download makes it (see docs/alfworld.md)")

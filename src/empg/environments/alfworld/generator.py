@@ -49,7 +49,7 @@ def generate(
     Args:
         split: "train", "valid_seen" or "valid_unseen".
         index: 0 <= index < SPLIT_SIZES[split].
-        rooms: "full" rooms are about as large as ALFWorld's, "small" ones hold 5 to 13 receptacles and 6 to 9 things.
+        rooms: "full" rooms are about as large as ALFWorld's, "small" ones hold 4 to 12 receptacles and 6 to 9 things.
         task_types: the kinds of tasks, drawn evenly.
 
     Raises:

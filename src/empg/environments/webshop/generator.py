@@ -1,15 +1,15 @@
 """A shop from a seed, in the official schema: 10 products or a million, each a function of (seed, number).
 
-Products come in families of four near-duplicates: of one type and with one set of attributes, but one member lacks an
-attribute that the others have, one is dearer by more than any price bound allows, and one has other option values.
-So the right product is told by what is read, not by its type.
+Products come in families of five near-duplicates of one type: one is plain, one lacks an attribute that the others
+have, one has other option values, and two are twins of those, dearer than any price bound of theirs allows. Goals are
+made from the first three. So a good search is not enough: whoever buys its first result is wrong one time in three.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,11 +20,11 @@ from empg.environments.webshop.world import Product
 
 Options = dict[str, tuple[str, ...]]
 
-FAMILY = 4
+FAMILY = 5
 ATTRIBUTES = 3  # of a product: two in its title, one in its first bullet
-INSTRUCTION_SHARE = 0.5
+INSTRUCTION_SHARE = 0.8  # of the products that are nobody's dearer twin
 FROM_BULLET_SHARE = 0.3  # of the instructions: ask for the attribute that the title does not have
-_DEARER = (45, 80)  # dollars; a price bound is at most 40 above the price
+_DEARER = (55, 90)  # dollars above the family's price; the bounds of the others end below
 _ASIN_SYLLABLES = tuple(f"{c}{v}" for c in "BDFGHJKLMNPRSTVWXYZC" for v in "AEIOU")
 
 
@@ -45,34 +45,29 @@ def generate(count: int, seed: int = 0) -> Iterator[Product]:
 def make_record(number: int, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
     """Product `number` as `items_shuffle.json` would hold it, and its entry in `items_ins_v2.json`."""
     family, place = divmod(number, FAMILY)
-    shared = _family(family, seed)
-    department, kind, options, role = shared.department, shared.kind, shared.options, shared.roles[place]
+    member = _family(family, seed)[place]
+    department, kind, attributes = member.department, member.kind, member.attributes
     dice = random.Random(f"webshop/{seed}/product/{number}")
-    attributes = list(shared.attributes)
-    if role == "lacks":
-        others = [attribute for attribute in department.attributes if attribute not in attributes]
-        attributes[dice.randrange(ATTRIBUTES)] = dice.choice(others)
-    price = shared.price + (dice.randint(*_DEARER) if role == "dearer" else dice.randint(-2, 2))
-    if role == "others":
-        options = _draw_options(dice, department)
     shown, in_bullet = attributes[:2], attributes[2]
     brand = "".join(dice.sample(tables.BRAND_SYLLABLES, 2)).title()
     uses = dice.sample(department.uses, 2)
     record = {
         "name": f"{brand} {' '.join(shown).title()} {kind.name.title()}",
         "full_description": f"A {kind.name} by {brand}, made for {uses[0]}.",
-        "pricing": _price_tag(dice, price),
+        "pricing": _price_tag(dice, member.price),
         "small_description": [in_bullet.capitalize(), f"Good for {uses[1]}", f"Made by {brand}"],
-        "customization_options": {name.title(): [{"value": v} for v in values] for name, values in options.items()},
+        "customization_options": {
+            name.title(): [{"value": v} for v in values] for name, values in member.options.items()
+        },
         "product_category": f"{department.breadcrumb} › {kind.shelf} › {kind.name.title()}",
         "asin": asin(number, seed),
         "category": department.category,
         "query": kind.name.capitalize(),
         "images": [""],
     }
-    extra: dict[str, Any] = {"attributes": attributes}
-    if dice.random() < INSTRUCTION_SHARE:
-        wanted = [shown[0], in_bullet] if dice.random() < FROM_BULLET_SHARE else shown
+    extra: dict[str, Any] = {"attributes": list(attributes)}
+    if not member.is_twin and dice.random() < INSTRUCTION_SHARE:
+        wanted = [shown[0], in_bullet] if dice.random() < FROM_BULLET_SHARE else list(shown)
         request = dice.choice(tables.REQUESTS).format(f"{', '.join(wanted)} {kind.name}")
         extra |= {"instruction": request, "instruction_attributes": wanted}
     return record, extra
@@ -91,27 +86,38 @@ def asin(number: int, seed: int = 0) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Family:
-    """What near-duplicates share, and which of them plays which role."""
+class _Member:
+    """A product of a family, without what is its own alone."""
 
     department: Department
     kind: Kind
     attributes: tuple[str, ...]
-    price: int
     options: Options
-    roles: tuple[str, ...]
+    price: int
+    is_twin: bool = False
 
 
 @lru_cache(1)
-def _family(family: int, seed: int) -> _Family:
+def _family(family: int, seed: int) -> list[_Member]:
+    """The near-duplicates, in random order."""
     dice = random.Random(f"webshop/{seed}/family/{family}")
     department = dice.choice(tables.DEPARTMENTS)
+    attributes = tuple(dice.sample(department.attributes, ATTRIBUTES))
     kind = dice.choice(department.kinds)
-    shared = tuple(dice.sample(department.attributes, ATTRIBUTES))
-    price = dice.randint(*kind.price)
-    options = _draw_options(dice, department)
-    roles = dice.sample(("plain", "lacks", "dearer", "others"), FAMILY)
-    return _Family(department, kind, shared, price, options, tuple(roles))
+    plain = _Member(department, kind, attributes, _draw_options(dice, department), dice.randint(*kind.price))
+    changed = list(attributes)
+    others = [attribute for attribute in department.attributes if attribute not in attributes]
+    changed[dice.randrange(ATTRIBUTES)] = dice.choice(others)
+    lacking = replace(plain, attributes=tuple(changed), price=plain.price + dice.randint(-2, 2))
+    differing = replace(plain, options=_draw_options(dice, department), price=plain.price + dice.randint(-2, 2))
+    originals = [plain, lacking, differing]
+    twins = [
+        replace(original, price=plain.price + dice.randint(*_DEARER), is_twin=True)
+        for original in dice.sample(originals, FAMILY - len(originals))
+    ]
+    members = [*originals, *twins]
+    dice.shuffle(members)
+    return members
 
 
 def _draw_options(dice: random.Random, department: Department) -> Options:

@@ -20,11 +20,12 @@ def stream_items(path: Path) -> Iterator[Any]:
     """
     with path.open(encoding="utf-8") as file:
         reader = _Reader(file, path)
-        if reader.peek() == "[":
-            reader.skip(1)
+        is_array = reader.peek() == "["
+        if is_array:
+            reader.skip()
         while reader.peek() not in ("", "]"):
             yield reader.value()
-        if reader.peek() == "" and reader.opened_array:
+        if is_array and reader.peek() == "":
             raise ValueError(f"{path}: the file ends after item {reader.values}; it was cut, get it again")
 
 
@@ -38,12 +39,12 @@ def stream_members(path: Path) -> Iterator[tuple[str, Any]]:
         reader = _Reader(file, path)
         if reader.peek() != "{":
             raise ValueError(f"{path}: a JSON object was expected")
-        reader.skip(1)
+        reader.skip()
         while reader.peek() not in ("", "}"):
             key = reader.value()
             if not isinstance(key, str) or reader.peek() != ":":
                 raise ValueError(f"{path}: damaged after value {reader.values}; get it again")
-            reader.skip(1)
+            reader.skip()
             yield key, reader.value()
         if reader.peek() == "":
             raise ValueError(f"{path}: the file ends after value {reader.values}; it was cut, get it again")
@@ -57,7 +58,6 @@ class _Reader:
         self._text, self._at, self._ended = "", 0, False
         self._decoder = json.JSONDecoder()
         self.values = 0
-        self.opened_array = False
 
     def peek(self) -> str:
         """The next character that is no separator, or "" at the end of the file."""
@@ -69,10 +69,9 @@ class _Reader:
             if not self._more():
                 return ""
 
-    def skip(self, count: int) -> None:
-        """Pass over what was peeked at."""
-        self.opened_array |= self._text[self._at] == "["
-        self._at += count
+    def skip(self) -> None:
+        """Pass over the character that was peeked at."""
+        self._at += 1
 
     def value(self) -> Any:
         """The next value."""

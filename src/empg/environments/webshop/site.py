@@ -183,7 +183,8 @@ def serve(
     Raises:
         OSError: the port is taken.
     """
-    config = uvicorn.Config(make_app(environment, record_to), host="127.0.0.1", port=port, log_level="warning")
+    app = make_app(environment, record_to)
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off", ws="none")
     socket = config.bind_socket()
     server = uvicorn.Server(config)
 

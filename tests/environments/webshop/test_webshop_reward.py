@@ -115,7 +115,11 @@ def test_repeated_nouns_of_the_goal_count_each_time() -> None:
 
 
 def test_two_common_breadcrumbs_make_a_category() -> None:
-    for breadcrumb, match in (("Home & Kitchen › Furniture", True), ("Home & Kitchen › Bath", False), ("Furniture", False)):
+    for breadcrumb, match in (
+        ("Home & Kitchen › Furniture", True),
+        ("Home & Kitchen › Bath", False),
+        ("Furniture", False),
+    ):
         assert buy(replace(PRODUCT, product_category=breadcrumb)).category_match == match
 
 

@@ -78,7 +78,9 @@ def test_a_search_works_on_every_page_and_forgets_the_options(shop: Shop) -> Non
 
 def test_previous_forgets_options_on_the_item_and_keeps_them_on_its_sub_pages(shop: Shop) -> None:
     goal = goal_of(shop, "B000TABLE1")
-    state = walk(shop, goal, "search[table]", "click[b000table1]", "click[54 inch]", "click[description]", "click[< prev]")
+    state = walk(
+        shop, goal, "search[table]", "click[b000table1]", "click[54 inch]", "click[description]", "click[< prev]"
+    )
     assert (state.page, state.options) == (Page.ITEM, {"size": "54 inch"})
     shop.step(state, goal, "click[< prev]")
     assert (state.page, state.keywords, state.options) == (Page.RESULTS, ("table",), {})
@@ -86,7 +88,9 @@ def test_previous_forgets_options_on_the_item_and_keeps_them_on_its_sub_pages(sh
 
 def test_choosing_again_replaces_the_value_of_that_option_only(shop: Shop) -> None:
     goal = goal_of(shop, "B000TABLE1")
-    state = walk(shop, goal, "search[table]", "click[b000table1]", "click[54 inch]", "click[antique wood]", "click[36 inch]")
+    state = walk(
+        shop, goal, "search[table]", "click[b000table1]", "click[54 inch]", "click[antique wood]", "click[36 inch]"
+    )
     assert state.options == {"size": "36 inch", "color": "antique wood"}
 
 

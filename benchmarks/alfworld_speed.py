@@ -1,0 +1,155 @@
+"""How fast our ALFWorld engine is beside the real one (textworld, as alfworld wraps it), on the same games.
+
+    python benchmarks/alfworld_speed.py        # about a minute; needs empg[textworld]
+
+Three processes play one after another: our engine, the real one as it comes, and the real one with the two memories of
+`empg.environments.alfworld.textworld.memoise`. Each plays the same full rooms with the same commands, lists what is
+admissible after every step, and prints a digest of all that was said: the three must be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from empg.environments.alfworld.generator import generate
+from empg.environments.alfworld.rules import Engine
+from empg.environments.alfworld.textworld import RealGame, memoise
+from empg.environments.alfworld.world import Game, TaskType
+
+STEPS = 20  # an episode
+REAL_EPISODES, OUR_EPISODES = 2, 200  # a game; ours needs more for its clock to mean anything
+ENGINES = {"ours": "empg", "real": "textworld as it comes", "memoised": "textworld memoised"}
+
+
+def games(number: int) -> list[Game]:
+    """Full rooms of the training split, the task types in turn."""
+    types = list(TaskType)
+    return [generate("train", index, "full", [types[index % len(types)]]) for index in range(number)]
+
+
+def commands(game: Game) -> list[str]:
+    """A random episode, in which deeds are as likely as walks."""
+    engine, dice = Engine(game), random.Random(game.task_id)
+    state = engine.start()
+    episode = []
+    for _ in range(STEPS):
+        admissible = engine.admissible(state)
+        deeds = [c for c in admissible if not c.startswith(("go to", "help", "look", "inventory"))]
+        episode.append(dice.choice(deeds if deeds and dice.random() < 0.5 else admissible))
+        engine.step(state, episode[-1])
+    return episode
+
+
+class Ours:
+    """Our engine, with the calls of `RealGame`."""
+
+    def __init__(self, game: Game) -> None:
+        self._engine = Engine(game)
+
+    def reset(self) -> None:  # noqa: D102
+        self._state = self._engine.start()
+        self.observation = self._engine.opening(self._state)
+        self.admissible = self._engine.admissible(self._state)
+
+    def step(self, command: str) -> None:  # noqa: D102
+        self.observation, _ = self._engine.step(self._state, command)
+        self.admissible = self._engine.admissible(self._state)
+
+    def close(self) -> None:  # noqa: D102
+        pass
+
+
+def play(which: str, number: int) -> dict[str, Any]:
+    """Plays every game; returns the mean seconds of each kind of call, how many were timed, and the digest."""
+    if which == "memoised":
+        memoise()
+    make, episodes = (Ours, OUR_EPISODES) if which == "ours" else (RealGame, REAL_EPISODES)
+    make(games(1)[0]).close()  # what is imported on first use is no part of the measure
+    seconds = {"load": 0.0, "reset": 0.0, "step": 0.0}
+    digest = hashlib.sha256()
+    for game in games(number):
+        episode = commands(game)
+        began = time.process_time()
+        played = make(game)
+        played.reset()  # the first one translates the game
+        seconds["load"] += time.process_time() - began
+        for _ in range(episodes):
+            began = time.process_time()
+            played.reset()
+            ready = time.process_time()
+            log = [played.observation, *played.admissible]
+            for command in episode:
+                played.step(command)
+                log.append(played.observation)
+                log.extend(played.admissible)
+            seconds["reset"] += ready - began
+            seconds["step"] += time.process_time() - ready
+        digest.update("\n".join(log).encode())
+        played.close()
+    counts = {"load": number, "reset": number * episodes, "step": number * episodes * STEPS}
+    return {
+        "seconds": {what: seconds[what] / counts[what] for what in seconds},
+        "counts": counts,
+        "digest": digest.hexdigest(),
+    }
+
+
+def machine() -> str:
+    """The processor and the versions that the figures hold for."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("empg", "textworld", "alfworld"))
+    return f"{cpu}, {os.cpu_count()} cores (one used); Python {platform.python_version()}, {versions}"
+
+
+def human(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--games", type=int, default=6, help="how many full rooms (default 6, one of each task type)")
+    parser.add_argument("--engine", choices=list(ENGINES), help=argparse.SUPPRESS)  # one of the three processes
+    options = parser.parse_args()
+    if options.engine:
+        print(json.dumps(play(options.engine, options.games)))
+        return
+    results = {}
+    for which in ENGINES:
+        command = [sys.executable, __file__, "--engine", which, "--games", str(options.games)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results[which] = json.loads(done.stdout.splitlines()[-1])
+    print(machine())
+    print(f"{options.games} full rooms, {STEPS} steps an episode, admissible commands listed at every step\n")
+    print(f"{'':22}{'load':>9}{'reset':>9}{'step':>9}{'steps/s':>10}{'timed':>29}{'ours is faster by':>33}")
+    ours = results["ours"]["seconds"]
+    for which, name in ENGINES.items():
+        mean, counts = results[which]["seconds"], results[which]["counts"]
+        times = "".join(f"{human(mean[what]):>9}" for what in ("load", "reset", "step"))
+        timed = f"{counts['reset']:,} resets, {counts['step']:,} steps"
+        gain = f"{mean['reset'] / ours['reset']:,.0f}x reset, {mean['step'] / ours['step']:,.0f}x step"
+        print(f"{name:22}{times}{1 / mean['step']:>10,.0f}{timed:>29}{gain:>33}")
+    print("\nload: with the first reset; reset: of a game that is loaded. Processor seconds of the one process.")
+    if len({result["digest"] for result in results.values()}) != 1:
+        sys.exit("the engines did not say the same: the figures compare different games")
+    print("The three engines said the same, to the letter.")
+
+
+if __name__ == "__main__":
+    main()

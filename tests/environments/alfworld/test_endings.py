@@ -1,0 +1,74 @@
+"""What ends an episode of each task, and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rooms import bedroom, kitchen
+
+from empg.environments.alfworld.rules import Engine
+from empg.environments.alfworld.world import TaskType
+
+WINS = {
+    TaskType.PICK: [],
+    TaskType.CLEAN: ["go to sinkbasin 1", "clean mug 1 with sinkbasin 1"],
+    TaskType.HEAT: ["go to microwave 1", "heat mug 1 with microwave 1"],
+    TaskType.COOL: ["go to fridge 1", "cool mug 1 with fridge 1"],
+}
+TAKE = ["go to countertop 1", "take mug 1 from countertop 1"]
+PUT = ["go to cabinet 1", "open cabinet 1", "move mug 1 to cabinet 1"]
+
+
+def _won_after_each(game, commands: list[str]) -> list[bool]:
+    engine = Engine(game)
+    state = engine.start()
+    won = []
+    for command in commands:
+        assert engine.step(state, command)[1], command
+        won.append(state.won)
+    return won
+
+
+@pytest.mark.parametrize("task_type", list(WINS))
+def test_a_mug_that_is_ready_wins_when_it_is_put_in_place(task_type: TaskType):
+    won = _won_after_each(kitchen(task_type), [*TAKE, *WINS[task_type], *PUT])
+    assert won == [False] * (len(won) - 1) + [True]
+
+
+@pytest.mark.parametrize("task_type", [TaskType.CLEAN, TaskType.HEAT, TaskType.COOL])
+def test_a_mug_that_is_not_ready_does_not_win(task_type: TaskType):
+    assert not any(_won_after_each(kitchen(task_type), [*TAKE, *PUT]))
+
+
+def test_a_mug_heated_and_then_cooled_is_not_hot():
+    cooled = [*WINS[TaskType.HEAT], *WINS[TaskType.COOL]]
+    assert not any(_won_after_each(kitchen(TaskType.HEAT), [*TAKE, *cooled, *PUT]))
+
+
+def test_two_mugs_must_share_one_cabinet():
+    second = ["go to sinkbasin 1", "take mug 2 from sinkbasin 1"]
+    into_2 = ["go to cabinet 2", "open cabinet 2", "move mug 2 to cabinet 2"]
+    into_1 = ["take mug 2 from cabinet 2", "go to cabinet 1", "move mug 2 to cabinet 1"]
+    won = _won_after_each(kitchen(TaskType.PICK_TWO), [*TAKE, *PUT, *second, *into_2, *into_1])
+    assert won == [False] * 12 + [True]
+
+
+def test_look_wins_with_the_lamp_on_the_thing_in_hand_and_the_lamp_near():
+    # The lamp may be lit before: what counts is to stand by it with the pencil in hand.
+    commands = ["go to desk 1", "use desklamp 1", "take pencil 1 from drawer 1"]
+    assert _won_after_each(bedroom(), commands) == [False, False, True]
+
+
+def test_look_is_not_won_away_from_the_lamp():
+    commands = ["go to desk 1", "take pencil 1 from drawer 1", "go to shelf 1", "go to desk 1", "use desklamp 1"]
+    assert _won_after_each(bedroom(), [*commands, "go to shelf 1"]) == [False] * 4 + [True, False]
+
+
+def test_a_thing_without_the_affordance_of_the_task_does_not_win():
+    game = kitchen(TaskType.HEAT)
+    items = tuple(
+        replace(item, heatable=False, initially=frozenset({"hot"})) if item.type == "Mug" else item
+        for item in game.items
+    )
+    assert not any(_won_after_each(replace(game, items=items), [*TAKE, *PUT]))

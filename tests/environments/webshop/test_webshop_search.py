@@ -1,0 +1,94 @@
+"""Search: the analyzer's terms, BM25 by hand, the order of equals, the special prefixes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from empg.environments.webshop.search import SearchIndex, TermCounter, analyze, product_text
+from empg.environments.webshop.shop import Shop
+from empg.environments.webshop.world import Product
+
+
+def index_of(*texts: str) -> SearchIndex:
+    counter = TermCounter()
+    for text in texts:
+        counter.add(text)
+    return SearchIndex.build(counter)
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("The Women's shoes are for running", ["women", "shoe", "run"]),
+        ("women’s men's", ["women", "men"]),
+        ("easy-clean, machine/washable", ["easi", "clean", "machin", "washabl"]),
+        ("4.5 inch 1,000 pieces", ["4.5", "inch", "1,000", "piec"]),
+        ("u.s.a. o'neill color:red", ["u.s.a", "o'neil", "color:r"]),
+        ("color: red, and size: x-large", ["color", "red", "size", "x", "larg"]),
+        ("café 24w x 36h", ["café", "24w", "x", "36h"]),
+        ("to be or not", []),
+        ("", []),
+    ],
+)
+def test_terms(text: str, terms: list[str]) -> None:
+    assert analyze(text) == terms
+
+
+def test_product_text_is_title_description_first_bullet_and_options() -> None:
+    product = Product(
+        "B0", "Red Mug", "For Tea.", ("Holds 9 oz", "Second"), (1.0,), {"color": ("red", "blue"), "size": ("s",)},
+        "", "", "", (),
+    )  # fmt: skip
+    assert product_text(product) == "red mug for tea. holds 9 oz color: red, blue, and size: s"
+    assert product_text(replace(product, bullets=(), options={})) == "red mug for tea.  "
+
+
+def test_scores_are_bm25_with_anserinis_constants() -> None:
+    index = index_of("mug mug tea", "mug pot", "pan pan pan pan")
+    scores = index._index.get_scores_from_ids([index._vocabulary["mug"], index._vocabulary["tea"]])
+
+    def bm25(frequency: int, holding: int, length: int) -> float:
+        rarity = math.log(1 + (3 - holding + 0.5) / (holding + 0.5))
+        return rarity * frequency / (frequency + 0.9 * (1 - 0.4 + 0.4 * length / 3))
+
+    assert scores == pytest.approx([bm25(2, 2, 3) + bm25(1, 1, 3), bm25(1, 2, 2), 0], rel=1e-6)
+
+
+def test_best_first_equals_in_the_catalogues_order_and_strangers_never() -> None:
+    index = index_of("pot", "mug", "tea mug", "mug", "pan", "mug")
+    assert index.find("mug") == (1, 3, 5, 2)
+    assert index.find("tea mug") == (2, 1, 3, 5)
+    assert index.find("mug", 2) == (1, 3)
+    assert index.find("spoon") == index.find("") == index.find("the of") == ()
+
+
+def test_a_word_said_twice_counts_twice() -> None:
+    index = index_of("mug", "pot", "pan")
+    assert index.find("mug pot pot") == (1, 0)
+    assert index.find("mug mug pot") == (0, 1)
+
+
+def test_a_saved_index_finds_the_same(tmp_path: Path) -> None:
+    index = index_of(*(f"mug number {i % 7} {'tea' * (i % 3)}" for i in range(200)))
+    index.save(tmp_path / "index")
+    mapped = SearchIndex.open(tmp_path / "index")
+    for query in ("mug", "tea number 3", "5 tea", "nothing"):
+        assert mapped.find(query) == index.find(query)
+
+
+def asins(shop: Shop, query: str, seed: str = "s") -> list[str]:
+    return [shop.catalogue.products(int(row)).asin for row in shop.find(query.split(" "), seed)]
+
+
+def test_prefixes(shop: Shop) -> None:
+    assert asins(shop, "<c> beauty") == ["B000SCRIPT"]
+    assert asins(shop, "<c> beauty and more") == ["B000SCRIPT"]  # one word is read
+    assert asins(shop, "<q> bar stools") == ["B000EMPTY1", "B000BLANKS"]
+    assert asins(shop, "<a> easy assemble") == ["B000TABLE1"]
+    assert asins(shop, "<c>") == asins(shop, "<q> zzz") == asins(shop, "<a>") == []
+    assert sorted(asins(shop, "<r>")) == sorted(shop.catalogue.products(row).asin for row in range(7))
+    assert asins(shop, "<r>", "one") == asins(shop, "<r>", "one") != asins(shop, "<r>", "another")
