@@ -2,8 +2,8 @@
 
 python benchmarks/webshop_catalogue.py --products 1000000 [--folder DIR]
 
-Each part runs in a process of its own, so that its memory is its own. `own` memory is what a further worker process costs;
-`mapped` are pages of files in view, which all processes share and the system may drop.
+Each part runs in a process of its own, so that its memory is its own. `own` memory is what a further worker process
+costs; `mapped` are pages of files in view, which all processes share and the system may drop.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def use(folder: Path) -> None:
     begun = time.perf_counter()
     environment = WebShopEnv(data=folder)
     environment.reset(options={"task": 0})
-    print(f"open, first reset    {time.perf_counter() - begun:8.2f} s   {memory()}")
+    print(f"open, first reset    {1000 * (time.perf_counter() - begun):8.1f} ms  {memory()}")
     print(f"                     {len(environment.shop.catalogue):,} products, {environment.num_tasks:,} train goals")
     dice = random.Random(0)
     for name, words in (("search, whole wishes", 99), ("search, three words", 3)):

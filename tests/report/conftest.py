@@ -56,6 +56,8 @@ def train_record(iteration: int, progress: float, draw: np.random.Generator) -> 
     spread = 0.9 + 0.1 * draw.random()
     rollout, score, update = (float(v * np.exp(draw.normal(0, 0.05))) for v in (6.2 - 2 * progress, 0.3, 4.1))
     alarms = ["valid actions fall: 84%, 96% at the start"] if iteration in (17, 18) else []
+    if iteration == 18:
+        alarms.append("3 steps dropped: non-finite entropy or log-probability")
     return {
         "kind": "train", "iteration": iteration,
         "rollout/success": success, "rollout/reward": success, "rollout/score": success, "rollout/episodes": 128,
@@ -114,7 +116,7 @@ PLACES = ("countertop 1", "sinkbasin 1", "cabinet 3", "fridge 1", "shelf 2", "dr
 
 
 def episode_columns(iteration: int, progress: float, draw: np.random.Generator) -> dict[str, list[Any]]:
-    """Four groups of four episodes; entropies drawn, everything after them by the method's equations (k=1, zeta=0.1)."""
+    """Four groups of four episodes; entropies drawn, all else by the method's equations (k = 1, zeta = 0.1)."""
     rows: list[dict[str, Any]] = []
     for episode in range(16):
         won = bool(draw.random() < learned(progress))
@@ -128,8 +130,8 @@ def episode_columns(iteration: int, progress: float, draw: np.random.Generator) 
                 "task": "put a clean mug in the cabinet.", "turn": turn,
                 "observation": f"You arrive at {place}. On the {place}, you see a mug 2, a plate 1, and a spoon 3."
                 if turn else "You are in the middle of a room. Looking quickly around you, you see a cabinet 3, a "
-                "countertop 1, a fridge 1, a sinkbasin 1, and a shelf 2. Your task is to: put a clean mug in the cabinet.",
-                "thought": "I hold mug 2. It must be clean: go to the sinkbasin." if turn % 2 else "I need a mug first.",
+                "countertop 1, a fridge 1, a sinkbasin 1, and a shelf 2. Your task is to: put a clean mug in cabinet.",
+                "thought": "I hold mug 2. It must be clean: find a sinkbasin." if turn % 2 else "I need a mug first.",
                 "action": "move mug 2 to cabinet 3" if won and last else f"go to {place}",
                 "valid": bool(draw.random() < 0.97), "reward": float(won and last), "process_reward": 0.0,
                 "entropy": float(np.exp(draw.normal(-0.9 - 0.6 * progress, 0.7))),

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,7 +30,7 @@ def empty_run(path: Path) -> RunFolder:
     return RunFolder.create(path / "run", "seed: 0\n")
 
 
-# --- create and open ---------------------------------------------------------------------------------------------------
+# --- create and open ---------------------------------------------------------------------------------------------
 
 
 def test_a_created_run_holds_its_recipe_and_can_be_opened(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_opening_what_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-# --- metrics.jsonl -----------------------------------------------------------------------------------------------------
+# --- metrics.jsonl -----------------------------------------------------------------------------------------------
 
 
 def test_one_record_is_one_line(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_numpy_numbers_are_written_as_numbers(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(min_value=0, max_value=200))
-def test_a_kill_while_a_line_is_written_loses_that_line_only(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+def test_a_kill_while_a_line_is_written_loses_only_it(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     run = empty_run(tmp_path_factory.mktemp("torn"))
     records = [{"kind": "train", "iteration": i, "policy/loss": i / 3} for i in range(1, 5)]
     for record in records:
@@ -154,7 +155,7 @@ def test_truncating_to_an_iteration_keeps_its_records_to_the_byte(tmp_path: Path
     assert run.read_metrics() == kept[:2]
 
 
-# --- episodes and evaluations ------------------------------------------------------------------------------------------
+# --- episodes and evaluations ------------------------------------------------------------------------------------
 
 
 def test_episodes_come_back_with_their_types_and_units(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_every_column_explains_itself() -> None:
         ({"turn": [0, 2**40]}, "column 'turn'"),
     ],
 )
-def test_a_wrong_column_is_an_error_that_names_it(tmp_path: Path, change: dict[str, list[object]], message: str) -> None:
+def test_a_wrong_column_is_an_error_that_names_it(tmp_path: Path, change: dict[str, list[Any]], message: str) -> None:
     run = empty_run(tmp_path)
     with pytest.raises(TableError, match=message):
         run.write_episodes(3, {**TURN, **change})

@@ -121,6 +121,10 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
         except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"policy.model={section.model}: {' '.join(str(error).split())[:300]}") from None
     model.to(device=device, dtype=getattr(torch, section.dtype)).eval()
+    for parameter in model.parameters():
+        # Weights read from a file lie where the file put them, and matrix kernels round differently at addresses that
+        # are not aligned: a resumed run would not be the same to the last bit.
+        parameter.data = parameter.data.clone()
     model.set_attn_implementation(attention.NAME if device.type == "cpu" else "sdpa")
     adapter = None
     if section.lora is not None:

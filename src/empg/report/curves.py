@@ -65,6 +65,8 @@ _Spec = tuple[str, str, str, Sequence["_Line | _Band"], float | None, float | No
 
 # title, note, unit, what is drawn, bottom and top of the y axis
 _TRAIN: tuple[_Spec, ...] = (
+    ("Reward", "Mean over the episodes of the training rollouts", "",
+     (_Line("rollout/reward", "reward"),), None, None),
     ("Step entropy", "How uncertain the agent was, per step: mean of its tokens' entropies", "nats",
      (_Band("entropy/step_p05", "entropy/step_p95", "5 % to 95 %"), _Line("entropy/step_p50", "median"),
       _Line("entropy/step_max", "largest", 0)), 0.0, None),
@@ -144,6 +146,8 @@ def panels(evaluations: Sequence[Record]) -> list[tuple[str, str]]:
 
 def _chart(spec: _Spec, records: Sequence[Record], x_label: str) -> Chart:
     title, note, unit, drawn, bottom, top = spec
+    latest = {r[x_label]: r for r in records}  # a warm start that was begun again writes its steps again
+    records = [latest[x] for x in sorted(latest)]
     chart = Chart(title, note, unit, [], x_label, [r[x_label] for r in records], bottom, top)
     for item in drawn:
         if isinstance(item, _Band):

@@ -56,7 +56,7 @@ class PanelOutcome:
 
 
 def outcomes(run: RunFolder, records: Sequence[Record]) -> list[PanelOutcome]:
-    """Every panel that the run was evaluated on, in the order of the first evaluations."""
+    """Every split and decoding that the run was evaluated on, in the order of the first evaluations."""
     evaluations = [r for r in records if r.get("kind") == "eval"]
     return [
         _outcome(run, [r for r in evaluations if (r["split"], r["decoding"]) == panel]) for panel in panels(evaluations)
@@ -64,7 +64,9 @@ def outcomes(run: RunFolder, records: Sequence[Record]) -> list[PanelOutcome]:
 
 
 def _outcome(run: RunFolder, evaluations: Sequence[Record]) -> PanelOutcome:
-    first, last = evaluations[0], evaluations[-1]
+    # A policy may be evaluated again later, on another panel too: what was played last counts, and is not mixed.
+    latest = {r["iteration"]: r for r in evaluations if r["panel_sha256"] == evaluations[-1]["panel_sha256"]}
+    first, last = latest[min(latest)], latest[max(latest)]
     twice = first["iteration"] != last["iteration"]
     comparison, reason = _compare(run, first, last) if twice else (None, "")
     by_type = comparison.by_type if comparison else {}

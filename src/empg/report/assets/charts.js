@@ -5,7 +5,6 @@
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colour = (n) => css(`--series-${n}`);
   const known = (values) => values.filter((v) => v !== null);
-  const HEIGHT = 190;
 
   function show(value, unit) {
     if (value === null || value === undefined) return "–";
@@ -37,7 +36,7 @@
         data.push(s.high, s.low);
         const edge = { stroke, width: 0.5, alpha: 0.5, points: { show: false } };
         series.push(edge, { ...edge });
-        bands.push({ series: [data.length - 2, data.length - 1], fill: colour(s.colour) + "30" });
+        bands.push({ series: [data.length - 2, data.length - 1], fill: colour(s.colour) + "38" });
       } else if (s.kind === "stack") {
         const i = stack.indexOf(s);
         data.push(sums[i]);
@@ -133,7 +132,7 @@
     const edge = chart.x.length > 1 ? 0.02 * (chart.x[last] - chart.x[0]) : 1;
     const plot = new uPlot(
       {
-        width: holder.clientWidth, height: HEIGHT, series, bands, legend: { show: false }, padding: [8, 8, 0, 0],
+        width: holder.clientWidth, height: holder.clientHeight, series, bands, legend: { show: false }, padding: [8, 8, 0, 0],
         scales: {
           x: { time: false, range: [chart.x[0] - edge, chart.x[last] + edge] },
           y: { range: range(chart, data) },
@@ -161,6 +160,6 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   new ResizeObserver(() => plots.forEach((plot, figure) => {
     const width = figure.querySelector(".plot").clientWidth;
-    if (width && width !== plot.width) plot.setSize({ width, height: HEIGHT });
+    if (width && width !== plot.width) plot.setSize({ width, height: plot.height });
   })).observe(document.querySelector("main"));
 })();

@@ -1,0 +1,175 @@
+"""A learning curve as a static SVG for a README or a paper: success over iterations, several runs over one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from empg.report.curves import number
+from empg.report.outcome import Rate
+from empg.report.runfolder import Record, RunFolder, RunFolderError
+
+SMOOTHED = 5  # iterations in the running mean
+COLOURS = 6  # of the figure's palette; more runs than that share them
+
+_TEMPLATE = Path(__file__).parent / "assets" / "curve.svg.j2"
+_WIDTH, _HEIGHT = 760, 420
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 738, 92, 368  # the edges of the plot
+_APART = 6  # pixels between the dots of runs that were evaluated at the same iteration
+_LEGEND_LETTER = 7.2  # pixels that a letter of the legend takes, on average
+
+
+@dataclass(frozen=True)
+class Dot:
+    """An evaluation in pixels: its place, and the ends of its Wilson interval."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    says: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run in pixels; the lines are SVG point lists, empty where the run has no training rollouts."""
+
+    label: str
+    colour: int
+    legend_x: float
+    raw: str
+    smooth: str
+    dots: list[Dot]
+
+
+def draw_curve(
+    runs: Sequence[RunFolder],
+    path: Path,
+    *,
+    split: str = "valid_seen",
+    decoding: str = "sampled",
+    labels: Sequence[str] | None = None,
+    title: str = "Success while learning",
+) -> Path:
+    """Draw the learning curves of some runs and write them as one SVG that is readable on light and dark pages.
+
+    A thin line is the success of an iteration's training rollouts, the thick one its running mean over `SMOOTHED`
+    iterations; dots are evaluations of one panel with their Wilson intervals (95 %).
+
+    Args:
+        runs: at least one; usually the same recipe under several seeds.
+        path: of the SVG, written whole or not at all.
+        split: whose evaluations are drawn.
+        decoding: `sampled` or `greedy`.
+        labels: one per run; None calls them by their seeds.
+        title: written above the plot.
+
+    Raises:
+        ValueError: no runs, labels of another number, or runs that have nothing to draw yet.
+        RunFolderError: a run's metrics.jsonl is damaged, or the figure cannot be written.
+    """
+    if not runs or (labels is not None and len(labels) != len(runs)):
+        raise ValueError(f"a figure needs runs and as many labels, got {len(runs)} runs and labels={labels!r}")
+    told = [run.read_metrics() for run in runs]
+    train = [_train(records) for records in told]
+    evaluations = [_evaluations(records, split, decoding) for records in told]
+    last = max((i for found in (*train, *evaluations) for i in found), default=None)
+    if last is None:
+        names = ", ".join(str(run.path) for run in runs)
+        raise ValueError(f"nothing to draw: no training iterations and no evaluation of {split} ({decoding}) in {names}")
+    names = [_label(run, records) for run, records in zip(runs, told, strict=True)] if labels is None else list(labels)
+    panels = sorted({f"{r['n']} tasks" for found in evaluations for r in found.values()})
+    svg = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        _TEMPLATE.read_text(encoding="utf-8")
+    ).render(
+        title=title, width=_WIDTH, height=_HEIGHT, left=_LEFT, right=_RIGHT, top=_TOP, bottom=_BOTTOM,
+        smoothed=SMOOTHED, rollouts=any(train), panel=", ".join([f"{split} ({decoding})", *panels]) if panels else "",
+        curves=_curves(names, train, evaluations, max(1, last)),
+        y_ticks=[(_y(share / 100), f"{share} %") for share in (0, 25, 50, 75, 100)],
+        x_ticks=[(_x(i, max(1, last)), i) for i in _ticks(max(1, last))],
+    )
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(svg, encoding="utf-8", errors="replace")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
+    return path
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and its neighbours, `window` (odd) in all; at the ends of those that there are."""
+    half = window // 2
+    spans = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(span) / len(span) for span in spans]
+
+
+# --- what is drawn -------------------------------------------------------------------------------------------------
+
+
+def _train(records: Sequence[Record]) -> dict[int, float]:
+    """Success of the training rollouts by iteration."""
+    found = {r["iteration"]: number(r.get("rollout/success")) for r in records if r.get("kind") == "train"}
+    return {i: success for i, success in sorted(found.items()) if success is not None}
+
+
+def _evaluations(records: Sequence[Record], split: str, decoding: str) -> dict[int, Record]:
+    """The evaluations of one split by iteration, all on the panel that was played last."""
+    found = [r for r in records if r.get("kind") == "eval" and (r["split"], r["decoding"]) == (split, decoding)]
+    return {r["iteration"]: r for r in found if r["panel_sha256"] == found[-1]["panel_sha256"]}
+
+
+def _label(run: RunFolder, records: Sequence[Record]) -> str:
+    seeds = [r["seed"] for r in records if r.get("kind") == "run" and r.get("seed") is not None]
+    return f"seed {seeds[0]}" if seeds else run.path.name
+
+
+def _curves(
+    names: Sequence[str], train: Sequence[dict[int, float]], evaluations: Sequence[dict[int, Record]], last: int
+) -> list[Curve]:
+    curves: list[Curve] = []
+    legend_x = float(_LEFT)
+    for place, (name, rollouts, played) in enumerate(zip(names, train, evaluations, strict=True)):
+        shift = _APART * (place - (len(names) - 1) / 2)
+        smooth = dict(zip(rollouts, running_mean(list(rollouts.values()), SMOOTHED), strict=True))
+        dots = [_dot(name, i, Rate.of(record), _x(i, last) + shift) for i, record in sorted(played.items())]
+        raw, mean = _points(rollouts, last), _points(smooth, last)
+        curves.append(Curve(name, place % COLOURS + 1, round(legend_x, 1), raw, mean, dots))
+        legend_x += 34 + _LEGEND_LETTER * len(name)
+    return curves
+
+
+def _dot(name: str, iteration: int, rate: Rate, x: float) -> Dot:
+    says = (
+        f"{name}, iteration {iteration}: {rate.successes} of {rate.n} "
+        f"({100 * rate.success:.1f} %, 95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f} %)"
+    )
+    return Dot(round(x, 1), _y(rate.success), _y(rate.low), _y(rate.high), says)
+
+
+# --- where it is drawn ---------------------------------------------------------------------------------------------
+
+
+def _x(iteration: int, last: int) -> float:
+    inset = 14  # room for the dots of the first and the last evaluation
+    return round(_LEFT + inset + (_RIGHT - _LEFT - 2 * inset) * iteration / last, 1)
+
+
+def _y(share: float) -> float:
+    return round(_BOTTOM - (_BOTTOM - _TOP) * share, 1)
+
+
+def _points(values: dict[int, float], last: int) -> str:
+    return " ".join(f"{_x(i, last)},{_y(value)}" for i, value in values.items())
+
+
+def _ticks(last: int) -> range:
+    """Round iterations, at most nine of them, from 0."""
+    steps = (size * 10**power for power in range(9) for size in (1, 2, 5))
+    return range(0, last + 1, next(step for step in steps if last / step <= 8))
