@@ -37,7 +37,7 @@ def write(tmp_path: Path):
         ("{workers: 3, rollout: {groups: 16}}", "rollout.groups (16) must be a multiple of workers (3)"),
         ("rollout: {group_size: 1}", "credit.advantage=grpo compares episodes: rollout.group_size must be > 1"),
         ("policy: {tiny: {heads: 3}}", "policy.tiny: hidden_size (128) must be a multiple of 2 * heads (6)"),
-        ("policy: {tiny: {kv_heads: 3}}", "policy.tiny: heads (4) must be a multiple of kv_heads (3)"),
+        ("policy: {tiny: {kv_heads: 3}}", "policy.tiny: heads (2) must be a multiple of kv_heads (3)"),
         ("- seed: 1", "a recipe is a mapping of keys to values, this is a list"),
         ("seed", "a recipe is a mapping of keys to values, this is a str"),
         ("seed: [1", "is not valid YAML"),

@@ -28,10 +28,10 @@ class Section(BaseModel):
 class EnvironmentSection(Section):
     """The world."""
 
-    id: Literal["alfworld"] = "alfworld"
+    id: Literal["alfworld", "webshop"] = "alfworld"
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the environment's constructor")
     train_split: str = "train"
-    max_steps: int = Field(50, ge=1, description="turns per episode")
+    max_steps: int | None = Field(None, ge=1, description="turns per episode; null takes the world's own limit")
     workers: int = Field(0, ge=0, description="processes that step slow environments; 0 steps them in place")
 
 

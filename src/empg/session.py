@@ -12,6 +12,7 @@ from pathlib import Path
 import empg
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.agent.prompts import WORLDS
 from empg.journal import Journal
 from empg.learner.demonstrations import corpus
 from empg.learner.warm_start import warm_start
@@ -36,7 +37,7 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
     texts = None
     if section.model == "tiny":
         environment = make_environment(recipe.environment, recipe.environment.train_split)
-        texts = corpus(environment, CORPUS_EPISODES, (recipe.seed, CORPUS_KEY))
+        texts = corpus(environment, WORLDS[recipe.environment.id], CORPUS_EPISODES, (recipe.seed, CORPUS_KEY))
     policy = load_policy(section, texts, recipe.seed)
     if start is not None:
         policy.load_weights(start)

@@ -7,6 +7,7 @@ from worlds import Lamps
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.agent.prompts import WORLDS
 from empg.learner.demonstrations import Demonstrated, as_episode, corpus, demonstrate
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
@@ -80,8 +81,8 @@ def test_a_play_is_cut_before_it_passes_the_limit(agent: Agent) -> None:
 
 
 def test_a_corpus_is_what_is_read_and_written() -> None:
-    texts = corpus(WORLD, 3, (0,))
+    texts = corpus(WORLD, WORLDS["alfworld"], 3, (0,))
     assert "Lamp 0 is lit. Task: press lamps." in texts
     assert "0 is lit." in texts
     assert "press 0" in texts
-    assert texts == corpus(WORLD, 3, (0,))
+    assert texts == corpus(WORLD, WORLDS["alfworld"], 3, (0,))

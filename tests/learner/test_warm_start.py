@@ -12,6 +12,7 @@ from worlds import Lamps
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.agent.prompts import WORLDS
 from empg.learner.demonstrations import corpus
 from empg.learner.warm_start import _schedule, warm_start
 from empg.learner.workers import Workers
@@ -30,7 +31,8 @@ SHAPE = TinyModel(
 
 
 def started(episodes: int, history: str = "merged", seed: int = 0) -> tuple[Policy, Agent, list[dict[str, Any]]]:
-    policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu"), corpus(WORLD(), 10, (0,)), seed)
+    texts = corpus(WORLD(), WORLDS["alfworld"], 10, (0,))
+    policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu"), texts, seed)
     wanted = recipe(
         agent={"history": history},
         warm_start={"episodes": episodes, "episodes_per_step": 8, "lr": 1e-2, "noise": 0.1},

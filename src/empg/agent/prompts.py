@@ -7,21 +7,19 @@ from dataclasses import dataclass
 
 from empg.environments.base import Info
 
-_FORM = (
-    "Think first, inside <think> </think>. Then write exactly one command inside <action> </action>, like this: "
-    "<think>I need the mug; it may be in the cabinet.</think><action>go to cabinet 1</action>"
-)
+_FORM = "Think first, inside <think> </think>. Then write exactly one command inside <action> </action>, like this: "
 
 
 @dataclass(frozen=True, slots=True)
 class World:
     """An environment as its agent sees it.
 
-    `role` opens an instruct prompt. `banner` is cut off the first observation. `told_by_observation` says that
-    every observation already contains the task.
+    `role` opens an instruct prompt, and `example` is a turn in it. `banner` is cut off the first observation.
+    `told_by_observation` says that every observation already contains the task.
     """
 
     role: str
+    example: str
     banner: str = ""
     told_by_observation: bool = False
 
@@ -30,7 +28,14 @@ WORLDS = {
     "alfworld": World(
         role="You control a household robot by text commands. "
         "Finish the task you are given in as few steps as you can.",
+        example="<think>I need the mug; it may be in the cabinet.</think><action>go to cabinet 1</action>",
         banner="-= Welcome to TextWorld, ALFRED! =-",
+    ),
+    "webshop": World(
+        role="You shop in an online store by text commands. Search, compare, choose the options that are asked for, "
+        "and buy what fits best, in as few steps as you can.",
+        example="<think>I need red lip gloss.</think><action>search[red lip gloss]</action>",
+        told_by_observation=True,
     ),
 }
 
@@ -49,7 +54,7 @@ def observation_text(world: World, observation: str, info: Info, *, first: bool)
 
 def instructions(world: World) -> str:
     """The standing instructions of an instruct prompt."""
-    return f"{world.role}\n{_FORM}"
+    return f"{world.role}\n{_FORM}{world.example}"
 
 
 def admissible_text(info: Info) -> str:

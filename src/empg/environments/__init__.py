@@ -2,4 +2,8 @@
 
 import gymnasium
 
-gymnasium.register("empg/ALFWorld-v1", entry_point="empg.environments.alfworld:ALFWorldEnv", disable_env_checker=True)
+for _id, _place in {
+    "empg/ALFWorld-v1": "empg.environments.alfworld:ALFWorldEnv",
+    "empg/WebShop-v1": "empg.environments.webshop:WebShopEnv",
+}.items():
+    gymnasium.register(_id, entry_point=_place, disable_env_checker=True)

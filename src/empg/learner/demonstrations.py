@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from empg.agent.dialogue import Agent
 from empg.agent.parsing import write_turn
+from empg.agent.prompts import World, observation_text
 from empg.environments.base import Info, TextEnvironment
 from empg.rollout.types import Episode, Turn
 
@@ -71,12 +72,12 @@ def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Epi
     return episode, imitate
 
 
-def corpus(environment: TextEnvironment, agent_text: int, key: tuple[int, ...]) -> list[str]:
-    """Texts of `agent_text` expert episodes, to train a tokenizer on: observations and turns as they are read."""
+def corpus(environment: TextEnvironment, world: World, episodes: int, key: tuple[int, ...]) -> list[str]:
+    """Texts of the expert's `episodes` plays, to train a tokenizer on: observations and turns as they are read."""
     texts = []
-    for index in range(agent_text):
+    for index in range(episodes):
         for turn in demonstrate(environment, index % environment.num_tasks, 0.1, (*key, index)):
-            texts.append(f"{turn.observation} Task: {turn.info['task']}.")
+            texts.append(observation_text(world, turn.observation, turn.info, first=False))
             texts.append(turn.thought)
             texts.append(turn.action)
     return texts

@@ -84,7 +84,7 @@ _TRAIN: tuple[_Spec, ...] = (
      (_Line("policy/clip_low", "below"), _Line("policy/clip_high", "above", 2)), 0.0, None),
     ("Turns an episode", "Fewer is quicker", "turns", (_Line("rollout/turns", "turns"),), 0.0, None),
     ("Tokens a turn", "Written by the agent", "tokens", (_Line("rollout/turn_tokens", "tokens"),), 0.0, None),
-    ("Valid actions", "Turns that could be read as an action", "percent",
+    ("Valid actions", "Turns whose action could be read and was possible", "percent",
      (_Line("rollout/valid_actions", "valid"),), None, 1.0),
     ("How episodes end", "Training rollouts", "percent",
      (_Line("rollout/end/won", "won", 1, "stack"), _Line("rollout/end/lost", "lost", 2, "stack"),

@@ -17,7 +17,7 @@ SMOOTHED = 5  # iterations in the running mean
 COLOURS = 6  # of the figure's palette; more runs than that share them
 
 _TEMPLATE = Path(__file__).parent / "assets" / "curve.svg.j2"
-_WIDTH, _HEIGHT = 760, 420
+_WIDTH, _HEIGHT = 760, 448
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 738, 92, 368  # the edges of the plot
 _APART = 6  # pixels between the dots of runs that were evaluated at the same iteration
 _LEGEND_LETTER = 7.2  # pixels that a letter of the legend takes, on average
@@ -41,6 +41,7 @@ class Curve:
     label: str
     colour: int
     legend_x: float
+    legend_y: float
     raw: str
     smooth: str
     dots: list[Dot]
@@ -75,23 +76,11 @@ def draw_curve(
     if not runs or (labels is not None and len(labels) != len(runs)):
         raise ValueError(f"a figure needs runs and as many labels, got {len(runs)} runs and labels={labels!r}")
     told = [run.read_metrics() for run in runs]
-    train = [_train(records) for records in told]
-    evaluations = [_evaluations(records, split, decoding) for records in told]
-    last = max((i for found in (*train, *evaluations) for i in found), default=None)
-    if last is None:
-        names = ", ".join(str(run.path) for run in runs)
-        raise ValueError(f"nothing to draw: no training iterations and no evaluation of {split} ({decoding}) in {names}")
-    names = [_label(run, records) for run, records in zip(runs, told, strict=True)] if labels is None else list(labels)
-    panels = sorted({f"{r['n']} tasks" for found in evaluations for r in found.values()})
-    svg = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        _TEMPLATE.read_text(encoding="utf-8")
-    ).render(
-        title=title, width=_WIDTH, height=_HEIGHT, left=_LEFT, right=_RIGHT, top=_TOP, bottom=_BOTTOM,
-        smoothed=SMOOTHED, rollouts=any(train), panel=", ".join([f"{split} ({decoding})", *panels]) if panels else "",
-        curves=_curves(names, train, evaluations, max(1, last)),
-        y_ticks=[(_y(share / 100), f"{share} %") for share in (0, 25, 50, 75, 100)],
-        x_ticks=[(_x(i, max(1, last)), i) for i in _ticks(max(1, last))],
-    )
+    names = [_label(*named) for named in zip(runs, told, strict=True)] if labels is None else list(labels)
+    try:
+        svg = _render(told, names, split, decoding, title)
+    except ValueError as error:
+        raise ValueError(f"{error} in {', '.join(str(run.path) for run in runs)}") from None
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +97,24 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     half = window // 2
     spans = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(span) / len(span) for span in spans]
+
+
+def _render(told: Sequence[Sequence[Record]], names: Sequence[str], split: str, decoding: str, title: str) -> str:
+    train = [_train(records) for records in told]
+    evaluations = [_evaluations(records, split, decoding) for records in told]
+    iterations = [i for run in train for i in run] + [i for run in evaluations for i in run]
+    if not iterations:
+        raise ValueError(f"nothing to draw: no training iterations and no evaluation of {split} ({decoding})")
+    last = max(1, *iterations)
+    tasks = sorted({f"{record['n']} tasks" for run in evaluations for record in run.values()})
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title, width=_WIDTH, height=_HEIGHT, left=_LEFT, right=_RIGHT, top=_TOP, bottom=_BOTTOM,
+        smoothed=SMOOTHED, rollouts=any(train), panel=", ".join([f"{split} ({decoding})", *tasks]) if tasks else "",
+        curves=_curves(names, train, evaluations, last),
+        y_ticks=[(_y(share / 100), f"{share} %") for share in (0, 25, 50, 75, 100)],
+        x_ticks=[(_x(iteration, last), iteration) for iteration in _ticks(last)],
+    )
 
 
 # --- what is drawn -------------------------------------------------------------------------------------------------
@@ -134,14 +141,17 @@ def _curves(
     names: Sequence[str], train: Sequence[dict[int, float]], evaluations: Sequence[dict[int, Record]], last: int
 ) -> list[Curve]:
     curves: list[Curve] = []
-    legend_x = float(_LEFT)
+    legend_x, legend_y = float(_LEFT), 54.0
     for place, (name, rollouts, played) in enumerate(zip(names, train, evaluations, strict=True)):
         shift = _APART * (place - (len(names) - 1) / 2)
         smooth = dict(zip(rollouts, running_mean(list(rollouts.values()), SMOOTHED), strict=True))
         dots = [_dot(name, i, Rate.of(record), _x(i, last) + shift) for i, record in sorted(played.items())]
         raw, mean = _points(rollouts, last), _points(smooth, last)
-        curves.append(Curve(name, place % COLOURS + 1, round(legend_x, 1), raw, mean, dots))
-        legend_x += 34 + _LEGEND_LETTER * len(name)
+        room = 34 + _LEGEND_LETTER * len(name)
+        if legend_x + room > _RIGHT and legend_x > _LEFT:
+            legend_x, legend_y = float(_LEFT), legend_y + 18
+        curves.append(Curve(name, place % COLOURS + 1, round(legend_x, 1), legend_y, raw, mean, dots))
+        legend_x += room
     return curves
 
 

@@ -13,7 +13,7 @@ import gymnasium
 from empg.environments.base import Info, TextEnvironment
 from empg.recipe import EnvironmentSection
 
-_REGISTERED = {"alfworld": "empg/ALFWorld-v1"}
+_REGISTERED = {"alfworld": "empg/ALFWorld-v1", "webshop": "empg/WebShop-v1"}
 
 
 def make_environment(section: EnvironmentSection, split: str) -> TextEnvironment:
@@ -25,7 +25,9 @@ def make_environment(section: EnvironmentSection, split: str) -> TextEnvironment
     import empg.environments  # registers the ids
 
     assert empg.environments
-    kwargs = {**section.options, "split": split, "max_steps": section.max_steps}
+    kwargs = {**section.options, "split": split}
+    if section.max_steps is not None:
+        kwargs["max_steps"] = section.max_steps
     try:
         made = gymnasium.make(_REGISTERED[section.id], disable_env_checker=True, **kwargs)
     except TypeError as error:

@@ -58,8 +58,9 @@
     const low = Math.min(...values), high = Math.max(...values);
     const margin = 0.07 * (high - low) || Math.abs(high) * 0.1 || 1;
     const floor = chart.bottom !== null && low >= chart.bottom;
+    const least = low >= 0 ? Math.max(0, low - margin) : low - margin; // no room below zero for what is never negative
     const ceiling = chart.top !== null && high <= chart.top;
-    return [floor ? chart.bottom : low - margin, ceiling ? chart.top : high + margin];
+    return [floor ? chart.bottom : least, ceiling ? chart.top : high + margin];
   }
 
   // Dots and their intervals; panels that share an iteration stand side by side.

@@ -53,7 +53,7 @@
     text.append(make("p", "observation", turn.observation));
     if (turn.thought) text.append(make("p", "thought", turn.thought));
     const action = make("p", "action", turn.action || "(no action)");
-    if (!turn.valid) action.append(make("span", "flag", "malformed"));
+    if (!turn.valid) action.append(make("span", "flag", turn.action ? "not possible" : "malformed"));
     if (turn.dropped) action.append(make("span", "flag", "dropped from the update"));
     if (turn.reward) action.append(make("span", "flag good", `reward ${signed(turn.reward)}`));
     if (turn.process) action.append(make("span", "flag", `process reward ${signed(turn.process)}`));

@@ -1,0 +1,90 @@
+"""The charts: which there are, and which numbers they show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from empg.report.curves import Chart, charts, number, panels
+from empg.report.runfolder import RunFolder
+
+
+def titled(made: list[Chart], title: str) -> Chart:
+    (chart,) = [chart for chart in made if chart.title == title]
+    return chart
+
+
+def played(iteration: int, split: str, success: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "eval", "iteration": iteration, "split": split, "decoding": "sampled", "success": success,
+        "low": success - 0.1, "high": success + 0.1, **changes,
+    }
+
+
+def test_no_records_make_no_charts() -> None:
+    assert charts([]) == []
+    assert charts([{"kind": "run", "seed": 0}]) == []
+
+
+def test_a_whole_run_has_the_curves_that_a_person_asks_for(finished_run: RunFolder) -> None:
+    titles = [chart.title for chart in charts(finished_run.read_metrics())]
+    assert titles[0] == "Success"
+    assert {"Reward", "Step entropy", "KL", "Spread of g", "Tokens a turn", "Valid actions", "Time of an iteration",
+            "How episodes end", "Warm start: loss"} <= set(titles)
+
+
+def test_every_series_is_as_long_as_its_x(finished_run: RunFolder) -> None:
+    for chart in charts(finished_run.read_metrics()):
+        assert chart.x == sorted(set(chart.x)), chart.title
+        for series in chart.series:
+            for values in (series.values, series.low, series.high):
+                assert len(values) in (0, len(chart.x)), (chart.title, series.label)
+            assert series.values or series.kind == "band"
+
+
+def test_success_puts_rollouts_and_panels_over_the_same_iterations() -> None:
+    records = [
+        played(0, "valid_seen", 0.3),
+        {"kind": "train", "iteration": 1, "rollout/success": 0.4},
+        {"kind": "train", "iteration": 2, "rollout/success": 0.5},
+        played(2, "valid_seen", 0.6),
+        played(2, "valid_unseen", 0.5),
+    ]
+    chart = charts(records)[0]
+    assert chart.x == [0, 1, 2]
+    assert [(s.label, s.values) for s in chart.series] == [
+        ("training rollouts", [None, 0.4, 0.5]),
+        ("valid_seen, sampled", [0.3, None, 0.6]),
+        ("valid_unseen, sampled", [None, None, 0.5]),
+    ]
+    assert chart.series[2].low == [None, None, 0.4]
+
+
+def test_a_panel_that_was_played_again_counts_as_it_was_played_last() -> None:
+    chart = charts([played(5, "valid_seen", 0.3), played(5, "valid_seen", 0.4)])[0]
+    assert chart.series[0].values == [0.4]
+
+
+def test_a_warm_start_that_was_begun_again_is_drawn_once() -> None:
+    records = [{"kind": "warm_start", "step": s, "loss": loss} for s, loss in ((1, 3.0), (2, 2.0), (1, 2.9), (2, 1.9))]
+    chart = titled(charts(records), "Warm start: loss")
+    assert (chart.x, chart.series[0].values) == ([1, 2], [2.9, 1.9])
+
+
+def test_what_never_happened_is_not_in_the_legend(finished_run: RunFolder) -> None:
+    made = charts(finished_run.read_metrics())
+    assert [s.label for s in titled(made, "How episodes end").series] == ["won", "step limit", "token limit"]
+    assert [s.label for s in titled(made, "KL").series] == ["to the sampler", "to the reference"]
+
+
+def test_a_number_that_was_not_finite_is_a_gap() -> None:
+    records = [{"kind": "train", "iteration": i, "policy/loss": loss} for i, loss in ((1, 0.5), (2, None), (3, 0.25))]
+    assert titled(charts(records), "Loss").series[0].values == [0.5, None, 0.25]
+
+
+def test_text_and_flags_are_no_numbers() -> None:
+    assert [number(v) for v in (1, 0.5, True, "0.5", None)] == [1, 0.5, None, None, None]
+
+
+def test_panels_come_in_the_order_they_were_first_played() -> None:
+    records = [played(0, "b", 0.1), played(0, "a", 0.1), played(5, "b", 0.1), played(5, "a", 0.1, decoding="greedy")]
+    assert panels(records) == [("b", "sampled"), ("a", "sampled"), ("a", "greedy")]

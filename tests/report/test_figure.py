@@ -1,0 +1,117 @@
+"""The learning curve as SVG: parsed as XML, its points read back as the run's numbers."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from empg.report.figure import draw_curve, running_mean
+from empg.report.runfolder import RunFolder, RunFolderError
+
+MakeRun = Callable[..., RunFolder]
+SVG = "{http://www.w3.org/2000/svg}"
+TOP, BOTTOM = 92, 368  # pixels of 100 % and 0 %
+
+
+def parsed(path: Path) -> ET.Element:
+    return ET.fromstring(path.read_text(encoding="utf-8"))
+
+
+def classed(root: ET.Element, name: str) -> list[ET.Element]:
+    return [e for e in root.iter() if name in e.get("class", "").split()]
+
+
+def share(y: str | None) -> float:
+    return (BOTTOM - float(y or "nan")) / (BOTTOM - TOP)
+
+
+def heights(line: ET.Element) -> list[float]:
+    return [share(point.split(",")[1]) for point in line.get("points", "").split()]
+
+
+def test_lines_are_the_success_of_the_rollouts(finished_run: RunFolder, tmp_path: Path) -> None:
+    root = parsed(draw_curve([finished_run], tmp_path / "curve.svg"))
+    success = [r["rollout/success"] for r in finished_run.read_metrics() if r["kind"] == "train"]
+    (group,) = classed(root, "curve")
+    raw, smooth = group.findall(f"{SVG}polyline")
+    assert heights(raw) == pytest.approx(success, abs=1e-3)
+    assert heights(smooth) == pytest.approx(running_mean(success, 5), abs=1e-3)
+
+
+def test_dots_are_evaluations_and_their_bars_wilson_intervals(finished_run: RunFolder, tmp_path: Path) -> None:
+    root = parsed(draw_curve([finished_run], tmp_path / "curve.svg", split="valid_unseen"))
+    played = [r for r in finished_run.read_metrics() if r["kind"] == "eval" and r["split"] == "valid_unseen"]
+    assert [share(dot.get("cy")) for dot in classed(root, "dot")] == pytest.approx([r["success"] for r in played], abs=1e-3)
+    bars = [(share(bar.get("y1")), share(bar.get("y2"))) for bar in classed(root, "bar")]
+    assert [low for low, _ in bars] == pytest.approx([r["low"] for r in played], abs=1e-3)
+    assert [high for _, high in bars] == pytest.approx([r["high"] for r in played], abs=1e-3)
+    says = [e.text for e in root.iter(f"{SVG}title")]
+    assert any(f"{played[-1]['successes']} of 100" in (text or "") for text in says)
+
+
+def test_seeds_lie_over_one_another_in_their_own_colours(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run(f"s{seed}", seed=seed, iterations=6, every=3, keep_episodes=()) for seed in range(3)]
+    root = parsed(draw_curve(runs, tmp_path / "figures" / "curve.svg"))
+    assert [e.text for e in classed(root, "name")] == ["seed 0", "seed 1", "seed 2"]
+    assert [e.get("class") for e in classed(root, "curve")] == ["curve c1", "curve c2", "curve c3"]
+    first = [group.findall(f".//{SVG}circle")[0].get("cx") for group in classed(root, "dots")]
+    assert len(set(first)) == 3  # side by side, or one would hide the other
+
+
+def test_the_figure_is_the_same_every_time(finished_run: RunFolder, tmp_path: Path) -> None:
+    a, b = (draw_curve([finished_run], tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
+    assert a == b
+
+
+def test_it_carries_its_colours_for_light_and_dark_pages_and_asks_for_nothing(
+    finished_run: RunFolder, tmp_path: Path
+) -> None:
+    text = draw_curve([finished_run], tmp_path / "curve.svg").read_text(encoding="utf-8")
+    assert "prefers-color-scheme: dark" in text
+    assert text.count("http") == 1  # the SVG namespace
+    assert "<script" not in text
+
+
+def test_hostile_labels_stay_text(finished_run: RunFolder, tmp_path: Path) -> None:
+    hostile = "</text><script>alert(1)</script>&"
+    root = parsed(draw_curve([finished_run], tmp_path / "curve.svg", labels=[hostile], title=hostile))
+    assert [e.text for e in classed(root, "name")] == [hostile]
+    assert not list(root.iter(f"{SVG}script"))
+
+
+def test_a_run_that_has_only_one_of_the_two_is_drawn(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", "seed: 0\n")
+    run.append_metrics({"kind": "train", "iteration": 1, "rollout/success": 0.5})
+    root = parsed(draw_curve([run], tmp_path / "curve.svg"))
+    assert (len(classed(root, "raw")), len(classed(root, "dot"))) == (1, 0)
+    assert [e.text for e in classed(root, "name")] == ["run"]  # no run record: the folder's name
+
+
+@pytest.mark.parametrize("labels", [None, ["one"]])
+def test_nothing_to_draw_is_an_error_that_says_so(tmp_path: Path, labels: Any) -> None:
+    run = RunFolder.create(tmp_path / "run", "seed: 0\n")
+    with pytest.raises(ValueError, match=r"nothing to draw: .* valid_seen \(sampled\) in .*run"):
+        draw_curve([run], tmp_path / "curve.svg", labels=labels)
+    assert not (tmp_path / "curve.svg").exists()
+
+
+def test_labels_must_fit_the_runs(finished_run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got 1 runs and labels="):
+        draw_curve([finished_run], tmp_path / "curve.svg", labels=["a", "b"])
+    with pytest.raises(ValueError, match="got 0 runs"):
+        draw_curve([], tmp_path / "curve.svg")
+
+
+def test_a_place_that_cannot_be_written_is_named(finished_run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="cannot write .*curve.svg"):
+        draw_curve([finished_run], tmp_path / "file" / "curve.svg")
+
+
+def test_running_mean_by_hand() -> None:
+    assert running_mean([0.0, 3.0, 6.0, 3.0], 3) == [1.5, 3.0, 4.0, 4.5]
+    assert running_mean([], 5) == []
