@@ -82,6 +82,16 @@ def test_another_panel_is_not_set_against_the_first(run: RunFolder) -> None:
     assert (outcome.before, outcome.after.n, outcome.sha256) == (None, 8, "b" * 64)
 
 
+def test_a_short_look_at_the_start_does_not_hide_the_result(run: RunFolder) -> None:
+    evaluate(run, 0, "Ppqq")
+    evaluate(run, 9, "PPQq")
+    evaluate(run, 0, "P", sha256="b" * 64)
+    outcome = only(run)
+    assert outcome.before is not None
+    assert (outcome.before.n, outcome.after.n, outcome.paired) == (4, 4, None)
+    assert "different panels" in outcome.unpaired_because
+
+
 def test_a_lost_file_leaves_the_rates_and_says_why_they_are_not_paired(run: RunFolder) -> None:
     evaluate(run, 0, "Ppqq", files=False)
     evaluate(run, 9, "PPQq")

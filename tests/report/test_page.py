@@ -15,7 +15,7 @@ from empg.report.page import build_page, embed_json, render_page
 from empg.report.runfolder import RunFolder, RunFolderError
 
 MakeRun = Callable[..., RunFolder]
-HOSTILE = "</script></style><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp;{{7*7}}"
+HOSTILE = "</script></style><script>document.title='owned'</script><img src=x onerror='document.title=1'>&amp;{{7*7}}"
 
 
 class Reader(HTMLParser):
@@ -27,7 +27,7 @@ class Reader(HTMLParser):
         self.words: list[str] = []
         self._silent = False
         self.feed(html)
-        self.text = " ".join(" ".join(self.words).split())
+        self.text = re.sub(r"[ \n]+", " ", " ".join(self.words))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))

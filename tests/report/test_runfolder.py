@@ -53,6 +53,16 @@ def test_a_second_run_does_not_overwrite_the_first_unless_told_to(tmp_path: Path
     assert (run.path / "notes.txt").read_text() == "mine"
 
 
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match=r"cannot make the run folder .*/file/run: Not a directory"):
+        RunFolder.create(tmp_path / "file" / "run", "seed: 0\n")
+    run = empty_run(tmp_path)
+    (run.path / "episodes").touch()
+    with pytest.raises(TableError, match=r"cannot write .*iter-000003\.parquet"):
+        run.write_episodes(3, TURN)
+
+
 def test_force_does_not_empty_a_folder_that_holds_no_run(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(RunFolderError, match="is not empty and holds no run"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from empg.report.curves import number
 from empg.report.outcome import Rate
-from empg.report.runfolder import Record, RunFolder, RunFolderError
+from empg.report.runfolder import Record, RunFolder, RunFolderError, write_whole
 
 SMOOTHED = 5  # iterations in the running mean
 COLOURS = 6  # of the figure's palette; more runs than that share them
@@ -81,13 +80,10 @@ def draw_curve(
         svg = _render(told, names, split, decoding, title)
     except ValueError as error:
         raise ValueError(f"{error} in {', '.join(str(run.path) for run in runs)}") from None
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(svg, encoding="utf-8", errors="replace")
-        os.replace(partial, path)
+        write_whole(path, svg.encode("utf-8", "replace"))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 

@@ -64,9 +64,11 @@ def outcomes(run: RunFolder, records: Sequence[Record]) -> list[PanelOutcome]:
 
 
 def _outcome(run: RunFolder, evaluations: Sequence[Record]) -> PanelOutcome:
-    # A policy may be evaluated again later, on another panel too: what was played last counts, and is not mixed.
-    latest = {r["iteration"]: r for r in evaluations if r["panel_sha256"] == evaluations[-1]["panel_sha256"]}
-    first, last = latest[min(latest)], latest[max(latest)]
+    # `empg evaluate` may have played again, a checkpoint of the past or another panel: what was played last counts,
+    # and the panel of the last checkpoint is not set against another.
+    last = {r["iteration"]: r for r in evaluations}[max(r["iteration"] for r in evaluations)]
+    same = {r["iteration"]: r for r in evaluations if r["panel_sha256"] == last["panel_sha256"]}
+    first = same[min(same)]
     twice = first["iteration"] != last["iteration"]
     comparison, reason = _compare(run, first, last) if twice else (None, "")
     by_type = comparison.by_type if comparison else {}

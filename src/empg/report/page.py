@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from markupsafe import Markup
 
 from empg.report.curves import charts, number
 from empg.report.outcome import outcomes
-from empg.report.runfolder import Record, RunFolder, RunFolderError
+from empg.report.runfolder import Record, RunFolder, RunFolderError, write_whole
 from empg.report.stepview import step_view
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -43,12 +42,9 @@ def build_page(run: RunFolder) -> Path:
         RunFolderError: metrics.jsonl is damaged, or the page cannot be written.
     """
     html = render_page(run)
-    partial = run.path / ".report.html.partial"
     try:
-        partial.write_text(html, encoding="utf-8", errors="replace")
-        os.replace(partial, run.report)
+        write_whole(run.report, html.encode("utf-8", "replace"))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunFolderError(f"cannot write {run.report}: {error.strerror or error}") from None
     return run.report
 

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ class RunFolder:
             elif run.path.is_dir() and any(run.path.iterdir()):
                 raise RunFolderError(f"{run.path} is not empty and holds no run; name another folder")
             run.path.mkdir(parents=True, exist_ok=True)
-            _write_text(run.recipe_path, recipe)
+            write_whole(run.recipe_path, recipe.encode())
             run.metrics_path.touch()
         except OSError as error:
             raise RunFolderError(f"cannot make the run folder {run.path}: {error.strerror or error}") from None
@@ -179,7 +180,7 @@ class RunFolder:
             if line.endswith(b"\n") and json.loads(line).get("iteration", iteration) <= iteration
         ]
         try:
-            _write_bytes(self.metrics_path, b"".join(kept))
+            write_whole(self.metrics_path, b"".join(kept))
         except OSError as error:
             raise RunFolderError(f"cannot write {self.metrics_path}: {error.strerror or error}") from None
 
@@ -271,16 +272,13 @@ def _drop_torn_line(file: Any) -> None:
     file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _write_text(path: Path, text: str) -> None:
-    _write_bytes(path, text.encode("utf-8"))
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; whatever fails is an `OSError`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise

@@ -45,8 +45,11 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     if only_a < 0 or only_b < 0:
         raise ValueError(f"counts of pairs cannot be negative, got {only_a} and {only_b}")
     n = only_a + only_b
-    tail: int = sum(math.comb(n, i) for i in range(min(only_a, only_b) + 1))
-    return 1.0 if only_a == only_b else 2 * tail / (1 << n)  # whole numbers: exact for any n
+    tail = term = 1  # whole numbers: exact for any n
+    for i in range(min(only_a, only_b)):
+        term = term * (n - i) // (i + 1)
+        tail += term
+    return 1.0 if only_a == only_b else 2 * tail / (1 << n)
 
 
 def bootstrap_interval(

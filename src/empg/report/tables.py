@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def write_table(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[An
         pq.write_table(pa.Table.from_arrays(arrays, schema=schema), partial, compression="zstd")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise TableError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 
