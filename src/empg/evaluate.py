@@ -42,13 +42,13 @@ def evaluate_policy(
     began = time.perf_counter()
     panel = panel_of(recipe, split)
     requests = [Request(task, place, (EVALUATION_KEY, place)) for place, task in enumerate(panel.tasks)]
+    share = requests[workers.rank :: workers.size]
     policy.model.eval()
     episodes = play(
         recipe,
         policy,
         split,
-        requests,
-        workers,
+        share,
         greedy=decoding == "greedy",
         temperature=recipe.evaluation.temperature,
         done=done,

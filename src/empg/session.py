@@ -80,24 +80,20 @@ def play(
     policy: Policy,
     split: str,
     requests: Sequence[Request],
-    workers: Workers,
     *,
     greedy: bool = False,
     temperature: float | None = None,
     done: Callable[[int], None] | None = None,
 ) -> list[Episode]:
-    """Play this worker's share of `requests` (every `workers.size`-th group of them); returns that share."""
-    groups = sorted({request.group for request in requests})
-    mine = set(groups[workers.rank :: workers.size])
-    share = [request for request in requests if request.group in mine]
+    """Play `requests` with the recipe's settings; the episodes come back in their order."""
     rollout = recipe.rollout
     sampling = Sampling(temperature or rollout.temperature, rollout.top_p, greedy, rollout.max_turn_tokens)
-    slots = max(1, min(rollout.slots, len(share)))
+    slots = max(1, min(rollout.slots, len(requests)))
     decoder = Decoder(policy, slots, rollout.max_episode_tokens, sampling)
     worlds = make_worlds(recipe.environment, split)
     try:
         collector = Collector(decoder, build_agent(recipe, policy), worlds, split, rollout.max_episode_tokens)
-        return collector.collect(share, done)
+        return collector.collect(requests, done)
     finally:
         worlds.close()
 

@@ -101,7 +101,7 @@ def roll_out(recipe: Recipe, policy: Policy, iteration: int, workers: Workers, j
             for member in range(rollout.group_size)
         ]
         split = recipe.environment.train_split
-        played = play(recipe, policy, split, requests, workers, done=journal.rollout_progress(len(requests)))
+        played = play(recipe, policy, split, requests, done=journal.rollout_progress(len(requests)))
         episodes += played
         with_signal += sum(has_signal([e for e in played if e.group == group], recipe) for group in groups)
     return episodes
