@@ -237,13 +237,16 @@ def doctor(recipe: RecipeFile, changes: Changes = None, run: RunOption = None) -
 
 @app.command()
 def play(
-    world: Annotated[str, typer.Argument(metavar="WORLD", help="alfworld, or a gymnasium id such as empg/ALFWorld-v1")],
+    world: Annotated[str, typer.Argument(metavar="WORLD", help="alfworld, webshop, or a gymnasium id")],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Its options, e.g. rooms=small max_steps=20")
     ] = None,
     split: Annotated[str, typer.Option(help="Which tasks.")] = "train",
     task: Annotated[int | None, typer.Option(min=0, help="Which of them  [default: any]")] = None,
     expert: Annotated[bool, typer.Option("--expert", help="Watch the expert play.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Serve the shop to a browser on this machine.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --web; 0 takes a free one.")] = 8000,
+    record: Annotated[Path | None, typer.Option(help="Where --web adds finished episodes, as JSON lines.")] = None,
 ) -> None:
     """Play a world yourself.
 
@@ -254,6 +257,14 @@ def play(
 
     environment = open_world(world, split, options or ())
     try:
+        if web:
+            from empg.environments.webshop import WebShopEnv
+            from empg.environments.webshop.site import serve
+
+            if not isinstance(environment, WebShopEnv):
+                raise typer.BadParameter(f"{world} has no web pages; --web is for webshop")
+            serve(environment, port, record, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+            return
         begin(environment, task, expert=expert)
     finally:
         environment.close()
