@@ -259,8 +259,11 @@ def play(
     try:
         if web:
             from empg.environments.webshop import WebShopEnv
-            from empg.environments.webshop.site import serve
 
+            try:
+                from empg.environments.webshop.site import serve
+            except ModuleNotFoundError as error:
+                raise ImportError(f"{error.name} is not installed: pip install 'empg[webshop]'") from None
             if not isinstance(environment, WebShopEnv):
                 raise typer.BadParameter(f"{world} has no web pages; --web is for webshop")
             serve(environment, port, record, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
