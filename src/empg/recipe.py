@@ -28,7 +28,7 @@ class Section(BaseModel):
 class EnvironmentSection(Section):
     """The world."""
 
-    id: Literal["alfworld", "webshop"] = "alfworld"
+    id: Literal["alfworld", "webshop", "deepsearch"] = "alfworld"
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the environment's constructor")
     train_split: str = "train"
     max_steps: int | None = Field(None, ge=1, description="turns per episode; null takes the world's own limit")
@@ -45,6 +45,7 @@ class TinyModel(Section):
     head_dim: int | None = Field(None, ge=2, description="None: hidden_size / heads")
     intermediate_size: int = Field(384, ge=16)
     vocab_size: int = Field(1024, ge=300)
+    phrases: int = Field(64, ge=0, le=200, description="at most so many phrases of the world are one token each")
     max_positions: int = Field(2048, ge=128, description="tokens")
 
     @model_validator(mode="after")
@@ -82,7 +83,14 @@ class AgentSection(Section):
     )
     history: Literal["merged", "per_turn"] = Field("merged", description="row format, see docs/rows.md")
     window: int = Field(2, ge=0, description="earlier turns shown in a `per_turn` prompt")
+    form: Literal["react", "search_r1"] = Field(
+        "react", description="how a turn is written: <think> <action>, or Search-R1's <think> <search> <answer>"
+    )
+    instructions: str | None = Field(None, description="of an `instruct` prompt, in place of the world's own")
     show_admissible: bool = False
+    max_observation_tokens: int | None = Field(
+        None, ge=8, description="longer observations are cut, visibly; the first, which tells the task, is not"
+    )
     max_invalid_turns: int = Field(10, ge=1, description="malformed turns in a row that end an episode")
 
 
@@ -91,6 +99,7 @@ class WarmStartSection(Section):
 
     episodes: int = Field(4000, ge=1)
     noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn's action is random, the expert recovers")
+    imitate_slips: bool = Field(False, description="learn the random actions too, as from a careless demonstrator")
     episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from nothing")
     lr: float = Field(2e-3, gt=0.0)
@@ -194,6 +203,10 @@ class Recipe(Section):
         if self.rollout.group_size == 1 and self.credit.advantage != "reinforce":
             method = self.credit.advantage
             raise ValueError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
+        shown = (self.environment.id, self.environment.options.get("observation"))
+        if self.agent.form == "search_r1" and shown != ("deepsearch", "passages"):
+            needed = "environment.id=deepsearch with environment.options.observation=passages"
+            raise ValueError(f"agent.form=search_r1 has no turns but search and answer: it needs {needed}")
         return self
 
 

@@ -6,7 +6,6 @@ import random
 from dataclasses import dataclass
 
 from empg.agent.dialogue import Agent
-from empg.agent.parsing import write_turn
 from empg.agent.prompts import World, observation_text
 from empg.environments.base import Info, TextEnvironment
 from empg.rollout.types import Episode, Turn
@@ -14,7 +13,7 @@ from empg.rollout.types import Episode, Turn
 
 @dataclass(frozen=True, slots=True)
 class Demonstrated:
-    """One turn of the expert: what it saw, what it said and did. A slip (a random action) is not to be imitated."""
+    """One turn of the expert: what it saw, what it said and did. A slip is a random action."""
 
     observation: str
     info: Info
@@ -52,15 +51,15 @@ def demonstrate(environment: TextEnvironment, task: int, noise: float, key: tupl
 
 
 def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Episode, list[bool]]:
-    """The play in token ids, and for each turn whether to imitate it; cut before `limit` tokens are passed."""
+    """The play in token ids, cut before `limit` tokens are passed; and for each turn whether it was meant (no slip)."""
     info = turns[0].info
     episode = Episode(info["task_id"], 0, info["task_type"], "", 0, info["task"])
     dialogue = agent.dialogue()
-    imitate: list[bool] = []
+    meant: list[bool] = []
     context = 0
     for turn in turns:
         prompt = dialogue.read(turn.observation, turn.info)
-        action_ids = agent.chat.reply(write_turn(turn.thought, turn.action))
+        action_ids = agent.write(turn.thought, turn.action)
         context = (0 if prompt.fresh else context) + len(prompt.ids) + len(action_ids)
         if context > limit:
             break
@@ -68,8 +67,8 @@ def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Epi
         nothing = [0.0] * len(action_ids)
         spoken = (turn.thought, turn.action)
         episode.turns.append(Turn(turn.observation, prompt.ids, action_ids, nothing, nothing, *spoken))
-        imitate.append(not turn.slip)
-    return episode, imitate
+        meant.append(not turn.slip)
+    return episode, meant
 
 
 def corpus(environment: TextEnvironment, world: World, episodes: int, key: tuple[int, ...]) -> list[str]:

@@ -49,8 +49,8 @@ def warm_start(
             turns = demonstrate(environment, index % environment.num_tasks, section.noise, key)
             plays.append(as_episode(turns, agent, recipe.rollout.max_episode_tokens))
         batch = make_batch([episode for episode, _ in plays], recipe.agent.history)
-        imitate = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)))
-        keep = imitate[batch.step]
+        meant = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)))
+        keep = (meant | section.imitate_slips)[batch.step]
         total = workers.total(int(keep.sum()))
         loss, right = 0.0, 0.0
         for micro in micro_batches(batch, keep, recipe.optimizer.micro_batch_tokens, policy.device):

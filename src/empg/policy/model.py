@@ -111,7 +111,7 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
     if section.model == "tiny":
         if corpus is None:
             raise ValueError("policy.model=tiny needs a warm start: its tokenizer is trained on the expert's episodes")
-        tokenizer: Any = make_tokenizer(corpus, section.tiny.vocab_size)
+        tokenizer: Any = make_tokenizer(corpus, section.tiny.vocab_size, section.tiny.phrases)
         model: Any = make_model(section.tiny, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
     else:
         name = section.model

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from empg.policy.phrases import find_phrases
 from empg.recipe import TinyModel
 
 CHAT_TEMPLATE = (
@@ -18,21 +20,31 @@ _CONTROL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 _TAGS = ["<think>", "</think>", "<action>", "</action>"]  # one token each, but ordinary text when decoded
 
 
-def make_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on `texts`. Any text can be encoded; the tags of a turn are one token each."""
+def make_tokenizer(texts: Iterable[str], vocab_size: int, phrases: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on `texts`. Any text can be encoded.
+
+    The tags of a turn are one token each, and so are at most `phrases` phrases that the texts repeat all the time;
+    they may take a quarter of the vocabulary's room for more than bytes.
+    """
+    texts = list(texts)
+    room = vocab_size - len(_CONTROL) - len(_TAGS) - 256
+    whole = find_phrases(texts, min(phrases, room // 4))
+    if whole:  # words are learned from what stands between the phrases
+        phrase = re.compile("|".join(re.escape(p) for p in sorted(whole, key=len, reverse=True)))
+        texts = [part for text in texts for part in phrase.split(text) if part]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # digits never merge into words: "cabinet 12" is two tokens
         [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(_TAGS),
+        vocab_size=vocab_size - len(_TAGS) - len(whole),
         special_tokens=_CONTROL,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in _TAGS])
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (*_TAGS, *whole)])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",
