@@ -18,6 +18,7 @@ class Info(TypedDict, total=False):
     admissible: list[str] | None  # every command that would do something now, or None if they cannot be listed
     valid: bool  # the last command was understood (True after reset)
     process_reward: float  # optional step-level reward, for the slot beside the clarity bonus
+    failure: str  # only if what the command needs from outside could not be had: why; the episode goes on
 
 
 class Decision(TypedDict):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shops import EXTRAS, HUMAN, RECORDS, record, values, write_official
 
-from empg.environments.webshop import jsonstream
+from empg.environments import jsonstream
+from empg.environments.jsonstream import stream_items, stream_members
 from empg.environments.webshop.indexing import open_official
-from empg.environments.webshop.jsonstream import stream_items, stream_members
 from empg.environments.webshop.records import LoadReport, clean, find_files, read_products
 from empg.environments.webshop.world import Product
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from empg.environments.webshop.search import SearchIndex, TermCounter, analyze, product_text
+from empg.environments.analysis import TermCounter, analyze
+from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.shop import Shop
 from empg.environments.webshop.world import Product
 

@@ -23,8 +23,9 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 import numpy.typing as npt
 
+from empg.environments.analysis import TermCounter
 from empg.environments.webshop.goals import GoalCounter, GoalKind, GoalTable
-from empg.environments.webshop.search import SearchIndex, TermCounter, product_text
+from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.world import HumanInstruction, Product
 
 FORMAT = 1  # raise it when what the folder holds, or how a product is cleaned, changes

@@ -7,10 +7,10 @@ again and what is chosen, because a small model copies over short distances far 
 
 from __future__ import annotations
 
+from empg.environments.analysis import analyze
 from empg.environments.base import Decision, Info
 from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS
 from empg.environments.webshop.reward import meets_attribute, meets_option, similarity
-from empg.environments.webshop.search import analyze
 from empg.environments.webshop.shop import Shop
 from empg.environments.webshop.world import Goal, Page, Product, State
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from empg.environments.webshop.jsonstream import stream_items, stream_members
+from empg.environments.jsonstream import stream_items, stream_members
 from empg.environments.webshop.world import HumanInstruction, Product
 
 NO_PRICE = 100.0  # dollars; what a product without a price costs

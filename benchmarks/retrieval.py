@@ -1,0 +1,125 @@
+"""Searching in one process: our BM25 (in memory, and mapped from disk), bm25s itself, and tantivy; the same queries.
+
+python benchmarks/retrieval.py [--sizes 2000 20000 100000] [--queries 200]
+
+Queries are asked one by one, as an agent asks. Ratios are to our BM25 in memory: 2.0 is twice as long, or as much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from empg.environments.analysis import analyze
+from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, write_bm25
+from empg.environments.deepsearch.retrieval.tantivy_index import TantivyRetriever
+from empg.environments.deepsearch.world import Document
+
+HITS = 5
+Search = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One retriever on one corpus."""
+
+    index_s: float
+    median_ms: float
+    p95_ms: float
+    added_mb: float  # resident memory, once indexed
+
+
+def make_corpus(size: int, queries: int) -> tuple[list[Document], list[str]]:
+    """Pages of 20 to 60 words as frequent as words are (Zipf), and questions of 3 to 9 words from single pages."""
+    dice, numbers = random.Random(0), np.random.default_rng(0)
+    vocabulary = ["".join(dice.choices("abcdefghijklmnoprstuvw", k=dice.randint(3, 9))) for _ in range(30_000)]
+    frequency = 1 / np.arange(1, len(vocabulary) + 1)
+    drawn = numbers.choice(len(vocabulary), size=(size, 60), p=frequency / frequency.sum())
+    documents = []
+    for row in drawn:
+        words = [vocabulary[word] for word in row[: dice.randint(20, 60)]]
+        documents.append(Document(str(len(documents)), " ".join(words[:3]), " ".join(words[3:])))
+    asked = [" ".join(dice.sample(dice.choice(documents).text.split(), dice.randint(3, 9))) for _ in range(queries)]
+    return documents, asked
+
+
+def ours(documents: list[Document]) -> Search:
+    retriever = BM25Retriever.build(documents)
+    return lambda query: retriever.search([query], HITS)
+
+
+def ours_mapped(documents: list[Document]) -> Search:
+    folder = Path(tempfile.mkdtemp()) / "index"
+    write_bm25(documents, folder)
+    retriever = BM25Retriever.open(folder)
+    return lambda query: retriever.search([query], HITS)
+
+
+def bm25s_itself(documents: list[Document]) -> Search:
+    index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
+    index.index([analyze(f"{document.title}\n{document.text}") for document in documents], show_progress=False)
+    return lambda query: index.retrieve([analyze(query)], corpus=documents, k=HITS, show_progress=False)
+
+
+def tantivys(documents: list[Document]) -> Search:
+    retriever = TantivyRetriever.build(documents)
+    return lambda query: retriever.search([query], HITS)
+
+
+def measure(make: Callable[[list[Document]], Search], documents: list[Document], queries: list[str]) -> Measured:
+    gc.collect()
+    process = psutil.Process()
+    before, begun = process.memory_info().rss, time.perf_counter()
+    search = make(documents)
+    indexed = time.perf_counter() - begun
+    gc.collect()
+    added = process.memory_info().rss - before
+    for query in queries[:10]:
+        search(query)
+    times = []
+    for query in queries:
+        begun = time.perf_counter()
+        search(query)
+        times.append(1_000 * (time.perf_counter() - begun))
+    return Measured(indexed, float(np.median(times)), float(np.percentile(times, 95)), added / 1e6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 20_000, 100_000])
+    parser.add_argument("--queries", type=int, default=200)
+    arguments = parser.parse_args()
+    makers = {"ours, in memory": ours, "ours, mapped": ours_mapped, "bm25s": bm25s_itself, "tantivy": tantivys}
+    for word in {word for document in make_corpus(2_000, 1)[0] for word in document.text.split()}:
+        analyze(word)  # every maker starts with the stemmer as warm as the others
+    table = Table(title=f"{arguments.queries} queries, top {HITS}", title_justify="left")
+    for column in ("pages", "", "index s", "median ms", "p95 ms", "added MB", "median ratio", "p95 ratio"):
+        table.add_column(column, justify="left" if column == "" else "right", no_wrap=column == "")
+    for size in arguments.sizes:
+        documents, queries = make_corpus(size, arguments.queries)
+        base: Measured | None = None
+        for name, make in makers.items():
+            found = measure(make, documents, queries)
+            base = base or found
+            table.add_row(
+                f"{size:,}", name, f"{found.index_s:.2f}", f"{found.median_ms:.3f}", f"{found.p95_ms:.3f}",
+                f"{found.added_mb:.0f}", f"{found.median_ms / base.median_ms:.1f}", f"{found.p95_ms / base.p95_ms:.1f}",
+            )  # fmt: skip
+        table.add_section()
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""A made-up encyclopaedia: people, towns, companies, books, films, rivers and awards, and how they hang together.
+
+Pages are short, and each sentence can be quoted. A name that two things share is told apart in every title, as in
+"Silent Harbour (film)". Facts agree with each other: teachers are older than their pupils, a river's mouth lies on it.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from empg.environments.deepsearch import names
+from empg.environments.deepsearch.relations import RELATIONS, number
+from empg.environments.deepsearch.world import Document
+
+SHARES = {"person": 0.40, "town": 0.16, "company": 0.12, "book": 0.12, "film": 0.10, "river": 0.05, "award": 0.05}
+_TRADES = ("painter", "pilot", "doctor", "baker", "poet", "judge", "sailor", "singer", "farmer", "dancer")
+_NAME = {
+    "person": names.person, "town": names.town, "company": names.company, "book": names.work, "film": names.work,
+    "river": names.river, "award": names.award,
+}  # fmt: skip
+_ALIASED = 0.12  # of people and companies
+_NAMESAKE = 0.05  # of people, on purpose
+_FROM_A_BOOK = 0.6  # of films; half of these have its name
+_SMALLEST = 50
+
+
+@dataclass
+class Entity:
+    """One page's subject. `title` is unique in the encyclopaedia, `name` need not be; `alias` is unique or empty."""
+
+    kind: str
+    name: str
+    title: str = ""
+    alias: str = ""
+    trade: str = ""
+    facts: dict[str, Entity | int] = field(default_factory=dict)
+
+    def value(self, relation: str) -> str:
+        """A fact's object as pages word it."""
+        value = self.facts[relation]
+        return value.title if isinstance(value, Entity) else number(relation, value)
+
+
+@dataclass(frozen=True)
+class Encyclopaedia:
+    """The entities by kind, and their pages."""
+
+    by_kind: Mapping[str, tuple[Entity, ...]]
+
+    @cached_property
+    def documents(self) -> tuple[Document, ...]:
+        """The pages, kind after kind."""
+        entities = [entity for kind in SHARES for entity in self.by_kind[kind]]
+        return tuple(Document(f"page-{row}", e.title, _page(e, row)) for row, e in enumerate(entities))
+
+
+def make_encyclopaedia(pages: int = 2_000, seed: int = 0) -> Encyclopaedia:
+    """Make `pages` pages; the same arguments make the same ones everywhere.
+
+    Raises:
+        ValueError: `pages` is less than 50, too few for every kind of question.
+    """
+    if pages < _SMALLEST:
+        raise ValueError(f"pages={pages}: at least {_SMALLEST}")
+    dice = random.Random(f"encyclopaedia {seed}")
+    counts = {kind: max(2, round(pages * share)) for kind, share in SHARES.items()}
+    counts["person"] += pages - sum(counts.values())
+    by_kind = {kind: tuple(_named(kind, count, dice)) for kind, count in counts.items()}
+    _relate(by_kind, dice)
+    everyone = [entity for kind in SHARES for entity in by_kind[kind]]
+    _tell_apart(everyone)
+    _give_aliases(everyone, dice)
+    return Encyclopaedia(by_kind)
+
+
+def _named(kind: str, count: int, dice: random.Random) -> list[Entity]:
+    entities: list[Entity] = []
+    for index in range(count):
+        namesake = kind == "person" and index > 0 and dice.random() < _NAMESAKE
+        name = dice.choice(entities).name if namesake else _NAME[kind](dice)
+        entities.append(Entity(kind, name, trade=dice.choice(_TRADES) if kind == "person" else ""))
+    return entities
+
+
+def _relate(by_kind: Mapping[str, tuple[Entity, ...]], dice: random.Random) -> None:
+    """Give every entity its facts, at random but for those that must agree."""
+    for relation in RELATIONS:
+        target = relation.target
+        choices: Sequence[Entity | int] = by_kind[target] if isinstance(target, str) else target
+        for entity in by_kind[relation.kind]:
+            entity.facts[relation.name] = dice.choice(choices)
+    _choose_teachers(by_kind["person"], dice)
+    mouths = dice.sample(by_kind["town"], len(by_kind["river"]))
+    for river, town in zip(by_kind["river"], mouths, strict=True):
+        river.facts["mouth"], town.facts["river"] = town, river
+    for film in by_kind["film"]:
+        book = film.facts["source"]
+        if dice.random() >= _FROM_A_BOOK:
+            del film.facts["source"]
+        elif isinstance(book, Entity) and dice.random() < 0.5:
+            film.name = book.name
+
+
+def _choose_teachers(people: tuple[Entity, ...], dice: random.Random) -> None:
+    """Everyone was taught by someone born in an earlier year; the eldest by nobody."""
+
+    def born(person: Entity) -> int:
+        year = person.facts["birth year"]
+        assert isinstance(year, int)
+        return year
+
+    by_age = sorted(people, key=born)
+    years = [born(person) for person in by_age]
+    for person in people:
+        elders = bisect_left(years, born(person))
+        if elders:
+            person.facts["teacher"] = by_age[dice.randrange(elders)]
+        else:
+            del person.facts["teacher"]
+
+
+def _tell_apart(entities: list[Entity]) -> None:
+    """Give titles: the name; where several share it, with the kind or trade; and where that is not enough, a number."""
+    sharing: dict[str, int] = {}
+    for entity in entities:
+        sharing[entity.name] = sharing.get(entity.name, 0) + 1
+    taken: dict[str, int] = {}
+    for entity in entities:
+        if sharing[entity.name] == 1:
+            entity.title = entity.name
+            continue
+        title = f"{entity.name} ({entity.trade or entity.kind})"
+        taken[title] = taken.get(title, 0) + 1
+        entity.title = title if taken[title] == 1 else f"{title[:-1]} {taken[title]})"
+
+
+def _give_aliases(entities: list[Entity], dice: random.Random) -> None:
+    taken = {entity.name for entity in entities}
+    for entity in entities:
+        if entity.kind not in ("person", "company") or dice.random() >= _ALIASED:
+            continue
+        initials = "".join(word[0] for word in entity.name.split()) + str(dice.randint(10, 99))
+        alias = names.nickname(dice, entity.name) if entity.kind == "person" else initials
+        if alias not in taken:
+            taken.add(alias)
+            entity.alias = alias
+
+
+def _page(entity: Entity, row: int) -> str:
+    what = f"{entity.name} is a {entity.trade or entity.kind}."
+    parts = [what.replace(" a award", " an award")]
+    if entity.alias:
+        parts.append(f"Also called {entity.alias}.")
+    for place, relation in enumerate(RELATIONS):
+        if relation.name in entity.facts and relation.kind == entity.kind:
+            wording = relation.sentences[(row * 7 + place * 3) % len(relation.sentences)]
+            parts.append(wording.format(n=entity.name, v=entity.value(relation.name)))
+    return " ".join(parts)

@@ -1,0 +1,220 @@
+"""Deep Search as a `gymnasium` environment: a question, a search tool, pages to read, one answer."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import gymnasium
+
+from empg.environments.base import Expert, Info, TextEnvironment
+from empg.environments.deepsearch import pages
+from empg.environments.deepsearch.actions import ANSWER, SEARCH, Command, folded, open_command, page_name, parse_command
+from empg.environments.deepsearch.expert import SearchingExpert
+from empg.environments.deepsearch.sources import Source, open_source
+from empg.environments.deepsearch.world import Document, Question, RetrievalError
+
+Observation = Literal["list", "passages"]
+Reward = Literal["binary", "score"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where an episode is.
+
+    Attributes:
+        listed: the results of the last search.
+        page: what the last observation shows whole, if it shows a page.
+        answer: set by the turn that ends the episode.
+        steps: turns taken.
+    """
+
+    listed: tuple[Document, ...] = ()
+    page: Document | None = None
+    answer: str | None = None
+    steps: int = 0
+
+
+class DeepSearchEnv(TextEnvironment):
+    """Questions that take several searches. Reward comes with `answer[...]` only, which ends the episode.
+
+    `search[query]` lists the best results, `open[title or address]` shows a page. A search that fails (a dead server)
+    is told as an observation and in `Info["failure"]`, and the episode goes on. Every environment of a process that
+    is made with the same arguments shares corpus, index and questions.
+
+    Args:
+        split: of the questions: "train", "valid_id" or "valid_ood" of the package's own, else as named in `data`.
+        max_steps: turns until the episode is truncated.
+        data: None for a world that comes with the package, the generated encyclopaedia unless `world="countries"`
+            chooses real text; files, see `sources.open_source`; or a ready world.
+        results: how many a search lists.
+        snippet_words: of each result in the list.
+        page_words: of a page, and of each passage; what is longer is cut, visibly.
+        observation: "list": results by title and first words, to be opened; or "passages": whole, in the words of
+            Search-R1, and nothing to open.
+        reward: "binary", 1 if the score is 1 and else 0; or "score", what the metric says, in [0, 1].
+        world: the rest goes to `sources.open_source`.
+
+    Raises:
+        ValueError: an argument is not one of the above, or the data has no such split; the message names it.
+        OSError: a file cannot be read.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        max_steps: int = 12,
+        *,
+        data: Mapping[str, Any] | Source | None = None,
+        results: int = 3,
+        snippet_words: int = 10,
+        page_words: int = 200,
+        observation: Observation = "list",
+        reward: Reward = "binary",
+        **world: Any,
+    ) -> None:
+        for name, value, allowed in (
+            ("observation", observation, get_args(Observation)),
+            ("reward", reward, get_args(Reward)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}: one of {', '.join(allowed)}")
+        for name, number, highest in (
+            ("max_steps", max_steps, 10_000),
+            ("results", results, 100),
+            ("snippet_words", snippet_words, 1_000),
+            ("page_words", page_words, 100_000),
+        ):
+            if not isinstance(number, int) or not 1 <= number <= highest:
+                raise ValueError(f"{name}={number!r}: a whole number from 1 to {highest:,}")
+        if isinstance(data, Source) and world:
+            raise ValueError(f"{', '.join(sorted(world))}: a ready source takes no options")
+        self.source = data if isinstance(data, Source) else open_source(data, **world)
+        if split not in self.source.questions:
+            raise ValueError(f"split={split!r}: one of {', '.join(self.source.questions)}")
+        self.split, self.max_steps, self._observation, self._reward = split, max_steps, observation, reward
+        self._results, self._snippet_words, self._page_words = results, snippet_words, page_words
+        self._questions: Sequence[Question] = self.source.questions[split]
+        if not self._questions:
+            raise ValueError(f"split={split!r} has no questions")
+        self.observation_space = gymnasium.spaces.Text(max_length=10_000_000)
+        self.action_space = gymnasium.spaces.Text(max_length=1_000)
+        self.state = State()
+        self.question: Question  # set by `reset`
+
+    @property
+    def opens(self) -> bool:
+        """Whether pages are opened here, or every search shows them whole."""
+        return self._observation == "list"
+
+    @property
+    def num_tasks(self) -> int:
+        """The number of questions in this split."""
+        return len(self._questions)
+
+    def task_id(self, index: int) -> str:
+        """The question's id, and a fingerprint of all that belongs to it."""
+        return _task_id(self._question(index))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:  # type: ignore[override]
+        """Put a question: the `options["task"]`-th, or any."""
+        gymnasium.Env.reset(self, seed=seed)
+        index = (options or {}).get("task")
+        self.question = self._question(int(self.np_random.integers(self.num_tasks)) if index is None else index)
+        self._id = _task_id(self.question)
+        self.state = State()
+        return self.question.text, self._info(valid=True)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
+        """Act.
+
+        Raises:
+            RuntimeError: the episode has ended.
+        """
+        if self.state.answer is not None:
+            raise RuntimeError("the episode has ended with the answer; call reset")
+        self.state = replace(self.state, page=None, steps=self.state.steps + 1)
+        failure = None
+        try:
+            observation, valid = self._do(parse_command(action))
+        except RetrievalError as error:
+            failure = str(error)
+            observation, valid = pages.failed(failure), True
+        info = self._info(valid=valid)
+        if failure is not None:
+            info["failure"] = failure
+        answered = self.state.answer is not None
+        reward = float(info["won"]) if self._reward == "binary" else info["score"]
+        return observation, reward, answered, self.state.steps >= self.max_steps and not answered, info
+
+    def clone(self) -> DeepSearchEnv:
+        """An independent environment in the same state; corpus and questions are shared."""
+        twin = object.__new__(DeepSearchEnv)
+        twin.__dict__.update(self.__dict__)
+        twin._np_random = copy.deepcopy(self._np_random)
+        return twin
+
+    def expert(self) -> Expert:
+        """A fresh expert for the episode that was just reset."""
+        return SearchingExpert(self)
+
+    def _do(self, command: Command | None) -> tuple[str, bool]:
+        """The observation, and whether the command was understood."""
+        if command is not None and command.verb == "answer":
+            self.state = replace(self.state, answer=command.text)
+            return "Answered.", True
+        if command is not None and command.verb == "search":
+            [hits] = self.source.retriever.search([command.text], self._results)
+            self.state = replace(self.state, listed=tuple(hit.document for hit in hits))
+            if not self.opens:
+                return pages.passages(self.state.listed, self._page_words), True
+            return pages.result_list(self.state.listed, self._snippet_words), True
+        if not self.opens:
+            return pages.PASSAGES_HINT, False
+        if command is None:
+            return pages.HINT, False
+        document = self._open(command.text)
+        if document is None:
+            return pages.NO_PAGE, False
+        self.state = replace(self.state, page=document)
+        return pages.page(document, self._page_words), True
+
+    def _open(self, name: str) -> Document | None:
+        """A page by title or address. What a search listed is there even where no library has it."""
+        named = [d for d in self.state.listed if folded(name) in (folded(d.title), folded(d.id))]
+        library = self.source.library
+        if library is None:
+            return named[0] if named else None
+        return library.open(page_name(named[0]) if named else name) or (named[0] if named else None)
+
+    def _question(self, index: int) -> Question:
+        if not 0 <= index < self.num_tasks:
+            raise IndexError(f"task {index}: {self.split} has tasks 0 to {self.num_tasks - 1}")
+        return self._questions[index]
+
+    def _info(self, *, valid: bool) -> Info:
+        answer = self.state.answer
+        score = 0.0 if answer is None else self.source.score(self.question, answer)
+        return Info(
+            task=self.question.text,
+            task_id=self._id,
+            task_type=self.question.kind,
+            won=score == 1.0,
+            score=score,
+            admissible=[] if answer is not None else self._admissible(),
+            valid=valid,
+        )
+
+    def _admissible(self) -> list[str]:
+        """Placeholders for what is free text, and the listed pages."""
+        opened = [open_command(document) for document in self.state.listed] if self.opens else []
+        return [SEARCH, *dict.fromkeys(opened), ANSWER]
+
+
+def _task_id(question: Question) -> str:
+    content = json.dumps(asdict(question), sort_keys=True, ensure_ascii=True)
+    return f"{question.id}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

@@ -1,0 +1,81 @@
+"""An expert that follows a question's gold chain by real searches, and thinks aloud in a line.
+
+It knows what to look for and on which page it stands, but it searches, opens and reads as the agent must: a value
+counts as known once the page that states it was shown. Of a page that cannot be found it says nothing. Its thought says
+what is known and what is sought next, so that a small model, which copies over short distances far better than it
+remembers, finds the next query's words in what it has just read or written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from empg.environments.base import Decision, Info
+from empg.environments.deepsearch.actions import folded, open_command
+from empg.environments.deepsearch.world import Document, Hop
+
+if TYPE_CHECKING:
+    from empg.environments.deepsearch.env import DeepSearchEnv
+
+_TRIES = 3  # by the query, by the title, and by opening the title unseen; then the hop is given up
+_PATIENCE = 10  # turns for one hop, those that slipped among them
+
+
+class SearchingExpert:
+    """Plays one episode, looking at the state of `environment` as it changes."""
+
+    def __init__(self, environment: DeepSearchEnv) -> None:
+        self._environment = environment
+        self._hops = environment.question.hops
+        # In a chain each value leads to the next, and no other is needed again; of branches all are compared at last.
+        pairs = zip(self._hops, self._hops[1:], strict=False)
+        self._chain = all(hop.value.casefold() in following.query.casefold() for hop, following in pairs)
+        self._known: list[Hop] = []  # whose pages were read
+        self._past = 0  # hops that were read, or given up
+        self._tried = 0  # ways to find the present hop
+        self._turns = 0  # spent on it
+
+    def act(self, observation: str, info: Info) -> Decision:
+        """The next thought and command."""
+        while self._past < len(self._hops):
+            hop = self._hops[self._past]
+            if self._reads(hop):
+                self._known.append(hop)
+            elif self._turns < _PATIENCE and (self._tried < _TRIES or self._listed(hop) is not None):
+                self._turns += 1
+                return self._seek(hop)
+            self._past, self._tried, self._turns = self._past + 1, 0, 0
+        if not self._hops and not self._environment.state.steps:
+            question = self._environment.question.text
+            return Decision(thought="Search the question.", action=_search(question))
+        answer = self._environment.question.answers[0]
+        return Decision(thought=f"{self._facts()}Answer {answer}.", action=f"answer[{answer}]")
+
+    def _seek(self, hop: Hop) -> Decision:
+        """Open the page of a hop if it is listed; else search for it, in other words each time."""
+        aim = f"{self._facts()}Find {hop.query}."
+        listed = self._listed(hop) if self._tried else None  # what an earlier hop's search listed is far away by now
+        if listed is not None and self._environment.opens:
+            return Decision(thought=aim, action=open_command(listed))
+        self._tried += 1
+        if self._tried == _TRIES and self._environment.opens and hop.title:
+            return Decision(thought=aim, action=f"open[{hop.title}]")
+        return Decision(thought=aim, action=_search(hop.title if self._tried == 2 and hop.title else hop.query))
+
+    def _facts(self) -> str:
+        needed = self._known[-1:] if self._chain else self._known
+        return "".join(f"{hop.query}: {hop.value}. " for hop in needed if hop.value)
+
+    def _reads(self, hop: Hop) -> bool:
+        """Whether the last observation shows the page of a hop."""
+        if not self._environment.opens:
+            return self._listed(hop) is not None
+        page = self._environment.state.page
+        return page is not None and folded(page.title) == folded(hop.title)
+
+    def _listed(self, hop: Hop) -> Document | None:
+        return next((d for d in self._environment.state.listed if folded(d.title) == folded(hop.title)), None)
+
+
+def _search(query: str) -> str:
+    return f"search[{query}]"

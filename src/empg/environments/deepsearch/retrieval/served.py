@@ -1,0 +1,121 @@
+"""Asking a retrieval server as Search-R1's: `POST /retrieve {queries, topk, return_scores}`.
+
+Its answer is checked line by line before anything of it is used or kept: the server may be another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from empg.environments.deepsearch.retrieval.cache import DiskCache
+from empg.environments.deepsearch.retrieval.query import check_count, clean_query, clean_text
+from empg.environments.deepsearch.retrieval.transport import Manners, Outside
+from empg.environments.deepsearch.world import Document, Hit, RetrievalError
+
+QUERIES_AT_ONCE = 64
+MAX_TEXT = 100_000  # characters of a document; the rest is cut
+
+
+class ServedRetriever:
+    """The documents of a server's corpus; safe to use from several threads.
+
+    Args:
+        url: where the server answers, with or without `/retrieve`.
+        cache: a folder that keeps answers by url, query and k; None asks every time.
+        manners: time-outs, attempts and rate.
+
+    Raises:
+        ValueError: the url is none of http or https.
+    """
+
+    def __init__(self, url: str, cache: Path | None = None, manners: Manners | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is no address of a retrieval server: give http://HOST:PORT")
+        self._url = url if url.endswith("/retrieve") else f"{url.rstrip('/')}/retrieve"
+        self._outside = Outside(manners or Manners())
+        self._cache = None if cache is None else DiskCache(cache)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most `k` hits for each query, in the server's order.
+
+        Raises:
+            RetrievalError: the server cannot be had, or its answer is not of the protocol.
+        """
+        check_count(k)
+        cleaned = [clean_query(query) for query in queries]
+        found: dict[str, list[Hit]] = {}
+        missing: list[str] = []
+        for query in dict.fromkeys(cleaned):
+            known = None if self._cache is None else unpack_hits(self._cache.get(self._url, query, k))
+            if known is None:
+                missing.append(query)
+            else:
+                found[query] = known
+        for start in range(0, len(missing), QUERIES_AT_ONCE):
+            asked = missing[start : start + QUERIES_AT_ONCE]
+            for query, hits in zip(asked, self._ask(asked, k), strict=True):
+                found[query] = hits
+                if self._cache is not None:
+                    self._cache.put(pack_hits(hits), self._url, query, k)
+        return [list(found[query]) for query in cleaned]
+
+    def _ask(self, queries: list[str], k: int) -> list[list[Hit]]:
+        payload = {"queries": queries, "topk": k, "return_scores": True}
+        return read_answer(self._outside.json("POST", self._url, payload=payload), len(queries), k)
+
+
+def read_answer(answer: Any, queries: int, k: int) -> list[list[Hit]]:
+    """The hits of a `/retrieve` response, at most `k` for each query.
+
+    Raises:
+        RetrievalError: it is not of the protocol; the message says where.
+    """
+    lists = answer.get("result") if isinstance(answer, dict) else None
+    if not isinstance(lists, list) or len(lists) != queries:
+        raise RetrievalError(f"the retrieval server's answer holds no `result` of {queries} lists")
+    hits: list[list[Hit]] = []
+    for number, entries in enumerate(lists):
+        if not isinstance(entries, list):
+            raise RetrievalError(f"the retrieval server's answer is wrong: result[{number}] is no list")
+        hits.append([_read_hit(entry, f"result[{number}][{rank}]") for rank, entry in enumerate(entries[:k])])
+    return hits
+
+
+def split_contents(contents: str) -> tuple[str, str]:
+    """Title and text, as Search-R1's corpora hold them: the title on the first line, in quotes."""
+    title, _, text = contents.partition("\n")
+    title = title.strip()
+    if len(title) >= 2 and title[0] == title[-1] == '"':
+        title = title[1:-1]
+    return title, text
+
+
+def pack_hits(hits: Sequence[Hit]) -> list[list[str | float]]:
+    """Hits as JSON, for the cache."""
+    return [[hit.document.id, hit.document.title, hit.document.text, hit.score] for hit in hits]
+
+
+def unpack_hits(packed: Any) -> list[Hit] | None:
+    """What `pack_hits` packed, or None if it is something else."""
+    try:
+        return [Hit(Document(name, title, text), float(score)) for name, title, text, score in packed]
+    except (TypeError, ValueError):
+        return None
+
+
+def _read_hit(entry: Any, place: str) -> Hit:
+    document = entry.get("document") if isinstance(entry, dict) else None
+    contents = document.get("contents") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(contents, str):
+        raise RetrievalError(f"the retrieval server's answer is wrong: {place} has no document with contents")
+    score = entry.get("score")
+    # Compared as it is: an integer of a thousand digits is no float.
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not -1e300 < score < 1e300:
+        raise RetrievalError(f"the retrieval server's answer is wrong: the score of {place} is no number")
+    title, text = split_contents(clean_text(contents[:MAX_TEXT]))
+    name = document.get("id", title)  # Search-R1's BM25 server sends none
+    if not isinstance(name, (str, int)) or isinstance(name, bool):
+        raise RetrievalError(f"the retrieval server's answer is wrong: the id of {place} is no text")
+    return Hit(Document(clean_text(str(name)), title, text), float(score))

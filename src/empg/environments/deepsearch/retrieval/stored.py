@@ -1,0 +1,118 @@
+"""Documents on disk, and the folders of an index: written once, complete or not at all, shared through the page cache.
+
+A folder is named by the fingerprint of what it was made from. A changed corpus therefore gets a new folder, and an
+index that another process has mapped is never written over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from empg.environments.deepsearch.world import Document
+
+Progress = Callable[[int], None]  # told the number of documents done
+
+FORMAT = 1  # raise it when what a folder holds, or how text is analysed, changes
+
+
+def fingerprint_documents(documents: Iterable[Document]) -> str:
+    """Of their content and order: 16 hexadecimal digits."""
+    digest = hashlib.sha256(f"{FORMAT}".encode())
+    for document in documents:
+        digest.update(_as_line(document))
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_files(*files: Path) -> str:
+    """Of files as they are now, by name, size and time of change: for corpora that are too large to read twice.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    parts = [f"{FORMAT}"]
+    for file in files:
+        stat = file.stat()
+        parts.append(f"{file.name}/{stat.st_size}/{stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def publish(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have a folder written under another name, and rename it when it is complete.
+
+    Where another process was faster, its folder stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write(work)
+        try:
+            os.replace(work, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def store_documents(
+    documents: Iterable[Document], folder: Path, progress: Progress | None = None
+) -> Iterator[Document]:
+    """Pass documents through, writing each into the folder; `StoredDocuments(folder)` reads them back.
+
+    Raises:
+        ValueError: there is none.
+    """
+    starts = [0]
+    with (folder / "documents.jsonl").open("wb") as file:
+        for document in documents:
+            line = _as_line(document)
+            file.write(line)
+            starts.append(starts[-1] + len(line))
+            yield document
+            if progress is not None:
+                progress(len(starts) - 1)
+    if len(starts) == 1:
+        raise ValueError("the corpus is empty: there is nothing to search")
+    np.save(folder / "starts.npy", np.asarray(starts, dtype=np.int64))
+
+
+class StoredDocuments(Sequence[Document]):
+    """Documents of a folder, parsed when they are looked at; memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._starts: npt.NDArray[np.int64] = np.load(folder / "starts.npy", mmap_mode="r")
+        with (folder / "documents.jsonl").open("rb") as file:
+            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, row: int) -> Document: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Document]: ...
+    def __getitem__(self, row: int | slice) -> Document | Sequence[Document]:
+        if isinstance(row, slice):
+            return [self[number] for number in range(*row.indices(len(self)))]
+        if row < 0:
+            row += len(self)
+        if not 0 <= row < len(self):
+            raise IndexError(f"there is no document {row}")
+        name, title, text = json.loads(self._lines[self._starts[row] : self._starts[row + 1]])
+        return Document(name, title, text)
+
+
+def _as_line(document: Document) -> bytes:
+    parts = (document.id, document.title, document.text)
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"

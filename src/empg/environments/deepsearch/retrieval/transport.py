@@ -1,0 +1,240 @@
+"""Asking another machine: with a deadline, some patience, good manners and bounds; what goes wrong is one line.
+
+Retried, after waits that double and are jittered: no connection, no answer in time, 429 and 5xx. A server that says
+when to come back (Retry-After) is obeyed if that is soon. Everything else fails at once.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.request import getproxies
+
+import httpcore
+import httpx
+
+from empg.environments.deepsearch.retrieval.addresses import Deadline, DirectTransport, public_addresses
+from empg.environments.deepsearch.world import RetrievalError
+
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_USER_AGENT = "empg (research agent)"
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How another machine is asked.
+
+    Attributes:
+        timeout: seconds for one attempt, from the connection to the last byte.
+        attempts: how often, at most.
+        backoff: seconds before the second attempt, doubled for each further one; between half and all of it is waited.
+        longest_wait: seconds; a server that wants a longer pause has failed.
+        per_second: requests that this process sends in a second; None sends them as they come.
+        max_bytes: of a response, once unpacked.
+        allow_private: whether the machine may have an address that is not public; pages of the web may not.
+        seed: of the jitter.
+    """
+
+    timeout: float = 10.0
+    attempts: int = 3
+    backoff: float = 0.5
+    longest_wait: float = 30.0
+    per_second: float | None = None
+    max_bytes: int = 16 << 20
+    allow_private: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.timeout <= 0 or self.attempts < 1 or self.backoff < 0 or self.max_bytes < 1:
+            raise ValueError("timeout, attempts and max_bytes must be positive, and backoff not negative")
+        if self.per_second is not None and self.per_second <= 0:
+            raise ValueError(f"per_second is {self.per_second}: give a positive number, or None for no limit")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response. `body` is at most `max_bytes` long, and `cut` where there was more."""
+
+    url: str
+    status: int
+    content_type: str
+    charset: str | None
+    location: str | None
+    body: bytes
+    cut: bool
+
+
+class _Passing(Exception):
+    """What may be over at the next attempt; `wait` is when the server says so, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class Outside:
+    """Requests by one set of manners; safe to use from several threads, and cheap to keep."""
+
+    def __init__(self, manners: Manners) -> None:
+        self.manners = manners
+        self._deadline = Deadline()
+        self._proxied = any(scheme in getproxies() for scheme in ("http", "https", "all"))
+        self._client = httpx.Client(
+            timeout=manners.timeout,
+            transport=None if self._proxied else DirectTransport(self._deadline, manners.allow_private),
+            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "gzip, deflate"},
+            follow_redirects=False,
+        )
+        weakref.finalize(self, self._client.close)  # environments come and go, and none of them closes what it searches
+        self._jitter = random.Random(manners.seed)
+        self._turn = threading.Lock()
+        self._next = 0.0
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str | int] | None = None,
+        payload: Any = None,
+    ) -> Answer:
+        """The response, whatever its status, unless that is one to be retried. Redirects are not followed.
+
+        Raises:
+            RetrievalError: there was none after all attempts; the message names the host, no key and no query.
+            PrivateAddressError: the host's address is not public, and must be.
+        """
+        host, manners = _host(url), self.manners
+        if self._proxied and not manners.allow_private:
+            self._check_as_named(url)
+        for attempt in range(1, manners.attempts + 1):
+            self._take_turn()
+            try:
+                return self._attempt(method, url, headers, params, payload)
+            except _Passing as problem:
+                wait = manners.backoff * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.0)
+                if problem.wait is not None:
+                    wait = max(wait, problem.wait)
+                if attempt == manners.attempts or wait > manners.longest_wait:
+                    tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
+                    raise RetrievalError(f"{host} {problem} ({tries})") from problem
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def json(self, method: str, url: str, **request: Any) -> Any:
+        """The JSON of a 200 response; see `request`.
+
+        Raises:
+            RetrievalError: there was none after all attempts, the status is another, or the body is too long or no
+                JSON.
+        """
+        answer, host = self.request(method, url, **request), _host(url)
+        if answer.status in (401, 403):
+            raise RetrievalError(f"{host} refused the request ({answer.status}): is its key right?")
+        if answer.status != 200:
+            raise RetrievalError(f"{host} answered {answer.status}")
+        if answer.cut:
+            raise RetrievalError(f"{host} sent more than {self.manners.max_bytes:,} bytes")
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            raise RetrievalError(f"{host} sent no JSON") from error
+
+    def _attempt(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        params: Mapping[str, str | int] | None,
+        payload: Any,
+    ) -> Answer:
+        self._deadline.at = time.monotonic() + self.manners.timeout
+        with (
+            _one_line(self.manners.timeout),
+            self._client.stream(method, url, headers=headers, params=params, json=payload) as response,
+        ):
+            if response.status_code in _RETRIED:
+                raise _Passing(f"answered {response.status_code}", _retry_after(response.headers.get("Retry-After")))
+            body, cut = self._read(response)
+            return Answer(
+                url=str(response.url),
+                status=response.status_code,
+                content_type=response.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
+                charset=response.charset_encoding,
+                location=response.headers.get("Location"),
+                body=body,
+                cut=cut,
+            )
+
+    def _read(self, response: httpx.Response) -> tuple[bytes, bool]:
+        body = bytearray()
+        for chunk in response.iter_bytes(1 << 16):
+            body += chunk
+            if len(body) > self.manners.max_bytes:
+                return bytes(body[: self.manners.max_bytes]), True
+            self._deadline.cut(None)  # through a proxy, nothing else watches it
+        return bytes(body), False
+
+    def _check_as_named(self, url: str) -> None:
+        """Refuse what this machine knows to be private. A name that only the proxy can resolve is left to the proxy."""
+        target = httpx.URL(url)
+        with suppress(OSError, UnicodeError):
+            public_addresses(target.host, target.port or 443)
+
+    def _take_turn(self) -> None:
+        if self.manners.per_second is None:
+            return
+        with self._turn:
+            at = max(self._next, time.monotonic())
+            self._next = at + 1 / self.manners.per_second
+        time.sleep(max(0.0, at - time.monotonic()))
+
+
+def _host(url: str) -> str:
+    """Who is asked, for messages.
+
+    Raises:
+        RetrievalError: the address cannot be read.
+    """
+    try:
+        return httpx.URL(url).netloc.decode("ascii", "replace")
+    except (httpx.InvalidURL, UnicodeError, ValueError) as error:
+        raise RetrievalError("the address is not one of the web") from error
+
+
+@contextmanager
+def _one_line(timeout: float) -> Iterator[None]:
+    """The exceptions of two libraries as ours. A protocol error is passing too: a server that dies looks like that."""
+    try:
+        yield
+    except (httpx.TimeoutException, httpcore.TimeoutException) as error:
+        raise _Passing(f"did not answer within {timeout:g} s") from error
+    except (httpx.ConnectError, httpcore.ConnectError) as error:
+        raise _Passing("cannot be reached") from error
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol, UnicodeError) as error:
+        raise RetrievalError("the address is not one of the web") from error
+    except (httpx.DecodingError, httpx.TooManyRedirects) as error:
+        raise RetrievalError("the response cannot be unpacked") from error
+    except (httpx.HTTPError, httpcore.ProtocolError, httpcore.NetworkError, httpcore.ProxyError) as error:
+        raise _Passing("broke off") from error
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date."""
+    if value is None:
+        return None
+    if value.strip().isdecimal() and len(value) < 10:
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return None

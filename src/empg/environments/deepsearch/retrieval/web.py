@@ -1,0 +1,183 @@
+"""Searching the web through a provider's API; what it answers is checked, and a search is paid for once (`cache`).
+
+A provider is two small functions: what to send, and where its results stand in the answer. Keys come from the
+environment and go into a header, never into an address, a message or the cache.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from empg.environments.deepsearch.retrieval.cache import DiskCache
+from empg.environments.deepsearch.retrieval.query import check_count, clean_query, clean_text
+from empg.environments.deepsearch.retrieval.served import pack_hits, unpack_hits
+from empg.environments.deepsearch.retrieval.transport import Manners, Outside
+from empg.environments.deepsearch.world import Document, Hit, RetrievalError
+
+MAX_SNIPPET = 4_000  # characters
+MAX_TITLE = 300
+MAX_ADDRESS = 2_000
+_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request to a provider."""
+
+    method: str
+    headers: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str | int] | None = None
+    payload: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A search engine with an API.
+
+    Attributes:
+        name: as users call it.
+        variable: the environment variable that holds its key, or its address where there is no key.
+        url: its address; "" where the variable holds it.
+        ask: from query, number of hits and key, what to send.
+        path: the keys under which the answer holds its list of results.
+        keys: the keys of a result's address, title and snippet.
+    """
+
+    name: str
+    variable: str
+    url: str
+    ask: Callable[[str, int, str], Ask]
+    path: tuple[str, ...]
+    keys: tuple[str, str, str]
+
+
+def _serper(query: str, k: int, key: str) -> Ask:
+    return Ask("POST", {"X-API-KEY": key}, payload={"q": query, "num": k})
+
+
+def _tavily(query: str, k: int, key: str) -> Ask:
+    return Ask("POST", {"Authorization": f"Bearer {key}"}, payload={"query": query, "max_results": min(k, 20)})
+
+
+def _brave(query: str, k: int, key: str) -> Ask:
+    # It refuses queries of more than 400 characters or 50 words.
+    short = " ".join(query.split()[:50])[:400]
+    return Ask(
+        "GET", {"X-Subscription-Token": key, "Accept": "application/json"}, params={"q": short, "count": min(k, 20)}
+    )
+
+
+def _searxng(query: str, k: int, key: str) -> Ask:
+    return Ask("GET", params={"q": query, "format": "json"})
+
+
+PROVIDERS = {
+    provider.name: provider
+    for provider in (
+        Provider(
+            "serper", "SERPER_API_KEY", "https://google.serper.dev/search", _serper,
+            ("organic",), ("link", "title", "snippet"),
+        ),
+        Provider(
+            "tavily", "TAVILY_API_KEY", "https://api.tavily.com/search", _tavily,
+            ("results",), ("url", "title", "content"),
+        ),
+        Provider(
+            "brave", "BRAVE_API_KEY", "https://api.search.brave.com/res/v1/web/search", _brave,
+            ("web", "results"), ("url", "title", "description"),
+        ),
+        Provider("searxng", "SEARXNG_URL", "", _searxng, ("results",), ("url", "title", "content")),
+    )
+}  # fmt: skip
+
+
+class WebSearch:
+    """The web as a retriever: a hit's document is the address (`id`), title and snippet of a page; score 1 / rank.
+
+    Safe to use from several threads.
+
+    Args:
+        provider: one of `PROVIDERS`, by name or itself.
+        cache: a folder that keeps answers by provider, query and k; None asks every time.
+        manners: time-outs, attempts and rate (`per_second`: providers allow 1 to 50).
+
+    Raises:
+        ValueError: there is no such provider, or its environment variable is not set.
+    """
+
+    def __init__(self, provider: str | Provider, cache: Path | None = None, manners: Manners | None = None) -> None:
+        self._provider = PROVIDERS.get(provider) if isinstance(provider, str) else provider
+        if self._provider is None:
+            raise ValueError(f"there is no search provider {provider!r}: choose one of {', '.join(PROVIDERS)}")
+        held = os.environ.get(self._provider.variable, "").strip()
+        if not held or not held.isascii() or not held.isprintable():
+            state = "is not set" if not held else "holds characters that no key has"
+            raise ValueError(f"{self._provider.variable} {state}: {self._provider.name} needs it in the environment")
+        self._key, self._url = held, self._provider.url
+        if not self._url:
+            if not held.startswith(("http://", "https://")):
+                raise ValueError(f"{self._provider.variable} is no address: give http://HOST:PORT")
+            self._key, self._url = "", held if held.endswith("/search") else f"{held.rstrip('/')}/search"
+        self._outside = Outside(manners or Manners())
+        self._cache = None if cache is None else DiskCache(cache)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most `k` hits for each query, in the provider's order; an empty query has none.
+
+        Raises:
+            RetrievalError: the provider cannot be had, refuses, or answers something else.
+        """
+        check_count(k)
+        return [self._search(clean_query(query), k) for query in queries]
+
+    def _search(self, query: str, k: int) -> list[Hit]:
+        if not query:
+            return []
+        assert self._provider is not None
+        key = (self._provider.name, self._url, query, k)
+        known = None if self._cache is None else unpack_hits(self._cache.get(*key))
+        if known is not None:
+            return known
+        ask = self._provider.ask(query, k, self._key)
+        answer = self._outside.json(ask.method, self._url, headers=ask.headers, params=ask.params, payload=ask.payload)
+        hits = read_results(answer, self._provider, k)
+        if self._cache is not None:
+            self._cache.put(pack_hits(hits), *key)
+        return hits
+
+
+def read_results(answer: Any, provider: Provider, k: int) -> list[Hit]:
+    """The first `k` pages of a provider's answer, each address once; a result without address or title is left out.
+
+    Raises:
+        RetrievalError: it is not what the provider answers.
+    """
+    for name in provider.path:
+        if not isinstance(answer, dict):
+            raise RetrievalError(f"{provider.name} answered something else than results")
+        answer = answer.get(name, {} if name != provider.path[-1] else [])
+    if not isinstance(answer, list):
+        raise RetrievalError(f"{provider.name} answered something else than results")
+    pages: dict[str, Document] = {}
+    for result in answer:
+        if not isinstance(result, dict):
+            raise RetrievalError(f"{provider.name} answered something else than results")
+        address, title, snippet = (result.get(name) for name in provider.keys)
+        if not isinstance(address, str) or not isinstance(title, str):
+            continue
+        address = clean_text(address.strip())
+        if address.startswith(("http://", "https://")) and len(address) <= MAX_ADDRESS and len(pages) < k:
+            shown = _plain(snippet, MAX_SNIPPET) if isinstance(snippet, str) else ""
+            pages.setdefault(address, Document(address, _plain(title, MAX_TITLE), shown))
+    return [Hit(page, 1 / rank) for rank, page in enumerate(pages.values(), 1)]
+
+
+def _plain(text: str, longest: int) -> str:
+    """On one line, without the tags that mark the words found, cut."""
+    return " ".join(html.unescape(_TAG.sub("", clean_text(text[: 2 * longest]))).split())[:longest]

@@ -1,0 +1,19 @@
+"""The small world as a source, and the same with a dead search."""
+
+from __future__ import annotations
+
+import pytest
+from smallworld import BARE, BRIDGE, COMPARISON, DOCUMENTS, Failing, Pages, exact
+
+from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
+from empg.environments.deepsearch.sources import Source
+
+
+@pytest.fixture(scope="session")
+def source() -> Source:
+    return Source({"train": [BRIDGE, COMPARISON], "test": [BARE]}, BM25Retriever.build(DOCUMENTS), Pages(), exact)
+
+
+@pytest.fixture
+def dead(source: Source) -> Source:
+    return Source(source.questions, Failing(), source.library, exact)

@@ -1,0 +1,158 @@
+"""Real servers for tests: one that answers, stalls or breaks off as it is told, and a small corpus to serve."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import uvicorn
+from starlette.applications import Starlette
+
+from empg.environments.deepsearch.world import Document
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a request gets. `wait` seconds before it, `drip` seconds between its bytes, `broken` sends half of it."""
+
+    body: bytes = b""
+    status: int = 200
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+    wait: float = 0.0
+    drip: float = 0.0
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class ScriptedServer:
+    """Answers each request with the next reply, the last one for ever; a path in `pages` has its own."""
+
+    replies: list[Reply] = field(default_factory=list)
+    pages: dict[str, Reply] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
+    url: str = ""
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def next_reply(self, path: str) -> Reply:
+        if path in self.pages:
+            return self.pages[path]
+        return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # clients here give up on purpose
+
+
+@contextmanager
+def scripted(*replies: Reply, pages: dict[str, Reply] | None = None) -> Iterator[ScriptedServer]:
+    script = ScriptedServer(list(replies) or [Reply(status=404)], pages or {})
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            script.seen.append(Seen(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+            reply = script.next_reply(self.path)
+            script.closing.wait(reply.wait)
+            self.send_response(reply.status)
+            if reply.content_type:
+                self.send_header("Content-Type", reply.content_type)
+            self.send_header("Content-Length", str(len(reply.body)))
+            for name, value in reply.headers:
+                self.send_header(name, value)
+            self.end_headers()
+            sent = reply.body[: len(reply.body) // 2] if reply.broken else reply.body
+            if not reply.drip:
+                self.wfile.write(sent)
+            for place in range(len(sent) if reply.drip else 0):
+                self.wfile.write(sent[place : place + 1])
+                self.wfile.flush()
+                if script.closing.wait(reply.drip):
+                    return
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *parts: object) -> None:
+            pass
+
+    server = _Server(("127.0.0.1", 0), Handler)
+    script.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield script
+    finally:
+        script.closing.set()
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def running(app: Starlette) -> Iterator[str]:
+    """The address of an application that uvicorn serves in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none"))
+    listening = server.config.bind_socket()
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+def dead_url() -> str:
+    """An address at which nothing listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{one.getsockname()[1]}"
+
+
+# ---- a corpus ------------------------------------------------------------------------------------------------------
+
+_SYLLABLES = ("bra", "den", "fol", "gar", "hel", "kin", "lor", "mar", "nes", "pol", "ros", "sten", "tor", "ul", "ver")
+_TRADES = ("painter", "botanist", "engineer", "composer", "sailor", "physician", "novelist", "astronomer")
+_SUBJECTS = ("bridges", "ferns", "canals", "operas", "lighthouses", "fevers", "orchards", "comets")
+
+
+def people(count: int, seed: int = 0) -> tuple[list[Document], list[tuple[str, str]]]:
+    """Pages about invented people, and (query, title of the page that answers it) for every one of them."""
+    dice = random.Random(seed)
+
+    def name() -> str:
+        return "".join(dice.choice(_SYLLABLES) for _ in range(3)).title()
+
+    names = list(dict.fromkeys(f"{name()} {name()}" for _ in range(2 * count)))[:count]
+    towns = [name() for _ in range(count // 5 + 1)]
+    documents, asked = [], []
+    for number, person in enumerate(names):
+        town, trade = dice.choice(towns), dice.choice(_TRADES)
+        subject, year = dice.choice(_SUBJECTS), dice.randrange(1700, 1990)
+        text = (
+            f"{person} was a {trade} born in {town} in {year}. {person.split()[0]} is known for work on {subject}, "
+            f"and taught many a younger {dice.choice(_TRADES)} in {dice.choice(towns)}."
+        )
+        documents.append(Document(f"p{number}", person, text))
+        asked.append((f"In which year was {person}, the {trade}, born?", person))
+    return documents, asked

@@ -1,0 +1,427 @@
+"""Files of the known datasets, small but in each official form; and broken, foreign and missing ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from empg.environments.deepsearch.datasets import (
+    HOMES,
+    IN_DISTRIBUTION,
+    OUT_OF_DISTRIBUTION,
+    LoadReport,
+    documents_of,
+    load_questions,
+)
+from empg.environments.deepsearch.world import Document, Hop, Question
+
+HOTPOT = {
+    "_id": "5a8b57f25542995d1e6f1371",
+    "answer": "Orvel",
+    "question": "Where was the painter of The Heron born?",
+    "supporting_facts": [["Ada Pell", 0], ["The Heron", 0], ["The Heron", 1]],
+    "context": [
+        ["Ada Pell", ["Ada Pell is a painter.", " She was born in Orvel."]],
+        ["The Heron", ["The Heron is a painting.", " It is by Ada Pell."]],
+        ["Heron", ["A heron is a bird."]],
+    ],
+    "type": "bridge",
+    "level": "hard",
+}
+TWO_WIKI = {
+    "_id": "13f5ad2c088c11ebbd6fac1f6bf848b6",
+    "type": "bridge_comparison",
+    "question": "Are the directors of Ash and Dust (film) from the same country?",
+    "context": [
+        ["Ash (1951 film)", ["Ash is a film by Ivo Kern."]],
+        ["Ivo Kern", ["Ivo Kern is from Norland."]],
+        ["Dust", ["Dust is a film by Una Moe."]],
+        ["Una Moe", ["Una Moe is from Norland."]],
+    ],
+    "entity_ids": "Q1_Q2_Q3_Q4",
+    "supporting_facts": [["Ash (1951 film)", 0], ["Ivo Kern", 0], ["Dust", 0], ["Una Moe", 0]],
+    "evidences": [
+        ["Ash", "director", "Ivo Kern"],
+        ["Ivo Kern", "country of citizenship", "Norland"],
+        ["Dust", "director", "Una Moe"],
+        ["Una Moe", "country of citizenship", "Norland"],
+    ],
+    "answer": "yes",
+    "evidences_id": [["Q1", "director", "Q2"]],
+    "answer_id": None,
+}
+MUSIQUE = {
+    "id": "2hop__460946_294723",
+    "paragraphs": [
+        {"idx": 0, "title": "Green", "paragraph_text": "Green is an album by Steve Hillage.", "is_supporting": True},
+        {"idx": 1, "title": "Green", "paragraph_text": "Green is a colour.", "is_supporting": False},
+        {"idx": 2, "title": "Miquette", "paragraph_text": "Her husband is Steve Hillage.", "is_supporting": True},
+    ],
+    "question": "Who is the spouse of the Green performer?",
+    "question_decomposition": [
+        {"id": 460946, "question": "Green >> performer", "answer": "Steve Hillage", "paragraph_support_idx": 0},
+        {"id": 294723, "question": "#1 >> spouse of #9", "answer": "Miquette", "paragraph_support_idx": 2},
+    ],
+    "answer": "Miquette Giraudy",
+    "answer_aliases": ["Miquette", "Miquette Giraudy"],
+    "answerable": True,
+}
+NO_CHAIN: tuple[Hop, ...] = ()
+
+
+def lines(*records: Any) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def loaded(folder: Path, text: str | bytes, name: str = "dev.json", **how: Any) -> list[Question]:
+    file = folder / name
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return list(load_questions(file, **how))
+
+
+def facts(questions: Sequence[Question]) -> list[tuple[str, str, tuple[str, ...], str]]:
+    return [(question.id, question.text, question.answers, question.source) for question in questions]
+
+
+# ---- each form -------------------------------------------------------------------------------------------------------
+
+
+def test_hotpotqa(tmp_path: Path) -> None:
+    assert loaded(tmp_path, json.dumps([HOTPOT])) == [
+        Question(
+            id="5a8b57f25542995d1e6f1371",
+            text="Where was the painter of The Heron born?",
+            answers=("Orvel",),
+            kind="bridge",
+            source="hotpotqa",
+            # The page with the answer comes last, though the data names it first.
+            hops=(Hop("The Heron", "The Heron", "Ada Pell"), Hop("Ada Pell", "Ada Pell", "Orvel")),
+        )
+    ]
+
+
+def test_hotpotqa_comparison_whose_gold_pages_did_not_make_it_into_fullwiki(tmp_path: Path) -> None:
+    record = {**HOTPOT, "type": "comparison", "answer": "yes", "context": [["Heron", ["A bird."]]]}
+    (question,) = loaded(tmp_path, json.dumps([record]))
+    assert question.hops == (Hop("Ada Pell", "Ada Pell", ""), Hop("The Heron", "The Heron", ""))
+
+
+def test_hotpotqa_as_parquet(tmp_path: Path) -> None:
+    record = {
+        **{key: HOTPOT[key] for key in ("question", "answer", "type", "level")},
+        "id": HOTPOT["_id"],
+        "supporting_facts": {"title": ["Ada Pell", "The Heron", "The Heron"], "sent_id": [0, 0, 1]},
+        "context": {"title": [p[0] for p in HOTPOT["context"]], "sentences": [p[1] for p in HOTPOT["context"]]},
+    }
+    parquet.write_table(pyarrow.Table.from_pylist([record]), tmp_path / "dev.parquet")
+    official = loaded(tmp_path, json.dumps([HOTPOT]))
+    assert list(load_questions(tmp_path / "dev.parquet")) == official
+    assert list(documents_of(tmp_path / "dev.parquet")) == list(documents_of(tmp_path / "dev.json"))
+
+
+def test_2wiki(tmp_path: Path) -> None:
+    (question,) = loaded(tmp_path, json.dumps([TWO_WIKI]))
+    assert (question.source, question.kind, question.answers) == ("2wiki", "bridge_comparison", ("yes",))
+    assert question.hops == (
+        Hop("Ash director", "Ash (1951 film)", "Ivo Kern"),
+        Hop("Ivo Kern country of citizenship", "Ivo Kern", "Norland"),
+        Hop("Dust director", "Dust", "Una Moe"),
+        Hop("Una Moe country of citizenship", "Una Moe", "Norland"),
+    )
+
+
+def test_musique(tmp_path: Path) -> None:
+    unanswerable = {**MUSIQUE, "answerable": False}
+    report = LoadReport()
+    (question,) = loaded(tmp_path, lines(unanswerable, MUSIQUE), "dev.jsonl", report=report)
+    assert (question.id, question.kind, question.source) == ("2hop__460946_294723", "2hop", "musique")
+    assert question.answers == ("Miquette Giraudy", "Miquette")
+    assert question.hops == (
+        Hop("Green performer", "Green", "Steve Hillage"),
+        Hop("Steve Hillage spouse of #9", "Miquette", "Miquette"),  # there is no ninth step
+    )
+    assert (report.kept, report.unanswerable, report.malformed) == (1, 1, {})
+    assert report.summary() == "1 questions; 1 unanswerable left out"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("test.csv", 'Question,Answer\n"Who, before Una Moe, led Norland?",Ivo Kern\nWhat is it?,"A ""b"""\n'),
+        ("test.csv", '\ufeffQuestion,Answer\r\n"Who, before Una Moe, led Norland?",Ivo Kern\r\nWhat is it?,"A ""b"""'),
+        (
+            "test.json",
+            '[{"Question": "Who, before Una Moe, led Norland?", "Answer": "Ivo Kern"},\n'
+            ' {"Question": "What is it?", "Answer": "A \\"b\\""}]',
+        ),
+        (
+            "test.jsonl",
+            '{"Question": "Who, before Una Moe, led Norland?", "Answer": "Ivo Kern"}\n\n'
+            '{"Question": "What is it?", "Answer": "A \\"b\\""}\n',
+        ),
+    ],
+)
+def test_bamboogle(name: str, text: str, tmp_path: Path) -> None:
+    found = loaded(tmp_path, text, name)
+    assert [(question.text, question.answers) for question in found] == [
+        ("Who, before Una Moe, led Norland?", ("Ivo Kern",)),
+        ("What is it?", ('A "b"',)),
+    ]
+    assert {(question.source, question.kind, question.hops) for question in found} == {
+        ("bamboogle", "bamboogle", NO_CHAIN)
+    }
+    assert len({question.id for question in found}) == 2
+
+
+def test_webwalker(tmp_path: Path) -> None:
+    record = {
+        "question": "When is the deadline?",
+        "answer": "3 May",
+        "root_url": "https://conf.example/",
+        "info": {"hop": "multi-source", "type": "multi_source", "golden_path": ["root->calls"]},
+    }
+    (question,) = loaded(tmp_path, lines(record), "test.jsonl")
+    assert (question.source, question.kind, question.answers) == ("webwalker", "multi_source", ("3 May",))
+
+
+def test_natural_questions(tmp_path: Path) -> None:
+    text = lines({"question": "who sang it", "answer": ["Una Moe", "Moe"]})
+    assert facts(loaded(tmp_path, text, "NQ-open.dev.jsonl")) == [("nq-1", "who sang it", ("Una Moe", "Moe"), "nq")]
+
+
+def test_tables_of_question_and_answers_as_python_prints_them(tmp_path: Path) -> None:
+    text = "who sang it\t['Una Moe', \"Una's\"]\nwho wrote it\t[\"O'Hara\"]\nwhich sign\t[?]\n"
+    assert facts(loaded(tmp_path, text, "nq-test.qa.csv", dataset="nq")) == [
+        ("nq-1", "who sang it", ("Una Moe", "Una's"), "nq"),
+        ("nq-2", "who wrote it", ("O'Hara",), "nq"),
+        ("nq-3", "which sign", ("[?]",), "nq"),
+    ]
+
+
+def test_triviaqa(tmp_path: Path) -> None:
+    answer = {"value": "Sunset Blvd", "aliases": ["Sunset Blvd", "Sunset Boulevard"], "type": "WikipediaEntity"}
+    text = lines(
+        {"question": "Which musical?", "question_id": "tc_2", "answer": answer},
+        {"Question": "Which film?", "QuestionId": "tc_3", "Answer": {"Value": "Ash", "Aliases": ["ash"]}},
+    )
+    assert facts(loaded(tmp_path, text, "dev.jsonl")) == [
+        ("tc_2", "Which musical?", ("Sunset Blvd", "Sunset Boulevard"), "triviaqa"),
+        ("tc_3", "Which film?", ("Ash", "ash"), "triviaqa"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "popQA.tsv",
+            "id\tprop\tquestion\tpossible_answers\n"
+            '4222362\toccupation\tWhat is Una\'s job?\t"[""politician"", ""statesman \\u00e9""]"\n',
+        ),
+        (
+            "popqa.jsonl",
+            lines(
+                {
+                    "id": 4222362,
+                    "prop": "occupation",
+                    "question": "What is Una's job?",
+                    "possible_answers": '["politician", "statesman \\u00e9"]',
+                }
+            ),
+        ),
+    ],
+)
+def test_popqa(name: str, text: str, tmp_path: Path) -> None:
+    assert loaded(tmp_path, text, name) == [
+        Question("4222362", "What is Una's job?", ("politician", "statesman é"), "occupation", "popqa")
+    ]
+
+
+def test_generic(tmp_path: Path) -> None:
+    text = lines(
+        {"id": "train_0", "question": " Who\nsang ", "golden_answers": ["Una", 1999, " Una "], "data_source": "nq"},
+        {"question": "Who?", "golden_answers": ["x"], "metadata": {"type": "bridge"}},
+    )
+    assert loaded(tmp_path, text, "mixed.jsonl") == [
+        Question("train_0", "Who sang", ("Una", "1999"), "nq", "nq"),
+        Question("mixed-2", "Who?", ("x",), "bridge", "mixed"),
+    ]
+
+
+def test_a_named_dataset_is_believed_whatever_the_form(tmp_path: Path) -> None:
+    text = lines({"id": "test_0", "question": "Who?", "golden_answers": ["x"]})
+    (question,) = loaded(tmp_path, text, "test.jsonl", dataset="musique")
+    assert (question.source, question.hops) == ("musique", NO_CHAIN)
+
+
+def test_the_papers_split() -> None:
+    assert IN_DISTRIBUTION == ("hotpotqa", "2wiki", "webwalker")
+    assert OUT_OF_DISTRIBUTION == ("musique", "bamboogle")
+    assert HOMES.keys() >= {*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION}
+
+
+# ---- what does not fit -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        ([], "a record is no object"),
+        ({**HOTPOT, "question": 7}, "question is no text"),
+        ({**HOTPOT, "question": " "}, "question is empty"),
+        ({**HOTPOT, "question": "w" * 5000}, "question has more than 4,000 characters"),
+        ({key: HOTPOT[key] for key in ("_id", "question", "context")}, "no answer"),  # as in the test set
+        ({**HOTPOT, "answer": ""}, "no answer"),
+        ({**HOTPOT, "answer": True}, "answer holds something that is no text"),
+        ({**HOTPOT, "supporting_facts": [[]]}, "supporting title is no text"),
+        ({**HOTPOT, "context": "Ada"}, "context is no list of paragraphs"),
+        ({**HOTPOT, "context": [["Ada", [1]]]}, "paragraph text is no text"),
+    ],
+)
+def test_a_malformed_record_is_counted_with_its_place(broken: Any, complaint: str, tmp_path: Path) -> None:
+    report = LoadReport()
+    found = loaded(tmp_path, json.dumps([HOTPOT, broken, HOTPOT, broken]), report=report, dataset="hotpotqa")
+    assert (len(found), report.kept, report.malformed) == (2, 2, {complaint: 2})
+    assert report.examples == {complaint: f"{tmp_path / 'dev.json'}, row 2"}
+    assert f"2 malformed ({complaint}; first: " in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        ({**TWO_WIKI, "evidences": [["Ash", "director"]]}, "evidences has an entry that is no triple"),
+        ({**MUSIQUE, "paragraphs": {}}, "paragraphs is no list of objects"),
+        ({**MUSIQUE, "question_decomposition": [1]}, "question_decomposition has a step that is no object"),
+        ({"question": "Who?", "possible_answers": "politician"}, "possible_answers is no list"),
+    ],
+)
+def test_malformed_records_of_other_datasets(broken: Any, complaint: str, tmp_path: Path) -> None:
+    report = LoadReport()
+    with pytest.raises(ValueError, match="has no usable question: 0 questions; 1 malformed"):
+        loaded(tmp_path, lines(broken), "dev.jsonl", report=report)
+    assert report.malformed == {complaint: 1}
+
+
+def test_broken_lines_cost_only_themselves(tmp_path: Path) -> None:
+    good = lines({"question": "Who?", "golden_answers": ["x"]}).encode()
+    text = b"{cut\n" + good + b'{"question": "\xff", "golden_answers": ["x"]}\n' + b"[" * 100_000 + b"\n" + good
+    report = LoadReport()
+    assert [question.id for question in loaded(tmp_path, text, "dev.jsonl", report=report)] == ["dev-2", "dev-5"]
+    assert report.malformed == {"no JSON": 2, "not UTF-8": 1}
+    assert report.examples["not UTF-8"].endswith("dev.jsonl, row 3")
+
+
+def test_broken_rows_of_a_table_cost_only_themselves(tmp_path: Path) -> None:
+    text = b"question,answer\nWho?,x\nWhat?\nWhen?,\xff\n" + b"Where?," + b"y" * 200_000 + b"\nWhy?,z\n"
+    report = LoadReport()
+    assert [question.text for question in loaded(tmp_path, text, "dev.csv", report=report)] == ["Who?", "Why?"]
+    assert sorted(report.malformed) == [
+        "2 columns were expected",
+        "no CSV (field larger than field limit (131072))",
+        "not UTF-8",
+    ]
+
+
+def test_a_number_too_long_to_print_costs_only_its_row(tmp_path: Path) -> None:
+    text = f"question,answer\nWho?,[0x{'f' * 10_000}]\nWhy?,z\n"
+    report = LoadReport()
+    assert [question.text for question in loaded(tmp_path, text, "dev.csv", report=report)] == ["Why?"]
+    assert report.malformed == {"answer holds a number that is too long": 1}
+
+
+def test_what_was_left_out_is_logged_if_nobody_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = lines({"question": "Who?", "golden_answers": ["x"]}, {"question": "Who?", "golden_answers": []})
+    with caplog.at_level(logging.WARNING):
+        loaded(tmp_path, text, "dev.jsonl")
+    assert "1 malformed (no answer; first: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("", "dev.jsonl", "shows no dataset in any record"),
+        (lines({"text": "a corpus"}), "dev.jsonl", r"1 malformed \(of no known form; .*name it"),
+        ('{\n  "Data": []\n}', "dev.json", "is one JSON object"),
+        (json.dumps([HOTPOT])[:-9], "dev.json", "get it again"),
+        (b'[{"question": "\xff"}]', "dev.json", "not UTF-8"),
+        (b"PAR1 and no more", "dev.parquet", "get it again"),
+    ],
+)
+def test_a_file_of_no_use_is_an_error(text: str | bytes, name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        loaded(tmp_path, text, name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_missing_file_says_where_to_get_it_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"dev.json is not there.*hotpotqa: https://hotpotqa.github.io$"):
+        load_questions(tmp_path / "dev.json", "hotpotqa")
+    with pytest.raises(FileNotFoundError, match=HOMES["musique"]):
+        documents_of(tmp_path)
+
+
+def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"dataset='hotpot': one of auto, hotpotqa"):
+        load_questions(tmp_path / "dev.json", "hotpot")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(field=st.sampled_from(sorted({**HOTPOT, **TWO_WIKI, **MUSIQUE})), value=_JSON, base=st.integers(0, 2))
+def test_any_value_in_any_field_is_a_question_or_a_complaint(
+    tmp_path_factory: pytest.TempPathFactory, field: str, value: Any, base: int
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.json"
+    official = (HOTPOT, TWO_WIKI, MUSIQUE)[base]
+    dataset = ("hotpotqa", "2wiki", "musique")[base]
+    file.write_text(json.dumps([official, {**official, field: value}]))
+    report = LoadReport()
+    found = list(load_questions(file, dataset, report))
+    assert len(found) == report.kept
+    assert len(found) + report.unanswerable + report.malformed.total() == 2
+    assert all(question.text and all(question.answers) for question in found)
+    assert list(documents_of(file, dataset, LoadReport()))
+
+
+# ---- paragraphs as a corpus ------------------------------------------------------------------------------------------
+
+
+def test_paragraphs_of_hotpotqa(tmp_path: Path) -> None:
+    other = {**HOTPOT, "context": [["Heron", ["A heron is a bird."]], ["Orvel", ["Orvel is", " a town. "]]]}
+    (tmp_path / "dev.json").write_text(json.dumps([HOTPOT, other]))
+    assert list(documents_of(tmp_path / "dev.json")) == [
+        Document("hotpotqa/Ada Pell", "Ada Pell", "Ada Pell is a painter. She was born in Orvel."),
+        Document("hotpotqa/The Heron", "The Heron", "The Heron is a painting. It is by Ada Pell."),
+        Document("hotpotqa/Heron", "Heron", "A heron is a bird."),
+        Document("hotpotqa/Orvel", "Orvel", "Orvel is a town."),
+    ]
+
+
+def test_paragraphs_with_one_title_are_one_document(tmp_path: Path) -> None:
+    unanswerable = {**MUSIQUE, "answerable": False}
+    (tmp_path / "dev.jsonl").write_text(lines(MUSIQUE, unanswerable))
+    assert list(documents_of(tmp_path / "dev.jsonl")) == [
+        Document("musique/Green", "Green", "Green is an album by Steve Hillage.\nGreen is a colour."),
+        Document("musique/Miquette", "Miquette", "Her husband is Steve Hillage."),
+    ]
+
+
+def test_a_dataset_without_paragraphs_is_no_corpus(tmp_path: Path) -> None:
+    (tmp_path / "dev.jsonl").write_text(lines({"question": "Who?", "answer": ["x"]}))
+    with pytest.raises(ValueError, match="is of nq, which has no paragraphs: only hotpotqa, 2wiki, musique have"):
+        list(documents_of(tmp_path / "dev.jsonl"))

@@ -1,0 +1,65 @@
+"""Scores of answers, worked by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from empg.environments.deepsearch.scoring import normalize, score
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The  Beatles!", "beatles"),
+        ("a tale of an apple", "tale of apple"),
+        ("U.S.A.", "usa"),
+        ("theatre", "theatre"),  # an article is a word
+        ("Café  del Mar", "café del mar"),
+        ("the", ""),
+    ],
+)
+def test_normalisation(text: str, expected: str) -> None:
+    assert normalize(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "em", "f1", "cover"),
+    [
+        ("Paris", ["paris"], 1, 1, 1),
+        ("The city of Paris", ["Paris"], 0, 2 / 4, 1),  # city of paris: 1 of 3 tokens, all of 1
+        ("Parisian", ["Paris"], 0, 0, 0),
+        ("Barack Obama", ["Barack H. Obama", "Obama"], 0, 4 / 5, 1),  # 2 of 2, 2 of 3
+        ("no", ["no"], 1, 1, 1),
+        ("no one", ["no"], 0, 0, 1),  # a verdict matches whole or not at all
+        ("yes", ["no"], 0, 0, 0),
+        ("", ["Paris"], 0, 0, 0),
+        ("1,889", ["1889"], 1, 1, 1),
+        ("big big dog", ["big dog"], 0, 4 / 5, 1),  # a repeated token counts once
+        ("anything", [], 0, 0, 0),
+        ("", ["the"], 1, 1, 1),  # nothing is left of either
+        ("something", ["the"], 0, 0, 0),
+    ],
+)
+def test_scores_by_hand(said: str, right: list[str], em: float, f1: float, cover: float) -> None:
+    assert score(said, right, "em") == em
+    assert score(said, right, "f1") == pytest.approx(f1)
+    assert score(said, right, "cover_em") == cover
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40), st.lists(st.text(max_size=40), max_size=4))
+def test_a_score_is_a_share_and_an_exact_match_is_full_marks(said: str, right: list[str]) -> None:
+    em, f1, cover = (score(said, right, metric) for metric in ("em", "f1", "cover_em"))
+    assert 0.0 <= f1 <= 1.0
+    assert em in (0.0, 1.0)
+    if em:
+        assert f1 == cover == 1.0
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40), st.lists(st.text(max_size=20), min_size=1, max_size=4))
+def test_more_right_answers_never_score_less(said: str, right: list[str]) -> None:
+    for metric in ("em", "f1", "cover_em"):
+        assert score(said, right, metric) >= score(said, right[:1], metric)
