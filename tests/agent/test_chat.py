@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from empg.agent.chat import ChatFormat
+from empg.agent.chat import CUT, ChatFormat
 from empg.policy.model import Policy
 
 QWEN_LIKE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# Knows the roles user and model (which is the assistant), in turns.
+GEMMA_LIKE = (
+    "{% for m in messages %}"
+    "{% if m['role'] != ('assistant' if loop.index0 % 2 else 'user') %}{{ raise_exception('no such role') }}{% endif %}"
+    "{{ '<turn>' + ('model' if loop.index0 % 2 else 'user') + '\n' + m['content'] | trim + '<|end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"
+)
+# Leaves the system message out without a word.
+SILENT = GEMMA_LIKE.replace("in messages", "in messages if m['role'] != 'system'")
 
 
 @pytest.fixture(params=["own", "qwen"])
@@ -32,6 +43,15 @@ def test_a_grown_conversation_equals_the_rendered_one(chat: ChatFormat) -> None:
     ]
     rendered = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert chat.tokenizer.decode(ids) == rendered
+
+
+@pytest.mark.parametrize("template", [GEMMA_LIKE, SILENT])
+def test_a_template_without_a_system_role_puts_it_before_what_the_user_says(policy: Policy, template: str) -> None:
+    policy.tokenizer.chat_template = template
+    chat = ChatFormat(policy.tokenizer)
+    ids = chat.first("You see a mug.", system=" Be brief. ") + chat.reply("take it") + chat.later("Done.", closed=True)
+    wanted = "<turn>user\nBe brief. \n\nYou see a mug.<|end|>\n<turn>model\n"
+    assert chat.tokenizer.decode(ids) == wanted + "take it<|end|>\n<turn>user\nDone.<|end|>\n<turn>model\n"
 
 
 def test_a_cut_turn_is_closed_by_the_prompt_not_by_the_policy(chat: ChatFormat) -> None:
@@ -60,3 +80,26 @@ def test_a_tokenizer_without_template_is_refused(policy: Policy) -> None:
     policy.tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         ChatFormat(policy.tokenizer)
+
+
+@given(text=st.text(max_size=200), limit=st.integers(8, 40))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_cut_text_has_at_most_so_many_tokens_and_is_a_beginning(policy: Policy, text: str, limit: int) -> None:
+    chat = ChatFormat(policy.tokenizer)
+    text = f"<|end|>{text}".strip()  # hostile text gets longer when it is made safe
+    around = len(chat.first(""))
+    cut = chat.cut(text, limit)
+    assert len(chat.first(cut)) <= around + limit
+    if cut != text:
+        assert cut.endswith(CUT)
+        assert text.startswith(cut[: -len(CUT)])
+        assert len(chat.first(text)) > around + limit
+
+
+def test_a_cut_is_as_long_as_it_may_be(chat: ChatFormat) -> None:
+    cut = chat.cut("mug " * 1000, 20)
+    around, word = len(chat.first("")), len(chat.first(" mug")) - len(chat.first(""))
+    assert around + 20 - word < len(chat.first(cut)) <= around + 20
+    assert cut.endswith("mug [cut]")  # between words, where there are any
+    assert chat.cut("mug" * 1000, 20).endswith(CUT)
+    assert chat.cut(" \n" * 1000, 20) == ""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.agent.parsing import MAX_ACTION_CHARS, parse_turn, write_turn
+from empg.agent.parsing import MAX_ACTION_CHARS, parse_search_r1, parse_turn, write_search_r1, write_turn
 
 WORDS = st.text(st.characters(exclude_characters="<>", exclude_categories=["C", "Z"]), min_size=1, max_size=20)
 
@@ -39,3 +39,52 @@ def test_forms(text: str, action: str, valid: bool) -> None:
 def test_any_text_is_read_without_an_error(text: str) -> None:
     parsed = parse_turn(text)
     assert parsed.valid == bool(parsed.action)
+
+
+# ---- the form of Search-R1 ------------------------------------------------------------------------------------------
+
+
+@given(thought=WORDS, words=WORDS, verb=st.sampled_from(["search", "answer"]))
+def test_what_is_written_as_search_r1_is_read_back(thought: str, words: str, verb: str) -> None:
+    parsed = parse_search_r1(write_search_r1(thought, f"{verb}[{words}]"))
+    assert (parsed.thought, parsed.action, parsed.valid) == (thought, f"{verb}[{words}]", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "action", "valid"),
+    [
+        ("<think>t</think><search> who\n wrote it </search>", "search[who wrote it]", True),
+        ("<search>q</search>", "search[q]", True),  # a thought may be missing
+        ("<think>t</think>\n<answer>Beijing</answer> and more", "answer[Beijing]", True),
+        ("<search>a[1]</search>", "search[a[1]]", True),
+        # both, or several: the first search is made, and the turn is malformed
+        ("<answer>b</answer><search>q</search>", "search[q]", False),
+        ("<search>q</search><information>made up</information><answer>b</answer>", "search[q]", False),
+        ("<search>q</search><search>r</search>", "search[q]", False),
+        ("<answer>a</answer><answer>b</answer>", "answer[a]", False),
+        # none
+        ("<think>t</think>", "", False),
+        ("<think>t</think><search>q", "", False),
+        ("<think>t</think><search> \n </search>", "", False),
+        ("<search></search><answer>b</answer>", "", False),
+        ("<think>t</think><action>search[q]</action>", "", False),
+        ("<search>" + "x" * MAX_ACTION_CHARS + "</search>", "", False),
+        ("", "", False),
+    ],
+)
+def test_search_r1_forms(text: str, action: str, valid: bool) -> None:
+    parsed = parse_search_r1(text)
+    assert (parsed.action, parsed.valid) == (action, valid)
+
+
+@given(st.lists(st.sampled_from(["<search>", "</search>", "<answer>", "</answer>", "<think>", "</think>", "q", " "])))
+def test_any_text_is_read_as_search_r1_without_an_error(parts: list[str]) -> None:
+    parsed = parse_search_r1("".join(parts))
+    assert bool(parsed.action) >= parsed.valid
+    assert len(parsed.action) <= MAX_ACTION_CHARS
+
+
+@pytest.mark.parametrize("action", ["open[Mara Quill]", "go north", "", "search[q] "])
+def test_what_search_r1_cannot_say_is_refused(action: str) -> None:
+    with pytest.raises(ValueError, match="cannot be said in the form search_r1"):
+        write_search_r1("t", action)

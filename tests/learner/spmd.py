@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import multiprocessing
+import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -102,6 +106,18 @@ def fail(workers: Workers) -> None:
     """A worker that dies of an error."""
     workers.barrier()
     raise ValueError("I cannot go on")
+
+
+def linger(workers: Workers) -> None:
+    """Start a process each and stay; worker 0 prints the ids of all processes but itself, worker 1 waits for it."""
+    worlds = ProcessWorlds(partial(Lamps, "win:1"), 1)
+    worlds.reset([0], [0])
+    shares = workers.gather([os.getpid(), *(child.pid for child in multiprocessing.active_children())])
+    if workers.first:
+        print(json.dumps(sorted({pid for share in shares for pid in share} - {os.getpid()})), flush=True)
+    elif workers.rank == 1:
+        workers.barrier()
+    time.sleep(600)
 
 
 def _flat(policy: Policy) -> list[float]:

@@ -60,7 +60,7 @@ def test_workers_rows_are_joined_and_numbered_through() -> None:
 
 def test_rollout_numbers_by_hand() -> None:
     broken = episode(1, 0.0, turn([1], [2, 2, 2]), end=EndReason.ENV_ERROR)
-    won = episode(0, 1.0, turn([1, 1], [2]), turn([1], [2, 2], valid=False), end=EndReason.WON)
+    won = episode(0, 1.0, turn([1, 1], [2], failure="dead"), turn([1], [2, 2], valid=False), end=EndReason.WON)
     lost = episode(0, 0.0, turn([1], [2, 2, 2]), end=EndReason.STEP_LIMIT)
     numbers = rollout_numbers(episode_rows([won, lost, broken]))
     assert numbers["rollout/episodes"] == 3
@@ -69,6 +69,7 @@ def test_rollout_numbers_by_hand() -> None:
     assert numbers["rollout/turn_tokens"] == 2.0
     assert numbers["rollout/episode_tokens"] == 5.0
     assert numbers["rollout/valid_actions"] == pytest.approx(2 / 3)
+    assert numbers["rollout/failed_turns"] == pytest.approx(1 / 3)
     assert numbers["tokens/sampled"] == 9
     assert numbers["rollout/end/env_error"] == pytest.approx(1 / 3)
     assert sum(value for name, value in numbers.items() if name.startswith("rollout/end/")) == pytest.approx(1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,16 +31,19 @@ SHAPE = TinyModel(
 )
 
 
-def started(episodes: int, history: str = "merged", seed: int = 0) -> tuple[Policy, Agent, list[dict[str, Any]]]:
+def started(
+    episodes: int, history: str = "merged", seed: int = 0, world: Callable[[], Lamps] = WORLD, **sections: object
+) -> tuple[Policy, Agent, list[dict[str, Any]]]:
     texts = corpus(WORLD(), WORLDS["alfworld"], 10, (0,))
     policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu"), texts, seed)
     wanted = recipe(
         agent={"history": history},
         warm_start={"episodes": episodes, "episodes_per_step": 8, "lr": 1e-2, "noise": 0.1},
+        **sections,
     )
     agent = Agent.create("alfworld", wanted.agent, ChatFormat(policy.tokenizer))
     records: list[dict[str, Any]] = []
-    warm_start(policy, agent, WORLD(), wanted, Workers(), records.append)
+    warm_start(policy, agent, world(), wanted, Workers(), records.append)
     return policy, agent, records
 
 
@@ -62,6 +66,30 @@ def test_the_same_seed_is_the_same_policy() -> None:
     (first, _, records), (again, _, records_again) = started(16), started(16)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters, again.parameters, strict=True))
     assert [r["loss"] for r in records] == [r["loss"] for r in records_again]
+
+
+class Shouting(Lamps):
+    """The tasks from `since` on begin with more words than fit."""
+
+    since = 0
+
+    def _observation(self) -> str:
+        return ("on " * 300 if self.task >= self.since else "") + super()._observation()
+
+
+class ShoutingLater(Shouting):
+    since = 8
+
+
+def test_a_limit_that_no_turn_fits_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^rollout\.max_episode_tokens=128 has no room .*; raise it$"):
+        started(16, world=partial(Shouting, *FATES), rollout={"max_episode_tokens": 128})
+
+
+def test_a_step_of_episodes_that_do_not_fit_has_no_loss() -> None:
+    _, _, records = started(16, world=partial(ShoutingLater, *["press:2"] * 16), rollout={"max_episode_tokens": 128})
+    assert records[0]["loss"] > 0
+    assert records[1]["loss"] == 0
 
 
 def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import spmd
 import torch
+import worlds
 
 from empg.learner.workers import WorkerError, Workers, start_workers
 from empg.policy.model import load_policy
@@ -113,6 +119,28 @@ def test_one_worker_starts_nothing() -> None:
     with start_workers(1, spmd.fail) as workers:
         assert (workers.rank, workers.size, workers.first) == (0, 1, True)
         assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_nothing_survives_a_worker_0_that_is_killed() -> None:
+    path = os.pathsep.join(str(Path(module.__file__ or "").parent) for module in (spmd, worlds))
+    command = (
+        "import spmd\nfrom empg.learner.workers import start_workers\n"
+        "with start_workers(3, spmd.linger) as workers: spmd.linger(workers)"
+    )
+    main = subprocess.Popen(
+        [sys.executable, "-c", command], env={**os.environ, "PYTHONPATH": path}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+    assert main.stdout is not None
+    children = [psutil.Process(pid) for pid in json.loads(main.stdout.readline())]
+    assert len(children) == 5  # two other workers, one in a collective; and a process of each worker's own
+    main.kill()
+    _, alive = psutil.wait_procs(children, timeout=10)  # it takes milliseconds on an idle machine
+    for child in alive:
+        child.kill()
+    assert alive == []
+    assert main.communicate(timeout=10)[1] == ""
 
 
 @pytest.mark.slow

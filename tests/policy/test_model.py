@@ -132,6 +132,15 @@ def test_a_folder_without_a_usable_model_is_one_line(policy: Policy, tmp_path: P
     assert "\n" not in str(caught.value)
 
 
+def test_pickled_weights_are_never_read(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(policy.model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"there is no model\.safetensors; pickled weights .* convert them") as caught:
+        load_policy(at(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_tiny_policy_needs_texts(tiny_section: PolicySection) -> None:
     with pytest.raises(ValueError, match=r"policy\.model=tiny needs a warm start"):
         load_policy(tiny_section)

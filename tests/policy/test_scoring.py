@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -70,6 +72,20 @@ def test_entropy_by_hand() -> None:
     torch.testing.assert_close(entropy, torch.tensor([1.0397208, 1.0986123]))  # 1.5 ln 2 and ln 3
     cold, _ = log_softmax_and_entropy(logits, 0.5)  # probabilities squared: 4 : 1 : 1
     torch.testing.assert_close(cold[0].exp(), torch.tensor([4 / 6, 1 / 6, 1 / 6]))
+
+
+def test_masked_tokens_add_nothing_to_the_entropy() -> None:
+    masked = torch.finfo(torch.float32).min  # becomes minus infinity when it is divided by the temperature
+    logits = torch.tensor([[0.0, math.log(2.0), -math.inf, masked], [-math.inf, 5.0, -math.inf, -math.inf]])
+    logits.requires_grad_()
+    log_probs, entropy = log_softmax_and_entropy(logits, 0.5)
+    # Probabilities 1/5 and 4/5; and one token that is certain.
+    assert entropy.tolist() == pytest.approx([math.log(5) - 0.8 * math.log(4), 0.0])
+    assert log_probs[0].tolist() == pytest.approx([math.log(0.2), math.log(0.8), -math.inf, -math.inf])
+    (gradient,) = torch.autograd.grad(entropy.sum(), logits)
+    # d entropy / d logit = -p (log p + entropy) / temperature
+    by_hand = [-p * (math.log(p) + entropy[0].item()) / 0.5 for p in (0.2, 0.8)]
+    assert gradient.tolist() == [pytest.approx([*by_hand, 0.0, 0.0]), pytest.approx([0.0] * 4)]
 
 
 def test_bfloat16_logits_are_scored_in_float32() -> None:

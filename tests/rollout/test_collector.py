@@ -19,7 +19,7 @@ from empg.policy.scoring import score_tokens
 from empg.recipe import AgentSection
 from empg.rollout.collector import Collector, Request
 from empg.rollout.types import EndReason, Episode
-from empg.rollout.worlds import LocalWorlds, Worlds
+from empg.rollout.worlds import LocalWorlds, ProcessWorlds, Worlds
 
 FATES = ("win:2", "lose:1", "endless", "win:4", "shout:7", "lose:3")
 SAMPLING = Sampling(max_turn_tokens=5)
@@ -84,6 +84,17 @@ def test_every_end_has_its_reason(policy: Policy) -> None:
     assert at_reset.error == "RuntimeError: the lamps went out at turn 0"
     assert in_play.error == "RuntimeError: the lamps went out at turn 2"
     assert (won.task_id, won.task_type, won.task, won.split) == ("0-win:2", "win", "press lamps", "train")
+
+
+def test_an_environment_s_process_that_dies_costs_the_episode_it_played(policy: Policy) -> None:
+    fates = ("win:2", "die:1", "win:2", "lose:1")
+    worlds = ProcessWorlds(partial(Lamps, *fates), 1)
+    try:
+        episodes = collect(policy, requests(fates), slots=1, worlds=worlds)
+    finally:
+        worlds.close()
+    assert [e.end for e in episodes] == [EndReason.WON, EndReason.ENV_ERROR, EndReason.WON, EndReason.LOST]
+    assert episodes[1].error == "the environment's process ended"
 
 
 def test_an_outcome_counts_although_the_turn_was_malformed(policy: Policy) -> None:

@@ -35,6 +35,13 @@ def play(worlds: Worlds) -> list[list[Outcome]]:
     return answers
 
 
+def kill(worlds: ProcessWorlds, number: int) -> None:
+    victim = worlds._processes[number].process
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(timeout=10)
+
+
 def test_processes_answer_as_this_process_does(processes: ProcessWorlds) -> None:
     local = play(LocalWorlds(MAKE))
     assert play(processes) == local
@@ -60,11 +67,31 @@ def test_a_process_that_dies_is_an_answer_that_says_so(processes: ProcessWorlds)
 
 def test_a_process_that_is_killed_is_an_answer_that_says_so(processes: ProcessWorlds) -> None:
     processes.reset([0, 1], [6, 6])
-    victim = processes._processes[1]
-    assert victim.pid is not None
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.join(timeout=10)
+    kill(processes, 1)
     assert [o.error for o in processes.step([0, 1], ["x", "x"])] == [None, "the environment's process ended"]
+
+
+def test_a_killed_process_is_started_again_for_the_next_episode(processes: ProcessWorlds) -> None:
+    ended = "the environment's process ended"
+    processes.reset([0, 1, 3, 5], [6, 6, 6, 6])  # 1, 3 and 5 share a process
+    kill(processes, 1)
+    assert [o.error for o in processes.step([0, 1], ["x", "x"])] == [None, ended]
+    again = processes.reset([1], [0])
+    assert again == LocalWorlds(MAKE).reset([1], [0])
+    answers = processes.step([0, 1, 3], ["x", "press 0", "x"])
+    assert [o.error for o in answers] == [None, None, ended]  # 3 was playing in the process that was killed
+    assert answers[1].info is not None
+    assert answers[1].info["valid"]
+    kill(processes, 1)  # it dies between two episodes: nothing is lost but what is playing
+    assert [o.error for o in processes.reset([5], [6])] == [None]
+    assert [o.error for o in processes.step([1, 5], ["x", "x"])] == [ended, None]
+
+
+def test_a_world_that_kills_its_process_at_once_does_so_every_time(processes: ProcessWorlds) -> None:
+    for _ in range(2):
+        assert [o.error for o in processes.reset([0], [5])] == [None]
+        assert [o.error for o in processes.step([0], ["x"])] == ["the environment's process ended"]
+    assert [o.error for o in processes.reset([0], [6])] == [None]
 
 
 def test_closing_ends_the_processes() -> None:
@@ -72,7 +99,7 @@ def test_closing_ends_the_processes() -> None:
     worlds.reset([0], [6])
     began = time.monotonic()
     worlds.close()
-    assert not worlds._processes[0].is_alive()
+    assert not worlds._processes[0].process.is_alive()
     assert time.monotonic() - began < 5
 
 

@@ -7,8 +7,13 @@ rendered with a marker in place of the text; what stands around the marker opens
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
+CUT = " [cut]"  # stands at the end of a text that was longer
 _MARK = "\u2063empg\u2063"  # invisible separators: no template changes or strips them
 
 
@@ -46,7 +51,10 @@ class ChatFormat:
         self._encode = functools.lru_cache(maxsize=65536)(self._ids)
 
     def first(self, text: str, system: str | None = None) -> list[int]:
-        """Ids of a conversation that opens with `text` from the user and waits for the assistant."""
+        """Ids of a conversation that opens with `text` from the user and waits for the assistant.
+
+        `system` is the system message; where the template has none, it opens the user's message.
+        """
         before, after = self._first if system is None else self._opening(system)
         return list(self._encode(before + self._safe(text) + after))
 
@@ -68,9 +76,38 @@ class ChatFormat:
         """What the sampled ids say, without the tokenizer's control tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
+    def cut(self, text: str, limit: int) -> str:
+        """The text if it has at most `limit` tokens; else its beginning and the mark `[cut]`, within the limit."""
+        text = text.strip()
+        if self._count(text) <= limit:
+            return text
+        ends: Sequence[int] = [word.end() for word in re.finditer(r"\S+", text)]
+        if self._count(text[: ends[0]] + CUT) > limit:
+            ends = range(ends[0])  # a word that is too long is cut anywhere
+        fits, too_long = 0, len(ends)
+        while too_long - fits > 1:  # places in `ends`; whatever the tokenizer does, what is kept was counted
+            middle = (fits + too_long) // 2
+            if self._count(text[: ends[middle]] + CUT) <= limit:
+                fits = middle
+            else:
+                too_long = middle
+        return text[: ends[fits]] + CUT
+
+    def _count(self, text: str) -> int:
+        return len(self._ids(self._safe(text)))
+
     def _opening(self, system: str | None) -> tuple[str, str]:
-        messages = [] if system is None else [{"role": "system", "content": system}]
-        before, after = self._render([*messages, {"role": "user", "content": _MARK}], True).split(_MARK)
+        user = {"role": "user", "content": _MARK}
+        if system is None:
+            rendered = self._render([user], True)
+        else:
+            try:
+                rendered = self._render([{"role": "system", "content": system}, user], True)
+            except TemplateError:
+                rendered = ""
+            if system.strip() not in rendered:  # a template that knows no system role refuses it (Gemma) or drops it
+                rendered = self._render([{"role": "user", "content": f"{system}\n\n{_MARK}"}], True)
+        before, after = rendered.split(_MARK)
         return before, after
 
     def _safe(self, text: str) -> str:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from empg.agent.chat import ChatFormat
-from empg.agent.parsing import ParsedTurn, parse_turn
-from empg.agent.prompts import WORLDS, World, admissible_text, history_text, instructions, observation_text
+from empg.agent.parsing import FORMS, ParsedTurn
+from empg.agent.prompts import (
+    WORLDS,
+    World,
+    admissible_text,
+    history_text,
+    information_text,
+    instructions,
+    observation_text,
+)
 from empg.environments.base import Info
 from empg.recipe import AgentSection
 
@@ -38,7 +46,15 @@ class Agent:
 
     def parse(self, ids: list[int]) -> ParsedTurn:
         """Read sampled ids as a turn."""
-        return parse_turn(self.chat.text(ids))
+        return FORMS[self.section.form].parse(self.chat.text(ids))
+
+    def write(self, thought: str, action: str) -> list[int]:
+        """The ids of a turn, its end among them; `parse` reads them back.
+
+        Raises:
+            ValueError: the form has no words for that action.
+        """
+        return self.chat.reply(FORMS[self.section.form].write(thought, action))
 
 
 @dataclass(slots=True)
@@ -58,14 +74,28 @@ class Dialogue:
         """The ids of the next prompt."""
         agent, first = self.agent, not self._past
         section, chat = agent.section, agent.chat
-        system = instructions(agent.world) if section.prompt == "instruct" else None
-        self._seen = observation_text(agent.world, observation, info, first=first)
+        system = None
+        if section.prompt == "instruct":
+            system = section.instructions or instructions(agent.world, section.form)
+        self._seen = self._shown(observation, info, first=first)
         text = self._seen + (admissible_text(info) if section.show_admissible else "")
         if section.history == "merged":
             ids = chat.first(text, system) if first else chat.later(text, closed=self._closed)
             return Prompt(ids, fresh=first)
         shown = self._past[-section.window :] if section.window else []
         return Prompt(chat.first(history_text(shown, len(self._past) - len(shown)) + text, system), fresh=True)
+
+    def _shown(self, observation: str, info: Info, *, first: bool) -> str:
+        """The observation as it is read: bounded, in the words of the form, with the task."""
+        world, section = self.agent.world, self.agent.section
+        if section.max_observation_tokens is not None and not first:
+            observation = self.agent.chat.cut(observation, section.max_observation_tokens)
+        if section.form == "react":
+            return observation_text(world, observation, info, first=first)
+        if not first:
+            observation = information_text(observation, info)
+        # Models of this form have the question in their context once; where the context is new, it is told again.
+        return observation_text(world, observation, info, first=first or section.history == "merged")
 
     def wrote(self, ids: list[int], action: str) -> None:
         """Note what the policy wrote in answer to the last prompt."""

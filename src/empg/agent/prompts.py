@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from empg.environments.base import Info
 
 _FORM = "Think first, inside <think> </think>. Then write exactly one command inside <action> </action>, like this: "
+_SEARCH_R1 = (
+    "Answer the question. Whenever you learn something, reason about it inside <think> </think>. If you lack "
+    "knowledge, ask a search engine with <search> query </search>; what it finds stands between <information> and "
+    "</information>. Search as often as you need. Once you know, write only the answer, without an explanation, inside "
+    "<answer> </answer>, like this: <answer> Beijing </answer>."
+)
+_SEARCH_R1_HINT = (
+    "My previous action is invalid. To search, I put the query between <search> and </search>. To answer, I put the "
+    "answer between <answer> and </answer>. I try again."
+)
+_INFORMATION_TAG = re.compile(r"<(?=\s*/?\s*information\s*>)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,11 @@ WORLDS = {
         example="<think>I need red lip gloss.</think><action>search[red lip gloss]</action>",
         told_by_observation=True,
     ),
+    "deepsearch": World(
+        role="You answer a question by text commands: search[query] lists pages, open[title] shows one of them, and "
+        "answer[text] ends the task. Answer in as few words as the question needs, and only what you have read.",
+        example="<think>I need to know who wrote The Salt Road.</think><action>search[The Salt Road]</action>",
+    ),
 }
 
 
@@ -49,12 +66,23 @@ def observation_text(world: World, observation: str, info: Info, *, first: bool)
     text = " ".join(observation.replace(world.banner, "").split()) if world.banner else observation.strip()
     if world.told_by_observation or first:
         return text
-    return f"{text} Task: {info['task']}."
+    task = info["task"]
+    return f"{text} Task: {task}" if task.endswith("?") else f"{text} Task: {task}."
 
 
-def instructions(world: World) -> str:
-    """The standing instructions of an instruct prompt."""
-    return f"{world.role}\n{_FORM}{world.example}"
+def information_text(observation: str, info: Info) -> str:
+    """What followed a turn in Search-R1's form: the documents as information, or its hint after a malformed turn.
+
+    No document can close the block, or open another.
+    """
+    if not info["valid"]:
+        return _SEARCH_R1_HINT
+    return f"<information>{_INFORMATION_TAG.sub('< ', observation.strip())}</information>"
+
+
+def instructions(world: World, form: str) -> str:
+    """The standing instructions of an instruct prompt, for one of `parsing.FORMS`."""
+    return _SEARCH_R1 if form == "search_r1" else f"{world.role}\n{_FORM}{world.example}"
 
 
 def admissible_text(info: Info) -> str:

@@ -42,4 +42,7 @@ class Alarms:
             alarms.append("an optimizer step was skipped: its gradient was not finite")
         if record.get("rollout/end/env_error"):
             alarms.append(f"{record['rollout/end/env_error']:.1%} of the episodes ended in an environment error")
+        if record.get("rollout/failed_turns"):
+            share = record["rollout/failed_turns"]
+            alarms.append(f"{share:.1%} of the turns needed something from outside that could not be had")
         return alarms

@@ -75,7 +75,8 @@ def episode_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
             "task_id": e.task_id, "task_index": e.task_index, "task_type": e.task_type, "success": e.success,
             "score": e.score, "reward": e.reward, "turns": len(e.turns), "action_tokens": e.num_action_tokens,
             "tokens": e.num_action_tokens + sum(len(t.prompt_ids) for t in e.turns),
-            "valid_turns": sum(t.valid for t in e.turns), "end": e.end.value,
+            "valid_turns": sum(t.valid for t in e.turns), "failed_turns": sum(bool(t.failure) for t in e.turns),
+            "end": e.end.value,
         }
         for e in episodes
     ]
@@ -96,6 +97,7 @@ def rollout_numbers(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         "rollout/turn_tokens": sum(r["action_tokens"] for r in played) / max(1, turns),
         "rollout/episode_tokens": mean("tokens"),
         "rollout/valid_actions": sum(r["valid_turns"] for r in played) / max(1, turns),
+        "rollout/failed_turns": sum(r["failed_turns"] for r in played) / max(1, turns),
         "tokens/sampled": sum(r["action_tokens"] for r in rows),
         **{f"rollout/end/{reason.value}": ends[reason.value] / max(1, len(rows)) for reason in EndReason},
     }

@@ -30,6 +30,9 @@ def warm_start(
     """Train `policy` on `recipe.warm_start.episodes` episodes of the expert, each seen once, in task order.
 
     Plays are made as they are needed, each worker its own share. `report` gets a record after every step.
+
+    Raises:
+        ValueError: of the first episodes not even one turn fits the recipe's token limit.
     """
     section = recipe.warm_start
     assert section is not None
@@ -49,7 +52,10 @@ def warm_start(
             turns = demonstrate(environment, index % environment.num_tasks, section.noise, key)
             plays.append(as_episode(turns, agent, recipe.rollout.max_episode_tokens))
         batch = make_batch([episode for episode, _ in plays], recipe.agent.history)
-        meant = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)))
+        meant = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)), dtype=torch.bool)
+        if step == 0 and not workers.total(len(meant)):
+            limit = recipe.rollout.max_episode_tokens
+            raise ValueError(f"rollout.max_episode_tokens={limit} has no room for one turn of the expert; raise it")
         keep = (meant | section.imitate_slips)[batch.step]
         total = workers.total(int(keep.sum()))
         loss, right = 0.0, 0.0

@@ -25,6 +25,11 @@ from empg.recipe import PolicySection
 
 disable_progress_bar()  # of weight shards: a run has its own display
 
+# Unpickling can run whatever the file's author wrote.
+CONVERT = (
+    "pickled weights (pytorch_model.bin) are never read: if you trust them, convert them once with "
+    "transformers' from_pretrained(...).save_pretrained(FOLDER), and name that folder"
+)
 
 
 @dataclass
@@ -117,8 +122,12 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
         name = section.model
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_pretrained(
+                name, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
+            )
         except (OSError, ValueError, SafetensorError) as error:
+            if isinstance(error, OSError) and "model.safetensors" in str(error):
+                raise ValueError(f"policy.model={name}: there is no model.safetensors; {CONVERT}") from None
             raise ValueError(f"policy.model={section.model}: {' '.join(str(error).split())[:300]}") from None
     model.to(device=device, dtype=getattr(torch, section.dtype)).eval()
     for parameter in model.parameters():

@@ -12,9 +12,13 @@ LOGIT_BUDGET = 1 << 25  # numbers of one logits chunk: 128 MiB in float32
 
 
 def log_softmax_and_entropy(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (..., V) and Shannon entropy (...) in nats of the policy at `temperature`, in float32."""
+    """Log-probabilities (..., V) and Shannon entropy (...) in nats of the policy at `temperature`, in float32.
+
+    Logits may be minus infinity (tokens that are masked); such tokens add nothing to the entropy, nor to its gradient.
+    """
     log_probs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    return log_probs, -(log_probs.exp() * log_probs).sum(-1)
+    finite = log_probs.clamp(min=torch.finfo(torch.float32).min)  # 0 * -inf is no number, 0 * (a number) is 0
+    return log_probs, -(log_probs.exp() * finite).sum(-1)
 
 
 def score_tokens(

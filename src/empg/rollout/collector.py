@@ -179,6 +179,7 @@ class Collector:
         info = outcome.info
         turn.valid = turn.valid and info["valid"]
         turn.reward, turn.process_reward = outcome.reward, info.get("process_reward", 0.0)
+        turn.failure = info.get("failure", "")
         episode.reward += outcome.reward
         episode.score, episode.success = info["score"], info["won"]
         lane.info, lane.observation = info, outcome.observation

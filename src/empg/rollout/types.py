@@ -42,6 +42,7 @@ class Turn:
     valid: bool = True
     reward: float = 0.0
     process_reward: float = 0.0
+    failure: str = ""  # what the action needed from outside and could not have; the episode went on
     info: dict[str, Any] = field(default_factory=dict)
 
     @property

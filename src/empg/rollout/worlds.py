@@ -6,14 +6,19 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import Any, Protocol
 
 import gymnasium
 
 from empg.environments.base import Info, TextEnvironment
+from empg.orphans import end_with_parent
 from empg.recipe import EnvironmentSection
 
-_REGISTERED = {"alfworld": "empg/ALFWorld-v1", "webshop": "empg/WebShop-v1"}
+_REGISTERED = {
+    "alfworld": "empg/ALFWorld-v1",
+    "webshop": "empg/WebShop-v1",
+    "deepsearch": "empg/DeepSearch-v1",
+}
 
 
 def make_environment(section: EnvironmentSection, split: str) -> TextEnvironment:
@@ -99,19 +104,13 @@ class LocalWorlds:
 
 
 class ProcessWorlds:
-    """Environments in worker processes; slot s lives in process s modulo their number."""
+    """Environments in worker processes; slot s lives in process s modulo their number.
+
+    When a process dies, what its slots were playing ends with an error; it is started again when one of them is reset.
+    """
 
     def __init__(self, make: Callable[[], TextEnvironment], processes: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, make), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
+        self._processes = [_WorldProcess(make) for _ in range(processes)]
 
     def reset(self, slots: Sequence[int], tasks: Sequence[int]) -> list[Outcome]:
         """Start task `tasks[i]` in slot `slots[i]`."""
@@ -123,32 +122,77 @@ class ProcessWorlds:
 
     def close(self) -> None:
         """End the processes."""
-        for pipe, process in zip(self._pipes, self._processes, strict=True):
-            pipe.close()
-            process.join(timeout=5)
-            if process.is_alive():
-                process.terminate()
+        for process in self._processes:
+            process.close()
 
     def _ask(self, verb: str, slots: Sequence[int], values: Sequence[int] | Sequence[str]) -> list[Outcome]:
-        count = len(self._pipes)
-        shares = [[i for i, slot in enumerate(slots) if slot % count == worker] for worker in range(count)]
-        answers: list[Outcome] = [Outcome(error="the environment's process ended")] * len(slots)
+        count = len(self._processes)
+        answers = [Outcome(error="the environment's process ended")] * len(slots)
         asked = []
-        for pipe, share in zip(self._pipes, shares, strict=True):
-            if not share:
-                continue
-            try:
-                pipe.send((verb, [slots[i] for i in share], [values[i] for i in share]))
-            except OSError:
-                continue
-            asked.append((pipe, share))
-        for pipe, share in asked:
-            try:
-                for index, outcome in zip(share, pipe.recv(), strict=True):
-                    answers[index] = outcome
-            except (EOFError, OSError):
-                continue
+        for number, process in enumerate(self._processes):
+            share = process.able(verb, [i for i, slot in enumerate(slots) if slot % count == number], slots)
+            if share and process.send(verb, [slots[i] for i in share], [values[i] for i in share]):
+                asked.append((process, share))
+        for process, share in asked:
+            for index, outcome in zip(share, process.receive(), strict=False):  # a dead process answers nothing
+                answers[index] = outcome
         return answers
+
+
+class _WorldProcess:
+    """One worker process, and which slots have an episode in it."""
+
+    def __init__(self, make: Callable[[], TextEnvironment]) -> None:
+        self._make = make
+        self.playing: set[int] = set()
+        self._start()
+
+    def able(self, verb: str, share: list[int], slots: Sequence[int]) -> list[int]:
+        """Those of `share` (places in `slots`) that can be asked; before a reset a dead process is started again."""
+        if verb == "step":
+            return [i for i in share if slots[i] in self.playing]
+        if share and not self.process.is_alive():
+            self.close()
+            self._start()
+        return share
+
+    def send(self, verb: str, slots: list[int], values: list[Any]) -> bool:
+        """Ask; whether the process could be reached."""
+        try:
+            self._pipe.send((verb, slots, values))
+        except OSError:
+            self._ended()
+            return False
+        if verb == "reset":
+            self.playing.update(slots)
+        return True
+
+    def receive(self) -> list[Outcome]:
+        """The answers to what was sent; none when the process has ended."""
+        try:
+            return self._pipe.recv()  # type: ignore[no-any-return]
+        except (EOFError, OSError):
+            self._ended()
+            return []
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.terminate()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self._make), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.playing.clear()
+
+    def _ended(self) -> None:
+        self.playing.clear()
+        self.process.join(timeout=5)  # the pipe may be seen to close before the process is seen to end
 
 
 def make_worlds(section: EnvironmentSection, split: str) -> Worlds:
@@ -167,6 +211,7 @@ class _Maker:
 
 
 def _serve(pipe: Connection, make: Callable[[], TextEnvironment]) -> None:
+    end_with_parent()
     worlds = LocalWorlds(make)
     try:
         while True:
