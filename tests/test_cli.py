@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,9 +77,9 @@ class TestHelp:
             times.append(time.perf_counter() - began)
         assert min(times) < 0.5
         commands = re.findall(r"^  (\w+) ", text.partition("Commands:")[2], re.MULTILINE)
-        assert commands == ["train", "evaluate", "compare", "report", "doctor", "play"]
+        assert commands == ["train", "evaluate", "compare", "report", "figure", "doctor", "play"]
 
-    @pytest.mark.parametrize("command", ["train", "evaluate", "compare", "report", "doctor", "play"])
+    @pytest.mark.parametrize("command", ["train", "evaluate", "compare", "report", "figure", "doctor", "play"])
     def test_every_command_explains_itself(self, command: str) -> None:
         assert len(CliRunner().invoke(app, [command, "--help"]).stdout.splitlines()) > 8
 
@@ -131,6 +132,7 @@ class TestOneLineErrors:
             (["train", "mini.yaml", "name=a/b"], "name: 'a/b' cannot name a folder; say where the run goes with --run"),
             (["train", "mini.yaml", "--resume", "--run", "none"], "none does not exist; name the folder of a run"),
             (["report", "none"], "none does not exist; name the folder of a run"),
+            (["figure", "none", "--out", "x.svg"], "none does not exist; name the folder of a run"),
             (["evaluate", "none"], "none does not exist; name the folder of a run"),
             (["compare", "runs/mini", "none"], "none does not exist; name the folder of a run"),
             (["evaluate", "runs/mini", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
@@ -162,9 +164,25 @@ class TestRun:
         output = call("compare", "runs/mini", "runs/mini", *options).stdout
         assert output.startswith("A: runs/mini at iteration 0\nB: runs/mini at iteration 1\n")
         assert re.search(r"^valid_unseen +3 ", output, re.MULTILINE)
+        assert "not played alike" not in output
+
+    def test_compare_names_settings_of_play_that_differ(self, call: Call) -> None:
+        options = ["--split", "valid_unseen", "--episodes", "3"]
+        call("evaluate", "runs/mini", *options, "--checkpoint", "start", "--temperature", "0.5")
+        call("evaluate", "runs/mini", *options)
+        output = call("compare", "runs/mini", "runs/mini", "--split", "valid_unseen", "--iteration-a", "0").stdout
+        wanted = "the policies alone: temperature is 0.5 in A and 1.0 in B\n"
+        assert output.endswith(wanted)
 
     def test_report(self, call: Call) -> None:
         assert call("report", "runs/mini").stdout == "runs/mini/report.html\n"
+
+    def test_figure(self, call: Call) -> None:
+        options = ["--out", "figures/mini.svg", "--title", "A & B", "--label", "first", "--label", "again"]
+        assert call("figure", "runs/mini", "runs/mini", *options).stdout == "figures/mini.svg\n"
+        drawn = [element.text for element in ET.parse("figures/mini.svg").iter()]
+        assert {"A & B", "first", "again"} <= set(drawn)
+        assert "--label" in call("figure", "runs/mini", *options, code=2).stderr
 
     def test_doctor(self, call: Call) -> None:
         assert call("doctor", "mini.yaml").stdout.endswith("mini.yaml can run here\n")

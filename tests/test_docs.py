@@ -2,13 +2,100 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
+from pydantic import BaseModel
+
+from empg.recipe import Recipe, parse_recipe
+from empg.rollout.types import EndReason
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+SMALL_RUN = """
+iterations: 2
+checkpoint_every: 2
+environment: {max_steps: 4, options: {rooms: small}}
+policy:
+  device: cpu
+  tiny: {hidden_size: 32, layers: 2, heads: 2, kv_heads: 1, intermediate_size: 64, vocab_size: 400}
+warm_start: {episodes: 16, episodes_per_step: 8}
+rollout: {groups: 2, group_size: 3, max_turn_tokens: 24, max_episode_tokens: 512, slots: 4}
+evaluation: {splits: [valid_seen], episodes: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which what the pages name can be found: `recipes/`, and a small run that was made in `runs/demo`."""
+    from empg.train import train
+
+    place = tmp_path_factory.mktemp("place")
+    (place / "recipes").symlink_to(ROOT / "recipes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        train(parse_recipe(yaml.safe_load(SMALL_RUN)), place / "runs" / "demo")
+    return place
+
+
+def section(page: str, heading: str) -> str:
+    """What stands under a heading of a page in docs/, up to the next heading."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"{page} has no heading {heading!r}"
+    return found.group(1)
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The rows of the tables under a heading whose first cell begins in backticks, by cell."""
+    lines = re.findall(r"^\| (`.*) \|$", section(page, heading), re.MULTILINE)
+    return [[cell.strip() for cell in line.split("|")] for line in lines]
+
+
+def names(page: str, heading: str) -> list[str]:
+    """What the first cells of the tables under a heading name, in backticks."""
+    return [name for cells in rows(page, heading) for name in re.findall(r"`([^`]+)`", cells[0])]
+
+
+def sections(model: type[BaseModel], path: str = "") -> dict[str, type[BaseModel]]:
+    """The models that a recipe is made of, by the path of their key; the recipe itself is `The run`."""
+    found = {path or "The run": model}
+    for key, field in model.model_fields.items():
+        if (inner := section_of(field.annotation)) is not None:
+            found |= sections(inner, f"{path}.{key}" if path else key)
+    return found
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The model in `Model` or `Model | None`."""
+    for part in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            return part
+    return None
+
+
+def in_words(schema: dict[str, Any]) -> str:
+    """A JSON schema as the page on recipes says it."""
+    if "$ref" in schema:
+        return "section"
+    if "anyOf" in schema:
+        return " or ".join(in_words(part) for part in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum") or [schema["const"]])
+    if schema["type"] == "array":
+        parts = schema.get("prefixItems")
+        return f"{len(parts)} numbers" if parts else "list of " + in_words(schema["items"])
+    word = {"string": "text", "boolean": "true or false", "object": "mapping"}.get(schema["type"], schema["type"])
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
+    return f"{word} {', '.join(bounds)}" if bounds else str(word)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -30,6 +117,84 @@ def test_the_readme_s_commands_exist() -> None:
     from empg.cli import app
 
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"^empg (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"^empg ([\w-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= known
     assert len(named) >= 6
+
+
+@pytest.mark.parametrize("page", ["method.md", "rows.md", "runs.md"])
+def test_a_page_s_python_runs_and_prints_what_it_says(
+    page: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```(?:\n\nprints\n\n```\n(.*?)```)?", text, re.DOTALL)
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["page.py"])
+    assert blocks
+    for block, printed in blocks:
+        exec(compile(block, page, "exec"), {})
+        out = capsys.readouterr().out
+        assert out
+        assert printed in ("", out)
+
+
+def test_the_page_on_runs_names_the_files_of_a_run(place: Path) -> None:
+    def folded(path: str) -> str:
+        return re.sub(r"iter-\d{6}", "iter-N", path)
+
+    run = place / "runs" / "demo"
+    left = {folded(str(file.relative_to(run))) for file in run.rglob("*") if file.is_file()}
+    named = {folded(name) for name in names("runs.md", "The folder")}
+    top = {name for name in named if "/" in name or name in ("recipe.yaml", "metrics.jsonl", "report.html")}
+    folders = {name for name in top if name.endswith("/")}
+    inside = {path.rpartition("/")[2] for path in left if path.startswith("checkpoints/")}
+    assert {path for path in left if not path.startswith(tuple(folders))} == top - folders
+    assert folders == {"checkpoints/start/", "checkpoints/iter-N/", "tensorboard/"}
+    assert all((run / folder.replace("iter-N", "iter-000002")).is_dir() for folder in folders)
+    assert inside == {name for name in named - top if not name.startswith((".", "<"))} - {"start"}
+
+
+@pytest.mark.parametrize("kind", ["run", "warm_start", "train", "eval"])
+def test_the_page_on_runs_names_the_fields_of_a_record(kind: str, place: Path) -> None:
+    lines = (place / "runs" / "demo" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [record for record in map(json.loads, lines) if record["kind"] == kind]
+    assert records
+    assert all(list(record) == names("runs.md", f"`{kind}`") for record in records)
+
+
+@pytest.mark.parametrize("folder", ["episodes", "evaluations"])
+def test_the_page_on_runs_names_the_columns_of_a_table(folder: str, place: Path) -> None:
+    files = sorted((place / "runs" / "demo" / folder).glob("*.parquet"))
+    described = [[cell.strip("`") for cell in cells[:3]] for cells in rows("runs.md", f"{folder}/*.parquet")]
+    assert len(files) == 2
+    for file in files:
+        schema = pq.read_schema(file)
+        units = [(field.metadata or {}).get(b"unit", b"").decode() for field in schema]
+        assert described == [[f.name, str(f.type), unit] for f, unit in zip(schema, units, strict=True)]
+
+
+def test_the_page_on_runs_names_every_end_of_an_episode() -> None:
+    assert names("runs.md", "How episodes end") == [reason.value for reason in EndReason]
+
+
+@pytest.mark.parametrize("path", sections(Recipe))
+def test_the_page_on_recipes_names_every_key_with_its_type_and_default(path: str) -> None:
+    model = sections(Recipe)[path]
+    properties = model.model_json_schema()["properties"]
+    table = rows("recipes.md", path)
+    assert [cells[0] for cells in table] == [f"`{key}`" for key in model.model_fields]
+    for cells, (key, field) in zip(table, model.model_fields.items(), strict=True):
+        assert len(cells) == 5, key
+        assert re.sub(r" \(\w[\w ]*\)$", "", cells[1]) == in_words(properties[key]), key
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            assert cells[2] == "", key
+            continue
+        said = yaml.safe_load(cells[2].strip("`"))
+        assert said == (list(default) if isinstance(default, tuple) else default), key
+        assert type(said) is type(default) or isinstance(default, tuple), key
+
+
+def test_the_page_on_recipes_names_no_other_section() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(sections(Recipe))

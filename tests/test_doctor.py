@@ -50,7 +50,7 @@ class TestFindings:
     def test_every_complaint_has_a_remedy(self) -> None:
         poor = recipe(
             environment={"options": {"games": "/nowhere"}}, policy={"device": "cuda:99"},
-            rollout={"max_episode_tokens": 4096, "max_turn_tokens": 4096}, workers=4,
+            rollout={"max_turn_tokens": 4096}, workers=4,
         )
         findings = check(poor)
         assert sum(f.level == "fail" for f in findings) >= 5
@@ -90,9 +90,14 @@ class TestFindings:
         (tmp_path / "model.safetensors").unlink()
         finding = found(check(recipe(policy={"model": str(tmp_path)})), str(tmp_path))
         assert (finding.level, "model.safetensors is missing" in finding.text) == ("fail", True)
+        assert finding.remedy == "download it again"
+        (tmp_path / "pytorch_model.bin").touch()
+        assert "convert" in found(check(recipe(policy={"model": str(tmp_path)})), str(tmp_path)).remedy
 
-    def test_episodes_longer_than_the_model_reads(self) -> None:
-        finding = found(check(recipe(rollout={"max_episode_tokens": 4096})), "max_episode_tokens")
+    def test_episodes_longer_than_the_model_reads(self, tmp_path: Path) -> None:
+        load_policy(recipe().policy, ["a b c"]).save(tmp_path)
+        longer = recipe(policy={"model": str(tmp_path)}, rollout={"max_episode_tokens": 4096})
+        finding = found(check(longer), "max_episode_tokens")
         assert (finding.level, finding.remedy) == ("fail", "rollout.max_episode_tokens=2048")
 
     def test_a_model_too_large_for_this_machine(self) -> None:

@@ -36,6 +36,12 @@ def write(tmp_path: Path):
         ("environment: alfworld", "environment: Input should be a valid dictionary"),
         ("{workers: 3, rollout: {groups: 16}}", "rollout.groups (16) must be a multiple of workers (3)"),
         ("rollout: {group_size: 1}", "credit.advantage=grpo compares episodes: rollout.group_size must be > 1"),
+        ("agent: {form: search_r1}", "agent.form=search_r1 has no turns but search and answer: it needs"),
+        ("agent: {max_observation_tokens: 7}", "agent.max_observation_tokens: Input should be greater than or equal"),
+        (
+            "rollout: {max_episode_tokens: 2049}",
+            "rollout.max_episode_tokens (2049) is more than policy.tiny.max_positions (2048)",
+        ),
         ("policy: {tiny: {heads: 3}}", "policy.tiny: hidden_size (128) must be a multiple of 2 * heads (6)"),
         ("policy: {tiny: {kv_heads: 3}}", "policy.tiny: heads (2) must be a multiple of kv_heads (3)"),
         ("- seed: 1", "a recipe is a mapping of keys to values, this is a list"),
@@ -143,3 +149,15 @@ def test_a_recipe_cannot_be_changed() -> None:
 def test_shipped_recipes_load() -> None:
     for path in sorted((Path(__file__).parents[1] / "recipes").glob("**/*.yaml")):
         load_recipe(path)
+
+
+def test_groups_cannot_all_be_left_out() -> None:
+    plain = {"rollout": {"group_size": 1, "groups": 4}, "credit": {"advantage": "reinforce"}}
+    assert parse_recipe(plain).rollout.group_size == 1
+    with pytest.raises(RecipeError, match="drop_zero_variance would leave out every group"):
+        parse_recipe({**plain, "credit": {"advantage": "reinforce", "drop_zero_variance": True}})
+
+
+def test_resampling_needs_groups_that_are_left_out() -> None:
+    with pytest.raises(RecipeError, match="max_resample refills groups that were left out"):
+        parse_recipe({"credit": {"max_resample": 1}})

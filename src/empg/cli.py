@@ -69,6 +69,13 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a ru
 RunOption = Annotated[Path | None, typer.Option("--run", help="The folder of the run  [default: runs/<name>]")]
 
 
+class Index(str, Enum):
+    """How a served corpus is searched."""
+
+    bm25 = "bm25"
+    tantivy = "tantivy"
+
+
 class Decoding(str, Enum):
     """How an evaluation chooses tokens."""
 
@@ -171,7 +178,8 @@ def compare(
 ) -> None:
     """Compare two runs task by task.
 
-    Both must have played the same panel. To see what training did, name a run twice, with --iteration-a 0.
+    Both must have played the same panel; other settings of play that differ, like the temperature, are named. To see
+    what training did, name a run twice, with --iteration-a 0.
     """
     from empg.progress import aligned
     from empg.report.runfolder import RunFolder
@@ -195,6 +203,8 @@ def compare(
     heading = ("", "tasks", "A", "B", "B - A, points (95 %)", "only A / only B", "McNemar p")
     parts = [row(f"  {kind}", paired) for kind, paired in result.by_type.items()]
     typer.echo("\n".join(aligned([heading, row(split, result.overall), *parts])))
+    if result.apart:
+        typer.echo(f"not played alike, so the difference is not of the policies alone: {'; '.join(result.apart)}")
 
 
 @app.command()
@@ -213,6 +223,32 @@ def report(
     typer.echo(page)
     if open_:
         typer.launch(page.absolute().as_uri())
+
+
+@app.command()
+def figure(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, e.g. runs/s0 runs/s1")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.svg", help="Where the figure goes.")],
+    title: Annotated[str, typer.Option(help="Written above the plot.")] = "Success while learning",
+    label: Annotated[
+        list[str] | None, typer.Option(help="Name of a run; once per run, in their order  [default: their seeds]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Whose panel the dots are of.")] = "valid_seen",
+    decoding: Annotated[Decoding, typer.Option(help="Which evaluations.")] = Decoding.sampled,
+) -> None:
+    """Draw learning curves as an SVG for a page or a paper.
+
+    Lines are the success of the training episodes (thin: every iteration, thick: its running mean), dots are
+    evaluations with their 95 % intervals. Several runs lie over one another, usually one recipe under several seeds.
+    The file needs nothing else and suits light and dark pages. For example:  empg figure runs/demo --out demo.svg
+    """
+    from empg.report.figure import draw_curve
+    from empg.report.runfolder import RunFolder
+
+    folders = [RunFolder.open(run) for run in runs]
+    if label and len(label) != len(folders):
+        raise typer.BadParameter(f"--label names every run or none: {len(label)} labels for {len(folders)} runs")
+    typer.echo(draw_curve(folders, out, split=split, decoding=decoding.value, labels=label or None, title=title))
 
 
 @app.command()
@@ -237,7 +273,7 @@ def doctor(recipe: RecipeFile, changes: Changes = None, run: RunOption = None) -
 
 @app.command()
 def play(
-    world: Annotated[str, typer.Argument(metavar="WORLD", help="alfworld, webshop, or a gymnasium id")],
+    world: Annotated[str, typer.Argument(metavar="WORLD", help="alfworld, webshop, deepsearch, or a gymnasium id")],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Its options, e.g. rooms=small max_steps=20")
     ] = None,
@@ -263,7 +299,7 @@ def play(
             try:
                 from empg.environments.webshop.site import serve
             except ModuleNotFoundError as error:
-                raise ImportError(f"{error.name} is not installed: pip install 'empg[webshop]'") from None
+                raise ImportError(f"{error.name} is not installed: pip install 'empg[server]'") from None
             if not isinstance(environment, WebShopEnv):
                 raise typer.BadParameter(f"{world} has no web pages; --web is for webshop")
             serve(environment, port, record, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
@@ -271,6 +307,29 @@ def play(
         begin(environment, task, expert=expert)
     finally:
         environment.close()
+
+
+@app.command("serve-retriever")
+def serve_retriever(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help='A file of lines {"id": ..., "contents": ...}')],
+    retriever: Annotated[Index, typer.Option(help="How to search.")] = Index.bm25,
+    cache: Annotated[Path | None, typer.Option(help="Where the index is kept  [default: beside the corpus]")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines ask.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+) -> None:
+    """Serve a corpus to search agents on this and other machines.
+
+    Answers POST /retrieve {"queries": [...], "topk": 3, "return_scores": true} as Search-R1's server does. The corpus
+    is indexed once; from then on it starts at once.
+    """
+    from empg.environments.deepsearch.retrievers import corpus_file, index_folder, open_search
+
+    try:
+        from empg.environments.deepsearch.retrieval.server import serve
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error.name} is not installed: pip install 'empg[server]'") from None
+    searched, _ = open_search(retriever.value, corpus_file(corpus), cache=cache or index_folder(corpus))
+    serve(searched, host, port, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
 
 
 def _load(recipe: Path, changes: list[str] | None) -> Recipe:

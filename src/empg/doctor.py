@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from empg.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
-from empg.policy.model import resolve_device, weight_files
+from empg.policy.model import CONVERT, resolve_device, weight_files
 from empg.recipe import Recipe
 from empg.rollout.worlds import make_environment
 
@@ -131,7 +131,8 @@ def _model(recipe: Recipe) -> Finding:
     except (OSError, ValueError, KeyError) as error:
         return Finding("fail", f"policy.model={name}: {_one_line(error)}", "name a causal language model")
     if missing:
-        return Finding("fail", f"policy.model={name}: {missing[0]} is missing in {folder}", "download it again")
+        remedy = CONVERT if any(folder.glob("*.bin")) else "download it again"
+        return Finding("fail", f"policy.model={name}: {missing[0]} is missing in {folder}", remedy)
     return Finding("ok", f"model: {name}")
 
 

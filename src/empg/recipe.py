@@ -160,7 +160,7 @@ class OptimizerSection(Section):
     max_grad_norm: float = Field(1.0, gt=0.0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_iterations: int = Field(0, ge=0)
-    minibatches: int = Field(1, ge=1, description="optimizer steps per iteration")
+    minibatches: int = Field(1, ge=1, description="optimizer steps per epoch")
     epochs: int = Field(1, ge=1, description="passes over an iteration's episodes")
     micro_batch_tokens: int = Field(16384, ge=256, description="tokens per forward/backward, padding included")
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
@@ -203,6 +203,14 @@ class Recipe(Section):
         if self.rollout.group_size == 1 and self.credit.advantage != "reinforce":
             method = self.credit.advantage
             raise ValueError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
+        if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
+            raise ValueError("credit.drop_zero_variance would leave out every group: rollout.group_size must be > 1")
+        if self.credit.max_resample and not self.credit.drop_zero_variance:
+            raise ValueError("credit.max_resample refills groups that were left out: set credit.drop_zero_variance")
+        length, positions = self.rollout.max_episode_tokens, self.policy.tiny.max_positions
+        if self.policy.model == "tiny" and length > positions:
+            too_much = f"rollout.max_episode_tokens ({length}) is more than policy.tiny.max_positions ({positions})"
+            raise ValueError(too_much)
         shown = (self.environment.id, self.environment.options.get("observation"))
         if self.agent.form == "search_r1" and shown != ("deepsearch", "passages"):
             needed = "environment.id=deepsearch with environment.options.observation=passages"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -30,10 +31,14 @@ CORPUS_EPISODES = 300
 
 
 def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
-    """The recipe's policy; with `start`, as it is in that folder (what a run began from, or one of its checkpoints)."""
+    """The recipe's policy; with `start`, as it is in that folder (what a run began from, or one of its checkpoints).
+
+    Raises:
+        ValueError: the model cannot be had, cannot be used, or cannot read as much as the recipe's episodes hold.
+    """
     section = recipe.policy
     if start is not None and section.lora is None:
-        return load_policy(section.model_copy(update={"model": str(start)}))
+        return _reads_enough(load_policy(section.model_copy(update={"model": str(start)})), recipe)
     texts = None
     if section.model == "tiny":
         environment = make_environment(recipe.environment, recipe.environment.train_split)
@@ -41,6 +46,17 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
     policy = load_policy(section, texts, recipe.seed)
     if start is not None:
         policy.load_weights(start)
+    return _reads_enough(policy, recipe)
+
+
+def _reads_enough(policy: Policy, recipe: Recipe) -> Policy:
+    positions = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    length = recipe.rollout.max_episode_tokens
+    if positions is not None and length > positions:
+        raise ValueError(
+            f"policy.model={recipe.policy.model} reads {positions} tokens; rollout.max_episode_tokens ({length}) "
+            "must not be more"
+        )
     return policy
 
 
@@ -52,7 +68,7 @@ def build_agent(recipe: Recipe, policy: Policy) -> Agent:
 def starting_policy(recipe: Recipe, workers: Workers, journal: Journal) -> Policy:
     """The policy that learning from reward starts from: warm-started, or taken from the cache, or as the recipe has it.
 
-    The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start.
+    The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start, this package's code included.
     """
     if recipe.warm_start is None:
         return build_policy(recipe)
@@ -106,6 +122,16 @@ def _cache_folder(recipe: Recipe) -> Path:
             "rollout": {"max_episode_tokens"}, "optimizer": {"autocast", "micro_batch_tokens"},
         },
     )
-    text = json.dumps([empg.__version__, shaping], sort_keys=True)
+    text = json.dumps([empg.__version__, _code(), shaping], sort_keys=True)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "empg" / f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@functools.cache
+def _code() -> str:
+    """A digest of this package's own code: a changed prompt, expert or tokenizer makes another warm start."""
+    package = Path(empg.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -16,7 +16,9 @@ def rated(wins: list[bool]) -> dict[str, float]:
     return {"n": len(wins), "successes": sum(wins), "success": sum(wins) / len(wins), "low": low, "high": high}
 
 
-def evaluate(run: RunFolder, iteration: int, wins: str, *, sha256: str = "a" * 64, files: bool = True) -> None:
+def evaluate(
+    run: RunFolder, iteration: int, wins: str, *, sha256: str = "a" * 64, files: bool = True, temperature: float = 1.0
+) -> None:
     """Add an evaluation; `wins` has one letter a task: its type, upper case where it was won."""
     won = [letter.isupper() for letter in wins]
     kinds = wins.lower()
@@ -26,7 +28,8 @@ def evaluate(run: RunFolder, iteration: int, wins: str, *, sha256: str = "a" * 6
             for i, (kind, win) in enumerate(zip(kinds, won, strict=True))
         ])
     run.append_metrics({
-        "kind": "eval", "iteration": iteration, "split": "valid_seen", "decoding": "sampled", "temperature": 1.0,
+        "kind": "eval", "iteration": iteration, "split": "valid_seen", "decoding": "sampled",
+        "temperature": temperature,
         "panel": "toy", "panel_sha256": sha256, **rated(won),
         "by_type": {k: rated([w for w, kind in zip(won, kinds, strict=True) if kind == k]) for k in sorted(set(kinds))},
     })
@@ -90,6 +93,14 @@ def test_a_short_look_at_the_start_does_not_hide_the_result(run: RunFolder) -> N
     assert outcome.before is not None
     assert (outcome.before.n, outcome.after.n, outcome.paired) == (4, 4, None)
     assert "different panels" in outcome.unpaired_because
+
+
+def test_evaluations_at_two_temperatures_are_not_paired(run: RunFolder) -> None:
+    evaluate(run, 0, "Ppqq")
+    evaluate(run, 9, "PPQq", temperature=0.4)
+    outcome = only(run)
+    assert (outcome.paired, [t.paired for t in outcome.types]) == (None, [None, None])
+    assert outcome.unpaired_because.endswith("not played alike: temperature is 1.0 in A and 0.4 in B")
 
 
 def test_a_lost_file_leaves_the_rates_and_says_why_they_are_not_paired(run: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,16 +128,23 @@ def test_lists_of_unequal_length_are_no_pairs() -> None:
 # --- two runs ----------------------------------------------------------------------------------------------------
 
 
-def evaluated(run: RunFolder, wins: dict[str, bool], iteration: int = 5, sha256: str = "ab" * 32) -> RunFolder:
+def evaluated(
+    run: RunFolder,
+    wins: dict[str, bool],
+    iteration: int = 5,
+    sha256: str = "ab" * 32,
+    temperature: float = 1.0,
+    decoding: str = "sampled",
+) -> RunFolder:
     """Write one evaluation: task id -> won; the type of a task is the first letter of its id."""
     rows = [
         {"task_id": task, "task_index": i, "task_type": task[0], "success": won, "score": float(won), "turns": 3}
         for i, (task, won) in enumerate(wins.items())
     ]
-    run.write_evaluation(iteration, "valid_seen", "sampled", rows)
+    run.write_evaluation(iteration, "valid_seen", decoding, rows)
     run.append_metrics({
-        "kind": "eval", "iteration": iteration, "split": "valid_seen", "decoding": "sampled", "n": len(rows),
-        "panel": "toy-valid_seen", "panel_sha256": sha256,
+        "kind": "eval", "iteration": iteration, "split": "valid_seen", "decoding": decoding, "n": len(rows),
+        "panel": "toy-valid_seen", "panel_sha256": sha256, "temperature": temperature,
     })
     return run
 
@@ -172,6 +180,21 @@ def test_different_panels_are_not_compared(two_runs: tuple[RunFolder, RunFolder]
     evaluated(b, {"p1": True}, sha256="bb" * 32)
     with pytest.raises(ValueError, match=r"different panels, toy-valid_seen \(n=1, aaaaaaaaaaaa\)"):
         compare(a, b, "valid_seen")
+
+
+def test_other_settings_of_play_are_named(tmp_path: Path) -> None:
+    recipe = "rollout: {{top_p: {}, max_turn_tokens: 40}}\nenvironment: {{max_steps: {}, options: {{rooms: small}}}}\n"
+    a = RunFolder.create(tmp_path / "a", recipe.format(1.0, 16))
+    b = RunFolder.create(tmp_path / "b", recipe.format(0.9, 20))
+    for decoding, heat in (("sampled", 0.4), ("greedy", 0.0)):
+        evaluated(a, {"p1": True}, decoding=decoding, temperature=heat and 1.0)
+        evaluated(b, {"p1": True}, decoding=decoding, temperature=heat)
+    steps = "environment.max_steps is 16 in A and 20 in B"
+    assert compare(a, b, "valid_seen").apart == (
+        "temperature is 1.0 in A and 0.4 in B", "rollout.top_p is 1.0 in A and 0.9 in B", steps,
+    )
+    assert compare(a, b, "valid_seen", "greedy").apart == (steps,)  # greedy play draws nothing
+    assert compare(a, a, "valid_seen").apart == ()
 
 
 def test_tasks_that_do_not_match_are_not_compared(two_runs: tuple[RunFolder, RunFolder]) -> None:

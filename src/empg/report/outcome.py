@@ -99,8 +99,11 @@ def _outcome(run: RunFolder, evaluations: Sequence[Record]) -> PanelOutcome:
 
 def _compare(run: RunFolder, first: Record, last: Record) -> tuple[Comparison | None, str]:
     try:
-        return compare(
+        result = compare(
             run, run, last["split"], last["decoding"], iteration_a=first["iteration"], iteration_b=last["iteration"]
-        ), ""
+        )
     except ValueError as error:  # the page is still worth drawing without the evaluations' files
         return None, str(error)
+    if result.apart:  # A is what the run began from, B what it came to
+        return None, f"the two were not played alike: {'; '.join(result.apart)}"
+    return result, ""

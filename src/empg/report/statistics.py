@@ -6,10 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
+import yaml
 
 from empg.report.runfolder import Record, RunFolder
+
+# What of a recipe says how its evaluations are played, beside the panel and the temperature that their records name.
+PLAYED = (
+    "rollout.top_p", "rollout.max_turn_tokens", "rollout.max_episode_tokens", "environment.max_steps",
+    "environment.options",
+)
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -117,6 +125,7 @@ class Comparison:
     iteration_b: int
     overall: Paired
     by_type: dict[str, Paired]
+    apart: tuple[str, ...] = ()  # settings of play that differ: then the difference is not of the policies alone
 
 
 def pair_up(wins_a: Sequence[bool], wins_b: Sequence[bool], *, seed: int = 0) -> Paired:
@@ -183,6 +192,7 @@ def compare(
             kind: pair_up([wins_a[r] for r in rows], [wins_b[r] for r in rows], seed=seed)
             for kind, rows in sorted(by_type.items())
         },
+        apart=_apart(_settings(run_a, a), _settings(run_b, b)),
     )
 
 
@@ -195,6 +205,22 @@ def _evaluation(run: RunFolder, split: str, decoding: str, iteration: int | None
         known = ", ".join(sorted({f"{r['split']} at iteration {r['iteration']}" for r in records}))
         raise ValueError(f"{run.path} has no evaluation of {which}; it has {known or 'none'}")
     return chosen[-1]
+
+
+def _settings(run: RunFolder, record: Record) -> dict[str, Any]:
+    """How an evaluation was played; what a run of another version does not tell is left out."""
+    found = {"temperature": record["temperature"]} if "temperature" in record else {}
+    recipe = yaml.safe_load(run.recipe_text())
+    for key in PLAYED:
+        section, _, name = key.partition(".")
+        values = recipe.get(section)
+        if isinstance(values, dict) and name in values and (record["decoding"], key) != ("greedy", "rollout.top_p"):
+            found[key] = values[name]
+    return found
+
+
+def _apart(a: dict[str, Any], b: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{key} is {a[key]} in A and {b[key]} in B" for key in a if key in b and a[key] != b[key])
 
 
 def _panel(record: Record) -> str:

@@ -71,6 +71,7 @@ EVALUATIONS = pa.schema(
         _column("reward", _FLOAT, "the episode's reward"),
         _column("turns", _INT, "turns played", "turns", required=True),
         _column("valid_turns", _INT, "turns that could be read and whose action the environment takes", "turns"),
+        _column("failed_turns", _INT, "turns that needed something from outside that could not be had", "turns"),
         _column("action_tokens", _INT, "tokens the agent wrote", "tokens"),
         _column("tokens", _INT, "tokens of the whole episode, prompts included", "tokens"),
         _column("end", _TEXT, "why the episode ended"),
