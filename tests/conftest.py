@@ -35,6 +35,18 @@ def tiny_section() -> PolicySection:
 @pytest.fixture
 def policy(tiny_section: PolicySection) -> Policy:
     """A fresh tiny policy with spread-out (not uniform) next-token distributions."""
+    return _spread_out(tiny_section)
+
+
+@pytest.fixture
+def cased_policy(tiny_section: PolicySection) -> Policy:
+    """The same with a tokenizer that keeps capital letters, for tests of what is told word by word."""
+    made = _spread_out(tiny_section)
+    made.tokenizer.backend_tokenizer.normalizer = None
+    return made
+
+
+def _spread_out(tiny_section: PolicySection) -> Policy:
     made = load_policy(tiny_section, WORDS, seed=0)
     with torch.no_grad():
         for parameter in made.parameters:

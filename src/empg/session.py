@@ -42,7 +42,8 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
     texts = None
     if section.model == "tiny":
         environment = make_environment(recipe.environment, recipe.environment.train_split)
-        texts = corpus(environment, WORLDS[recipe.environment.id], CORPUS_EPISODES, (recipe.seed, CORPUS_KEY))
+        world = WORLDS[recipe.environment.id]
+        texts = corpus(environment, world, recipe.agent.form, CORPUS_EPISODES, (recipe.seed, CORPUS_KEY))
     policy = load_policy(section, texts, recipe.seed)
     if start is not None:
         policy.load_weights(start)

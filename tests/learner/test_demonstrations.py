@@ -81,8 +81,7 @@ def test_a_play_is_cut_before_it_passes_the_limit(agent: Agent) -> None:
 
 
 def test_a_corpus_is_what_is_read_and_written() -> None:
-    texts = corpus(WORLD, WORLDS["alfworld"], 3, (0,))
+    texts = corpus(WORLD, WORLDS["alfworld"], "react", 3, (0,))
     assert "Lamp 0 is lit. Task: press lamps." in texts
-    assert "0 is lit." in texts
-    assert "press 0" in texts
-    assert texts == corpus(WORLD, WORLDS["alfworld"], 3, (0,))
+    assert any(text.endswith("</think><action>press 0</action>") for text in texts)
+    assert texts == corpus(WORLD, WORLDS["alfworld"], "react", 3, (0,))

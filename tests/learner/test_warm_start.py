@@ -34,7 +34,7 @@ SHAPE = TinyModel(
 def started(
     episodes: int, history: str = "merged", seed: int = 0, world: Callable[[], Lamps] = WORLD, **sections: object
 ) -> tuple[Policy, Agent, list[dict[str, Any]]]:
-    texts = corpus(WORLD(), WORLDS["alfworld"], 10, (0,))
+    texts = corpus(WORLD(), WORLDS["alfworld"], "react", 10, (0,))
     policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu"), texts, seed)
     wanted = recipe(
         agent={"history": history},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,7 +64,30 @@ def test_phrases_shorten_a_text_within_the_vocabulary() -> None:
 _TOKENIZER = make_tokenizer(ROOM, 330, phrases=16)
 
 
-@given(st.lists(st.sampled_from([*find_phrases(ROOM, 16), *THINGS, " ", "\n", "é", "<think>", "1"]), max_size=12))
-def test_any_mixture_of_phrases_reads_back(parts: list[str]) -> None:
+PARTS = [*find_phrases(ROOM, 16), *THINGS, " ", "\n", "é", "<think>", "1", "[", "click[Mug]", "(", '"', "-", "_"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=12))
+def test_any_mixture_of_phrases_reads_back_in_lower_case(parts: list[str]) -> None:
     text = "".join(parts)
-    assert _TOKENIZER.decode(_TOKENIZER.encode(text)) == text
+    assert _TOKENIZER.decode(_TOKENIZER.encode(text)) == text.lower()
+
+
+TEXTS = ["click[Mug]", "(mug)", "a non-mug", '"mug"', "<action>mug</action>", "x\nmug", "$MUG."]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_word_is_cut_alike_after_a_mark_and_after_a_space(text: str) -> None:
+    word = _TOKENIZER.encode(" mug")
+    ids = _TOKENIZER.encode(text)
+    assert any(ids[place : place + len(word)] == word for place in range(len(ids)))
+    assert _TOKENIZER.decode(ids) == text.lower()
+
+
+def test_text_with_word_joiners_of_its_own_loses_them() -> None:
+    assert _TOKENIZER.decode(_TOKENIZER.encode("a\u2060b")) == "ab"
+
+
+def test_the_tags_of_a_turn_are_one_token_each() -> None:
+    bare = _TOKENIZER.encode(" mug") + _TOKENIZER.encode(" key")
+    assert len(_TOKENIZER.encode("<think>mug</think><action>key</action>")) == len(bare) + 4

@@ -6,6 +6,9 @@ from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import gymnasium
 
+# Among the admissible commands these stand for every search and for every answer, and are none themselves.
+SEARCH, ANSWER = "search[<your query>]", "answer[<your answer>]"
+
 
 class Info(TypedDict, total=False):
     """What `reset` and `step` return beside the observation. The first seven keys are always there."""

@@ -6,8 +6,9 @@ import random
 from dataclasses import dataclass
 
 from empg.agent.dialogue import Agent
+from empg.agent.parsing import FORMS
 from empg.agent.prompts import World, observation_text
-from empg.environments.base import Info, TextEnvironment
+from empg.environments.base import ANSWER, SEARCH, Info, TextEnvironment
 from empg.rollout.types import Episode, Turn
 
 
@@ -37,7 +38,7 @@ def demonstrate(environment: TextEnvironment, task: int, noise: float, key: tupl
     while True:
         decision = expert.act(observation, info)
         action = decision["action"]
-        admissible = info.get("admissible") or []
+        admissible = [command for command in info.get("admissible") or [] if command not in (SEARCH, ANSWER)]
         known.update(dict.fromkeys(admissible))
         slip = bool(admissible) and dice.random() < noise
         if slip:
@@ -71,12 +72,11 @@ def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Epi
     return episode, meant
 
 
-def corpus(environment: TextEnvironment, world: World, episodes: int, key: tuple[int, ...]) -> list[str]:
+def corpus(environment: TextEnvironment, world: World, form: str, episodes: int, key: tuple[int, ...]) -> list[str]:
     """Texts of the expert's `episodes` plays, to train a tokenizer on: observations and turns as they are read."""
     texts = []
     for index in range(episodes):
         for turn in demonstrate(environment, index % environment.num_tasks, 0.1, (*key, index)):
             texts.append(observation_text(world, turn.observation, turn.info, first=False))
-            texts.append(turn.thought)
-            texts.append(turn.action)
+            texts.append(FORMS[form].write(turn.thought, turn.action))
     return texts

@@ -1,12 +1,18 @@
-"""The tiny policy: a Llama of about a million parameters and a byte-level BPE of the world's own words."""
+"""The tiny policy: a Llama of about a million parameters and a byte-level BPE of the world's own words.
+
+A tiny policy lives from copying, and copies token by token. So a word is written in one way wherever it stands: in
+lower case, and after a bracket as after a space. The tokenizer reads "search[Solid wood]" as "search", "[" and a word
+joiner, " solid", " wood" and "]"; and it writes "search[solid wood]".
+"""
 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from empg.policy.phrases import find_phrases
@@ -17,34 +23,43 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _CONTROL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-_TAGS = ["<think>", "</think>", "<action>", "</action>"]  # one token each, but ordinary text when decoded
+_JOINER = "\u2060"  # says that the space after it is not there
+_MARKS = "\n" + "".join(sorted({*string.punctuation} - {*"_</"}))  # a word is written after these as after a space
+# One token each, but ordinary text when decoded. Words follow the opening ones.
+_TAGS = [f"<think>{_JOINER}", "</think>", f"<action>{_JOINER}", "</action>"]
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int, phrases: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on `texts`. Any text can be encoded.
+    """Train a byte-level BPE on `texts`. Any text can be encoded; it is decoded in lower case.
 
     The tags of a turn are one token each, and so are at most `phrases` phrases that the texts repeat all the time;
     they may take a quarter of the vocabulary's room for more than bytes.
     """
-    texts = list(texts)
+    glued = [(Regex(rf"{re.escape(mark)}(?=\w)"), f"{mark}{_JOINER} ") for mark in _MARKS]
+    normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), *(normalizers.Replace(pattern, content) for pattern, content in glued)]
+    )
+    texts = [normalizer.normalize_str(text) for text in texts]
     room = vocab_size - len(_CONTROL) - len(_TAGS) - 256
-    whole = find_phrases(texts, min(phrases, room // 4))
-    if whole:  # words are learned from what stands between the phrases
-        phrase = re.compile("|".join(re.escape(p) for p in sorted(whole, key=len, reverse=True)))
-        texts = [part for text in texts for part in phrase.split(text) if part]
+    whole = [phrase for phrase in find_phrases(texts, min(phrases, room // 4)) if phrase not in _TAGS]
+    one_token = re.compile("|".join(re.escape(part) for part in sorted((*_TAGS, *whole), key=len, reverse=True)))
+    words = [part for text in texts for part in one_token.split(text) if part]  # what is left to be learned
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # digits never merge into words: "cabinet 12" is two tokens
         [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace(f"{_JOINER} ", ""), decoders.Replace(_JOINER, "")]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(_TAGS) - len(whole),
         special_tokens=_CONTROL,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (*_TAGS, *whole)])
+    tokenizer.train_from_iterator(words, trainer)
+    tokenizer.add_tokens([AddedToken(part, special=False, normalized=True) for part in (*_TAGS, *whole)])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",

@@ -56,6 +56,11 @@ OBSERVATION = {"react": "list", "search_r1": "passages"}
 FORMS = tuple(OBSERVATION)
 
 
+@pytest.fixture
+def policy(cased_policy: Policy) -> Policy:
+    return cased_policy
+
+
 def setting(form: str, source: Source, policy: Policy, **options: object) -> tuple[DeepSearchEnv, Agent]:
     section = AgentSection(form=form)  # type: ignore[arg-type]
     agent = Agent.create("deepsearch", section, ChatFormat(policy.tokenizer))
@@ -100,7 +105,7 @@ def test_slips_stay_within_the_form(form: str, source: Source, policy: Policy) -
         slips += sum(turn.slip for turn in turns)
         episode, _ = as_episode(turns, agent, 10_000)
         assert len(episode.turns) == len(turns)
-    assert slips > 20
+    assert slips > 20 if form == "react" else not slips  # Search-R1 has no links to follow
 
 
 class Scripted:

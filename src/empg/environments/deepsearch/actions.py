@@ -6,11 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from empg.environments.base import ANSWER, SEARCH
 from empg.environments.deepsearch.world import Document
 
 MAX_TEXT = 500  # characters between the brackets
-SEARCH = "search[<your query>]"  # stands for every search among the admissible commands, and is none itself
-ANSWER = "answer[<your answer>]"  # likewise
 _FORM = re.compile(r"\s*(search|open|answer)\s*\[(.*)\]\s*", re.IGNORECASE | re.DOTALL)
 
 Verb = Literal["search", "open", "answer"]

@@ -323,7 +323,7 @@ def _supporting(record: Mapping[str, Any], answer: str) -> tuple[Hop, ...]:
     texts = {title: text.casefold() for title, text in _paragraphs(record)}
     titles.sort(key=lambda title: answer.casefold() in texts.get(title, ""))  # stable
     hops = []
-    for title, following in zip(titles, [*titles[1:], None], strict=True):
+    for title, following in zip(titles, [*titles, None][1:], strict=True):
         text = texts.get(title, "")
         value = next((said for said in (following, answer) if said is not None and said.casefold() in text), "")
         hops.append(Hop(title, title, value))

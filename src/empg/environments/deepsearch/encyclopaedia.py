@@ -11,11 +11,13 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, get_args
 
 from empg.environments.deepsearch import names
-from empg.environments.deepsearch.relations import RELATIONS, number
+from empg.environments.deepsearch.relations import RELATIONS, number, plainly
 from empg.environments.deepsearch.world import Document
 
+Wording = Literal["varied", "plain"]
 SHARES = {"person": 0.40, "town": 0.16, "company": 0.12, "book": 0.12, "film": 0.10, "river": 0.05, "award": 0.05}
 _TRADES = ("painter", "pilot", "doctor", "baker", "poet", "judge", "sailor", "singer", "farmer", "dancer")
 _NAME = {
@@ -50,20 +52,26 @@ class Encyclopaedia:
     """The entities by kind, and their pages."""
 
     by_kind: Mapping[str, tuple[Entity, ...]]
+    wording: Wording = "varied"
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
         """The pages, kind after kind."""
         entities = [entity for kind in SHARES for entity in self.by_kind[kind]]
-        return tuple(Document(f"page-{row}", e.title, _page(e, row)) for row, e in enumerate(entities))
+        return tuple(Document(f"page-{row}", e.title, _page(e, row, self.wording)) for row, e in enumerate(entities))
 
 
-def make_encyclopaedia(pages: int = 2_000, seed: int = 0) -> Encyclopaedia:
+def make_encyclopaedia(pages: int = 2_000, seed: int = 0, wording: Wording = "varied") -> Encyclopaedia:
     """Make `pages` pages; the same arguments make the same ones everywhere.
 
+    A page states a fact in one of several ways, or with `wording="plain"` always as "The employer is Oak Mills.", which
+    a small model learns to quote.
+
     Raises:
-        ValueError: `pages` is less than 50, too few for every kind of question.
+        ValueError: `pages` is less than 50, too few for every kind of question; or there is no such wording.
     """
+    if wording not in get_args(Wording):
+        raise ValueError(f"wording={wording!r}: one of {', '.join(get_args(Wording))}")
     if pages < _SMALLEST:
         raise ValueError(f"pages={pages}: at least {_SMALLEST}")
     dice = random.Random(f"encyclopaedia {seed}")
@@ -74,7 +82,7 @@ def make_encyclopaedia(pages: int = 2_000, seed: int = 0) -> Encyclopaedia:
     everyone = [entity for kind in SHARES for entity in by_kind[kind]]
     _tell_apart(everyone)
     _give_aliases(everyone, dice)
-    return Encyclopaedia(by_kind)
+    return Encyclopaedia(by_kind, wording)
 
 
 def _named(kind: str, count: int, dice: random.Random) -> list[Entity]:
@@ -150,13 +158,14 @@ def _give_aliases(entities: list[Entity], dice: random.Random) -> None:
             entity.alias = alias
 
 
-def _page(entity: Entity, row: int) -> str:
+def _page(entity: Entity, row: int, wording: Wording) -> str:
     what = f"{entity.name} is a {entity.trade or entity.kind}."
     parts = [what.replace(" a award", " an award")]
     if entity.alias:
         parts.append(f"Also called {entity.alias}.")
     for place, relation in enumerate(RELATIONS):
         if relation.name in entity.facts and relation.kind == entity.kind:
-            wording = relation.sentences[(row * 7 + place * 3) % len(relation.sentences)]
-            parts.append(wording.format(n=entity.name, v=entity.value(relation.name)))
+            value = entity.value(relation.name)
+            varied = relation.sentences[(row * 7 + place * 3) % len(relation.sentences)]
+            parts.append(plainly(relation.name, value) if wording == "plain" else varied.format(n=entity.name, v=value))
     return " ".join(parts)

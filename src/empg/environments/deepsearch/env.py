@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 
 import gymnasium
 
-from empg.environments.base import Expert, Info, TextEnvironment
+from empg.environments.base import ANSWER, SEARCH, Expert, Info, TextEnvironment
 from empg.environments.deepsearch import pages
-from empg.environments.deepsearch.actions import ANSWER, SEARCH, Command, folded, open_command, page_name, parse_command
+from empg.environments.deepsearch.actions import Command, folded, open_command, page_name, parse_command
 from empg.environments.deepsearch.expert import SearchingExpert
 from empg.environments.deepsearch.sources import Source, open_source
 from empg.environments.deepsearch.world import Document, Question, RetrievalError

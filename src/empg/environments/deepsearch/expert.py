@@ -63,8 +63,10 @@ class SearchingExpert:
         return Decision(thought=aim, action=_search(hop.title if self._tried == 2 and hop.title else hop.query))
 
     def _facts(self) -> str:
-        needed = self._known[-1:] if self._chain else self._known
-        return "".join(f"{hop.query}: {hop.value}. " for hop in needed if hop.value)
+        """What the next step needs: of a chain the last fact, as a page might say it; of branches all, and of whom."""
+        if self._chain:
+            return "".join(f"{hop.fact or f'{hop.query}: {hop.value}.'} " for hop in self._known[-1:] if hop.value)
+        return "".join(f"{hop.query}: {hop.value}. " for hop in self._known if hop.value)
 
     def _reads(self, hop: Hop) -> bool:
         """Whether the last observation shows the page of a hop."""

@@ -35,10 +35,13 @@ _PLACE_ENDS = _words("""
     mouth ness port stead stow ton wall well wick worth
 """)
 _RIVER_BEGINS = _words("""
-    Al Ar Be Bra Co Da Do El Fa Fi Ga Ho Is Ka Le Lo Ma Mi Na Ne Or Pa Ra Re Sa Si Ta Te Ul Va Ve Zi
+    Al Bra Do El Fa Ga Is Ka Lo Ne Or Pa Sa Te Ul Zi
 """)
 _RIVER_ENDS = _words("""
-    ban dra kel la len lin mar mun na nor ra rel ren ro sa sen sel ta tar va ver vin
+    ban dra kel lin mar mun nor ren sel tar ver vin
+""")
+_RIVER_KINDS = _words("""
+    Black Cold Great Little Lower North South Upper
 """)
 _COMPANY_ENDS = _words("""
     Bank Boats Cement Dairy Energy Foods Glass Looms Mills Mines Motors Paper Press Rail Steel Tools
@@ -69,9 +72,9 @@ def town(dice: random.Random) -> str:
 
 
 def river(dice: random.Random) -> str:
-    """Two or three syllables."""
-    middle = dice.choice(_RIVER_ENDS) if dice.random() < 0.5 else ""
-    return dice.choice(_RIVER_BEGINS) + middle + dice.choice(_RIVER_ENDS)
+    """Two syllables; two in three say which of those that share them."""
+    kind = f"{dice.choice(_RIVER_KINDS)} " if dice.random() < 2 / 3 else ""
+    return f"{kind}{dice.choice(_RIVER_BEGINS)}{dice.choice(_RIVER_ENDS)}"
 
 
 def company(dice: random.Random) -> str:

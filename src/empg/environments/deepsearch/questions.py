@@ -14,11 +14,11 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, Entity
-from empg.environments.deepsearch.relations import INVERSE, RELATION, RELATIONS, number
+from empg.environments.deepsearch.relations import INVERSE, RELATION, RELATIONS, number, plainly
 from empg.environments.deepsearch.world import Hop, Question
 
 SPLITS = ("train", "valid_id", "valid_ood")
@@ -151,7 +151,7 @@ def _bridge(composition: Composition, root: Entity, split: str, dice: random.Ran
     mention = root.title
     if root.alias and int(_digest(composition, root.title)[2:4], 16) % 2:
         mention = root.alias
-        hops[0] = Hop(f"{mention} {composition.relations[0]}", hops[0].title, hops[0].value)
+        hops[0] = replace(hops[0], query=f"{mention} {composition.relations[0]}")
     inner = mention
     for name in composition.relations[:-1]:
         inner = f"the {name} of {inner}"
@@ -205,7 +205,10 @@ def _hops(root: Entity, relations: tuple[str, ...]) -> list[Hop] | None:
     if not passed or relations[-1] not in passed[-1].facts:
         return None
     titles = [entity.title for entity in passed]
-    hops = [Hop(f"{e.title} {name}", e.title, e.value(name)) for e, name in zip(passed, relations, strict=True)]
+    hops = [
+        Hop(f"{e.title} {name}", e.title, e.value(name), plainly(name, e.value(name)))
+        for e, name in zip(passed, relations, strict=True)
+    ]
     # A chain that comes back to an entity would be answered by a page that was read, or by the question.
     return hops if len({*titles, hops[-1].value}) == len(titles) + 1 else None
 

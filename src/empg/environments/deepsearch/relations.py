@@ -20,7 +20,8 @@ class Relation:
     question: str
 
 
-# The years keep order: whoever founds, writes, directs or wins was born before, and a book is older than its films.
+# Quantities are round, for few tokens. The years keep order: whoever founds, writes, directs or wins was born before,
+# and a book is older than its films.
 RELATIONS = (
     Relation("birthplace", "person", "town",
              ("The birthplace of {n} is {v}.", "{n} was born in {v}."), "Where was {x} born?"),
@@ -34,7 +35,7 @@ RELATIONS = (
              ("The mayor of {n} is {v}.", "Its mayor is {v}."), "Who is the mayor of {x}?"),
     Relation("river", "town", "river",
              ("The river of {n} is the {v}.", "It lies on the river {v}."), "Which river does {x} lie on?"),
-    Relation("population", "town", range(100, 100_000),
+    Relation("population", "town", range(500, 100_000, 500),
              ("The population of {n} is {v}.", "It has a population of {v}."), "How many people live in {x}?"),
     Relation("founder", "company", "person",
              ("The founder of {n} is {v}.", "Its founder is {v}."), "Who founded {x}?"),
@@ -54,7 +55,7 @@ RELATIONS = (
     Relation("release year", "film", range(1990, 2020),
              ("The release year of {n} is {v}.", "It was released in the year {v}."),
              "In which year was {x} released?"),
-    Relation("length", "river", range(20, 2_000),
+    Relation("length", "river", range(20, 2_000, 20),
              ("The length of the {n} is {v} km.", "It has a length of {v} km."), "How many km long is {x}?"),
     Relation("mouth", "river", "town",
              ("The mouth of the {n} is at {v}.", "It reaches the sea at {v}."), "Where does {x} reach the sea?"),
@@ -70,3 +71,8 @@ INVERSE = ("mouth", "river")  # a river's mouth lies on that river: this chain s
 def number(relation: str, value: int) -> str:
     """A number in words of a page: years plainly, quantities with commas."""
     return str(value) if relation.endswith("year") else f"{value:,}"
+
+
+def plainly(relation: str, value: str) -> str:
+    """A fact in a sentence that is alike for all relations."""
+    return f"The {relation} is {value}."

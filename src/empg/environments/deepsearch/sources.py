@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from empg.environments.deepsearch.datasets import documents_of, load_questions
-from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, make_encyclopaedia
+from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, Wording, make_encyclopaedia
 from empg.environments.deepsearch.questions import KINDS, SPLITS, make_questions
 from empg.environments.deepsearch.realworld import KINDS as COUNTRY_KINDS
 from empg.environments.deepsearch.realworld import country_pages, make_country_questions
@@ -47,6 +47,7 @@ def open_source(
     *,
     world: World = "encyclopaedia",
     pages: int = 2_000,
+    wording: Wording = "varied",
     seed: int = 0,
     kinds: Sequence[str] | None = None,
     retriever: str = "bm25",
@@ -63,6 +64,7 @@ def open_source(
             which a local retriever searches the paragraphs that come with the questions, of all splits.
         world: "encyclopaedia", made up; or "countries", real text of the World Factbook, see `realworld`.
         pages: of the encyclopaedia.
+        wording: of its facts: "varied", or "plain" for small models, see `make_encyclopaedia`.
         seed: of the encyclopaedia, and of the questions about either world.
         kinds: which kinds of questions; None takes all.
         retriever: see `open_search`.
@@ -86,8 +88,8 @@ def open_source(
         questions = _country_questions(seed, chosen)
         searched = _country_search(*how)
     elif data is None:
-        questions = _generated_questions(pages, seed, chosen)
-        searched = _generated_search(pages, seed, *how)
+        questions = _generated_questions(pages, wording, seed, chosen)
+        searched = _generated_search(pages, wording, seed, *how)
     else:
         files, corpus = _read_places(data)
         questions = _file_questions(files, chosen)
@@ -152,19 +154,21 @@ class _Splits(Mapping[str, Sequence[Question]]):
 
 
 @lru_cache(4)
-def _encyclopaedia(pages: int, seed: int) -> Encyclopaedia:
-    return make_encyclopaedia(pages, seed)
+def _encyclopaedia(pages: int, wording: Wording, seed: int) -> Encyclopaedia:
+    return make_encyclopaedia(pages, seed, wording)
 
 
 @lru_cache(8)
-def _generated_questions(pages: int, seed: int, kinds: tuple[str, ...] | None) -> _Splits:
-    world = _encyclopaedia(pages, seed)
+def _generated_questions(pages: int, wording: Wording, seed: int, kinds: tuple[str, ...] | None) -> _Splits:
+    world = _encyclopaedia(pages, wording, seed)
     return _Splits({split: partial(make_questions, world, split, kinds=kinds or KINDS, seed=seed) for split in SPLITS})
 
 
 @lru_cache(4)
-def _generated_search(pages: int, seed: int, retriever: str, encoder: str | None, cache: str | None) -> Searched:
-    documents = _encyclopaedia(pages, seed).documents
+def _generated_search(
+    pages: int, wording: Wording, seed: int, retriever: str, encoder: str | None, cache: str | None
+) -> Searched:
+    documents = _encyclopaedia(pages, wording, seed).documents
     corpus = Corpus(lambda: documents, partial(fingerprint_documents, documents))
     return open_search(retriever, corpus, *_folders(encoder, cache))
 

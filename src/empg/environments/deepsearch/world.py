@@ -21,12 +21,14 @@ class Hop:
     """One step of the reasoning that answers a question: what to search for, where it stands, what it yields.
 
     `query` is what one would search for, knowing the question and the values of the hops before. `title` is the page
-    that states the fact and `value` the fact's object as the page words it.
+    that states the fact and `value` the fact's object as the page words it. `fact` says it in a sentence, to be
+    quoted; empty where the data has none.
     """
 
     query: str
     title: str
     value: str
+    fact: str = ""
 
 
 @dataclass(frozen=True, slots=True)

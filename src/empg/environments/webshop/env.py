@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import gymnasium
 import numpy as np
 
-from empg.environments.base import Expert, Info, TextEnvironment
+from empg.environments.base import SEARCH, Expert, Info, TextEnvironment
 from empg.environments.webshop import pages
 from empg.environments.webshop.catalogue import Catalogue, make_catalogue
 from empg.environments.webshop.expert import ShoppingExpert
@@ -26,7 +26,6 @@ from empg.environments.webshop.world import Goal, Page, State
 Observation = Literal["text", "text_rich"]
 Reward = Literal["score", "binary"]
 PRODUCTS = 1_000  # of the generated shop
-SEARCH = "search[<your query>]"  # stands for every search among the admissible commands
 
 
 class WebShopEnv(TextEnvironment):

@@ -1,8 +1,8 @@
 """An expert that shops like a careful person told exactly what is wanted, and thinks aloud in a line.
 
 It knows the goal's attributes and options as the reward does, and of the products what it has read on this visit:
-titles and prices among the results, options on the item's page, features on theirs. Its thought always says the aim
-again and what is chosen, because a small model copies over short distances far better than it remembers.
+titles and prices among the results, options on the item's page, features on theirs. Its thoughts say what decided:
+what is missing, what is chosen, what comes next.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class ShoppingExpert:
         self._read: set[str] = set()  # asins whose features were read
         self._queries = _queries(goal)
         self._asked = 0
-        self._aim = _aim(goal)
 
     def act(self, observation: str, info: Info) -> Decision:
         """The next thought and command."""
@@ -41,7 +40,7 @@ class ShoppingExpert:
             thought, action = self._judge()
         else:
             thought, action = "Done", f"click[{BACK}]"
-        return Decision(thought=f"{self._aim}. {thought}.", action=action)
+        return Decision(thought=f"{thought}.", action=action)
 
     # ---- what to do ------------------------------------------------------------------------------------------------
 
@@ -58,7 +57,7 @@ class ShoppingExpert:
         if fitting:
             # A title that says everything spares reading the features.
             best = min(fitting, key=lambda product: len(self._missing(product)))
-            return f"{best.asin} fits", f"click[{best.asin}]"
+            return "This fits", f"click[{best.asin}]"
         seen = self._state.number * self._shop.rules.results_per_page
         if seen < results.total and self._state.number < _MAX_PAGES:
             return "None fits. Look on", f"click[{NEXT}]"
@@ -68,12 +67,14 @@ class ShoppingExpert:
     def _weigh(self) -> tuple[str, str]:
         """On an item's page: leave it, read on, choose the next option, or buy."""
         product, chosen = self._shop.product(self._state), self._state.options
-        wanted = [(name, self._value(product, name, value)) for name, value in self._goal.options]
-        if not self._looks_right(product) or any(value is None for _, value in wanted):
+        wanted = [(value, self._value(product, name, value)) for name, value in self._goal.options]
+        lacking = [asked for asked, value in wanted if value is None]
+        if lacking or not self._looks_right(product):
             self._rejected.add(product.asin)
-            return "This has not all. Go back", f"click[{PREVIOUS}]"
-        if self._missing(product) and product.asin not in self._read:
-            return "Read the features", "click[Features]"
+            return f"This lacks {lacking[0] if lacking else 'something'}. Go back", f"click[{PREVIOUS}]"
+        missing = self._missing(product)
+        if missing and product.asin not in self._read:
+            return f"Has it {missing[0]}? Read the features", "click[Features]"
         done = f"Chosen: {', '.join(chosen.values()) or 'nothing'}"
         for _, value in wanted:
             if value not in chosen.values():
@@ -109,14 +110,6 @@ class ShoppingExpert:
         values = [value for own, values in product.options.items() if name in (None, own) for value in values]
         fitting = [value for value in values if meets_option(value, name, wanted)]
         return max(fitting, key=lambda value: (value == wanted, similarity(value, wanted)), default=None)
-
-
-def _aim(goal: Goal) -> str:
-    """What is wanted, in as few words as say it all."""
-    parts = [f"Aim: {', '.join(goal.attributes)} {goal.query}", *(value for _, value in goal.options)]
-    if goal.price_upper < 1000:
-        parts.append(f"under {goal.price_upper:.0f}")
-    return "; ".join(parts)
 
 
 def _queries(goal: Goal) -> list[str]:

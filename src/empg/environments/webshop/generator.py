@@ -7,6 +7,7 @@ made from the first three. So a good search is not enough: whoever buys its firs
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ INSTRUCTION_SHARE = 0.8  # of the products that are nobody's dearer twin
 FROM_BULLET_SHARE = 0.3  # of the instructions: ask for the attribute that the title does not have
 _DEARER = (55, 90)  # dollars above the family's price; the bounds of the others end below
 _ASIN_SYLLABLES = tuple(f"{c}{v}" for c in "BDFGHJKLMNPRSTVWXYZC" for v in "AEIOU")
+_ASIN_WORDS = len(_ASIN_SYLLABLES) ** 2
 
 
 def generate(count: int, seed: int = 0) -> Iterator[Product]:
@@ -34,8 +36,8 @@ def generate(count: int, seed: int = 0) -> Iterator[Product]:
     Raises:
         ValueError: `count` is not positive or more than there are asins (100 million).
     """
-    if not 1 <= count <= len(_ASIN_SYLLABLES) ** 4:
-        raise ValueError(f"products={count}: from 1 to {len(_ASIN_SYLLABLES) ** 4:,}")
+    if not 1 <= count <= _ASIN_WORDS**2:
+        raise ValueError(f"products={count}: from 1 to {_ASIN_WORDS**2:,}")
     report = LoadReport()
     for number in range(count):
         record, extra = make_record(number, seed)
@@ -74,15 +76,20 @@ def make_record(number: int, seed: int = 0) -> tuple[dict[str, Any], dict[str, A
 
 
 def asin(number: int, seed: int = 0) -> str:
-    """The asin of a product: "B0" and four syllables, which a small model copies more easily than random letters."""
-    base = len(_ASIN_SYLLABLES)
-    # A bijection on [0, base**4): the factor is odd and no multiple of 5, and base is 100.
-    code = (number * 61_803_399 + random.Random(f"webshop/{seed}/asin").randrange(base**4)) % base**4
-    syllables = []
-    for _ in range(4):
-        code, digit = divmod(code, base)
-        syllables.append(_ASIN_SYLLABLES[digit])
-    return "B0" + "".join(syllables)
+    """The asin of a product: "B0" and two words of two syllables.
+
+    Products with low numbers share few words (1,000 products have 32 for each place), so that a small model's tokenizer
+    knows them whole and copies an asin in a few tokens.
+    """
+    shell = math.isqrt(number)
+    past = number - shell * shell
+    places = (past, shell) if past < shell else (shell, past - shell)  # every pair once, the smallest first
+    words = []
+    for place, which in enumerate(places):
+        # A bijection: the factor is odd and no multiple of 5, and there are 100 ** 2 words.
+        code = (which * 6_181 + random.Random(f"webshop/{seed}/asin/{place}").randrange(_ASIN_WORDS)) % _ASIN_WORDS
+        words.append("".join(_ASIN_SYLLABLES[digit] for digit in divmod(code, len(_ASIN_SYLLABLES))))
+    return "B0" + "".join(words)
 
 
 @dataclass(frozen=True, slots=True)
