@@ -13,10 +13,9 @@ from smallworld import BRIDGE, DOCUMENTS, exact
 from empg.environments.base import Expert, TextEnvironment
 from empg.environments.deepsearch import DeepSearchEnv
 from empg.environments.deepsearch.actions import MAX_TEXT, Command, parse_command
-from empg.environments.deepsearch.env import State
 from empg.environments.deepsearch.pages import CUT, HINT, NO_PAGE, NOTHING, PASSAGES_HINT, WORD, beginning, failed
 from empg.environments.deepsearch.sources import Source
-from empg.environments.deepsearch.world import Document, Hit, RetrievalError
+from empg.environments.deepsearch.world import Document, Hit, RetrievalError, State
 
 
 @pytest.fixture

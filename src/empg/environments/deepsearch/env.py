@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Literal, get_args
 
 import gymnasium
@@ -16,27 +16,10 @@ from empg.environments.deepsearch import pages
 from empg.environments.deepsearch.actions import Command, folded, open_command, page_name, parse_command
 from empg.environments.deepsearch.expert import SearchingExpert
 from empg.environments.deepsearch.sources import Source, open_source
-from empg.environments.deepsearch.world import Document, Question, RetrievalError
+from empg.environments.deepsearch.world import Document, Question, RetrievalError, State
 
 Observation = Literal["list", "passages"]
 Reward = Literal["binary", "score"]
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Where an episode is.
-
-    Attributes:
-        listed: the results of the last search.
-        page: what the last observation shows whole, if it shows a page.
-        answer: set by the turn that ends the episode.
-        steps: turns taken.
-    """
-
-    listed: tuple[Document, ...] = ()
-    page: Document | None = None
-    answer: str | None = None
-    steps: int = 0
 
 
 class DeepSearchEnv(TextEnvironment):
@@ -160,7 +143,7 @@ class DeepSearchEnv(TextEnvironment):
 
     def expert(self) -> Expert:
         """A fresh expert for the episode that was just reset."""
-        return SearchingExpert(self)
+        return SearchingExpert(self.question, lambda: self.state, opens=self.opens)
 
     def _do(self, command: Command | None) -> tuple[str, bool]:
         """The observation, and whether the command was understood."""

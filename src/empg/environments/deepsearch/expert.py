@@ -8,25 +8,28 @@ remembers, finds the next query's words in what it has just read or written.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from empg.environments.base import Decision, Info
 from empg.environments.deepsearch.actions import folded, open_command
-from empg.environments.deepsearch.world import Document, Hop
-
-if TYPE_CHECKING:
-    from empg.environments.deepsearch.env import DeepSearchEnv
+from empg.environments.deepsearch.world import Document, Hop, Question, State
 
 _TRIES = 3  # by the query, by the title, and by opening the title unseen; then the hop is given up
 _PATIENCE = 10  # turns for one hop, those that slipped among them
 
 
 class SearchingExpert:
-    """Plays one episode, looking at the state of `environment` as it changes."""
+    """Plays one episode.
 
-    def __init__(self, environment: DeepSearchEnv) -> None:
-        self._environment = environment
-        self._hops = environment.question.hops
+    Args:
+        question: with its chain.
+        look: gives the present state.
+        opens: pages are to be opened; else a search shows them whole.
+    """
+
+    def __init__(self, question: Question, look: Callable[[], State], *, opens: bool) -> None:
+        self._question, self._look, self._opens = question, look, opens
+        self._hops = question.hops
         # In a chain each value leads to the next, and no other is needed again; of branches all are compared at last.
         pairs = zip(self._hops, self._hops[1:], strict=False)
         self._chain = all(hop.value.casefold() in following.query.casefold() for hop, following in pairs)
@@ -45,20 +48,20 @@ class SearchingExpert:
                 self._turns += 1
                 return self._seek(hop)
             self._past, self._tried, self._turns = self._past + 1, 0, 0
-        if not self._hops and not self._environment.state.steps:
-            question = self._environment.question.text
+        if not self._hops and not self._look().steps:
+            question = self._question.text
             return Decision(thought="Search the question.", action=_search(question))
-        answer = self._environment.question.answers[0]
+        answer = self._question.answers[0]
         return Decision(thought=f"{self._facts()}Answer {answer}.", action=f"answer[{answer}]")
 
     def _seek(self, hop: Hop) -> Decision:
         """Open the page of a hop if it is listed; else search for it, in other words each time."""
         aim = f"{self._facts()}Find {hop.query}."
         listed = self._listed(hop) if self._tried else None  # what an earlier hop's search listed is far away by now
-        if listed is not None and self._environment.opens:
+        if listed is not None and self._opens:
             return Decision(thought=aim, action=open_command(listed))
         self._tried += 1
-        if self._tried == _TRIES and self._environment.opens and hop.title:
+        if self._tried == _TRIES and self._opens and hop.title:
             return Decision(thought=aim, action=f"open[{hop.title}]")
         return Decision(thought=aim, action=_search(hop.title if self._tried == 2 and hop.title else hop.query))
 
@@ -70,13 +73,13 @@ class SearchingExpert:
 
     def _reads(self, hop: Hop) -> bool:
         """Whether the last observation shows the page of a hop."""
-        if not self._environment.opens:
+        if not self._opens:
             return self._listed(hop) is not None
-        page = self._environment.state.page
+        page = self._look().page
         return page is not None and folded(page.title) == folded(hop.title)
 
     def _listed(self, hop: Hop) -> Document | None:
-        return next((d for d in self._environment.state.listed if folded(d.title) == folded(hop.title)), None)
+        return next((d for d in self._look().listed if folded(d.title) == folded(hop.title)), None)
 
 
 def _search(query: str) -> str:

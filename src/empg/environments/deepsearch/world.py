@@ -49,6 +49,23 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """Where an episode is.
+
+    Attributes:
+        listed: the results of the last search.
+        page: what the last observation shows whole, if it shows a page.
+        answer: set by the turn that ends the episode.
+        steps: turns taken.
+    """
+
+    listed: tuple[Document, ...] = ()
+    page: Document | None = None
+    answer: str | None = None
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A document that a search found; higher scores are better, and comparable within one search only."""
 

@@ -6,7 +6,6 @@ that an agent would give (POST), after which the browser is sent back to the pag
 
 from __future__ import annotations
 
-import asyncio
 import random
 import secrets
 from collections import OrderedDict
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-import uvicorn
 from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -27,6 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from empg.environments.base import Decision
+from empg.environments.serving import serve_app
 from empg.environments.webshop import recording
 from empg.environments.webshop.env import WebShopEnv
 from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
@@ -183,20 +182,7 @@ def serve(
     Raises:
         OSError: the port is taken.
     """
-    app = make_app(environment, record_to)
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off", ws="none")
-    socket = config.bind_socket()
-    server = uvicorn.Server(config)
-
-    async def run() -> None:
-        serving = asyncio.create_task(server.serve(sockets=[socket]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        if ready is not None and server.started:
-            ready(f"http://127.0.0.1:{socket.getsockname()[1]}/")
-        await serving
-
-    asyncio.run(run())
+    serve_app(make_app(environment, record_to), "127.0.0.1", port, ready)
 
 
 class _FormTooLong(Exception):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -17,6 +15,7 @@ from starlette.routing import Route
 
 from empg.environments.deepsearch.retrieval.query import MAX_HITS, MAX_QUERY, clean_text
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError, Retriever
+from empg.environments.serving import serve_app
 
 MAX_BODY = 4 << 20  # bytes
 MAX_QUERIES = 512  # in one request
@@ -62,21 +61,7 @@ def serve(
     Raises:
         OSError: the port is taken.
     """
-    config = uvicorn.Config(
-        retriever_app(retriever), host=host, port=port, log_level="warning", lifespan="off", ws="none"
-    )
-    socket = config.bind_socket()
-    server = uvicorn.Server(config)
-
-    async def run() -> None:
-        serving = asyncio.create_task(server.serve(sockets=[socket]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        if ready is not None and server.started:
-            ready(f"http://{host}:{socket.getsockname()[1]}")
-        await serving
-
-    asyncio.run(run())
+    serve_app(retriever_app(retriever), host, port, ready)
 
 
 @dataclass(frozen=True, slots=True)

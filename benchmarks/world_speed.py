@@ -1,0 +1,77 @@
+"""Steps per second of a world in one process: random play, and the expert with its thinking.
+
+python benchmarks/world_speed.py webshop products=10000
+python benchmarks/world_speed.py deepsearch observation=passages retriever=tantivy
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+
+import yaml
+
+from empg.environments.base import ANSWER, SEARCH, TextEnvironment
+from empg.recipe import EnvironmentSection
+from empg.rollout.worlds import make_environment
+
+Play = Callable[[TextEnvironment, int, random.Random], int]
+SEARCHES = {"alfworld": 0.0, "webshop": 0.15, "deepsearch": 0.5}  # of the turns of random play
+
+
+def random_play(often: float, environment: TextEnvironment, task: int, dice: random.Random) -> int:
+    """Searches are written as an agent would: some words of the task. Most of them are new."""
+    _, info = environment.reset(options={"task": task})
+    steps, over = 0, False
+    while not over:
+        words = info["task"].split()
+        search = f"search[{' '.join(dice.sample(words, min(6, len(words))))}]"
+        others = [command for command in info["admissible"] or [] if command not in (SEARCH, ANSWER)]
+        action = search if not others or dice.random() < often else dice.choice(others)
+        _, _, terminated, truncated, info = environment.step(action)
+        steps, over = steps + 1, terminated or truncated
+    return steps
+
+
+def expert_play(environment: TextEnvironment, task: int, dice: random.Random) -> int:
+    observation, info = environment.reset(options={"task": task})
+    expert = environment.expert()
+    steps, over = 0, False
+    while not over:
+        observation, _, terminated, truncated, info = environment.step(expert.act(observation, info)["action"])
+        steps, over = steps + 1, terminated or truncated
+    return steps
+
+
+def measure(environment: TextEnvironment, play: Play, seconds: float) -> tuple[float, float]:
+    """Steps and episodes per second."""
+    dice, steps, episodes = random.Random(0), 0, 0
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        steps += play(environment, dice.randrange(environment.num_tasks), dice)
+        episodes += 1
+    passed = time.perf_counter() - begun
+    return steps / passed, episodes / passed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("world", choices=sorted(SEARCHES))
+    parser.add_argument("options", nargs="*", help="of the environment, as key=value")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each kind of play")
+    arguments = parser.parse_args()
+    options = {key: yaml.safe_load(value) for key, _, value in (option.partition("=") for option in arguments.options)}
+    begun = time.perf_counter()
+    environment = make_environment(EnvironmentSection(id=arguments.world, options=options), "train")
+    ready = time.perf_counter() - begun
+    print(f"{arguments.world} {options or ''}: {environment.num_tasks:,} tasks, ready in {ready:.2f} s")
+    for name, play in (("random play", partial(random_play, SEARCHES[arguments.world])), ("expert", expert_play)):
+        steps, episodes = measure(environment, play, arguments.seconds)
+        print(f"{name:12} {steps:8,.0f} steps/s  {episodes:6,.0f} episodes/s")
+
+
+if __name__ == "__main__":
+    main()
