@@ -98,7 +98,7 @@ class WarmStartSection(Section):
     """Supervised training on the expert's episodes, before any reinforcement learning."""
 
     episodes: int = Field(4000, ge=1)
-    noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn's action is random, the expert recovers")
+    noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn goes wrong, and the expert recovers")
     imitate_slips: bool = Field(False, description="learn the random actions too, as from a careless demonstrator")
     episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from nothing")

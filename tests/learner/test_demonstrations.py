@@ -85,3 +85,21 @@ def test_a_corpus_is_what_is_read_and_written() -> None:
     assert "Lamp 0 is lit. Task: press lamps." in texts
     assert any(text.endswith("</think><action>press 0</action>") for text in texts)
     assert texts == corpus(WORLD, WORLDS["alfworld"], "react", 3, (0,))
+
+
+def test_half_of_the_slips_are_another_moment_s_thought_and_command() -> None:
+    turns = [turn for key in range(100) for turn in demonstrate(WORLD, 0, 0.3, (key,))]
+    slips = [turn for turn in turns if turn.slip]
+    misjudged = [turn for turn in slips if turn.thought[0] not in turn.observation]
+    assert {(turn.thought, turn.action) for turn in misjudged} <= {(f"{n} is lit.", f"press {n}") for n in (0, 2, 4)}
+    assert 0.3 < len(misjudged) / len(slips) < 0.7
+
+
+def test_no_slip_ends_an_episode() -> None:
+    """Where every command ends it, the expert's own does."""
+    world = Lamps("win:1", "lose:2")
+    for task, length in ((0, 1), (1, 2)):
+        for key in range(20):
+            turns = demonstrate(world, task, 0.9, (key,))
+            assert len(turns) == length
+            assert not turns[-1].slip

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from empg.agent.dialogue import Agent
 from empg.agent.parsing import FORMS
 from empg.agent.prompts import World, observation_text
-from empg.environments.base import ANSWER, SEARCH, Info, TextEnvironment
+from empg.environments.base import ANSWER, SEARCH, Decision, Info, TextEnvironment
 from empg.rollout.types import Episode, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstrated:
-    """One turn of the expert: what it saw, what it said and did. A slip is a random action."""
+    """One turn of the expert: what it saw, what it said and did. A slip went wrong on purpose."""
 
     observation: str
     info: Info
@@ -24,31 +24,54 @@ class Demonstrated:
 
 
 def demonstrate(environment: TextEnvironment, task: int, noise: float, key: tuple[int, ...]) -> list[Demonstrated]:
-    """Let the expert play a task.
+    """Let the expert play a task, and slip now and then.
 
-    With probability `noise` a turn's command is replaced: by a random admissible one, or by one that could be given
-    earlier and cannot now. So the policy learns to come back from its own mistakes, and what "nothing happened" means
-    for what it holds. The same `key` gives the same play.
+    With probability `noise` a turn goes wrong (unless that would end the episode). Half of these slips are of the hand:
+    a random command that is admissible, or was and is not now. The others are of the mind: thought and command belong
+    to another moment of the expert's play, such as taking what was not found yet. So the policy reads its own mistakes,
+    and learns from what the expert does next to come back from them. The same `key` gives the same play.
     """
     dice = random.Random(repr(key))
     observation, info = environment.reset(options={"task": task})
+    plan = _undisturbed(environment.clone(), observation, info) if noise else []
     expert = environment.expert()
     turns = []
     known: dict[str, None] = {}  # every command that was admissible so far, in order
     while True:
-        decision = expert.act(observation, info)
-        action = decision["action"]
+        said = expert.act(observation, info)
         admissible = [command for command in info.get("admissible") or [] if command not in (SEARCH, ANSWER)]
         known.update(dict.fromkeys(admissible))
-        slip = bool(admissible) and dice.random() < noise
-        if slip:
-            now = set(admissible)
-            stale = [command for command in known if command not in now]
-            action = dice.choice(stale if stale and dice.random() < 0.5 else admissible)
-        turns.append(Demonstrated(observation, info, decision["thought"], action, slip))
-        observation, _, terminated, truncated, info = environment.step(action)
+        wrong = _wrong(said, plan, admissible, known, dice) if dice.random() < noise else None
+        slip = wrong is not None and not environment.clone().step(wrong["action"])[2]
+        done = wrong if slip and wrong is not None else said
+        turns.append(Demonstrated(observation, info, done["thought"], done["action"], slip))
+        observation, _, terminated, truncated, info = environment.step(done["action"])
         if terminated or truncated:
             return turns
+
+
+def _undisturbed(environment: TextEnvironment, observation: str, info: Info) -> list[Decision]:
+    """What the expert says when nothing goes wrong."""
+    expert, plan = environment.expert(), []
+    over = False
+    while not over:
+        plan.append(expert.act(observation, info))
+        observation, _, terminated, truncated, info = environment.step(plan[-1]["action"])
+        over = terminated or truncated
+    return plan
+
+
+def _wrong(
+    right: Decision, plan: list[Decision], admissible: list[str], known: dict[str, None], dice: random.Random
+) -> Decision | None:
+    """Something else than the right thing to do; None where there is nothing else."""
+    misjudged = [other for other in plan if other["action"] != right["action"]]
+    if misjudged and dice.random() < 0.5:
+        return dice.choice(misjudged)
+    now = set(admissible)
+    stale = [command for command in known if command not in now]
+    commands = stale if stale and dice.random() < 0.5 else admissible
+    return Decision(thought=right["thought"], action=dice.choice(commands)) if commands else None
 
 
 def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Episode, list[bool]]:
