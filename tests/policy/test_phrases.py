@@ -21,7 +21,7 @@ ROOM = [
 def test_what_is_said_all_the_time_is_found() -> None:
     found = find_phrases(ROOM, 64)
     assert "You arrive at shelf" in found  # the shelf is the only place of this world
-    assert ". On the shelf" in found
+    assert " On the shelf" in found
     assert ", you see a" in found
     assert ", and a" in found
 
@@ -41,6 +41,10 @@ def test_the_greatest_saving_comes_first_and_no_more_than_asked() -> None:
 def test_a_phrase_is_not_the_beginning_of_a_longer_word() -> None:
     texts = ["go to the sofa now"] * 50 + ["go to thereabouts now"] * 50
     assert not any(phrase.endswith(" the") for phrase in find_phrases(texts, 64))
+
+
+def test_a_phrase_ends_with_its_sentence() -> None:
+    assert not any(mark in phrase[:-1] for phrase in find_phrases(ROOM, 64) for mark in ".:")
 
 
 def test_texts_without_repetition_have_no_phrases() -> None:

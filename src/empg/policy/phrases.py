@@ -15,6 +15,7 @@ from collections.abc import Iterable
 _PIECE = re.compile(r" ?[^\W\d_]+| ?\d+| ?[^\s\w]+|\s+| ?_+")  # as a byte-level BPE cuts text into words
 _GOES_ON = 0.5  # how often a piece must be followed by another to be merged with it ...
 _PRECEDED = 0.9  # ... or preceded; more, because a name that fills a slot is often preceded by the same words
+_ENDS = (".", "!", "?", ":", ";")  # of sentences
 _ROUNDS = 24
 _PER_ROUND = 8
 
@@ -22,9 +23,9 @@ _PER_ROUND = 8
 def find_phrases(texts: Iterable[str], most: int) -> list[str]:
     """At most `most` phrases of two or more words, the greatest saving first; each is in one text of forty at least.
 
-    Neighbours are merged, as in byte-pair encoding but of whole words, where one calls for the other. A phrase never
-    holds a digit, and never is the beginning of a longer word somewhere in the texts, so that text is cut alike
-    wherever it stands.
+    Neighbours are merged, as in byte-pair encoding but of whole words, where one calls for the other. Text is cut alike
+    wherever it stands: a phrase never holds a digit, goes over the end of a sentence, or is the beginning of a longer
+    word somewhere in the texts.
     """
     texts = list(texts)
     at_least = max(2, len(texts) // 40)
@@ -55,7 +56,7 @@ def _firm_pairs(lines: list[list[str]], at_least: int) -> set[tuple[str, str]]:
         firm = count >= _GOES_ON * single[left] or count >= _PRECEDED * single[right]
         if not firm or {left, right} & taken:
             continue
-        if any(c.isdigit() for c in left + right) or "\n" in left + right:
+        if any(c.isdigit() for c in left + right) or "\n" in left + right or left.endswith(_ENDS):
             continue
         chosen.add((left, right))
         taken |= {left, right}
