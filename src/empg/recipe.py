@@ -99,7 +99,6 @@ class WarmStartSection(Section):
 
     episodes: int = Field(4000, ge=1)
     noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn goes wrong, and the expert recovers")
-    imitate_slips: bool = Field(False, description="learn the random actions too, as from a careless demonstrator")
     episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from nothing")
     lr: float = Field(2e-3, gt=0.0)

@@ -56,7 +56,7 @@ def warm_start(
         if step == 0 and not workers.total(len(meant)):
             limit = recipe.rollout.max_episode_tokens
             raise ValueError(f"rollout.max_episode_tokens={limit} has no room for one turn of the expert; raise it")
-        keep = (meant | section.imitate_slips)[batch.step]
+        keep = meant[batch.step]
         total = workers.total(int(keep.sum()))
         loss, right = 0.0, 0.0
         for micro in micro_batches(batch, keep, recipe.optimizer.micro_batch_tokens, policy.device):
