@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# What TextWorld builds on calls `python`, which not every system has outside of a virtual environment.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Work is spread over processes, one thread each.
 OMP_NUM_THREADS ?= 1
