@@ -105,7 +105,7 @@ def test_slips_stay_within_the_form(form: str, source: Source, policy: Policy) -
         slips += sum(turn.slip for turn in turns)
         episode, _ = as_episode(turns, agent, 10_000)
         assert len(episode.turns) == len(turns)
-    assert slips > 20
+    assert slips > (20 if form == "react" else 0)  # Search-R1 has nothing to click on
 
 
 class Scripted:
