@@ -58,12 +58,39 @@ def compositions(kinds: Sequence[str] = KINDS) -> tuple[tuple[Composition, ...],
     Raises:
         ValueError: there is no such kind.
     """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise ValueError(f"kinds: there is no {kind!r}; choose from {', '.join(KINDS)}")
+    check_kinds(kinds, KINDS)
     every = [composition for kind in KINDS if kind in kinds for composition in _of_kind(kind)]
     held_out = tuple(composition for composition in every if _is_held_out(composition))
     return tuple(composition for composition in every if not _is_held_out(composition)), held_out
+
+
+def check_kinds(kinds: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse kinds of questions that a world does not have.
+
+    Raises:
+        ValueError: one is not `known`.
+    """
+    for kind in kinds:
+        if kind not in known:
+            raise ValueError(f"kinds: there is no {kind!r}; choose from {', '.join(known)}")
+
+
+def of_split(
+    split: str, kinds: Sequence[str], trained: Sequence[Composition], held_out: Sequence[Composition]
+) -> list[list[Composition]]:
+    """What a split's questions are composed of, kind by kind: the kinds take turns.
+
+    Raises:
+        ValueError: there is no such split, or nothing is held out of these kinds.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: one of {', '.join(SPLITS)}")
+    by_kind: dict[str, list[Composition]] = {}
+    for composition in held_out if split == "valid_ood" else trained:
+        by_kind.setdefault(composition.kind, []).append(composition)
+    if not by_kind:
+        raise ValueError(f"kinds={list(kinds)}: nothing for {split}; add a kind, such as '2-hop bridge'")
+    return list(by_kind.values())
 
 
 def make_questions(
@@ -81,15 +108,9 @@ def make_questions(
     Raises:
         ValueError: there is no such split or kind, or nothing is held out of these kinds.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}: one of {', '.join(SPLITS)}")
-    trained, held_out = compositions(kinds)
-    chosen = held_out if split == "valid_ood" else trained
-    if not chosen:
-        raise ValueError(f"kinds={list(kinds)}: nothing for {split}; add a kind, such as '2-hop bridge'")
+    by_kind = of_split(split, kinds, *compositions(kinds))
     pages = sum(len(entities) for entities in world.by_kind.values())
     wanted = count if count is not None else 4 * pages if split == "train" else max(500, pages // 4)
-    by_kind = [[c for c in chosen if c.kind == kind] for kind in KINDS if any(c.kind == kind for c in chosen)]
     dice = random.Random(f"questions {seed} {split}")
     questions: dict[str, Question] = {}
     for attempt in range(12 * wanted):  # a small world runs out of questions

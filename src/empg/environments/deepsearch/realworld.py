@@ -24,7 +24,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import product
 
-from empg.environments.deepsearch.questions import SPLITS
+from empg.environments.deepsearch.questions import Composition, check_kinds, of_split
 from empg.environments.deepsearch.world import Document, Hop, Question
 
 KINDS = ("1-hop", "2-hop bridge", "comparison")
@@ -110,15 +110,6 @@ _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "Augu
 _LINKS = ("longest border", "export partner")  # their values are countries
 
 
-@dataclass(frozen=True, slots=True)
-class Composition:
-    """The form of a question: its kind, its relations in the order of the hops, and (of comparisons) its wording."""
-
-    kind: str
-    relations: tuple[str, ...]
-    wording: int = 0
-
-
 @lru_cache(1)
 def load_countries() -> tuple[Country, ...]:
     """The countries by name."""
@@ -139,9 +130,7 @@ def country_compositions(kinds: Sequence[str] = KINDS) -> tuple[tuple[Compositio
     Raises:
         ValueError: there is no such kind.
     """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise ValueError(f"kinds: there is no {kind!r}; choose from {', '.join(KINDS)}")
+    check_kinds(kinds, KINDS)
     trained = [Composition("1-hop", (relation.name,)) for relation in RELATIONS]
     held_out: list[Composition] = []
     firsts = [relation for relation in RELATIONS if relation.inner]
@@ -171,14 +160,8 @@ def make_country_questions(
     Raises:
         ValueError: there is no such split or kind, or nothing is held out of these kinds.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}: one of {', '.join(SPLITS)}")
-    trained, held_out = country_compositions(kinds)
-    chosen = held_out if split == "valid_ood" else trained
-    if not chosen:
-        raise ValueError(f"kinds={list(kinds)}: nothing for {split}; add a kind, such as '2-hop bridge'")
+    by_kind = of_split(split, kinds, *country_compositions(kinds))
     wanted = _COUNTS[split] if count is None else count
-    by_kind = [[c for c in chosen if c.kind == kind] for kind in KINDS if any(c.kind == kind for c in chosen)]
     dice = random.Random(f"countries {seed} {split}")
     questions: dict[str, Question] = {}
     for turn in range(2 * wanted):  # the world has only so many countries
