@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import threading
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.retrieval.transport import Manners, Outside
+from empg.environments.deepsearch.retrieval.transport import Manners, Outside, read_variable
 from empg.environments.deepsearch.world import Question, RetrievalError
 
 KEY_VARIABLE = "JUDGE_API_KEY"
@@ -77,7 +76,10 @@ class Judge:
         path = "/chat/completions"
         self._url = url if url.endswith(path) else url.rstrip("/") + path
         self._model, self._max_tokens = model, max_tokens
-        self._headers = {} if key_variable is None else {"Authorization": f"Bearer {_key(key_variable)}"}
+        self._headers = {}
+        if key_variable is not None:
+            key = read_variable(key_variable, "the judge needs its key there, or key_variable=None")
+            self._headers["Authorization"] = f"Bearer {key}"
         self._prompt = resources.files(__package__).joinpath("judge.txt").read_text(encoding="utf-8")
         self._prompt_hash = hashlib.sha256(f"{self._prompt}\n{_REMINDER}".encode()).hexdigest()
         self._cache = None if cache is None else DiskCache(cache)
@@ -166,11 +168,3 @@ def read_reply(answer: Any) -> str:
 def _on_one_line(value: Any) -> str:
     """As JSON without anything that a model may take for the end of a line."""
     return _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
-
-
-def _key(variable: str) -> str:
-    held = os.environ.get(variable, "").strip()
-    if not held or not held.isascii() or not held.isprintable():
-        state = "is not set" if not held else "holds characters that no key has"
-        raise ValueError(f"{variable} {state}: the judge needs its key there, or key_variable=None")
-    return held

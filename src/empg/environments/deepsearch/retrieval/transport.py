@@ -7,6 +7,7 @@ when to come back (Retry-After) is obeyed if that is soon. Everything else fails
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 import time
@@ -26,6 +27,23 @@ from empg.environments.deepsearch.world import RetrievalError
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _USER_AGENT = "empg (research agent)"
+
+
+def read_variable(name: str, needed: str) -> str:
+    """What an environment variable holds for another machine, such as a key.
+
+    Args:
+        name: of the variable.
+        needed: who needs it, for the message.
+
+    Raises:
+        ValueError: it is not set, or holds what cannot stand in a header.
+    """
+    held = os.environ.get(name, "").strip()
+    if not held or not held.isascii() or not held.isprintable():
+        state = "is not set" if not held else "holds characters that no key has"
+        raise ValueError(f"{name} {state}: {needed}")
+    return held
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ environment and go into a header, never into an address, a message or the cache.
 from __future__ import annotations
 
 import html
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import check_count, clean_query, clean_text
 from empg.environments.deepsearch.retrieval.served import pack_hits, unpack_hits
-from empg.environments.deepsearch.retrieval.transport import Manners, Outside
+from empg.environments.deepsearch.retrieval.transport import Manners, Outside, read_variable
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError
 
 MAX_SNIPPET = 4_000  # characters
@@ -115,10 +114,7 @@ class WebSearch:
         self._provider = PROVIDERS.get(provider) if isinstance(provider, str) else provider
         if self._provider is None:
             raise ValueError(f"there is no search provider {provider!r}: choose one of {', '.join(PROVIDERS)}")
-        held = os.environ.get(self._provider.variable, "").strip()
-        if not held or not held.isascii() or not held.isprintable():
-            state = "is not set" if not held else "holds characters that no key has"
-            raise ValueError(f"{self._provider.variable} {state}: {self._provider.name} needs it in the environment")
+        held = read_variable(self._provider.variable, f"{self._provider.name} needs it in the environment")
         self._key, self._url = held, self._provider.url
         if not self._url:
             if not held.startswith(("http://", "https://")):
