@@ -85,11 +85,17 @@ def asin(number: int, seed: int = 0) -> str:
     past = number - shell * shell
     places = (past, shell) if past < shell else (shell, past - shell)  # every pair once, the smallest first
     words = []
-    for place, which in enumerate(places):
+    for shift, which in zip(_asin_shifts(seed), places, strict=True):
         # A bijection: the factor is odd and no multiple of 5, and there are 100 ** 2 words.
-        code = (which * 6_181 + random.Random(f"webshop/{seed}/asin/{place}").randrange(_ASIN_WORDS)) % _ASIN_WORDS
+        code = (which * 6_181 + shift) % _ASIN_WORDS
         words.append("".join(_ASIN_SYLLABLES[digit] for digit in divmod(code, len(_ASIN_SYLLABLES))))
     return "B0" + "".join(words)
+
+
+@lru_cache
+def _asin_shifts(seed: int) -> tuple[int, ...]:
+    """By how much the two words of an asin are shifted; kept, because a seeded generator is dear to make."""
+    return tuple(random.Random(f"webshop/{seed}/asin/{place}").randrange(_ASIN_WORDS) for place in range(2))
 
 
 @dataclass(frozen=True, slots=True)
