@@ -42,9 +42,10 @@ def demonstrate(environment: TextEnvironment, task: int, noise: float, key: tupl
         admissible = [command for command in info.get("admissible") or [] if command not in (SEARCH, ANSWER)]
         known.update(dict.fromkeys(admissible))
         wrong = _wrong(said, plan, admissible, known, dice) if dice.random() < noise else None
-        slip = wrong is not None and not environment.clone().step(wrong["action"])[2]
-        done = wrong if slip and wrong is not None else said
-        turns.append(Demonstrated(observation, info, done["thought"], done["action"], slip))
+        if wrong is not None and environment.clone().step(wrong["action"])[2]:
+            wrong = None
+        done = wrong or said
+        turns.append(Demonstrated(observation, info, done["thought"], done["action"], slip=wrong is not None))
         observation, _, terminated, truncated, info = environment.step(done["action"])
         if terminated or truncated:
             return turns
