@@ -26,22 +26,24 @@ class Demonstrated:
 def demonstrate(environment: TextEnvironment, task: int, noise: float, key: tuple[int, ...]) -> list[Demonstrated]:
     """Let the expert play a task, and slip now and then.
 
-    With probability `noise` a turn goes wrong (unless that would end the episode). Half of these slips are of the hand:
-    a random command that is admissible, or was and is not now. The others are of the mind: thought and command belong
-    to another moment of the expert's play, such as taking what was not found yet. So the policy reads its own mistakes,
-    and learns from what the expert does next to come back from them. The same `key` gives the same play.
+    With probability `noise` a turn goes wrong (unless that would end the episode). A third of these slips insist: the
+    turn before, word for word, once more. Half of the others are of the hand: a random command that is admissible, or
+    was and is not now. The rest are of the mind: thought and command belong to another moment of the expert's play,
+    such as taking what was not found yet. So the policy reads its own mistakes, and learns from what the expert does
+    next to come back from them. The same `key` gives the same play.
     """
     dice = random.Random(repr(key))
     observation, info = environment.reset(options={"task": task})
     plan = _undisturbed(environment.clone(), observation, info) if noise else []
     expert = environment.expert()
-    turns = []
+    turns: list[Demonstrated] = []
     known: dict[str, None] = {}  # every command that was admissible so far, in order
     while True:
         said = expert.act(observation, info)
         admissible = [command for command in info.get("admissible") or [] if command not in (SEARCH, ANSWER)]
         known.update(dict.fromkeys(admissible))
-        wrong = _wrong(said, plan, admissible, known, dice) if dice.random() < noise else None
+        before = Decision(thought=turns[-1].thought, action=turns[-1].action) if turns else None
+        wrong = _wrong(said, before, plan, admissible, known, dice) if dice.random() < noise else None
         if wrong is not None and environment.clone().step(wrong["action"])[2]:
             wrong = None
         done = wrong or said
@@ -63,9 +65,16 @@ def _undisturbed(environment: TextEnvironment, observation: str, info: Info) -> 
 
 
 def _wrong(
-    right: Decision, plan: list[Decision], admissible: list[str], known: dict[str, None], dice: random.Random
+    right: Decision,
+    before: Decision | None,
+    plan: list[Decision],
+    admissible: list[str],
+    known: dict[str, None],
+    dice: random.Random,
 ) -> Decision | None:
     """Something else than the right thing to do; None where there is nothing else."""
+    if before is not None and before["action"] != right["action"] and dice.random() < 0.33:
+        return before
     misjudged = [other for other in plan if other["action"] != right["action"]]
     if misjudged and dice.random() < 0.5:
         return dice.choice(misjudged)

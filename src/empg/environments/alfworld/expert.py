@@ -1,8 +1,9 @@
 """An expert that plays like a person who knows where people keep things, and thinks aloud in a line.
 
 It knows what it has seen in this episode and nothing more: the content of a receptacle counts only after the expert
-stood before it with the door open. Its thought always says what is in hand and what comes next, because a small model
-copies over short distances far better than it remembers.
+stood before it with the door open. Its thought always says what is in hand, because a small model copies over short
+distances far better than it remembers; and what is wanted and what is seen, side by side, because whether two words
+next to each other are the same is easily read, and whether one of them stands somewhere in a list is not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.tables import HOMES
+from empg.environments.alfworld.words import MIDDLE_OF_ROOM, listed, named
 from empg.environments.alfworld.world import Item, Receptacle, State, TaskType
 from empg.environments.base import Decision, Info
 
@@ -42,10 +44,15 @@ class HouseholdExpert:
         kind = engine.game.room.rsplit(" ", 1)[0]
         self._kinds = (kind,) if kind in HOMES else tuple(HOMES)
         self._seen: set[str] = set()
+        self._named: list[str] = []  # what the last observation mentions
+        self._sight = "nothing"  # the last thing that it lists
 
     def act(self, observation: str, info: Info) -> Decision:
         """The next thought and command."""
         state = self._state
+        is_opening = MIDDLE_OF_ROOM in observation  # which lists places, not things
+        self._named = [] if is_opening else named(observation)
+        self._sight = "nothing" if is_opening else (listed(observation) or ["nothing"])[-1]
         self._seen.update(r.id for r in self._here() if self._is_accessible(r))
         held = self._engine.items[state.holding] if state.holding is not None else None
         if held is None:
@@ -66,14 +73,14 @@ class HouseholdExpert:
         wanted = self._goal.object_type
         for receptacle, item in self._known(wanted):
             if not self._is_delivered(item, receptacle):
-                thought = f"Take {item.name}"
+                thought = self._recognise(wanted, item)
                 return self._at(receptacle, thought, f"take {item.name} from {receptacle.name}")
         return self._search(wanted)
 
     def _use_lamp(self) -> tuple[str, str]:
         lamp_type = self._goal.lamp_type or ""
         for receptacle, lamp in self._known(lamp_type):
-            thought = f"Use {lamp.name}"
+            thought = self._recognise(lamp_type, lamp)
             # What is toggled can be used even in a closed receptacle: only the place matters.
             if receptacle in self._here():
                 return thought, f"use {lamp.name}"
@@ -102,7 +109,7 @@ class HouseholdExpert:
 
     def _search(self, item_type: str) -> tuple[str, str]:
         """Go to the likeliest place that was not seen yet, opening what is closed on the way."""
-        thought = f"Find {item_type.lower()}"
+        thought = f"I want {item_type.lower()} and see {self._sight}"
         closed_here = [r for r in self._here() if not self._is_accessible(r)]
         if closed_here:
             return thought, f"open {closed_here[0].name}"
@@ -168,6 +175,9 @@ class HouseholdExpert:
         return next((r for r in places if r.location == self._state.location), places[-1])
 
     # ---- in words --------------------------------------------------------------------------------------------------
+
+    def _recognise(self, item_type: str, item: Item) -> str:
+        return f"I want {item_type.lower()} and {'see' if item.name in self._named else 'saw'} {item.name}"
 
     def _in_words(self, held: Item) -> str:
         treatment = _TREATMENTS.get(self._goal.task_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -55,6 +56,16 @@ def listing(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     return ", ".join(names[:-1]) + ", and " + names[-1]
+
+
+def named(observation: str) -> list[str]:
+    """Every name that an observation mentions, places and things, in order."""
+    return re.findall(r"\b[a-z]+ [0-9]+\b", observation)
+
+
+def listed(observation: str) -> list[str]:
+    """The names that it lists, in order: those with an article."""
+    return re.findall(r"\ba ([a-z]+ [0-9]+)\b", observation)
 
 
 def things(names: Sequence[str]) -> str:
