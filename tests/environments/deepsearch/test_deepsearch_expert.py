@@ -164,3 +164,19 @@ def test_each_thought_is_short_and_holds_the_words_of_its_action() -> None:
             assert len(thought.split()) <= 45
             if not action.startswith("open"):
                 assert action.partition("[")[2][:-1] in thought
+
+
+def test_in_plain_words_it_quotes_the_page_that_it_has_just_read() -> None:
+    environment = DeepSearchEnv("train", wording="plain", kinds=["2-hop bridge"])
+    for task in range(30):
+        observation, info = environment.reset(options={"task": task})
+        expert, quotes, over = environment.expert(), [], False
+        while not over:
+            decision = expert.act(observation, info)
+            quote, stated, _ = decision["thought"].partition(". ")
+            if stated and not decision["action"].startswith("open["):  # which it does where results are listed
+                assert f" {quote}." in observation
+                quotes.append(quote)
+            observation, _, terminated, truncated, info = environment.step(decision["action"])
+            over = terminated or truncated
+        assert len(quotes) == 2

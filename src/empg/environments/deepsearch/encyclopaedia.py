@@ -64,7 +64,7 @@ class Encyclopaedia:
 def make_encyclopaedia(pages: int = 2_000, seed: int = 0, wording: Wording = "varied") -> Encyclopaedia:
     """Make `pages` pages; the same arguments make the same ones everywhere.
 
-    A page states a fact in one of several ways, or with `wording="plain"` always as "The employer is Oak Mills.", which
+    A page states a fact in one of several ways, or with `wording="plain"` always as "Employer Oak Mills.", which
     a small model learns to quote.
 
     Raises:

@@ -74,5 +74,5 @@ def number(relation: str, value: int) -> str:
 
 
 def plainly(relation: str, value: str) -> str:
-    """A fact in a sentence that is alike for all relations."""
-    return f"The {relation} is {value}."
+    """A fact as a table has it: the value follows its name at once, so that whoever can copy can quote it."""
+    return f"{relation.capitalize()} {value}."

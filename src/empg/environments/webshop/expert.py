@@ -2,7 +2,7 @@
 
 It knows the goal's attributes and options as the reward does, and of the products what it has read on this visit:
 titles and prices among the results, options on the item's page, features on theirs. Its thoughts say what decided:
-what is missing, what is chosen, what comes next.
+what is chosen, and what is wanted and what is seen, side by side, as the household expert's do.
 """
 
 from __future__ import annotations
@@ -67,18 +67,20 @@ class ShoppingExpert:
     def _weigh(self) -> tuple[str, str]:
         """On an item's page: leave it, read on, choose the next option, or buy."""
         product, chosen = self._shop.product(self._state), self._state.options
-        wanted = [(value, self._value(product, name, value)) for name, value in self._goal.options]
-        lacking = [asked for asked, value in wanted if value is None]
-        if lacking or not self._looks_right(product):
+        if not self._looks_right(product):
             self._rejected.add(product.asin)
-            return f"This lacks {lacking[0] if lacking else 'something'}. Go back", f"click[{PREVIOUS}]"
+            return "This lacks something. Go back", f"click[{PREVIOUS}]"
+        done = f"Chosen: {', '.join(chosen.values()) or 'nothing'}"
+        for name, asked in self._goal.options:
+            value = self._value(product, name, asked)
+            if value is None:
+                self._rejected.add(product.asin)
+                return f"{done}. I want {asked} and see {_last(product, name)}", f"click[{PREVIOUS}]"
+            if value not in chosen.values():
+                return f"{done}. I want {asked} and see {value}", f"click[{value}]"
         missing = self._missing(product)
         if missing and product.asin not in self._read:
-            return f"Has it {missing[0]}? Read the features", "click[Features]"
-        done = f"Chosen: {', '.join(chosen.values()) or 'nothing'}"
-        for _, value in wanted:
-            if value not in chosen.values():
-                return f"{done}. Choose {value}", f"click[{value}]"
+            return f"{done}. Has it {missing[0]}? Read the features", "click[Features]"
         return f"{done}. Buy", f"click[{BUY}]"
 
     def _judge(self) -> tuple[str, str]:
@@ -110,6 +112,12 @@ class ShoppingExpert:
         values = [value for own, values in product.options.items() if name in (None, own) for value in values]
         fitting = [value for value in values if meets_option(value, name, wanted)]
         return max(fitting, key=lambda value: (value == wanted, similarity(value, wanted)), default=None)
+
+
+def _last(product: Product, name: str | None) -> str:
+    """What stands last on the page among the values that an option could have had."""
+    values = [value for own, values in product.options.items() if name in (None, own) for value in values]
+    return values[-1] if values else "nothing"
 
 
 def _queries(goal: Goal) -> list[str]:

@@ -28,6 +28,7 @@ FROM_BULLET_SHARE = 0.3  # of the instructions: ask for the attribute that the t
 _DEARER = (55, 90)  # dollars above the family's price; the bounds of the others end below
 _ASIN_SYLLABLES = tuple(f"{c}{v}" for c in "BDFGHJKLMNPRSTVWXYZC" for v in "AEIOU")
 _ASIN_WORDS = len(_ASIN_SYLLABLES) ** 2
+_ASIN_SIDE = 40  # words for each place that 1,600 neighbouring products share; divides the 10,000 evenly
 
 
 def generate(count: int, seed: int = 0) -> Iterator[Product]:
@@ -78,12 +79,16 @@ def make_record(number: int, seed: int = 0) -> tuple[dict[str, Any], dict[str, A
 def asin(number: int, seed: int = 0) -> str:
     """The asin of a product: "B0" and two words of two syllables.
 
-    Products with low numbers share few words (1,000 products have 32 for each place), so that a small model's tokenizer
-    knows them whole and copies an asin in a few tokens.
+    Products with low numbers share few words (1,000 products have 40 for each place), so that a small model's tokenizer
+    knows them whole and copies an asin in a few tokens. Neighbours, which are the near-duplicates that a search finds
+    together, have no word in common: on a page of results, after the first word of an asin only one other can follow.
     """
-    shell = math.isqrt(number)
-    past = number - shell * shell
-    places = (past, shell) if past < shell else (shell, past - shell)  # every pair once, the smallest first
+    block, within = divmod(number, _ASIN_SIDE**2)
+    shell = math.isqrt(block)
+    past = block - shell * shell
+    corner = (past, shell) if past < shell else (shell, past - shell)  # every pair once, the smallest first
+    row, column = divmod(within, _ASIN_SIDE)
+    places = (corner[0] * _ASIN_SIDE + column, corner[1] * _ASIN_SIDE + (column + row) % _ASIN_SIDE)
     words = []
     for shift, which in zip(_asin_shifts(seed), places, strict=True):
         # A bijection: the factor is odd and no multiple of 5, and there are 100 ** 2 words.
