@@ -15,6 +15,7 @@ from empg.learner.assign import assign_credit, has_signal
 from empg.learner.checkpoint import START, CheckpointError, Checkpoints
 from empg.learner.update import Update, make_optimizer
 from empg.learner.workers import Workers, start_workers
+from empg.memory import give_back
 from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
 from empg.report.runfolder import RunFolder
@@ -72,6 +73,7 @@ def _work(workers: Workers, recipe: Recipe, run: Path, resume: bool, command: st
                 _evaluate(recipe, policy, done, workers, journal)
             if last or done % recipe.checkpoint_every == 0:
                 _save(checkpoints, done, policy, update, journal, workers)
+            give_back()
         journal.finish()
 
 

@@ -15,11 +15,13 @@ from empg.environments.base import TextEnvironment
 from empg.learner.batch import make_batch, micro_batches
 from empg.learner.demonstrations import as_episode, demonstrate
 from empg.learner.workers import Workers
+from empg.memory import give_back
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe, WarmStartSection
 
 DEMONSTRATION_KEY = 13  # keeps the dice of demonstrations apart from all others
+_TIDY_EVERY = 16  # steps
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -76,6 +78,8 @@ def warm_start(
             "kind": "warm_start", "step": step + 1, "steps": steps, "loss": workers.total(loss),
             "token_accuracy": workers.total(right), "lr": rate, "time": time.perf_counter() - began,
         })
+        if step % _TIDY_EVERY == 0:
+            give_back()
     policy.model.eval()
 
 
