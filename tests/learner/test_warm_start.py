@@ -49,8 +49,8 @@ def started(
 
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
 def test_the_loss_falls_and_the_policy_wins_as_the_expert_does(history: str) -> None:
-    policy, agent, records = started(1600, history)
-    assert [record["step"] for record in records] == list(range(1, 201))
+    policy, agent, records = started(2400, history)
+    assert [record["step"] for record in records] == list(range(1, 301))
     assert records[-1]["loss"] < 0.1 * records[0]["loss"]
     assert records[0]["token_accuracy"] < 0.1 < 0.9 < records[-1]["token_accuracy"]
     assert not policy.model.training

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import sys
 import tempfile
@@ -103,8 +104,9 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
             for child in children:
                 child.join()
         except RuntimeError as error:  # a collective fails when another worker is gone
+            # It ends soon after its connection; on a busy machine that can take seconds.
+            multiprocessing.connection.wait([child.sentinel for child in children], timeout=20)
             for rank, child in enumerate(children, start=1):
-                child.join(timeout=2)
                 if child.exitcode:
                     message = f"worker {rank} ended with exit code {child.exitcode}; what it said is above"
                     raise WorkerError(message) from error
