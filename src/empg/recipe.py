@@ -99,6 +99,9 @@ class WarmStartSection(Section):
 
     episodes: int = Field(4000, ge=1)
     noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn goes wrong, and the expert recovers")
+    haste: float = Field(
+        0.0, ge=0.0, lt=1.0, description="chance that a turn ends the episode before its time; imitated, unlike noise"
+    )
     episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from nothing")
     lr: float = Field(2e-3, gt=0.0)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from worlds import Lamps
+from worlds import Lamps, Presser
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.prompts import WORLDS
+from empg.environments.base import Decision, Info
 from empg.learner.demonstrations import Demonstrated, as_episode, corpus, demonstrate
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
@@ -113,3 +114,47 @@ def test_no_slip_ends_an_episode() -> None:
             turns = demonstrate(world, task, 0.9, (key,))
             assert len(turns) == length
             assert not turns[-1].slip
+
+
+class Quitter(Presser):
+    """Presses as it should, and could give up at any time but the first."""
+
+    def conclude(self, observation: str, info: Info) -> Decision | None:
+        return None if observation == "Lamp 1 is lit." else {"thought": "Enough.", "action": "give up"}
+
+
+class Tiring(Lamps):
+    """Lamps that one may give up."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated or action == "give up", truncated, info
+
+    def expert(self) -> Quitter:
+        return Quitter()
+
+
+def test_haste_ends_an_episode_before_its_time_and_is_imitated() -> None:
+    world = Tiring("press:3", "press:3")
+    plays = [demonstrate(world, 1, 0.0, (key,), haste=0.3) for key in range(300)]  # lamps 3, 0 and 2
+    quits = [play for play in plays if play[-1].action == "give up"]
+    assert all((play[-1].thought, play[-1].slip) == ("Enough.", False) for play in quits)
+    assert all(turn.action != "give up" for play in plays for turn in play[:-1])
+    assert len(quits) / len(plays) == pytest.approx(1 - 0.7**3, abs=0.08)
+    assert [len(play) for play in plays if play not in quits] == [3] * (len(plays) - len(quits))
+
+
+def test_haste_waits_for_a_turn_that_can_end_an_episode() -> None:
+    world = Tiring("press:1", "press:1", "press:2")  # task 2 begins with lamp 1
+    plays = [demonstrate(world, 2, 0.0, (key,), haste=0.9) for key in range(30)]
+    assert {len(play) for play in plays} == {2}
+    assert sum(play[-1].action == "give up" for play in plays) > 20
+
+
+def test_without_haste_a_play_is_what_it_was() -> None:
+    assert demonstrate(Tiring("press:3"), 0, 0.4, (5,)) == demonstrate(Lamps("press:3"), 0, 0.4, (5,))
+
+
+def test_haste_of_an_expert_that_knows_none_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"warm_start\.haste: in this environment only success ends an episode"):
+        demonstrate(WORLD, 0, 0.0, (0,), haste=0.1)

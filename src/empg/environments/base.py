@@ -40,6 +40,18 @@ class Expert(Protocol):
         ...
 
 
+@runtime_checkable
+class HastyExpert(Expert, Protocol):
+    """An expert that can also end an episode before its time, as people do."""
+
+    def conclude(self, observation: str, info: Info) -> Decision | None:
+        """In place of what `act` just said for the same observation: buy, answer or whatever ends the episode now.
+
+        None where nothing could end it, or where `act` ends it anyway.
+        """
+        ...
+
+
 class TextEnvironment(gymnasium.Env[str, str]):
     """Text in, text out. Subclasses register themselves with gymnasium as `empg/<Name>-v1`.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from empg.agent.dialogue import Agent
 from empg.agent.parsing import FORMS
 from empg.agent.prompts import World, observation_text
-from empg.environments.base import ANSWER, SEARCH, Decision, Info, TextEnvironment
+from empg.environments.base import ANSWER, SEARCH, Decision, HastyExpert, Info, TextEnvironment
 from empg.rollout.types import Episode, Turn
 
 
@@ -23,23 +23,36 @@ class Demonstrated:
     slip: bool
 
 
-def demonstrate(environment: TextEnvironment, task: int, noise: float, key: tuple[int, ...]) -> list[Demonstrated]:
+def demonstrate(
+    environment: TextEnvironment, task: int, noise: float, key: tuple[int, ...], haste: float = 0.0
+) -> list[Demonstrated]:
     """Let the expert play a task, and slip now and then.
 
     With probability `noise` a turn goes wrong (unless that would end the episode). A third of these slips insist: the
     turn before, word for word, once more. Half of the others are of the hand: a random command that is admissible, or
     was and is not now. The rest are of the mind: thought and command belong to another moment of the expert's play,
     such as taking what was not found yet. So the policy reads its own mistakes, and learns from what the expert does
-    next to come back from them. The same `key` gives the same play.
+    next to come back from them.
+
+    With probability `haste` a turn ends the episode where it can, before its time. That is no slip: it is meant, and
+    imitated, as the plays of people are with all their faults. The same `key` gives the same play.
+
+    Raises:
+        ValueError: haste is asked of an expert that cannot end an episode before its time.
     """
     dice = random.Random(repr(key))
     observation, info = environment.reset(options={"task": task})
     plan = _undisturbed(environment.clone(), observation, info) if noise else []
     expert = environment.expert()
+    hasty = expert if haste and isinstance(expert, HastyExpert) else None
+    if haste and hasty is None:
+        raise ValueError("warm_start.haste: in this environment only success ends an episode; leave it at 0")
     turns: list[Demonstrated] = []
     known: dict[str, None] = {}  # every command that was admissible so far, in order
     while True:
         said = expert.act(observation, info)
+        if hasty is not None and dice.random() < haste:
+            said = hasty.conclude(observation, info) or said
         admissible = [command for command in info.get("admissible") or [] if command not in (SEARCH, ANSWER)]
         known.update(dict.fromkeys(admissible))
         before = Decision(thought=turns[-1].thought, action=turns[-1].action) if turns else None

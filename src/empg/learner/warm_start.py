@@ -51,7 +51,7 @@ def warm_start(
         plays = []
         for index in range(first, first + per_step):
             key = (recipe.seed, DEMONSTRATION_KEY, index)
-            turns = demonstrate(environment, index % environment.num_tasks, section.noise, key)
+            turns = demonstrate(environment, index % environment.num_tasks, section.noise, key, section.haste)
             plays.append(as_episode(turns, agent, recipe.rollout.max_episode_tokens))
         batch = make_batch([episode for episode, _ in plays], recipe.agent.history)
         meant = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)), dtype=torch.bool)

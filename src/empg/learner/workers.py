@@ -107,7 +107,7 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
             # It ends soon after its connection; on a busy machine that can take seconds.
             multiprocessing.connection.wait([child.sentinel for child in children], timeout=20)
             for rank, child in enumerate(children, start=1):
-                # A sentinel closes a moment before there is an exit code, which only a join with time to spare waits for.
+                # A sentinel closes a moment before there is an exit code; a join that has time waits for that.
                 child.join(timeout=0.5)
                 if child.exitcode:
                     message = f"worker {rank} ended with exit code {child.exitcode}; what it said is above"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from smallworld import BRIDGE, DOCUMENTS
 
+from empg.environments.base import HastyExpert
 from empg.environments.deepsearch import DeepSearchEnv
 from empg.environments.deepsearch.sources import Source
 from empg.environments.deepsearch.world import Hop, RetrievalError
@@ -180,3 +181,31 @@ def test_in_plain_words_it_quotes_the_page_that_it_has_just_read() -> None:
             observation, _, terminated, truncated, info = environment.step(decision["action"])
             over = terminated or truncated
         assert len(quotes) == 2
+
+
+def test_in_haste_it_answers_with_the_last_that_it_found(source: Source) -> None:
+    environment = DeepSearchEnv("train", data=source)
+    for task, answer in ((0, "Mara Quill"), (1, "Silent Harbour")):  # a chain's value; one of two branches
+        observation, info = environment.reset(options={"task": task})
+        expert = environment.expert()
+        assert isinstance(expert, HastyExpert)
+        hasty = []
+        while True:
+            action = expert.act(observation, info)["action"]
+            hasty.append(expert.conclude(observation, info))
+            observation, _, terminated, _, info = environment.step(action)
+            if terminated:
+                break
+        assert [decision is not None for decision in hasty] == [False, False, True, True, False]
+        assert hasty[2] is not None
+        assert hasty[2]["action"] == f"answer[{answer}]"
+        assert hasty[2]["thought"].endswith(f": {'Mara Quill' if task == 0 else '1962'}. Answer {answer}.")
+
+
+def test_where_no_chain_is_known_there_is_nothing_to_conclude(source: Source) -> None:
+    environment = DeepSearchEnv("test", data=source)
+    observation, info = environment.reset(options={"task": 0})
+    expert = environment.expert()
+    expert.act(observation, info)
+    assert isinstance(expert, HastyExpert)
+    assert expert.conclude(observation, info) is None

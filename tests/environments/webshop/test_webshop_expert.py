@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from empg.environments.base import HastyExpert
 from empg.environments.webshop import WebShopEnv
 
 
@@ -64,3 +65,25 @@ def test_it_does_what_can_be_done_for_human_goals(tmp_path) -> None:
     environment = WebShopEnv("train", data=write_official(tmp_path), human_goals=True, split_scheme="verl-agent")
     reward, _ = play(environment, 0)
     assert 0 <= reward <= 1
+
+
+def test_in_haste_it_buys_what_it_sees_with_what_is_chosen() -> None:
+    environment = WebShopEnv("train")
+    concluded = 0
+    for task in range(40):
+        observation, info = environment.reset(options={"task": task})
+        expert = environment.expert()
+        assert isinstance(expert, HastyExpert)
+        while True:
+            action = expert.act(observation, info)["action"]
+            hasty = expert.conclude(observation, info)
+            assert (hasty is not None) == ("click[buy now]" in (info["admissible"] or []))
+            if hasty is not None:
+                chosen = ", ".join(environment.state.options.values()) or "nothing"
+                assert hasty == {"thought": f"Chosen: {chosen}. Buy.", "action": "click[Buy Now]"}
+                assert environment.clone().step(hasty["action"])[2]
+                concluded += hasty["action"] != action
+            observation, _, terminated, _, info = environment.step(action)
+            if terminated:
+                break
+    assert concluded > 40

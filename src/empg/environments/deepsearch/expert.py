@@ -51,7 +51,17 @@ class SearchingExpert:
         if not self._hops and not self._look().steps:
             question = self._question.text
             return Decision(thought="Search the question.", action=_search(question))
-        answer = self._question.answers[0]
+        return self._answer(self._question.answers[0])
+
+    def conclude(self, observation: str, info: Info) -> Decision | None:
+        """Answer with the last that was found, though more is to be looked up: a chain's value, one of the branches."""
+        if not self._known or self._past == len(self._hops):
+            return None
+        last = self._known[-1]
+        answer = last.value if self._chain else last.title
+        return self._answer(answer) if answer else None
+
+    def _answer(self, answer: str) -> Decision:
         return Decision(thought=f"{self._facts()}Answer {answer}.", action=f"answer[{answer}]")
 
     def _seek(self, hop: Hop) -> Decision:

@@ -42,6 +42,12 @@ class ShoppingExpert:
             thought, action = "Done", f"click[{BACK}]"
         return Decision(thought=f"{thought}.", action=action)
 
+    def conclude(self, observation: str, info: Info) -> Decision | None:
+        """Buy what the page shows, with what is chosen so far."""
+        if self._state.page is not Page.ITEM:
+            return None
+        return Decision(thought=f"{self._chosen()}. Buy.", action=f"click[{BUY}]")
+
     # ---- what to do ------------------------------------------------------------------------------------------------
 
     def _search(self) -> tuple[str, str]:
@@ -66,17 +72,16 @@ class ShoppingExpert:
 
     def _weigh(self) -> tuple[str, str]:
         """On an item's page: leave it, read on, choose the next option, or buy."""
-        product, chosen = self._shop.product(self._state), self._state.options
+        product, done = self._shop.product(self._state), self._chosen()
         if not self._looks_right(product):
             self._rejected.add(product.asin)
             return "This lacks something. Go back", f"click[{PREVIOUS}]"
-        done = f"Chosen: {', '.join(chosen.values()) or 'nothing'}"
         for name, asked in self._goal.options:
             value = self._value(product, name, asked)
             if value is None:
                 self._rejected.add(product.asin)
                 return f"{done}. I want {asked} and see {_last(product, name)}", f"click[{PREVIOUS}]"
-            if value not in chosen.values():
+            if value not in self._state.options.values():
                 return f"{done}. I want {asked} and see {value}", f"click[{value}]"
         missing = self._missing(product)
         if missing and product.asin not in self._read:
@@ -92,6 +97,9 @@ class ShoppingExpert:
             self._rejected.add(product.asin)
             return f"This lacks {lacking[0]}. Go back", f"click[{PREVIOUS}]"
         return f"This has {', '.join(self._missing(product)) or 'all'}. Go back", f"click[{PREVIOUS}]"
+
+    def _chosen(self) -> str:
+        return f"Chosen: {', '.join(self._state.options.values()) or 'nothing'}"
 
     # ---- what is known ---------------------------------------------------------------------------------------------
 
