@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from empg.environments.deepsearch.corpus import CorpusReport, read_corpus
-from empg.environments.deepsearch.retrievers import corpus_file, index_folder, open_search
+from empg.environments.deepsearch.corpus import CorpusReport, Titles, read_corpus
+from empg.environments.deepsearch.options import Searching
+from empg.environments.deepsearch.retrievers import corpus_file, open_search
 from empg.environments.deepsearch.world import Document
 
 
@@ -97,26 +98,33 @@ TOWNS = [{"id": str(n), "title": f"Town {n}", "text": f"The mayor of town {n} is
 @pytest.mark.parametrize("retriever", ["bm25", "tantivy"])
 def test_a_corpus_is_indexed_once_searched_and_opened_by_title(tmp_path: Path, retriever: str) -> None:
     path = _write(tmp_path / "towns.jsonl", *TOWNS, {"id": "again", "title": "Town 7", "text": "A second passage."})
-    search, library = open_search(retriever, corpus_file(path), cache=index_folder(path))
+    search, library = open_search(Searching(retriever), corpus_file(path))
     [[hit]] = search.search(["mayor of town 33"], 1)
     assert hit.document.title == "Town 33"
     assert library is not None
     page = library.open(" town   7 ")
     assert page is not None
-    assert page.id == "7"  # the first of that title
+    assert page == Document("7", "Town 7", "The mayor of town 7 is person 49.\nA second passage.")  # all of that title
     assert library.open("Town 99") is None
     made = sorted((f, f.stat().st_mtime_ns) for f in (tmp_path / "empg-index").rglob("*") if f.is_file())
-    again, _ = open_search(retriever, corpus_file(path), cache=index_folder(path))
+    again, _ = open_search(Searching(retriever), corpus_file(path))
     assert again.search(["mayor of town 33"], 1) == [[hit]]
     assert made == sorted((f, f.stat().st_mtime_ns) for f in (tmp_path / "empg-index").rglob("*") if f.is_file())
 
 
+def test_a_page_of_very_many_passages_is_bounded() -> None:
+    many = [Document(str(number), "Town", "x" * 30_000) for number in range(1_000)]
+    page = Titles(many).open("town")
+    assert page is not None
+    assert 100_000 <= len(page.text) <= 131_000
+
+
 def test_a_changed_file_is_indexed_anew(tmp_path: Path) -> None:
     path = _write(tmp_path / "c.jsonl", *TOWNS)
-    open_search("bm25", corpus_file(path), cache=tmp_path / "cache")
+    open_search(Searching(cache=tmp_path / "cache"), corpus_file(path))
     _write(path, {"id": "new", "title": "Newport", "text": "The mayor is new."})
     os.utime(path, ns=(1, 1))
-    search, _ = open_search("bm25", corpus_file(path), cache=tmp_path / "cache")
+    search, _ = open_search(Searching(cache=tmp_path / "cache"), corpus_file(path))
     assert [hit.document.id for hit in search.search(["mayor"], 5)[0]] == ["new"]
 
 
@@ -128,7 +136,7 @@ def test_what_was_left_out_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_indexing_shows_its_progress_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _write(tmp_path / "c.jsonl", *TOWNS)
-    open_search("bm25", corpus_file(path), cache=index_folder(path))
+    open_search(Searching("bm25"), corpus_file(path))
     assert "Indexing the corpus (once)" in capsys.readouterr().err
-    open_search("bm25", corpus_file(path), cache=index_folder(path))
+    open_search(Searching("bm25"), corpus_file(path))
     assert capsys.readouterr().err == ""

@@ -350,7 +350,9 @@ def test_what_was_left_out_is_logged_if_nobody_counts(tmp_path: Path, caplog: py
     [
         ("", "dev.jsonl", "shows no dataset in any record"),
         (lines({"text": "a corpus"}), "dev.jsonl", r"1 malformed \(of no known form; .*name it"),
-        ('{\n  "Data": []\n}', "dev.json", "is one JSON object"),
+        ('{\n  "Data": []\n}', "dev.json", "shows no dataset in any record"),
+        ('{\n  "Data": [{"Question": "q"', "dev.json", "cannot be read after"),
+        ('{\n  "Version": 1\n}', "dev.json", "is one JSON object"),
         (json.dumps([HOTPOT])[:-9], "dev.json", "get it again"),
         (b'[{"question": "\xff"}]', "dev.json", "not UTF-8"),
         (b"PAR1 and no more", "dev.parquet", "get it again"),
@@ -425,3 +427,25 @@ def test_a_dataset_without_paragraphs_is_no_corpus(tmp_path: Path) -> None:
     (tmp_path / "dev.jsonl").write_text(lines({"question": "Who?", "answer": ["x"]}))
     with pytest.raises(ValueError, match="is of nq, which has no paragraphs: only hotpotqa, 2wiki, musique have"):
         list(documents_of(tmp_path / "dev.jsonl"))
+
+
+def test_triviaqas_official_file_is_one_object(tmp_path: Path) -> None:
+    record = {
+        "Answer": {"Aliases": ["Sinclair Lewis", "Harry Sinclair Lewis"], "Value": "Sinclair Lewis", "Type": "Wiki"},
+        "EntityPages": [], "Question": "Which American-born Sinclair won the Nobel Prize?", "QuestionId": "tc_1",
+    }  # fmt: skip
+    official = {"Data": [record, {**record, "QuestionId": "tc_2"}], "Domain": "Web", "Split": "dev", "Version": 1.0}
+    for number, layout in enumerate((None, 4)):
+        for mark in ("", "\ufeff"):
+            path = tmp_path / f"web-dev-{number}.json"
+            path.write_text(mark + json.dumps(official, indent=layout), encoding="utf-8")
+            first, second = load_questions(path)
+            assert (first.id, second.id, first.source) == ("tc_1", "tc_2", "triviaqa")
+            assert first.answers == ("Sinclair Lewis", "Harry Sinclair Lewis")
+
+
+def test_a_byte_order_mark_before_an_array_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text("\ufeff \n" + json.dumps([{"question": "Who?", "golden_answers": ["Né"]}]), encoding="utf-8")
+    [question] = load_questions(path)
+    assert question.answers == ("Né",)

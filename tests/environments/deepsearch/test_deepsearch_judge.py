@@ -16,7 +16,7 @@ from servers import Reply, ScriptedServer, dead_url, scripted
 
 from empg.environments.deepsearch.judge import Judge, JudgeReport, read_reply, read_verdict
 from empg.environments.deepsearch.retrieval.transport import Manners
-from empg.environments.deepsearch.world import Question, RetrievalError
+from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
 
 QUICK = Manners(timeout=1.0, attempts=2, backoff=0.01)
 KEY = "k-secret-123"
@@ -114,7 +114,8 @@ def test_an_unreadable_judge_never_makes_an_answer_right_and_is_asked_again_next
 ) -> None:
     with scripted(*says(said, said, "CORRECT")) as server:
         judge = judge_at(server, cache=tmp_path)
-        assert judge(QUESTION, "Austen") == 0.0
+        with pytest.raises(NoVerdict, match="the judge said neither CORRECT nor INCORRECT"):
+            judge(QUESTION, "Austen")
         assert judge.report == JudgeReport(asked=2, unreadable=1)
         assert judge(QUESTION, "Austen") == 1.0
         assert judge.report == JudgeReport(asked=3, unreadable=1)

@@ -234,7 +234,8 @@ def test_addresses_lose_their_fragment() -> None:
     [
         "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
         "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-        "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1",
+        "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1", "fec0::2", "64:ff9b:1::7f00:1", "::127.0.0.1",
+        "::ffff:0:7f00:1", "192.0.0.192", "168.63.129.16", "::ffff:168.63.129.16", "100::1",
     ],
 )  # fmt: skip
 def test_private_addresses(address: str) -> None:
@@ -259,7 +260,7 @@ def test_a_redirect_does_not_lead_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of the web redirects to this machine: the first host is let through, the second is not."""
     monkeypatch.setattr(
         addresses, "public_addresses",
-        lambda host, port: ["127.0.0.1"] if host == "public.example" else public_addresses(host, port),
+        lambda host, port, timeout: ["127.0.0.1"] if host == "public.example" else public_addresses(host, port),
     )  # fmt: skip
     library = WebLibrary(manners=replace(HERE, allow_private=False))
     with scripted(html(PAGE)) as inside, scripted(Reply(status=302, headers=(("Location", inside.url),))) as outside:
@@ -275,6 +276,62 @@ def test_a_name_with_one_private_address_is_private(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **more: entries)
     with pytest.raises(PrivateAddressError, match=r"a\.example is not on the public internet"):
         public_addresses("a.example", 80)
+
+
+@pytest.mark.parametrize("kind", ["http_proxy", "all_proxy"])
+def test_a_proxy_that_is_not_used_changes_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The address that is connected to is the one that was checked: the name is asked for once."""
+    asked: list[str] = []
+    connected: list[tuple[str, int]] = []
+
+    def changing(host: str, port: int, **more: object) -> list[object]:
+        asked.append(host)
+        address = "8.8.8.8" if len(asked) == 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    def connect(address: tuple[str, int], *more: object, **others: object) -> None:
+        connected.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setenv(kind, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(socket, "getaddrinfo", changing)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(RetrievalError):
+        WebLibrary(manners=replace(HERE, allow_private=False, attempts=1)).open("http://changing.example/")
+    assert (asked, connected) == (["changing.example"], [("8.8.8.8", 80)])
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_all_of_a_request_ends_in_time(monkeypatch: pytest.MonkeyPatch, proxied: bool) -> None:
+    with scripted(html(PAGE, drip=0.1)) as slow:
+        if proxied:
+            monkeypatch.setenv("http_proxy", slow.url)
+        library = WebLibrary(manners=replace(HERE, timeout=0.4))
+        begun = time.monotonic()
+        with pytest.raises(RetrievalError, match=r"did not answer within 0\.4 s \(2 attempts\)"):
+            library.open("http://no-such-host.invalid/" if proxied else slow.url)
+        assert time.monotonic() - begun < 3
+
+
+def test_resolving_a_name_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **more: time.sleep(3))
+    for private in (False, True):
+        library = WebLibrary(manners=replace(HERE, timeout=0.2, allow_private=private))
+        begun = time.monotonic()
+        with pytest.raises(RetrievalError, match=r"slow\.example did not answer within 0\.2 s \(2 attempts\)"):
+            library.open("http://slow.example/")
+        assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("proxy", ["ftp://secret@p.example", "http://secret:x@[::1", "socks5://secret@p.example:1"])
+def test_a_proxy_of_another_kind_is_refused_in_a_line_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(ValueError, match="the proxy that this environment names") as caught:
+        WebLibrary()
+    assert "secret" not in str(caught.value)
 
 
 def test_behind_a_proxy_names_are_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:

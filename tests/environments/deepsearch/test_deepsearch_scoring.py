@@ -38,7 +38,10 @@ def test_normalisation(text: str, expected: str) -> None:
         ("1,889", ["1889"], 1, 1, 1),
         ("big big dog", ["big dog"], 0, 4 / 5, 1),  # a repeated token counts once
         ("anything", [], 0, 0, 0),
-        ("", ["the"], 1, 1, 1),  # nothing is left of either
+        ("", ["the"], 0, 0, 0),  # of which nothing is left is compared as it is
+        ("!", ["The The"], 0, 0, 0),
+        ("the  the", ["The The"], 1, 1, 1),
+        ("a band the the", ["The The"], 0, 4 / 6, 1),
         ("something", ["the"], 0, 0, 0),
     ],
 )

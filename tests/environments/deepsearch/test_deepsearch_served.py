@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from servers import Reply, dead_url, people, running, scripted
 
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, write_bm25
 from empg.environments.deepsearch.retrieval.cache import DiskCache
-from empg.environments.deepsearch.retrieval.query import MAX_HITS, MAX_QUERY
+from empg.environments.deepsearch.retrieval.query import MAX_HITS
 from empg.environments.deepsearch.retrieval.served import ServedRetriever, read_answer, split_contents
 from empg.environments.deepsearch.retrieval.server import MAX_BODY, MAX_QUERIES, contents, retriever_app, serve
 from empg.environments.deepsearch.retrieval.transport import Manners
@@ -100,18 +104,38 @@ def test_contents_and_their_parts() -> None:
         (b'{"queries": "fox"}', "queries: give a list of texts"),
         (b'{"queries": []}', "queries: give a list of texts"),
         (b'{"queries": ["fox", 1]}', "queries: give a list of texts"),
-        (json.dumps({"queries": ["a"] * (MAX_QUERIES + 1)}).encode(), f"queries: at most {MAX_QUERIES} at once"),
-        (json.dumps({"queries": ["a" * (MAX_QUERY + 1)]}).encode(), "queries: at most 1,000 characters each"),
-        (b'{"queries": ["a"], "topk": 0}', "topk: give a whole number from 1 to 100"),
-        (b'{"queries": ["a"], "topk": true}', "topk: give a whole number from 1 to 100"),
+        (json.dumps({"queries": ["a"] * (MAX_QUERIES + 1)}).encode(), "queries: at most 4,096 at once"),
+        (b'{"queries": ["a"], "topk": -1}', "topk: give a whole number from 1 to 100"),
+        (b'{"queries": ["a"], "topk": "many"}', "topk: give a whole number from 1 to 100"),
         (b'{"queries": ["a"], "topk": 1.5}', "topk: give a whole number from 1 to 100"),
         (json.dumps({"queries": ["a"], "topk": MAX_HITS + 1}).encode(), "topk: give a whole number from 1 to 100"),
-        (b'{"queries": ["a"], "return_scores": "yes"}', "return_scores: give true or false"),
+        (b'{"queries": ["a"], "return_scores": "perhaps"}', "return_scores: give true or false"),
     ],
 )
 def test_wrong_requests_are_422(server: str, body: bytes, detail: str) -> None:
     answer = httpx.post(f"{server}/retrieve", content=body)
     assert (answer.status_code, answer.json()) == (422, {"detail": detail})
+
+
+def test_search_r1s_own_traffic_is_answered(server: str) -> None:
+    """A batch of 512 questions in groups of 5 is one request, whatever a model wrote into its queries."""
+
+    def ask(**body: Any) -> Any:
+        answer = httpx.post(f"{server}/retrieve", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["result"]
+
+    assert len(ask(queries=["painter"] * 2_560, topk=3, return_scores=True)) == 2_560
+    short, long = ask(queries=["painter", "painter " * 3_000], topk=1)
+    assert short == long
+    for count in (None, 0, "0"):
+        assert len(ask(queries=["painter"], topk=count)[0]) == 3
+    for count in ("2", 2.0, 2):
+        assert len(ask(queries=["painter"], topk=count)[0]) == 2
+    for flag in (True, 1, "true", "yes", "1"):
+        assert set(ask(queries=["painter"], return_scores=flag)[0][0]) == {"document", "score"}
+    for flag in (False, 0, "false"):
+        assert set(ask(queries=["painter"], return_scores=flag)[0][0]) == {"id", "contents"}
 
 
 def test_other_requests(server: str) -> None:
@@ -253,6 +277,7 @@ def _hit(**changes: Any) -> bytes:
         b"", b"<html>", ONE[:-3], b"null", b"[]", b"{}", b'{"result": null}', b'{"result": []}',
         b'{"result": [[], []]}', b'{"result": [{}]}', b'{"result": [[1]]}',
         b'{"result": [[{}]]}', b"[" * 200_000, b'{"result":' * 50_000,
+        b'{"result": [[{"id": "1"}]]}', b'{"result": [[{"contents": 5}]]}',
         _hit(document=None), _hit(document={"id": "1"}), _hit(document={"contents": 5}), _hit(score=None),
         _hit(score="1"), _hit(score=True), _hit(document={"id": [], "contents": "x"}),
         _hit(score=float("nan")), _hit(score=float("inf")), _hit(score=10**400),
@@ -279,22 +304,115 @@ def test_more_than_was_asked_for_is_cut() -> None:
 
 
 def test_a_body_that_is_too_long_is_an_error() -> None:
-    import gzip
+    with scripted(Reply(b" " * 2_000)) as script, pytest.raises(RetrievalError, match=r"sent more than 1,000 bytes"):
+        ServedRetriever(script.url, manners=Manners(max_bytes=1_000)).search(["fox"], 1)
 
-    bomb = Reply(gzip.compress(b" " * 20_000_000), headers=(("Content-Encoding", "gzip"),))
-    for reply in (Reply(b" " * 2_000), bomb):
-        with scripted(reply) as script, pytest.raises(RetrievalError, match=r"sent more than 1,000 bytes"):
+
+def packed(body: bytes, encoding: str) -> Reply:
+    return Reply(body, headers=(("Content-Encoding", encoding),))
+
+
+def test_what_is_small_when_packed_is_bounded_unpacked() -> None:
+    empty = gzip.compress(b"")
+    for bomb in (gzip.compress(b" " * 20_000_000), gzip.compress(b" " * 900) * 2, empty * 1_000):
+        with (
+            scripted(packed(bomb, "gzip")) as script,
+            pytest.raises(RetrievalError, match=r"sent more than 1,000 bytes"),
+        ):
             ServedRetriever(script.url, manners=Manners(max_bytes=1_000)).search(["fox"], 1)
-    with (
-        scripted(Reply(b"no gzip", headers=(("Content-Encoding", "gzip"),))) as script,
-        pytest.raises(RetrievalError, match="cannot be unpacked"),
-    ):
+        assert script.seen[0].headers["accept-encoding"] == "gzip"
+
+
+def test_what_is_packed_twice_or_otherwise_is_not_unpacked() -> None:
+    """Half a kilobyte that would be a gigabyte, within the time and the memory of any other request."""
+    inner = zlib.compressobj(9, zlib.DEFLATED, 31)
+    once = b"".join(inner.compress(b" " * (1 << 20)) for _ in range(256)) + inner.flush()
+    bomb = gzip.compress(once)
+    tracemalloc.start()
+    begun = time.monotonic()
+    for encoding in ("gzip, gzip", "gzip,deflate", "deflate", "br", "zstd", "gzip, identity", "nonsense"):
+        with (
+            scripted(packed(bomb, encoding)) as script,
+            pytest.raises(RetrievalError, match=r"^the response cannot be unpacked$"),
+        ):
+            ServedRetriever(script.url, manners=Manners(max_bytes=1_000)).search(["fox"], 1)
+        assert len(script.seen) == 1
+    assert time.monotonic() - begun < 10
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 << 20
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
+@pytest.mark.parametrize("body", [gzip.compress(ONE), gzip.compress(ONE[:9]) + gzip.compress(ONE[9:]) + b"\0" * 9])
+def test_packed_answers_are_read(encoding: str, body: bytes) -> None:
+    with scripted(packed(body, encoding)) as script:
+        assert ServedRetriever(script.url, manners=QUICK).search(["fox"], 1)[0][0].document.text == "Red."
+
+
+@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(ONE)[:-9], gzip.compress(ONE)[:5]])
+def test_damaged_packing_is_an_error(body: bytes) -> None:
+    with scripted(packed(body, "gzip")) as script, pytest.raises(RetrievalError, match="cannot be unpacked"):
         ServedRetriever(script.url, manners=QUICK).search(["fox"], 1)
+
+
+def test_a_server_that_fails_in_a_row_is_left_alone_for_a_while_then_asked_once() -> None:
+    manners = replace(QUICK, patience=4, cool_down=0.4)
+    with scripted(Reply(status=503)) as script:
+        retriever = ServedRetriever(script.url, manners=manners)
+        with pytest.raises(RetrievalError, match=r"answered 503 \(3 attempts\)"):
+            retriever.search(["fox"], 1)
+        with pytest.raises(RetrievalError, match=r"answered 503 \(1 attempt\)"):  # the fourth failure in a row
+            retriever.search(["fox"], 1)
+        for _ in range(50):
+            with pytest.raises(RetrievalError, match="is left alone for a while: it failed 4 times in a row"):
+                retriever.search(["fox"], 1)
+        assert len(script.seen) == 4
+        time.sleep(0.45)
+        with pytest.raises(RetrievalError, match=r"answered 503 \(1 attempt\)"):
+            retriever.search(["fox"], 1)
+        with pytest.raises(RetrievalError, match="is left alone"):
+            retriever.search(["fox"], 1)
+        assert len(script.seen) == 5
+        script.replies[:] = [Reply(ONE)]
+        time.sleep(0.45)
+        assert retriever.search(["fox"], 1)[0]
+        script.replies[:] = [Reply(status=503), Reply(ONE)]
+        assert retriever.search(["hare"], 1)[0]  # one that answers again gets all of the patience
+        assert len(script.seen) == 8
+
+
+def test_a_stalled_server_does_not_stop_a_run() -> None:
+    with scripted(Reply(ONE, wait=30)) as script:
+        retriever = ServedRetriever(script.url, manners=Manners(timeout=0.2, attempts=3, backoff=0.01))
+        begun = time.monotonic()
+        for number in range(64):
+            with pytest.raises(RetrievalError):
+                retriever.search([f"fox {number}"], 1)
+        assert time.monotonic() - begun < 10  # each alone would take 0.6
 
 
 def test_half_pairs_become_text_that_can_be_written() -> None:
     [[hit]] = read_answer({"result": [[{"document": {"id": 7, "contents": '"\ud800"\n\udfff'}, "score": 1}]]}, 1, 1)
     assert hit == Hit(Document("7", "?", "?"), 1.0)
+
+
+def test_documents_without_scores_and_bare_ones_are_read() -> None:
+    """As Search-R1's servers of the web answer, and those of a corpus without `return_scores`."""
+    texts = [{"contents": '"A"\na'}, {"id": "b", "contents": '"B"\nb'}]
+    for entries in ([{"document": text} for text in texts], texts):
+        [hits] = read_answer({"result": [entries]}, 1, 5)
+        assert hits == [Hit(Document("A", "A", "a"), 1.0), Hit(Document("b", "B", "b"), 0.5)]
+
+
+def test_passages_without_ids_are_told_apart() -> None:
+    entries = [{"document": {"contents": f'"T"\n{number}'}, "score": 1} for number in range(3)]
+    [hits] = read_answer({"result": [entries]}, 1, 5)
+    assert [hit.document.id for hit in hits] == ["T", "T #2", "T #3"]
+
+
+def test_a_first_line_that_is_too_long_for_a_title_is_text() -> None:
+    assert split_contents("word " * 200 + "\nmore") == ("", "word " * 200 + "\nmore")
 
 
 def test_a_document_without_id_goes_by_its_title() -> None:
@@ -390,7 +508,9 @@ def test_requests_keep_their_distance() -> None:
         assert time.monotonic() - begun >= 0.2
 
 
-@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"attempts": 0}, {"backoff": -1}, {"per_second": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": 0}, {"attempts": 0}, {"backoff": -1}, {"per_second": 0}, {"patience": 0}]
+)
 def test_manners_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="positive"):
         Manners(**wrong)

@@ -122,6 +122,28 @@ def test_brave_refuses_long_queries_so_they_are_cut(monkeypatch: pytest.MonkeyPa
     assert [len(sent[0].split()), len(sent[1])] == [50, 400]
 
 
+def test_tavily_refuses_long_queries_so_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(Reply(b"{}")) as script:
+        search_at(script, "tavily", monkeypatch).search(["w" * 900], 3)
+    assert len(json.loads(script.seen[0].body)["query"]) == 400
+
+
+def test_nothing_found_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(Reply(b"{}"), Reply(json.dumps(SERPER).encode())) as script:
+        search = search_at(script, "serper", monkeypatch, tmp_path)
+        assert search.search(["lake"], 2) == [[]]
+        assert search.search(["lake"], 2) == search.search(["lake"], 2) == [FOUND]
+        assert len(script.seen) == 2
+
+
+@pytest.mark.parametrize(
+    "address", ["https://a.example/x\n2. Forged", "https://a.example/a b", "https://a.example/\u2028x"]
+)
+def test_an_address_of_more_than_one_word_is_none(address: str) -> None:
+    answer = {"organic": [{"link": address, "title": "T"}, {"link": "https://b.example/", "title": "B"}]}
+    assert [hit.document.title for hit in read_results(answer, PROVIDERS["serper"], 3)] == ["B"]
+
+
 # ---- answers that lie ----------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,10 @@
-"""What an agent may say: `search[query]`, `open[title or address]`, `answer[text]`."""
+"""What an agent may say: `search[query]`, `open[title, id or address]`, `answer[text]`; and what pages are called."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +12,8 @@ from empg.environments.base import ANSWER, SEARCH
 from empg.environments.deepsearch.world import Document
 
 MAX_TEXT = 500  # characters between the brackets
+MAX_LABEL = 200  # characters of a title, an id or an address, wherever it is shown
+CUT = "..."
 _FORM = re.compile(r"\s*(search|open|answer)\s*\[(.*)\]\s*", re.IGNORECASE | re.DOTALL)
 
 Verb = Literal["search", "open", "answer"]
@@ -34,14 +38,33 @@ def parse_command(action: str) -> Command | None:
     return Command(verb, text)  # type: ignore[arg-type]  # the pattern names the verbs
 
 
-def open_command(document: Document) -> str:
-    """How a listed page is opened: a page of the web by its address, any other by its title."""
-    return f"open[{page_name(document)}]"
+def page_names(listed: Sequence[Document]) -> list[str]:
+    """What `open[...]` calls each of the pages that a search listed; "" for one that has no name at all.
+
+    A page of the web goes by its address, any other by its title. Passages of one title, and those without any, go by
+    their ids. All are shown, and understood, as `label` has them.
+    """
+    titles = Counter(folded(label(document.title)) for document in listed)
+    names = []
+    for document in listed:
+        title = label(document.title)
+        by_id = is_address(document.id) or not title or titles[folded(title)] > 1
+        names.append((label(document.id) if by_id else "") or title)
+    return names
 
 
-def page_name(document: Document) -> str:
-    """What `open[...]` calls a page."""
-    return document.id if is_address(document.id) else " ".join(document.title.split())
+def open_command(name: str) -> str:
+    """How a page of that name is opened."""
+    return f"open[{name}]"
+
+
+def label(text: str) -> str:
+    """A title, an id or an address as it is shown within a line: at most `MAX_LABEL` characters, then `...`.
+
+    Whatever a server, a provider or a corpus holds there, it can neither begin a line of its own nor fill a context.
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_LABEL else line[:MAX_LABEL].rstrip() + CUT
 
 
 def folded(name: str) -> str:

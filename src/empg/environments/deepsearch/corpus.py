@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from empg.environments.deepsearch.world import Document
 
 _log = logging.getLogger(__name__)
 _MAX_TITLE = 500  # characters; a first line that is longer is text
+_MAX_PAGE = 100_000  # characters of all passages of a title
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ def _cut_title(contents: str) -> tuple[str, str]:
 class StoredTitles:
     """Whole pages by title, over documents on disk: a sorted table of hashes, memory-mapped. Implements `Library`.
 
-    Of several documents with one title (the passages of a long page), the first is the page.
+    Of several documents with one title (the passages of a long page), all together are the page.
     """
 
     def __init__(self, folder: Path, documents: Sequence[Document]) -> None:
@@ -138,14 +139,42 @@ class StoredTitles:
 
     def open(self, name: str) -> Document | None:
         """The page of that title, without regard to case and spaces."""
-        wanted = folded(name)
+        return joined(self._named(folded(name)))
+
+    def _named(self, wanted: str) -> Iterator[Document]:
         place = int(np.searchsorted(self._hashes, _hash(wanted)))
         while place < len(self._hashes) and self._hashes[place] == _hash(wanted):
             document = self._documents[int(self._rows[place])]
             if folded(document.title) == wanted:  # another title may have the same hash
-                return document
+                yield document
             place += 1
-        return None
+
+
+class Titles:
+    """The same over documents in memory. Implements `Library`."""
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self._pages: dict[str, list[Document]] = {}
+        for document in documents:
+            self._pages.setdefault(folded(document.title), []).append(document)
+
+    def open(self, name: str) -> Document | None:
+        """The page of that title, without regard to case and spaces."""
+        return joined(self._pages.get(folded(name), ()))
+
+
+def joined(passages: Iterable[Document]) -> Document | None:
+    """The passages of one title as one page, under the id of the first, up to `_MAX_PAGE` characters; None of none."""
+    first: Document | None = None
+    texts: list[str] = []
+    left = _MAX_PAGE
+    for passage in passages:
+        first = first or passage
+        texts.append(passage.text)
+        left -= len(passage.text)
+        if left <= 0:
+            break
+    return first if first is None or len(texts) == 1 else Document(first.id, first.title, "\n".join(texts))
 
 
 def open_titles(

@@ -11,13 +11,22 @@ from typing import Any, Literal, get_args
 
 import gymnasium
 
-from empg.environments.base import ANSWER, SEARCH, Expert, Info, TextEnvironment
+from empg.environments.base import ANSWER, SEARCH, AnyText, Expert, Info, TextEnvironment
 from empg.environments.deepsearch import pages
-from empg.environments.deepsearch.actions import Command, folded, open_command, page_name, parse_command
+from empg.environments.deepsearch.actions import (
+    Command,
+    folded,
+    is_address,
+    label,
+    open_command,
+    page_names,
+    parse_command,
+)
 from empg.environments.deepsearch.expert import SearchingExpert
 from empg.environments.deepsearch.sources import Source, open_source
-from empg.environments.deepsearch.world import Document, Question, RetrievalError, State
+from empg.environments.deepsearch.world import Document, NoVerdict, Question, RetrievalError, State
 
+_REMEMBERED = 1_000  # documents that an episode found and can open by name
 Observation = Literal["list", "passages"]
 Reward = Literal["binary", "score"]
 
@@ -25,9 +34,9 @@ Reward = Literal["binary", "score"]
 class DeepSearchEnv(TextEnvironment):
     """Questions that take several searches. Reward comes with `answer[...]` only, which ends the episode.
 
-    `search[query]` lists the best results, `open[title or address]` shows a page. A search that fails (a dead server)
-    is told as an observation and in `Info["failure"]`, and the episode goes on. Every environment of a process that
-    is made with the same arguments shares corpus, index and questions.
+    `search[query]` lists the best results, `open[title, id or address]` shows a page. A search that fails (a dead
+    server) is told as an observation and in `Info["failure"]`, and the episode goes on. Every environment of a process
+    that is made with the same arguments shares corpus, index and questions.
 
     Args:
         split: of the questions: "train", "valid_id" or "valid_ood" of the package's own, else as named in `data`.
@@ -84,8 +93,8 @@ class DeepSearchEnv(TextEnvironment):
         self._questions: Sequence[Question] = self.source.questions[split]
         if not self._questions:
             raise ValueError(f"split={split!r} has no questions")
-        self.observation_space = gymnasium.spaces.Text(max_length=10_000_000)
-        self.action_space = gymnasium.spaces.Text(max_length=1_000)
+        self.observation_space = AnyText(10_000_000)
+        self.action_space = AnyText(1_000)
         self.state = State()
         self.question: Question  # set by `reset`
 
@@ -142,7 +151,16 @@ class DeepSearchEnv(TextEnvironment):
         return twin
 
     def expert(self) -> Expert:
-        """A fresh expert for the episode that was just reset."""
+        """A fresh expert for the episode that was just reset.
+
+        Raises:
+            ValueError: the question comes without a gold chain. Who knows the answer only could but teach to guess.
+        """
+        if not self.question.hops:
+            raise ValueError(
+                f"question {self.question.id:.80} of {self.question.source:.80} has no gold chain, so there is no "
+                "expert to imitate or to watch: leave out warm_start, or choose kinds of questions that have one"
+            )
         return SearchingExpert(self.question, lambda: self.state, opens=self.opens)
 
     def _do(self, command: Command | None) -> tuple[str, bool]:
@@ -152,7 +170,8 @@ class DeepSearchEnv(TextEnvironment):
             return "Answered.", True
         if command is not None and command.verb == "search":
             [hits] = self.source.retriever.search([command.text], self._results)
-            self.state = replace(self.state, listed=tuple(hit.document for hit in hits))
+            listed = tuple(hit.document for hit in hits)
+            self.state = replace(self.state, listed=listed, found=(*listed, *self.state.found)[:_REMEMBERED])
             if not self.opens:
                 return pages.passages(self.state.listed, self._page_words), True
             return pages.result_list(self.state.listed, self._snippet_words), True
@@ -167,12 +186,21 @@ class DeepSearchEnv(TextEnvironment):
         return pages.page(document, self._page_words), True
 
     def _open(self, name: str) -> Document | None:
-        """A page by title or address. What a search listed is there even where no library has it."""
-        named = [d for d in self.state.listed if folded(name) in (folded(d.title), folded(d.id))]
+        """What a search found by that name, the newest first; else what the library has. Of the web, whole pages."""
+        found = self._found(folded(name))
+        if found is not None and not is_address(found.id):
+            return found
         library = self.source.library
         if library is None:
-            return named[0] if named else None
-        return library.open(page_name(named[0]) if named else name) or (named[0] if named else None)
+            return found
+        return library.open(name if found is None else found.id) or found
+
+    def _found(self, name: str) -> Document | None:
+        listed, found = self.state.listed, self.state.found
+        named = [(shown, document) for shown, document in zip(page_names(listed), listed, strict=True)]
+        named += [(title, document) for document in found for title in (document.title, label(document.title))]
+        named += [(own, document) for document in found for own in (document.id, label(document.id))]
+        return next((document for called, document in named if folded(called) == name), None)
 
     def _question(self, index: int) -> Question:
         if not 0 <= index < self.num_tasks:
@@ -181,8 +209,12 @@ class DeepSearchEnv(TextEnvironment):
 
     def _info(self, *, valid: bool) -> Info:
         answer = self.state.answer
-        score = 0.0 if answer is None else self.source.score(self.question, answer)
-        return Info(
+        score, failure = 0.0, ""
+        try:
+            score = 0.0 if answer is None else self.source.score(self.question, answer)
+        except NoVerdict as problem:
+            failure = str(problem)
+        info = Info(
             task=self.question.text,
             task_id=self._id,
             task_type=self.question.kind,
@@ -191,10 +223,14 @@ class DeepSearchEnv(TextEnvironment):
             admissible=[] if answer is not None else self._admissible(),
             valid=valid,
         )
+        if failure:
+            info["failure"] = failure
+        return info
 
     def _admissible(self) -> list[str]:
         """Placeholders for what is free text, and the listed pages."""
-        opened = [open_command(document) for document in self.state.listed] if self.opens else []
+        names = page_names(self.state.listed) if self.opens else []
+        opened = [open_command(name) for name in names if name]
         return [SEARCH, *dict.fromkeys(opened), ANSWER]
 
 

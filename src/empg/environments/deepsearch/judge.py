@@ -1,8 +1,8 @@
 """A model that judges answers, behind an OpenAI-compatible `POST /chat/completions`.
 
 The prompt is judge.txt. A verdict is one of two words and nothing else; whatever else the judge says gets a reminder,
-and if that does not help the answer does not count as right. Verdicts are kept on disk, so that a run can be repeated
-without asking again; what could not be had or read is never kept.
+and if that does not help the answer does not count as right, and its turn counts as one that failed. Verdicts are kept
+on disk, so that a run can be repeated without asking again; what could not be had or read is never kept.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.retrieval.transport import Manners, Outside, read_variable
-from empg.environments.deepsearch.world import Question, RetrievalError
+from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
 
 KEY_VARIABLE = "JUDGE_API_KEY"
+MANNERS = Manners(timeout=60.0)  # judges are slower than searches
 MAX_ANSWER = 2_000  # characters of a given answer; the rest is cut
 MAX_GOLDS = 50  # right answers that the judge is shown
 _MAX_ECHO = 500  # characters of an unreadable verdict that the reminder repeats
@@ -48,7 +49,7 @@ class Judge:
         model: its name there.
         key_variable: the environment variable that holds the key; None sends none, as for a server of one's own.
         cache: a folder that keeps verdicts by model, prompt, question, answer and right answers; None asks every time.
-        manners: time-outs, attempts and rate. By default a minute an attempt: judges are slower than searches.
+        manners: time-outs, attempts and rate. By default a minute an attempt.
         max_tokens: of a verdict; more for a model that thinks first.
 
     Attributes:
@@ -65,7 +66,7 @@ class Judge:
         *,
         key_variable: str | None = KEY_VARIABLE,
         cache: Path | None = None,
-        manners: Manners | None = None,
+        manners: Manners = MANNERS,
         max_tokens: int = 16,
     ) -> None:
         if not url.startswith(("http://", "https://")):
@@ -83,19 +84,23 @@ class Judge:
         self._prompt = resources.files(__package__).joinpath("judge.txt").read_text(encoding="utf-8")
         self._prompt_hash = hashlib.sha256(f"{self._prompt}\n{_REMINDER}".encode()).hexdigest()
         self._cache = None if cache is None else DiskCache(cache)
-        self._outside = Outside(manners or Manners(timeout=60.0))
+        self._outside = Outside(manners)
         self._counting = threading.Lock()
 
     def __call__(self, question: Question, answer: str) -> float:
         """1.0 if the judge holds the answer to be right, else 0.0: a score of `sources.Source`.
 
         Raises:
+            NoVerdict: its verdict cannot be read.
             RetrievalError: see `judge`.
         """
-        return float(self.judge(question.text, question.answers, answer))
+        verdict = self.judge(question.text, question.answers, answer)
+        if verdict is None:
+            raise NoVerdict("the judge said neither CORRECT nor INCORRECT")
+        return float(verdict)
 
-    def judge(self, question: str, answers: Sequence[str], answer: str) -> bool:
-        """Whether an answer is right; an empty one, or one without a readable verdict, is not.
+    def judge(self, question: str, answers: Sequence[str], answer: str) -> bool | None:
+        """Whether an answer is right, which an empty one is not; None where the verdict cannot be read.
 
         Raises:
             RetrievalError: the judge cannot be had, refuses the request, or answers something else than a chat.
@@ -112,7 +117,7 @@ class Judge:
         verdict = self._ask(self._filled(question, golds, given))
         if verdict is None:
             self._count(unreadable=1)
-            return False
+            return None
         if self._cache is not None:
             self._cache.put(verdict, *key)
         return verdict

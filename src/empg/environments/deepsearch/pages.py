@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from empg.environments.deepsearch.actions import is_address
+from empg.environments.deepsearch.actions import CUT, label, page_names
 from empg.environments.deepsearch.world import Document
 
 NOTHING = "Nothing found."
 NO_PAGE = "There is no such page. Open one of the results, or search."
 HINT = "Not understood. Say search[query], open[title] or answer[text]."
 PASSAGES_HINT = "Not understood. Say search[query] or answer[text]."
-CUT = "..."
 WORD = 20  # characters of a long word: bounds text that has no spaces
 
 
 def result_list(documents: Sequence[Document], words: int) -> str:
-    """One line a result: its number, its title (a page of the web with its address) and the first `words` words."""
+    """One line a result: its number, its title, its name where that is another, and the first `words` words."""
     lines = []
-    for number, document in enumerate(documents, start=1):
-        address = f" ({document.id})" if is_address(document.id) else ""
-        lines.append(f"{number}. {one_line(document.title)}{address}: {beginning(document.text, words)}")
+    for number, (document, name) in enumerate(zip(documents, page_names(documents), strict=True), start=1):
+        title = label(document.title)
+        called = " ".join(part for part in (title, f"({name})" if name != title else "") if part)
+        lines.append(f"{number}. {called}: {beginning(document.text, words)}")
     return "\n".join(lines) or NOTHING
 
 
 def passages(documents: Sequence[Document], words: int) -> str:
     """The results as Search-R1 shows them, each bounded to `words` words."""
     lines = [
-        f"Doc {number}(Title: {one_line(document.title)}) {beginning(document.text, words)}"
+        f'Doc {number}(Title: "{label(document.title)}") {beginning(document.text, words)}'
         for number, document in enumerate(documents, start=1)
     ]
     return "\n".join(lines) or NOTHING
@@ -35,7 +35,7 @@ def passages(documents: Sequence[Document], words: int) -> str:
 
 def page(document: Document, words: int) -> str:
     """A page: its title and its first `words` words."""
-    return f"{one_line(document.title)}: {beginning(document.text, words)}"
+    return f"{label(document.title)}: {beginning(document.text, words)}"
 
 
 def failed(reason: str) -> str:

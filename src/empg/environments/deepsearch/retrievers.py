@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from empg.environments.deepsearch.actions import folded
-from empg.environments.deepsearch.corpus import must_exist, open_titles, read_corpus
+from empg.environments.deepsearch.corpus import Titles, must_exist, open_titles, read_corpus
 from empg.environments.deepsearch.indexing import IndexingBar
-from empg.environments.deepsearch.retrieval.stored import Progress, fingerprint_files
+from empg.environments.deepsearch.options import Searching
+from empg.environments.deepsearch.retrieval.stored import Progress, fingerprint_files, open_documents
 from empg.environments.deepsearch.world import Document, Library, Retriever
 
 if TYPE_CHECKING:
     from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
     from empg.environments.deepsearch.retrieval.dense import DenseRetriever
+    from empg.environments.deepsearch.retrieval.encoder import HuggingFaceEncoder
     from empg.environments.deepsearch.retrieval.tantivy_index import TantivyRetriever
 
 LOCAL = ("bm25", "tantivy", "dense")
@@ -24,121 +27,146 @@ LOCAL = ("bm25", "tantivy", "dense")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that can be read whenever an index of them is made; `fingerprint` changes with them."""
+    """Documents that can be read whenever an index of them is made.
+
+    Attributes:
+        documents: gives them.
+        fingerprint: changes with them.
+        size: how many they are, where that is known before they are read.
+        folder: where their index is kept unless said otherwise; None keeps it in memory.
+    """
 
     documents: Callable[[], Iterable[Document]]
     fingerprint: Callable[[], str]
+    size: int | None = None
+    folder: Path | None = None
 
 
 def corpus_file(path: Path) -> Corpus:
-    """The documents of a file of JSON lines; see `corpus.read_corpus`.
+    """The documents of a file of JSON lines, see `corpus.read_corpus`; their index is kept beside it.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     must_exist(path)
-    return Corpus(partial(read_corpus, path), partial(fingerprint_files, path))
+    return Corpus(partial(read_corpus, path), partial(fingerprint_files, path), folder=path.parent / "empg-index")
 
 
-def index_folder(path: Path) -> Path:
-    """Where the index of a corpus file is kept unless said otherwise: beside it."""
-    return path.parent / "empg-index"
-
-
-class Titles:
-    """The library of documents in memory: of several with one title, the first."""
-
-    def __init__(self, documents: Sequence[Document]) -> None:
-        self._pages: dict[str, Document] = {}
-        for document in documents:
-            self._pages.setdefault(folded(document.title), document)
-
-    def open(self, name: str) -> Document | None:
-        """The page of that title, without regard to case and spaces."""
-        return self._pages.get(folded(name))
-
-
-def open_search(
-    name: str, corpus: Corpus | None, encoder: Path | None = None, cache: Path | None = None
-) -> tuple[Retriever, Library | None]:
+def open_search(how: Searching, corpus: Corpus | None) -> tuple[Retriever, Library | None]:
     """A way to search, and the pages that go with it.
 
     Args:
-        name: "bm25", "tantivy" or "dense" over `corpus`; the address of a server that answers `/retrieve`; or a
-            search provider of the web ("serper", "tavily", "brave", "searxng").
-        corpus: None for the last two. A server's pages are those that a search listed, with a corpus those of it.
-        encoder: of "dense": the folder of a sentence-embedding model.
-        cache: a folder that keeps indices and what other machines answered, for corpora that do not fit into memory;
-            None indexes in memory and asks every time.
+        how: says which.
+        corpus: what a local retriever searches. Of a server it gives the pages; without one, pages are those that a
+            search listed. Of the web it is not asked.
 
     Raises:
         ValueError: there is no such retriever, or something it needs is not given; the message names it.
         FileNotFoundError: the encoder's folder holds no model, or the corpus is not there.
         ImportError: the retriever's package is not installed.
     """
-    if name.startswith(("http://", "https://")):
-        from empg.environments.deepsearch.retrieval.served import ServedRetriever
+    if how.retriever.startswith(("http://", "https://")):
+        from empg.environments.deepsearch.retrieval.served import MANNERS, ServedRetriever
 
-        return ServedRetriever(name, cache), None if corpus is None else Titles(list(corpus.documents()))
-    if name not in LOCAL:
-        return _web(name, cache)
+        served = ServedRetriever(how.retriever, how.cache, how.requests.over(MANNERS))
+        return served, None if corpus is None else _pages(corpus, how.cache or corpus.folder)
+    if how.retriever not in LOCAL:
+        return _web(how)
     if corpus is None:
-        raise ValueError(f"retriever={name!r} searches a corpus: give data.corpus")
-    if name == "dense" and encoder is None:
-        raise ValueError("retriever='dense' needs encoder: the folder of a sentence-embedding model")
-    if cache is None:
-        documents = list(corpus.documents())
-        return _in_memory(name, documents, encoder), Titles(documents)
-    return _on_disk(name, corpus, encoder, cache)
+        raise ValueError(f"retriever={how.retriever!r} searches a corpus: give data.corpus")
+    if how.faiss is not None and find_spec("faiss") is None:
+        raise ImportError("faiss is not installed: pip install 'empg[dense]'")
+    with _extra("tantivy"):
+        folder = how.cache or corpus.folder
+        if folder is None:
+            documents = list(corpus.documents())
+            return _in_memory(how, documents), Titles(documents)
+        return _on_disk(how, corpus, folder)
 
 
-def _web(name: str, cache: Path | None) -> tuple[Retriever, Library]:
-    from empg.environments.deepsearch.retrieval.pages import WebLibrary
-    from empg.environments.deepsearch.retrieval.web import PROVIDERS, WebSearch
+def _web(how: Searching) -> tuple[Retriever, Library]:
+    from empg.environments.deepsearch.retrieval.web import MANNERS, PROVIDERS, WebSearch
 
-    if name not in PROVIDERS:
-        raise ValueError(f"retriever={name!r}: one of {', '.join((*LOCAL, *PROVIDERS))}, or the address of a server")
-    return WebSearch(name, cache), WebLibrary(cache)
+    if how.retriever not in PROVIDERS:
+        known = ", ".join((*LOCAL, *PROVIDERS))
+        raise ValueError(f"retriever={how.retriever!r}: one of {known}, or the address of a server")
+    with _extra("web", "trafilatura"):
+        from empg.environments.deepsearch.retrieval.pages import PAGE_MANNERS, WebLibrary
+    search = WebSearch(how.retriever, how.cache, how.requests.over(MANNERS))
+    return search, WebLibrary(how.cache, how.requests.over(PAGE_MANNERS))
 
 
-def _in_memory(name: str, documents: Sequence[Document], encoder: Path | None) -> Retriever:
-    if name == "bm25":
+@contextmanager
+def _extra(name: str, package: str = "") -> Iterator[None]:
+    """An import that may fail because an extra of this package was not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != (package or name):
+            raise
+        raise ImportError(f"{error.name} is not installed: pip install 'empg[{name}]'") from None
+
+
+def _in_memory(how: Searching, documents: Sequence[Document]) -> Retriever:
+    if how.retriever == "bm25":
         from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
 
         return BM25Retriever.build(documents)
-    if name == "tantivy":
+    if how.retriever == "tantivy":
         from empg.environments.deepsearch.retrieval.tantivy_index import TantivyRetriever
 
         return TantivyRetriever.build(documents)
     from empg.environments.deepsearch.retrieval.dense import DenseRetriever
-    from empg.environments.deepsearch.retrieval.encoder import HuggingFaceEncoder
 
-    assert encoder is not None
-    return DenseRetriever.build(documents, HuggingFaceEncoder(encoder))
+    return DenseRetriever.build(documents, _encoder(how), how.faiss)
 
 
-def _on_disk(name: str, corpus: Corpus, encoder: Path | None, cache: Path) -> tuple[Retriever, Library]:
+def _on_disk(how: Searching, corpus: Corpus, folder: Path) -> tuple[Retriever, Library]:
     """The index and the titles of a corpus, made at first use with a progress bar, and mapped from then on."""
     fingerprint = corpus.fingerprint()
-    with IndexingBar("Indexing the corpus (once)") as bar:
-        index = _mapped(name, corpus, fingerprint, encoder, cache, bar.show)
+    with IndexingBar("Indexing the corpus (once)", corpus.size) as bar:
+        index = _mapped(how, corpus, fingerprint, folder, bar.show)
     with IndexingBar("Indexing its titles (once)", len(index.documents)) as bar:
-        return index, open_titles(index.documents, fingerprint, cache, bar.show)
+        return index, open_titles(index.documents, fingerprint, folder, bar.show)
+
+
+def _pages(corpus: Corpus, folder: Path | None) -> Library:
+    """The pages of a corpus that is searched elsewhere."""
+    if folder is None:
+        return Titles(list(corpus.documents()))
+    fingerprint = corpus.fingerprint()
+    with IndexingBar("Storing the corpus (once)", corpus.size) as bar:
+        documents = open_documents(corpus.documents, fingerprint, folder, bar.show)
+    with IndexingBar("Indexing its titles (once)", len(documents)) as bar:
+        return open_titles(documents, fingerprint, folder, bar.show)
 
 
 def _mapped(
-    name: str, corpus: Corpus, fingerprint: str, encoder: Path | None, cache: Path, progress: Progress
+    how: Searching, corpus: Corpus, fingerprint: str, folder: Path, progress: Progress
 ) -> BM25Retriever | TantivyRetriever | DenseRetriever:
-    if name == "bm25":
+    if how.retriever == "bm25":
         from empg.environments.deepsearch.retrieval.bm25 import open_bm25
 
-        return open_bm25(corpus.documents, fingerprint, cache, progress)
-    if name == "tantivy":
+        return open_bm25(corpus.documents, fingerprint, folder, progress)
+    if how.retriever == "tantivy":
         from empg.environments.deepsearch.retrieval.tantivy_index import open_tantivy
 
-        return open_tantivy(corpus.documents, fingerprint, cache, progress)
+        return open_tantivy(corpus.documents, fingerprint, folder, progress)
     from empg.environments.deepsearch.retrieval.dense import open_dense
+
+    return open_dense(corpus.documents, fingerprint, _encoder(how), folder, how.faiss, progress)
+
+
+def _encoder(how: Searching) -> HuggingFaceEncoder:
     from empg.environments.deepsearch.retrieval.encoder import HuggingFaceEncoder
 
-    assert encoder is not None
-    return open_dense(corpus.documents, fingerprint, HuggingFaceEncoder(encoder), cache, progress=progress)
+    said = how.encoder
+    assert said is not None  # `Searching` sees to that
+    return HuggingFaceEncoder(
+        said.folder,
+        query_prefix=said.query_prefix,
+        document_prefix=said.document_prefix,
+        pooling=said.pooling,
+        max_tokens=said.max_tokens,
+        device=said.device,
+    )

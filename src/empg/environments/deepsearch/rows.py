@@ -5,16 +5,18 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from empg.environments.jsonstream import stream_items
 
 MAX_LISTED = 200_000  # characters of a list that is written into a cell
 _HEAD = 4_096  # bytes that show what kind of file it is
+_DATA = re.compile(rb'\{\s*"Data"\s*:\s*(?=\[)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,9 @@ class Unreadable:
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Stream the records of a JSON array, JSON lines, CSV, TSV or Parquet; what it is shows in its first bytes.
 
-    Rows count from 1: items of an array or of Parquet, lines of any other file. A table without a line of names has
-    the columns question and answer; cells that hold a list are read as one.
+    An object that begins with the array "Data", as TriviaQA's files do, is read as that array. Rows count from 1: items
+    of an array or of Parquet, lines of any other file. A table without a line of names has the columns question and
+    answer; cells that hold a list are read as one.
 
     Raises:
         ValueError: the file is damaged beyond the one record, or is a single JSON object.
@@ -39,19 +42,39 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     if head.startswith(b"PAR1"):
         return _parquet(path)
     if path.suffix.lower() not in (".csv", ".tsv") and start.startswith(b"["):
-        return _array(path)
+        return _array(path, len(head) - len(start))
     if path.suffix.lower() in (".json", ".jsonl", ".ndjson") or start.startswith(b"{"):
+        data = _DATA.match(start)
+        if data is not None:
+            return _array(path, len(head) - len(start) + data.end())
         if start.split(b"\n", 1)[0].strip() == b"{":
-            raise ValueError(f"{path} is one JSON object: write the list inside it as JSON lines (jq -c '.Data[]')")
+            raise ValueError(f"{path} is one JSON object: write the list inside it as JSON lines (jq -c '.LIST[]')")
         return _lines(path)
     return _table(path, "\t" if b"\t" in start.split(b"\n", 1)[0] else ",")
 
 
-def _array(path: Path) -> Iterator[tuple[int, Any]]:
+def _array(path: Path, start: int) -> Iterator[tuple[int, Any]]:
     try:
-        yield from enumerate(stream_items(path), 1)
+        yield from enumerate(stream_items(_Part(path, start)), 1)  # type: ignore[arg-type]  # it opens like a path
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error.reason}; get it again") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file from a byte on."""
+
+    path: Path
+    start: int
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def open(self, *how: Any, **more: Any) -> IO[Any]:
+        """As `Path.open`."""
+        file: IO[Any] = self.path.open(*how, **more)
+        file.seek(self.start)
+        return file
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:

@@ -1,7 +1,8 @@
 """How right an answer is: exact match, token F1 and cover match, with the field's normalisation.
 
 As in the evaluation scripts of SQuAD and HotpotQA: lower case, no punctuation, no articles, single spaces. Where a
-question has several right answers, the best counts.
+question has several right answers, the best counts. A right answer of which nothing would be left ("The The") is
+compared as it is, in lower case: else saying nothing would be as good.
 """
 
 from __future__ import annotations
@@ -33,8 +34,13 @@ def score(answer: str, answers: Sequence[str], metric: Metric = "em") -> float:
             answer stands, as whole words, in what was said.
     """
     measure = {"em": _exact, "f1": _f1, "cover_em": _covers}[metric]
-    said = normalize(answer)
-    return max((measure(said, normalize(right)) for right in answers), default=0.0)
+    return max((measure(*_comparable(answer, right)) for right in answers), default=0.0)
+
+
+def _comparable(said: str, right: str) -> tuple[str, str]:
+    if normalize(right):
+        return normalize(said), normalize(right)
+    return " ".join(said.lower().split()), " ".join(right.lower().split())
 
 
 def _exact(said: str, right: str) -> float:

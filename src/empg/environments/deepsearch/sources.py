@@ -10,11 +10,13 @@ from typing import Any, Literal, get_args
 
 from empg.environments.deepsearch.datasets import documents_of, load_questions
 from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, Wording, make_encyclopaedia
+from empg.environments.deepsearch.options import Requests, Searching, read_requests, read_searching, text, whole
+from empg.environments.deepsearch.places import Files, read_places
 from empg.environments.deepsearch.questions import KINDS, SPLITS, make_questions
 from empg.environments.deepsearch.realworld import KINDS as COUNTRY_KINDS
 from empg.environments.deepsearch.realworld import country_pages, make_country_questions
 from empg.environments.deepsearch.retrieval.stored import fingerprint_documents, fingerprint_files
-from empg.environments.deepsearch.retrievers import LOCAL, Corpus, corpus_file, index_folder, open_search
+from empg.environments.deepsearch.retrievers import LOCAL, Corpus, corpus_file, open_search
 from empg.environments.deepsearch.scoring import Metric, score
 from empg.environments.deepsearch.world import Document, Library, Question, Retriever
 
@@ -51,7 +53,9 @@ def open_source(
     seed: int = 0,
     kinds: Sequence[str] | None = None,
     retriever: str = "bm25",
-    encoder: str | None = None,
+    encoder: str | Mapping[str, Any] | None = None,
+    faiss: str | None = None,
+    requests: Mapping[str, Any] | None = None,
     cache: str | None = None,
     metric: Metric | Literal["judge"] = "em",
     judge: Mapping[str, Any] | None = None,
@@ -60,62 +64,88 @@ def open_source(
 
     Args:
         data: None for a `world` that comes with the package. Else `questions`: by the name of a split, a file or a
-            list of files (see `datasets.load_questions`); and `corpus`: a file (see `corpus.read_corpus`), without
-            which a local retriever searches the paragraphs that come with the questions, of all splits.
+            list of files (see `datasets.load_questions`), or a folder of the published ones (see
+            `places.arrange`); and `corpus`: a file (see `corpus.read_corpus`), without which a local retriever
+            searches the paragraphs that come with the questions, of all splits.
         world: "encyclopaedia", made up; or "countries", real text of the World Factbook, see `realworld`.
         pages: of the encyclopaedia.
         wording: of its facts: "varied", or "plain" for small models, see `make_encyclopaedia`.
         seed: of the encyclopaedia, and of the questions about either world.
         kinds: which kinds of questions; None takes all.
-        retriever: see `open_search`.
-        encoder: see `open_search`.
-        cache: see `open_search`.
+        retriever: see `options.Searching`.
+        encoder: of "dense": the folder of a sentence-embedding model, or a mapping of `folder` and what else
+            `encoder.HuggingFaceEncoder` takes: `query_prefix`, `document_prefix`, `pooling`, `max_tokens`, `device`.
+        faiss: of "dense", see `options.Searching`.
+        requests: to servers, providers and pages: `per_second`, `timeout` (seconds), `attempts`.
+        cache: see `options.Searching`.
         metric: of answers, see `scoring.score`; or "judge".
-        judge: of metric "judge": `url` and `model`, and what else `judge.Judge` takes. Its verdicts go to the cache.
+        judge: of metric "judge": `url` and `model`, and what else `judge.Judge` takes, and how it is asked (as in
+            `requests`). Its verdicts go to the cache.
 
     Raises:
         ValueError: an argument is none of these; the message names it.
         FileNotFoundError: a file is not there; the message says where to get it.
         ImportError: see `open_search`.
     """
-    scored = _scorer(metric, judge, cache)
-    chosen = None if kinds is None else tuple(kinds)
-    how = (retriever, encoder, cache)
+    how = read_searching(retriever, encoder, faiss, requests, cache)
+    scored = _scorer(metric, judge, how.cache)
+    chosen = _read_kinds(kinds)
+    whole("pages", pages)
+    whole("seed", seed)
     questions: Mapping[str, Sequence[Question]]
     if world not in get_args(World):
-        raise ValueError(f"world={world!r}: one of {', '.join(get_args(World))}")
+        raise ValueError(f"world={world!r:.80}: one of {', '.join(get_args(World))}")
+    if wording not in get_args(Wording):
+        raise ValueError(f"wording={wording!r:.80}: one of {', '.join(get_args(Wording))}")
     if data is None and world == "countries":
         questions = _country_questions(seed, chosen)
-        searched = _country_search(*how)
+        searched = _country_search(how)
     elif data is None:
         questions = _generated_questions(pages, wording, seed, chosen)
-        searched = _generated_search(pages, wording, seed, *how)
+        searched = _generated_search(pages, wording, seed, how)
     else:
-        files, corpus = _read_places(data)
+        files, corpus = read_places(data)
         questions = _file_questions(files, chosen)
         context = () if corpus else tuple(dict.fromkeys(path for _, paths in files for path in paths))
-        searched = _file_search(corpus, context, *how)
+        searched = _file_search(corpus, context, how)
     return Source(questions, *searched, scored)
 
 
-def _scorer(metric: str, judge: Mapping[str, Any] | None, cache: str | None) -> Score:
+def _read_kinds(kinds: Any) -> tuple[str, ...] | None:
+    if kinds is None:
+        return None
+    if not isinstance(kinds, list | tuple) or not kinds:
+        raise ValueError(f"kinds={kinds!r:.80}: a list of kinds of questions is needed")
+    return tuple(text("kinds", kind) for kind in kinds)
+
+
+def _scorer(metric: Any, judge: Any, cache: Path | None) -> Score:
     if metric in get_args(Metric):
         if judge is not None:
             raise ValueError(f"judge is for metric='judge', this is {metric!r}")
-        return _Scored(metric)  # type: ignore[arg-type]  # it is one of them
+        return _Scored(metric)
     if metric != "judge":
-        raise ValueError(f"metric={metric!r}: one of {', '.join(get_args(Metric))}, judge")
-    known = {"url", "model", "key_variable", "max_tokens"}
-    if not isinstance(judge, Mapping) or not {"url", "model"} <= set(judge) <= known:
-        raise ValueError(f"metric='judge' needs judge: a mapping of url and model (known: {', '.join(sorted(known))})")
-    return _judge(tuple(sorted(judge.items())), cache)
+        raise ValueError(f"metric={metric!r:.80}: one of {', '.join(get_args(Metric))}, judge")
+    own, asking = ("url", "model", "key_variable", "max_tokens"), ("per_second", "timeout", "attempts")
+    if not isinstance(judge, Mapping) or not {"url", "model"} <= set(judge) <= {*own, *asking}:
+        known = ", ".join((*own, *asking))
+        raise ValueError(f"metric='judge' needs judge: a mapping of url and model (known: {known})")
+    said = {name: judge[name] for name in own if name in judge}
+    for name in ("url", "model"):
+        text(f"judge.{name}", said[name])
+    if said.get("key_variable") is not None:
+        text("judge.key_variable", said["key_variable"])
+    if "max_tokens" in said:
+        whole("judge.max_tokens", said["max_tokens"], 1)
+    requests = read_requests("judge", {name: judge[name] for name in asking if name in judge})
+    return _judge(tuple(sorted(said.items())), requests, cache)
 
 
 @lru_cache(4)
-def _judge(options: tuple[tuple[str, Any], ...], cache: str | None) -> Score:
-    from empg.environments.deepsearch.judge import Judge  # needs httpx
+def _judge(options: tuple[tuple[str, Any], ...], requests: Requests, cache: Path | None) -> Score:
+    from empg.environments.deepsearch.judge import MANNERS, Judge  # needs httpx
 
-    return Judge(**dict(options), cache=None if cache is None else Path(cache))
+    return Judge(**dict(options), cache=cache, manners=requests.over(MANNERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +195,9 @@ def _generated_questions(pages: int, wording: Wording, seed: int, kinds: tuple[s
 
 
 @lru_cache(4)
-def _generated_search(
-    pages: int, wording: Wording, seed: int, retriever: str, encoder: str | None, cache: str | None
-) -> Searched:
+def _generated_search(pages: int, wording: Wording, seed: int, how: Searching) -> Searched:
     documents = _encyclopaedia(pages, wording, seed).documents
-    corpus = Corpus(lambda: documents, partial(fingerprint_documents, documents))
-    return open_search(retriever, corpus, *_folders(encoder, cache))
+    return open_search(how, Corpus(lambda: documents, partial(fingerprint_documents, documents), len(documents)))
 
 
 # ---- countries -------------------------------------------------------------------------------------------------------
@@ -184,33 +211,12 @@ def _country_questions(seed: int, kinds: tuple[str, ...] | None) -> _Splits:
 
 
 @lru_cache(4)
-def _country_search(retriever: str, encoder: str | None, cache: str | None) -> Searched:
-    corpus = Corpus(country_pages, partial(fingerprint_documents, country_pages()))
-    return open_search(retriever, corpus, *_folders(encoder, cache))
+def _country_search(how: Searching) -> Searched:
+    documents = country_pages()
+    return open_search(how, Corpus(lambda: documents, partial(fingerprint_documents, documents), len(documents)))
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
-
-Files = tuple[tuple[str, tuple[str, ...]], ...]
-
-
-def _read_places(data: Mapping[str, Any]) -> tuple[Files, str | None]:
-    """The files of each split, and the corpus."""
-    example = "data: {questions: {train: FILE, test_id: [FILE, FILE]}, corpus: FILE}"
-    if not isinstance(data, Mapping) or not set(data) <= {"questions", "corpus"}:
-        raise ValueError(f"data has questions and corpus, as in {example}")
-    corpus, questions = data.get("corpus"), data.get("questions")
-    if not (corpus is None or isinstance(corpus, str)):
-        raise ValueError(f"data.corpus names one file, as in {example}")
-    if not isinstance(questions, Mapping) or not questions:
-        raise ValueError(f"data.questions names files by split, as in {example}")
-    files = []
-    for split, named in questions.items():
-        paths = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list | tuple) else ()
-        if not isinstance(split, str) or not paths or not all(isinstance(path, str) for path in paths):
-            raise ValueError(f"data.questions.{split} is a file or a list of files, as in {example}")
-        files.append((split, paths))
-    return tuple(files), corpus
 
 
 @lru_cache(8)
@@ -228,17 +234,13 @@ def _load(split: str, paths: tuple[str, ...], kinds: tuple[str, ...] | None) -> 
 
 
 @lru_cache(4)
-def _file_search(
-    corpus: str | None, context: tuple[str, ...], retriever: str, encoder: str | None, cache: str | None
-) -> Searched:
-    found = None
+def _file_search(corpus: str | None, context: tuple[str, ...], how: Searching) -> Searched:
     if corpus is not None:
-        found = corpus_file(Path(corpus))
-        cache = cache or str(index_folder(Path(corpus)))
-    elif retriever in LOCAL:
-        paths = tuple(map(Path, context))
-        found = Corpus(partial(_paragraphs, paths), partial(fingerprint_files, *paths))
-    return open_search(retriever, found, *_folders(encoder, cache))
+        return open_search(how, corpus_file(Path(corpus)))
+    if how.retriever not in LOCAL:
+        return open_search(how, None)
+    paths = tuple(map(Path, context))
+    return open_search(how, Corpus(partial(_paragraphs, paths), partial(fingerprint_files, *paths)))
 
 
 def _paragraphs(paths: Sequence[Path]) -> list[Document]:
@@ -248,7 +250,3 @@ def _paragraphs(paths: Sequence[Path]) -> list[Document]:
         for document in documents_of(path):
             pages.setdefault(document.title, {}).update(dict.fromkeys(document.text.split("\n")))
     return [Document(title, title, "\n".join(texts)) for title, texts in pages.items()]
-
-
-def _folders(encoder: str | None, cache: str | None) -> tuple[Path | None, Path | None]:
-    return None if encoder is None else Path(encoder), None if cache is None else Path(cache)

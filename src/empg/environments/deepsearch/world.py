@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A page or passage. `title` is what `open[...]` names it by; a web page's `id` is its address."""
+    """A page or passage. `title` is what `open[...]` names it by, or `id`: a web page's is its address."""
 
     id: str
     title: str
@@ -54,12 +54,14 @@ class State:
 
     Attributes:
         listed: the results of the last search.
+        found: those of all searches, the newest first: they can still be opened.
         page: what the last observation shows whole, if it shows a page.
         answer: set by the turn that ends the episode.
         steps: turns taken.
     """
 
     listed: tuple[Document, ...] = ()
+    found: tuple[Document, ...] = ()
     page: Document | None = None
     answer: str | None = None
     steps: int = 0
@@ -75,6 +77,10 @@ class Hit:
 
 class RetrievalError(Exception):
     """A search or a page could not be had from outside (dead server, time-out, refused key); the message says why."""
+
+
+class NoVerdict(Exception):
+    """Whether an answer is right could not be found out; the message says why. It counts as wrong, and is told."""
 
 
 class Retriever(Protocol):
@@ -95,7 +101,7 @@ class Library(Protocol):
     def open(self, name: str) -> Document | None:
         """The page of that title or address, or None where there is none.
 
-        Titles match without regard to case and spaces.
+        Titles match without regard to case and spaces; all passages of one title are one page.
 
         Raises:
             RetrievalError: the page is elsewhere and could not be had.

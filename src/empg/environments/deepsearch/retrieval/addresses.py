@@ -1,8 +1,9 @@
 """Connections that keep to their time, and to public addresses: what lies under every request.
 
-httpx bounds one wait; a server that sends a byte now and then can hold a request for ever. Here every wait of a
-request ends at one deadline. And a page of the web may name, or redirect to, a machine of this network: the address
-that is connected to is the very one that was checked, so a name cannot change its address in between.
+httpx bounds one wait; a server that sends a byte now and then can hold a request for ever, and so can a name server.
+Here every wait of a request ends at one deadline, through a proxy, too. And a page of the web may name, or redirect to,
+a machine of this network: the address that is connected to is the very one that was checked, so a name cannot change
+its address in between.
 """
 
 from __future__ import annotations
@@ -23,15 +24,46 @@ class PrivateAddressError(Exception):
     """A host is, or resolves to, an address that is not on the public internet."""
 
 
-def public_addresses(host: str, port: int) -> list[str]:
+def resolve(host: str, port: int, timeout: float | None = None) -> list[str]:
     """The addresses of a host.
+
+    The system's resolver knows no deadline: it works in a thread that is left behind when the time is over.
+
+    Raises:
+        TimeoutError: there was no answer within `timeout` seconds.
+        OSError: the name does not resolve.
+        UnicodeError: it cannot be a name.
+    """
+    found: list[str] = []
+    problems: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            found.extend(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except BaseException as problem:
+            problems.append(problem)
+
+    try:
+        return [str(ipaddress.ip_address(host))]  # needs no asking
+    except ValueError:
+        asking = threading.Thread(target=ask, daemon=True, name="resolver")
+    asking.start()
+    asking.join(timeout)
+    if asking.is_alive():
+        raise TimeoutError(f"{host} was not resolved in time")
+    if problems:
+        raise problems[0]
+    return found
+
+
+def public_addresses(host: str, port: int, timeout: float | None = None) -> list[str]:
+    """The addresses of a host, none of them private.
 
     Raises:
         PrivateAddressError: one of them is not public.
-        OSError: the name does not resolve.
+        OSError: see `resolve`, and for what else.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = [str(entry[4][0]) for entry in found]
+    addresses = resolve(host, port, timeout)
     for address in addresses:
         if not is_public(address):
             raise PrivateAddressError(f"{host} is not on the public internet")
@@ -47,10 +79,16 @@ def is_public(address: str) -> bool:
             return is_public(str(hidden))
         if ip in _NAT64:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-    return ip.is_global and not ip.is_multicast
+        return ip in _GLOBAL and ip.is_global
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL = ipaddress.IPv6Network("2000::/3")  # what IANA gives out; the rest is local, translated or long gone
+_NOT_PUBLIC = (
+    ipaddress.IPv4Network("192.0.0.0/24"),  # of protocols; Python calls parts of it global
+    ipaddress.IPv4Network("168.63.129.16/32"),  # a cloud's own machine, though the address looks public
+)
 
 
 class Deadline(threading.local):
@@ -106,12 +144,13 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = [host]
-        if not self._allow_private:
-            try:
-                addresses = public_addresses(host, port)
-            except (OSError, UnicodeError) as error:
-                raise httpcore.ConnectError(str(error)) from error
+        find = resolve if self._allow_private else public_addresses
+        try:
+            addresses = find(host, port, self._deadline.cut(timeout))
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(str(error)) from error
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(str(error)) from error
         for place, address in enumerate(addresses, 1):
             try:
                 stream = self._sockets.connect_tcp(
@@ -135,13 +174,35 @@ class _Body(httpx.SyncByteStream):
         self._response.close()
 
 
-class DirectTransport(httpx.BaseTransport):
-    """Requests over connections of their own, without a proxy, that end at `deadline`."""
+class Transport(httpx.BaseTransport):
+    """Requests over connections of their own, that end at `deadline`.
 
-    def __init__(self, deadline: Deadline, allow_private: bool) -> None:
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=httpx.create_ssl_context(), network_backend=_Backend(deadline, allow_private)
-        )
+    Args:
+        deadline: of the request that a thread is making.
+        allow_private: whether the machine that is connected to may have an address that is not public.
+        proxy: the address of one that the requests go through, which may be of this network; None connects directly.
+
+    Raises:
+        ValueError: the proxy's kind is not known, or needs a package that is not there.
+    """
+
+    def __init__(self, deadline: Deadline, allow_private: bool, proxy: str | None = None) -> None:
+        secured = httpx.create_ssl_context()
+        self._pool: httpcore.ConnectionPool
+        if proxy is None:
+            self._pool = httpcore.ConnectionPool(ssl_context=secured, network_backend=_Backend(deadline, allow_private))
+            return
+        kinds = {"http": httpcore.HTTPProxy, "https": httpcore.HTTPProxy, "socks5": httpcore.SOCKSProxy}
+        try:
+            known = httpx.Proxy(proxy if "://" in proxy else f"http://{proxy}")
+            url = httpcore.URL(scheme=known.url.raw_scheme, host=known.url.raw_host, port=known.url.port, target="/")
+            self._pool = kinds[known.url.scheme](
+                proxy_url=url, proxy_auth=known.raw_auth, ssl_context=secured, network_backend=_Backend(deadline, True)
+            )
+        except (httpx.InvalidURL, KeyError, ValueError):  # whose message may hold a password
+            raise ValueError("the proxy that this environment names is none of http, https and socks5") from None
+        except RuntimeError:
+            raise ValueError("the proxy that this environment names needs pip install 'httpx[socks]'") from None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send it; the exceptions are httpcore's."""

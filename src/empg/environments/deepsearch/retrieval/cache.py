@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,12 @@ class DiskCache:
         file = self._file(key)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handle, work = tempfile.mkstemp(prefix=".", dir=file.parent)
+            work = file.parent / f".{secrets.token_hex(8)}"
             try:
-                with os.fdopen(handle, "w", encoding="utf-8") as opened:
-                    json.dump({"key": list(key), "value": value}, opened)
+                work.write_text(json.dumps({"key": list(key), "value": value}), encoding="utf-8")
                 os.replace(work, file)
             except BaseException:
-                Path(work).unlink(missing_ok=True)
+                work.unlink(missing_ok=True)
                 raise
         except OSError as error:
             _log.warning("an answer is not kept, and will be asked for again: %s", error)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -65,13 +65,11 @@ class ExactIndex:
 class FaissIndex:
     """A faiss index, memory-mapped where its kind can be."""
 
-    def __init__(self, file: Path) -> None:
-        import faiss
+    def __init__(self, index: Any) -> None:
+        self._index = index
 
-        self._index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
-
-    @staticmethod
-    def write(vectors: Vectors, factory: str, file: Path) -> None:
+    @classmethod
+    def make(cls, vectors: Vectors, factory: str) -> FaissIndex:
         """Train and fill the index that a factory string names ("Flat", "HNSW32", "IVF4096,PQ64").
 
         Raises:
@@ -86,7 +84,20 @@ class FaissIndex:
             index.add(vectors)
         except RuntimeError as error:
             raise ValueError(f"faiss cannot make an index {factory!r} of {len(vectors):,} vectors") from error
-        faiss.write_index(index, str(file))
+        return cls(index)
+
+    @classmethod
+    def read(cls, file: Path) -> FaissIndex:
+        """Map an index that `write` wrote."""
+        import faiss
+
+        return cls(faiss.read_index(str(file), faiss.IO_FLAG_MMAP))
+
+    def write(self, file: Path) -> None:
+        """Write it to a file."""
+        import faiss
+
+        faiss.write_index(self._index, str(file))
 
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
         """See `VectorIndex`."""
@@ -102,13 +113,20 @@ class DenseRetriever:
         self._encoder, self._index = encoder, index
 
     @classmethod
-    def build(cls, documents: Sequence[Document], encoder: Encoder, progress: Progress | None = None) -> DenseRetriever:
-        """Encode documents and compare with all of them, in memory.
+    def build(
+        cls,
+        documents: Sequence[Document],
+        encoder: Encoder,
+        factory: str | None = None,
+        progress: Progress | None = None,
+    ) -> DenseRetriever:
+        """Encode and index documents in memory; see `open_dense`.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or faiss cannot make such an index.
         """
-        return cls(documents, encoder, ExactIndex(np.concatenate(list(_encode(documents, encoder, progress)))))
+        vectors = np.concatenate(list(_encode(documents, encoder, progress)))
+        return cls(documents, encoder, ExactIndex(vectors) if factory is None else FaissIndex.make(vectors, factory))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most `k` hits for each query; scores are inner products, equals stand in the corpus's order."""
@@ -154,12 +172,15 @@ def open_dense(
             if factory is None:
                 np.save(work / "vectors.npy", vectors)
             else:
-                FaissIndex.write(vectors, factory, work / "vectors.faiss")
+                FaissIndex.make(vectors, factory).write(work / "vectors.faiss")
             (work / "encoder.json").write_text(json.dumps({"encoder": encoder.name, "faiss": factory}))
 
         publish(folder, write)
-    file = folder / "vectors.npy"
-    index = ExactIndex(np.load(file, mmap_mode="r")) if factory is None else FaissIndex(folder / "vectors.faiss")
+    index: VectorIndex
+    if factory is None:
+        index = ExactIndex(np.load(folder / "vectors.npy", mmap_mode="r"))
+    else:
+        index = FaissIndex.read(folder / "vectors.faiss")
     return DenseRetriever(StoredDocuments(folder), encoder, index)
 
 

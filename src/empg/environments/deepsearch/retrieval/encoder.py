@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from empg.environments.deepsearch.options import Pooling
 from empg.environments.deepsearch.retrieval.dense import Vectors
 
-Pooling = Literal["mean", "cls"]
 _FILE = 1 << 24  # bytes read at once
 
 

@@ -5,7 +5,9 @@ Its answer is checked line by line before anything of it is used or kept: the se
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from empg.environments.deepsearch.retrieval.query import check_count, clean_quer
 from empg.environments.deepsearch.retrieval.transport import Manners, Outside
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError
 
+MANNERS = Manners()  # unless others are given
 QUERIES_AT_ONCE = 64
 MAX_TEXT = 100_000  # characters of a document; the rest is cut
+MAX_TITLE = 500  # characters; a first line that is longer is text
 
 
 class ServedRetriever:
@@ -30,11 +34,11 @@ class ServedRetriever:
         ValueError: the url is none of http or https.
     """
 
-    def __init__(self, url: str, cache: Path | None = None, manners: Manners | None = None) -> None:
+    def __init__(self, url: str, cache: Path | None = None, manners: Manners = MANNERS) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is no address of a retrieval server: give http://HOST:PORT")
         self._url = url if url.endswith("/retrieve") else f"{url.rstrip('/')}/retrieve"
-        self._outside = Outside(manners or Manners())
+        self._outside = Outside(manners)
         self._cache = None if cache is None else DiskCache(cache)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -69,6 +73,9 @@ class ServedRetriever:
 def read_answer(answer: Any, queries: int, k: int) -> list[list[Hit]]:
     """The hits of a `/retrieve` response, at most `k` for each query.
 
+    Read are documents with their scores, as from Search-R1's servers of a corpus; without, as from its servers of the
+    web; and bare, as without `return_scores`. Where there is no score it is 1 / rank.
+
     Raises:
         RetrievalError: it is not of the protocol; the message says where.
     """
@@ -79,7 +86,7 @@ def read_answer(answer: Any, queries: int, k: int) -> list[list[Hit]]:
     for number, entries in enumerate(lists):
         if not isinstance(entries, list):
             raise RetrievalError(f"the retrieval server's answer is wrong: result[{number}] is no list")
-        hits.append([_read_hit(entry, f"result[{number}][{rank}]") for rank, entry in enumerate(entries[:k])])
+        hits.append(_read_hits(entries[:k], f"result[{number}]"))
     return hits
 
 
@@ -87,6 +94,8 @@ def split_contents(contents: str) -> tuple[str, str]:
     """Title and text, as Search-R1's corpora hold them: the title on the first line, in quotes."""
     title, _, text = contents.partition("\n")
     title = title.strip()
+    if len(title) > MAX_TITLE:
+        return "", contents
     if len(title) >= 2 and title[0] == title[-1] == '"':
         title = title[1:-1]
     return title, text
@@ -105,17 +114,30 @@ def unpack_hits(packed: Any) -> list[Hit] | None:
         return None
 
 
-def _read_hit(entry: Any, place: str) -> Hit:
-    document = entry.get("document") if isinstance(entry, dict) else None
+def _read_hits(entries: list[Any], place: str) -> list[Hit]:
+    hits, seen = [], Counter[str]()
+    for rank, entry in enumerate(entries):
+        hit = _read_hit(entry, f"{place}[{rank}]", 1 / (rank + 1))
+        name = hit.document.id
+        seen[name] += 1
+        if seen[name] > 1:  # passages without ids go by their titles, of which a page has one: numbers tell them apart
+            hit = replace(hit, document=replace(hit.document, id=f"{name} #{seen[name]}"))
+        hits.append(hit)
+    return hits
+
+
+def _read_hit(entry: Any, place: str, unscored: float) -> Hit:
+    bare = isinstance(entry, dict) and "document" not in entry
+    document = entry if bare else entry.get("document") if isinstance(entry, dict) else None
     contents = document.get("contents") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(contents, str):
         raise RetrievalError(f"the retrieval server's answer is wrong: {place} has no document with contents")
-    score = entry.get("score")
+    score = unscored if bare else entry.get("score", unscored)
     # Compared as it is: an integer of a thousand digits is no float.
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not -1e300 < score < 1e300:
         raise RetrievalError(f"the retrieval server's answer is wrong: the score of {place} is no number")
     title, text = split_contents(clean_text(contents[:MAX_TEXT]))
-    name = document.get("id", title)  # Search-R1's BM25 server sends none
+    name = document.get("id", title)  # some of Search-R1's servers send none
     if not isinstance(name, (str, int)) or isinstance(name, bool):
         raise RetrievalError(f"the retrieval server's answer is wrong: the id of {place} is no text")
     return Hit(Document(clean_text(str(name)), title, text), float(score))

@@ -7,27 +7,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from empg.environments.deepsearch.retrieval.query import MAX_HITS, MAX_QUERY, clean_text
+from empg.environments.deepsearch.retrieval.query import MAX_HITS, clean_text
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError, Retriever
 from empg.environments.serving import serve_app
 
-MAX_BODY = 4 << 20  # bytes
-MAX_QUERIES = 512  # in one request
+MAX_BODY = 16 << 20  # bytes
+MAX_QUERIES = 4_096  # in one request: Search-R1 asks for a whole batch at once
 DEFAULT_HITS = 3
+# Its server's fields are pydantic's, which read "3", 3.0 and "true" as they are meant.
+_COUNT = TypeAdapter(int | None)
+_FLAG = TypeAdapter(bool)
 
 
 def retriever_app(retriever: Retriever) -> Starlette:
     """The web application of a retriever, which must be safe to use from several threads.
 
     `POST /retrieve` answers `{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}`, or the bare
-    documents without `return_scores`; `contents` is `"Title"` and the text on the lines after it. What cannot be
-    answered is 422 (or 413) with `{"detail"}`, and 502 where the retriever itself asks another machine in vain.
+    documents without `return_scores`; `contents` is `"Title"` and the text on the lines after it. Without `topk`, or
+    with 0, there are `DEFAULT_HITS`; queries that are too long for a search are cut. What cannot be answered is 422 (or
+    413) with `{"detail"}`, and 502 where the retriever itself asks another machine in vain.
     `GET /health` answers `{"status": "ok"}`.
     """
 
@@ -97,17 +102,17 @@ def _read(body: bytes) -> _Asked:
     if not isinstance(queries, list) or not queries or not all(isinstance(query, str) for query in queries):
         raise _Refused("queries: give a list of texts")
     if len(queries) > MAX_QUERIES:
-        raise _Refused(f"queries: at most {MAX_QUERIES} at once")
-    if any(len(query) > MAX_QUERY for query in queries):
-        raise _Refused(f"queries: at most {MAX_QUERY:,} characters each")
-    count = asked.get("topk")
-    if count is None:
-        count = DEFAULT_HITS
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_HITS:
+        raise _Refused(f"queries: at most {MAX_QUERIES:,} at once")
+    try:
+        count = _COUNT.validate_python(asked.get("topk")) or DEFAULT_HITS
+    except ValidationError:
+        count = -1
+    if not 1 <= count <= MAX_HITS:
         raise _Refused(f"topk: give a whole number from 1 to {MAX_HITS}")
-    with_scores = asked.get("return_scores", False)
-    if not isinstance(with_scores, bool):
-        raise _Refused("return_scores: give true or false")
+    try:
+        with_scores = _FLAG.validate_python(asked.get("return_scores", False))
+    except ValidationError:
+        raise _Refused("return_scores: give true or false") from None
     return _Asked([clean_text(query) for query in queries], count, with_scores)
 
 

@@ -10,8 +10,8 @@ import hashlib
 import json
 import mmap
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -52,8 +52,8 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
 
     Where another process was faster, its folder stays.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    work = folder.parent / f".{folder.name}-{secrets.token_hex(8)}"
+    work.mkdir(parents=True)  # readable by whom the user's umask says: others may share the corpus
     try:
         write(work)
         try:
@@ -85,6 +85,27 @@ def store_documents(
     if len(starts) == 1:
         raise ValueError("the corpus is empty: there is nothing to search")
     np.save(folder / "starts.npy", np.asarray(starts, dtype=np.int64))
+
+
+def open_documents(
+    documents: Callable[[], Iterable[Document]], fingerprint: str, cache: Path, progress: Progress | None = None
+) -> StoredDocuments:
+    """The documents of a corpus that is not searched here, stored on first use and mapped from then on.
+
+    The arguments are those of `bm25.open_bm25`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folder = cache / f"documents-{fingerprint}"
+    if not folder.is_dir():
+
+        def write(work: Path) -> None:
+            for _ in store_documents(documents(), work, progress):
+                pass
+
+        publish(folder, write)
+    return StoredDocuments(folder)
 
 
 class StoredDocuments(Sequence[Document]):

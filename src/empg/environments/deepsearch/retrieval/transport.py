@@ -1,7 +1,9 @@
 """Asking another machine: with a deadline, some patience, good manners and bounds; what goes wrong is one line.
 
 Retried, after waits that double and are jittered: no connection, no answer in time, 429 and 5xx. A server that says
-when to come back (Retry-After) is obeyed if that is soon. Everything else fails at once.
+when to come back (Retry-After) is obeyed if that is soon. Everything else fails at once; and so does everything for a
+while, once a server has failed many times in a row: a run must not stand still, time-out after time-out, for a server
+that is gone.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
 
-from empg.environments.deepsearch.retrieval.addresses import Deadline, DirectTransport, public_addresses
+from empg.environments.deepsearch.retrieval.addresses import Deadline, Transport, public_addresses
+from empg.environments.deepsearch.retrieval.breaker import Breaker
+from empg.environments.deepsearch.retrieval.unpacking import ACCEPTED, PackedError, read_body
 from empg.environments.deepsearch.world import RetrievalError
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -56,6 +60,8 @@ class Manners:
         backoff: seconds before the second attempt, doubled for each further one; between half and all of it is waited.
         longest_wait: seconds; a server that wants a longer pause has failed.
         per_second: requests that this process sends in a second; None sends them as they come.
+        patience: attempts that fail in a row, whoever makes them, before a server is left alone.
+        cool_down: seconds for which it is; then one attempt shows whether it is back.
         max_bytes: of a response, once unpacked.
         allow_private: whether the machine may have an address that is not public; pages of the web may not.
         seed: of the jitter.
@@ -66,13 +72,17 @@ class Manners:
     backoff: float = 0.5
     longest_wait: float = 30.0
     per_second: float | None = None
+    patience: int = 6
+    cool_down: float = 30.0
     max_bytes: int = 16 << 20
     allow_private: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0 or self.attempts < 1 or self.backoff < 0 or self.max_bytes < 1:
-            raise ValueError("timeout, attempts and max_bytes must be positive, and backoff not negative")
+        if self.timeout <= 0 or self.attempts < 1 or self.patience < 1 or self.max_bytes < 1:
+            raise ValueError("timeout, attempts, patience and max_bytes must be positive")
+        if self.backoff < 0 or self.cool_down < 0:
+            raise ValueError("backoff and cool_down must be positive, or 0")
         if self.per_second is not None and self.per_second <= 0:
             raise ValueError(f"per_second is {self.per_second}: give a positive number, or None for no limit")
 
@@ -104,14 +114,12 @@ class Outside:
     def __init__(self, manners: Manners) -> None:
         self.manners = manners
         self._deadline = Deadline()
-        self._proxied = any(scheme in getproxies() for scheme in ("http", "https", "all"))
-        self._client = httpx.Client(
-            timeout=manners.timeout,
-            transport=None if self._proxied else DirectTransport(self._deadline, manners.allow_private),
-            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "gzip, deflate"},
-            follow_redirects=False,
-        )
-        weakref.finalize(self, self._client.close)  # environments come and go, and none of them closes what it searches
+        self._proxies = getproxies()
+        self._clients: dict[str | None, httpx.Client] = {None: self._client(None)}
+        for proxy in {self._proxies.get(scheme) or self._proxies.get("all") for scheme in ("http", "https")}:
+            if proxy:
+                self._clients[proxy] = self._client(proxy)
+        self._breaker = Breaker(manners.patience, manners.cool_down)
         self._jitter = random.Random(manners.seed)
         self._turn = threading.Lock()
         self._next = 0.0
@@ -128,21 +136,25 @@ class Outside:
         """The response, whatever its status, unless that is one to be retried. Redirects are not followed.
 
         Raises:
-            RetrievalError: there was none after all attempts; the message names the host, no key and no query.
+            RetrievalError: there was none after all attempts, or the host is left alone (`Manners.patience`); the
+                message names the host, no key and no query.
             PrivateAddressError: the host's address is not public, and must be.
         """
         host, manners = _host(url), self.manners
-        if self._proxied and not manners.allow_private:
-            self._check_as_named(url)
         for attempt in range(1, manners.attempts + 1):
+            if self._breaker.refuses(host):
+                raise RetrievalError(f"{host} is left alone for a while: it failed {manners.patience} times in a row")
             self._take_turn()
             try:
-                return self._attempt(method, url, headers, params, payload)
+                answer = self._attempt(method, url, headers, params, payload)
+                self._breaker.answered(host)
+                return answer
             except _Passing as problem:
+                left_alone = self._breaker.failed(host)
                 wait = manners.backoff * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.0)
                 if problem.wait is not None:
                     wait = max(wait, problem.wait)
-                if attempt == manners.attempts or wait > manners.longest_wait:
+                if attempt == manners.attempts or left_alone or wait > manners.longest_wait:
                     tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
                     raise RetrievalError(f"{host} {problem} ({tries})") from problem
                 time.sleep(wait)
@@ -176,37 +188,48 @@ class Outside:
         payload: Any,
     ) -> Answer:
         self._deadline.at = time.monotonic() + self.manners.timeout
-        with (
-            _one_line(self.manners.timeout),
-            self._client.stream(method, url, headers=headers, params=params, json=payload) as response,
-        ):
-            if response.status_code in _RETRIED:
-                raise _Passing(f"answered {response.status_code}", _retry_after(response.headers.get("Retry-After")))
-            body, cut = self._read(response)
-            return Answer(
-                url=str(response.url),
-                status=response.status_code,
-                content_type=response.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
-                charset=response.charset_encoding,
-                location=response.headers.get("Location"),
-                body=body,
-                cut=cut,
-            )
+        with _one_line(self.manners.timeout):
+            proxy = self._proxy_of(url)
+            if proxy is not None and not self.manners.allow_private:
+                self._check_as_named(url)
+            with self._clients[proxy].stream(method, url, headers=headers, params=params, json=payload) as response:
+                if response.status_code in _RETRIED:
+                    said = response.headers.get("Retry-After")
+                    raise _Passing(f"answered {response.status_code}", _retry_after(said))
+                packed = response.headers.get("Content-Encoding", "")
+                body, cut = read_body(response.iter_raw(), packed, self.manners.max_bytes)
+                return Answer(
+                    url=str(response.url),
+                    status=response.status_code,
+                    content_type=response.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
+                    charset=response.charset_encoding,
+                    location=response.headers.get("Location"),
+                    body=body,
+                    cut=cut,
+                )
 
-    def _read(self, response: httpx.Response) -> tuple[bytes, bool]:
-        body = bytearray()
-        for chunk in response.iter_bytes(1 << 16):
-            body += chunk
-            if len(body) > self.manners.max_bytes:
-                return bytes(body[: self.manners.max_bytes]), True
-            self._deadline.cut(None)  # through a proxy, nothing else watches it
-        return bytes(body), False
+    def _client(self, proxy: str | None) -> httpx.Client:
+        client = httpx.Client(
+            timeout=self.manners.timeout,
+            transport=Transport(self._deadline, self.manners.allow_private, proxy),
+            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": ACCEPTED},
+            follow_redirects=False,
+            trust_env=False,
+        )
+        weakref.finalize(self, client.close)  # environments come and go, and none of them closes what it searches
+        return client
+
+    def _proxy_of(self, url: str) -> str | None:
+        """The proxy that the environment names for an address; None where it names none, or says `no_proxy`."""
+        target = httpx.URL(url)
+        proxy = self._proxies.get(target.scheme) or self._proxies.get("all")
+        return None if not proxy or proxy_bypass(target.host) else proxy
 
     def _check_as_named(self, url: str) -> None:
         """Refuse what this machine knows to be private. A name that only the proxy can resolve is left to the proxy."""
         target = httpx.URL(url)
         with suppress(OSError, UnicodeError):
-            public_addresses(target.host, target.port or 443)
+            public_addresses(target.host, target.port or 443, self._deadline.cut(None))
 
     def _take_turn(self) -> None:
         if self.manners.per_second is None:
@@ -240,7 +263,7 @@ def _one_line(timeout: float) -> Iterator[None]:
         raise _Passing("cannot be reached") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol, UnicodeError) as error:
         raise RetrievalError("the address is not one of the web") from error
-    except (httpx.DecodingError, httpx.TooManyRedirects) as error:
+    except PackedError as error:
         raise RetrievalError("the response cannot be unpacked") from error
     except (httpx.HTTPError, httpcore.ProtocolError, httpcore.NetworkError, httpcore.ProxyError) as error:
         raise _Passing("broke off") from error

@@ -19,9 +19,11 @@ from empg.environments.deepsearch.retrieval.served import pack_hits, unpack_hits
 from empg.environments.deepsearch.retrieval.transport import Manners, Outside, read_variable
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError
 
+MANNERS = Manners()  # unless others are given
 MAX_SNIPPET = 4_000  # characters
 MAX_TITLE = 300
 MAX_ADDRESS = 2_000
+_SHORT = 400  # characters; two of the providers refuse longer queries
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
 
 
@@ -61,12 +63,12 @@ def _serper(query: str, k: int, key: str) -> Ask:
 
 
 def _tavily(query: str, k: int, key: str) -> Ask:
-    return Ask("POST", {"Authorization": f"Bearer {key}"}, payload={"query": query, "max_results": min(k, 20)})
+    payload = {"query": query[:_SHORT], "max_results": min(k, 20)}
+    return Ask("POST", {"Authorization": f"Bearer {key}"}, payload=payload)
 
 
 def _brave(query: str, k: int, key: str) -> Ask:
-    # It refuses queries of more than 400 characters or 50 words.
-    short = " ".join(query.split()[:50])[:400]
+    short = " ".join(query.split()[:50])[:_SHORT]  # it refuses queries of more than 50 words, too
     return Ask(
         "GET", {"X-Subscription-Token": key, "Accept": "application/json"}, params={"q": short, "count": min(k, 20)}
     )
@@ -103,14 +105,14 @@ class WebSearch:
 
     Args:
         provider: one of `PROVIDERS`, by name or itself.
-        cache: a folder that keeps answers by provider, query and k; None asks every time.
+        cache: a folder that keeps what was found by provider, query and k; None asks every time.
         manners: time-outs, attempts and rate (`per_second`: providers allow 1 to 50).
 
     Raises:
         ValueError: there is no such provider, or its environment variable is not set.
     """
 
-    def __init__(self, provider: str | Provider, cache: Path | None = None, manners: Manners | None = None) -> None:
+    def __init__(self, provider: str | Provider, cache: Path | None = None, manners: Manners = MANNERS) -> None:
         self._provider = PROVIDERS.get(provider) if isinstance(provider, str) else provider
         if self._provider is None:
             raise ValueError(f"there is no search provider {provider!r}: choose one of {', '.join(PROVIDERS)}")
@@ -120,7 +122,7 @@ class WebSearch:
             if not held.startswith(("http://", "https://")):
                 raise ValueError(f"{self._provider.variable} is no address: give http://HOST:PORT")
             self._key, self._url = "", held if held.endswith("/search") else f"{held.rstrip('/')}/search"
-        self._outside = Outside(manners or Manners())
+        self._outside = Outside(manners)
         self._cache = None if cache is None else DiskCache(cache)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -143,7 +145,7 @@ class WebSearch:
         ask = self._provider.ask(query, k, self._key)
         answer = self._outside.json(ask.method, self._url, headers=ask.headers, params=ask.params, payload=ask.payload)
         hits = read_results(answer, self._provider, k)
-        if self._cache is not None:
+        if self._cache is not None and hits:  # nothing found may be a hiccup, which must not be kept for ever
             self._cache.put(pack_hits(hits), *key)
         return hits
 
@@ -168,7 +170,9 @@ def read_results(answer: Any, provider: Provider, k: int) -> list[Hit]:
         if not isinstance(address, str) or not isinstance(title, str):
             continue
         address = clean_text(address.strip())
-        if address.startswith(("http://", "https://")) and len(address) <= MAX_ADDRESS and len(pages) < k:
+        if not address.isprintable() or " " in address or len(address) > MAX_ADDRESS:
+            continue  # it could look like more lines than one, and no browser would open it
+        if address.startswith(("http://", "https://")) and len(pages) < k:
             shown = _plain(snippet, MAX_SNIPPET) if isinstance(snippet, str) else ""
             pages.setdefault(address, Document(address, _plain(title, MAX_TITLE), shown))
     return [Hit(page, 1 / rank) for rank, page in enumerate(pages.values(), 1)]

@@ -1,0 +1,91 @@
+"""Where questions and corpus are, as a recipe's `data` says; and the paper's arrangement of the published files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from empg.environments.deepsearch.datasets import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, load_questions
+
+Files = tuple[tuple[str, tuple[str, ...]], ...]
+"""By split, its files."""
+
+_EXAMPLE = "data: {questions: {train: FILE, test_id: [FILE, FILE]}, corpus: FILE}"
+_KINDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_OTHER_NAMES = {"2wikimultihopqa": "2wiki", "webwalkerqa": "webwalker"}
+
+
+def read_places(data: Any) -> tuple[Files, str | None]:
+    """The files of each split, and the corpus.
+
+    Raises:
+        ValueError: it says something else, or names a file twice: what is trained on must not be what is tested on.
+        FileNotFoundError: there is no such folder.
+    """
+    if not isinstance(data, Mapping) or not set(data) <= {"questions", "corpus"}:
+        raise ValueError(f"data has questions and corpus, as in {_EXAMPLE}")
+    corpus, questions = data.get("corpus"), data.get("questions")
+    if not (corpus is None or isinstance(corpus, str)):
+        raise ValueError(f"data.corpus names one file, as in {_EXAMPLE}")
+    if isinstance(questions, str) and Path(questions).suffix.lower() not in _KINDS:
+        return arrange(Path(questions)), corpus
+    if not isinstance(questions, Mapping) or not questions:
+        raise ValueError(f"data.questions names files by split, or one folder of published files, as in {_EXAMPLE}")
+    files = []
+    for split, named in questions.items():
+        paths = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list | tuple) else ()
+        if not isinstance(split, str) or not paths or not all(isinstance(path, str) for path in paths):
+            raise ValueError(f"data.questions.{split} is a file or a list of files, as in {_EXAMPLE}")
+        files.append((split, paths))
+    _check_apart(files)
+    return tuple(files), corpus
+
+
+@lru_cache(8)
+def arrange(folder: Path) -> Files:
+    """The published files of a folder as the paper uses them: `train`, `test_id` and `test_ood`.
+
+    Trained on are the training files of `IN_DISTRIBUTION`; its other files are tested on, in distribution, and those of
+    `OUT_OF_DISTRIBUTION` out of it, of which training files are left alone. A file is for training if its name says so.
+    Its dataset shows in its records, else in the name of its folder. Files of other datasets are left alone.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: no file in it is of one of those datasets, or one of the files has no questions.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; data.questions names files by split, as in {_EXAMPLE}")
+    splits: dict[str, list[str]] = {"train": [], "test_id": [], "test_ood": []}
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _KINDS and path.is_file()):
+        dataset, trains = _dataset(path), "train" in path.stem.lower()
+        if dataset in IN_DISTRIBUTION:
+            splits["train" if trains else "test_id"].append(str(path))
+        elif dataset in OUT_OF_DISTRIBUTION and not trains:
+            splits["test_ood"].append(str(path))
+    found = tuple((split, tuple(paths)) for split, paths in splits.items() if paths)
+    if not found:
+        known = ", ".join((*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION))
+        raise ValueError(f"{folder} has no files of the paper's datasets ({known}); name your files by split")
+    return found
+
+
+def _dataset(path: Path) -> str:
+    source = next(load_questions(path)).source.lower()
+    names = [_OTHER_NAMES.get(name, name) for name in (source, path.parent.name.lower())]
+    return next((name for name in names if name in (*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION)), names[0])
+
+
+def _check_apart(files: list[tuple[str, tuple[str, ...]]]) -> None:
+    where: dict[str, str] = {}
+    for split, paths in files:
+        for path in paths:
+            before = where.setdefault(os.path.realpath(path), split)
+            if before != split:
+                raise ValueError(
+                    f"data.questions: {path} is given for {before} and for {split}; splits must not overlap"
+                )
+        if len({os.path.realpath(path) for path in paths}) < len(paths):
+            raise ValueError(f"data.questions.{split} names a file twice")
