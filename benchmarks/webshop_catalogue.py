@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 
 import psutil
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 MB = 1e6
 
@@ -29,11 +27,8 @@ def index(products: int, folder: Path) -> None:
     from empg.environments.webshop.catalogue import write_catalogue
     from empg.environments.webshop.generator import generate
 
-    columns = (TextColumn("Indexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     begun = time.perf_counter()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("", total=products)
-        write_catalogue(generate(products), folder, lambda done: progress.update(bar, completed=done))
+    write_catalogue(generate(products), folder, generated=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
     disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / MB
     print(f"generate and index   {time.perf_counter() - begun:8.1f} s   peak {peak:,.0f} MB   disk {disk:,.0f} MB")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,11 +59,12 @@ def test_what_is_written_as_search_r1_is_read_back(thought: str, words: str, ver
         ("<search>q</search>", "search[q]", True),  # a thought may be missing
         ("<think>t</think>\n<answer>Beijing</answer> and more", "answer[Beijing]", True),
         ("<search>a[1]</search>", "search[a[1]]", True),
-        # both, or several: the first search is made, and the turn is malformed
-        ("<answer>b</answer><search>q</search>", "search[q]", False),
-        ("<search>q</search><information>made up</information><answer>b</answer>", "search[q]", False),
-        ("<search>q</search><search>r</search>", "search[q]", False),
-        ("<answer>a</answer><answer>b</answer>", "answer[a]", False),
+        # of several the first that is complete counts: Search-R1 cuts a turn there
+        ("<answer>b</answer><search>q</search>", "answer[b]", True),
+        ("<search>q</search><information>made up</information><answer>b</answer>", "search[q]", True),
+        ("<search>q</search><search>r</search>", "search[q]", True),
+        ("<search>q <answer>a</answer><answer>b</answer>", "answer[a]", True),
+        ("<search>q</answer> <answer>a</search></answer>", "search[q</answer> <answer>a]", True),
         # none
         ("<think>t</think>", "", False),
         ("<think>t</think><search>q", "", False),
@@ -88,3 +91,12 @@ def test_any_text_is_read_as_search_r1_without_an_error(parts: list[str]) -> Non
 def test_what_search_r1_cannot_say_is_refused(action: str) -> None:
     with pytest.raises(ValueError, match="cannot be said in the form search_r1"):
         write_search_r1("t", action)
+
+
+def test_tags_that_are_never_closed_are_read_in_no_time() -> None:
+    """A lazy pattern takes minutes here: it goes to the end of the text from every tag."""
+    began = time.perf_counter()
+    for text in ("<think>" * 200_000, "<think>a</think>" + "<action>" * 200_000, "<search>" * 200_000):
+        assert not parse_turn(text).valid
+        assert not parse_search_r1(text).valid
+    assert time.perf_counter() - began < 1

@@ -11,10 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_ACTION_CHARS = 500
-_THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
-_ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
-_SEARCH = re.compile(r"<search>(.*?)</search>", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _COMMAND = re.compile(r"(search|answer)\[(.*)\]", re.DOTALL)
 
 
@@ -33,10 +29,10 @@ def parse_turn(text: str) -> ParsedTurn:
     A turn without a well-formed action keeps an empty action, which no environment understands: the episode goes on
     and the agent reads that nothing happened.
     """
-    thought, action = _THOUGHT.search(text), _ACTION.search(text)
-    words = " ".join(action.group(1).split()) if action else ""
+    thought, action = _block(text, "think"), _block(text, "action")
+    words = action.words if action else ""
     valid = thought is not None and 0 < len(words) <= MAX_ACTION_CHARS
-    return ParsedTurn(" ".join(thought.group(1).split()) if thought else "", words if valid else "", valid)
+    return ParsedTurn(thought.words if thought else "", words if valid else "", valid)
 
 
 def write_turn(thought: str, action: str) -> str:
@@ -47,18 +43,16 @@ def write_turn(thought: str, action: str) -> str:
 def parse_search_r1(text: str) -> ParsedTurn:
     """Read `<think>why</think>` and one of `<search>query</search>` and `<answer>text</answer>`, as Search-R1 writes.
 
-    The action is `search[query]` of the first search block, else `answer[text]` of the first answer block. The turn is
-    valid if there is just one block of the two kinds; a thought may be missing.
+    The first complete block counts, and nothing that follows it: Search-R1 cuts a response there. A thought may be
+    missing.
     """
-    thought = _THOUGHT.search(text)
-    searches, answers = _SEARCH.findall(text), _ANSWER.findall(text)
-    verb, block = ("search", searches[0]) if searches else ("answer", answers[0] if answers else "")
-    words = " ".join(block.split())
-    action = f"{verb}[{words}]" if words else ""
+    thought = _block(text, "think")
+    blocks = [block for block in (_block(text, "search"), _block(text, "answer")) if block is not None]
+    block = min(blocks, key=lambda found: found.start, default=None)
+    action = f"{block.tag}[{block.words}]" if block is not None and block.words else ""
     if len(action) > MAX_ACTION_CHARS:
         action = ""
-    valid = bool(action) and len(searches) + len(answers) == 1
-    return ParsedTurn(" ".join(thought.group(1).split()) if thought else "", action, valid)
+    return ParsedTurn(thought.words if thought else "", action, bool(action))
 
 
 def write_search_r1(thought: str, action: str) -> str:
@@ -72,6 +66,23 @@ def write_search_r1(thought: str, action: str) -> str:
         raise ValueError(f"{action!r:.80} cannot be said in the form search_r1, which has search[...] and answer[...]")
     verb, words = command.groups()
     return f"<think>{thought}</think><{verb}>{words}</{verb}>"
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """`<tag>words</tag>`, which starts at character `start` of its text; white space is squeezed."""
+
+    tag: str
+    start: int
+    words: str
+
+
+def _block(text: str, tag: str) -> _Block | None:
+    """The first complete block, in linear time: a lazy pattern would try each of many unclosed tags to the end."""
+    start = text.find(f"<{tag}>")
+    inside = start + len(tag) + 2
+    end = text.find(f"</{tag}>", inside) if start >= 0 else -1
+    return _Block(tag, start, " ".join(text[inside:end].split())) if end >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)

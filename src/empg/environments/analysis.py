@@ -1,7 +1,7 @@
 """Text as search terms, as Lucene's English analyzer cuts it and Anserini scores it.
 
-Words by the Unicode rules that matter for pages and products, the possessive 's cut, lower case, 33 stop words,
-Porter's stemmer.
+Words by the Unicode rules that matter for pages and products (each ideograph is one), the possessive 's cut, lower
+case, 33 stop words, Porter's stemmer.
 """
 
 from __future__ import annotations
@@ -20,8 +20,16 @@ STOP_WORDS = frozenset(
     to was will with
     """.split()  # noqa: SIM905
 )
+# Ideographs and hiragana are words one by one, a run of katakana is a word.
+_ALONE = (
+    r"\u2e80-\u2fd5\u3005\u3007\u3021-\u3029\u3038-\u303b\u3041-\u3096\u309d-\u309f\u3400-\u4dbf\u4e00-\u9fff"
+    r"\uf900-\ufad9\U0001b001-\U0001b11f\U00020000-\U000323af"
+)
+_KATAKANA = r"\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9d"
+_OTHER = rf"[^\W{_ALONE}{_KATAKANA}]+"
 # Letters may hold a dot, an apostrophe or a colon between them, digits a dot, a comma or a semicolon.
-_WORD = re.compile(r"\w+(?:(?:(?<=[^\W\d_])[.'’:·](?=[^\W\d_])|(?<=\d)[.,;'’](?=\d))\w+)*")
+_INSIDE = r"(?<=[^\W\d_])[.'’:·](?=[^\W\d_])|(?<=\d)[.,;'’](?=\d)"
+_WORD = re.compile(rf"[{_ALONE}]|[{_KATAKANA}]+|{_OTHER}(?:(?:{_INSIDE}){_OTHER})*")
 _MAX_WORD = 255
 
 

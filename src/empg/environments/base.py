@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import gymnasium
@@ -42,14 +45,56 @@ class Expert(Protocol):
 
 @runtime_checkable
 class HastyExpert(Expert, Protocol):
-    """An expert that can also end an episode before its time, as people do."""
+    """An expert that can also be done before its time, as people are."""
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether it thinks that it is done, although the world goes on: it plays no further."""
+        ...
 
     def conclude(self, observation: str, info: Info) -> Decision | None:
-        """In place of what `act` just said for the same observation: buy, answer or whatever ends the episode now.
+        """In place of what `act` just said for the same observation: buy, answer or whatever comes to an end now.
 
-        None where nothing could end it, or where `act` ends it anyway.
+        None where there is nothing to cut short, or where `act` comes to the end anyway.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEpisode:
+    """An episode that somebody played: which task, what was thought and done, and what it was worth at its end.
+
+    `where` says where it is written down, for errors: a file and a line.
+    """
+
+    where: str
+    task: int
+    turns: tuple[Decision, ...]
+    score: float
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A world whose episodes are recorded, so that they can be played again."""
+
+    def recordings(self, file: Path) -> Iterator[RecordedEpisode]:
+        """The episodes of a file.
+
+        Raises:
+            ValueError: one was not made in this world, under these rules; the message names the file and the line.
+        """
+        ...
+
+
+class AnyText(gymnasium.spaces.Text):
+    """Every text up to a length. gymnasium's own space holds texts over a listed alphabet; pages are in no alphabet."""
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__(max_length, min_length=0)
+
+    def contains(self, x: Any) -> bool:
+        """Whether it is a text, and not too long."""
+        return isinstance(x, str) and len(x) <= self.max_length
 
 
 class TextEnvironment(gymnasium.Env[str, str]):
@@ -79,7 +124,11 @@ class TextEnvironment(gymnasium.Env[str, str]):
         raise NotImplementedError
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
-        """Give a command: observation, reward, terminated, truncated, info. No text is an error."""
+        """Give a command: observation, reward, terminated, truncated, info. No text is an error.
+
+        After the end (`terminated` or `truncated`) there is nothing left to do but `reset`; a world may raise
+        RuntimeError.
+        """
         raise NotImplementedError
 
     def clone(self) -> TextEnvironment:

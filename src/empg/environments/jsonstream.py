@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
-_CHUNK = 1 << 20  # characters
+_CHUNK = 1 << 20  # bytes
 _MAX_RECORD = 1 << 26  # characters; a longer record is a damaged file
 _SEPARATORS = " \t\r\n,"
 
+Progress = Callable[[int], None]  # told the number of bytes read so far
 
-def stream_items(path: Path) -> Iterator[Any]:
+
+def stream_items(path: Path, progress: Progress | None = None) -> Iterator[Any]:
     """The items of a JSON array, or the lines of a JSON-lines file.
 
     Raises:
         ValueError: the file is damaged or ends early; the message says after which item.
     """
-    with path.open(encoding="utf-8") as file:
-        reader = _Reader(file, path)
+    with path.open("rb") as file:
+        reader = _Reader(file, path, progress)
         is_array = reader.peek() == "["
         if is_array:
             reader.skip()
@@ -29,14 +32,14 @@ def stream_items(path: Path) -> Iterator[Any]:
             raise ValueError(f"{path}: the file ends after item {reader.values}; it was cut, get it again")
 
 
-def stream_members(path: Path) -> Iterator[tuple[str, Any]]:
+def stream_members(path: Path, progress: Progress | None = None) -> Iterator[tuple[str, Any]]:
     """The members of a JSON object, in order.
 
     Raises:
         ValueError: the file is no JSON object, is damaged or ends early.
     """
-    with path.open(encoding="utf-8") as file:
-        reader = _Reader(file, path)
+    with path.open("rb") as file:
+        reader = _Reader(file, path, progress)
         if reader.peek() != "{":
             raise ValueError(f"{path}: a JSON object was expected")
         reader.skip()
@@ -53,8 +56,9 @@ def stream_members(path: Path) -> Iterator[tuple[str, Any]]:
 class _Reader:
     """A window on the file that moves on value by value."""
 
-    def __init__(self, file: TextIO, path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: BinaryIO, path: Path, progress: Progress | None) -> None:
+        self._file, self._path, self._progress = file, path, progress
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._text, self._at, self._ended = "", 0, False
         self._decoder = json.JSONDecoder()
         self.values = 0
@@ -93,5 +97,11 @@ class _Reader:
             return False
         chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))  # doubling: a long value is retried seldom
         self._ended = not chunk
-        self._text, self._at = self._text[self._at :] + chunk, 0
-        return bool(chunk)
+        try:
+            text = self._utf8.decode(chunk, final=self._ended)
+        except UnicodeDecodeError:
+            raise ValueError(f"{self._path}: not UTF-8 after value {self.values}; get it again") from None
+        if self._progress is not None:
+            self._progress(self._file.tell())
+        self._text, self._at = self._text[self._at :] + text, 0
+        return not self._ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import uvicorn
@@ -22,15 +23,27 @@ def serve_app(app: Starlette, host: str, port: int, ready: Callable[[str], None]
         OSError: the port is taken.
     """
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", lifespan="off", ws="none")
-    socket = config.bind_socket()
+    listening = _bind(host, port)
     server = uvicorn.Server(config)
 
     async def run() -> None:
-        serving = asyncio.create_task(server.serve(sockets=[socket]))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         if ready is not None and server.started:
-            ready(f"http://{host}:{socket.getsockname()[1]}")
+            ready(f"http://{host}:{listening.getsockname()[1]}")
         await serving
 
     asyncio.run(run())
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket at that address. uvicorn's own way would end the process where the port is taken."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise OSError(f"cannot serve at {host}:{port} ({error.strerror}); choose another port, or 0 for any") from None
+    return bound

@@ -1,4 +1,4 @@
-"""Re-make golden.json by running the original WebShop's page and reward code on the hand-written shop.
+"""Re-make golden.json by running the original WebShop's page and reward code on the shops of shops.py.
 
 python tests/environments/webshop/record_official.py PATH_TO_WEBSHOP
 
@@ -19,13 +19,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from shops import small_shop, write_official
+from shops import shelves_shop, small_shop, write_official, write_shelves
 
 from empg.environments.webshop.nouns import lexicon_nouns
 from empg.environments.webshop.shop import Shop
 
-# (kind of goals, the asin whose first goal is played, commands)
-PLAYS = [
+# By shop: (kind of goals, the asin whose first goal is played, commands)
+SMALL = [
     (
         "synthetic",
         "B000TABLE1",
@@ -80,6 +80,19 @@ PLAYS = [
     ("human", "B000SCRIPT", ["search[gloss]", "click[b000script]", "click[rose gold]", "click[buy now]"]),
     ("synthetic", "B000DEAR01", ["search[marble table]", "click[b000dear01]", "click[gold]", "click[buy now]"]),
 ]
+SHELVES = [
+    (
+        "synthetic",
+        "B000RANGED",
+        [
+            *("search[shelf]", *["click[next >]"] * 5, *["click[< prev]"] * 5, "click[next >]", "click[b000shlf12]"),
+            *("click[< prev]", "search[<q> shelves]", *["click[next >]"] * 5, "search[shelf 7]", "search[ladder]"),
+            *("click[b000nulled]", "click[description]", "click[< prev]", "click[features]", "click[back to search]"),
+            *("search[ladder]", "click[b000ranged]", "click[search]", "click[wood | steel]", "click[wood  |  steel]"),
+            *("click[tall]", "click[wood | brass]", "click[features]", "click[< prev]", "click[buy now]"),
+        ],
+    ),
+]
 
 
 def stand_in(name: str, **content: Any) -> None:
@@ -88,8 +101,8 @@ def stand_in(name: str, **content: Any) -> None:
     sys.modules[name] = module
 
 
-def import_original(checkout: Path, data: Path) -> Any:
-    """The original's text environment, with stand-ins for what it imports and we do not need."""
+def import_original(checkout: Path) -> tuple[Any, Any]:
+    """The original's engine and text environment, with stand-ins for what it imports and we do not need."""
     sys.path.insert(0, str(checkout))
     stand_in("cleantext")
     stand_in("rank_bm25", BM25Okapi=None)
@@ -106,12 +119,9 @@ def import_original(checkout: Path, data: Path) -> Any:
     package.__path__ = [str(checkout / "web_agent_site" / "envs")]
     sys.modules["web_agent_site.envs"] = package
     from web_agent_site.engine import engine
-
-    engine.DEFAULT_ATTR_PATH = str(data.with_name("items_ins_v2_1000.json"))
-    engine.HUMAN_ATTR_PATH = str(data.with_name("items_human_ins.json"))
     from web_agent_site.envs import web_agent_text_env
 
-    return web_agent_text_env
+    return engine, web_agent_text_env
 
 
 class Searcher:
@@ -153,12 +163,18 @@ def look(environment: Any, action: str | None, reward: float, done: bool) -> dic
 
 
 def main() -> None:
-    shop = small_shop()
-    with tempfile.TemporaryDirectory() as scratch:
-        data = write_official(Path(scratch))
-        module = import_original(Path(sys.argv[1]).resolve(), data)
-        module.init_search_engine = lambda num_products=None: Searcher(shop)
-        plays = [play(module, shop, data, *spec) for spec in PLAYS]
+    engine, module = import_original(Path(sys.argv[1]).resolve())
+    plays = []
+    for name, shop, write, specs in (
+        ("small", small_shop(), write_official, SMALL),
+        ("shelves", shelves_shop(), write_shelves, SHELVES),
+    ):
+        with tempfile.TemporaryDirectory() as scratch:
+            data = write(Path(scratch))
+            engine.DEFAULT_ATTR_PATH = str(data.with_name("items_ins_v2_1000.json"))
+            engine.HUMAN_ATTR_PATH = str(data.with_name("items_human_ins.json"))
+            module.init_search_engine = lambda num_products=None, shop=shop: Searcher(shop)
+            plays += [{"shop": name, **play(module, shop, data, *spec)} for spec in specs]
     text = json.dumps(plays, indent=1, ensure_ascii=False)
     Path(__file__).with_name("golden.json").write_text(text + "\n", encoding="utf-8")
     print(f"{len(plays)} plays, {sum(len(play['turns']) for play in plays)} pages")

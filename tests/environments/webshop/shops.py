@@ -1,4 +1,6 @@
-"""A shop of seven hand-written products, one for each thing that can go wrong; golden.json was recorded in it."""
+"""Two shops that golden.json was recorded in: seven hand-written products, one for each thing that can go wrong; and
+shelves of things that are much alike, more of them than a search shows.
+"""
 
 from __future__ import annotations
 
@@ -129,11 +131,36 @@ HUMAN = {
 }
 
 
-def small_products() -> list[Product]:
+# 54 alike, of which a search shows 50. The highest number stands first: the catalogue's order is not that of the asins.
+SHELVES = [
+    *(record(f"B000SHLF{n:02}", f"Shelf {n}", full_description="A shelf.", query="shelves") for n in range(54, 0, -1)),
+    record(
+        "B000RANGED",
+        "Ranged Ladder",
+        pricing="$20.00$35.50",
+        query="ladders",
+        customization_options={"Material": values("Wood / Steel", "Wood/Brass"), "Size": values("search", "tall")},
+    ),
+    record("B000NULLED", "Nulled Ladder", full_description=None, small_description=[None, "dry"], query="ladders"),
+]
+SHELF_EXTRAS = {made["asin"]: {"attributes": ["solid wood"]} for made in SHELVES} | {
+    "B000RANGED": {
+        "attributes": ["heavy duty", "solid wood"],
+        "instruction": "Find me heavy duty ladders",
+        "instruction_attributes": ["heavy duty"],
+    }
+}
+
+
+def products_of(records: list[Any], extras: dict[str, Any], humans: dict[str, Any]) -> list[Product]:
     report = LoadReport()
-    products = list(clean(RECORDS, EXTRAS, HUMAN, report))
-    assert report.kept == len(RECORDS), report.summary()
+    products = list(clean(records, extras, humans, report))
+    assert report.kept == len(records), report.summary()
     return products
+
+
+def small_products() -> list[Product]:
+    return products_of(RECORDS, EXTRAS, HUMAN)
 
 
 def small_catalogue() -> Catalogue:
@@ -142,6 +169,17 @@ def small_catalogue() -> Catalogue:
 
 def small_shop(rules: ShopRules | None = None) -> Shop:
     return Shop(small_catalogue(), lexicon_nouns, rules or ShopRules())
+
+
+def shelves_shop(rules: ShopRules | None = None) -> Shop:
+    return Shop(make_catalogue(products_of(SHELVES, SHELF_EXTRAS, {})), lexicon_nouns, rules or ShopRules())
+
+
+def write_shelves(folder: Path) -> Path:
+    """The shelves as official files; returns the products' file."""
+    products = write_official(folder, SHELVES)
+    products.with_name("items_ins_v2_1000.json").write_text(json.dumps(SHELF_EXTRAS), encoding="utf-8")
+    return products
 
 
 def write_official(folder: Path, records: list[Any] | None = None, suffix: str = "_1000") -> Path:

@@ -81,7 +81,7 @@ def test_the_right_product_scores_1_and_the_visit_can_be_imitated(browser, serve
     assert page.locator("#instruction").inner_text() == served.environment.goal.instruction
     follow(page, actions)
     assert page.locator("#score").inner_text() == "1.0"
-    (made,) = recording.read(served.record_to)
+    ((_, made),) = recording.read(served.record_to)
     assert [turn["action"] for turn in made.turns] == actions
     assert made.score == 1.0
     page.close()

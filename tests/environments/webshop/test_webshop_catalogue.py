@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +34,16 @@ def assert_equal(one: Catalogue, other: Catalogue) -> None:
 
 def test_in_memory_and_mapped_are_the_same(tmp_path: Path) -> None:
     for name, products in (("hand", small_products()), ("generated", list(generate(300)))):
-        told: list[int] = []
-        write_catalogue(iter(products), tmp_path / name, told.append)
-        assert told == list(range(1, len(products) + 1))
+        stages: list[tuple[str, int, list[int]]] = []
+
+        def stage(name: str, total: int, stages: list = stages) -> Callable[[int], None]:
+            stages.append((name, total, []))
+            return stages[-1][2].append
+
+        write_catalogue(iter(products), tmp_path / name, generated=name == "generated", stage=stage)
+        assert stages == [("goals", 1, [1]), ("search index", 1, [1])]
         mapped = open_catalogue(tmp_path / name)
+        assert mapped.generated == (name == "generated")
         assert_equal(make_catalogue(products), mapped)
         assert isinstance(mapped.prices, np.memmap)
 
@@ -77,7 +86,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     write_catalogue(iter(small_products()), tmp_path / "shop")
     file = tmp_path / "shop" / "catalogue.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 0}))
-    with pytest.raises(ValueError, match="format 0, not 1: remove it"):
+    with pytest.raises(ValueError, match="format 0, not 2: remove it"):
         open_catalogue(tmp_path / "shop")
 
 
@@ -91,3 +100,12 @@ def test_a_second_writer_keeps_the_first_ones_folder(tmp_path: Path) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
     assert_equal(open_catalogue(tmp_path / "shop"), small_catalogue())
+
+
+def test_a_folder_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_catalogue(iter(small_products()), tmp_path / "shop")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "shop").stat().st_mode) == 0o750

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shops import human, record, values
 
 from empg.environments.webshop.generator import generate
-from empg.environments.webshop.goals import ANY_PRICE, GoalCounter, make_goal, price_bound, split_range
+from empg.environments.webshop.goals import (
+    ANY_PRICE,
+    MAX_GOALS,
+    GoalCounter,
+    goal_count,
+    make_goal,
+    price_bound,
+    split_range,
+)
+from empg.environments.webshop.records import LoadReport, clean
 from empg.environments.webshop.shop import Shop
+from empg.environments.webshop.world import Product
 
 
 def goals(shop: Shop, kind: str) -> list:
@@ -48,6 +60,58 @@ def test_human_goals_have_values_without_names_and_need_an_attribute(shop: Shop)
     assert (table.attributes, table.options) == (("easy assemble",), ((None, "white"),))
     assert table.instruction.startswith("i need a table that is easy assemble and white, and price lower than ")
     assert by_asin["B000SCRIPT"].options == ((None, "rose gold"), (None, "5 ounce"))
+
+
+def repeating() -> list[Product]:
+    """Products whose data says values and instructions twice, among others."""
+    asked = [human("B1", "red mug", ["red"], ["red"]), human("B1", "red mug", ["red"], ["red"]),
+             human("B1", "blue mug", ["red"], ["red"])]  # fmt: skip
+    options = {"Color": values("red", "Red ", "RED", "blue"), "Size": values("s", "m", "S")}
+    extra = {"attributes": ["x"], "instruction": "Find me a mug", "instruction_attributes": ["x"]}
+    records = [record("B0", "Pot"), record("B1", "Mug", customization_options=options), record("B2", "Pan")]
+    return list(clean(records, {"B0": extra, "B1": extra, "B2": extra}, {"B1": asked}, LoadReport()))
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "human"])
+def test_no_goal_is_there_twice_and_the_others_keep_their_order(kind: str) -> None:
+    products = repeating()
+    counter = GoalCounter(kind)
+    for row, product in enumerate(products):
+        counter.add(row, product)
+    table = counter.table()
+    made = [make_goal(products[row], 20.0, kind, choice) for row, choice in zip(table.row, table.choice, strict=True)]
+    said = {(goal.asin, goal.attributes, goal.options, goal.instruction.partition(", and price")[0]) for goal in made}
+    assert len(said) == len(made)
+    unshuffled = [(row, choice) for row, product in enumerate(products) for choice in range(goal_count(product, kind))]
+    random.Random(233).shuffle(unshuffled)
+    kept = list(zip(table.row.tolist(), table.choice.tolist(), strict=True))
+    assert kept == [goal for goal in unshuffled if goal in kept]
+    assert (len(unshuffled), len(kept)) == {"synthetic": (14, 6), "human": (3, 2)}[kind]
+
+
+def test_one_product_cannot_make_more_goals_than_fit() -> None:
+    options = {f"Option {n}": values(*(f"value {v}" for v in range(100))) for n in range(6)}
+    extra = {"attributes": ["x"], "instruction": "Find me a mug", "instruction_attributes": ["x"]}
+    report = LoadReport()
+    (product,) = clean([record("B1", "Mug", customization_options=options)], {"B1": extra}, {}, report)
+    assert report.summary() == "1 products; 1 with more than 100,000 goals, of which the first are kept"
+    assert not report.is_clean
+    counter = GoalCounter("synthetic")
+    counter.add(0, product)
+    table = counter.table()
+    assert sorted(table.choice.tolist()) == list(range(MAX_GOALS))
+    last = make_goal(product, 20.0, "synthetic", MAX_GOALS - 1)
+    assert [value for _, value in last.options] == ["value 0"] * 3 + ["value 9", "value 99", "value 99"]
+
+
+def test_a_goal_s_id_changes_with_everything_its_reward_depends_on() -> None:
+    product = repeating()[1]
+    changes = {"title": "Pot", "query": "pots", "product_category": "A › B", "instruction": "I want a mug"}
+    made = [product, *(replace(product, **{name: text}) for name, text in changes.items()),
+            replace(product, instruction_attributes=("y",))]  # fmt: skip
+    ids = [make_goal(one, 20.0, "synthetic", 0).task_id for one in made]
+    ids += [make_goal(product, price, "synthetic", choice).task_id for price, choice in ((99.0, 0), (20.0, 1))]
+    assert len(set(ids)) == len(ids)
 
 
 @given(price=st.floats(0.01, 2000), key=st.text(max_size=5))

@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
-from shops import small_shop
+from shops import shelves_shop, small_shop
 
 from empg.environments.webshop import pages
 from empg.environments.webshop.shop import Shop, ShopRules
 from empg.environments.webshop.world import Goal, Page, State
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def shelves() -> Shop:
+    return shelves_shop()
 
 
 def goal_of(shop: Shop, asin: str, kind: str = "synthetic") -> Goal:
@@ -31,13 +36,15 @@ def text(shop: Shop, state: State, goal: Goal) -> str:
 
 
 @pytest.mark.parametrize("play", GOLDEN, ids=lambda play: f"{play['kind']}-{play['goals'][play['goal']]}")
-def test_every_page_is_the_originals(shop: Shop, play: dict) -> None:
-    kind = play["kind"]
+def test_every_page_is_the_originals(shop: Shop, shelves: Shop, play: dict) -> None:
+    shop, kind = {"small": shop, "shelves": shelves}[play["shop"]], play["kind"]
     assert [shop.goal(kind, i).asin for i in range(len(shop.catalogue.goals[kind]))] == play["goals"]
     goal, state = shop.goal(kind, play["goal"]), State()
     for turn in play["turns"]:
         if turn["action"] is not None:
-            shop.step(state, goal, turn["action"])
+            # The original has "wood  |  steel" on its page and does not understand "wood | steel".
+            action = turn["action"] if turn["action"] != "click[wood | steel]" else "nonsense"
+            shop.step(state, goal, action)
         nodes = shop.nodes(state, goal)
         assert pages.as_text(nodes) == turn["text"]
         assert pages.as_rich_text(nodes, state) == turn["text_rich"]
@@ -67,6 +74,34 @@ def test_index_results_and_item_read_like_this(shop: Shop) -> None:
         "white | grey [SEP] size [SEP] 54 inch [SEP] 36 inch [SEP] Harrow Console Table with Drawers [SEP] "
         "Price: $65.99 [SEP] Rating: N.A. [SEP] Description [SEP] Features [SEP] Reviews [SEP] Buy Now"
     )
+
+
+def test_a_search_shows_fifty_in_pages_of_ten_in_the_order_of_their_asins(shelves: Shop) -> None:
+    goal = goal_of(shelves, "B000RANGED")
+    head = f"Instruction: [SEP] {goal.instruction} [SEP] Back to Search [SEP] "
+    state = walk(shelves, goal, "search[shelf]", *["click[next >]"] * 4)
+    hits = " [SEP] ".join(f"B000SHLF{n} [SEP] Shelf {n} [SEP] $20.0" for n in range(41, 51))
+    assert text(shelves, state, goal) == f"{head}Page 5 (Total results: 50) [SEP] < Prev [SEP] Next > [SEP] {hits}"
+    shelves.step(state, goal, "click[next >]")
+    assert text(shelves, state, goal) == f"{head}Page 6 (Total results: 50) [SEP] < Prev [SEP] Next >"
+    shelves.step(state, goal, "search[<q> shelves]")  # all of them, in the catalogue's order
+    assert text(shelves, state, goal).startswith(f"{head}Page 1 (Total results: 54) [SEP] Next > [SEP] B000SHLF54")
+
+
+def test_prefixes_read_like_this(shop: Shop, shelves: Shop) -> None:
+    """By the rules, and not from the original: `<r>` is chance there, and `<a>` stops with an error."""
+    goal = goal_of(shop, "B000TABLE1")
+    head = f"Instruction: [SEP] {goal.instruction} [SEP] Back to Search [SEP] Page 1 (Total results: "
+    assert text(shop, walk(shop, goal, "search[<a> easy assemble]"), goal) == (
+        f"{head}1) [SEP] Next > [SEP] B000TABLE1 [SEP] Harrow Console Table with Drawers [SEP] $65.99"
+    )
+    assert text(shop, walk(shop, goal, "search[<a> easy]"), goal) == f"{head}0) [SEP] Next >"
+    assert text(shop, walk(shop, goal, "search[<r> whatever]"), goal).startswith(f"{head}7) [SEP] Next > [SEP] B000")
+    state = walk(shelves, goal, "search[<r>]")
+    assert len(shelves.results(state, goal).products) == 10
+    assert shelves.results(state, goal).total == 50
+    first = text(shelves, state, goal)
+    assert text(shelves, walk(shelves, goal, "search[<r>]", "click[next >]", "click[< prev]"), goal) != first
 
 
 def test_a_search_works_on_every_page_and_forgets_the_options(shop: Shop) -> None:

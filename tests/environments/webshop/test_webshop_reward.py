@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.environments.webshop.nouns import lexicon_nouns, noun_finder
+from empg.environments.webshop.nouns import SPACY_MODELS, lexicon_nouns, noun_finder, rule_of
 from empg.environments.webshop.reward import Score, meets_attribute, meets_option, score_purchase, similarity
 from empg.environments.webshop.world import Goal, Product
 
@@ -159,6 +160,26 @@ def test_nouns_leave_out_what_describes_counts_and_measures() -> None:
 
 def test_nouns_of_a_generated_shop_do_not_depend_on_what_is_installed() -> None:
     assert noun_finder("auto", generated=True) is lexicon_nouns
+
+
+def test_spacys_tagger_finds_nouns_where_it_is_installed() -> None:
+    pytest.importorskip("spacy", reason="spaCy is not installed")
+    if not any(importlib.util.find_spec(name) for name in SPACY_MODELS):
+        pytest.skip(f"none of the models {', '.join(SPACY_MODELS)} is installed")
+    find = noun_finder("spacy", generated=True)
+    assert rule_of(find) == "spacy"
+    assert rule_of(noun_finder("auto", generated=False)) == "spacy"
+    nouns = find("Adjustable Wooden Console Table with Two Drawers")
+    assert {"table", "drawers"} <= set(nouns)
+    assert not {"with", "two"} & set(nouns)
+
+
+def test_without_spacy_its_rule_is_refused_and_auto_takes_the_lexicon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert noun_finder("auto", generated=False) is lexicon_nouns
+    assert rule_of(lexicon_nouns) == "lexicon"
+    with pytest.raises(ValueError, match=r"^nouns='spacy' needs spaCy and one of en_core_web_sm, .*; or say nouns="):
+        noun_finder("spacy", generated=True)
 
 
 words = st.sampled_from(["easy", "solid wood", "red", "dark red", "54 inch", "table", "lamp", "", "é", "x-large"])

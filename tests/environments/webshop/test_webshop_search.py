@@ -6,19 +6,23 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from empg.environments.analysis import TermCounter, analyze
+from empg.environments.webshop.catalogue import make_catalogue
 from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.shop import Shop
 from empg.environments.webshop.world import Product
+
+MUG = Product("B0", "Red Mug", "For Tea.", (), (1.0,), {}, "", "", "", ())
 
 
 def index_of(*texts: str) -> SearchIndex:
     counter = TermCounter()
     for text in texts:
         counter.add(text)
-    return SearchIndex.build(counter)
+    return SearchIndex.build(counter, np.arange(len(texts), dtype=np.int32))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +36,9 @@ def index_of(*texts: str) -> SearchIndex:
         ("color: red, and size: x-large", ["color", "red", "size", "x", "larg"]),
         ("café 24w x 36h", ["café", "24w", "x", "36h"]),
         ("to be or not", []),
+        ("漢字と red カメラ한국어", ["漢", "字", "と", "red", "カメラ", "한국어"]),
+        ("usb充電器3個 タブレット用", ["usb", "充", "電", "器", "3", "個", "タブレット", "用"]),
+        ("ひらがな々", ["ひ", "ら", "が", "な", "々"]),
         ("", []),
     ],
 )
@@ -59,12 +66,24 @@ def test_scores_are_bm25_with_anserinis_constants() -> None:
     assert scores == pytest.approx([bm25(2, 2, 3) + bm25(1, 1, 3), bm25(1, 2, 2), 0], rel=1e-6)
 
 
-def test_best_first_equals_in_the_catalogues_order_and_strangers_never() -> None:
+def test_best_first_equals_by_rank_and_strangers_never() -> None:
     index = index_of("pot", "mug", "tea mug", "mug", "pan", "mug")
     assert index.find("mug") == (1, 3, 5, 2)
     assert index.find("tea mug") == (2, 1, 3, 5)
     assert index.find("mug", 2) == (1, 3)
     assert index.find("spoon") == index.find("") == index.find("the of") == ()
+    ranks = np.array([0, 5, 1, 2, 4, 3], dtype=np.int32)
+    ranked = SearchIndex(index._index, ranks)
+    assert ranked.find("mug") == (3, 5, 1, 2)
+    assert [ranked.find("mug", count) for count in (1, 2)] == [(3,), (3, 5)]
+
+
+def test_equals_stand_in_the_order_of_their_asins_as_anserini_has_them() -> None:
+    products = [replace(MUG, asin=asin) for asin in ("B0C", "B0A", "B1", "B0B", "A9")]
+    catalogue = make_catalogue(products)
+    found = [catalogue.products(row).asin for row in catalogue.index.find("mug")]
+    assert found == ["A9", "B0A", "B0B", "B0C", "B1"]
+    assert [catalogue.products(row).asin for row in catalogue.index.find("mug", 2)] == ["A9", "B0A"]
 
 
 def test_a_word_said_twice_counts_twice() -> None:
@@ -76,7 +95,7 @@ def test_a_word_said_twice_counts_twice() -> None:
 def test_a_saved_index_finds_the_same(tmp_path: Path) -> None:
     index = index_of(*(f"mug number {i % 7} {'tea' * (i % 3)}" for i in range(200)))
     index.save(tmp_path / "index")
-    mapped = SearchIndex.open(tmp_path / "index")
+    mapped = SearchIndex.open(tmp_path / "index", np.arange(200, dtype=np.int32))
     for query in ("mug", "tea number 3", "5 tea", "nothing"):
         assert mapped.find(query) == index.find(query)
 

@@ -6,6 +6,7 @@ import html
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,11 +19,13 @@ from urllib.parse import urlencode
 
 import pytest
 import uvicorn
-from shops import write_official
+from shops import RECORDS, record, values, write_official
 
 from empg.environments.webshop import WebShopEnv, recording
 from empg.environments.webshop import site as site_module
+from empg.environments.webshop.pages import BUTTONS
 from empg.environments.webshop.site import MAX_FORM, make_app
+from empg.learner.demonstrations import recorded_plays
 
 
 class Served:
@@ -98,7 +101,7 @@ def test_the_site_offers_what_the_text_offers_and_ends_with_its_score(served: Se
     _, text = served.post(f"{page}/act", action="click[Buy Now]")
     _, reward, _, _, _ = environment.step("click[Buy Now]")
     assert f'id="score">{reward}<' in text
-    (made,) = recording.read(served.record_to)
+    ((_, made),) = recording.read(served.record_to)
     recording.require_fitting(made, environment)
     assert (made.task, made.score, len(made.turns)) == (task, reward, 6)
     assert all(turn["thought"] == "" for turn in made.turns)
@@ -143,6 +146,61 @@ def test_stale_buttons_and_brackets_do_no_harm(served: Served) -> None:
     assert "total results: " in text
 
 
+def test_every_value_that_is_shown_can_be_clicked_and_is_recorded_so(tmp_path: Path) -> None:
+    hostile = ["plain [2 pack]", "search", "White / Grey", "one\u00a0size", "two\nlines", "]", "[x"]
+    products = [record("B1", "Mug", customization_options={"Style": values(*hostile, "")}), *RECORDS]
+    environment = WebShopEnv(data=write_official(tmp_path, products), split_scheme="verl-agent", max_steps=40)
+    site = Served(environment, tmp_path / "episodes.jsonl")
+    try:
+        page = site.start(0)
+        site.post(f"{page}/act", query="mug")
+        _, text = site.post(f"{page}/act", action="click[B1]")
+        shown = [command for command in commands(text) if command.lower()[6:-1] not in BUTTONS]
+        shown.append("click[search]")  # as a value; the button of the search bar is elsewhere
+        assert len(shown) == len(hostile)
+        for command in shown:
+            _, text = site.post(f"{page}/act", action=command)
+            (pressed,) = re.findall(r'value="([^"]*)" aria-pressed="true"', text)
+            assert html.unescape(pressed) == command
+        site.post(f"{page}/act", action="click[Buy Now]")
+    finally:
+        site.stop()
+    (play,) = recorded_plays(environment.reaching(), site.record_to, "react")
+    assert len(play) == 3 + len(shown)
+    with pytest.raises(ValueError, match=r"line 1: .* reach_bracketed_values=True"):
+        recorded_plays(environment, site.record_to, "react")
+
+
+def test_a_visit_that_cannot_be_written_is_not_lost(served: Served) -> None:
+    served.record_to.unlink()
+    served.record_to.mkdir()
+    task = task_of(served.environment, "B000TABLE1")
+    ends = []
+    for _ in range(2):
+        page = served.start(task)
+        served.post(f"{page}/act", query="table")
+        served.post(f"{page}/act", action="click[B000TABLE1]")
+        ends.append(served.post(f"{page}/act", action="click[Buy Now]"))
+        if served.record_to.is_dir():
+            served.record_to.rmdir()
+    assert [status for status, _ in ends] == [200, 200]
+    assert ["This visit is not recorded yet: Is a directory." in text for _, text in ends] == [True, False]
+    assert all('id="score"' in text for _, text in ends)
+    assert len(list(recording.read(served.record_to))) == 2
+
+
+def test_what_cannot_begin_says_so_in_a_line(tmp_path: Path) -> None:
+    environment = WebShopEnv(products=50)
+    with pytest.raises(IsADirectoryError, match=f"^recordings cannot be written to {tmp_path}: Is a directory$"):
+        make_app(environment, tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=rf"^cannot serve at 127\.0\.0\.1:{port} \(Address already in use\); choose"):
+            site_module.serve(environment, port)
+
+
 def test_steps_run_out(served: Served) -> None:
     page = served.start(0)
     for _ in range(8):
@@ -151,7 +209,8 @@ def test_steps_run_out(served: Served) -> None:
     assert "total results" not in text
     _, text = served.post(f"{page}/act", query="table")
     assert "All steps are used up" in text
-    assert not served.record_to.exists()
+    ((_, made),) = recording.read(served.record_to)
+    assert (made.ended, made.score, len(made.turns)) == ("out of steps", 0.0, 8)
 
 
 def test_bad_requests_are_answered(served: Served) -> None:
@@ -160,6 +219,8 @@ def test_bad_requests_are_answered(served: Served) -> None:
         assert status == 400
         assert "There is no such task: give a number from 0 to" in text
     assert served.post("/start", task="0", junk="x" * MAX_FORM)[0] == 413
+    status, text = served.post("/start", **{f"field{number}": "x" for number in range(30)})
+    assert (status, text) == (400, "That form has too many fields.")
     assert served.get("/s/unknown")[0] == 404
     assert served.post("/s/unknown/act", action="click[Buy Now]")[0] == 200  # sent home
     assert served.get("/nowhere")[0] == 404

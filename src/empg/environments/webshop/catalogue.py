@@ -12,8 +12,8 @@ import json
 import mmap
 import os
 import random
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -28,10 +28,16 @@ from empg.environments.webshop.goals import GoalCounter, GoalKind, GoalTable
 from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.world import HumanInstruction, Product
 
-FORMAT = 1  # raise it when what the folder holds, or how a product is cleaned, changes
+FORMAT = 2  # raise it when what the folder holds, or how a product is cleaned, changes
 PRODUCTS_KEPT = 16_384  # products that stay parsed; a few kB each
 
-Progress = Callable[[int], None]  # told the number of products done
+Done = Callable[[int], None]
+Stage = Callable[[str, int], Done]
+"""Begins a named stage of so much work, and returns what is told how much of it is done."""
+
+
+class EmptyCatalogueError(ValueError):
+    """No product could be used."""
 
 
 class Groups:
@@ -62,6 +68,7 @@ class Catalogue:
         goals: the goal tables, by kind.
         index: the search index over the rows.
         fingerprint: of the content; equal catalogues have equal fingerprints.
+        generated: whether the products are the generator's.
     """
 
     records: bytes | mmap.mmap
@@ -73,6 +80,7 @@ class Catalogue:
     goals: dict[GoalKind, GoalTable]
     index: SearchIndex
     fingerprint: str
+    generated: bool
     products: Callable[[int], Product]
 
     def __len__(self) -> int:
@@ -86,29 +94,45 @@ class Catalogue:
         return None
 
 
-def make_catalogue(products: Iterable[Product]) -> Catalogue:
-    """A catalogue in memory."""
+def make_catalogue(products: Iterable[Product], *, generated: bool = False) -> Catalogue:
+    """A catalogue in memory.
+
+    Raises:
+        EmptyCatalogueError: there are no products.
+    """
     records = io.BytesIO()
-    parts = _collect(products, records, None)
-    index = SearchIndex.build(parts.terms)
-    return _view(records.getvalue(), parts.arrays(), parts.names, index, parts.fingerprint)
+    parts = _collect(products, records)
+    arrays = parts.arrays()
+    index = SearchIndex.build(parts.terms, arrays["asin_rank"])
+    return _view(records.getvalue(), arrays, parts.names, index, parts.fingerprint, generated)
 
 
-def write_catalogue(products: Iterable[Product], folder: Path, progress: Progress | None = None) -> None:
+def write_catalogue(
+    products: Iterable[Product], folder: Path, *, generated: bool = False, stage: Stage | None = None
+) -> None:
     """Index products into a folder that `open_catalogue` maps.
 
     Products are streamed; what stays in memory is four bytes a word and about 100 bytes a product. The folder appears
-    when it is complete. Where another process was faster, its folder stays.
+    when it is complete. Where another process was faster, its folder stays. `stage` is told what follows the products.
+
+    Raises:
+        EmptyCatalogueError: there are no products.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    stage = stage or (lambda name, total: lambda done: None)
+    work = folder.with_name(f".{folder.name}-{secrets.token_hex(6)}")
+    work.mkdir(parents=True)
     try:
         with (work / "records.jsonl").open("wb") as records:
-            parts = _collect(products, records, progress)
-        SearchIndex.build(parts.terms).save(work / "search")
-        for name, array in parts.arrays().items():
+            parts = _collect(products, records)
+        done = stage("goals", 1)
+        arrays = parts.arrays()
+        for name, array in arrays.items():
             np.save(work / f"{name}.npy", array)
-        about = {"format": FORMAT, "fingerprint": parts.fingerprint, "names": parts.names}
+        done(1)
+        done = stage("search index", 1)
+        SearchIndex.build(parts.terms, arrays["asin_rank"]).save(work / "search")
+        done(1)
+        about = {"format": FORMAT, "fingerprint": parts.fingerprint, "generated": generated, "names": parts.names}
         (work / "catalogue.json").write_text(json.dumps(about), encoding="utf-8")
         try:
             os.replace(work, folder)
@@ -136,7 +160,8 @@ def open_catalogue(folder: Path) -> Catalogue:
     loaded = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
     with (folder / "records.jsonl").open("rb") as records:
         mapped = mmap.mmap(records.fileno(), 0, access=mmap.ACCESS_READ)
-    return _view(mapped, loaded, names, SearchIndex.open(folder / "search"), about["fingerprint"])
+    index = SearchIndex.open(folder / "search", loaded["asin_rank"])
+    return _view(mapped, loaded, names, index, about["fingerprint"], about["generated"])
 
 
 @dataclass(slots=True)
@@ -159,10 +184,13 @@ class _Parts:
         """Everything but the records and the search index, by the name of its file."""
         asins = np.asarray(self.asins, dtype=np.str_)
         order = np.argsort(asins, kind="stable")
+        rank = np.empty(len(order), dtype=np.int32)
+        rank[order] = np.arange(len(order))
         arrays: dict[str, npt.NDArray[Any]] = {
             "starts": np.asarray(self.starts, dtype=np.int64),
             "asins": asins[order],
             "asin_rows": order.astype(np.int32),
+            "asin_rank": rank,
             "prices": np.asarray(self.prices, dtype=np.float64),
         }
         for label, by_name in self.labels.items():
@@ -176,7 +204,7 @@ class _Parts:
         return arrays
 
 
-def _collect(products: Iterable[Product], records: BinaryIO, progress: Progress | None) -> _Parts:
+def _collect(products: Iterable[Product], records: BinaryIO) -> _Parts:
     labels: dict[str, dict[str, list[int]]] = {"category": {}, "query": {}, "attribute": {}}
     counters = {kind: GoalCounter(kind) for kind in get_args(GoalKind)}
     parts = _Parts(TermCounter(), [0], [], [], labels, counters)
@@ -195,10 +223,8 @@ def _collect(products: Iterable[Product], records: BinaryIO, progress: Progress 
             labels["attribute"].setdefault(attribute, []).append(row)
         for counter in counters.values():
             counter.add(row, product)
-        if progress is not None:
-            progress(row + 1)
     if not parts.asins:
-        raise ValueError("the catalogue is empty: no product could be used")
+        raise EmptyCatalogueError("the catalogue is empty: no product could be used")
     parts.fingerprint = digest.hexdigest()
     return parts
 
@@ -209,6 +235,7 @@ def _view(
     names: dict[str, list[str]],
     index: SearchIndex,
     fingerprint: str,
+    generated: bool,
 ) -> Catalogue:
     starts = arrays["starts"]
 
@@ -224,7 +251,7 @@ def _view(
         for kind in get_args(GoalKind)
     }
     asins, asin_rows, prices = arrays["asins"], arrays["asin_rows"], arrays["prices"]
-    return Catalogue(records, starts, asins, asin_rows, prices, groups, goals, index, fingerprint, product)
+    return Catalogue(records, starts, asins, asin_rows, prices, groups, goals, index, fingerprint, generated, product)
 
 
 def _read(text: bytes) -> Product:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,13 +13,12 @@ from typing import Any, Literal, get_args
 import gymnasium
 import numpy as np
 
-from empg.environments.base import SEARCH, Expert, Info, TextEnvironment
-from empg.environments.webshop import pages
-from empg.environments.webshop.catalogue import Catalogue, make_catalogue
+from empg.environments.base import SEARCH, AnyText, Expert, Info, RecordedEpisode, TextEnvironment
+from empg.environments.webshop import pages, recording
+from empg.environments.webshop.catalogue import Catalogue
 from empg.environments.webshop.expert import ShoppingExpert
-from empg.environments.webshop.generator import generate
 from empg.environments.webshop.goals import GoalKind, SplitScheme, split_range
-from empg.environments.webshop.indexing import open_official
+from empg.environments.webshop.indexing import open_generated, open_official
 from empg.environments.webshop.nouns import NounRule, noun_finder
 from empg.environments.webshop.reward import Score
 from empg.environments.webshop.shop import Shop, ShopRules
@@ -40,7 +41,8 @@ class WebShopEnv(TextEnvironment):
         products: how many products: of the generated shop (default 1,000), or the first records of official files
             (default all).
         seed: of the generated shop.
-        cache: where the index of official files is kept; beside them by default.
+        cache: where an index is kept: of official files, by default beside them; of a large generated shop, by default
+            in `$XDG_CACHE_HOME/empg`.
         human_goals: goals that people wrote (official files only) instead of synthetic ones.
         split_scheme: "paper" or "verl-agent"; see `goals.split_range`.
         observation: "text", or "text_rich" where what was clicked is marked.
@@ -82,19 +84,20 @@ class WebShopEnv(TextEnvironment):
         if max_steps < 1:
             raise ValueError(f"max_steps={max_steps}: at least 1")
         rules = ShopRules(results_per_page, show_chosen_options, stop_at_last_page, reach_bracketed_values)
+        kept = Path(cache) if cache is not None else None
         if data is None:
-            self.shop = _generated_shop(PRODUCTS if products is None else products, seed, nouns, rules)
+            catalogue = _generated_catalogue(PRODUCTS if products is None else products, seed, kept)
         else:
-            kept = Path(cache) if cache is not None else None
-            self.shop = _official_shop(Path(data), products, kept, nouns, rules)
+            catalogue = _official_catalogue(Path(data), products, kept, human_goals)
+        self.shop = _shop(catalogue, nouns, rules)
         self.split, self.max_steps, self._observation, self._reward = split, max_steps, observation, reward
         self.goal_kind: GoalKind = "human" if human_goals else "synthetic"
         goals = len(self.shop.catalogue.goals[self.goal_kind])
         if not goals:
             raise ValueError(f"human_goals={human_goals}: this catalogue has no {self.goal_kind} goals")
         self._goals = split_range(split_scheme, split, goals)
-        self.observation_space = gymnasium.spaces.Text(max_length=1_000_000)
-        self.action_space = gymnasium.spaces.Text(max_length=1_000)
+        self.observation_space = AnyText(1_000_000)
+        self.action_space = AnyText(1_000)
         self.state = State()
         self.goal: Goal  # set by `reset`
 
@@ -104,7 +107,11 @@ class WebShopEnv(TextEnvironment):
         return len(self._goals)
 
     def task_id(self, index: int) -> str:
-        """The asin of the product that the goal was made from, and a fingerprint of the goal."""
+        """The goal's id, and a fingerprint of the shop: of its catalogue, its rules and how it finds nouns."""
+        return self._id(self._goal(index))
+
+    def goal_id(self, index: int) -> str:
+        """The asin of the product that the goal was made from, and a fingerprint of the goal; in any shop."""
         return self._goal(index).task_id
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:  # type: ignore[override]
@@ -125,8 +132,9 @@ class WebShopEnv(TextEnvironment):
         Raises:
             RuntimeError: the episode has ended.
         """
-        if self._bought:
-            raise RuntimeError("the episode has ended with the purchase; call reset")
+        if self._bought or self.state.steps >= self.max_steps:
+            how = "with the purchase" if self._bought else f"after {self.max_steps} steps"
+            raise RuntimeError(f"the episode has ended {how}; call reset")
         valid = self.shop.step(self.state, self.goal, action)
         bought = self._bought
         score = self.shop.score(self.state, self.goal) if bought else None
@@ -146,6 +154,21 @@ class WebShopEnv(TextEnvironment):
         """A fresh expert for the episode that was just reset."""
         return ShoppingExpert(self.shop, self.goal, self.state)
 
+    def reaching(self) -> WebShopEnv:
+        """An environment like this one, not reset, where everything that is shown can be clicked."""
+        twin = self.clone()
+        rules = replace(self.shop.rules, reach_bracketed_values=True)
+        twin.shop = Shop(self.shop.catalogue, self.shop.find_nouns, rules)
+        return twin
+
+    def recordings(self, file: Path) -> Iterator[RecordedEpisode]:
+        """The episodes of a file of recordings, which must have been made in this shop: see `recording.py`.
+
+        Raises:
+            ValueError: one was not; the message names the file and the line.
+        """
+        return recording.fitting(file, self)
+
     @property
     def _bought(self) -> bool:
         return self.state.page is Page.DONE
@@ -154,6 +177,9 @@ class WebShopEnv(TextEnvironment):
         if not 0 <= index < self.num_tasks:
             raise IndexError(f"task {index}: {self.split} has tasks 0 to {self.num_tasks - 1}")
         return self.shop.goal(self.goal_kind, self._goals[index])
+
+    def _id(self, goal: Goal) -> str:
+        return f"{goal.task_id}-{self.shop.identity}"
 
     def _observe(self, valid: bool, score: Score | None) -> tuple[str, Info]:
         nodes = self.shop.nodes(self.state, self.goal)
@@ -164,7 +190,7 @@ class WebShopEnv(TextEnvironment):
             text = pages.as_rich_text(nodes, self.state)
         info = Info(
             task=self.goal.instruction,
-            task_id=self.goal.task_id,
+            task_id=self._id(self.goal),
             task_type=self.goal.category,
             won=score is not None and score.reward == 1.0,
             score=score.reward if score is not None else 0.0,
@@ -175,30 +201,22 @@ class WebShopEnv(TextEnvironment):
 
     def _admissible(self, nodes: list[pages.Node]) -> list[str]:
         """What would do something now; a search counts where the page shows a search bar, though it works anywhere."""
-        if self.state.page is Page.INDEX:
-            return [SEARCH]
-        commands = [(name, f"click[{name}]") for name in pages.clickables(nodes)]
-        return [command for name, command in commands if self.shop.parse(command) == ("click", name)]
+        return [SEARCH] if self.state.page is Page.INDEX else self.shop.clicks(nodes)
 
 
 @lru_cache(4)
-def _generated_catalogue(products: int, seed: int) -> Catalogue:
-    return make_catalogue(generate(products, seed))
+def _generated_catalogue(products: int, seed: int, cache: Path | None) -> Catalogue:
+    return open_generated(products, seed, cache)
 
 
 @lru_cache(4)
-def _official_catalogue(data: Path, limit: int | None, cache: Path | None) -> Catalogue:
-    return open_official(data, limit, cache)
+def _official_catalogue(data: Path, limit: int | None, cache: Path | None, people: bool) -> Catalogue:
+    return open_official(data, limit, cache, people=people)
 
 
 @lru_cache(8)
-def _generated_shop(products: int, seed: int, nouns: NounRule, rules: ShopRules) -> Shop:
-    return Shop(_generated_catalogue(products, seed), noun_finder(nouns, generated=True), rules)
-
-
-@lru_cache(8)
-def _official_shop(data: Path, limit: int | None, cache: Path | None, nouns: NounRule, rules: ShopRules) -> Shop:
-    return Shop(_official_catalogue(data, limit, cache), noun_finder(nouns, generated=False), rules)
+def _shop(catalogue: Catalogue, nouns: NounRule, rules: ShopRules) -> Shop:
+    return Shop(catalogue, noun_finder(nouns, generated=catalogue.generated), rules)
 
 
 @lru_cache(8)

@@ -20,6 +20,8 @@ _MAX_PAGES = 3  # results pages looked at for one query
 class ShoppingExpert:
     """Plays one episode for `goal`, looking at `state` as it changes."""
 
+    satisfied = False  # a purchase ends the episode
+
     def __init__(self, shop: Shop, goal: Goal, state: State) -> None:
         self._shop, self._goal, self._state = shop, goal, state
         self._rejected: set[str] = set()  # asins that were looked at and will not do

@@ -2,7 +2,9 @@
 
 Synthetic goals: a product with an instruction has one goal per combination of its option values. Human goals: one per
 instruction that people wrote. The order (products as they come, combinations as `itertools.product` makes them, then
-one shuffle with seed 233) is the original's, so that goal i here is goal i there.
+one shuffle with seed 233) is the original's, so that goal i here is goal i there, up to the first that repeats another:
+where a product's data says a value or an instruction twice, only the first of equal goals stays, so that none is in two
+splits.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from empg.environments.webshop.world import Goal, Product
+from empg.environments.webshop.world import Goal, HumanInstruction, Product
 
 GoalKind = Literal["synthetic", "human"]
 SplitScheme = Literal["paper", "verl-agent"]
 
 SHUFFLE_SEED = 233
 ANY_PRICE = 1_000_000.0  # dollars
+MAX_GOALS = 100_000  # of one product; those of the thousand official products have 17 on average
 _PRICE_STEPS = [10.0 * step for step in range(1, 100)]
 
 # Positions after the shuffle; the last split takes the rest.
@@ -58,6 +61,8 @@ class GoalCounter:
         self.kind = kind
         self._rows: list[int] = []
         self._counts: list[int] = []
+        self._goals = 0
+        self._repeats: list[npt.NDArray[np.int64]] = []  # places, before the shuffle, of goals that were there before
         self._attributes: list[tuple[str, ...]] = []
         self._frequency: Counter[str] = Counter()
 
@@ -68,6 +73,10 @@ class GoalCounter:
             return
         self._rows.append(row)
         self._counts.append(count)
+        repeats = _repeats(product, self.kind, count)
+        if len(repeats):
+            self._repeats.append(self._goals + repeats)
+        self._goals += count
         if self.kind == "synthetic":
             self._attributes.append(product.instruction_attributes)
             for attribute in product.instruction_attributes:
@@ -76,10 +85,13 @@ class GoalCounter:
     def table(self) -> GoalTable:
         """All goals, shuffled. Rare attributes weigh more in synthetic goals; human goals weigh the same."""
         counts = np.asarray(self._counts, dtype=np.int64)
-        order = list(range(int(counts.sum())))
-        random.Random(SHUFFLE_SEED).shuffle(order)
+        shuffled = list(range(self._goals))
+        random.Random(SHUFFLE_SEED).shuffle(shuffled)
+        order = np.asarray(shuffled, dtype=np.int64)
+        if self._repeats:
+            order = order[~np.isin(order, np.concatenate(self._repeats))]
         starts = counts.cumsum() - counts
-        choice = np.arange(len(order)) - np.repeat(starts, counts)
+        choice = np.arange(self._goals) - np.repeat(starts, counts)
         weights = [sum(1 / self._frequency[a] for a in own) / len(own) for own in self._attributes]
         per_product = np.asarray(weights, dtype=np.float64) if weights else np.ones(len(counts))
         return GoalTable(
@@ -90,10 +102,15 @@ class GoalCounter:
 
 
 def goal_count(product: Product, kind: GoalKind) -> int:
-    """How many goals a product makes."""
+    """How many goals a product makes, the repeated ones among them: the first `MAX_GOALS`, if it would make more."""
     if kind == "human":
-        return len(product.human)
-    return 0 if product.instruction is None else math.prod(len(values) for values in product.options.values())
+        return min(len(product.human), MAX_GOALS)
+    return 0 if product.instruction is None else min(combinations(product), MAX_GOALS)
+
+
+def combinations(product: Product) -> int:
+    """How many ways there are to choose one value of each option."""
+    return math.prod(len(values) for values in product.options.values())
 
 
 def make_goal(product: Product, price: float, kind: GoalKind, choice: int) -> Goal:
@@ -115,7 +132,8 @@ def make_goal(product: Product, price: float, kind: GoalKind, choice: int) -> Go
         bound, words = price_bound(price, product.asin)
         listed = ", and ".join(f"{name}: {value}" for name, value in pairs)
         instruction = f"{product.instruction}{' with ' + listed if listed else ''}{words}"
-    content = repr((product.asin, product.title, product.query, instruction, attributes, options, bound))
+    asked_for = (instruction, attributes, options, bound)
+    content = repr((product.asin, product.title, product.query, product.product_category, *asked_for))
     return Goal(
         task_id=f"{product.asin}-{hashlib.sha256(content.encode()).hexdigest()[:12]}",
         asin=product.asin,
@@ -164,6 +182,22 @@ def split_range(scheme: SplitScheme, split: str, goals: int) -> range:
             return range(start, end)
         start = end
     raise AssertionError(split)
+
+
+def _repeats(product: Product, kind: GoalKind, count: int) -> npt.NDArray[np.int64]:
+    """Which of the `count` goals of a product say what an earlier one says."""
+    if kind == "human":
+        first: dict[HumanInstruction, int] = {}
+        again = [first.setdefault(asked, place) != place for place, asked in enumerate(product.human[:count])]
+        return np.flatnonzero(again)
+    repeated, rest = np.zeros(count, dtype=np.bool_), np.arange(count)
+    if all(len(set(values)) == len(values) for values in product.options.values()):
+        return rest[:0]
+    for name in sorted(product.options, reverse=True):
+        values, known = product.options[name], dict[str, int]()
+        rest, digits = np.divmod(rest, len(values))
+        repeated |= np.asarray([known.setdefault(v, place) != place for place, v in enumerate(values)])[digits]
+    return np.flatnonzero(repeated)
 
 
 def _combination(product: Product, choice: int) -> tuple[tuple[str, str], ...]:

@@ -67,6 +67,11 @@ def noun_finder(rule: NounRule, *, generated: bool) -> NounFinder:
     return _spacy_nouns(model)
 
 
+def rule_of(find: NounFinder) -> str:
+    """The name of a finder's rule: what a score depends on beside goal and product."""
+    return "lexicon" if find is lexicon_nouns else "spacy"
+
+
 def _is_noun(word: str) -> bool:
     if word in _FUNCTION_WORDS or word in _MEASURES or word in _DESCRIBING:
         return False

@@ -16,6 +16,7 @@ from empg.environments.webshop.world import Product, State
 SEPARATOR = " [SEP] "
 SUB_PAGES = ("Description", "Features", "Reviews")
 BACK, PREVIOUS, NEXT, BUY = "Back to Search", "< Prev", "Next >", "Buy Now"
+BUTTONS = frozenset(name.lower() for name in ("Search", BACK, PREVIOUS, NEXT, BUY, *SUB_PAGES))
 _HTML_SPACE = " \t\n\f\r"
 
 

@@ -2,24 +2,34 @@
 
 One line is one finished episode:
 
-    {"format": "empg-webshop-episode-1", "catalogue": "<fingerprint>", "task_id": "<id>", "split": "train", "task": 7,
-     "turns": [{"thought": "", "action": "search[green tea]"}, ...], "score": 1.0}
+    {"format": "empg-webshop-episode-2", "catalogue": "<fingerprint>", "task_id": "<id>", "split": "train", "task": 7,
+     "rules": {"max_steps": 15, "nouns": "lexicon", "results_per_page": 10, ...},
+     "turns": [{"thought": "", "action": "search[green tea]"}, ...], "ended": "bought", "score": 1.0}
 
-Pages are not kept: playing the actions again gives them back. `thought` may be empty.
+Pages are not kept: playing the actions again gives them back. `thought` may be empty. `ended` is "bought", or "out of
+steps", and then `score` is 0.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from empg.environments.base import Decision, Info
-from empg.environments.webshop.env import WebShopEnv
+from empg.environments.base import Decision, RecordedEpisode
+from empg.environments.webshop.shop import parse_command
+from empg.environments.webshop.world import Page
 
-FORMAT = "empg-webshop-episode-1"
-_MAX_TURNS, _MAX_CHARS = 1_000, 10_000  # a line with more is not from this package
+if TYPE_CHECKING:
+    from empg.environments.webshop.env import WebShopEnv
+
+FORMAT = "empg-webshop-episode-2"
+ENDS = ("bought", "out of steps")
+_MAX_TURNS, _MAX_CHARS, _MAX_LINE = 1_000, 10_000, 1 << 24  # a line with more is not from this package
+# What is shown of a page changes nothing about what a command does.
+_RULES = ("results_per_page", "stop_at_last_page", "reach_bracketed_values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,89 +40,131 @@ class Recording:
     task_id: str
     split: str
     task: int
+    rules: dict[str, bool | int | str]
     turns: tuple[Decision, ...]
+    ended: str
     score: float
-
-    def expert(self) -> Replay:
-        """An expert that does the same again."""
-        return Replay(self.turns)
-
-
-class Replay:
-    """Gives recorded turns back, one by one: an `Expert` for the environment that they were recorded in."""
-
-    def __init__(self, turns: Sequence[Decision]) -> None:
-        self._turns = iter(turns)
-
-    def act(self, observation: str, info: Info) -> Decision:
-        """The next recorded turn.
-
-        Raises:
-            ValueError: the recording is over and the episode is not: they do not belong together.
-        """
-        for turn in self._turns:
-            return turn
-        raise ValueError("the recording ends before the episode does: it was made in another shop, or with other rules")
 
 
 def record(environment: WebShopEnv, task: int, turns: Sequence[Decision]) -> Recording:
-    """The recording of an environment whose episode has just ended with a purchase."""
-    shop, goal = environment.shop, environment.goal
-    score = shop.score(environment.state, goal).reward
-    return Recording(shop.catalogue.fingerprint, goal.task_id, environment.split, task, tuple(turns), score)
+    """The recording of an environment whose episode has just ended, with a purchase or without."""
+    shop, goal, state = environment.shop, environment.goal, environment.state
+    bought = state.page is Page.DONE
+    score = shop.score(state, goal).reward if bought else 0.0
+    return Recording(
+        catalogue=shop.catalogue.fingerprint,
+        task_id=goal.task_id,
+        split=environment.split,
+        task=task,
+        rules=_rules(environment),
+        turns=tuple(turns),
+        ended=ENDS[0] if bought else ENDS[1],
+        score=score,
+    )
 
 
-def append(path: Path, recording: Recording) -> None:
-    """Add a recording to a file, in one write."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"format": FORMAT, **asdict(recording)}, ensure_ascii=False)
+def require_writable(path: Path) -> None:
+    """Make sure that recordings can be added to a file, before anybody begins to shop.
+
+    Raises:
+        OSError: they cannot; the message names the file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise type(error)(f"recordings cannot be written to {path}: {error.strerror or error}") from None
+
+
+def append(path: Path, recordings: Iterable[Recording]) -> None:
+    """Add recordings to a file, in one write."""
+    lines = [json.dumps({"format": FORMAT, **asdict(made)}, ensure_ascii=False) + "\n" for made in recordings]
     with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.write("".join(lines))
 
 
-def read(path: Path) -> Iterator[Recording]:
-    """The recordings of a file.
+def read(path: Path) -> Iterator[tuple[str, Recording]]:
+    """The recordings of a file, and where each stands: "FILE, line N".
 
     Raises:
         ValueError: a line is not one; the message names the file and the line.
     """
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
+    number = 0
+    with path.open("rb") as file:
+        while line := file.readline(_MAX_LINE):
+            number += 1
             if line.strip():
+                where = f"{path}, line {number}"
                 try:
-                    yield _parse(json.loads(line))
+                    made = _parse(json.loads(line))
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
-                    where = f"{path}, line {number}"
-                    raise ValueError(f"{where}: not a recorded episode ({error}); remove the line") from None
+                    reason = "it is not JSON" if isinstance(error, UnicodeDecodeError) else error
+                    raise ValueError(f"{where}: not a recorded episode ({reason}); remove the line") from None
+                yield where, made
 
 
 def require_fitting(recording: Recording, environment: WebShopEnv) -> None:
     """Make sure that a recording can be played again in an environment.
 
     Raises:
-        ValueError: it was made in another shop, split or task; the message says what differs.
+        ValueError: it was made in another shop, under other rules, or of another task; the message says what differs.
     """
     if recording.catalogue != environment.shop.catalogue.fingerprint:
         raise ValueError(f"the recording of {recording.task_id} was made with another catalogue")
     if recording.split != environment.split:
         raise ValueError(f"the recording of {recording.task_id} is of split {recording.split}, not {environment.split}")
-    if recording.task >= environment.num_tasks or environment.task_id(recording.task) != recording.task_id:
+    here = environment.goal_id(recording.task) if recording.task < environment.num_tasks else ""
+    if here != recording.task_id:
         raise ValueError(f"task {recording.task} is not {recording.task_id}: goals or split scheme differ")
+    rules = _rules(environment)
+    actions = [turn["action"] for turn in recording.turns]
+    if all(parse_command(action, reach=True) == parse_command(action, reach=False) for action in actions):
+        del rules["reach_bracketed_values"]  # it makes no difference
+    differing = [name for name, value in rules.items() if recording.rules.get(name) != value]
+    if differing:
+        listed = ", ".join(f"{name}={recording.rules.get(name)} (here {rules[name]})" for name in differing)
+        raise ValueError(f"the recording of {recording.task_id} was made under other rules: {listed}")
 
 
-def _parse(fields: dict[str, object]) -> Recording:
+def fitting(file: Path, environment: WebShopEnv) -> Iterator[RecordedEpisode]:
+    """The episodes of a file that belongs to an environment.
+
+    Raises:
+        ValueError: a line is no recording, or does not fit; the message names the file and the line.
+    """
+    for where, made in read(file):
+        try:
+            require_fitting(made, environment)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        yield RecordedEpisode(where, made.task, made.turns, made.score)
+
+
+def _rules(environment: WebShopEnv) -> dict[str, bool | int | str]:
+    """What a replay and its score depend on, beside the catalogue and the goal."""
+    shop = environment.shop
+    rules = {name: getattr(shop.rules, name) for name in _RULES}
+    return {"max_steps": environment.max_steps, "nouns": shop.nouns, **rules}
+
+
+def _parse(fields: Any) -> Recording:
     if fields["format"] != FORMAT:
-        raise ValueError(f"format is {fields['format']!r}")
-    turns, score, task = fields["turns"], fields["score"], fields["task"]
+        raise ValueError(f"format is {fields['format']!r}, not {FORMAT!r}")
+    turns, score, task, rules = fields["turns"], fields["score"], fields["task"], fields["rules"]
     if not isinstance(turns, list) or not 0 < len(turns) <= _MAX_TURNS:
         raise ValueError("turns: a list of turns is needed")
     if not isinstance(score, int | float) or not 0 <= score <= 1:
         raise ValueError("score: a number in [0, 1] is needed")
     if not isinstance(task, int) or task < 0:
         raise ValueError("task: a number is needed")
+    if not isinstance(rules, dict) or not all(isinstance(value, bool | int | str) for value in rules.values()):
+        raise ValueError("rules: names and values are needed")
+    if fields["ended"] not in ENDS:
+        raise ValueError(f"ended: one of {', '.join(ENDS)}")
     decisions = tuple(Decision(thought=_text(turn["thought"]), action=_text(turn["action"])) for turn in turns)
     catalogue, task_id, split = (_text(fields[name]) for name in ("catalogue", "task_id", "split"))
-    return Recording(catalogue, task_id, split, task, decisions, float(score))
+    return Recording(catalogue, task_id, split, task, rules, decisions, fields["ended"], float(score))
 
 
 def _text(value: object) -> str:

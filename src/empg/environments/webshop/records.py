@@ -8,31 +8,39 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from empg.environments.jsonstream import stream_items, stream_members
+from empg.environments.jsonstream import stream_items
+from empg.environments.webshop.goals import MAX_GOALS, combinations
+from empg.environments.webshop.members import Members
+from empg.environments.webshop.pages import BUTTONS
 from empg.environments.webshop.world import HumanInstruction, Product
 
 NO_PRICE = 100.0  # dollars; what a product without a price costs
 MAX_ASIN = 10
 NO_ATTRIBUTES = ("DUMMY_ATTR",)  # the original's, for a product that has no entry; it can match nothing
 _GET = "see 'The official data' in docs/webshop.md"
+Stage = Callable[[str, int], Callable[[int], None]]  # as in `catalogue.py`
 
 
 @dataclass(slots=True)
 class LoadReport:
     """What became of the records: `kept`, `duplicates` and `unusable` asins are the original's rules.
 
-    `malformed` counts by complaint the records that the original would have crashed on; `examples` has the position
-    of the first of each.
+    `malformed` counts by complaint the records that the original would have crashed on, or that could not be clicked;
+    `examples` has the position of the first of each. `instructions` counts what people asked for that is malformed, and
+    is left out without its product; `cut` the products with so many options that only the first `MAX_GOALS` goals stay.
     """
 
     kept: int = 0
     duplicates: int = 0
     unusable: int = 0
+    instructions: int = 0
+    cut: int = 0
     malformed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, int] = field(default_factory=dict)
 
@@ -40,6 +48,11 @@ class LoadReport:
         """Count a malformed record."""
         self.malformed[complaint] += 1
         self.examples.setdefault(complaint, position)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything was as the schema says."""
+        return not (self.malformed or self.instructions or self.cut)
 
     def summary(self) -> str:
         """One line for a person."""
@@ -50,6 +63,10 @@ class LoadReport:
             parts.append(f"{self.unusable:,} without a usable asin left out")
         for complaint, count in sorted(self.malformed.items()):
             parts.append(f"{count:,} malformed ({complaint}; first: record {self.examples[complaint]})")
+        if self.instructions:
+            parts.append(f"{self.instructions:,} malformed instructions of people left out")
+        if self.cut:
+            parts.append(f"{self.cut:,} with more than {MAX_GOALS:,} goals, of which the first are kept")
         return "; ".join(parts)
 
 
@@ -62,8 +79,10 @@ class OfficialFiles:
     human: Path | None
 
 
-def find_files(data: Path) -> OfficialFiles:
+def find_files(data: Path, *, people: bool = False) -> OfficialFiles:
     """The official files beside one another: `data` is their folder, or the products' file.
+
+    With `people`, what they asked for must be there, too.
 
     Raises:
         FileNotFoundError: one is missing; the message says which, and how to get it.
@@ -83,26 +102,42 @@ def find_files(data: Path) -> OfficialFiles:
     if not attributes.is_file():
         raise FileNotFoundError(f"{attributes} (attributes and synthetic instructions) is not there; {_GET}")
     human = data.with_name("items_human_ins.json")
+    if people and not human.is_file():
+        raise FileNotFoundError(f"{human} (what people asked for, for human_goals) is not there; {_GET}")
     return OfficialFiles(data, attributes, human if human.is_file() else None)
 
 
-def read_products(files: OfficialFiles, report: LoadReport, limit: int | None = None) -> Iterator[Product]:
+def read_products(
+    files: OfficialFiles, report: LoadReport, limit: int | None = None, stage: Stage | None = None
+) -> Iterator[Product]:
     """Stream the products of official files; `report` is filled on the way.
 
-    `limit` stops after that many records (not products), as the original's `num_products` does.
+    `limit` stops after that many records (not products), as the original's `num_products` does. `stage` is told of each
+    file and the bytes read of it.
 
     Raises:
         ValueError: a file is not JSON or was cut.
     """
-    attributes = dict(stream_members(files.attributes))
-    human = dict(stream_members(files.human)) if files.human else {}
-    yield from clean(stream_items(files.products), attributes, human, report, limit)
+
+    def begin(path: Path) -> tuple[Callable[[int], None], int]:
+        size = path.stat().st_size
+        return (stage(path.name, size) if stage is not None else lambda done: None), size
+
+    def members(path: Path) -> Members:
+        return Members(path, _is_asin, MAX_ASIN, begin(path)[0])
+
+    with ExitStack() as opened:
+        attributes = opened.enter_context(members(files.attributes))
+        human: Members | dict[str, Any] = opened.enter_context(members(files.human)) if files.human else {}
+        done, size = begin(files.products)
+        yield from clean(stream_items(files.products, done), attributes, human, report, limit)
+        done(size)
 
 
 def clean(
     records: Iterable[Any],
-    attributes: Mapping[str, Any],
-    human: Mapping[str, Any],
+    attributes: Mapping[str, Any] | Members,
+    human: Mapping[str, Any] | Members,
     report: LoadReport,
     limit: int | None = None,
 ) -> Iterator[Product]:
@@ -119,12 +154,15 @@ def clean(
             if asin.lower() in seen:
                 report.duplicates += 1
                 continue
-            product = _product(record, asin, attributes.get(asin), human.get(asin))
+            if not _is_asin(asin):
+                raise _Malformed("asin is no number that can be clicked")
+            product = _product(record, asin, attributes.get(asin), _human(human.get(asin), report))
         except _Malformed as error:
             report.complain(str(error), position)
             continue
         seen.add(asin.lower())
         report.kept += 1
+        report.cut += product.instruction is not None and combinations(product) > MAX_GOALS
         yield product
 
 
@@ -132,8 +170,15 @@ class _Malformed(Exception):
     """A record that does not fit the schema."""
 
 
-def _product(record: Mapping[str, Any], asin: str, extra: Any, human: Any) -> Product:
-    bullets = record.get("small_description")
+def _is_asin(text: str) -> bool:
+    """Whether a text can be an asin; a click on one that is also a button's name would not be on the product."""
+    return 0 < len(text) <= MAX_ASIN and text.isascii() and text.isalnum() and text.lower() not in BUTTONS
+
+
+def _product(
+    record: Mapping[str, Any], asin: str, extra: Any, human: tuple[HumanInstruction, ...]
+) -> Product:
+    bullets = _nullable(record, "small_description")
     attributes: tuple[str, ...] = NO_ATTRIBUTES
     instruction, instruction_attributes = None, _texts((), "instruction_attributes")
     if extra is not None:
@@ -147,8 +192,11 @@ def _product(record: Mapping[str, Any], asin: str, extra: Any, human: Any) -> Pr
     return Product(
         asin=asin,
         title=_text(record, "name"),
-        description=_text(record, "full_description"),
-        bullets=_texts(bullets if isinstance(bullets, list) else [bullets], "small_description"),
+        description=_checked(_nullable(record, "full_description"), "full_description"),
+        bullets=_texts(
+            ["None" if text is None else text for text in bullets] if isinstance(bullets, list) else [bullets],
+            "small_description",
+        ),
         pricing=_pricing(record.get("pricing")),
         options=_options(record.get("customization_options")),
         category=_text(record, "category"),
@@ -157,7 +205,7 @@ def _product(record: Mapping[str, Any], asin: str, extra: Any, human: Any) -> Pr
         attributes=attributes,
         instruction=instruction,
         instruction_attributes=instruction_attributes,
-        human=_human(human),
+        human=human,
     )
 
 
@@ -193,27 +241,43 @@ def _options(customization: Any) -> dict[str, tuple[str, ...]]:
     return options
 
 
-def _human(entries: Any) -> tuple[HumanInstruction, ...]:
-    """People's instructions; those without attributes make no goal and are left out, as in the original."""
-    if entries is None:
-        return ()
-    if not isinstance(entries, list):
-        raise _Malformed("human instructions are no list")
-    return tuple(
-        HumanInstruction(
-            _text(entry, "instruction"),
-            _texts(entry.get("instruction_attributes"), "instruction_attributes"),
-            _texts(entry.get("instruction_options"), "instruction_options"),
-        )
-        for entry in entries
-        if not isinstance(entry, dict) or entry.get("instruction_attributes") != []
-    )
+def _human(entries: Any, report: LoadReport) -> tuple[HumanInstruction, ...]:
+    """People's instructions; those without attributes make no goal and are left out, as in the original.
+
+    One that is malformed is left out, too, and counted; the product and its other instructions stay.
+    """
+    kept: list[HumanInstruction] = []
+    for entry in entries if isinstance(entries, list) else () if entries is None else (entries,):
+        try:
+            text = _text(entry, "instruction")
+            attributes, options = (
+                _texts(entry.get(key), key) for key in ("instruction_attributes", "instruction_options")
+            )
+        except _Malformed:
+            report.instructions += 1
+        else:
+            if attributes:
+                kept.append(HumanInstruction(text, attributes, options))
+    return tuple(kept)
+
+
+def _nullable(record: Mapping[str, Any], key: str) -> Any:
+    """A value that may be null; the original's pages show that as "None"."""
+    value = record.get(key, _Malformed)
+    if value is _Malformed:
+        raise _Malformed(f"{key} is not there")
+    return "None" if value is None else value
 
 
 def _text(record: Any, key: str) -> str:
-    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        raise _Malformed("a record is no object")
+    return _checked(record.get(key), key)
+
+
+def _checked(value: Any, key: str) -> str:
     if not isinstance(value, str):
-        raise _Malformed(f"{key} is no text" if isinstance(record, dict) else "a record is no object")
+        raise _Malformed(f"{key} is no text")
     return value
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
+import numpy.typing as npt
 
 from empg.environments.analysis import K1, B, TermCounter, analyze
 from empg.environments.webshop.world import Product
@@ -24,31 +25,34 @@ def product_text(product: Product) -> str:
 
 
 class SearchIndex:
-    """BM25 over documents 0 to N-1."""
+    """BM25 over documents 0 to N-1. `ranks` `(N,)` order documents of equal score, lowest first.
 
-    def __init__(self, index: bm25s.BM25) -> None:
-        self._index = index
+    Anserini orders them by their ids, which are the asins.
+    """
+
+    def __init__(self, index: bm25s.BM25, ranks: npt.NDArray[np.int32]) -> None:
+        self._index, self._ranks = index, ranks
         self._vocabulary: dict[str, int] = index.vocab_dict
 
     @classmethod
-    def build(cls, counter: TermCounter) -> SearchIndex:
+    def build(cls, counter: TermCounter, ranks: npt.NDArray[np.int32]) -> SearchIndex:
         """Index the documents of a counter."""
         index = bm25s.BM25(k1=K1, b=B, method="lucene", csc_backend="numpy", backend="numpy")
         vocabulary = counter.vocabulary or {"": 0}
         index.index((counter.documents, vocabulary), create_empty_token=False, show_progress=False)
-        return cls(index)
+        return cls(index, ranks)
 
     @classmethod
-    def open(cls, folder: Path) -> SearchIndex:
+    def open(cls, folder: Path, ranks: npt.NDArray[np.int32]) -> SearchIndex:
         """A saved index, memory-mapped."""
-        return cls(bm25s.BM25.load(folder, mmap=True))
+        return cls(bm25s.BM25.load(folder, mmap=True), ranks)
 
     def save(self, folder: Path) -> None:
         """Write the index; `open` reads it."""
         self._index.save(folder, show_progress=False)
 
     def find(self, query: str, count: int = HITS) -> tuple[int, ...]:
-        """The best documents for a query, at most `count`, best first; equals stand in the catalogue's order.
+        """The best documents for a query, at most `count`, best first; equals stand in the order of their ranks.
 
         Documents that share no term with the query are no hits.
         """
@@ -61,7 +65,7 @@ class SearchIndex:
             found = scores[hits]
             last = np.sort(found)[-count]  # np.partition is ten times slower: most scores are equal to many others
             above = hits[found > last]
-            # Of those that share the last place, the first in the catalogue's order.
-            hits = np.concatenate([above, hits[found == last][: count - len(above)]])
-        order = np.lexsort((hits, -scores[hits]))
+            equals, room = hits[found == last], count - len(above)
+            hits = np.concatenate([above, equals[np.argpartition(self._ranks[equals], room - 1)[:room]]])
+        order = np.lexsort((self._ranks[hits], -scores[hits]))
         return tuple(hits[order].tolist())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from empg.environments.webshop import pages
 from empg.environments.webshop.catalogue import Catalogue
 from empg.environments.webshop.goals import GoalKind, make_goal
-from empg.environments.webshop.nouns import NounFinder
+from empg.environments.webshop.nouns import NounFinder, rule_of
 from empg.environments.webshop.pages import Kind, Node, Results
 from empg.environments.webshop.reward import Score, score_purchase
 from empg.environments.webshop.search import HITS
@@ -24,6 +26,7 @@ SEARCHES_KEPT = 8_192
 GOALS_KEPT = 4_096
 Rows = Sequence[int] | npt.NDArray[np.int32]
 
+MAX_COMMAND = 1_000  # characters; a longer one is not understood
 _COMMAND = re.compile(r"(.+)\[(.+)\]")
 _COMMAND_WITH_BRACKETS = re.compile(r"([^\[]+)\[(.+)\]")
 
@@ -36,7 +39,8 @@ class ShopRules:
         results_per_page: products on a results page.
         show_chosen_options: mark chosen values in `text` mode; the original does not show them there at all.
         stop_at_last_page: no `Next >` where nothing follows; the original goes on to empty pages without end.
-        reach_bracketed_values: let `click[...]` name a value that holds a bracket; the original cannot.
+        reach_bracketed_values: let `click[...]` name a value that holds a bracket, or is the word "search"; the
+            original cannot.
     """
 
     results_per_page: int = 10
@@ -49,12 +53,29 @@ class ShopRules:
             raise ValueError(f"results_per_page={self.results_per_page}: from 1 to {HITS}")
 
 
+def parse_command(action: str, *, reach: bool) -> tuple[str, str]:
+    """The name and the (lower-case) argument of a command; two empty strings if it is none.
+
+    `reach` is `ShopRules.reach_bracketed_values`. Without it the last bracket that opens is the one that counts, and
+    `click[search]` is no command, whatever the page shows: as in the original.
+    """
+    pattern = _COMMAND_WITH_BRACKETS if reach else _COMMAND
+    match = pattern.match(action) if len(action) <= MAX_COMMAND else None
+    name, argument = (match.group(1), match.group(2).lower()) if match else ("", "")
+    return ("", "") if (name, argument) == ("click", "search") and not reach else (name, argument)
+
+
 class Shop:
-    """A catalogue that can be walked through."""
+    """A catalogue that can be walked through.
+
+    `nouns` names the rule by which the reward finds nouns. `identity` is a fingerprint of what every goal's difficulty
+    depends on: the catalogue, the rules, the nouns.
+    """
 
     def __init__(self, catalogue: Catalogue, find_nouns: NounFinder, rules: ShopRules) -> None:
-        self.catalogue, self.rules = catalogue, rules
-        self._command = _COMMAND_WITH_BRACKETS if rules.reach_bracketed_values else _COMMAND
+        self.catalogue, self.rules, self.find_nouns, self.nouns = catalogue, rules, find_nouns, rule_of(find_nouns)
+        content = json.dumps([catalogue.fingerprint, asdict(rules), self.nouns])
+        self.identity = hashlib.sha256(content.encode()).hexdigest()[:8]
         self._nouns = lru_cache(65_536)(find_nouns)
         self._search = lru_cache(SEARCHES_KEPT)(catalogue.index.find)
         self._goal = lru_cache(GOALS_KEPT)(self._make_goal)
@@ -66,9 +87,17 @@ class Shop:
     # ---- moving ----------------------------------------------------------------------------------------------------
 
     def parse(self, action: str) -> tuple[str, str]:
-        """The name and the (lower-case) argument of a command; two empty strings if it has no such form."""
-        match = self._command.match(action)
-        return (match.group(1), match.group(2).lower()) if match else ("", "")
+        """See `parse_command`."""
+        return parse_command(action, reach=self.rules.reach_bracketed_values)
+
+    def clicks(self, nodes: Sequence[Node]) -> list[str]:
+        """The commands that click something on a page, in its order; white space is squeezed, as in a parsed turn."""
+        found = pages.clickables(nodes)
+        arguments = dict.fromkeys(squeeze(name) for name in found)
+        return [
+            f"click[{argument}]" for argument in arguments
+            if self.parse(f"click[{argument}]") == ("click", argument) and self._named(found, argument) is not None
+        ]
 
     def step(self, state: State, goal: Goal, action: str) -> bool:
         """Act. False if nothing came of it: no command, or nothing on this page goes by that name."""
@@ -77,13 +106,25 @@ class Shop:
         if name == "search" and argument:
             self._show_results(state, tuple(argument.split(" ")), 1)
             return True
-        if name != "click" or argument == "search":
+        found = self._named(pages.clickables(self.nodes(state, goal)), argument) if name == "click" else None
+        if found is None:
             return False
-        node = pages.clickables(self.nodes(state, goal)).get(argument)
-        if node is None:
-            return False
-        self._click(state, argument, node)
+        self._click(state, *found)
         return True
+
+    @staticmethod
+    def _named(clickables: dict[str, Node], argument: str) -> tuple[str, Node] | None:
+        """What an argument names, and its name on the page; None if nothing can be clicked by it.
+
+        Turns are read with white space squeezed, while pages have it as the data does ("white  |  grey", a no-break
+        space): a name in full comes first, then the first that differs in white space only.
+        """
+        squeezed = squeeze(argument)
+        alike = (name for name in clickables if squeeze(name) == squeezed)
+        name = next((name for name in (argument, squeezed) if name in clickables), None) or next(alike, None)
+        if name is None or (name == "search" and clickables[name].kind is not Kind.OPTION):
+            return None  # the search bar is for words
+        return name, clickables[name]
 
     def _click(self, state: State, name: str, node: Node) -> None:
         # By name before kind, as the original: an option value "features" opens the features.
@@ -172,6 +213,11 @@ class Shop:
         row = int(table.row[number])
         price = float(self.catalogue.prices[row])
         return make_goal(self.catalogue.products(row), price, kind, int(table.choice[number]))
+
+
+def squeeze(text: str) -> str:
+    """The words of a text, one blank between them."""
+    return " ".join(text.split())
 
 
 _SUB_PAGES = {name.lower(): name for name in pages.SUB_PAGES}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +29,13 @@ from empg.environments.serving import serve_app
 from empg.environments.webshop import recording
 from empg.environments.webshop.env import WebShopEnv
 from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
+from empg.environments.webshop.recording import Recording
+from empg.environments.webshop.shop import squeeze
 from empg.environments.webshop.world import Page
 
 SESSIONS_KEPT = 1_000  # the longest unused is forgotten first
-MAX_FORM = 10_000  # bytes
+MAX_FORM, MAX_FIELDS = 10_000, 20  # bytes; more fields than any form here has
+UNWRITTEN_KEPT = 1_000  # episodes that wait for a disk with room
 _NO_BRACKETS = str.maketrans("[]", "  ")
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
@@ -57,10 +60,16 @@ class Session:
 
 
 class Site:
-    """The application's state: its shop, its sessions, and the file that finished episodes go to."""
+    """The application's state: its shop, its sessions, and the file that finished episodes go to.
+
+    A person who sees a button expects it to work, so the shop is one where every value that is shown can be clicked.
+    """
 
     def __init__(self, environment: WebShopEnv, record_to: Path | None) -> None:
-        self._environment, self._record_to = environment, record_to
+        if record_to is not None:
+            recording.require_writable(record_to)
+        self._environment, self._record_to = environment.reaching(), record_to
+        self._unwritten: deque[Recording] = deque(maxlen=UNWRITTEN_KEPT)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         loader = PackageLoader("empg.environments.webshop", "templates")
         self._templates = Environment(loader=loader, autoescape=select_autoescape(["html"]), trim_blocks=True)
@@ -116,8 +125,8 @@ class Site:
             return RedirectResponse("/", 303)
         form = await _form(request)
         # A bracket would end the command; search knows no brackets anyway.
-        query = " ".join(form.get("query", "").translate(_NO_BRACKETS).split())
-        action = f"search[{query}]" if query else form.get("action", "")
+        query = squeeze(form.get("query", "").translate(_NO_BRACKETS))
+        action = f"search[{query}]" if query else squeeze(form.get("action", ""))
         if not session.ended and action:
             self._step(session, action)
         return RedirectResponse(f"/s/{key}", 303)
@@ -130,12 +139,21 @@ class Site:
         session.turns.append(Decision(thought="", action=action))
         if not info["valid"]:
             session.notice = "That is not on this page any more."
-        if bought:
-            session.ended = "bought"
-            if self._record_to is not None:
-                recording.append(self._record_to, recording.record(environment, session.task, session.turns))
-        elif out_of_steps:
-            session.ended = "out of steps"
+        if bought or out_of_steps:
+            session.ended = "bought" if bought else "out of steps"
+            self._record(session)
+
+    def _record(self, session: Session) -> None:
+        """Add the episode to the file; if that fails, say so, and try again with the next one."""
+        if self._record_to is None:
+            return
+        self._unwritten.append(recording.record(session.environment, session.task, session.turns))
+        try:
+            recording.append(self._record_to, self._unwritten)
+        except OSError as error:
+            session.notice = f"This visit is not recorded yet: {error.strerror or error}."
+        else:
+            self._unwritten.clear()
 
     def _find(self, key: str) -> Session | None:
         session = self._sessions.get(key)
@@ -148,7 +166,11 @@ class Site:
 
 
 def make_app(environment: WebShopEnv, record_to: Path | None = None) -> Starlette:
-    """The web application of a shop. Finished episodes are added to the file `record_to` (`recording.py`)."""
+    """The web application of a shop. Finished episodes are added to the file `record_to` (`recording.py`).
+
+    Raises:
+        OSError: nothing can be written to `record_to`.
+    """
     site = Site(environment, record_to)
     routes = [
         Route("/", site.home),
@@ -161,7 +183,7 @@ def make_app(environment: WebShopEnv, record_to: Path | None = None) -> Starlett
     return Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS))],
-        exception_handlers={_FormTooLong: _refuse},
+        exception_handlers={_BadForm: _refuse},
     )
 
 
@@ -180,13 +202,13 @@ def serve(
         ready: told the address as soon as it answers.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or nothing can be written to `record_to`.
     """
     serve_app(make_app(environment, record_to), "127.0.0.1", port, ready)
 
 
-class _FormTooLong(Exception):
-    pass
+class _BadForm(Exception):
+    """A form that no page here has; `args` are the answer and its status."""
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -195,13 +217,17 @@ async def _form(request: Request) -> dict[str, str]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_FORM:
-            raise _FormTooLong
-    fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20)
+            raise _BadForm("That form is too long.", 413)
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise _BadForm("That form has too many fields.", 400) from None
     return {name: values[-1] for name, values in fields.items()}
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    return PlainTextResponse("That form is too long.", 413, _HEADERS)
+    text, status = error.args
+    return PlainTextResponse(text, status, _HEADERS)
 
 
 def _no_task(tasks: int) -> str:

@@ -55,7 +55,8 @@ class Goal:
     """What one episode is about.
 
     `options` are (name, value) pairs; the name is None for human goals, which list values only. `price_upper` is in
-    dollars and 1,000,000 when any price will do. `task_id` ends in a fingerprint of everything the reward depends on.
+    dollars and 1,000,000 when any price will do. `task_id` is the asin and a fingerprint of the goal; an
+    environment adds one of its shop (`WebShopEnv.task_id`).
     """
 
     task_id: str

@@ -23,7 +23,7 @@ from empg.environments.deepsearch.world import Document
 
 Progress = Callable[[int], None]  # told the number of documents done
 
-FORMAT = 1  # raise it when what a folder holds, or how text is analysed, changes
+FORMAT = 2  # raise it when what a folder holds, or how text is analysed, changes
 
 
 def fingerprint_documents(documents: Iterable[Document]) -> str:
