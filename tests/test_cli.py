@@ -166,6 +166,15 @@ class TestRun:
         assert re.search(r"^valid_unseen +3 ", output, re.MULTILINE)
         assert "not played alike" not in output
 
+    def test_compare_takes_every_split_that_both_played(self, call: Call) -> None:
+        for checkpoint in ("start", "iter-000001"):
+            options = ["--split", "valid_seen", "--split", "valid_unseen", "--episodes", "2", "--decoding", "greedy"]
+            call("evaluate", "runs/mini", "--checkpoint", checkpoint, *options)
+        output = call("compare", "runs/mini", "runs/mini", "--iteration-a", "0", "--decoding", "greedy").stdout
+        assert sorted(re.findall(r"^(valid_\w+) ", output, re.MULTILINE)) == ["valid_seen", "valid_unseen"]
+        nothing = call("compare", "runs/mini", "runs/mini", "--split", "test", code=1).stderr
+        assert "no evaluation of test (sampled); it has valid_seen at iteration 0" in nothing
+
     def test_compare_names_settings_of_play_that_differ(self, call: Call) -> None:
         options = ["--split", "valid_unseen", "--episodes", "3"]
         call("evaluate", "runs/mini", *options, "--checkpoint", "start", "--temperature", "0.5")

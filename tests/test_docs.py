@@ -140,7 +140,7 @@ def test_a_page_s_python_runs_and_prints_what_it_says(
 
 def test_the_page_on_runs_names_the_files_of_a_run(place: Path) -> None:
     def folded(path: str) -> str:
-        return re.sub(r"iter-\d{6}", "iter-N", path)
+        return re.sub(r"-[0-9a-f]{8}-t", "-panel-t", re.sub(r"iter-\d{6}", "iter-N", path))
 
     run = place / "runs" / "demo"
     left = {folded(str(file.relative_to(run))) for file in run.rglob("*") if file.is_file()}

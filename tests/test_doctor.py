@@ -100,6 +100,40 @@ class TestFindings:
         finding = found(check(longer), "max_episode_tokens")
         assert (finding.level, finding.remedy) == ("fail", "rollout.max_episode_tokens=2048")
 
+    def test_episodes_longer_than_a_sliding_window(self, tmp_path: Path) -> None:
+        load_policy(recipe().policy, ["a b c"]).save(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        windowed = {**config, "model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 256}
+        (tmp_path / "config.json").write_text(json.dumps(windowed))
+        finding = found(check(recipe(policy={"model": str(tmp_path)})), "sliding window")
+        assert (finding.level, finding.remedy) == ("fail", "rollout.max_episode_tokens=256")
+
+    def test_a_tokenizer_and_its_chat_template_are_looked_at(self, tmp_path: Path) -> None:
+        load_policy(recipe().policy, ["a b c"]).save(tmp_path)
+        at_hand = recipe(policy={"model": str(tmp_path)})
+        assert found(check(at_hand), "chat template").level == "ok"
+        (tmp_path / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
+        finding = found(check(at_hand), "chat template")
+        assert (finding.level, "leaves out" in finding.text) == ("fail", True)
+        (tmp_path / "tokenizer.json").write_text("{")
+        assert any(f.level == "fail" and str(tmp_path) in f.text for f in check(at_hand))
+
+    def test_a_function_that_cannot_be_imported(self) -> None:
+        finding = found(check(recipe(credit={"process_reward": "no_such_module:f"})), "process_reward")
+        assert (finding.level, "No module named" in finding.text) == ("fail", True)
+        known = found(check(recipe(credit={"process_reward": "empg.learner.process_reward:step_rewards"})), "process r")
+        assert known.level == "ok"
+
+    def test_what_a_limit_of_tokens_is_the_limit_of(self) -> None:
+        turns = recipe(agent={"history": "per_turn"})
+        assert found(check(turns), "work:").text.endswith("16 episodes, at most 512 tokens a turn")
+
+    def test_slow_games_that_wait_for_one_another(self) -> None:
+        slow = {"options": {"backend": "textworld"}}
+        finding = found(check(recipe(environment=slow)), "cores")
+        assert (finding.level, "environment.workers=" in finding.remedy) == ("warn", True)
+        assert "textworld" not in found(check(recipe(environment={**slow, "workers": 1})), "cores").text
+
     def test_a_model_too_large_for_this_machine(self) -> None:
         huge = {**SHAPE, "hidden_size": 16384, "intermediate_size": 65536, "layers": 100}
         findings = check(recipe(policy={"tiny": huge}))

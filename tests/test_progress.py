@@ -96,6 +96,10 @@ class TestOutcome:
         lines = shown(("finish", [[evaluation(0, 31)], Path("report.html")]))
         assert re.split(r"\s{2,}", lines[2]) == ["valid_seen (sampled)", "100", "31.0 % [25.0, 50.0]"]
 
+    def test_a_later_look_at_the_start_is_not_taken_for_the_end(self) -> None:
+        records = [evaluation(0, 31), evaluation(4, 76), evaluation(0, 12, sha="b" * 64)]
+        assert "+45.0 points" in shown(("finish", [records, Path("report.html")]))[2]
+
     def test_other_panels_are_not_compared(self) -> None:
         records = [evaluation(0, 10, sha="b" * 64), evaluation(0, 31), evaluation(4, 76)]
         assert "+45.0 points" in shown(("finish", [records, Path("report.html")]))[2]

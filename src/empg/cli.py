@@ -74,6 +74,14 @@ class Index(str, Enum):
 
     bm25 = "bm25"
     tantivy = "tantivy"
+    dense = "dense"
+
+
+class Pooling(str, Enum):
+    """How an encoder makes one vector of those of its tokens."""
+
+    mean = "mean"
+    cls = "cls"
 
 
 class Decoding(str, Enum):
@@ -165,13 +173,18 @@ def evaluate(
         rows += [(f"  {kind}", str(part["n"]), rate(Rate.of(part))) for kind, part in sorted(record["by_type"].items())]
         rows.append((f"  panel {record['panel']}, sha256 {record['panel_sha256'][:12]}", "", ""))
     typer.echo("\n".join(aligned(rows)))
+    for record in records:
+        failed, broken = record["failed_turns"], record["env_errors"]
+        if failed or broken:
+            causes = f"{failed} turns needed something from outside that could not be had, {broken} episodes"
+            typer.echo(f"{record['split']}: {causes} ended in an environment error; they count as they ended")
 
 
 @app.command()
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="The run to compare with.")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run in question; may be the same.")],
-    split: Annotated[str, typer.Option(help="Whose panel.")] = "valid_seen",
+    split: Annotated[str | None, typer.Option(help="Whose panel  [default: all that both played]")] = None,
     decoding: Annotated[Decoding, typer.Option(help="Which evaluations.")] = Decoding.sampled,
     iteration_a: Annotated[int | None, typer.Option(min=0, help="Which evaluation of A  [default: its last]")] = None,
     iteration_b: Annotated[int | None, typer.Option(min=0, help="Which evaluation of B  [default: its last]")] = None,
@@ -183,13 +196,10 @@ def compare(
     """
     from empg.progress import aligned
     from empg.report.runfolder import RunFolder
-    from empg.report.statistics import Paired
+    from empg.report.statistics import Comparison, Paired, shared_splits
     from empg.report.statistics import compare as pair
 
-    result = pair(
-        RunFolder.open(run_a), RunFolder.open(run_b), split, decoding.value, iteration_a=iteration_a,
-        iteration_b=iteration_b,
-    )
+    a, b = RunFolder.open(run_a), RunFolder.open(run_b)
 
     def row(name: str, paired: Paired) -> tuple[str, ...]:
         points = f"{100 * paired.difference:+.1f} [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
@@ -198,13 +208,23 @@ def compare(
             f"{paired.only_a} / {paired.only_b}", f"{paired.p_value:.3g}",
         )
 
-    typer.echo(f"A: {run_a} at iteration {result.iteration_a}\nB: {run_b} at iteration {result.iteration_b}")
-    typer.echo(f"panel: {result.panel} ({result.decoding}), sha256 {result.panel_sha256[:12]}")
-    heading = ("", "tasks", "A", "B", "B - A, points (95 %)", "only A / only B", "McNemar p")
-    parts = [row(f"  {kind}", paired) for kind, paired in result.by_type.items()]
-    typer.echo("\n".join(aligned([heading, row(split, result.overall), *parts])))
-    if result.apart:
-        typer.echo(f"not played alike, so the difference is not of the policies alone: {'; '.join(result.apart)}")
+    def show(split: str, result: Comparison) -> None:
+        typer.echo(f"A: {run_a} at iteration {result.iteration_a}\nB: {run_b} at iteration {result.iteration_b}")
+        typer.echo(f"panel: {result.panel} ({result.decoding}), sha256 {result.panel_sha256[:12]}")
+        heading = ("", "tasks", "A", "B", "B - A, points (95 %)", "only A / only B", "McNemar p")
+        parts = [row(f"  {kind}", paired) for kind, paired in result.by_type.items()]
+        typer.echo("\n".join(aligned([heading, row(split, result.overall), *parts])))
+        if result.apart:
+            typer.echo(f"not played alike, so the difference is not of the policies alone: {'; '.join(result.apart)}")
+
+    wanted = [split] if split is not None else shared_splits(a, b, decoding.value)
+    if not wanted:
+        raise ValueError(f"{run_a} and {run_b} have no {decoding.value} evaluation of the same split")
+    for place, name in enumerate(wanted):
+        result = pair(a, b, name, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
+        if place:
+            typer.echo("")
+        show(name, result)
 
 
 @app.command()
@@ -233,7 +253,7 @@ def figure(
     label: Annotated[
         list[str] | None, typer.Option(help="Name of a run; once per run, in their order  [default: their seeds]")
     ] = None,
-    split: Annotated[str, typer.Option(help="Whose panel the dots are of.")] = "valid_seen",
+    split: Annotated[str | None, typer.Option(help="Whose panel the dots are of  [default: the first]")] = None,
     decoding: Annotated[Decoding, typer.Option(help="Which evaluations.")] = Decoding.sampled,
 ) -> None:
     """Draw learning curves as an SVG for a page or a paper.
@@ -291,6 +311,10 @@ def play(
     from empg.play import open_world
     from empg.play import play as begin
 
+    if web and (task is not None or expert):
+        raise typer.BadParameter("--web asks for the task in the browser and has no expert: leave out --task, --expert")
+    if record is not None and not web:
+        raise typer.BadParameter("--record keeps what is done in the browser: add --web")
     environment = open_world(world, split, options or ())
     try:
         if web:
@@ -313,6 +337,12 @@ def play(
 def serve_retriever(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help='A file of lines {"id": ..., "contents": ...}')],
     retriever: Annotated[Index, typer.Option(help="How to search.")] = Index.bm25,
+    encoder: Annotated[Path | None, typer.Option(help="The folder of a sentence-embedding model, for dense.")] = None,
+    query_prefix: Annotated[str, typer.Option(help='What it sees before a query: "query: " for E5.')] = "",
+    document_prefix: Annotated[str, typer.Option(help='And before a document: "passage: " for E5.')] = "",
+    pooling: Annotated[Pooling | None, typer.Option(help="How it pools  [default: as its folder says]")] = None,
+    device: Annotated[str, typer.Option(help="Where it runs, as torch names it.")] = "cpu",
+    faiss: Annotated[str | None, typer.Option(help="faiss's index, as HNSW32  [default: compare with all]")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where the index is kept  [default: beside the corpus]")] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines ask.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
@@ -322,20 +352,28 @@ def serve_retriever(
     Answers POST /retrieve {"queries": [...], "topk": 3, "return_scores": true} as Search-R1's server does. The corpus
     is indexed once; from then on it starts at once.
     """
-    from empg.environments.deepsearch.retrievers import corpus_file, index_folder, open_search
+    from empg.environments.deepsearch.options import read_searching
+    from empg.environments.deepsearch.retrievers import corpus_file, open_search
 
     try:
         from empg.environments.deepsearch.retrieval.server import serve
     except ModuleNotFoundError as error:
         raise ImportError(f"{error.name} is not installed: pip install 'empg[server]'") from None
-    searched, _ = open_search(retriever.value, corpus_file(corpus), cache=cache or index_folder(corpus))
+    model = None
+    if encoder is not None:
+        marks = {"query_prefix": query_prefix, "document_prefix": document_prefix}
+        pooled = None if pooling is None else pooling.value
+        model = {"folder": str(encoder), **marks, "pooling": pooled, "device": device}
+    how = read_searching(retriever.value, model, faiss, None, None if cache is None else str(cache))
+    searched, _ = open_search(how, corpus_file(corpus))
     serve(searched, host, port, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
 
 
 def _load(recipe: Path, changes: list[str] | None) -> Recipe:
     from empg.recipe import load_recipe
+    from empg.session import settled
 
-    return load_recipe(recipe, changes or ())
+    return settled(load_recipe(recipe, changes or ()))
 
 
 def _default_run(recipe: Recipe) -> Path:

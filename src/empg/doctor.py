@@ -14,9 +14,12 @@ import psutil
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from transformers import AutoConfig, AutoTokenizer
 
+from empg.agent.chat import ChatFormat
 from empg.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
-from empg.policy.model import CONVERT, resolve_device, weight_files
+from empg.learner.process_reward import load_step_rewards
+from empg.policy.model import CONVERT, longest_context, require_length, resolve_device, weight_files
 from empg.recipe import Recipe
 from empg.rollout.worlds import make_environment
 
@@ -44,6 +47,8 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
     findings.append(finding)
     model = _model(recipe)
     findings.append(model)
+    if model.level == "ok" and recipe.policy.model != "tiny":
+        findings += _speech(recipe)
     try:
         shape = model_shape(recipe)
     except (FileNotFoundError, ValueError):
@@ -53,10 +58,10 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
                 f"hf download {recipe.policy.model} config.json, and ask again",
             ))
     else:
-        findings += _lengths(recipe, shape)
         if device is not None:
             findings.append(_memory(recipe, shape, device))
         findings.append(_disk(recipe, shape, run or Path()))
+    findings += _lengths(recipe)
     findings.append(_cores(recipe))
     findings.append(_work(recipe))
     return findings
@@ -68,6 +73,13 @@ def _packages(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("fail", "policy.lora needs the package peft", "pip install 'empg[lora]'")
         else:
             yield Finding("ok", "peft is installed")
+    if recipe.credit.process_reward is not None:
+        try:
+            load_step_rewards(recipe.credit.process_reward)
+        except ValueError as error:
+            yield Finding("fail", _one_line(error), "name a function that can be imported, or leave the key out")
+        else:
+            yield Finding("ok", f"process rewards: {recipe.credit.process_reward}")
 
 
 def _worlds(recipe: Recipe) -> Iterator[Finding]:
@@ -136,13 +148,31 @@ def _model(recipe: Recipe) -> Finding:
     return Finding("ok", f"model: {name}")
 
 
-def _lengths(recipe: Recipe, shape: Shape) -> Iterator[Finding]:
+def _speech(recipe: Recipe) -> Iterator[Finding]:
+    """Whether a conversation can be written as the run will write it, and read at the length it may get."""
+    name = recipe.policy.model
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        yield Finding("fail", f"policy.model={name}: {_one_line(error)}", f"hf download {name}")
+        return
+    try:
+        ChatFormat(tokenizer)
+    except ValueError as error:
+        yield Finding("fail", f"policy.model={name}: {_one_line(error)}", "name an instruction-tuned model")
+    else:
+        yield Finding("ok", "chat template: can be taken apart")
+    try:
+        require_length(config, recipe.rollout.max_episode_tokens, name)
+    except ValueError as error:
+        longest = longest_context(config)
+        remedy = "name another model" if longest is None else f"rollout.max_episode_tokens={longest}"
+        yield Finding("fail", _one_line(error), remedy)
+
+
+def _lengths(recipe: Recipe) -> Iterator[Finding]:
     rollout = recipe.rollout
-    if shape.max_positions is not None and rollout.max_episode_tokens > shape.max_positions:
-        yield Finding(
-            "fail", f"rollout.max_episode_tokens={rollout.max_episode_tokens}: the model reads {shape.max_positions}",
-            f"rollout.max_episode_tokens={shape.max_positions}",
-        )
     if rollout.max_turn_tokens >= rollout.max_episode_tokens:
         yield Finding(
             "fail", f"rollout.max_turn_tokens={rollout.max_turn_tokens} leaves no room for a prompt",
@@ -201,16 +231,22 @@ def _cores(recipe: Recipe) -> Finding:
     text = f"cores: {busy} busy processes, {cores} cores"
     if busy > cores:
         return Finding("warn", text, f"workers={max(1, cores // (1 + recipe.environment.workers))} would fit")
+    if recipe.environment.options.get("backend") == "textworld" and not recipe.environment.workers:
+        share = cores // recipe.workers
+        return Finding(
+            "warn", f"{text}; the textworld backend steps one game after the other in each",
+            f"environment.workers={max(1, share - 1)}, for one process a core",
+        )
     return Finding("ok", text)
 
 
 def _work(recipe: Recipe) -> Finding:
     rollout = recipe.rollout
     episodes = rollout.groups * rollout.group_size
-    tokens = episodes * rollout.max_episode_tokens
-    return Finding(
-        "ok", f"work: {recipe.iterations} iterations of {episodes} episodes, at most {tokens / 1e3:,.0f} k tokens each"
-    )
+    text = f"work: {recipe.iterations} iterations of {episodes} episodes, at most "
+    if recipe.agent.history == "per_turn":  # the limit is of one turn, its prompt included
+        return Finding("ok", f"{text}{rollout.max_episode_tokens:,} tokens a turn")
+    return Finding("ok", f"{text}{episodes * rollout.max_episode_tokens / 1e3:,.0f} k tokens each")
 
 
 def _machine_memory() -> tuple[int, int]:

@@ -16,6 +16,7 @@ from empg.recipe import Recipe, load_recipe
 from empg.report.runfolder import RunFolder
 from empg.report.statistics import wilson_interval
 from empg.rollout.collector import Request
+from empg.rollout.types import EndReason
 from empg.rollout.worlds import make_environment
 from empg.session import EVALUATION_KEY, build_policy, play
 
@@ -67,6 +68,8 @@ def evaluate_policy(
         **_success(rows),
         "score": sum(r["score"] for r in rows) / len(rows),
         "turns": sum(r["turns"] for r in rows) / len(rows),
+        "failed_turns": sum(r["failed_turns"] for r in rows),
+        "env_errors": sum(r["end"] == EndReason.ENV_ERROR.value for r in rows),
         "by_type": {kind: _success([r for r in rows if r["task_type"] == kind]) for kind in kinds},
         "time": time.perf_counter() - began,
     }
@@ -114,7 +117,7 @@ def evaluate_run(
         done = stage(f"evaluate {split} ({decoding})", evaluation.episodes) if stage is not None else None
         iteration = 0 if checkpoint == START else state["iteration"]
         record, rows = evaluate_policy(recipe, policy, split, decoding, iteration, Workers(), done)
-        folder.write_evaluation(iteration, split, decoding, rows)
+        folder.write_evaluation(record, rows)
         folder.append_metrics(record)
         records.append(record)
     return records

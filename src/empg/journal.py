@@ -119,7 +119,7 @@ class Journal:
     def evaluation(self, record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         """A panel was played."""
         if self.workers.first:
-            self.folder.write_evaluation(record["iteration"], record["split"], record["decoding"], rows)
+            self.folder.write_evaluation(record, rows)
             self._write(record)
 
     def finish(self) -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from empg.report.curves import panels
-from empg.report.outcome import Rate
+from empg.report.outcome import Rate, before_and_after
 from empg.report.runfolder import Record
 
 FIRST_STAGE = "preparing the policy"
@@ -249,8 +249,7 @@ def _outcome_rows(evaluations: Sequence[Record]) -> list[tuple[str, str, str, st
     rows = []
     for panel in panels(evaluations):
         played = [r for r in evaluations if (r["split"], r["decoding"]) == panel]
-        last = played[-1]
-        first = next(r for r in played if r["panel_sha256"] == last["panel_sha256"])
+        first, last = before_and_after(played)
         trained, twice = last["iteration"] > 0, first["iteration"] != last["iteration"]
         points = 100 * (last["success"] - first["success"])
         rows.append((

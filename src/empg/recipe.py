@@ -47,6 +47,7 @@ class TinyModel(Section):
     vocab_size: int = Field(1024, ge=300)
     phrases: int = Field(64, ge=0, le=200, description="at most so many phrases of the world are one token each")
     max_positions: int = Field(2048, ge=128, description="tokens")
+    embedding_std: float = Field(0.02, gt=0.0, description="spread of the embeddings before any training")
 
     @model_validator(mode="after")
     def _consistent(self) -> TinyModel:
@@ -100,7 +101,10 @@ class WarmStartSection(Section):
     episodes: int = Field(4000, ge=1)
     noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn goes wrong, and the expert recovers")
     haste: float = Field(
-        0.0, ge=0.0, lt=1.0, description="chance that a turn ends the episode before its time; imitated, unlike noise"
+        0.0, ge=0.0, lt=1.0, description="chance that a turn cuts the task short, for good; imitated, unlike noise"
+    )
+    recordings: str | None = Field(
+        None, description="a file of episodes that people played, or a folder of *.jsonl; imitated beside the expert's"
     )
     episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from nothing")
@@ -139,6 +143,9 @@ class CreditSection(Section):
     max_resample: int = Field(0, ge=0, description="extra rollout rounds that refill the groups left out")
     overlong_penalty: float = Field(0.0, ge=0.0, description="taken off the reward at the token limit")
     invalid_penalty: float = Field(0.0, ge=0.0, description="process reward of a malformed turn is minus this")
+    process_reward: str | None = Field(
+        None, description="`package.module:function`, from an Episode to the process reward of each of its turns"
+    )
 
 
 class LossSection(Section):
@@ -166,7 +173,9 @@ class OptimizerSection(Section):
     epochs: int = Field(1, ge=1, description="passes over an iteration's episodes")
     micro_batch_tokens: int = Field(16384, ge=256, description="tokens per forward/backward, padding included")
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
-    autocast: bool = Field(False, description="bfloat16 forward and backward over float32 weights")
+    autocast: bool | Literal["auto"] = Field(
+        False, description="bfloat16 forward and backward, float32 weights; `auto`: where the processor is made for it"
+    )
 
 
 class EvaluationSection(Section):

@@ -15,11 +15,11 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.prompts import WORLDS
 from empg.journal import Journal
-from empg.learner.demonstrations import corpus
+from empg.learner.demonstrations import corpus, recording_files
 from empg.learner.warm_start import warm_start
 from empg.learner.workers import Workers
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import Policy, load_policy
+from empg.policy.model import Policy, computes_bfloat16, load_policy, require_length, resolve_device
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
 from empg.rollout.types import Episode
@@ -28,6 +28,14 @@ from empg.rollout.worlds import make_environment, make_worlds
 # The first number of every random key says what it is for, so that no two uses share a stream.
 ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY = 10, 11, 12
 CORPUS_EPISODES = 300
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with what depends on this machine decided, so that a run's own recipe says what was done."""
+    if recipe.optimizer.autocast != "auto":
+        return recipe
+    autocast = computes_bfloat16(resolve_device(recipe.policy.device))
+    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"autocast": autocast})})
 
 
 def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
@@ -51,13 +59,7 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
 
 
 def _reads_enough(policy: Policy, recipe: Recipe) -> Policy:
-    positions = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    length = recipe.rollout.max_episode_tokens
-    if positions is not None and length > positions:
-        raise ValueError(
-            f"policy.model={recipe.policy.model} reads {positions} tokens; rollout.max_episode_tokens ({length}) "
-            "must not be more"
-        )
+    require_length(policy.model.config, recipe.rollout.max_episode_tokens, recipe.policy.model)
     return policy
 
 
@@ -84,12 +86,20 @@ def starting_policy(recipe: Recipe, workers: Workers, journal: Journal) -> Polic
     environment = make_environment(recipe.environment, recipe.environment.train_split)
     warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, journal.warm_start)
     if workers.first:
-        partial = cached.with_name(f".{cached.name}.{os.getpid()}")
+        _keep(policy, cached, journal)
+    workers.barrier()
+    return policy
+
+
+def _keep(policy: Policy, cached: Path, journal: Journal) -> None:
+    partial = cached.with_name(f".{cached.name}.{os.getpid()}")
+    try:
         policy.save(partial)
         shutil.rmtree(cached, ignore_errors=True)
         partial.rename(cached)
-    workers.barrier()
-    return policy
+    except OSError as error:  # the cache only saves time
+        shutil.rmtree(partial, ignore_errors=True)
+        journal.say(f"cannot keep the warm start in {cached}: {error.strerror or error}; the run goes on without")
 
 
 def play(
@@ -123,9 +133,17 @@ def _cache_folder(recipe: Recipe) -> Path:
             "rollout": {"max_episode_tokens"}, "optimizer": {"autocast", "micro_batch_tokens"},
         },
     )
-    text = json.dumps([empg.__version__, _code(), shaping], sort_keys=True)
+    text = json.dumps([empg.__version__, _code(), shaping, *_recorded(recipe)], sort_keys=True)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "empg" / f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _recorded(recipe: Recipe) -> list[str]:
+    """Digests of the recordings that a warm start imitates: a file that grew makes another warm start."""
+    if recipe.warm_start is None or recipe.warm_start.recordings is None:
+        return []
+    files = recording_files(Path(recipe.warm_start.recordings))
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 @functools.cache

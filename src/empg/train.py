@@ -22,7 +22,7 @@ from empg.report.runfolder import RunFolder
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
 from empg.rollout.worlds import make_environment
-from empg.session import ROLLOUT_KEY, build_policy, play, starting_policy
+from empg.session import ROLLOUT_KEY, build_policy, play, settled, starting_policy
 
 
 def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = False, command: str = "") -> None:
@@ -32,6 +32,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
         CheckpointError: there is nothing to resume from, or a checkpoint cannot be written.
         ValueError: the recipe cannot be run here.
     """
+    recipe = settled(recipe)
     if resume:
         RunFolder.open(run)
     else:
@@ -123,12 +124,19 @@ def _begin(
         name, problems = checkpoints.newest_intact()
         for problem in problems:
             journal.say(f"{problem}; going back to the one before")
-        if not (checkpoints.folder / START).is_dir():
+        if name is None and not (checkpoints.folder / START).is_dir():
             raise CheckpointError(f"{run} was stopped before its first checkpoint; start it anew with --force")
-        checkpoints.verify(START)
+        origin = START
+        try:
+            checkpoints.verify(START)
+        except CheckpointError as error:
+            if name is None or recipe.loss.kl_coef:  # it is what is gone on from, or the KL's reference
+                raise
+            journal.say(f"{error}; going on without it")
+            origin = name
         if name is None:
             journal.rewind(-1)
-        return build_policy(recipe, checkpoints.folder / START), name
+        return build_policy(recipe, checkpoints.folder / origin), name
     journal.begin(command)
     policy = starting_policy(recipe, workers, journal)
     if workers.first:

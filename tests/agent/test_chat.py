@@ -22,6 +22,26 @@ GEMMA_LIKE = (
 )
 # Leaves the system message out without a word.
 SILENT = GEMMA_LIKE.replace("in messages", "in messages if m['role'] != 'system'")
+# The last message alone keeps its thoughts, and is given empty ones where it has none: an earlier message is written
+# otherwise than it was when it came last.
+THINKING = (
+    "{% for m in messages %}"
+    "{% set said = m['content'].split('</think>')[-1].lstrip('\\n') if m['role'] == 'assistant' else m['content'] %}"
+    "{{ '<|user|>' if m['role'] == 'user' else '<|assistant|>' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{{ said + '<|end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+# A header of its own at the start, texts trimmed, the end of a turn right before the next header.
+LLAMA3_LIKE = (
+    "{{ '<|pad|>' }}{% for m in messages %}"
+    "{{ '<' + m['role'] + '>\\n\\n' + m['content'] | trim + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>\\n\\n' }}{% endif %}"
+)
+# A blank before the token that ends a turn.
+LLAMA2_LIKE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + ' <|end|>' }}{% endif %}{% endfor %}"
+)
 
 
 @pytest.fixture(params=["own", "qwen"])
@@ -43,6 +63,55 @@ def test_a_grown_conversation_equals_the_rendered_one(chat: ChatFormat) -> None:
     ]
     rendered = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert chat.tokenizer.decode(ids) == rendered
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        (THINKING, "<|user|>A mug.<|end|>\n<|assistant|>take it<|end|>\n<|user|>Done.<|end|>\n<|assistant|>"),
+        (
+            LLAMA3_LIKE,
+            "<|pad|><user>\n\nA mug.<|end|><assistant>\n\ntake it<|end|><user>\n\nDone.<|end|><assistant>\n\n",
+        ),
+        (LLAMA2_LIKE, "[INST] A mug. [/INST]take it<|end|>[INST] Done. [/INST]"),
+    ],
+)
+def test_templates_of_many_shapes_are_cut_where_a_conversation_goes_on(
+    policy: Policy, template: str, wanted: str
+) -> None:
+    policy.tokenizer.chat_template = template
+    chat = ChatFormat(policy.tokenizer)
+    ids = chat.first("A mug.") + chat.reply("take it") + chat.later("Done.", closed=True)
+    assert chat.tokenizer.decode(ids) == wanted
+    assert chat.end_of_turn == policy.tokenizer.eos_token_id
+
+
+def test_what_a_thinking_template_would_drop_stays_as_it_was_sampled(policy: Policy) -> None:
+    policy.tokenizer.chat_template = THINKING
+    chat = ChatFormat(policy.tokenizer)
+    sampled = chat.reply("<think>a mug</think><action>take it</action>")
+    text = chat.tokenizer.decode(chat.first("A mug.") + sampled + chat.later("Done.", closed=True))
+    assert "<think>a mug</think><action>take it</action><|end|>" in text
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (QWEN_LIKE.replace("in messages", "in messages[-3:]"), "leaves out, repeats or reorders"),
+        (QWEN_LIKE.replace("+ m['content'] +", "+ m['content'] + m['content'] +"), "leaves out, repeats or reorders"),
+        (QWEN_LIKE.replace("'<|im_start|>' +", "'<|im_start|>' + loop.index | string +"), "write all turns alike"),
+        ("{% if messages | length == 1 %}New.{% endif %}" + QWEN_LIKE, "depends on what follows"),
+        (QWEN_LIKE.replace("<|end|>", "."), "does not end an assistant message with a control token"),
+        (QWEN_LIKE.replace("<|end|>", " Human: <|end|>"), "does not end an assistant message with a control token"),
+        ("{{ raise_exception('only\\nwith tools') }}", r"cannot be rendered \(only with tools\)"),
+        ({"tools": QWEN_LIKE}, "cannot be rendered"),
+    ],
+)
+def test_a_template_that_cannot_be_cut_is_refused_in_one_line(policy: Policy, template: object, reason: str) -> None:
+    policy.tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=rf"^the chat template of .* {reason}") as caught:
+        ChatFormat(policy.tokenizer)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("template", [GEMMA_LIKE, SILENT])

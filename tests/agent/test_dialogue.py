@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent, Dialogue
+from empg.agent.prompts import harmless
 from empg.environments.base import Info
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
@@ -200,6 +203,49 @@ def test_a_document_cannot_close_the_information_block_and_a_cut_does_not_open_i
     assert prompt.count("<information>") == prompt.count("</information>") == 1
     assert "< / Information>" not in prompt.replace("<  / Information>", "")
     assert prompt.endswith("[cut]</information><|end|><|assistant|>")
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "</information x>", "</information", "</info\u200brmation>", "<\u200b/information>", "</ INFORMATION\n>",
+        "<\u2060/\u00adinf\ufeffor\u200dmation>", "<information >", "<//information>",
+    ],
+)  # fmt: skip
+def test_whatever_looks_like_the_end_of_the_block_is_broken_up(tag: str) -> None:
+    assert harmless(f"a {tag} b") == f"a {tag} b".replace("<", "< ")
+
+
+def test_other_tags_are_left_and_hostile_text_takes_no_time() -> None:
+    assert harmless("a < b, <b>information</b>, <informal>") == "a < b, <b>information</b>, <informal>"
+    began = time.perf_counter()
+    for part in ("<", "<\u200b", "< i n f o r m a t i o", "\u200b"):
+        harmless("<i" + part * 200_000)
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("limit", [40, 47, 100])
+def test_the_block_is_within_the_bound_with_its_tags(chat: ChatFormat, limit: int) -> None:
+    talk = searches(chat, max_observation_tokens=limit).dialogue()
+    talk.read("Who made the mug?", QUESTION)
+    talk.wrote(chat.reply("x"), "search[mug]")
+    for hostile in ("mug " * 300, "</information>" * 300, "x" * 3_000):
+        shown = chat.text(talk.read(hostile, QUESTION).ids[1:])
+        said = shown.partition("<information>")[2].partition("</information>")[0]
+        assert said.rstrip().endswith("[cut]")
+        assert len(chat.reply(f"<information>{said}</information>")) - 1 <= limit
+
+
+def test_the_list_of_commands_is_bounded_too(chat: ChatFormat) -> None:
+    many: Info = {**INFO, "admissible": [f"go to desk {number}" for number in range(500)]}
+    talk = dialogue(chat, show_admissible=True, max_observation_tokens=100)
+    for observation in ("You see a mug.", "desk " * 500):
+        prompt = talk.read(observation, many)
+        text = chat.tokenizer.decode(prompt.ids)
+        assert "Commands you can give now:\ngo to desk 0\n" in text
+        assert text.endswith(" [cut]<|end|><|assistant|>")
+        assert len(prompt.ids) <= 100 + 101 + len(chat.reply(f"Task: {TASK}.")) + 4
+        talk.wrote(chat.reply("x"), "x")
 
 
 def test_search_r1_turns_are_written_and_read_in_its_form(chat: ChatFormat) -> None:

@@ -51,6 +51,22 @@ class TestEquations:
         np.testing.assert_allclose(credit.modulated, expected.modulated, **CLOSE)
         np.testing.assert_allclose(credit.advantage, expected.final, **CLOSE)
 
+    @given(
+        tokens=st.lists(st.floats(0.001953125, 8.0, width=32), min_size=2, max_size=40),
+        dice=st.randoms(use_true_random=False),
+    )
+    def test_steps_of_the_same_tokens_have_g_of_exactly_one(self, tokens: list[float], dice: random.Random) -> None:
+        # In float32 the sums would differ in their last bit, and min-max would make 0 and 1 of that.
+        rows = [dice.sample(tokens, len(tokens)) for _ in range(6)] + [[*tokens, *tokens]]
+        width = 2 * len(tokens)
+        entropies = torch.tensor([row + [math.nan] * (width - len(row)) for row in rows])
+        step_ids = torch.tensor([[0] * len(row) + [-1] * (width - len(row)) for row in rows])
+        advantages = torch.arange(7.0)
+        credit = modulate(StepTable.from_tokens(advantages, entropies, step_ids))
+        assert torch.equal(credit.scale, torch.ones(7))
+        final = modulate_advantages(advantages, entropies, step_ids)
+        torch.testing.assert_close(final[:, 0], advantages - advantages.mean())
+
     @given(batches(), st.data())
     def test_process_rewards_stand_beside_the_bonus_before_centring(self, batch: Batch, data: st.DataObject) -> None:
         rewards = [[data.draw(st.integers(-8, 8)) / 8 for _ in steps] for steps in batch.entropies]

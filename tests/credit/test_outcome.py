@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.credit import outcome_advantages, zero_variance_groups
+from empg.credit import OutcomeMethod, Weighting, outcome_advantages, zero_variance_groups
 
 from . import reference
 
-METHODS = ["reinforce", "rloo", "grpo", "dr_grpo"]
+METHODS = get_args(OutcomeMethod)
+COMPARING = [method for method in METHODS if method != "reinforce"]  # within a group
 Groups = tuple[list[float], list[int]]
 
 
@@ -72,7 +74,21 @@ def test_step_weighting_counts_an_episode_once_per_step(method: str, batch: Grou
     np.testing.assert_allclose(mine[rows], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["rloo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("weighting", get_args(Weighting))
+@pytest.mark.parametrize("method", METHODS)
+@given(grouped_rewards(), st.data())
+def test_the_order_of_the_episodes_does_not_matter(
+    method: str, weighting: str, batch: Groups, data: st.DataObject
+) -> None:
+    rewards, groups = (torch.tensor(column) for column in batch)
+    num_steps = torch.tensor([data.draw(st.integers(1, 6)) for _ in rewards])
+    order = torch.tensor(data.draw(st.permutations(range(len(rewards)))))
+    plain = outcome_advantages(rewards, groups, method, weighting, num_steps)
+    shuffled = outcome_advantages(rewards[order], groups[order], method, weighting, num_steps[order])
+    torch.testing.assert_close(shuffled, plain[order])
+
+
+@pytest.mark.parametrize("method", COMPARING)
 def test_equal_rewards_are_exactly_zero(method: str) -> None:
     rewards, groups = torch.tensor([0.1] * 7 + [0.7] * 3), torch.tensor([0] * 7 + [1] * 3)
     assert torch.equal(outcome_advantages(rewards, groups, method), torch.zeros(10))
@@ -100,7 +116,7 @@ def test_dtypes() -> None:
 
 
 class TestRefused:
-    @pytest.mark.parametrize("method", ["rloo", "grpo", "dr_grpo"])
+    @pytest.mark.parametrize("method", COMPARING)
     def test_a_group_of_one_is_named(self, method: str) -> None:
         with pytest.raises(ValueError, match=f"^groups: {method} compares episodes, group 12 has only one"):
             outcome_advantages(torch.ones(3), torch.tensor([5, 12, 5]), method)

@@ -21,7 +21,7 @@ from empg.learner.assign import assign_credit
 from empg.learner.update import Update, make_optimizer
 from empg.learner.workers import Workers
 from empg.policy.model import Policy, load_policy
-from empg.recipe import PolicySection
+from empg.recipe import LoraSection, PolicySection
 from empg.rollout.types import Episode
 from empg.rollout.worlds import ProcessWorlds
 
@@ -46,8 +46,10 @@ def credit(workers: Workers, mine: list[Episode], wanted: Any = RECIPE) -> dict[
     }
 
 
-def update(workers: Workers, mine: list[Episode], folder: Path, wanted: Any) -> dict[str, Any]:
-    policy = load_policy(PolicySection(model=str(folder), device="cpu"))
+def update(
+    workers: Workers, mine: list[Episode], folder: Path, wanted: Any, lora: LoraSection | None = None
+) -> dict[str, Any]:
+    policy = load_policy(PolicySection(model=str(folder), device="cpu", lora=lora))
     stats = Update(policy, make_optimizer(policy, wanted.optimizer), wanted, workers, None)(
         assign_credit(mine, wanted, workers), 0
     )
@@ -93,6 +95,7 @@ def everything(workers: Workers, folder: Path, keep: Callable[[list[Any]], None]
             "nothing": credit(workers, [] if workers.rank else mine),
             "one_step": update(workers, mine, folder, ONE_STEP),
             "update": update(workers, mine, folder, RECIPE),
+            "adapter": update(workers, mine, folder, ONE_STEP, LoraSection(r=2)),
             "idle": update(workers, [] if workers.rank else mine, folder, RECIPE),
             "worlds": worlds.reset([0], [0])[0].observation,
         }
@@ -106,6 +109,12 @@ def fail(workers: Workers) -> None:
     """A worker that dies of an error."""
     workers.barrier()
     raise ValueError("I cannot go on")
+
+
+def wait(workers: Workers) -> None:
+    """A worker that waits for worker 0 in a collective that never comes."""
+    workers.barrier()
+    workers.barrier()
 
 
 def linger(workers: Workers) -> None:

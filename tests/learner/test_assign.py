@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from plays import episode, recipe, turn, two_groups
 
-from empg.credit import StepTable, modulate, outcome_advantages
+from empg.credit import EMPGConfig, OutcomeMethod, StepTable, modulate, outcome_advantages
 from empg.learner.assign import assign_credit, has_signal, shaped_reward
 from empg.learner.workers import Workers
 from empg.rollout.types import EndReason
@@ -29,6 +30,17 @@ def test_steps_get_the_method_s_credit_by_their_episode_s_outcome() -> None:
     steps = [0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8]
     torch.testing.assert_close(assigned.token_advantages, wanted[steps])
     assert bool(assigned.keep.all())
+
+
+@pytest.mark.parametrize(("constant", "value"), [("k", 3.0), ("k_future", 3.0), ("zeta", 0.5), ("eps", 0.5)])
+def test_every_constant_of_the_recipe_reaches_the_equations(constant: str, value: float) -> None:
+    plain = assign_credit(two_groups(), recipe(), ALONE)
+    changed = assign_credit(two_groups(), recipe(credit={"empg": {constant: value}}), ALONE)
+    entropies = torch.tensor([0.2, 0.9, 1.4, 0.1, 0.3, 2.0, 0.6, 0.7, 0.8])
+    owner = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4])
+    table = StepTable(entropies, owner, plain.outcome[owner])
+    torch.testing.assert_close(changed.advantages, modulate(table, EMPGConfig(**{constant: value})).advantage)
+    assert (changed.advantages - plain.advantages).abs().max() > 1e-2
 
 
 def test_without_the_method_a_step_gets_its_episode_s_advantage_and_its_own_process_reward() -> None:
@@ -112,7 +124,7 @@ def test_running_out_of_tokens_costs_what_the_recipe_says() -> None:
     assert assign_credit([cut, lost], penalty, ALONE).outcome.tolist() == pytest.approx([-0.7071, 0.7071], abs=1e-3)
 
 
-@pytest.mark.parametrize("method", ["reinforce", "rloo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("method", get_args(OutcomeMethod))
 @pytest.mark.parametrize("empg", [None, {}])
 def test_nothing_at_all_is_an_empty_update(method: str, empg: dict | None) -> None:
     assigned = assign_credit([], recipe(credit={"advantage": method, "empg": empg}), ALONE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,67 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_previous_one(policy: Poli
         checkpoints.save("iter-000002", policy, None, {})
     assert [entry.name for entry in tmp_path.iterdir()] == ["iter-000001"]
     assert checkpoints.verify("iter-000001") == {"iteration": 1}
+
+
+# Of the files, only what is longer than so many bytes does not fit: the tokenizer (15 kB), or the weights (115 kB).
+FULL = """
+import json, resource, sys
+from pathlib import Path
+from empg.learner.checkpoint import CheckpointError, Checkpoints
+from empg.learner.update import make_optimizer
+from empg.policy.model import load_policy
+from empg.recipe import OptimizerSection, PolicySection
+
+policy = load_policy(PolicySection(model=sys.argv[1], device="cpu"))
+optimizer = make_optimizer(policy, OptimizerSection())
+policy.logits(policy.hidden(policy.model.dummy_inputs["input_ids"])).square().mean().backward()
+optimizer.step()
+checkpoints = Checkpoints(Path(sys.argv[2]))
+checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+if sys.argv[3] == "tokenizer":
+    policy.model.save_pretrained = lambda *args, **more: None
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))
+try:
+    checkpoints.save("iter-000002", policy, optimizer, {"iteration": 2})
+except CheckpointError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("what", "limit"), [("weights", 20_000), ("tokenizer", 5_000), ("optimizer", 150_000)])
+def test_a_file_that_does_not_fit_is_told_of_as_any_other(
+    policy: Policy, tmp_path: Path, what: str, limit: int
+) -> None:
+    """Libraries in Rust have their own classes of errors for it; a limit of a process is as good as a full disk."""
+    policy.save(tmp_path / "model")
+    command = [sys.executable, "-c", FULL, str(tmp_path / "model"), str(tmp_path / "run"), what, str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.endswith("iter-000002: File too large; the previous one is untouched\n")
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["iter-000001"]
+    assert Checkpoints(tmp_path / "run").verify("iter-000001") == {"iteration": 1}
+
+
+@pytest.mark.parametrize("content", ["null", "{}", "[]", '{"model.safetensors": "0"}'])
+def test_checksums_that_list_nothing_vouch_for_nothing(policy: Policy, tmp_path: Path, content: str) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+    (tmp_path / "iter-000001" / "checksums.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"iter-000001: checksums\.json is damaged"):
+        checkpoints.verify("iter-000001")
+    assert checkpoints.newest_intact()[0] is None
+
+
+def test_a_tokenizer_with_several_chat_templates(policy: Policy, tmp_path: Path) -> None:
+    """transformers keeps the further ones in a folder of their own."""
+    template = policy.tokenizer.chat_template
+    policy.tokenizer.chat_template = {"default": template, "tools": template + " "}
+    checkpoints = Checkpoints(tmp_path)
+    saved = checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+    further = saved / "additional_chat_templates" / "tools.jinja"
+    assert checkpoints.verify("iter-000001") == {"iteration": 1}
+    further.write_text("other")
+    with pytest.raises(CheckpointError, match=r"additional_chat_templates/tools\.jinja is damaged"):
+        checkpoints.verify("iter-000001")
 
 
 def test_lora_trains_and_saves_the_adapter_alone(policy: Policy, tmp_path: Path) -> None:

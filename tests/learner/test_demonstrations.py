@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from worlds import Lamps, Presser
@@ -10,8 +13,16 @@ from worlds import Lamps, Presser
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.prompts import WORLDS
-from empg.environments.base import Decision, Info
-from empg.learner.demonstrations import Demonstrated, as_episode, corpus, demonstrate
+from empg.environments.base import Decision, Info, RecordedEpisode
+from empg.learner.demonstrations import (
+    Demonstrated,
+    Recordings,
+    as_episode,
+    corpus,
+    demonstrate,
+    recorded_plays,
+    recording_files,
+)
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
 
@@ -119,6 +130,8 @@ def test_no_slip_ends_an_episode() -> None:
 class Quitter(Presser):
     """Presses as it should, and could give up at any time but the first."""
 
+    satisfied = False
+
     def conclude(self, observation: str, info: Info) -> Decision | None:
         return None if observation == "Lamp 1 is lit." else {"thought": "Enough.", "action": "give up"}
 
@@ -151,10 +164,91 @@ def test_haste_waits_for_a_turn_that_can_end_an_episode() -> None:
     assert sum(play[-1].action == "give up" for play in plays) > 20
 
 
+class Content(Quitter):
+    """Thinks that it is done when it has given up."""
+
+    def __init__(self) -> None:
+        self.satisfied = False
+
+    def conclude(self, observation: str, info: Info) -> Decision | None:
+        decision = super().conclude(observation, info)
+        self.satisfied = decision is not None
+        return decision
+
+
+class Endless(Lamps):
+    """Lamps that do not care for who gives up."""
+
+    def expert(self) -> Content:
+        return Content()
+
+
+def test_a_play_ends_where_the_expert_thinks_that_it_is_done() -> None:
+    plays = [demonstrate(Endless("press:3", "press:3"), 1, 0.0, (key,), haste=0.3) for key in range(100)]
+    assert {play[-1].action for play in plays if len(play) < 3} == {"give up"}
+    assert all(turn.action != "give up" for play in plays for turn in play[:-1])
+
+
 def test_without_haste_a_play_is_what_it_was() -> None:
     assert demonstrate(Tiring("press:3"), 0, 0.4, (5,)) == demonstrate(Lamps("press:3"), 0, 0.4, (5,))
 
 
 def test_haste_of_an_expert_that_knows_none_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"warm_start\.haste: in this environment only success ends an episode"):
+    with pytest.raises(ValueError, match=r"warm_start\.haste: the expert of this environment knows no haste"):
         demonstrate(WORLD, 0, 0.0, (0,), haste=0.1)
+
+
+class Kept(Lamps):
+    """Lamps of which records are kept: a line is `task action action ...`."""
+
+    def recordings(self, file: Path) -> Iterator[RecordedEpisode]:
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            task, *presses = line.split()
+            turns = tuple(Decision(thought="", action=f"press {lamp}") for lamp in presses)
+            yield RecordedEpisode(f"{file}, line {number}", int(task), turns, 1.0)
+
+
+def test_what_people_did_is_played_again_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text("1 3 0")
+    (tmp_path / "a.jsonl").write_text("0 4 0 2 4\n1 3 0\n")
+    (tmp_path / "notes.txt").write_text("no recording")
+    plays = recorded_plays(Kept("press:3", "press:2"), tmp_path, "react")
+    assert [[turn.action[-1] for turn in play] for play in plays] == [["4", "0", "2", "4"], ["3", "0"], ["3", "0"]]
+    assert [turn.observation for turn in plays[1]] == ["Lamp 3 is lit.", "Lamp 0 is lit."]
+    assert not any(turn.slip for play in plays for turn in play)  # mistakes are imitated, too
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("0 0 2", "a.jsonl, line 1: the recording ends before the episode does"),
+        ("0 0 2 4 0", "a.jsonl, line 1: over after 3 turns, and the recording goes on"),
+        ("2 0 0 0", r"a.jsonl, line 1: score 0\.000 here, 1\.000 when recorded"),
+        ("", "holds no recorded episode"),
+    ],
+)
+def test_a_recording_that_does_not_fit_is_named(tmp_path: Path, line: str, complaint: str) -> None:
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=complaint) as raised:
+        recorded_plays(Kept("press:3", "press:2", "lose:3"), tmp_path, "react")
+    assert "\n" not in str(raised.value)
+
+
+def test_recordings_that_are_not_there_or_of_another_world_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.jsonl"):
+        with pytest.raises(ValueError, match=rf"^warm_start\.recordings={path} is no file, and no folder of"):
+            recording_files(path)
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(ValueError, match=r"^warm_start\.recordings: episodes of this environment are not recorded"):
+        recorded_plays(WORLD, tmp_path, "react")
+
+
+@pytest.mark.parametrize(("count", "steps", "workers"), [(1, 5, 2), (3, 5, 2), (10, 5, 2), (23, 5, 2), (0, 3, 1)])
+def test_recordings_are_seen_equally_often_and_all_of_them(count: int, steps: int, workers: int) -> None:
+    plays = [[Demonstrated(str(number), {}, "", "", slip=False)] for number in range(count)]
+    recordings = Recordings(plays, steps, workers)
+    shares = [recordings.share(step, rank) for step in range(steps) for rank in range(workers)]
+    assert len({len(share) for share in shares}) == 1
+    seen = Counter(play[0].observation for share in shares for play in share)
+    assert len(seen) == count
+    assert max(seen.values(), default=0) - min(seen.values(), default=0) <= 1

@@ -18,6 +18,7 @@ import spmd
 import torch
 import worlds
 
+from empg.learner.checkpoint import CheckpointError
 from empg.learner.workers import WorkerError, Workers, start_workers
 from empg.policy.model import load_policy
 from empg.recipe import PolicySection, TinyModel
@@ -94,7 +95,7 @@ def test_a_worker_with_nothing_to_train_on_takes_every_step(two: list[dict[str, 
     assert two[0]["idle"]["tokens"] == 6
 
 
-@pytest.mark.parametrize("experiment", ["one_step", "update"])
+@pytest.mark.parametrize("experiment", ["one_step", "update", "adapter"])
 def test_both_workers_have_the_same_weights_and_numbers_afterwards(two: list[dict[str, Any]], experiment: str) -> None:
     assert two[0][experiment] == two[1][experiment]
 
@@ -141,6 +142,20 @@ def test_nothing_survives_a_worker_0_that_is_killed() -> None:
         child.kill()
     assert alive == []
     assert main.communicate(timeout=10)[1] == ""
+
+
+def test_worker_0_s_own_error_shows_at_once() -> None:
+    began: list[float] = []
+
+    def write(workers: Workers) -> None:
+        workers.barrier()
+        began.append(time.monotonic())
+        raise CheckpointError("the disk is full")
+
+    with pytest.raises(CheckpointError, match="the disk is full"), start_workers(2, spmd.wait) as workers:
+        write(workers)
+    assert time.monotonic() - began[0] < 10  # nobody waits for workers that are in good health
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow

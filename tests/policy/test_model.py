@@ -69,6 +69,15 @@ def test_the_seed_makes_the_weights(tiny_section: PolicySection) -> None:
     assert torch.equal(state, torch.random.get_rng_state())  # nobody else's dice are touched
 
 
+def test_embeddings_begin_as_far_apart_as_the_recipe_says(tiny_section: PolicySection) -> None:
+    tiny = tiny_section.tiny.model_copy(update={"embedding_std": 0.08})
+    usual = load_policy(tiny_section, ["a mug"]).model.state_dict()
+    wide = load_policy(tiny_section.model_copy(update={"tiny": tiny}), ["a mug"]).model.state_dict()
+    embeddings = {"model.embed_tokens.weight", "lm_head.weight"}  # one matrix
+    assert all(torch.equal(wide[name], weight * (4 if name in embeddings else 1)) for name, weight in usual.items())
+    assert wide["model.embed_tokens.weight"].std() == pytest.approx(0.08, rel=0.05)
+
+
 def test_a_frozen_copy_stays_behind(policy: Policy) -> None:
     reference = policy.frozen_copy()
     before = logits(reference)

@@ -98,13 +98,14 @@ def write_evaluations(run: RunFolder, iteration: int, progress: float, draw: np.
             for i, (kind, win) in enumerate(zip(kinds, wins, strict=True))
         ]
         digest = hashlib.sha256("\n".join(r["task_id"] for r in rows).encode()).hexdigest()
-        run.write_evaluation(iteration, split, "sampled", rows)
-        run.append_metrics({
+        record = {
             "kind": "eval", "iteration": iteration, "split": split, "decoding": "sampled", "temperature": 1.0,
             "panel": f"alfworld-{split}", "panel_sha256": digest, **rate(rows), "score": float(wins.mean()),
             "turns": 18.0, "time": 5.0,
             "by_type": {kind: rate([r for r in rows if r["task_type"] == kind]) for kind in TASK_TYPES},
-        })
+        }
+        run.write_evaluation(record, rows)
+        run.append_metrics(record)
 
 
 def rate(rows: list[dict[str, Any]]) -> dict[str, Any]:

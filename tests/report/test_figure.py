@@ -54,6 +54,12 @@ def test_dots_are_evaluations_and_their_bars_wilson_intervals(finished_run: RunF
     assert any(f"{played[-1]['successes']} of 100" in (text or "") for text in says)
 
 
+def test_without_a_split_the_first_that_was_evaluated_is_drawn(finished_run: RunFolder, tmp_path: Path) -> None:
+    first = next(r["split"] for r in finished_run.read_metrics() if r["kind"] == "eval")
+    default, named = (draw_curve([finished_run], tmp_path / f"{i}.svg", split=s) for i, s in enumerate((None, first)))
+    assert default.read_text(encoding="utf-8") == named.read_text(encoding="utf-8")
+
+
 def test_seeds_lie_over_one_another_in_their_own_colours(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run(f"s{seed}", seed=seed, iterations=6, every=3, keep_episodes=()) for seed in range(3)]
     root = parsed(draw_curve(runs, tmp_path / "figures" / "curve.svg"))
@@ -95,7 +101,7 @@ def test_a_run_that_has_only_one_of_the_two_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [None, ["one"]])
 def test_nothing_to_draw_is_an_error_that_says_so(tmp_path: Path, labels: Any) -> None:
     run = RunFolder.create(tmp_path / "run", "seed: 0\n")
-    with pytest.raises(ValueError, match=r"nothing to draw: .* valid_seen \(sampled\) in .*run"):
+    with pytest.raises(ValueError, match=r"nothing to draw: .* any split \(sampled\) in .*run"):
         draw_curve([run], tmp_path / "curve.svg", labels=labels)
     assert not (tmp_path / "curve.svg").exists()
 

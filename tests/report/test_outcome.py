@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,17 +23,18 @@ def evaluate(
     """Add an evaluation; `wins` has one letter a task: its type, upper case where it was won."""
     won = [letter.isupper() for letter in wins]
     kinds = wins.lower()
-    if files:
-        run.write_evaluation(iteration, "valid_seen", "sampled", [
-            {"task_id": f"t{i}", "task_index": i, "task_type": kind, "success": win, "score": float(win), "turns": 1}
-            for i, (kind, win) in enumerate(zip(kinds, won, strict=True))
-        ])
-    run.append_metrics({
+    record = {
         "kind": "eval", "iteration": iteration, "split": "valid_seen", "decoding": "sampled",
         "temperature": temperature,
         "panel": "toy", "panel_sha256": sha256, **rated(won),
         "by_type": {k: rated([w for w, kind in zip(won, kinds, strict=True) if kind == k]) for k in sorted(set(kinds))},
-    })
+    }
+    if files:
+        run.write_evaluation(record, [
+            {"task_id": f"t{i}", "task_index": i, "task_type": kind, "success": win, "score": float(win), "turns": 1}
+            for i, (kind, win) in enumerate(zip(kinds, won, strict=True))
+        ])
+    run.append_metrics(record)
 
 
 @pytest.fixture
@@ -85,14 +87,18 @@ def test_another_panel_is_not_set_against_the_first(run: RunFolder) -> None:
     assert (outcome.before, outcome.after.n, outcome.sha256) == (None, 8, "b" * 64)
 
 
-def test_a_short_look_at_the_start_does_not_hide_the_result(run: RunFolder) -> None:
+@pytest.mark.parametrize("iteration", [0, 9])
+@pytest.mark.parametrize("other", [{"sha256": "b" * 64}, {"temperature": 0.4}])
+def test_another_look_at_a_checkpoint_does_not_hide_the_result(
+    run: RunFolder, iteration: int, other: dict[str, Any]
+) -> None:
     evaluate(run, 0, "Ppqq")
     evaluate(run, 9, "PPQq")
-    evaluate(run, 0, "P", sha256="b" * 64)
+    evaluate(run, iteration, "pPQQ" if "temperature" in other else "P", **other)
     outcome = only(run)
     assert outcome.before is not None
-    assert (outcome.before.n, outcome.after.n, outcome.paired) == (4, 4, None)
-    assert "different panels" in outcome.unpaired_because
+    assert outcome.paired is not None
+    assert (outcome.before.successes, outcome.after.successes, outcome.paired.difference) == (1, 3, 0.5)
 
 
 def test_evaluations_at_two_temperatures_are_not_paired(run: RunFolder) -> None:
@@ -110,4 +116,4 @@ def test_a_lost_file_leaves_the_rates_and_says_why_they_are_not_paired(run: RunF
     assert outcome.before is not None
     assert outcome.before.success == 0.25
     assert outcome.paired is None
-    assert "iter-000000-valid_seen-sampled.parquet does not exist" in outcome.unpaired_because
+    assert "iter-000000-valid_seen-sampled-aaaaaaaa-t1.parquet does not exist" in outcome.unpaired_because

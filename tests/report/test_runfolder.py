@@ -225,17 +225,34 @@ def test_the_half_written_file_of_a_kill_is_not_taken_for_episodes(tmp_path: Pat
     assert run.episode_iterations() == [3]
 
 
-def test_evaluations_are_kept_by_iteration_split_and_decoding(tmp_path: Path) -> None:
+GREEDY = {
+    "iteration": 12, "split": "valid_seen", "decoding": "greedy", "panel_sha256": "0123456789", "temperature": 0.0,
+}  # fmt: skip
+
+
+def test_every_evaluation_has_a_file_of_its_own(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
-    path = run.write_evaluation(12, "valid_seen", "greedy", [PLAYED, {**PLAYED, "task_id": "u", "success": False}])
-    assert path.name == "iter-000012-valid_seen-greedy.parquet"
-    assert run.read_evaluation(12, "valid_seen", "greedy")["success"] == [True, False]
+    lost = {**PLAYED, "success": False}
+    path = run.write_evaluation(GREEDY, [PLAYED, {**lost, "task_id": "u"}])
+    assert path.name == "iter-000012-valid_seen-greedy-01234567-t0.parquet"
+    others = {"iteration": 13, "split": "test", "decoding": "sampled", "panel_sha256": "abcdef0123", "temperature": 0.6}
+    for key, value in others.items():
+        run.write_evaluation({**GREEDY, key: value}, [lost])
+    assert run.read_evaluation(GREEDY)["success"] == [True, False]
+    assert all(run.read_evaluation({**GREEDY, key: value})["success"] == [False] for key, value in others.items())
+
+
+def test_the_evaluations_of_runs_before_that_are_found(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    path = run.write_evaluation(GREEDY, [PLAYED])
+    path.rename(path.with_name("iter-000012-valid_seen-greedy.parquet"))
+    assert run.read_evaluation(GREEDY)["success"] == [True]
 
 
 @pytest.mark.parametrize("split", ["../valid", "a/b", "", "-x"])
 def test_a_split_cannot_lead_out_of_the_folder(tmp_path: Path, split: str) -> None:
     with pytest.raises(RunFolderError, match="cannot be part of a file's name"):
-        empty_run(tmp_path).write_evaluation(0, split, "sampled", [PLAYED])
+        empty_run(tmp_path).write_evaluation({**GREEDY, "split": split}, [PLAYED])
 
 
 def test_the_made_up_run_of_these_tests_is_the_same_every_time(make_run: MakeRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from empg.report.runfolder import RunFolder
-from empg.report.statistics import bootstrap_interval, compare, mcnemar_exact, pair_up, wilson_interval
+from empg.report.statistics import (
+    bootstrap_interval,
+    compare,
+    mcnemar_exact,
+    pair_up,
+    shared_splits,
+    wilson_interval,
+)
 
 MakeRun = Callable[..., RunFolder]
 counts = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -135,17 +143,19 @@ def evaluated(
     sha256: str = "ab" * 32,
     temperature: float = 1.0,
     decoding: str = "sampled",
+    split: str = "valid_seen",
 ) -> RunFolder:
     """Write one evaluation: task id -> won; the type of a task is the first letter of its id."""
     rows = [
         {"task_id": task, "task_index": i, "task_type": task[0], "success": won, "score": float(won), "turns": 3}
         for i, (task, won) in enumerate(wins.items())
     ]
-    run.write_evaluation(iteration, "valid_seen", decoding, rows)
-    run.append_metrics({
-        "kind": "eval", "iteration": iteration, "split": "valid_seen", "decoding": decoding, "n": len(rows),
-        "panel": "toy-valid_seen", "panel_sha256": sha256, "temperature": temperature,
-    })
+    record = {
+        "kind": "eval", "iteration": iteration, "split": split, "decoding": decoding, "n": len(rows),
+        "panel": f"toy-{split}", "panel_sha256": sha256, "temperature": temperature,
+    }
+    run.write_evaluation(record, rows)
+    run.append_metrics(record)
     return run
 
 
@@ -172,6 +182,37 @@ def test_the_last_evaluation_is_compared_unless_one_is_named(two_runs: tuple[Run
     evaluated(run, {"p1": True, "p2": False}, iteration=5)
     result = compare(run, run, "valid_seen", iteration_a=0)
     assert (result.iteration_a, result.iteration_b, result.overall.difference) == (0, 5, 0.5)
+
+
+def test_the_last_evaluation_is_that_of_the_highest_iteration(two_runs: tuple[RunFolder, RunFolder]) -> None:
+    run, _ = two_runs
+    evaluated(run, {"p1": True, "p2": True}, iteration=5)
+    evaluated(run, {"p1": False, "p2": False}, iteration=0)  # `empg evaluate --checkpoint start`, later
+    result = compare(run, run, "valid_seen", iteration_a=0)
+    assert (result.iteration_a, result.iteration_b, result.overall.difference) == (0, 5, 1.0)
+
+
+@pytest.mark.parametrize("other", [{"sha256": "cd" * 32}, {"temperature": 0.4}])
+def test_of_several_evaluations_of_an_iteration_those_alike_are_compared(
+    two_runs: tuple[RunFolder, RunFolder], other: dict[str, Any]
+) -> None:
+    a, b = two_runs
+    evaluated(a, {"p1": False, "p2": False})
+    evaluated(a, {"p1": True, "p2": True}, **other)
+    evaluated(b, {"p1": True, "p2": False})
+    result = compare(a, b, "valid_seen")
+    assert (result.overall.difference, result.apart) == (0.5, ())
+
+
+def test_what_two_runs_share_is_known(two_runs: tuple[RunFolder, RunFolder]) -> None:
+    a, b = two_runs
+    for split in ("test", "valid_unseen", "valid_seen"):
+        evaluated(a, {"p1": True}, split=split)
+    evaluated(b, {"p1": True}, split="valid_seen")
+    evaluated(b, {"p1": True}, split="test")
+    evaluated(b, {"p1": True}, split="valid_unseen", decoding="greedy")
+    assert shared_splits(a, b) == ["test", "valid_seen"]
+    assert shared_splits(a, b, "greedy") == []
 
 
 def test_different_panels_are_not_compared(two_runs: tuple[RunFolder, RunFolder]) -> None:

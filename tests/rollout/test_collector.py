@@ -51,6 +51,13 @@ def ids(episode: Episode) -> list[tuple[list[int], list[int]]]:
     return [(turn.prompt_ids, turn.action_ids) for turn in episode.turns]
 
 
+def test_a_turn_keeps_what_the_world_said_of_it(policy: Policy) -> None:
+    won, broken = collect(policy, requests(("win:2", "raise:1")), ("win:2", "raise:1"))
+    assert [turn.info["score"] for turn in won.turns] == [0.0, 1.0]
+    assert all(turn.info.keys() == {"won", "score", "valid"} for turn in won.turns)
+    assert broken.turns[0].info == {}
+
+
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
 def test_an_episode_is_the_same_in_any_slot_beside_any_other(policy: Policy, history: str) -> None:
     wanted = requests(FATES, members=2)

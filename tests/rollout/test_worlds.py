@@ -12,7 +12,8 @@ import pytest
 from worlds import Lamps
 
 from empg.recipe import EnvironmentSection
-from empg.rollout.worlds import LocalWorlds, Outcome, ProcessWorlds, Worlds, make_environment
+from empg.rollout import worlds as worlds_module
+from empg.rollout.worlds import LocalWorlds, Outcome, ProcessWorlds, Worlds, make_environment, make_worlds
 
 FATES = ("press:2", "win:2", "lose:1", "raise:1", "raise:0", "die:1", "endless")
 MAKE = partial(Lamps, *FATES, max_steps=3)
@@ -106,3 +107,46 @@ def test_closing_ends_the_processes() -> None:
 def test_options_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match=r"environment\.options: .*roms"):
         make_environment(EnvironmentSection(options={"roms": 3}), "train")
+
+
+class TestKept:
+    SECTION = EnvironmentSection(options={"rooms": "small"}, workers=1)
+
+    @pytest.fixture(autouse=True)
+    def nothing_stays(self) -> Iterator[None]:
+        yield
+        while worlds_module._kept:
+            worlds_module._kept.pop().end()
+
+    def started(self, split: str = "train", task: int = 0) -> tuple[Worlds, str, int | None]:
+        worlds = make_worlds(self.SECTION, split)
+        assert isinstance(worlds, ProcessWorlds)
+        return worlds, worlds.reset([0], [task])[0].observation, worlds._processes[0].process.pid
+
+    def test_processes_serve_the_next_rollout_of_a_split_and_end_with_that_of_another(self) -> None:
+        worlds, first, process = self.started()
+        worlds.close()
+        worlds, again, same = self.started()
+        assert (again, same) == (first, process)
+        _, _, beside = self.started()  # while the others are in use
+        assert beside != process
+        worlds.close()
+        other, _, _ = self.started("valid_seen")
+        assert isinstance(worlds, ProcessWorlds)
+        assert not worlds._processes[0].process.is_alive()
+        other.close()
+
+    def test_processes_whose_answers_nobody_took_are_not_used_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        worlds, _, process = self.started()
+
+        def interrupted(self: object) -> list[Outcome]:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(worlds_module._WorldProcess, "receive", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                worlds.step([0], ["look"])
+        worlds.close()
+        last, _, other = self.started(task=1)
+        assert other != process
+        last.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,27 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     assert "iter-000004" in said
     assert "damaged" in said
     assert metrics(run) == before
+
+
+@pytest.mark.slow
+def test_a_damaged_start_stops_only_those_who_need_it(tmp_path: Path, surroundings: dict[str, str]) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    run_to_the_end(command(recipe, run, "loss.kl_coef=0"), surroundings)
+    before = metrics(run)
+    (run / "checkpoints" / "start" / "checksums.json").write_text("null")
+    shutil.rmtree(run / "checkpoints" / "iter-000004")
+    said = run_to_the_end(command(recipe, run, "loss.kl_coef=0", "--resume"), surroundings)
+    assert "checkpoints/start: checksums.json is damaged" in said
+    assert [r for r in metrics(run) if r["kind"] != "warm_start"] == [r for r in before if r["kind"] != "warm_start"]
+
+    resolved = run / "recipe.yaml"  # with a KL penalty it is the reference
+    resolved.write_text(resolved.read_text().replace("kl_coef: 0.0", "kl_coef: 0.01"))
+    stopped = subprocess.run(
+        command(recipe, run, "--resume"), env=surroundings, capture_output=True, text=True, timeout=200
+    )
+    assert stopped.returncode == 1
+    assert "checkpoints/start: checksums.json is damaged" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
 
 
 @pytest.mark.slow

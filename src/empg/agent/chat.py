@@ -1,7 +1,9 @@
 """A tokenizer's chat template, taken apart once so that a conversation can grow by token ids alone.
 
 Rendering the whole conversation again at every turn would re-tokenise what the policy sampled. Instead the template is
-rendered with a marker in place of the text; what stands around the marker opens and closes a user message.
+rendered with marks in place of the texts; what stands between the marks closes one message and opens the next. A
+template may write an earlier message otherwise than the last one (Qwen 3 takes the thoughts out of it): the pieces are
+taken where a conversation goes on, and what the policy wrote stays as it wrote it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 CUT = " [cut]"  # stands at the end of a text that was longer
-_MARK = "\u2063empg\u2063"  # invisible separators: no template changes or strips them
+_SEPARATOR = "\u2063"  # invisible: no template changes or strips it
+_MARK = f"{_SEPARATOR}empg{_SEPARATOR}"
 
 
 class ChatFormat:
@@ -34,19 +37,9 @@ class ChatFormat:
         added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         special = {*map(str, tokenizer.all_special_tokens), *added}
         self._special = sorted(special, key=lambda token: (-len(token), token))
-        user, assistant = {"role": "user", "content": "u"}, {"role": "assistant", "content": _MARK}
-        closed = self._render([user, assistant], False)
-        tail = closed[closed.index(_MARK) + len(_MARK) :]
-        ids = self._ids(tail)
-        if not ids:
-            raise ValueError(f"the chat template of {tokenizer.name_or_path!r} does not end an assistant message")
-        self.end_of_turn = ids[0]
+        self._later, self.end_of_turn = self._taken_apart()
         end_of_sequence = tokenizer.eos_token_id
         self.stop_ids = sorted({self.end_of_turn, self.end_of_turn if end_of_sequence is None else end_of_sequence})
-        after_end = tail[len(tokenizer.decode([self.end_of_turn])) :]
-        grown = self._render([user, assistant, {"role": "user", "content": _MARK + "2"}], True)
-        before, after = grown[len(closed) :].split(_MARK + "2")
-        self._later = (after_end + before, after)
         self._first = self._opening(None)
         self._encode = functools.lru_cache(maxsize=65536)(self._ids)
 
@@ -96,18 +89,43 @@ class ChatFormat:
     def _count(self, text: str) -> int:
         return len(self._ids(self._safe(text)))
 
+    def _taken_apart(self) -> tuple[tuple[str, str], int]:
+        """What stands before and after a later user message, and the id that ends the assistant's message before it.
+
+        Raises:
+            ValueError: the template cannot be cut: texts do not come through whole and in order, a message of the
+                assistant does not end with a control token, or turns are not all written alike.
+        """
+        roles = ("user", "assistant", "user", "assistant", "user")
+        marks = [f"{_SEPARATOR}{role}{number}{_SEPARATOR}" for number, role in enumerate(roles)]
+        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        short = self._between(messages[:3], marks[:3])
+        long = self._between(messages, marks)
+        if not short[2] == long[2] == long[4] or not short[3] == long[5] or not short[:2] == long[:2]:
+            raise self._refusal("does not write all turns alike")
+        if self._opening(None)[0] != short[0]:
+            raise self._refusal("opens a conversation in a way that depends on what follows")
+        own = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
+        ends = [token for token in self._ids(short[2]) if token in own]
+        end = self.tokenizer.decode(ends[:1])
+        blank, _, opening = short[2].partition(end) if end else (short[2], "", "")
+        if not end or blank.strip():  # without one, nothing but a limit would end a turn
+            raise self._refusal("does not end an assistant message with a control token")
+        return (opening, short[3]), ends[0]
+
     def _opening(self, system: str | None) -> tuple[str, str]:
         user = {"role": "user", "content": _MARK}
-        if system is None:
-            rendered = self._render([user], True)
-        else:
+        if system is not None:
             try:
-                rendered = self._render([{"role": "system", "content": system}, user], True)
+                rendered = self._rendered([{"role": "system", "content": system}, user])
             except TemplateError:
                 rendered = ""
-            if system.strip() not in rendered:  # a template that knows no system role refuses it (Gemma) or drops it
-                rendered = self._render([{"role": "user", "content": f"{system}\n\n{_MARK}"}], True)
-        before, after = rendered.split(_MARK)
+            if system.strip() in rendered:
+                before, after = self._cut(rendered, [_MARK])
+                return before, after
+            # A template that knows no system role refuses it (Gemma) or drops it.
+            user = {"role": "user", "content": f"{system}\n\n{_MARK}"}
+        before, after = self._between([user], [_MARK])
         return before, after
 
     def _safe(self, text: str) -> str:
@@ -117,8 +135,31 @@ class ChatFormat:
                 text = text.replace(token, token[0] + "\u200b" + token[1:])
         return text
 
-    def _render(self, messages: list[dict[str, str]], generate: bool) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
+    def _between(self, messages: list[dict[str, str]], marks: list[str]) -> tuple[str, ...]:
+        """What the template writes around the marks: one piece more than there are marks."""
+        try:
+            rendered = self._rendered(messages)
+        except (TemplateError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise self._refusal(f"cannot be rendered ({reason})") from None
+        return self._cut(rendered, marks)
+
+    def _cut(self, rendered: str, marks: list[str]) -> tuple[str, ...]:
+        places = [rendered.find(mark) for mark in marks]
+        if any(rendered.count(mark) != 1 for mark in marks) or places != sorted(places):
+            raise self._refusal("leaves out, repeats or reorders what was said")
+        pieces = []
+        for mark in marks:
+            piece, _, rendered = rendered.partition(mark)
+            pieces.append(piece)
+        return (*pieces, rendered)
+
+    def _refusal(self, reason: str) -> ValueError:
+        name = self.tokenizer.name_or_path
+        return ValueError(f"the chat template of {name!r} {reason}; use another model or template")
+
+    def _rendered(self, messages: list[dict[str, str]]) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -10,6 +10,7 @@ from empg.agent.prompts import (
     WORLDS,
     World,
     admissible_text,
+    harmless,
     history_text,
     information_text,
     instructions,
@@ -78,7 +79,7 @@ class Dialogue:
         if section.prompt == "instruct":
             system = section.instructions or instructions(agent.world, section.form)
         self._seen = self._shown(observation, info, first=first)
-        text = self._seen + (admissible_text(info) if section.show_admissible else "")
+        text = self._seen + self._commands(info)
         if section.history == "merged":
             ids = chat.first(text, system) if first else chat.later(text, closed=self._closed)
             return Prompt(ids, fresh=first)
@@ -88,14 +89,38 @@ class Dialogue:
     def _shown(self, observation: str, info: Info, *, first: bool) -> str:
         """The observation as it is read: bounded, in the words of the form, with the task."""
         world, section = self.agent.world, self.agent.section
-        if section.max_observation_tokens is not None and not first:
-            observation = self.agent.chat.cut(observation, section.max_observation_tokens)
+        limit = None if first else section.max_observation_tokens
         if section.form == "react":
+            if limit is not None:
+                observation = self.agent.chat.cut(observation, limit)
             return observation_text(world, observation, info, first=first)
         if not first:
-            observation = information_text(observation, info)
+            observation = self._information(observation, info, limit)
         # Models of this form have the question in their context once; where the context is new, it is told again.
         return observation_text(world, observation, info, first=first or section.history == "merged")
+
+    def _information(self, observation: str, info: Info, limit: int | None) -> str:
+        """What was found, in its block, which is within the limit as a whole."""
+        found = harmless(observation)
+        text = information_text(found, info)
+        if limit is None or not info["valid"]:
+            return text
+        room = limit
+        while room > 1 and (over := self._length(text) - limit) > 0:
+            room = max(1, room - over if room < limit else limit - self._length(information_text("", info)))
+            text = information_text(self.agent.chat.cut(found, room), info)
+        return text
+
+    def _commands(self, info: Info) -> str:
+        """The admissible commands on request, in as many tokens as an observation may have."""
+        section = self.agent.section
+        text = admissible_text(info) if section.show_admissible else ""
+        if not text or section.max_observation_tokens is None:
+            return text
+        return "\n" + self.agent.chat.cut(text, section.max_observation_tokens)
+
+    def _length(self, text: str) -> int:
+        return len(self.agent.chat.reply(text)) - 1  # without the end of the turn
 
     def wrote(self, ids: list[int], action: str) -> None:
         """Note what the policy wrote in answer to the last prompt."""

@@ -19,7 +19,9 @@ _SEARCH_R1_HINT = (
     "My previous action is invalid. To search, I put the query between <search> and </search>. To answer, I put the "
     "answer between <answer> and </answer>. I try again."
 )
-_INFORMATION_TAG = re.compile(r"<(?=\s*/?\s*information\s*>)", re.IGNORECASE)
+# Whatever a model may take for a tag of the block: one with attributes, or with invisible characters in between, too.
+# No character is passed over from two places, so this takes linear time.
+_INFORMATION_TAG = re.compile("<(?=" + "".join(rf"[^\w<]*{letter}" for letter in "information") + ")", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,14 @@ def observation_text(world: World, observation: str, info: Info, *, first: bool)
     return f"{text} Task: {task}" if task.endswith("?") else f"{text} Task: {task}."
 
 
-def information_text(observation: str, info: Info) -> str:
-    """What followed a turn in Search-R1's form: the documents as information, or its hint after a malformed turn.
+def harmless(documents: str) -> str:
+    """What was found, for `information_text`: nothing in it can close the block, or open another."""
+    return _INFORMATION_TAG.sub("< ", documents.strip())
 
-    No document can close the block, or open another.
-    """
-    if not info["valid"]:
-        return _SEARCH_R1_HINT
-    return f"<information>{_INFORMATION_TAG.sub('< ', observation.strip())}</information>"
+
+def information_text(found: str, info: Info) -> str:
+    """What followed a turn in Search-R1's form: `harmless` documents as information; a hint after a malformed turn."""
+    return f"<information>{found}</information>" if info["valid"] else _SEARCH_R1_HINT
 
 
 def instructions(world: World, form: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from empg.credit.checks import first_true, require_ids, require_shape
-from empg.credit.segments import segments_of
+from empg.credit.segments import Segments, segments_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +108,7 @@ class StepTable:
         first = step.sizes.cumsum(0) - step.sizes
         if (token := first_true(advantage != advantage[first][step.index])) is not None:
             raise ValueError(f"advantages: {where(token)} has several values; EMPG gives credit to whole steps")
-        # Averaged above the step's lowest token: steps of equal tokens get equal entropies, whatever their lengths.
-        lowest = step.extreme(entropy, "amin")
-        mean = lowest + step.sum(entropy - lowest[step.index]) / step.sizes
-        return cls(entropy=mean, episode=episode[first], advantage=advantage[first])
+        return cls(entropy=_step_means(entropy, step), episode=episode[first], advantage=advantage[first])
 
     def _starts(self) -> Tensor:
         """`(N,)` bool: the row is the first step of an episode."""
@@ -123,6 +120,18 @@ class StepTable:
         runs = segments_of(self.episode[self._starts()])
         if (torn := first_true(runs.sizes > 1)) is not None:
             raise ValueError(f"episode: the rows of episode {int(runs.ids[torn])} do not stand together, in time order")
+
+
+def _step_means(entropy: Tensor, step: Segments) -> Tensor:
+    """Mean token entropy of each step: equal for steps of the same tokens, in whatever order and however often.
+
+    Min-max normalisation would blow the last bit of a float32 sum up to the whole of 0 to 1. In float64 the sums of
+    float32 numbers are exact but for those that differ in size by more than 2^29.
+    """
+    where = torch.device("cpu") if entropy.device.type == "mps" else entropy.device  # MPS knows no float64
+    sums = torch.zeros(len(step.ids), dtype=torch.float64, device=where)
+    sums.index_add_(0, step.index.to(where), entropy.to(where).double())
+    return (sums / step.sizes.to(where)).float().to(entropy.device)
 
 
 def step_rows(step_ids: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from empg.credit import EMPGConfig, StepCredit, StepTable, modulate, outcome_advantages, zero_variance_groups
 from empg.learner.batch import TokenBatch, make_batch
+from empg.learner.process_reward import step_rewards
 from empg.learner.workers import Workers
 from empg.recipe import Recipe
 from empg.rollout.types import EndReason, Episode
@@ -112,7 +113,13 @@ def _comparable(episode: Episode) -> bool:
 
 
 def _process_rewards(episodes: Sequence[Episode], recipe: Recipe) -> Tensor:
-    penalty = recipe.credit.invalid_penalty
+    """(N,): what the environment and the recipe's function gave each turn, less the penalty if it is malformed."""
+    credit = recipe.credit
     return torch.tensor(
-        [t.process_reward - (0.0 if t.valid else penalty) for e in episodes for t in e.turns], dtype=torch.float32
+        [
+            turn.process_reward - (0.0 if turn.valid else credit.invalid_penalty) + given
+            for episode in episodes
+            for turn, given in zip(episode.turns, step_rewards(episode, credit.process_reward), strict=True)
+        ],
+        dtype=torch.float32,
     )

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from empg.policy.model import Policy
+from empg.policy.model import Policy, plain_os_errors
 
 START = "start"  # the policy that reinforcement learning began from; the reference of a KL penalty; always kept
 _NAME = re.compile(r"iter-(\d{6})")
@@ -49,9 +49,10 @@ class Checkpoints:
             partial.mkdir(parents=True)
             policy.save(partial)
             if optimizer is not None:
-                save_file(_flatten(optimizer, policy), partial / "optimizer.safetensors")
+                with plain_os_errors():
+                    save_file(_flatten(optimizer, policy), partial / "optimizer.safetensors")
             (partial / "trainer.json").write_text(json.dumps(state, indent=1))
-            sums = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+            sums = {file.relative_to(partial).as_posix(): _digest(file) for file in _files(partial)}
             (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
             _flush(partial)
             shutil.rmtree(target, ignore_errors=True)
@@ -92,6 +93,8 @@ class Checkpoints:
         folder = self.folder / name
         try:
             sums = json.loads((folder / "checksums.json").read_text())
+            if not isinstance(sums, dict) or "trainer.json" not in sums:
+                raise CheckpointError(f"checkpoint {folder}: checksums.json is damaged (it lists no trainer.json)")
             for file, digest in sorted(sums.items()):
                 if _digest(folder / file) != digest:
                     raise CheckpointError(f"checkpoint {folder}: {file} is damaged (its checksum differs)")
@@ -134,8 +137,13 @@ def _digest(file: Path) -> str:
     return digest.hexdigest()
 
 
+def _files(folder: Path) -> list[Path]:
+    """Every file of a checkpoint: a tokenizer with several chat templates keeps them in a folder of its own."""
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
 def _flush(folder: Path) -> None:
-    for file in folder.iterdir():
+    for file in _files(folder):
         descriptor = os.open(file, os.O_RDONLY)
         try:
             os.fsync(descriptor)

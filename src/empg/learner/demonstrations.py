@@ -1,20 +1,31 @@
-"""The expert's play, as text and as rows to imitate."""
+"""The expert's play, and people's, as text and as rows to imitate."""
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 from empg.agent.dialogue import Agent
 from empg.agent.parsing import FORMS
 from empg.agent.prompts import World, observation_text
-from empg.environments.base import ANSWER, SEARCH, Decision, HastyExpert, Info, TextEnvironment
+from empg.environments.base import (
+    ANSWER,
+    SEARCH,
+    Decision,
+    HastyExpert,
+    Info,
+    Recorded,
+    RecordedEpisode,
+    TextEnvironment,
+)
 from empg.rollout.types import Episode, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstrated:
-    """One turn of the expert: what it saw, what it said and did. A slip went wrong on purpose."""
+    """One turn: what was seen, what was said and done. A slip went wrong on purpose."""
 
     observation: str
     info: Info
@@ -34,11 +45,12 @@ def demonstrate(
     such as taking what was not found yet. So the policy reads its own mistakes, and learns from what the expert does
     next to come back from them.
 
-    With probability `haste` a turn ends the episode where it can, before its time. That is no slip: it is meant, and
-    imitated, as the plays of people are with all their faults. The same `key` gives the same play.
+    With probability `haste` a turn cuts the task short where it can be: the expert buys or answers at once, or takes a
+    thing to its place as it is. That is no slip: it is meant, and imitated, as the plays of people are with all their
+    faults. The play ends where the expert thinks that it is done. The same `key` gives the same play.
 
     Raises:
-        ValueError: haste is asked of an expert that cannot end an episode before its time.
+        ValueError: haste is asked of an expert that knows none.
     """
     dice = random.Random(repr(key))
     observation, info = environment.reset(options={"task": task})
@@ -46,7 +58,7 @@ def demonstrate(
     expert = environment.expert()
     hasty = expert if haste and isinstance(expert, HastyExpert) else None
     if haste and hasty is None:
-        raise ValueError("warm_start.haste: in this environment only success ends an episode; leave it at 0")
+        raise ValueError("warm_start.haste: the expert of this environment knows no haste; leave it at 0")
     turns: list[Demonstrated] = []
     known: dict[str, None] = {}  # every command that was admissible so far, in order
     while True:
@@ -62,7 +74,7 @@ def demonstrate(
         done = wrong or said
         turns.append(Demonstrated(observation, info, done["thought"], done["action"], slip=wrong is not None))
         observation, _, terminated, truncated, info = environment.step(done["action"])
-        if terminated or truncated:
+        if terminated or truncated or (hasty is not None and hasty.satisfied):
             return turns
 
 
@@ -95,6 +107,80 @@ def _wrong(
     stale = [command for command in known if command not in now]
     commands = stale if stale and dice.random() < 0.5 else admissible
     return Decision(thought=right["thought"], action=dice.choice(commands)) if commands else None
+
+
+class Recordings:
+    """What people played, a share for every step of a warm start.
+
+    They take turns in the order of their files and lines. A step of `workers` workers has one recording for each of
+    them, or as many as it takes for every recording to be seen once in `steps` steps, so that all are seen equally
+    often, give or take one time.
+    """
+
+    def __init__(self, plays: list[list[Demonstrated]], steps: int, workers: int) -> None:
+        self._plays, self._workers = plays, workers
+        self._per_worker = math.ceil(len(plays) / (steps * workers))
+
+    def share(self, step: int, rank: int) -> list[list[Demonstrated]]:
+        """The plays that worker `rank` imitates in step `step`."""
+        first = (step * self._workers + rank) * self._per_worker
+        return [self._plays[place % len(self._plays)] for place in range(first, first + self._per_worker)]
+
+
+def recorded_plays(environment: TextEnvironment, path: Path, form: str) -> list[list[Demonstrated]]:
+    """The episodes that people recorded, played again.
+
+    Args:
+        environment: of the split and under the rules in which they were recorded.
+        path: a file, or a folder of `*.jsonl`.
+        form: how the agent writes turns (`parsing.FORMS`); what it could not say is no example.
+
+    Raises:
+        ValueError: there are none, the world has no recordings, or one does not belong to it; in one line, which names
+            the file and the line of the recording.
+    """
+    if not isinstance(environment, Recorded):
+        raise ValueError("warm_start.recordings: episodes of this environment are not recorded; leave it at null")
+    plays = [
+        _replay(environment, made, form) for file in recording_files(path) for made in environment.recordings(file)
+    ]
+    if not plays:
+        raise ValueError(f"warm_start.recordings={path} holds no recorded episode")
+    return plays
+
+
+def recording_files(path: Path) -> list[Path]:
+    """The files of recordings: the path itself, or the `*.jsonl` in that folder, by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
+    if not files:
+        raise ValueError(f"warm_start.recordings={path} is no file, and no folder of *.jsonl files")
+    return files
+
+
+def _replay(environment: TextEnvironment, made: RecordedEpisode, form: str) -> list[Demonstrated]:
+    elsewhere = "it was made in another world, or under other rules"
+    observation, info = environment.reset(options={"task": made.task})
+    turns: list[Demonstrated] = []
+    over = False
+    for turn in made.turns:
+        if over:
+            raise ValueError(f"{made.where}: over after {len(turns)} turns, and the recording goes on; {elsewhere}")
+        thought, action = " ".join(turn["thought"].split()), " ".join(turn["action"].split())
+        said = FORMS[form].parse(FORMS[form].write(thought, action))
+        if (said.thought, said.action) != (thought, action):
+            raise ValueError(f"{made.where}: an agent of the form {form} cannot say {action!r:.80}; remove the line")
+        turns.append(Demonstrated(observation, info, thought, action, slip=False))
+        observation, _, terminated, truncated, info = environment.step(action)
+        over = terminated or truncated
+    if not over:
+        raise ValueError(f"{made.where}: the recording ends before the episode does; {elsewhere}")
+    if not math.isclose(info["score"], made.score, abs_tol=1e-9):
+        raise ValueError(f"{made.where}: score {info['score']:.3f} here, {made.score:.3f} when recorded; {elsewhere}")
+    return turns
 
 
 def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Episode, list[bool]]:

@@ -140,7 +140,7 @@ class Update:
         return old
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.policy.device.type, torch.bfloat16, enabled=self.recipe.optimizer.autocast)
+        return self.policy.autocast(self.recipe.optimizer.autocast)
 
     def _passes(self, assigned: Assigned, keep: Tensor) -> list[MicroBatch]:
         return list(micro_batches(assigned.batch, keep, self.recipe.optimizer.micro_batch_tokens, self.policy.device))

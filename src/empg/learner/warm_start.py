@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ import torch
 from empg.agent.dialogue import Agent
 from empg.environments.base import TextEnvironment
 from empg.learner.batch import make_batch, micro_batches
-from empg.learner.demonstrations import as_episode, demonstrate
+from empg.learner.demonstrations import Recordings, as_episode, demonstrate, recorded_plays
+from empg.learner.muon import Muon
 from empg.learner.workers import Workers
 from empg.memory import give_back
 from empg.policy.model import Policy
@@ -31,16 +33,20 @@ def warm_start(
 ) -> None:
     """Train `policy` on `recipe.warm_start.episodes` episodes of the expert, each seen once, in task order.
 
-    Plays are made as they are needed, each worker its own share. `report` gets a record after every step.
+    Plays are made as they are needed, each worker its own share. Recorded episodes are spread evenly among them
+    (`Recordings`). `report` gets a record after every step.
 
     Raises:
-        ValueError: of the first episodes not even one turn fits the recipe's token limit.
+        ValueError: of the first episodes not even one turn fits the recipe's token limit, or a recording does not fit
+            the environment.
     """
     section = recipe.warm_start
     assert section is not None
     optimizers = _optimizers(policy, section)
     per_step = max(1, section.episodes_per_step // workers.size)
     steps = max(1, section.episodes // (per_step * workers.size))
+    people = section.recordings and recorded_plays(environment, Path(section.recordings), recipe.agent.form)
+    recordings = Recordings(people or [], steps, workers.size)
     began = time.perf_counter()
     policy.model.train()
     for step in range(steps):
@@ -48,11 +54,11 @@ def warm_start(
         for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
             group["lr"] = rate
         first = (step * workers.size + workers.rank) * per_step
-        plays = []
+        shown = recordings.share(step, workers.rank)
         for index in range(first, first + per_step):
             key = (recipe.seed, DEMONSTRATION_KEY, index)
-            turns = demonstrate(environment, index % environment.num_tasks, section.noise, key, section.haste)
-            plays.append(as_episode(turns, agent, recipe.rollout.max_episode_tokens))
+            shown.append(demonstrate(environment, index % environment.num_tasks, section.noise, key, section.haste))
+        plays = [as_episode(turns, agent, recipe.rollout.max_episode_tokens) for turns in shown]
         batch = make_batch([episode for episode, _ in plays], recipe.agent.history)
         meant = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)), dtype=torch.bool)
         if step == 0 and not workers.total(len(meant)):
@@ -62,7 +68,7 @@ def warm_start(
         total = workers.total(int(keep.sum()))
         loss, right = 0.0, 0.0
         for micro in micro_batches(batch, keep, recipe.optimizer.micro_batch_tokens, policy.device):
-            with torch.autocast(policy.device.type, torch.bfloat16, enabled=recipe.optimizer.autocast):
+            with policy.autocast(recipe.optimizer.autocast):
                 logprobs, _ = score_tokens(policy, micro.input_ids, micro.rows, micro.columns)
             micro_loss = -logprobs.sum() / total
             micro_loss.backward()
@@ -94,9 +100,7 @@ def _optimizers(policy: Policy, section: WarmStartSection) -> list[torch.optim.O
         torch.optim.AdamW(rest, lr=section.lr, betas=(0.9, 0.98), weight_decay=decay)
     ]
     if inner:
-        # With this adjustment an update is as large as AdamW's, so that one rate serves both.
-        muon = torch.optim.Muon(inner, lr=section.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-        optimizers.append(muon)
+        optimizers.append(Muon(inner, lr=section.lr, weight_decay=decay))
     return optimizers
 
 

@@ -30,6 +30,18 @@ class WorkerError(RuntimeError):
     """Another worker of the run ended before its time."""
 
 
+class _CollectiveError(WorkerError):
+    """A collective failed, as it does when another worker is gone."""
+
+
+@contextlib.contextmanager
+def _collective() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise _CollectiveError(f"another worker cannot be reached: {' '.join(str(error).split())[:300]}") from error
+
+
 class Workers:
     """This process among the workers of a run. With one worker every call returns at once."""
 
@@ -47,7 +59,8 @@ class Workers:
             return tensor
         # Gloo works on the CPU; the tensors here are a few numbers.
         result = tensor.detach().cpu().clone()
-        dist.all_reduce(result, op=_OPS[op])
+        with _collective():
+            dist.all_reduce(result, op=_OPS[op])
         return result.to(tensor.device)
 
     def total(self, value: float) -> float:
@@ -59,7 +72,8 @@ class Workers:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with _collective():
+            dist.all_gather_object(values, value)
         return values
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -75,7 +89,8 @@ class Workers:
     def barrier(self) -> None:
         """Wait for all."""
         if self.size > 1:
-            dist.barrier()
+            with _collective():
+                dist.barrier()
 
 
 @contextlib.contextmanager
@@ -103,8 +118,8 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
             yield Workers(0, size)
             for child in children:
                 child.join()
-        except RuntimeError as error:  # a collective fails when another worker is gone
-            # It ends soon after its connection; on a busy machine that can take seconds.
+        except _CollectiveError as error:
+            # The other ends soon after its connection; on a busy machine that can take seconds.
             multiprocessing.connection.wait([child.sentinel for child in children], timeout=20)
             for rank, child in enumerate(children, start=1):
                 # A sentinel closes a moment before there is an exit code; a join that has time waits for that.
@@ -140,6 +155,7 @@ def _child(rank: int, size: int, store: str, target: Callable[..., None], args: 
 def _join(rank: int, size: int, store: str) -> None:
     # All workers are on this machine.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=30)
-    )
+    with _collective():
+        dist.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=30)
+        )

@@ -2,7 +2,7 @@
 
 Each slot holds one episode's keys and values. Rows of a forward pass name the slots they belong to and the position
 they start at, so episodes of any length sit side by side, grow turn by turn, and a slot is reused when its episode
-ends. Nothing is moved and nothing is prefilled twice.
+ends. Nothing is moved, and what a slot holds is not read again.
 """
 
 from __future__ import annotations

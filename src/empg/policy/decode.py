@@ -49,7 +49,9 @@ class Decoder:
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Append `prompts` to `slots`; returns the logits (n, V) after each prompt's last id.
 
-        Slots that are empty and get the same prompt (a group) share one computation.
+        Slots that are empty and get the same prompt in one call (a group) share one computation. A member that comes
+        later, into a slot that became free, computes it again: keys of another call's shape may differ in their last
+        bit, and what an episode samples must not depend on when the others ended.
         """
         leaders: dict[tuple[int, ...], int] = {}
         unique: list[int] = []
@@ -106,8 +108,10 @@ class Decoder:
         width = int(widths.max())
         ids = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks])
         mask = self.cache.aim(rows.to(device), self.lengths[rows].to(device), width)
+        # Padding past the slot's end has no position of its own, and a table of positions may end with the slot.
+        positions = self.cache.positions.clamp(max=self.cache.length - 1)
         hidden = self.policy.hidden(
-            ids.to(device), mask, position_ids=self.cache.positions, past_key_values=self.cache, use_cache=True
+            ids.to(device), mask, position_ids=positions, past_key_values=self.cache, use_cache=True
         )
         self.lengths[rows] += widths
         last = (widths - 1).clamp(min=0).to(device)

@@ -6,9 +6,12 @@ apart is what lets scoring skip the tokens that carry no loss.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,15 +70,25 @@ class Policy:
         with torch.autocast(hidden.device.type, enabled=False):
             return head(hidden.to(head.weight.dtype))  # type: ignore[no-any-return]
 
+    def autocast(self, setting: bool | str) -> torch.autocast:
+        """The context of a forward and backward pass under `optimizer.autocast`."""
+        enabled = computes_bfloat16(self.device) if setting == "auto" else bool(setting)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
     def frozen_copy(self) -> Policy:
         """A copy that never trains: the reference of a KL penalty."""
         model = copy.deepcopy(self.model).requires_grad_(False).eval()
         return Policy(model, self.tokenizer, self.device)
 
     def save(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face folder (weights, configuration, tokenizer, chat template)."""
-        (self.adapter or self.model).save_pretrained(folder, safe_serialization=True)
-        self.tokenizer.save_pretrained(folder)
+        """Write an ordinary Hugging Face folder (weights, configuration, tokenizer, chat template).
+
+        Raises:
+            OSError: a file cannot be written (a full disk, say).
+        """
+        with plain_os_errors():
+            (self.adapter or self.model).save_pretrained(folder, safe_serialization=True)
+            self.tokenizer.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
         """Take the weights of a folder that `save` wrote."""
@@ -96,6 +109,18 @@ class Policy:
             raise ValueError(f"{folder}: weights do not fit the model ({differing})")
 
 
+@contextlib.contextmanager
+def plain_os_errors() -> Iterator[None]:
+    """Tell of a write that failed as `OSError`: safetensors and tokenizers have other classes, or none, for it."""
+    try:
+        yield
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a Hugging Face folder, one or several shards."""
     index = folder / "model.safetensors.index.json"
@@ -107,7 +132,8 @@ def weight_files(folder: Path) -> list[Path]:
 def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, seed: int = 0) -> Policy:
     """The policy of a recipe.
 
-    `tiny` makes a new model, its tokenizer trained on `corpus`; anything else is a folder or a Hugging Face name.
+    `tiny` makes a new model, its tokenizer trained on `corpus`; anything else is a folder or a Hugging Face name. New
+    weights (the tiny model's, a LoRA adapter's) are drawn from `seed`.
 
     Raises:
         ValueError: the model cannot be had or cannot be used, with the reason.
@@ -143,11 +169,57 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
             raise ValueError("policy.lora needs peft: pip install 'empg[lora]'") from None
 
         lora = LoraConfig(r=section.lora.r, lora_alpha=section.lora.alpha, target_modules=section.lora.target_modules)
-        adapter = get_peft_model(model, lora)
+        with torch.random.fork_rng(devices=[]):  # every worker must begin from the same adapter
+            torch.manual_seed(seed)
+            adapter = get_peft_model(model, lora)
+        # A set is written in the order of its hashes, another one in every process.
+        lora.target_modules = sorted(lora.target_modules or ())
         model = adapter.get_base_model()
     policy = Policy(model, tokenizer, device, adapter)
     _check_split(policy)
     return policy
+
+
+def longest_context(config: Any) -> int | None:
+    """Tokens that a model (its `config`) reads as it would with all of them before its eyes; None without a limit."""
+    config = config.get_text_config()
+    limits = (getattr(config, "max_position_embeddings", None), _window(config))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def require_length(config: Any, length: int, name: str) -> None:
+    """Refuse contexts of `length` tokens that the model `name` (its `config`) could not read, or would read otherwise.
+
+    The KV cache shows a token all of its context. A sliding window (Mistral, Gemma, Phi-3) or an attention chunk
+    (Llama 4) shows it less once the context is longer; up to that length the two are the same.
+
+    Raises:
+        ValueError: in one line, what is too long for what; or layers that keep a state instead of keys and values.
+    """
+    config = config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if unknown := kinds - {"full_attention", "sliding_attention", "chunked_attention"}:
+        raise ValueError(f"policy.model={name} has layers of the kind {min(unknown)}, which the KV cache cannot hold")
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise ValueError(
+            f"policy.model={name} reads {positions} tokens; rollout.max_episode_tokens ({length}) must not be more"
+        )
+    window = _window(config)
+    if window is not None and length > window:
+        raise ValueError(
+            f"policy.model={name} attends to the last {window} tokens only (its sliding window); "
+            f"rollout.max_episode_tokens ({length}) must not be more"
+        )
+
+
+def _window(config: Any) -> int | None:
+    """How far back the least far-sighted layer looks, tokens; None if all see everything."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    wanted = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    # Without a list of layers (Mistral, Phi-3) a window that is set is that of all.
+    names = [wanted[kind] for kind in kinds if kind in wanted] if kinds else ["sliding_window"]
+    return min((w for name in names if (w := getattr(config, name, None)) is not None), default=None)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -155,6 +227,14 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the processor multiplies bfloat16 in hardware. Emulated, it is ten times slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and bool(supported)
 
 
 @torch.no_grad()

@@ -28,6 +28,8 @@ _MARKS = "\n" + "".join(sorted({*string.punctuation} - {*"_</"}))  # a word is w
 # One token each, but ordinary text when decoded. Words follow the opening ones.
 _TAGS = [f"<think>{_JOINER}", "</think>", f"<action>{_JOINER}", "</action>"]
 
+_INITIAL_STD = 0.02  # of every matrix
+
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int, phrases: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on `texts`. Any text can be encoded; it is decoded in lower case.
@@ -83,7 +85,7 @@ def make_model(shape: TinyModel, vocab_size: int, end_id: int, pad_id: int, seed
         head_dim=shape.head_dim or shape.hidden_size // shape.heads,
         max_position_embeddings=shape.max_positions,
         tie_word_embeddings=True,
-        initializer_range=0.02,
+        initializer_range=_INITIAL_STD,
         bos_token_id=None,
         eos_token_id=end_id,
         pad_token_id=pad_id,
@@ -92,5 +94,7 @@ def make_model(shape: TinyModel, vocab_size: int, end_id: int, pad_id: int, seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(shape.embedding_std / _INITIAL_STD)
     model.generation_config.pad_token_id = pad_id
     return model

@@ -50,7 +50,7 @@ def draw_curve(
     runs: Sequence[RunFolder],
     path: Path,
     *,
-    split: str = "valid_seen",
+    split: str | None = None,
     decoding: str = "sampled",
     labels: Sequence[str] | None = None,
     title: str = "Success while learning",
@@ -63,7 +63,7 @@ def draw_curve(
     Args:
         runs: at least one; usually the same recipe under several seeds.
         path: of the SVG, written whole or not at all.
-        split: whose evaluations are drawn.
+        split: whose evaluations are drawn; None takes the first that was evaluated.
         decoding: `sampled` or `greedy`.
         labels: one per run; None calls them by their seeds.
         title: written above the plot.
@@ -77,7 +77,7 @@ def draw_curve(
     told = [run.read_metrics() for run in runs]
     names = [_label(*named) for named in zip(runs, told, strict=True)] if labels is None else list(labels)
     try:
-        svg = _render(told, names, split, decoding, title)
+        svg = _render(told, names, split or _first_split(told), decoding, title)
     except ValueError as error:
         raise ValueError(f"{error} in {', '.join(str(run.path) for run in runs)}") from None
     try:
@@ -120,6 +120,10 @@ def _train(records: Sequence[Record]) -> dict[int, float]:
     """Success of the training rollouts by iteration."""
     found = {r["iteration"]: number(r.get("rollout/success")) for r in records if r.get("kind") == "train"}
     return {i: success for i, success in sorted(found.items()) if success is not None}
+
+
+def _first_split(told: Sequence[Sequence[Record]]) -> str:
+    return next((str(r["split"]) for records in told for r in records if r.get("kind") == "eval"), "any split")
 
 
 def _evaluations(records: Sequence[Record], split: str, decoding: str) -> dict[int, Record]:

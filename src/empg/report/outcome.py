@@ -8,7 +8,7 @@ from typing import Any
 
 from empg.report.curves import panels
 from empg.report.runfolder import Record, RunFolder
-from empg.report.statistics import Comparison, Paired, compare
+from empg.report.statistics import Comparison, Paired, compare_evaluations
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,30 @@ def outcomes(run: RunFolder, records: Sequence[Record]) -> list[PanelOutcome]:
     ]
 
 
+def before_and_after(evaluations: Sequence[Record]) -> tuple[Record, Record]:
+    """Of one split's evaluations under one decoding the first and the last iteration's, the same record if only one.
+
+    `empg evaluate` may have played again: a checkpoint of the past, another panel, another temperature. One panel is
+    never set against another; an evaluation that was played before too, and at the same temperature, goes before one
+    that was not; and then what was written last counts.
+    """
+    end = max(r["iteration"] for r in evaluations)
+    newest = list(reversed(evaluations))
+    pairs = [
+        (first, last)
+        for last in newest if last["iteration"] == end
+        for first in newest if first["panel_sha256"] == last["panel_sha256"]
+    ]  # fmt: skip
+
+    def worth(pair: tuple[Record, Record]) -> tuple[bool, bool, int]:
+        first, last = pair
+        return first["iteration"] < end, first.get("temperature") == last.get("temperature"), -first["iteration"]
+
+    return max(pairs, key=worth)
+
+
 def _outcome(run: RunFolder, evaluations: Sequence[Record]) -> PanelOutcome:
-    # `empg evaluate` may have played again, a checkpoint of the past or another panel: what was played last counts,
-    # and the panel of the last checkpoint is not set against another.
-    last = {r["iteration"]: r for r in evaluations}[max(r["iteration"] for r in evaluations)]
-    same = {r["iteration"]: r for r in evaluations if r["panel_sha256"] == last["panel_sha256"]}
-    first = same[min(same)]
+    first, last = before_and_after(evaluations)
     twice = first["iteration"] != last["iteration"]
     comparison, reason = _compare(run, first, last) if twice else (None, "")
     by_type = comparison.by_type if comparison else {}
@@ -99,9 +117,7 @@ def _outcome(run: RunFolder, evaluations: Sequence[Record]) -> PanelOutcome:
 
 def _compare(run: RunFolder, first: Record, last: Record) -> tuple[Comparison | None, str]:
     try:
-        result = compare(
-            run, run, last["split"], last["decoding"], iteration_a=first["iteration"], iteration_b=last["iteration"]
-        )
+        result = compare_evaluations(run, first, run, last)
     except ValueError as error:  # the page is still worth drawing without the evaluations' files
         return None, str(error)
     if result.apart:  # A is what the run began from, B what it came to

@@ -3,7 +3,8 @@
     recipe.yaml                                       the complete, resolved recipe
     metrics.jsonl                                     one JSON object a line, in the order of events
     episodes/iter-000012.parquet                      one row per turn of the training rollouts (`tables.EPISODES`)
-    evaluations/iter-000012-<split>-<decoding>.parquet  one row per episode of a panel (`tables.EVALUATIONS`)
+    evaluations/iter-000012-<split>-<decoding>-<panel>-t<temperature>.parquet
+                                                      one row per episode of a panel (`tables.EVALUATIONS`)
     checkpoints/  tensorboard/  report.html
 
 Everything in it can be read without this package. Files other than `metrics.jsonl` are written beside their place and
@@ -213,28 +214,32 @@ class RunFolder:
         names = (_EPISODES.fullmatch(entry.name) for entry in folder.iterdir()) if folder.is_dir() else ()
         return sorted(int(name.group(1)) for name in names if name)
 
-    def write_evaluation(
-        self, iteration: int, split: str, decoding: str, rows: Sequence[Mapping[str, Any]]
-    ) -> Path:
-        """Write a panel's episodes in panel order, one row each (`tables.EVALUATIONS`)."""
+    def write_evaluation(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:
+        """Write the episodes of an evaluation (its `eval` record) in panel order, one row each."""
         names = list(rows[0]) if rows else []
         columns = {name: [row.get(name) for row in rows] for name in names}
-        return write_table(self.evaluation_path(iteration, split, decoding), EVALUATIONS, columns)
+        return write_table(self.evaluation_path(record), EVALUATIONS, columns)
 
-    def read_evaluation(self, iteration: int, split: str, decoding: str) -> dict[str, list[Any]]:
-        """A panel's episodes by column, in panel order."""
-        return read_table(self.evaluation_path(iteration, split, decoding))
+    def read_evaluation(self, record: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """The episodes of an evaluation (its `eval` record) by column, in panel order."""
+        path = self.evaluation_path(record)
+        before = path.with_name(f"iter-{record['iteration']:06d}-{record['split']}-{record['decoding']}.parquet")
+        # Runs of earlier versions had one file for all panels and temperatures, that of the evaluation played last.
+        return read_table(before if before.is_file() and not path.is_file() else path)
 
-    def evaluation_path(self, iteration: int, split: str, decoding: str) -> Path:
-        """Where a panel's episodes are kept.
+    def evaluation_path(self, record: Mapping[str, Any]) -> Path:
+        """Where the episodes of an evaluation (its `eval` record) are kept: one file for everything that tells them.
 
         Raises:
-            RunFolderError: a split or decoding that is no plain name.
+            RunFolderError: a split, decoding or panel digest that is no plain name.
         """
-        for name in (split, decoding):
+        split, decoding, panel = record["split"], record["decoding"], record["panel_sha256"]
+        for name in (split, decoding, panel):
             if not _NAME.fullmatch(name):
                 raise RunFolderError(f"{name!r} cannot be part of a file's name; use letters, digits and underscores")
-        return self.path / "evaluations" / f"iter-{iteration:06d}-{split}-{decoding}.parquet"
+        heat = float(record.get("temperature", 1.0))
+        name = f"iter-{record['iteration']:06d}-{split}-{decoding}-{panel[:8]}-t{heat:g}.parquet"
+        return self.path / "evaluations" / name
 
     def _remove_run(self) -> None:
         for folder in (self.path / "episodes", self.path / "evaluations", self.checkpoints, self.tensorboard):

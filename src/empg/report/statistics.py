@@ -159,21 +159,44 @@ def compare(
         run_b: the run in question.
         split: whose panel.
         decoding: `sampled` or `greedy`.
-        iteration_a: the evaluation of A to take; None is its last.
-        iteration_b: the evaluation of B to take; None is its last.
+        iteration_a: the evaluation of A to take; None is that of its highest iteration.
+        iteration_b: the evaluation of B to take; None is that of its highest iteration.
         seed: of the bootstrap.
+
+    Where an iteration was evaluated in several ways, those that both runs have in common are taken: the same panel,
+    if possible the same temperature, and of several the newest.
 
     Raises:
         ValueError: an evaluation is missing, or the two played different panels.
     """
-    a, b = _evaluation(run_a, split, decoding, iteration_a), _evaluation(run_b, split, decoding, iteration_b)
-    if a["panel_sha256"] != b["panel_sha256"]:
+    of_a, of_b = _evaluations(run_a, split, decoding, iteration_a), _evaluations(run_b, split, decoding, iteration_b)
+    pairs = [(a, b) for b in of_b for a in of_a if a["panel_sha256"] == b["panel_sha256"]]
+    if not pairs:
         raise ValueError(
-            f"{split}: the runs played different panels, {_panel(a)} in {run_a.path} and {_panel(b)} in {run_b.path}; "
-            "evaluate both on the same panel"
+            f"{split}: the runs played different panels, {_panel(of_a[0])} in {run_a.path} and {_panel(of_b[0])} in "
+            f"{run_b.path}; evaluate both on the same panel"
         )
-    rows_a = run_a.read_evaluation(a["iteration"], split, decoding)
-    rows_b = run_b.read_evaluation(b["iteration"], split, decoding)
+    a, b = max(pairs, key=lambda pair: pair[0].get("temperature") == pair[1].get("temperature"))
+    return compare_evaluations(run_a, a, run_b, b, seed=seed)
+
+
+def shared_splits(run_a: RunFolder, run_b: RunFolder, decoding: str = "sampled") -> list[str]:
+    """The splits on which both runs were evaluated, in the order of A's first evaluations."""
+    of_a, of_b = (
+        dict.fromkeys(r["split"] for r in run.read_metrics() if r.get("kind") == "eval" and r["decoding"] == decoding)
+        for run in (run_a, run_b)
+    )
+    return [split for split in of_a if split in of_b]
+
+
+def compare_evaluations(run_a: RunFolder, a: Record, run_b: RunFolder, b: Record, *, seed: int = 0) -> Comparison:
+    """Compare two evaluations of one panel, given by their records.
+
+    Raises:
+        ValueError: their files are missing, or do not list the same tasks.
+    """
+    split = a["split"]
+    rows_a, rows_b = run_a.read_evaluation(a), run_b.read_evaluation(b)
     if rows_a["task_id"] != rows_b["task_id"]:
         raise ValueError(f"{split}: the evaluation files of {run_a.path} and {run_b.path} do not list the same tasks")
     by_type: dict[str, list[int]] = {}
@@ -182,7 +205,7 @@ def compare(
     wins_a, wins_b = rows_a["success"], rows_b["success"]
     return Comparison(
         split=split,
-        decoding=decoding,
+        decoding=a["decoding"],
         panel=a["panel"],
         panel_sha256=a["panel_sha256"],
         iteration_a=a["iteration"],
@@ -196,15 +219,19 @@ def compare(
     )
 
 
-def _evaluation(run: RunFolder, split: str, decoding: str, iteration: int | None) -> Record:
-    """The record of one evaluation; the last one of a split and decoding if no iteration is named."""
+def _evaluations(run: RunFolder, split: str, decoding: str, iteration: int | None) -> list[Record]:
+    """The records of one iteration's evaluations of a split, newest first; of the highest iteration if none is named.
+
+    `empg evaluate` may have looked at an earlier checkpoint since: what was written last is not what came last.
+    """
     records = [r for r in run.read_metrics() if r.get("kind") == "eval" and r["decoding"] == decoding]
     chosen = [r for r in records if r["split"] == split and iteration in (None, r["iteration"])]
     if not chosen:
         which = f"{split} ({decoding})" + ("" if iteration is None else f" at iteration {iteration}")
         known = ", ".join(sorted({f"{r['split']} at iteration {r['iteration']}" for r in records}))
         raise ValueError(f"{run.path} has no evaluation of {which}; it has {known or 'none'}")
-    return chosen[-1]
+    highest = max(r["iteration"] for r in chosen)
+    return [r for r in reversed(chosen) if r["iteration"] == highest]
 
 
 def _settings(run: RunFolder, record: Record) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from empg.policy.decode import Decoder, Sampled
 from empg.rollout.types import EndReason, Episode, Turn
 from empg.rollout.worlds import Outcome, Worlds
 
+# Of a turn's info: what the episode has once for all its turns, and the list that would be most of its memory.
+_TOLD_ELSEWHERE = ("task", "task_id", "task_type", "admissible")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -180,6 +183,7 @@ class Collector:
         turn.valid = turn.valid and info["valid"]
         turn.reward, turn.process_reward = outcome.reward, info.get("process_reward", 0.0)
         turn.failure = info.get("failure", "")
+        turn.info = {key: value for key, value in info.items() if key not in _TOLD_ELSEWHERE}
         episode.reward += outcome.reward
         episode.score, episode.success = info["score"], info["won"]
         lane.info, lane.observation = info, outcome.observation

@@ -29,7 +29,8 @@ class Turn:
     `prompt_ids` are the ids read before acting: in a `merged` episode those new since the previous turn's action, in a
     `per_turn` episode the whole prompt. `action_ids` are the sampled ids, the end-of-turn token among them when it
     was sampled. `logprobs` (of the sampled ids) and `entropies` (full vocabulary, nats, at the sampling temperature,
-    before any top-p cut) have the length of `action_ids`.
+    before any top-p cut) have the length of `action_ids`. `info` is what the world said of the action (`won`, `score`,
+    `valid` and whatever more it tells), without the admissible commands.
     """
 
     observation: str

@@ -110,6 +110,8 @@ class ProcessWorlds:
     """
 
     def __init__(self, make: Callable[[], TextEnvironment], processes: int) -> None:
+        self.make = make
+        self.waiting = False  # for answers; True too when the wait was broken off
         self._processes = [_WorldProcess(make) for _ in range(processes)]
 
     def reset(self, slots: Sequence[int], tasks: Sequence[int]) -> list[Outcome]:
@@ -129,6 +131,7 @@ class ProcessWorlds:
         count = len(self._processes)
         answers = [Outcome(error="the environment's process ended")] * len(slots)
         asked = []
+        self.waiting = True
         for number, process in enumerate(self._processes):
             share = process.able(verb, [i for i, slot in enumerate(slots) if slot % count == number], slots)
             if share and process.send(verb, [slots[i] for i in share], [values[i] for i in share]):
@@ -136,7 +139,26 @@ class ProcessWorlds:
         for process, share in asked:
             for index, outcome in zip(share, process.receive(), strict=False):  # a dead process answers nothing
                 answers[index] = outcome
+        self.waiting = False
         return answers
+
+
+class _KeptWorlds(ProcessWorlds):
+    """Processes that outlive a rollout: `close` keeps them for the next one, since slow worlds are slow to start."""
+
+    def close(self) -> None:
+        """Keep the processes; end them if answers may still be under way."""
+        if self.waiting:
+            super().close()
+        else:
+            _kept.append(self)
+
+    def end(self) -> None:
+        """End the processes."""
+        super().close()
+
+
+_kept: list[_KeptWorlds] = []  # at most one: those that were used last
 
 
 class _WorldProcess:
@@ -196,9 +218,20 @@ class _WorldProcess:
 
 
 def make_worlds(section: EnvironmentSection, split: str) -> Worlds:
-    """The worlds of a recipe: in place, or in `environment.workers` processes."""
+    """The worlds of a recipe: in place, or in `environment.workers` processes.
+
+    Processes stay when their worlds are closed, and are given out again to whoever asks for the same next; they end
+    when others are asked for, or with this process.
+    """
     maker = _Maker(section, split)
-    return ProcessWorlds(maker, section.workers) if section.workers else LocalWorlds(maker)
+    if not section.workers:
+        return LocalWorlds(maker)
+    while _kept:
+        worlds = _kept.pop()
+        if worlds.make == maker:
+            return worlds
+        worlds.end()
+    return _KeptWorlds(maker, section.workers)
 
 
 @dataclass(frozen=True, slots=True)

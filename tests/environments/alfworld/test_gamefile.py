@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from rooms import bedroom, kitchen, oddities
 
+from empg.environments.alfworld import env as env_module
 from empg.environments.alfworld import gamefile, textworld
 from empg.environments.alfworld.env import ALFWorldEnv
 from empg.environments.alfworld.gamefile import Logic, find_games, game_data, read_game, write_game
@@ -96,6 +98,31 @@ def test_alfworlds_own_domain_and_grammar_are_found():
     assert "(:action GotoLocation" in logic.domain
     assert logic.grammar.count("UNKNOWN GOAL") == 1
     assert "move {o} to {r}" in logic.grammar
+
+
+class FakeEngine:
+    """As much of the real engine as a game needs to be loaded."""
+
+    def load(self, data: dict[str, Any]) -> None:
+        self.data = data
+
+
+def test_the_engine_of_a_game_that_is_thrown_away_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FakeEngine] = []
+    monkeypatch.setattr(textworld, "_idle", [])
+    monkeypatch.setattr(textworld, "_new_engine", lambda: made.append(FakeEngine()) or made[-1])
+    closed, forgotten = textworld.RealGame(kitchen(), LOGIC), textworld.RealGame(kitchen(), LOGIC)
+    closed.close()
+    closed.close()
+    assert textworld._idle == made[:1]
+    del forgotten
+    gc.collect()
+    assert textworld._idle == made
+    del closed
+    gc.collect()
+    assert textworld._idle == made  # handed back once
+    textworld.RealGame(kitchen(), LOGIC)
+    assert len(made) == 2
 
 
 def test_without_alfworld_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
@@ -238,6 +265,23 @@ def test_the_environment_plays_the_tree(tree: Path):
         observation, reward, won, lost, info = env.step(expert.act(observation, info)["action"])
         over = won or lost
     assert reward == 1.0
+
+
+def test_the_tree_is_read_once_for_all_environments(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = []
+
+    def counted(*arguments: Any) -> list[Path]:
+        scans.append(arguments)
+        return find_games(*arguments)
+
+    monkeypatch.setattr(env_module, "find_games", counted)
+    first = ALFWorldEnv("train", games=tree)
+    others = [ALFWorldEnv("train", games=str(tree)) for _ in range(3)]
+    assert len(scans) == 1
+    assert {other.num_tasks for other in others} == {first.num_tasks}
+    ALFWorldEnv("valid_seen", games=tree)
+    ALFWorldEnv("train", games=tree, task_types=[TaskType.HEAT])
+    assert len(scans) == 3
 
 
 def test_a_split_that_is_not_there_is_named(tree: Path):

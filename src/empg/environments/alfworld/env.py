@@ -17,7 +17,7 @@ from empg.environments.alfworld.gamefile import find_games, read_game
 from empg.environments.alfworld.generator import RoomSize, generate
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.world import State, TaskType
-from empg.environments.base import Expert, Info, TextEnvironment
+from empg.environments.base import AnyText, Expert, Info, TextEnvironment
 
 ENGINES_KEPT = 256  # the games of an iteration are played by a whole group each
 
@@ -59,9 +59,11 @@ class ALFWorldEnv(TextEnvironment):
             raise ValueError(f"split={split!r}: one of {', '.join(generator.SPLIT_SIZES)}")
         self.split, self.max_steps, self.rooms, self.backend = split, max_steps, rooms, backend
         self.task_types = _task_types(task_types)
-        self._files: list[Path] | None = find_games(games, split, self.task_types) if games is not None else None
-        self.observation_space = gymnasium.spaces.Text(max_length=100_000)
-        self.action_space = gymnasium.spaces.Text(max_length=1_000)
+        self._files: tuple[Path, ...] | None = None
+        if games is not None:
+            self._files = _found(Path(games).expanduser().absolute(), split, self.task_types)
+        self.observation_space = AnyText(100_000)
+        self.action_space = AnyText(1_000)
         self._real: textworld.RealGame | None = None
         if backend == "textworld":
             textworld.memoise()
@@ -153,6 +155,11 @@ class ALFWorldEnv(TextEnvironment):
             admissible=self._real.admissible if self._real is not None else self._engine.admissible(self._state),
             valid=valid,
         )
+
+
+@lru_cache(16)  # reading a tree of thousands of files takes seconds, and every slot of a rollout asks for it
+def _found(root: Path, split: str, task_types: tuple[TaskType, ...]) -> tuple[Path, ...]:
+    return tuple(find_games(root, split, task_types))
 
 
 @lru_cache(ENGINES_KEPT)

@@ -3,7 +3,9 @@
 It knows what it has seen in this episode and nothing more: the content of a receptacle counts only after the expert
 stood before it with the door open. Its thought always says what is in hand, because a small model copies over short
 distances far better than it remembers; and what is wanted and what is seen, side by side, because whether two words
-next to each other are the same is easily read, and whether one of them stands somewhere in a list is not.
+next to each other are the same is easily read, and whether one of them stands somewhere in a list is not. What is seen
+is what the last observation shows: where that says nothing, the expert looks again before it reaches for a thing that
+it remembers. (When it said from memory "and saw apple 1", its pupils said so of apples that were not there.)
 """
 
 from __future__ import annotations
@@ -44,8 +46,16 @@ class HouseholdExpert:
         kind = engine.game.room.rsplit(" ", 1)[0]
         self._kinds = (kind,) if kind in HOMES else tuple(HOMES)
         self._seen: set[str] = set()
+        self._hurried: set[str] = set()  # things that it takes to their place as they are
         self._named: list[str] = []  # what the last observation mentions
         self._sight = "nothing"  # the last thing that it lists
+        self._looked_for = ""  # what it looked for once more
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether it thinks that it is done: what it did not stop to clean, heat or cool lies where it should."""
+        goals = (r for r in self._places if r.type == self._goal.receptacle_type)
+        return any(id in self._state.inside[goal.id] for goal in goals for id in self._hurried)
 
     def act(self, observation: str, info: Info) -> Decision:
         """The next thought and command."""
@@ -63,6 +73,18 @@ class HouseholdExpert:
             thought, action = self._use_lamp()
         else:
             thought, action = self._deliver(held)
+        return self._said(held, thought, action)
+
+    def conclude(self, observation: str, info: Info) -> Decision | None:
+        """Take what is in hand to its place without cleaning, heating or cooling it, from now on."""
+        holding = self._state.holding
+        held = self._engine.items[holding] if holding is not None else None
+        if held is None or held.type != self._goal.object_type or self._is_ready(held):
+            return None
+        self._hurried.add(held.id)
+        return self._said(held, *self._deliver(held))
+
+    def _said(self, held: Item | None, thought: str, action: str) -> Decision:
         holding = "nothing" if held is None else self._in_words(held)
         return Decision(thought=f"I hold {holding}. {thought}.", action=action)
 
@@ -73,23 +95,24 @@ class HouseholdExpert:
         wanted = self._goal.object_type
         for receptacle, item in self._known(wanted):
             if not self._is_delivered(item, receptacle):
-                thought = self._recognise(wanted, item)
-                return self._at(receptacle, thought, f"take {item.name} from {receptacle.name}")
+                thought, action = self._wish(item), f"take {item.name} from {receptacle.name}"
+                if receptacle in self._here():
+                    action = self._if_in_sight(item, receptacle, action)
+                return self._at(receptacle, thought, action)
         return self._search(wanted)
 
     def _use_lamp(self) -> tuple[str, str]:
         lamp_type = self._goal.lamp_type or ""
         for receptacle, lamp in self._known(lamp_type):
-            thought = self._recognise(lamp_type, lamp)
             # What is toggled can be used even in a closed receptacle: only the place matters.
             if receptacle in self._here():
-                return thought, f"use {lamp.name}"
-            return thought, f"go to {receptacle.name}"
+                return self._wish(lamp), self._if_in_sight(lamp, receptacle, f"use {lamp.name}")
+            return self._wish(lamp), f"go to {receptacle.name}"
         return self._search(lamp_type)
 
     def _deliver(self, held: Item) -> tuple[str, str]:
         treatment = _TREATMENTS.get(self._goal.task_type)
-        if treatment is not None and not self._is_ready(held):
+        if treatment is not None and not self._is_ready(held) and held.id not in self._hurried:
             _, tool_type, verb = treatment
             tool = self._nearest([r for r in self._places if r.type == tool_type])
             thought = f"{verb.capitalize()} it"
@@ -128,6 +151,15 @@ class HouseholdExpert:
         if not self._is_accessible(receptacle):
             return thought, f"open {receptacle.name}"
         return thought, action
+
+    def _if_in_sight(self, item: Item, receptacle: Receptacle, action: str) -> str:
+        """`action` if the last observation shows the thing or a door hides it; else one more look at where it was."""
+        hidden, again = not self._is_accessible(receptacle), self._looked_for == item.id
+        if hidden or again or item.name in self._named:
+            self._looked_for = ""
+            return action
+        self._looked_for = item.id
+        return f"examine {receptacle.name}"
 
     # ---- what is known ---------------------------------------------------------------------------------------------
 
@@ -176,8 +208,9 @@ class HouseholdExpert:
 
     # ---- in words --------------------------------------------------------------------------------------------------
 
-    def _recognise(self, item_type: str, item: Item) -> str:
-        return f"I want {item_type.lower()} and {'see' if item.name in self._named else 'saw'} {item.name}"
+    def _wish(self, item: Item) -> str:
+        """What is wanted, and what the last observation shows: the thing itself, or the last that it lists."""
+        return f"I want {item.type.lower()} and see {item.name if item.name in self._named else self._sight}"
 
     def _in_words(self, held: Item) -> str:
         treatment = _TREATMENTS.get(self._goal.task_type)

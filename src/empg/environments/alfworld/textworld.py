@@ -12,6 +12,7 @@ import contextlib
 import copy
 import functools
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,6 +48,8 @@ class RealGame:
     def __init__(self, game: Game, logic: Logic | None = None) -> None:
         data = game_data(game, logic or _installed_logic())
         self._engine = _idle.pop() if _idle else _new_engine()
+        # A game that nobody closes, as that of a clone that was thrown away, gives it back when it is collected.
+        self._hand_back = weakref.finalize(self, _idle.append, self._engine)
         with _arguments_kept():
             self._engine.load(data)
 
@@ -70,9 +73,8 @@ class RealGame:
 
     def close(self) -> None:
         """Hands the engine back for the next game; this one is over."""
-        if self._engine is not None:
-            _idle.append(self._engine)
-            self._engine = None
+        self._hand_back()
+        self._engine = None
 
 
 def _new_engine() -> Any:

@@ -1,0 +1,69 @@
+"""Panels: the same tasks in the same order for everybody, under a digest that tells when they change."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from worlds import Lamps
+
+from empg.environments.panels import make_panel
+from empg.evaluate import panel_of
+from empg.recipe import Recipe, parse_recipe
+
+FATES = [f"press:{n}" for n in range(1, 31)]
+PINNED = (20, 8, 13, 19, 0, 16, 1, 17, 6, 27)
+
+
+def recipe(episodes: int = 20, **changes: object) -> Recipe:
+    environment = {"options": {"rooms": "small"}, **changes}
+    return parse_recipe({"environment": environment, "evaluation": {"episodes": episodes}})
+
+
+def test_a_panel_is_a_fixed_shuffle_of_the_split() -> None:
+    panel = make_panel(Lamps(*FATES), 10, "lamps")
+    # Pinned: whoever changes the shuffle makes all success rates that were measured before incomparable.
+    assert panel.tasks == PINNED
+    assert panel.task_ids == tuple(f"{task}-{FATES[task]}" for task in PINNED)
+    assert (panel.name, panel.split) == ("lamps-10", "train")
+    assert panel.sha256 == hashlib.sha256("\n".join(panel.task_ids).encode()).hexdigest()
+    assert make_panel(Lamps(*FATES), 10, "lamps") == panel
+
+
+def test_a_longer_panel_begins_with_the_shorter_one() -> None:
+    short, long = (make_panel(Lamps(*FATES), length, "lamps") for length in (10, 20))
+    assert long.tasks[:10] == short.tasks
+    assert long.sha256 != short.sha256
+
+
+def test_a_split_with_fewer_tasks_is_played_whole() -> None:
+    panel = make_panel(Lamps(*FATES), 500, "lamps")
+    assert sorted(panel.tasks) == list(range(30))
+    assert panel.name == "lamps-30"
+
+
+def test_the_digest_changes_with_a_task_s_content_and_with_nothing_else() -> None:
+    panel = make_panel(Lamps(*FATES), 30, "lamps")
+    other = make_panel(Lamps(*FATES[:-1], "press:99"), 30, "lamps")
+    assert other.tasks == panel.tasks
+    assert other.sha256 != panel.sha256
+    assert make_panel(Lamps(*FATES, max_steps=2), 30, "other").sha256 == panel.sha256
+
+
+def test_the_panel_of_a_recipe_depends_on_the_world_and_not_on_the_run() -> None:
+    panel = panel_of(recipe(), "valid_seen")
+    assert (panel.name, len(panel.tasks)) == ("alfworld-valid_seen-20", 20)
+    again = recipe().model_copy(update={"seed": 7, "iterations": 3, "workers": 2})
+    assert panel_of(again, "valid_seen") == panel
+    for other in (
+        panel_of(recipe(), "valid_unseen"),
+        panel_of(recipe(options={"rooms": "full"}), "valid_seen"),
+        panel_of(recipe(options={"rooms": "small", "task_types": ["look_at_obj_in_light"]}), "valid_seen"),
+    ):
+        assert other.sha256 != panel.sha256
+
+
+@pytest.mark.parametrize("split", ["valid_seen", "valid_unseen"])
+def test_a_panel_has_every_type_of_task(split: str) -> None:
+    kinds = {task_id.split("-")[0] for task_id in panel_of(recipe(100), split).task_ids}
+    assert len(kinds) == 6

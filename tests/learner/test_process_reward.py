@@ -1,0 +1,78 @@
+"""A function of one's own gives every turn a reward beside the clarity bonus, or is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from plays import recipe, two_groups
+
+from empg.learner.assign import assign_credit
+from empg.learner.process_reward import load_step_rewards, step_rewards
+from empg.learner.workers import Workers
+
+JUDGES = """
+seen = []
+
+def last_turn(episode):
+    seen.append(episode)
+    return [0.0] * (len(episode.turns) - 1) + [0.9]
+
+def too_short(episode):
+    return []
+
+def nonsense(episode):
+    return [float("nan")] * len(episode.turns)
+
+not_a_function = 3
+"""
+ALONE = Workers()
+
+
+@pytest.fixture(autouse=True)
+def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "judges_of_this_test.py").write_text(JUDGES)
+    monkeypatch.syspath_prepend(tmp_path)
+    load_step_rewards.cache_clear()
+
+
+@pytest.mark.parametrize("empg", [None, {"k": 0.0, "zeta": 0.0}])
+def test_it_stands_beside_the_bonus_and_the_penalty(empg: dict | None) -> None:
+    plain = {"empg": empg, "invalid_penalty": 0.5}
+    episodes = two_groups()
+    episodes[0].turns[0].valid = False
+    without = assign_credit(episodes, recipe(credit=plain), ALONE)
+    judged = assign_credit(
+        episodes, recipe(credit={**plain, "process_reward": "judges_of_this_test:last_turn"}), ALONE
+    )
+    ends = torch.tensor([0.0, 0.9, 0.9, 0.0, 0.0, 0.9, 0.9, 0.0, 0.9])  # of nine steps five are an episode's last
+    wanted = ends if empg is None else ends - ends.mean()
+    torch.testing.assert_close(judged.advantages - without.advantages, wanted)
+
+
+def test_without_a_function_nothing_is_given() -> None:
+    assert step_rewards(two_groups()[0], None) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["too_short", "nonsense"])
+def test_what_is_not_one_number_per_turn_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: task t: 2 finite numbers are needed, one per turn; got \["):
+        step_rewards(two_groups()[0], f"judges_of_this_test:{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("judges_of_this_test", "is not of the form package.module:function"),
+        (":last_turn", "is not of the form package.module:function"),
+        ("judges_of_this_test:a.b", "is not of the form package.module:function"),
+        ("no_such_module:f", "No module named 'no_such_module'; install it"),
+        ("judges_of_this_test:missing", "judges_of_this_test has no function missing"),
+        ("judges_of_this_test:not_a_function", "judges_of_this_test has no function not_a_function"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused_in_one_line(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"^credit\.process_reward={name}:? ?.*{reason}") as caught:
+        load_step_rewards(name)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,59 @@
+"""A LoRA adapter begins as the seed says, in every process alike."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from empg.policy.model import Policy, load_policy
+from empg.recipe import LoraSection, PolicySection
+
+pytest.importorskip("peft")
+
+DIGEST = """
+import hashlib, sys
+import torch
+from empg.policy.model import load_policy
+from empg.recipe import LoraSection, PolicySection
+
+torch.manual_seed(int(sys.argv[2]))  # whatever else the process drew before
+policy = load_policy(PolicySection(model=sys.argv[1], device="cpu", lora=LoraSection(r=2)), seed=3)
+digest = hashlib.sha256()
+for parameter in policy.parameters:
+    digest.update(parameter.detach().numpy().tobytes())
+policy.save(sys.argv[3])
+print(digest.hexdigest())
+"""
+
+
+def flat(policy: Policy) -> torch.Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in policy.parameters])
+
+
+def test_the_seed_makes_the_adapter(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    section = PolicySection(model=str(tmp_path), device="cpu", lora=LoraSection(r=2))
+    torch.manual_seed(1)
+    first = flat(load_policy(section, seed=4))
+    state = torch.random.get_rng_state()
+    assert torch.equal(first, flat(load_policy(section, seed=4)))
+    assert not torch.equal(first, flat(load_policy(section, seed=5)))
+    assert torch.equal(state, torch.random.get_rng_state())  # nobody else's dice are touched
+
+
+def test_two_processes_make_and_write_the_same_adapter(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path / "base")
+    digests = []
+    for process in ("1", "2"):
+        command = [sys.executable, "-c", DIGEST, str(tmp_path / "base"), process, str(tmp_path / process)]
+        surroundings = {**os.environ, "PYTHONHASHSEED": process}
+        done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=True, timeout=120)
+        digests.append(done.stdout)
+    assert digests[0] == digests[1]
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()

@@ -1,0 +1,56 @@
+"""What an evaluation says beside its success: what could not be had, and what broke."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import empg.evaluate
+from empg.cli import app
+from empg.learner.workers import Workers
+from empg.policy.model import Policy
+from empg.recipe import parse_recipe
+from empg.rollout.types import EndReason, Episode, Turn
+
+
+def _episode(place: int, *failures: str, end: EndReason = EndReason.LOST) -> Episode:
+    turns = [Turn("", [1], [2], [-1.0], [0.5], failure=failure) for failure in failures]
+    return Episode(f"t{place}", place, "2-hop bridge", "valid_id", place, turns=turns, end=end)
+
+
+def test_failed_turns_and_broken_episodes_are_counted(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = [
+        _episode(0, "the server is gone", "", "time-out"),
+        _episode(1, "", ""),
+        _episode(2, "", end=EndReason.ENV_ERROR),
+    ]
+    monkeypatch.setattr(empg.evaluate, "play", lambda *asked, **more: played)
+    recipe = parse_recipe({"environment": {"id": "deepsearch"}, "evaluation": {"splits": ["valid_id"], "episodes": 3}})
+    record, rows = empg.evaluate.evaluate_policy(recipe, policy, "valid_id", "sampled", 0, Workers())
+    assert (record["failed_turns"], record["env_errors"], record["n"]) == (2, 1, 3)
+    assert [row["failed_turns"] for row in rows] == [2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("failed", "broken", "line"),
+    [
+        (
+            2,
+            1,
+            "valid_id: 2 turns needed something from outside that could not be had, 1 episodes ended in an environment",
+        ),
+        (0, 0, ""),
+    ],
+)
+def test_the_command_says_so(failed: int, broken: int, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"n": 4, "successes": 1, "success": 0.25, "low": 0.05, "high": 0.7}
+    record: dict[str, Any] = {
+        "split": "valid_id", "decoding": "sampled", "panel": "p", "panel_sha256": "0" * 64, "by_type": {}, **rates,
+        "failed_turns": failed, "env_errors": broken,
+    }  # fmt: skip
+    monkeypatch.setattr(empg.evaluate, "evaluate_run", lambda *asked: [record])
+    result = CliRunner().invoke(app, ["evaluate", "runs/any"])
+    assert result.exit_code == 0, result.output
+    assert (line in result.stdout) if line else ("outside" not in result.stdout)
