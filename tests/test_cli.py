@@ -138,6 +138,7 @@ class TestOneLineErrors:
             (["evaluate", "runs/mini", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
             (["play", "alfworld", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
             (["play", "alfworld", "rooms=big"], "rooms='big': one of small, full"),
+            (["play", "alfworld", "--web"], "--web is for webshop; this world has no web pages"),
             (["play", "alfworld", "--task", "1000000"], "task 1000000: train has tasks 0 to 99999"),
         ],
     )

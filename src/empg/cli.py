@@ -308,7 +308,7 @@ def play(
 
     Commands are listed by ? and completed by Tab. Lines can also come from a pipe.
     """
-    from empg.play import open_world
+    from empg.play import open_world, show_in_browser
     from empg.play import play as begin
 
     if web and (task is not None or expert):
@@ -318,17 +318,9 @@ def play(
     environment = open_world(world, split, options or ())
     try:
         if web:
-            from empg.environments.webshop import WebShopEnv
-
-            try:
-                from empg.environments.webshop.site import serve
-            except ModuleNotFoundError as error:
-                raise ImportError(f"{error.name} is not installed: pip install 'empg[server]'") from None
-            if not isinstance(environment, WebShopEnv):
-                raise typer.BadParameter(f"{world} has no web pages; --web is for webshop")
-            serve(environment, port, record, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
-            return
-        begin(environment, task, expert=expert)
+            show_in_browser(environment, port, record)
+        else:
+            begin(environment, task, expert=expert)
     finally:
         environment.close()
 

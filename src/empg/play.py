@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TextIO, get_args
 
 import gymnasium
@@ -90,6 +91,25 @@ def play(
             end = "won" if info["won"] else "lost" if terminated else "not won: the steps are used up"
             _say(out, f"\n{end} after {_count(steps)}{score}")
             return info["won"]
+
+
+def show_in_browser(environment: TextEnvironment, port: int, record: Path | None) -> None:
+    """Serve a shop as a web site on this machine, until Ctrl-C; finished episodes are added to the file `record`.
+
+    Raises:
+        ValueError: the world has no web pages.
+        ImportError: what serves them is not installed; the message says how to.
+        OSError: the port is taken, or the file cannot be written.
+    """
+    from empg.environments.webshop import WebShopEnv
+
+    if not isinstance(environment, WebShopEnv):
+        raise ValueError("--web is for webshop; this world has no web pages")
+    try:
+        from empg.environments.webshop.site import serve
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error.name} is not installed: pip install 'empg[server]'") from None
+    serve(environment, port, record, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
 
 
 def terminal() -> Ask:

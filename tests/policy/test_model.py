@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from empg.policy.model import Policy, load_policy, resolve_device
+from empg.policy.model import Policy, computes_bfloat16, load_policy, resolve_device
 from empg.recipe import LoraSection, PolicySection
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -174,3 +174,18 @@ def test_a_model_that_changes_its_logits_is_refused(policy: Policy, tmp_path: Pa
 def test_devices() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="asks Linux what the processor can do")
+def test_bfloat16_is_for_processors_that_multiply_it() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert computes_bfloat16(torch.device("cpu")) == bool({"avx512_bf16", "amx_tile"} & {*flags})
+
+
+def test_autocast_on_demand_and_where_it_pays(policy: Policy) -> None:
+    weight = torch.randn(8, 8)
+    for setting in (True, False, "auto"):
+        with policy.autocast(setting):
+            computed = (weight @ weight).dtype
+        wanted = computes_bfloat16(policy.device) if setting == "auto" else setting
+        assert (computed == torch.bfloat16) is wanted

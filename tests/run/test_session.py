@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from empg import session
 from empg.learner.workers import Workers
-from empg.policy.model import Policy
+from empg.policy.model import Policy, computes_bfloat16
 from empg.recipe import parse_recipe
-from empg.session import build_policy, starting_policy
+from empg.session import build_policy, settled, starting_policy
 
 
 def test_a_model_that_reads_less_than_an_episode_is_refused(policy: Policy, tmp_path: Path) -> None:
@@ -19,6 +20,13 @@ def test_a_model_that_reads_less_than_an_episode_is_refused(policy: Policy, tmp_
     build_policy(parse_recipe(fits))
     with pytest.raises(ValueError, match=r"reads 512 tokens; rollout\.max_episode_tokens \(513\) must not be more$"):
         build_policy(parse_recipe({**fits, "rollout": {"max_episode_tokens": 513}}))
+
+
+@pytest.mark.parametrize("setting", [True, False, "auto"])
+def test_a_settled_recipe_says_what_is_done_on_this_machine(setting: bool | str) -> None:
+    recipe = settled(parse_recipe({"policy": {"device": "cpu"}, "optimizer": {"autocast": setting}}))
+    assert recipe.optimizer.autocast is (computes_bfloat16(torch.device("cpu")) if setting == "auto" else setting)
+    assert settled(recipe) == recipe
 
 
 class Told:
