@@ -98,7 +98,7 @@ def footprint(shape: Shape, recipe: Recipe, *, on_cpu: bool) -> Footprint:
       two norms) and `(2 heads + 2 kv_heads) * head_dim + 4 intermediate` (attention, MLP) of b bytes, or 2 bytes under
       autocast; on the CPU with L <= 1024 also the `heads * L` attention weights; two layers' worth more for the
       gradients on their way back; logits of `min(T, budget / vocab)` tokens, LOGIT_COPIES times in float32; under
-      autocast 2 P bytes of cast weights.
+      autocast 2 P bytes of cast weights. A processor that emulates bfloat16 can take more.
     - exchange `2 b Q` with more than one worker.
 
     The attention weights take L as the length of every row, the worst case.
