@@ -227,7 +227,6 @@ def test_memory_is_foreseen_within_a_factor_of_two(phase: str, autocast: bool | 
         "rollout": {"slots": 48, "max_episode_tokens": length},
         "optimizer": {"micro_batch_tokens": 2048, "autocast": autocast},
     }
-    command = [sys.executable, "-c", MEASURE, phase, made.model_dump_json()]
     made = settled(parse_recipe(measured))  # emulated bfloat16 can take more than is foreseen
     command = [sys.executable, "-c", MEASURE, phase, made.model_dump_json()]
     used = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
