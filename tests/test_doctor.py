@@ -229,7 +229,9 @@ def test_memory_is_foreseen_within_a_factor_of_two(phase: str, autocast: bool | 
     }
     made = settled(parse_recipe(measured))  # emulated bfloat16 can take more than is foreseen
     command = [sys.executable, "-c", MEASURE, phase, made.model_dump_json()]
-    used = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    # What the allocator keeps differs from run to run: the least of three is what the work takes.
+    told = [subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout for _ in range(3)]
+    used = min(map(int, told))
     parts = footprint(model_shape(made), made, on_cpu=True)
     stays = parts.weights + (parts.gradients + parts.optimizer if phase == "update" else 0)
     above = used - parts.process
