@@ -363,9 +363,11 @@ def serve_retriever(
 
 def _load(recipe: Path, changes: list[str] | None) -> Recipe:
     from empg.recipe import load_recipe
-    from empg.session import settled
 
-    return settled(load_recipe(recipe, changes or ()))
+    loaded = load_recipe(recipe, changes or ())
+    from empg.session import settled  # brings torch, which a wrong recipe need not wait for
+
+    return settled(loaded)
 
 
 def _default_run(recipe: Recipe) -> Path:

@@ -36,7 +36,6 @@ class Shape:
     head_dim: int
     intermediate: int
     vocab: int
-    max_positions: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,6 @@ def model_shape(recipe: Recipe) -> Shape:
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         intermediate=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
         vocab=int(config.vocab_size),
-        max_positions=getattr(config, "max_position_embeddings", None),
     )
 
 

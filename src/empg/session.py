@@ -14,6 +14,7 @@ import empg
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.prompts import WORLDS
+from empg.caching import cache_folder
 from empg.journal import Journal
 from empg.learner.demonstrations import corpus, recording_files
 from empg.learner.warm_start import warm_start
@@ -134,8 +135,7 @@ def _cache_folder(recipe: Recipe) -> Path:
         },
     )
     text = json.dumps([empg.__version__, _code(), shaping, *_recorded(recipe)], sort_keys=True)
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "empg" / f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return cache_folder() / f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _recorded(recipe: Recipe) -> list[str]:

@@ -15,13 +15,14 @@ _SEPARATORS = " \t\r\n,"
 Progress = Callable[[int], None]  # told the number of bytes read so far
 
 
-def stream_items(path: Path, progress: Progress | None = None) -> Iterator[Any]:
-    """The items of a JSON array, or the lines of a JSON-lines file.
+def stream_items(path: Path, progress: Progress | None = None, *, start: int = 0) -> Iterator[Any]:
+    """The items of a JSON array, or the lines of a JSON-lines file, from byte `start` on.
 
     Raises:
         ValueError: the file is damaged or ends early; the message says after which item.
     """
     with path.open("rb") as file:
+        file.seek(start)
         reader = _Reader(file, path, progress)
         is_array = reader.peek() == "["
         if is_array:

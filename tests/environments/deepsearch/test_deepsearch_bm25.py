@@ -21,13 +21,9 @@ from empg.environments.analysis import analyze
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, open_bm25, write_bm25
 from empg.environments.deepsearch.retrieval.query import MAX_HITS, MAX_QUERY, clean_query
 from empg.environments.deepsearch.retrieval.ranking import best_rows
-from empg.environments.deepsearch.retrieval.stored import (
-    StoredDocuments,
-    fingerprint_documents,
-    fingerprint_files,
-    publish,
-)
+from empg.environments.deepsearch.retrieval.stored import StoredDocuments, fingerprint_documents, fingerprint_files
 from empg.environments.deepsearch.world import Document, Retriever
+from empg.environments.publishing import publish
 
 
 def docs(*texts: str) -> list[Document]:

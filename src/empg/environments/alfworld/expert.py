@@ -59,12 +59,11 @@ class HouseholdExpert:
 
     def act(self, observation: str, info: Info) -> Decision:
         """The next thought and command."""
-        state = self._state
         is_opening = MIDDLE_OF_ROOM in observation  # which lists places, not things
         self._named = [] if is_opening else named(observation)
         self._sight = "nothing" if is_opening else (listed(observation) or ["nothing"])[-1]
         self._seen.update(r.id for r in self._here() if self._is_accessible(r))
-        held = self._engine.items[state.holding] if state.holding is not None else None
+        held = self._held()
         if held is None:
             thought, action = self._fetch()
         elif held.type != self._goal.object_type:
@@ -77,8 +76,7 @@ class HouseholdExpert:
 
     def conclude(self, observation: str, info: Info) -> Decision | None:
         """Take what is in hand to its place without cleaning, heating or cooling it, from now on."""
-        holding = self._state.holding
-        held = self._engine.items[holding] if holding is not None else None
+        held = self._held()
         if held is None or held.type != self._goal.object_type or self._is_ready(held):
             return None
         self._hurried.add(held.id)
@@ -162,6 +160,10 @@ class HouseholdExpert:
         return f"examine {receptacle.name}"
 
     # ---- what is known ---------------------------------------------------------------------------------------------
+
+    def _held(self) -> Item | None:
+        holding = self._state.holding
+        return self._engine.items[holding] if holding is not None else None
 
     def _here(self) -> list[Receptacle]:
         return [r for r in self._places if r.location == self._state.location]

@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from empg.environments.deepsearch.actions import folded
 from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.retrieval.stored import Progress, publish
+from empg.environments.deepsearch.retrieval.stored import Progress
 from empg.environments.deepsearch.world import Document
+from empg.environments.publishing import publish
 
 _log = logging.getLogger(__name__)
 _MAX_TITLE = 500  # characters; a first line that is longer is text

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from empg.environments.jsonstream import stream_items
 
@@ -55,26 +55,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _array(path: Path, start: int) -> Iterator[tuple[int, Any]]:
     try:
-        yield from enumerate(stream_items(_Part(path, start)), 1)  # type: ignore[arg-type]  # it opens like a path
+        yield from enumerate(stream_items(path, start=start), 1)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error.reason}; get it again") from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A file from a byte on."""
-
-    path: Path
-    start: int
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def open(self, *how: Any, **more: Any) -> IO[Any]:
-        """As `Path.open`."""
-        file: IO[Any] = self.path.open(*how, **more)
-        file.seek(self.start)
-        return file
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:

@@ -38,8 +38,8 @@ def score(answer: str, answers: Sequence[str], metric: Metric = "em") -> float:
 
 
 def _comparable(said: str, right: str) -> tuple[str, str]:
-    if normalize(right):
-        return normalize(said), normalize(right)
+    if kept := normalize(right):
+        return normalize(said), kept
     return " ".join(said.lower().split()), " ".join(right.lower().split())
 
 

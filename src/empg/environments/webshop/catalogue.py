@@ -10,10 +10,7 @@ import hashlib
 import io
 import json
 import mmap
-import os
 import random
-import secrets
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -24,11 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.analysis import TermCounter
+from empg.environments.publishing import publish
 from empg.environments.webshop.goals import GoalCounter, GoalKind, GoalTable
 from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.world import HumanInstruction, Product
 
 FORMAT = 2  # raise it when what the folder holds, or how a product is cleaned, changes
+SIGN = "catalogue.json"  # written last: the folder that has it is complete
 PRODUCTS_KEPT = 16_384  # products that stay parsed; a few kB each
 
 Done = Callable[[int], None]
@@ -118,29 +117,23 @@ def write_catalogue(
     Raises:
         EmptyCatalogueError: there are no products.
     """
-    stage = stage or (lambda name, total: lambda done: None)
-    work = folder.with_name(f".{folder.name}-{secrets.token_hex(6)}")
-    work.mkdir(parents=True)
-    try:
+    begin = stage or (lambda name, total: lambda done: None)
+
+    def write(work: Path) -> None:
         with (work / "records.jsonl").open("wb") as records:
             parts = _collect(products, records)
-        done = stage("goals", 1)
+        done = begin("goals", 1)
         arrays = parts.arrays()
         for name, array in arrays.items():
             np.save(work / f"{name}.npy", array)
         done(1)
-        done = stage("search index", 1)
+        done = begin("search index", 1)
         SearchIndex.build(parts.terms, arrays["asin_rank"]).save(work / "search")
         done(1)
         about = {"format": FORMAT, "fingerprint": parts.fingerprint, "generated": generated, "names": parts.names}
-        (work / "catalogue.json").write_text(json.dumps(about), encoding="utf-8")
-        try:
-            os.replace(work, folder)
-        except OSError:
-            if not (folder / "catalogue.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        (work / SIGN).write_text(json.dumps(about), encoding="utf-8")
+
+    publish(folder, write, sign=SIGN)
 
 
 def open_catalogue(folder: Path) -> Catalogue:
@@ -150,7 +143,7 @@ def open_catalogue(folder: Path) -> Catalogue:
         FileNotFoundError: there is none.
         ValueError: it was written by another version of this package.
     """
-    file = folder / "catalogue.json"
+    file = folder / SIGN
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no catalogue")
     about = json.loads(file.read_text(encoding="utf-8"))

@@ -15,8 +15,10 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from empg.caching import cache_folder
 from empg.environments.webshop.catalogue import (
     FORMAT,
+    SIGN,
     Catalogue,
     Done,
     EmptyCatalogueError,
@@ -49,7 +51,7 @@ def open_official(
         ValueError: a file is damaged, or has no product that could be used; or `limit` is asked of an indexed folder.
         PermissionError: the index cannot be written.
     """
-    if (data / "catalogue.json").is_file():
+    if (data / SIGN).is_file():
         if limit is not None:
             raise ValueError(f"products={limit}: {data} is indexed already, with all its products; leave products out")
         return open_catalogue(data)
@@ -79,16 +81,15 @@ def open_generated(products: int, seed: int = 0, cache: Path | None = None) -> C
         write_catalogue(_counted(generate(products, seed), stage("products", products)), folder, generated=True,
                         stage=stage)  # fmt: skip
 
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "empg"
-    return _indexed((cache or usual) / f"webshop-{products}-{seed}-{_code()}", write)
+    return _indexed((cache or cache_folder()) / f"webshop-{products}-{seed}-{_code()}", write)
 
 
 def _indexed(folder: Path, write: Callable[[Path, Stage], None]) -> Catalogue:
     """The catalogue of a folder, which is written first where it is not there; by one process at a time."""
-    if not (folder / "catalogue.json").is_file():
+    if not (folder / SIGN).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(folder), _Bars(f"Indexing the catalogue (once, into {folder})") as bars:
-            if not (folder / "catalogue.json").is_file():
+            if not (folder / SIGN).is_file():
                 write(folder, bars.stage)
     return open_catalogue(folder)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from empg.environments.jsonstream import stream_items
+from empg.environments.webshop.catalogue import Done, Stage
 from empg.environments.webshop.goals import MAX_GOALS, combinations
 from empg.environments.webshop.members import Members
 from empg.environments.webshop.pages import BUTTONS
@@ -24,7 +25,6 @@ NO_PRICE = 100.0  # dollars; what a product without a price costs
 MAX_ASIN = 10
 NO_ATTRIBUTES = ("DUMMY_ATTR",)  # the original's, for a product that has no entry; it can match nothing
 _GET = "see 'The official data' in docs/webshop.md"
-Stage = Callable[[str, int], Callable[[int], None]]  # as in `catalogue.py`
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ def read_products(
         ValueError: a file is not JSON or was cut.
     """
 
-    def begin(path: Path) -> tuple[Callable[[int], None], int]:
+    def begin(path: Path) -> tuple[Done, int]:
         size = path.stat().st_size
         return (stage(path.name, size) if stage is not None else lambda done: None), size
 

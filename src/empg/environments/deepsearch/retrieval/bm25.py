@@ -19,8 +19,9 @@ import numpy.typing as npt
 from empg.environments.analysis import K1, B, TermCounter, analyze
 from empg.environments.deepsearch.retrieval.query import check_corpus, check_count, clean_query, clean_text
 from empg.environments.deepsearch.retrieval.ranking import best_rows
-from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, publish, store_documents
+from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, store_documents
 from empg.environments.deepsearch.world import Document, Hit
+from empg.environments.publishing import publish
 
 
 class BM25Retriever:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from empg.environments.deepsearch.retrieval.query import check_count, clean_query
 from empg.environments.deepsearch.retrieval.ranking import best_rows
-from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, publish, store_documents
+from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, store_documents
 from empg.environments.deepsearch.world import Document, Hit
+from empg.environments.publishing import publish
 
 Vectors = npt.NDArray[np.float32]  # (texts, dimensions)
 

@@ -1,4 +1,4 @@
-"""Documents on disk, and the folders of an index: written once, complete or not at all, shared through the page cache.
+"""Documents on disk, and what names the folder of an index: written once, shared through the page cache.
 
 A folder is named by the fingerprint of what it was made from. A changed corpus therefore gets a new folder, and an
 index that another process has mapped is never written over.
@@ -9,9 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -20,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.deepsearch.world import Document
+from empg.environments.publishing import publish
 
 Progress = Callable[[int], None]  # told the number of documents done
 
@@ -45,24 +43,6 @@ def fingerprint_files(*files: Path) -> str:
         stat = file.stat()
         parts.append(f"{file.name}/{stat.st_size}/{stat.st_mtime_ns}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def publish(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have a folder written under another name, and rename it when it is complete.
-
-    Where another process was faster, its folder stays.
-    """
-    work = folder.parent / f".{folder.name}-{secrets.token_hex(8)}"
-    work.mkdir(parents=True)  # readable by whom the user's umask says: others may share the corpus
-    try:
-        write(work)
-        try:
-            os.replace(work, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def store_documents(

@@ -14,8 +14,9 @@ import tantivy
 
 from empg.environments.analysis import STOP_WORDS
 from empg.environments.deepsearch.retrieval.query import check_corpus, check_count, clean_query, clean_text
-from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, publish, store_documents
+from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, store_documents
 from empg.environments.deepsearch.world import Document, Hit
+from empg.environments.publishing import publish
 
 _HEAP = 128 << 20  # bytes that the writer may fill before it writes a segment
 _SPARE = 32  # hits looked at beyond k, to see where equals end

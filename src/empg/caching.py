@@ -1,0 +1,11 @@
+"""Where this package keeps what only saves time when it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/empg`, by default `~/.cache/empg`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "empg"
