@@ -40,13 +40,13 @@ def games(number: int) -> list[Game]:
 
 def commands(game: Game) -> list[str]:
     """A random episode, in which deeds are as likely as walks."""
-    engine, dice = Engine(game), random.Random(game.task_id)
+    engine, rng = Engine(game), random.Random(game.task_id)
     state = engine.start()
     episode = []
     for _ in range(STEPS):
         admissible = engine.admissible(state)
         deeds = [c for c in admissible if not c.startswith(("go to", "help", "look", "inventory"))]
-        episode.append(dice.choice(deeds if deeds and dice.random() < 0.5 else admissible))
+        episode.append(rng.choice(deeds if deeds and rng.random() < 0.5 else admissible))
         engine.step(state, episode[-1])
     return episode
 

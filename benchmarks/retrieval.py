@@ -43,15 +43,15 @@ class Measured:
 
 def make_corpus(size: int, queries: int) -> tuple[list[Document], list[str]]:
     """Pages of 20 to 60 words as frequent as words are (Zipf), and questions of 3 to 9 words from single pages."""
-    dice, numbers = random.Random(0), np.random.default_rng(0)
-    vocabulary = ["".join(dice.choices("abcdefghijklmnoprstuvw", k=dice.randint(3, 9))) for _ in range(30_000)]
+    rng, numbers = random.Random(0), np.random.default_rng(0)
+    vocabulary = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(3, 9))) for _ in range(30_000)]
     frequency = 1 / np.arange(1, len(vocabulary) + 1)
     drawn = numbers.choice(len(vocabulary), size=(size, 60), p=frequency / frequency.sum())
     documents = []
     for row in drawn:
-        words = [vocabulary[word] for word in row[: dice.randint(20, 60)]]
+        words = [vocabulary[word] for word in row[: rng.randint(20, 60)]]
         documents.append(Document(str(len(documents)), " ".join(words[:3]), " ".join(words[3:])))
-    asked = [" ".join(dice.sample(dice.choice(documents).text.split(), dice.randint(3, 9))) for _ in range(queries)]
+    asked = [" ".join(rng.sample(rng.choice(documents).text.split(), rng.randint(3, 9))) for _ in range(queries)]
     return documents, asked
 
 

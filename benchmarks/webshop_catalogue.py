@@ -47,11 +47,11 @@ def use(folder: Path) -> None:
     environment.reset(options={"task": 0})
     print(f"open, first reset    {1000 * (time.perf_counter() - begun):8.1f} ms  {memory()}")
     print(f"                     {len(environment.shop.catalogue):,} products, {environment.num_tasks:,} train goals")
-    dice = random.Random(0)
+    rng = random.Random(0)
     for name, words in (("search, whole wishes", 99), ("search, three words", 3)):
         times = []
         for _ in range(100):
-            task = environment.shop.goal("synthetic", dice.randrange(environment.num_tasks))
+            task = environment.shop.goal("synthetic", rng.randrange(environment.num_tasks))
             wish = [*" ".join(task.attributes).split(), *task.query.split(), *(v for _, v in task.options)]
             begun = time.perf_counter()
             environment.shop.catalogue.index.find(" ".join(wish[:words]))
@@ -60,7 +60,7 @@ def use(folder: Path) -> None:
         print(f"{name:20} {statistics.median(times):8.1f} ms  (95 % within {worst:.1f} ms)")
     begun, steps, won, episodes = time.perf_counter(), 0, 0, 20
     for _ in range(episodes):
-        observation, info = environment.reset(options={"task": dice.randrange(environment.num_tasks)})
+        observation, info = environment.reset(options={"task": rng.randrange(environment.num_tasks)})
         expert = environment.expert()
         ended = False
         while not ended:

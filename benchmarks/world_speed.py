@@ -16,27 +16,27 @@ import yaml
 
 from empg.environments.base import ANSWER, SEARCH, TextEnvironment
 from empg.recipe import EnvironmentSection
-from empg.rollout.worlds import make_environment
+from empg.rollout.env_pool import make_environment
 
 Play = Callable[[TextEnvironment, int, random.Random], int]
 SEARCHES = {"alfworld": 0.0, "webshop": 0.15, "deepsearch": 0.5}  # of the turns of random play
 
 
-def random_play(often: float, environment: TextEnvironment, task: int, dice: random.Random) -> int:
+def random_play(often: float, environment: TextEnvironment, task: int, rng: random.Random) -> int:
     """Searches are written as an agent would: some words of the task. Most of them are new."""
     _, info = environment.reset(options={"task": task})
     steps, over = 0, False
     while not over:
         words = info["task"].split()
-        search = f"search[{' '.join(dice.sample(words, min(6, len(words))))}]"
+        search = f"search[{' '.join(rng.sample(words, min(6, len(words))))}]"
         others = [command for command in info["admissible"] or [] if command not in (SEARCH, ANSWER)]
-        action = search if not others or dice.random() < often else dice.choice(others)
+        action = search if not others or rng.random() < often else rng.choice(others)
         _, _, terminated, truncated, info = environment.step(action)
         steps, over = steps + 1, terminated or truncated
     return steps
 
 
-def expert_play(environment: TextEnvironment, task: int, dice: random.Random) -> int:
+def expert_play(environment: TextEnvironment, task: int, rng: random.Random) -> int:
     observation, info = environment.reset(options={"task": task})
     expert = environment.expert()
     steps, over = 0, False
@@ -48,10 +48,10 @@ def expert_play(environment: TextEnvironment, task: int, dice: random.Random) ->
 
 def measure(environment: TextEnvironment, play: Play, seconds: float) -> tuple[float, float]:
     """Steps and episodes per second."""
-    dice, steps, episodes = random.Random(0), 0, 0
+    rng, steps, episodes = random.Random(0), 0, 0
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
-        steps += play(environment, dice.randrange(environment.num_tasks), dice)
+        steps += play(environment, rng.randrange(environment.num_tasks), rng)
         episodes += 1
     passed = time.perf_counter() - begun
     return steps / passed, episodes / passed

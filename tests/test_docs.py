@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from empg.recipe import Recipe, parse_recipe
 from empg.rollout.types import EndReason
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 SMALL_RUN = """
@@ -35,7 +35,7 @@ evaluation: {splits: [valid_seen], episodes: 4}
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which what the pages name can be found: `recipes/`, and a small run that was made in `runs/demo`."""
-    from empg.train import train
+    from empg.run.train import train
 
     place = tmp_path_factory.mktemp("place")
     (place / "recipes").symlink_to(ROOT / "recipes")

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import gymnasium
 import pytest
-from worlds import Lamps
 
 from empg.play import open_world, play
+from tests.lamps import Lamps
 
 
 def lines(*answers: str) -> Callable[[str, Sequence[str]], str]:

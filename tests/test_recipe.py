@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empg.recipe import Recipe, RecipeError, dump_recipe, load_recipe, parse_recipe, valid_keys
+from tests import ROOT
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 
 def test_shipped_recipes_load() -> None:
-    for path in sorted((Path(__file__).parents[1] / "recipes").glob("**/*.yaml")):
+    for path in sorted((ROOT / "recipes").glob("**/*.yaml")):
         load_recipe(path)
 
 

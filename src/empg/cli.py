@@ -8,45 +8,33 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 import empg
+from empg.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
-    from empg.doctor import Finding
     from empg.recipe import Recipe
+    from empg.run.doctor import Finding
 
 # Work is spread over processes, one thread each; torch reads these when it is imported.
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Commands(TyperGroup):
-    """The group of commands: what a person can mend is one line on standard error, without a traceback."""
+    """The group of commands. A `UserError` is one line on standard error; anything else keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; errors that this package words for people end it with exit code 1."""
+        """Run the command; a `UserError` ends it with exit code 1."""
         try:
             return super().invoke(ctx)
-        except (ValueError, RuntimeError, OSError, ImportError) as error:
-            if not _worded(error):
-                raise
+        except UserError as error:
             for line in str(error).splitlines():
                 typer.echo(f"empg: {line}", err=True)
             raise typer.Exit(1) from None
-
-
-def _worded(error: Exception) -> bool:
-    """Whether the error was raised by this package, about its input; anything else is a bug and keeps its traceback."""
-    if isinstance(error, RuntimeError) and type(error).__name__ not in ("CheckpointError", "WorkerError"):
-        return False
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] == "empg"
 
 
 app = typer.Typer(
@@ -128,8 +116,8 @@ def train(
     workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
     print(f"{resolved.name}: {recipe} into {folder}; starting {workers}", flush=True)
 
-    from empg.doctor import check
-    from empg.train import train as start
+    from empg.run.doctor import check
+    from empg.run.train import train as start
 
     failed = [finding for finding in check(resolved, folder) if finding.level == "fail"]
     if failed:
@@ -156,9 +144,9 @@ def evaluate(
 
     The policy plays fixed panels of tasks; the results go into the run's folder, where compare finds them.
     """
-    from empg.evaluate import evaluate_run
-    from empg.progress import Progress, aligned, rate
-    from empg.report.outcome import Rate
+    from empg.report.before_after import Rate
+    from empg.run.display import Progress, aligned, rate
+    from empg.run.evaluate import evaluate_run
 
     with Progress(0) as progress:
 
@@ -194,18 +182,23 @@ def compare(
     Both must have played the same panel; other settings of play that differ, like the temperature, are named. To see
     what training did, name a run twice, with --iteration-a 0.
     """
-    from empg.progress import aligned
-    from empg.report.runfolder import RunFolder
-    from empg.report.statistics import Comparison, Paired, shared_splits
-    from empg.report.statistics import compare as pair
+    from empg.record.runfolder import RunFolder
+    from empg.record.statistics import Comparison, Paired, shared_splits
+    from empg.record.statistics import compare as pair
+    from empg.run.display import aligned
 
     a, b = RunFolder.open(run_a), RunFolder.open(run_b)
 
     def row(name: str, paired: Paired) -> tuple[str, ...]:
         points = f"{100 * paired.difference:+.1f} [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
         return (
-            name, str(paired.n), f"{100 * paired.success_a:.1f} %", f"{100 * paired.success_b:.1f} %", points,
-            f"{paired.only_a} / {paired.only_b}", f"{paired.p_value:.3g}",
+            name,
+            str(paired.n),
+            f"{100 * paired.success_a:.1f} %",
+            f"{100 * paired.success_b:.1f} %",
+            points,
+            f"{paired.only_a} / {paired.only_b}",
+            f"{paired.p_value:.3g}",
         )
 
     def show(split: str, result: Comparison) -> None:
@@ -219,7 +212,7 @@ def compare(
 
     wanted = [split] if split is not None else shared_splits(a, b, decoding.value)
     if not wanted:
-        raise ValueError(f"{run_a} and {run_b} have no {decoding.value} evaluation of the same split")
+        raise UserError(f"{run_a} and {run_b} have no {decoding.value} evaluation of the same split")
     for place, name in enumerate(wanted):
         result = pair(a, b, name, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
         if place:
@@ -236,8 +229,8 @@ def report(
 
     The page needs no network. It can be drawn while the run is going, too.
     """
+    from empg.record.runfolder import RunFolder
     from empg.report.page import build_page
-    from empg.report.runfolder import RunFolder
 
     page = build_page(RunFolder.open(run))
     typer.echo(page)
@@ -262,8 +255,8 @@ def figure(
     evaluations with their 95 % intervals. Several runs lie over one another, usually one recipe under several seeds.
     The file needs nothing else and suits light and dark pages. For example:  empg figure runs/demo --out demo.svg
     """
+    from empg.record.runfolder import RunFolder
     from empg.report.figure import draw_curve
-    from empg.report.runfolder import RunFolder
 
     folders = [RunFolder.open(run) for run in runs]
     if label and len(label) != len(folders):
@@ -280,7 +273,7 @@ def doctor(recipe: RecipeFile, changes: Changes = None, run: RunOption = None) -
     """
     resolved = _load(recipe, changes)
 
-    from empg.doctor import check
+    from empg.run.doctor import check
 
     findings = check(resolved, run or _default_run(resolved))
     _show(findings)
@@ -350,7 +343,7 @@ def serve_retriever(
     try:
         from empg.environments.deepsearch.retrieval.server import serve
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error.name} is not installed: pip install 'empg[server]'") from None
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'empg[server]'") from None
     model = None
     if encoder is not None:
         marks = {"query_prefix": query_prefix, "document_prefix": document_prefix}
@@ -365,9 +358,9 @@ def _load(recipe: Path, changes: list[str] | None) -> Recipe:
     from empg.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or ())
-    from empg.session import settled  # brings torch, which a wrong recipe need not wait for
+    from empg.run.build import resolve  # brings torch, which a wrong recipe need not wait for
 
-    return settled(loaded)
+    return resolve(loaded)
 
 
 def _default_run(recipe: Recipe) -> Path:
@@ -381,7 +374,7 @@ def _default_run(recipe: Recipe) -> Path:
 def _same_recipe(recipe: Recipe, folder: Path) -> None:
     """A run goes on only with the recipe that it began with."""
     from empg.recipe import RecipeError, load_recipe
-    from empg.report.runfolder import RunFolder
+    from empg.record.runfolder import RunFolder
 
     begun = load_recipe(RunFolder.open(folder).recipe_path).model_dump(mode="json")
     differing = list(_differences(begun, recipe.model_dump(mode="json")))
@@ -401,4 +394,3 @@ def _show(findings: list[Finding], *, err: bool = False) -> None:
     for finding in findings:
         remedy = f"\n      -> {finding.remedy}" if finding.remedy else ""
         typer.echo(f"{finding.level:4}  {finding.text}{remedy}", err=err)
-

@@ -12,8 +12,9 @@ import gymnasium
 import yaml
 
 from empg.environments.base import Decision, Info, TextEnvironment
+from empg.errors import MissingExtraError, UserError
 from empg.recipe import EnvironmentSection, RecipeError, parse_recipe
-from empg.rollout.worlds import make_environment
+from empg.rollout.env_pool import make_environment
 
 Ask = Callable[[str, Sequence[str]], str]
 """Given a prompt and the commands that would do something now, the next line; raises EOFError to leave."""
@@ -30,7 +31,7 @@ def open_world(name: str, split: str, options: Sequence[str] = ()) -> TextEnviro
         options: `key=value` arguments of its constructor; values are YAML.
 
     Raises:
-        ValueError: there is no such world, or it takes no such option.
+        UserError: there is no such world, or it takes no such option.
     """
     import empg.environments  # registers the ids
 
@@ -39,21 +40,25 @@ def open_world(name: str, split: str, options: Sequence[str] = ()) -> TextEnviro
     if name not in gymnasium.registry:
         known = get_args(EnvironmentSection.model_fields["id"].annotation)
         if name not in known:
-            raise ValueError(f"there is no world {name!r}: say {', '.join(known)}, or a registered gymnasium id")
+            raise UserError(f"there is no world {name!r}: say {', '.join(known)}, or a registered gymnasium id")
         steps = {"max_steps": arguments.pop("max_steps")} if "max_steps" in arguments else {}
         section = {"id": name, "options": arguments, **steps}
         return make_environment(parse_recipe({"environment": section}, "play").environment, split)
     try:
         made = gymnasium.make(name, disable_env_checker=True, split=split, **arguments).unwrapped
     except TypeError as error:
-        raise ValueError(f"{name}: {str(error).partition(' was raised')[0]}") from None
+        raise UserError(f"{name}: {str(error).partition(' was raised')[0]}") from None
     if not isinstance(made, TextEnvironment):
-        raise ValueError(f"{name} is not a world of text; it is a {type(made).__name__}")
+        raise UserError(f"{name} is not a world of text; it is a {type(made).__name__}")
     return made
 
 
 def play(
-    environment: TextEnvironment, task: int | None = None, *, expert: bool = False, ask: Ask | None = None,
+    environment: TextEnvironment,
+    task: int | None = None,
+    *,
+    expert: bool = False,
+    ask: Ask | None = None,
     out: TextIO | None = None,
 ) -> bool:
     """Play one episode; returns whether it was won.
@@ -66,12 +71,12 @@ def play(
         out: where the world speaks; None is standard output.
 
     Raises:
-        ValueError: there is no such task.
+        UserError: there is no such task.
     """
     out = out or sys.stdout
     task = random.randrange(environment.num_tasks) if task is None else task
     if not 0 <= task < environment.num_tasks:
-        raise ValueError(f"task {task}: {environment.split} has tasks 0 to {environment.num_tasks - 1}")
+        raise UserError(f"task {task}: {environment.split} has tasks 0 to {environment.num_tasks - 1}")
     observation, info = environment.reset(options={"task": task})
     _say(out, f"{environment.split}, task {task} ({info['task_type']}), {environment.max_steps} steps. {HELP}")
     _say(out, f"\n{observation}\n\nTask: {info['task']}")
@@ -97,18 +102,18 @@ def show_in_browser(environment: TextEnvironment, port: int, record: Path | None
     """Serve a shop as a web site on this machine, until Ctrl-C; finished episodes are added to the file `record`.
 
     Raises:
-        ValueError: the world has no web pages.
-        ImportError: what serves them is not installed; the message says how to.
+        UserError: the world has no web pages.
+        MissingExtraError: what serves them is not installed; the message says how to.
         OSError: the port is taken, or the file cannot be written.
     """
     from empg.environments.webshop import WebShopEnv
 
     if not isinstance(environment, WebShopEnv):
-        raise ValueError("--web is for webshop; this world has no web pages")
+        raise UserError("--web is for webshop; this world has no web pages")
     try:
         from empg.environments.webshop.site import serve
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error.name} is not installed: pip install 'empg[server]'") from None
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'empg[server]'") from None
     serve(environment, port, record, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
 
 

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from empg.errors import UserError
 
-class RecipeError(ValueError):
+
+class RecipeError(UserError):
     """A recipe cannot be used; the message names the file and the key and says what to write instead."""
 
 
@@ -52,9 +54,9 @@ class TinyModel(Section):
     @model_validator(mode="after")
     def _consistent(self) -> TinyModel:
         if self.hidden_size % (2 * self.heads):
-            raise ValueError(f"hidden_size ({self.hidden_size}) must be a multiple of 2 * heads ({2 * self.heads})")
+            raise UserError(f"hidden_size ({self.hidden_size}) must be a multiple of 2 * heads ({2 * self.heads})")
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+            raise UserError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         return self
 
 
@@ -100,7 +102,7 @@ class WarmStartSection(Section):
 
     episodes: int = Field(4000, ge=1)
     noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn goes wrong, and the expert recovers")
-    haste: float = Field(
+    early_stop: float = Field(
         0.0, ge=0.0, lt=1.0, description="chance that a turn cuts the task short, for good; imitated, unlike noise"
     )
     recordings: str | None = Field(
@@ -210,22 +212,22 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.rollout.groups % self.workers:
-            raise ValueError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
+            raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
         if self.rollout.group_size == 1 and self.credit.advantage != "reinforce":
             method = self.credit.advantage
-            raise ValueError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
+            raise UserError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
         if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
-            raise ValueError("credit.drop_zero_variance would leave out every group: rollout.group_size must be > 1")
+            raise UserError("credit.drop_zero_variance would leave out every group: rollout.group_size must be > 1")
         if self.credit.max_resample and not self.credit.drop_zero_variance:
-            raise ValueError("credit.max_resample refills groups that were left out: set credit.drop_zero_variance")
+            raise UserError("credit.max_resample refills groups that were left out: set credit.drop_zero_variance")
         length, positions = self.rollout.max_episode_tokens, self.policy.tiny.max_positions
         if self.policy.model == "tiny" and length > positions:
             too_much = f"rollout.max_episode_tokens ({length}) is more than policy.tiny.max_positions ({positions})"
-            raise ValueError(too_much)
+            raise UserError(too_much)
         shown = (self.environment.id, self.environment.options.get("observation"))
         if self.agent.form == "search_r1" and shown != ("deepsearch", "passages"):
             needed = "environment.id=deepsearch with environment.options.observation=passages"
-            raise ValueError(f"agent.form=search_r1 has no turns but search and answer: it needs {needed}")
+            raise UserError(f"agent.form=search_r1 has no turns but search and answer: it needs {needed}")
         return self
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from empg.credit import Reduce, StepTable
-
-from .reference import Entropies
+from tests.credit.reference import Entropies
 
 GARBAGE = float("nan")  # what padding and observations hold: any use of it shows
 

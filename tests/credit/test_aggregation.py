@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empg.credit import aggregate, token_weights
-
-from . import reference
+from tests.credit import reference
 
 MODES = ["token_mean", "episode_mean", "constant"]
 Tokens = list[tuple[int, float]]

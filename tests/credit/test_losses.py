@@ -21,9 +21,8 @@ from empg.credit import (
     policy_loss,
     token_weights,
 )
-
-from . import reference
-from .batches import on_workers
+from tests.credit import reference
+from tests.credit.batches import on_workers
 
 
 def ratios(*values: float) -> tuple[Tensor, Tensor]:

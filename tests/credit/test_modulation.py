@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empg.credit import EMPGConfig, StepTable, modulate, modulate_advantages, to_tokens
-
-from . import reference
-from .batches import Batch, batches, constants
+from tests.credit import reference
+from tests.credit.batches import Batch, batches, constants
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
@@ -53,11 +52,11 @@ class TestEquations:
 
     @given(
         tokens=st.lists(st.floats(0.001953125, 8.0, width=32), min_size=2, max_size=40),
-        dice=st.randoms(use_true_random=False),
+        rng=st.randoms(use_true_random=False),
     )
-    def test_steps_of_the_same_tokens_have_g_of_exactly_one(self, tokens: list[float], dice: random.Random) -> None:
+    def test_steps_of_the_same_tokens_have_g_of_exactly_one(self, tokens: list[float], rng: random.Random) -> None:
         # In float32 the sums would differ in their last bit, and min-max would make 0 and 1 of that.
-        rows = [dice.sample(tokens, len(tokens)) for _ in range(6)] + [[*tokens, *tokens]]
+        rows = [rng.sample(tokens, len(tokens)) for _ in range(6)] + [[*tokens, *tokens]]
         width = 2 * len(tokens)
         entropies = torch.tensor([row + [math.nan] * (width - len(row)) for row in rows])
         step_ids = torch.tensor([[0] * len(row) + [-1] * (width - len(row)) for row in rows])

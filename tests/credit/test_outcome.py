@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empg.credit import OutcomeMethod, Weighting, outcome_advantages, zero_variance_groups
-
-from . import reference
+from tests.credit import reference
 
 METHODS = get_args(OutcomeMethod)
 COMPARING = [method for method in METHODS if method != "reinforce"]  # within a group

@@ -8,8 +8,7 @@ from hypothesis import given
 from torch import Tensor
 
 from empg.credit import StepTable, modulate_advantages, step_ids_from_mask, step_rows
-
-from .batches import Batch, batches
+from tests.credit.batches import Batch, batches
 
 nan, inf = float("nan"), float("inf")
 

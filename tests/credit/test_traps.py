@@ -19,8 +19,7 @@ from empg.credit import (
     policy_loss,
     step_ids_from_mask,
 )
-
-from .batches import GARBAGE, Batch
+from tests.credit.batches import GARBAGE, Batch
 
 BATCH = Batch([1.0, -1.0], [[[0.5, 0.7], [0.1], [0.9]], [[0.4], [0.2, 0.3]]])
 

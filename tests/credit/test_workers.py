@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from empg.credit import Reduce, distributed_reduce, modulate_advantages, outcome_advantages
-
-from .batches import Batch, batches, constants, on_workers
+from tests.credit.batches import Batch, batches, constants, on_workers
 
 
 @settings(max_examples=40)

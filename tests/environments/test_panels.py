@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from worlds import Lamps
 
 from empg.environments.panels import make_panel
-from empg.evaluate import panel_of
 from empg.recipe import Recipe, parse_recipe
+from empg.run.evaluate import panel_of
+from tests.lamps import Lamps
 
 FATES = [f"press:{n}" for n in range(1, 31)]
 PINNED = (20, 8, 13, 19, 0, 16, 1, 17, 6, 27)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -15,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from empg.credit import aggregate, clipped_surrogate, modulate_advantages, outcome_advantages
+from tests import ROOT
 
-FILE = Path(__file__).parents[2] / "examples" / "minimal_empg.py"
+FILE = ROOT / "examples" / "minimal_empg.py"
 
 
 def load() -> ModuleType:

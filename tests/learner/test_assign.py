@@ -7,12 +7,12 @@ from typing import get_args
 
 import pytest
 import torch
-from plays import episode, recipe, turn, two_groups
 
 from empg.credit import EMPGConfig, OutcomeMethod, StepTable, modulate, outcome_advantages
 from empg.learner.assign import assign_credit, has_signal, shaped_reward
-from empg.learner.workers import Workers
 from empg.rollout.types import EndReason
+from empg.system.workers import Workers
+from tests.learner.plays import episode, recipe, turn, two_groups
 
 ALONE = Workers()
 

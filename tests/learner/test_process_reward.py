@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from plays import recipe, two_groups
 
 from empg.learner.assign import assign_credit
 from empg.learner.process_reward import load_step_rewards, step_rewards
-from empg.learner.workers import Workers
+from empg.system.workers import Workers
+from tests.learner.plays import recipe, two_groups
 
 JUDGES = """
 seen = []
@@ -43,9 +43,7 @@ def test_it_stands_beside_the_bonus_and_the_penalty(empg: dict | None) -> None:
     episodes = two_groups()
     episodes[0].turns[0].valid = False
     without = assign_credit(episodes, recipe(credit=plain), ALONE)
-    judged = assign_credit(
-        episodes, recipe(credit={**plain, "process_reward": "judges_of_this_test:last_turn"}), ALONE
-    )
+    judged = assign_credit(episodes, recipe(credit={**plain, "process_reward": "judges_of_this_test:last_turn"}), ALONE)
     ends = torch.tensor([0.0, 0.9, 0.9, 0.0, 0.0, 0.9, 0.9, 0.0, 0.9])  # of nine steps five are an episode's last
     wanted = ends if empg is None else ends - ends.mean()
     torch.testing.assert_close(judged.advantages - without.advantages, wanted)

@@ -7,15 +7,15 @@ import math
 
 import pytest
 import torch
-from plays import episode, recipe, turn, two_groups
 
 from empg.learner.assign import Assigned, assign_credit
 from empg.learner.update import Update, learning_rate, make_optimizer
-from empg.learner.workers import Workers
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import OptimizerSection, Recipe
 from empg.rollout.types import Episode
+from empg.system.workers import Workers
+from tests.learner.plays import episode, recipe, turn, two_groups
 
 
 def with_real_scores(policy: Policy, episodes: list[Episode]) -> list[Episode]:

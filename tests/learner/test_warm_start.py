@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from plays import recipe
-from worlds import Lamps
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.prompts import WORLDS
-from empg.learner.demonstrations import corpus
 from empg.learner.warm_start import _schedule, warm_start
-from empg.learner.workers import Workers
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy, load_policy
 from empg.recipe import PolicySection, TinyModel
 from empg.rollout.collector import Collector, Request
+from empg.rollout.demonstrations import corpus
+from empg.rollout.env_pool import LocalEnvPool
 from empg.rollout.types import EndReason
-from empg.rollout.worlds import LocalWorlds
+from empg.system.workers import Workers
+from tests.lamps import Lamps
+from tests.learner.plays import recipe
 
 FATES = tuple(f"press:{n}" for n in (1, 2, 3, 2, 1))
 WORLD = partial(Lamps, *FATES)
@@ -56,7 +56,7 @@ def test_the_loss_falls_and_the_policy_wins_as_the_expert_does(history: str) -> 
     assert not policy.model.training
     decoder = Decoder(policy, 5, 256, Sampling(greedy=True, max_turn_tokens=32))
     requests = [Request(task, task, (task,)) for task in range(len(FATES))]
-    episodes = Collector(decoder, agent, LocalWorlds(WORLD), "train", 256).collect(requests)
+    episodes = Collector(decoder, agent, LocalEnvPool(WORLD), "train", 256).collect(requests)
     assert [episode.end for episode in episodes] == [EndReason.WON] * len(FATES)
     assert sum(len(episode.turns) for episode in episodes) <= 12  # the expert needs 9
     assert all(turn.valid for episode in episodes for turn in episode.turns)

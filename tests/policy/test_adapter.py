@@ -43,7 +43,7 @@ def test_the_seed_makes_the_adapter(policy: Policy, tmp_path: Path) -> None:
     state = torch.random.get_rng_state()
     assert torch.equal(first, flat(load_policy(section, seed=4)))
     assert not torch.equal(first, flat(load_policy(section, seed=5)))
-    assert torch.equal(state, torch.random.get_rng_state())  # nobody else's dice are touched
+    assert torch.equal(state, torch.random.get_rng_state())  # nobody else's rng are touched
 
 
 def test_two_processes_make_and_write_the_same_adapter(policy: Policy, tmp_path: Path) -> None:

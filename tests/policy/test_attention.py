@@ -13,8 +13,8 @@ from empg.policy.model import Policy
 
 
 def inputs(heads: int, kv_heads: int, length: int) -> list[Tensor]:
-    dice = torch.Generator().manual_seed(0)
-    return [torch.randn(2, h, length, 8, generator=dice, requires_grad=True) for h in (heads, kv_heads, kv_heads)]
+    rng = torch.Generator().manual_seed(0)
+    return [torch.randn(2, h, length, 8, generator=rng, requires_grad=True) for h in (heads, kv_heads, kv_heads)]
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])

@@ -49,8 +49,8 @@ moves = st.lists(
 
 
 @settings(max_examples=40, deadline=None)
-@given(moves=moves, dice=st.randoms(use_true_random=False))
-def test_any_play_with_the_slots_equals_plain_forward_passes(moves, dice) -> None:
+@given(moves=moves, rng=st.randoms(use_true_random=False))
+def test_any_play_with_the_slots_equals_plain_forward_passes(moves, rng) -> None:
     decoder = Decoder(POLICY, SLOTS, 64, Sampling())
     contexts: list[list[int]] = [[] for _ in range(SLOTS)]
     for verb, slots, longest in moves:
@@ -60,11 +60,11 @@ def test_any_play_with_the_slots_equals_plain_forward_passes(moves, dice) -> Non
                 contexts[slot] = []
             continue
         if verb == "read":  # rows of unequal length; some slots may get equal prompts
-            chunks = [[dice.randrange(5, 250) for _ in range(dice.randint(1, longest))] for _ in slots]
-            if dice.random() < 0.5:
+            chunks = [[rng.randrange(5, 250) for _ in range(rng.randint(1, longest))] for _ in slots]
+            if rng.random() < 0.5:
                 chunks = [chunks[0]] * len(slots)
         else:
-            chunks = [[dice.randrange(5, 250)] for _ in slots]
+            chunks = [[rng.randrange(5, 250)] for _ in slots]
         for slot, chunk in zip(slots, chunks, strict=True):
             contexts[slot] += chunk
         logits = decoder.prefill(slots, chunks) if verb == "read" else decoder.advance(slots, [c[0] for c in chunks])

@@ -19,11 +19,11 @@ def score(policy: Policy, ids: list[int], first: int) -> tuple[torch.Tensor, tor
         return score_tokens(policy, torch.tensor([ids]), torch.zeros_like(columns), columns)
 
 
-def write(decoder: Decoder, slots: list[int], logits: torch.Tensor, tokens: int, dice: torch.Generator):
+def write(decoder: Decoder, slots: list[int], logits: torch.Tensor, tokens: int, rng: torch.Generator):
     """Sample `tokens` ids in every slot; the last one is not read yet, as after a turn."""
     out = [([], [], []) for _ in slots]
     for step in range(tokens):
-        chosen = decoder.choose(logits, torch.rand(len(slots), generator=dice))
+        chosen = decoder.choose(logits, torch.rand(len(slots), generator=rng))
         for lane, values in zip(out, zip(*chosen, strict=True), strict=True):
             for column, value in zip(lane, values, strict=True):
                 column.append(value)
@@ -44,17 +44,17 @@ def test_sampled_scores_are_those_of_a_plain_forward_pass(policy: Policy) -> Non
 
 def test_a_slot_survives_its_turn_and_is_clean_when_reused(policy: Policy) -> None:
     decoder = Decoder(policy, 2, 64, Sampling())
-    dice = torch.Generator().manual_seed(2)
-    [(first, *_)] = write(decoder, [1], decoder.prefill([1], [PROMPTS[0]]), 4, dice)
+    rng = torch.Generator().manual_seed(2)
+    [(first, *_)] = write(decoder, [1], decoder.prefill([1], [PROMPTS[0]]), 4, rng)
     # A longer neighbour comes in between; then slot 1 reads its own last id and the next observation.
     decoder.prefill([0], [PROMPTS[2] * 3])
     context = PROMPTS[0] + first + [30, 31]
-    [(second, logprobs, _)] = write(decoder, [1], decoder.prefill([1], [[first[-1], 30, 31]]), 3, dice)
+    [(second, logprobs, _)] = write(decoder, [1], decoder.prefill([1], [[first[-1], 30, 31]]), 3, rng)
     expected, _ = score(policy, context + second, len(context))
     torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-5, rtol=1e-5)
 
     decoder.clear(1)
-    [(third, logprobs, _)] = write(decoder, [1], decoder.prefill([1], [PROMPTS[1]]), 3, dice)
+    [(third, logprobs, _)] = write(decoder, [1], decoder.prefill([1], [PROMPTS[1]]), 3, rng)
     expected, _ = score(policy, PROMPTS[1] + third, len(PROMPTS[1]))
     torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-5, rtol=1e-5)
 

@@ -66,7 +66,7 @@ def test_the_seed_makes_the_weights(tiny_section: PolicySection) -> None:
     again, other = (load_policy(tiny_section, ["a mug"], seed=seed) for seed in (4, 5))
     assert torch.equal(logits(first), logits(again))
     assert not torch.equal(logits(first), logits(other))
-    assert torch.equal(state, torch.random.get_rng_state())  # nobody else's dice are touched
+    assert torch.equal(state, torch.random.get_rng_state())  # nobody else's rng are touched
 
 
 def test_embeddings_begin_as_far_apart_as_the_recipe_says(tiny_section: PolicySection) -> None:

@@ -100,11 +100,11 @@ def test_sampled_scores_are_rescored_at_the_same_temperature_whatever_was_cut(
 ) -> None:
     prompts = [[40, 41, 42, 43], [50, 51]]
     decoder = Decoder(policy, 2, 32, sampling)
-    dice = torch.Generator().manual_seed(5)
+    rng = torch.Generator().manual_seed(5)
     logits = decoder.prefill([0, 1], prompts)
     sampled: list[list[tuple[int, float, float]]] = [[], []]
     for _ in range(8):
-        choice = list(zip(*decoder.choose(logits, torch.rand(2, generator=dice)), strict=True))
+        choice = list(zip(*decoder.choose(logits, torch.rand(2, generator=rng)), strict=True))
         for lane, token in zip(sampled, choice, strict=True):
             lane.append(token)
         logits = decoder.advance([0, 1], [token for token, _, _ in choice])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from empg.record.runfolder import RunFolder
 from empg.report.curves import Chart, charts, number, panels
-from empg.report.runfolder import RunFolder
 
 
 def titled(made: list[Chart], title: str) -> Chart:
@@ -15,8 +15,14 @@ def titled(made: list[Chart], title: str) -> Chart:
 
 def played(iteration: int, split: str, success: float, **changes: Any) -> dict[str, Any]:
     return {
-        "kind": "eval", "iteration": iteration, "split": split, "decoding": "sampled", "success": success,
-        "low": success - 0.1, "high": success + 0.1, **changes,
+        "kind": "eval",
+        "iteration": iteration,
+        "split": split,
+        "decoding": "sampled",
+        "success": success,
+        "low": success - 0.1,
+        "high": success + 0.1,
+        **changes,
     }
 
 
@@ -28,8 +34,17 @@ def test_no_records_make_no_charts() -> None:
 def test_a_whole_run_has_the_curves_that_a_person_asks_for(finished_run: RunFolder) -> None:
     titles = [chart.title for chart in charts(finished_run.read_metrics())]
     assert titles[0] == "Success"
-    assert {"Reward", "Step entropy", "KL", "Spread of g", "Tokens a turn", "Valid actions", "Time of an iteration",
-            "How episodes end", "Warm start: loss"} <= set(titles)
+    assert {
+        "Reward",
+        "Step entropy",
+        "KL",
+        "Spread of g",
+        "Tokens a turn",
+        "Valid actions",
+        "Time of an iteration",
+        "How episodes end",
+        "Warm start: loss",
+    } <= set(titles)
 
 
 def test_every_series_is_as_long_as_its_x(finished_run: RunFolder) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.figure import draw_curve, running_mean
-from empg.report.runfolder import RunFolder, RunFolderError
 
 MakeRun = Callable[..., RunFolder]
 SVG = "{http://www.w3.org/2000/svg}"

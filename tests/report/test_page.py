@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.page import build_page, embed_json, render_page
-from empg.report.runfolder import RunFolder, RunFolderError
 
 MakeRun = Callable[..., RunFolder]
 HOSTILE = "</script></style><script>document.title='owned'</script><img src=x onerror='document.title=1'>&amp;{{7*7}}"
@@ -56,16 +56,35 @@ def hostile_run(make_run: MakeRun) -> RunFolder:
     run.recipe_path.write_text(json.dumps({"name": HOSTILE, "iterations": 2, "note": HOSTILE}))
     rate = {"n": 1, "successes": 1, "success": 1.0, "low": 0.2, "high": 1.0}
     run.append_metrics({"kind": "run", "version": HOSTILE, "command": HOSTILE, "seed": HOSTILE, "started": HOSTILE})
-    run.append_metrics({
-        "kind": "eval", "iteration": 2, "split": HOSTILE, "decoding": HOSTILE, "temperature": HOSTILE, "panel": HOSTILE,
-        "panel_sha256": HOSTILE, **rate, "by_type": {HOSTILE: rate},
-    })
+    run.append_metrics(
+        {
+            "kind": "eval",
+            "iteration": 2,
+            "split": HOSTILE,
+            "decoding": HOSTILE,
+            "temperature": HOSTILE,
+            "panel": HOSTILE,
+            "panel_sha256": HOSTILE,
+            **rate,
+            "by_type": {HOSTILE: rate},
+        }
+    )
     run.append_metrics({"kind": "train", "iteration": 3, "alarms": [HOSTILE]})
-    run.write_episodes(2, {
-        "iteration": [2], "episode": [0], "group": [0], "task_index": [0], "turn": [0], "success": [False],
-        **{name: [HOSTILE] for name in
-           ("task_id", "task_type", "split", "task", "observation", "thought", "action", "end")},
-    })
+    run.write_episodes(
+        2,
+        {
+            "iteration": [2],
+            "episode": [0],
+            "group": [0],
+            "task_index": [0],
+            "turn": [0],
+            "success": [False],
+            **{
+                name: [HOSTILE]
+                for name in ("task_id", "task_type", "split", "task", "observation", "thought", "action", "end")
+            },
+        },
+    )
     return run
 
 
@@ -110,8 +129,16 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
     text = read(run).text
     assert "iteration 0 of 5" in text
     assert "No panel has been evaluated yet." in text
-    run.append_metrics({"kind": "run", "version": "0.1.0", "command": "empg train", "seed": 3, "python": "3.11",
-                        "started": "2026-01-05T09:30:00+00:00"})
+    run.append_metrics(
+        {
+            "kind": "run",
+            "version": "0.1.0",
+            "command": "empg train",
+            "seed": 3,
+            "python": "3.11",
+            "started": "2026-01-05T09:30:00+00:00",
+        }
+    )
     assert "2026-01-05 09:30:00 UTC" in read(run).text
 
 
@@ -247,7 +274,8 @@ def test_the_step_view_shows_the_credit_of_the_chosen_episode(visit: Any, finish
     page.select_option("#steps select", label="1")
     page.query_selector_all(".episodes button")[1].click()
     assert page.eval_on_selector_all(".episodes button", "b => b.map(x => x.getAttribute('aria-pressed'))")[:2] == [
-        "false", "true",
+        "false",
+        "true",
     ]
     steps = page.query_selector_all("#steps .step")
     assert len(page.query_selector_all(".strip .column")) == len(steps)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.report.runfolder import RunFolder
+from empg.record.runfolder import RunFolder
 from empg.report.stepview import MAX_TEXT, handful, step_view
 
 MakeRun = Callable[..., RunFolder]
@@ -77,8 +77,17 @@ def test_bars_share_the_scale_of_their_iteration(finished_run: RunFolder) -> Non
 
 def one_turn(tmp_path: Path, **changes: Any) -> dict[str, Any]:
     run = RunFolder.create(tmp_path / "run", "seed: 0\n")
-    turn = {"iteration": 1, "episode": 0, "group": 0, "task_index": 0, "task_id": "t", "task_type": "p", "split": "s",
-            "turn": 0, **changes}
+    turn = {
+        "iteration": 1,
+        "episode": 0,
+        "group": 0,
+        "task_index": 0,
+        "task_id": "t",
+        "task_type": "p",
+        "split": "s",
+        "turn": 0,
+        **changes,
+    }
     run.write_episodes(1, {name: [value] for name, value in turn.items()})
     view = step_view(run)
     json.dumps(view, allow_nan=False)

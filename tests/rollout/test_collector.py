@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 import torch
-from worlds import Lamps
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
@@ -18,8 +17,9 @@ from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import AgentSection
 from empg.rollout.collector import Collector, Request
+from empg.rollout.env_pool import EnvPool, LocalEnvPool, ProcessEnvPool
 from empg.rollout.types import EndReason, Episode
-from empg.rollout.worlds import LocalWorlds, ProcessWorlds, Worlds
+from tests.lamps import Lamps
 
 FATES = ("win:2", "lose:1", "endless", "win:4", "shout:7", "lose:3")
 SAMPLING = Sampling(max_turn_tokens=5)
@@ -37,14 +37,14 @@ def collect(
     slots: int = 3,
     limit: int = 400,
     sampling: Sampling = SAMPLING,
-    worlds: Worlds | None = None,
+    pool: EnvPool | None = None,
     done: Callable[[int], None] | None = None,
     **agent: object,
 ) -> list[Episode]:
     chat = ChatFormat(policy.tokenizer)
     form = Agent.create("alfworld", AgentSection(**agent), chat)  # type: ignore[arg-type]
-    worlds = worlds or LocalWorlds(partial(Lamps, *fates))
-    return Collector(Decoder(policy, slots, limit, sampling), form, worlds, "train", limit).collect(wanted, done)
+    pool = pool or LocalEnvPool(partial(Lamps, *fates))
+    return Collector(Decoder(policy, slots, limit, sampling), form, pool, "train", limit).collect(wanted, done)
 
 
 def ids(episode: Episode) -> list[tuple[list[int], list[int]]]:
@@ -95,11 +95,11 @@ def test_every_end_has_its_reason(policy: Policy) -> None:
 
 def test_an_environment_s_process_that_dies_costs_the_episode_it_played(policy: Policy) -> None:
     fates = ("win:2", "die:1", "win:2", "lose:1")
-    worlds = ProcessWorlds(partial(Lamps, *fates), 1)
+    pool = ProcessEnvPool(partial(Lamps, *fates), 1)
     try:
-        episodes = collect(policy, requests(fates), slots=1, worlds=worlds)
+        episodes = collect(policy, requests(fates), slots=1, pool=pool)
     finally:
-        worlds.close()
+        pool.close()
     assert [e.end for e in episodes] == [EndReason.WON, EndReason.ENV_ERROR, EndReason.WON, EndReason.LOST]
     assert episodes[1].error == "the environment's process ended"
 

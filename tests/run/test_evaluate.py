@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import empg.evaluate
+import empg.run.evaluate
 from empg.cli import app
-from empg.learner.workers import Workers
 from empg.policy.model import Policy
 from empg.recipe import parse_recipe
 from empg.rollout.types import EndReason, Episode, Turn
+from empg.system.workers import Workers
 
 
 def _episode(place: int, *failures: str, end: EndReason = EndReason.LOST) -> Episode:
@@ -26,9 +26,9 @@ def test_failed_turns_and_broken_episodes_are_counted(policy: Policy, monkeypatc
         _episode(1, "", ""),
         _episode(2, "", end=EndReason.ENV_ERROR),
     ]
-    monkeypatch.setattr(empg.evaluate, "play", lambda *asked, **more: played)
+    monkeypatch.setattr(empg.run.evaluate, "play", lambda *asked, **more: played)
     recipe = parse_recipe({"environment": {"id": "deepsearch"}, "evaluation": {"splits": ["valid_id"], "episodes": 3}})
-    record, rows = empg.evaluate.evaluate_policy(recipe, policy, "valid_id", "sampled", 0, Workers())
+    record, rows = empg.run.evaluate.evaluate_policy(recipe, policy, "valid_id", "sampled", 0, Workers())
     assert (record["failed_turns"], record["env_errors"], record["n"]) == (2, 1, 3)
     assert [row["failed_turns"] for row in rows] == [2, 0, 0]
 
@@ -50,7 +50,7 @@ def test_the_command_says_so(failed: int, broken: int, line: str, monkeypatch: p
         "split": "valid_id", "decoding": "sampled", "panel": "p", "panel_sha256": "0" * 64, "by_type": {}, **rates,
         "failed_turns": failed, "env_errors": broken,
     }  # fmt: skip
-    monkeypatch.setattr(empg.evaluate, "evaluate_run", lambda *asked: [record])
+    monkeypatch.setattr(empg.run.evaluate, "evaluate_run", lambda *asked: [record])
     result = CliRunner().invoke(app, ["evaluate", "runs/any"])
     assert result.exit_code == 0, result.output
     assert (line in result.stdout) if line else ("outside" not in result.stdout)

@@ -170,9 +170,12 @@ def test_a_run_leaves_everything_readable(tmp_path: Path, surroundings: dict[str
     assert kinds.count("eval") == 6  # two splits: before, at iteration 3, after
     evaluated = subprocess.run(
         [EMPG, "evaluate", str(run), "--checkpoint", "start", "--split", "valid_seen"],
-        env=surroundings, capture_output=True, text=True, timeout=200,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert evaluated.returncode == 0, evaluated.stderr
     first = next(r for r in metrics(run) if r["kind"] == "eval")
     again = metrics(run)[-1]
-    assert again == first  # the same policy, panel and dice
+    assert again == first  # the same policy, panel and rng

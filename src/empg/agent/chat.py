@@ -15,6 +15,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from empg.errors import UserError
+
 CUT = " [cut]"  # stands at the end of a text that was longer
 _SEPARATOR = "\u2063"  # invisible: no template changes or strips it
 _MARK = f"{_SEPARATOR}empg{_SEPARATOR}"
@@ -31,7 +33,7 @@ class ChatFormat:
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
             name = tokenizer.name_or_path
-            raise ValueError(f"tokenizer {name!r} has no chat template; use an instruction-tuned model")
+            raise UserError(f"tokenizer {name!r} has no chat template; use an instruction-tuned model")
         self.tokenizer = tokenizer
         # Some tokenizers (Llama 3) name only a few of their control tokens; the rest are marked among the added ones.
         added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
@@ -93,7 +95,7 @@ class ChatFormat:
         """What stands before and after a later user message, and the id that ends the assistant's message before it.
 
         Raises:
-            ValueError: the template cannot be cut: texts do not come through whole and in order, a message of the
+            UserError: the template cannot be cut: texts do not come through whole and in order, a message of the
                 assistant does not end with a control token, or turns are not all written alike.
         """
         roles = ("user", "assistant", "user", "assistant", "user")
@@ -154,9 +156,9 @@ class ChatFormat:
             pieces.append(piece)
         return (*pieces, rendered)
 
-    def _refusal(self, reason: str) -> ValueError:
+    def _refusal(self, reason: str) -> UserError:
         name = self.tokenizer.name_or_path
-        return ValueError(f"the chat template of {name!r} {reason}; use another model or template")
+        return UserError(f"the chat template of {name!r} {reason}; use another model or template")
 
     def _rendered(self, messages: list[dict[str, str]]) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))

@@ -8,7 +8,7 @@ from empg.agent.chat import ChatFormat
 from empg.agent.parsing import FORMS, ParsedTurn
 from empg.agent.prompts import (
     WORLDS,
-    World,
+    PromptSpec,
     admissible_text,
     harmless,
     history_text,
@@ -32,7 +32,7 @@ class Prompt:
 class Agent:
     """The form of a conversation: the world's words, the recipe's choices, the tokenizer's template."""
 
-    world: World
+    prompt_spec: PromptSpec
     section: AgentSection
     chat: ChatFormat
 
@@ -53,7 +53,7 @@ class Agent:
         """The ids of a turn, its end among them; `parse` reads them back.
 
         Raises:
-            ValueError: the form has no words for that action.
+            UserError: the form has no words for that action.
         """
         return self.chat.reply(FORMS[self.section.form].write(thought, action))
 
@@ -77,7 +77,7 @@ class Dialogue:
         section, chat = agent.section, agent.chat
         system = None
         if section.prompt == "instruct":
-            system = section.instructions or instructions(agent.world, section.form)
+            system = section.instructions or instructions(agent.prompt_spec, section.form)
         self._seen = self._shown(observation, info, first=first)
         text = self._seen + self._commands(info)
         if section.history == "merged":
@@ -88,16 +88,16 @@ class Dialogue:
 
     def _shown(self, observation: str, info: Info, *, first: bool) -> str:
         """The observation as it is read: bounded, in the words of the form, with the task."""
-        world, section = self.agent.world, self.agent.section
+        prompt_spec, section = self.agent.prompt_spec, self.agent.section
         limit = None if first else section.max_observation_tokens
         if section.form == "react":
             if limit is not None:
                 observation = self.agent.chat.cut(observation, limit)
-            return observation_text(world, observation, info, first=first)
+            return observation_text(prompt_spec, observation, info, first=first)
         if not first:
             observation = self._information(observation, info, limit)
         # Models of this form have the question in their context once; where the context is new, it is told again.
-        return observation_text(world, observation, info, first=first or section.history == "merged")
+        return observation_text(prompt_spec, observation, info, first=first or section.history == "merged")
 
     def _information(self, observation: str, info: Info, limit: int | None) -> str:
         """What was found, in its block, which is within the limit as a whole."""

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from empg.errors import UserError
+
 MAX_ACTION_CHARS = 500
 _COMMAND = re.compile(r"(search|answer)\[(.*)\]", re.DOTALL)
 
@@ -59,11 +61,11 @@ def write_search_r1(thought: str, action: str) -> str:
     """The text of a turn in Search-R1's form; `parse_search_r1` reads it back.
 
     Raises:
-        ValueError: the action is neither `search[...]` nor `answer[...]`: the form has no other.
+        UserError: the action is neither `search[...]` nor `answer[...]`: the form has no other.
     """
     command = _COMMAND.fullmatch(action)
     if command is None:
-        raise ValueError(f"{action!r:.80} cannot be said in the form search_r1, which has search[...] and answer[...]")
+        raise UserError(f"{action!r:.80} cannot be said in the form search_r1, which has search[...] and answer[...]")
     verb, words = command.groups()
     return f"<think>{thought}</think><{verb}>{words}</{verb}>"
 

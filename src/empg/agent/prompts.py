@@ -25,7 +25,7 @@ _INFORMATION_TAG = re.compile("<(?=" + "".join(rf"[^\w<]*{letter}" for letter in
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class PromptSpec:
     """An environment as its agent sees it.
 
     `role` opens an instruct prompt, and `example` is a turn in it. `banner` is cut off the first observation.
@@ -39,19 +39,19 @@ class World:
 
 
 WORLDS = {
-    "alfworld": World(
+    "alfworld": PromptSpec(
         role="You control a household robot by text commands. "
         "Finish the task you are given in as few steps as you can.",
         example="<think>I need the mug; it may be in the cabinet.</think><action>go to cabinet 1</action>",
         banner="-= Welcome to TextWorld, ALFRED! =-",
     ),
-    "webshop": World(
+    "webshop": PromptSpec(
         role="You shop in an online store by text commands. Search, compare, choose the options that are asked for, "
         "and buy what fits best, in as few steps as you can.",
         example="<think>I need red lip gloss.</think><action>search[red lip gloss]</action>",
         told_by_observation=True,
     ),
-    "deepsearch": World(
+    "deepsearch": PromptSpec(
         role="You answer a question by text commands: search[query] lists pages, open[title] shows one of them, and "
         "answer[text] ends the task. Answer in as few words as the question needs, and only what you have read.",
         example="<think>I need to know who wrote The Salt Road.</think><action>search[The Salt Road]</action>",
@@ -59,14 +59,14 @@ WORLDS = {
 }
 
 
-def observation_text(world: World, observation: str, info: Info, *, first: bool) -> str:
+def observation_text(prompt_spec: PromptSpec, observation: str, info: Info, *, first: bool) -> str:
     """The observation as the agent reads it: without the banner, on one line, with the task repeated.
 
     The task is repeated at every turn because a small model copies well over short distances and forgets over long
     ones; it costs about ten tokens.
     """
-    text = " ".join(observation.replace(world.banner, "").split()) if world.banner else observation.strip()
-    if world.told_by_observation or first:
+    text = " ".join(observation.replace(prompt_spec.banner, "").split()) if prompt_spec.banner else observation.strip()
+    if prompt_spec.told_by_observation or first:
         return text
     task = info["task"]
     return f"{text} Task: {task}" if task.endswith("?") else f"{text} Task: {task}."
@@ -82,9 +82,9 @@ def information_text(found: str, info: Info) -> str:
     return f"<information>{found}</information>" if info["valid"] else _SEARCH_R1_HINT
 
 
-def instructions(world: World, form: str) -> str:
+def instructions(prompt_spec: PromptSpec, form: str) -> str:
     """The standing instructions of an instruct prompt, for one of `parsing.FORMS`."""
-    return _SEARCH_R1 if form == "search_r1" else f"{world.role}\n{_FORM}{world.example}"
+    return _SEARCH_R1 if form == "search_r1" else f"{prompt_spec.role}\n{_FORM}{prompt_spec.example}"
 
 
 def admissible_text(info: Info) -> str:

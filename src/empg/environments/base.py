@@ -44,7 +44,7 @@ class Expert(Protocol):
 
 
 @runtime_checkable
-class HastyExpert(Expert, Protocol):
+class EarlyStoppingExpert(Expert, Protocol):
     """An expert that can also be done before its time, as people are."""
 
     @property
@@ -81,7 +81,7 @@ class Recorded(Protocol):
         """The episodes of a file.
 
         Raises:
-            ValueError: one was not made in this world, under these rules; the message names the file and the line.
+            UserError: one was not made in this world, under these rules; the message names the file and the line.
         """
         ...
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from empg.errors import UserError
+
 _CHUNK = 1 << 20  # bytes
 _MAX_RECORD = 1 << 26  # characters; a longer record is a damaged file
 _SEPARATORS = " \t\r\n,"
@@ -19,7 +21,7 @@ def stream_items(path: Path, progress: Progress | None = None, *, start: int = 0
     """The items of a JSON array, or the lines of a JSON-lines file, from byte `start` on.
 
     Raises:
-        ValueError: the file is damaged or ends early; the message says after which item.
+        UserError: the file is damaged or ends early; the message says after which item.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -30,28 +32,28 @@ def stream_items(path: Path, progress: Progress | None = None, *, start: int = 0
         while reader.peek() not in ("", "]"):
             yield reader.value()
         if is_array and reader.peek() == "":
-            raise ValueError(f"{path}: the file ends after item {reader.values}; it was cut, get it again")
+            raise UserError(f"{path}: the file ends after item {reader.values}; it was cut, get it again")
 
 
 def stream_members(path: Path, progress: Progress | None = None) -> Iterator[tuple[str, Any]]:
     """The members of a JSON object, in order.
 
     Raises:
-        ValueError: the file is no JSON object, is damaged or ends early.
+        UserError: the file is no JSON object, is damaged or ends early.
     """
     with path.open("rb") as file:
         reader = _Reader(file, path, progress)
         if reader.peek() != "{":
-            raise ValueError(f"{path}: a JSON object was expected")
+            raise UserError(f"{path}: a JSON object was expected")
         reader.skip()
         while reader.peek() not in ("", "}"):
             key = reader.value()
             if not isinstance(key, str) or reader.peek() != ":":
-                raise ValueError(f"{path}: damaged after value {reader.values}; get it again")
+                raise UserError(f"{path}: damaged after value {reader.values}; get it again")
             reader.skip()
             yield key, reader.value()
         if reader.peek() == "":
-            raise ValueError(f"{path}: the file ends after value {reader.values}; it was cut, get it again")
+            raise UserError(f"{path}: the file ends after value {reader.values}; it was cut, get it again")
 
 
 class _Reader:
@@ -89,7 +91,7 @@ class _Reader:
                 if len(self._text) - self._at < _MAX_RECORD and self._more():
                     continue
                 where = f"after value {self.values}"
-                raise ValueError(f"{self._path}: cannot be read {where} ({error}); get it again") from None
+                raise UserError(f"{self._path}: cannot be read {where} ({error}); get it again") from None
             self.values += 1
             return value
 
@@ -101,7 +103,7 @@ class _Reader:
         try:
             text = self._utf8.decode(chunk, final=self._ended)
         except UnicodeDecodeError:
-            raise ValueError(f"{self._path}: not UTF-8 after value {self.values}; get it again") from None
+            raise UserError(f"{self._path}: not UTF-8 after value {self.values}; get it again") from None
         if self._progress is not None:
             self._progress(self._file.tell())
         self._text, self._at = self._text[self._at :] + text, 0

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import uvicorn
 from starlette.applications import Starlette
 
+from empg.errors import UserError
+
 
 def serve_app(app: Starlette, host: str, port: int, ready: Callable[[str], None] | None) -> None:
     """Serve until Ctrl-C.
@@ -45,5 +47,5 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise OSError(f"cannot serve at {host}:{port} ({error.strerror}); choose another port, or 0 for any") from None
+        raise UserError(f"cannot serve at {host}:{port} ({error.strerror}); choose another port, or 0") from None
     return bound

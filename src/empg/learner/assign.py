@@ -13,9 +13,9 @@ from torch import Tensor
 from empg.credit import EMPGConfig, StepCredit, StepTable, modulate, outcome_advantages, zero_variance_groups
 from empg.learner.batch import TokenBatch, make_batch
 from empg.learner.process_reward import step_rewards
-from empg.learner.workers import Workers
 from empg.recipe import Recipe
 from empg.rollout.types import EndReason, Episode
+from empg.system.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -
     rewards = torch.tensor([shaped_reward(e, recipe) for e in episodes], dtype=torch.float32)
     groups = torch.tensor([e.group for e in episodes], dtype=torch.long)
     num_steps = torch.tensor([len(e.turns) for e in episodes], dtype=torch.long)
-    outcome = outcome_advantages(
-        rewards, groups, credit.advantage, credit.weighting, num_steps, reduce=workers.reduce
-    )
+    outcome = outcome_advantages(rewards, groups, credit.advantage, credit.weighting, num_steps, reduce=workers.reduce)
     flat = zero_variance_groups(rewards, groups)
     signal = ~flat if credit.drop_zero_variance else torch.ones_like(flat)
 
@@ -103,8 +101,15 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -
         advantages[counted] = table.advantage + table.process_reward
     without = len(set(groups[flat].tolist()))
     return Assigned(
-        episodes, batch, outcome, signal, counted, advantages, step_credit,
-        int((~finite).sum()), (without, len(set(groups.tolist()))),
+        episodes,
+        batch,
+        outcome,
+        signal,
+        counted,
+        advantages,
+        step_credit,
+        int((~finite).sum()),
+        (without, len(set(groups.tolist()))),
     )
 
 

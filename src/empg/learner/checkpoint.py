@@ -20,13 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from empg.errors import UserError
 from empg.policy.model import Policy, plain_os_errors
 
 START = "start"  # the policy that reinforcement learning began from; the reference of a KL penalty; always kept
 _NAME = re.compile(r"iter-(\d{6})")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint cannot be written or read; the message names the folder and says what is wrong."""
 
 
@@ -101,6 +102,8 @@ class Checkpoints:
             return json.loads((folder / "trainer.json").read_text())  # type: ignore[no-any-return]
         except OSError as error:
             raise CheckpointError(f"checkpoint {folder}: {error.filename}: {error.strerror}") from None
+        except CheckpointError:
+            raise
         except ValueError:
             raise CheckpointError(f"checkpoint {folder}: checksums.json or trainer.json is not valid JSON") from None
 

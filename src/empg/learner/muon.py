@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from empg.errors import UserError
+
 # The quintic iteration of the original: steep at zero, and near enough to one after five rounds.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
@@ -39,7 +41,7 @@ class Muon(torch.optim.Optimizer):
     The same as `torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")`, in float32.
 
     Raises:
-        ValueError: a parameter is not a matrix.
+        UserError: a parameter is not a matrix.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.ndim != 2:
-                raise ValueError(f"Muon is for matrices; got a parameter of shape {tuple(parameter.shape)}")
+                raise UserError(f"Muon is for matrices; got a parameter of shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -7,6 +7,7 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 
+from empg.errors import UserError
 from empg.rollout.types import Episode
 
 StepRewards = Callable[[Episode], Sequence[float]]
@@ -18,18 +19,18 @@ def load_step_rewards(name: str) -> StepRewards:
     """The function that `credit.process_reward` names, `package.module:function`.
 
     Raises:
-        ValueError: there is none of that name, in one line that says why.
+        UserError: there is none of that name, in one line that says why.
     """
     module, separator, attribute = name.partition(":")
     key = f"credit.process_reward={name}"
     if not separator or not module or not attribute.isidentifier():
-        raise ValueError(f"{key} is not of the form package.module:function")
+        raise UserError(f"{key} is not of the form package.module:function")
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
-        raise ValueError(f"{key}: {error}; install it, or put its folder into PYTHONPATH") from None
+        raise UserError(f"{key}: {error}; install it, or put its folder into PYTHONPATH") from None
     if not callable(function):
-        raise ValueError(f"{key}: {module} has no function {attribute}")
+        raise UserError(f"{key}: {module} has no function {attribute}")
     return function  # type: ignore[no-any-return]
 
 
@@ -37,12 +38,12 @@ def step_rewards(episode: Episode, name: str | None) -> list[float]:
     """What the function named `name` gives each turn of an episode; zeros without one.
 
     Raises:
-        ValueError: as `load_step_rewards`; or it does not give one finite number per turn.
+        UserError: as `load_step_rewards`; or it does not give one finite number per turn.
     """
     if name is None:
         return [0.0] * len(episode.turns)
     rewards = [float(reward) for reward in load_step_rewards(name)(episode)]
     if len(rewards) != len(episode.turns) or not all(map(math.isfinite, rewards)):
         wanted = f"{len(episode.turns)} finite numbers are needed, one per turn"
-        raise ValueError(f"credit.process_reward={name}: task {episode.task_id}: {wanted}; got {rewards!r:.200}")
+        raise UserError(f"credit.process_reward={name}: task {episode.task_id}: {wanted}; got {rewards!r:.200}")
     return rewards

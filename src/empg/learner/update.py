@@ -11,10 +11,10 @@ from torch import Tensor
 from empg.credit import LossConfig, LossStats, policy_loss, token_weights
 from empg.learner.assign import Assigned
 from empg.learner.batch import MicroBatch, micro_batches
-from empg.learner.workers import Workers
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import OptimizerSection, Recipe
+from empg.system.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,13 @@ class Update:
         before = old[tokens].to(device)
         advantages = assigned.token_advantages[tokens].to(device)
         loss, stats = policy_loss(
-            logprobs, before, advantages, weights[tokens].to(device), self.config,
-            ref_logprobs=reference, entropies=entropies,
+            logprobs,
+            before,
+            advantages,
+            weights[tokens].to(device),
+            self.config,
+            ref_logprobs=reference,
+            entropies=entropies,
         )
         return loss, stats, float((logprobs.detach() - before).abs().sum())
 
@@ -165,8 +170,11 @@ class Update:
             return None
         weights = torch.zeros(len(assigned.batch))
         weights[part] = token_weights(
-            episodes, self.recipe.loss.aggregation, constant=float(self.recipe.rollout.max_episode_tokens),
-            num_episodes=total, num_tokens=tokens,
+            episodes,
+            self.recipe.loss.aggregation,
+            constant=float(self.recipe.rollout.max_episode_tokens),
+            num_episodes=total,
+            num_tokens=tokens,
         )
         return weights
 

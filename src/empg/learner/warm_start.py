@@ -13,16 +13,17 @@ import torch
 
 from empg.agent.dialogue import Agent
 from empg.environments.base import TextEnvironment
+from empg.errors import UserError
 from empg.learner.batch import make_batch, micro_batches
-from empg.learner.demonstrations import Recordings, as_episode, demonstrate, recorded_plays
 from empg.learner.muon import Muon
-from empg.learner.workers import Workers
-from empg.memory import give_back
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe, WarmStartSection
+from empg.rollout.demonstrations import Recordings, as_episode, demonstrate, recorded_plays
+from empg.system.memory import release_memory
+from empg.system.workers import Workers
 
-DEMONSTRATION_KEY = 13  # keeps the dice of demonstrations apart from all others
+DEMONSTRATION_KEY = 13  # keeps the rng of demonstrations apart from all others
 _TIDY_EVERY = 16  # steps
 
 Report = Callable[[dict[str, Any]], None]
@@ -37,7 +38,7 @@ def warm_start(
     (`Recordings`). `report` gets a record after every step.
 
     Raises:
-        ValueError: of the first episodes not even one turn fits the recipe's token limit, or a recording does not fit
+        UserError: of the first episodes not even one turn fits the recipe's token limit, or a recording does not fit
             the environment.
     """
     section = recipe.warm_start
@@ -57,13 +58,15 @@ def warm_start(
         shown = recordings.share(step, workers.rank)
         for index in range(first, first + per_step):
             key = (recipe.seed, DEMONSTRATION_KEY, index)
-            shown.append(demonstrate(environment, index % environment.num_tasks, section.noise, key, section.haste))
+            shown.append(
+                demonstrate(environment, index % environment.num_tasks, section.noise, key, section.early_stop)
+            )
         plays = [as_episode(turns, agent, recipe.rollout.max_episode_tokens) for turns in shown]
         batch = make_batch([episode for episode, _ in plays], recipe.agent.history)
         meant = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)), dtype=torch.bool)
         if step == 0 and not workers.total(len(meant)):
             limit = recipe.rollout.max_episode_tokens
-            raise ValueError(f"rollout.max_episode_tokens={limit} has no room for one turn of the expert; raise it")
+            raise UserError(f"rollout.max_episode_tokens={limit} has no room for one turn of the expert; raise it")
         keep = meant[batch.step]
         total = workers.total(int(keep.sum()))
         loss, right = 0.0, 0.0
@@ -80,12 +83,19 @@ def warm_start(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        report({
-            "kind": "warm_start", "step": step + 1, "steps": steps, "loss": workers.total(loss),
-            "token_accuracy": workers.total(right), "lr": rate, "time": time.perf_counter() - began,
-        })
+        report(
+            {
+                "kind": "warm_start",
+                "step": step + 1,
+                "steps": steps,
+                "loss": workers.total(loss),
+                "token_accuracy": workers.total(right),
+                "lr": rate,
+                "time": time.perf_counter() - began,
+            }
+        )
         if step % _TIDY_EVERY == 0:
-            give_back()
+            release_memory()
     policy.model.eval()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from empg.errors import UserError
 from empg.policy.cache import SlotCache
 from empg.policy.model import Policy
 from empg.policy.scoring import log_softmax_and_entropy
@@ -104,15 +105,14 @@ class Decoder:
         rows = torch.tensor(slots)
         widths = torch.tensor([len(chunk) for chunk in chunks])
         if int((self.lengths[rows] + widths).max()) > self.cache.length:
-            raise ValueError(f"a slot holds {self.cache.length} tokens; this forward would put more into one")
+            raise UserError(f"a slot holds {self.cache.length} tokens; this forward would put more into one")
         width = int(widths.max())
         ids = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks])
         mask = self.cache.aim(rows.to(device), self.lengths[rows].to(device), width)
         # Padding past the slot's end has no position of its own, and a table of positions may end with the slot.
         positions = self.cache.positions.clamp(max=self.cache.length - 1)
-        hidden = self.policy.hidden(
-            ids.to(device), mask, position_ids=positions, past_key_values=self.cache, use_cache=True
-        )
+        cache = {self.policy.cache_argument: self.cache}
+        hidden = self.policy.hidden(ids.to(device), mask, position_ids=positions, use_cache=True, **cache)
         self.lengths[rows] += widths
         last = (widths - 1).clamp(min=0).to(device)
         return self.policy.logits(hidden[torch.arange(len(slots), device=device), last])

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from empg.errors import UserError
 from empg.policy import attention
 from empg.policy.tiny import make_model, make_tokenizer
 from empg.recipe import PolicySection
@@ -52,6 +55,15 @@ class Policy:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that train."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    @cached_property
+    def cache_argument(self) -> str:
+        """Name of the decoder's argument for the KV cache: `cache` in newer transformers, `past_key_values` before.
+
+        Some models keep the old name for longer, so the signature decides and not the version.
+        """
+        parameters = inspect.signature(self.model.get_decoder().forward).parameters
+        return "cache" if "cache" in parameters else "past_key_values"
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Last hidden states (B, T, hidden) of `input_ids` (B, T).
@@ -106,7 +118,7 @@ class Policy:
         tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
         if unexpected or set(missing) - tied:
             differing = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
-            raise ValueError(f"{folder}: weights do not fit the model ({differing})")
+            raise UserError(f"{folder}: weights do not fit the model ({differing})")
 
 
 @contextlib.contextmanager
@@ -136,12 +148,12 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
     weights (the tiny model's, a LoRA adapter's) are drawn from `seed`.
 
     Raises:
-        ValueError: the model cannot be had or cannot be used, with the reason.
+        UserError: the model cannot be had or cannot be used, with the reason.
     """
     device = resolve_device(section.device)
     if section.model == "tiny":
         if corpus is None:
-            raise ValueError("policy.model=tiny needs a warm start: its tokenizer is trained on the expert's episodes")
+            raise UserError("policy.model=tiny needs a warm start: its tokenizer is trained on the expert's episodes")
         tokenizer: Any = make_tokenizer(corpus, section.tiny.vocab_size, section.tiny.phrases)
         model: Any = make_model(section.tiny, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
     else:
@@ -153,8 +165,8 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
             )
         except (OSError, ValueError, SafetensorError) as error:
             if isinstance(error, OSError) and "model.safetensors" in str(error):
-                raise ValueError(f"policy.model={name}: there is no model.safetensors; {CONVERT}") from None
-            raise ValueError(f"policy.model={section.model}: {' '.join(str(error).split())[:300]}") from None
+                raise UserError(f"policy.model={name}: there is no model.safetensors; {CONVERT}") from None
+            raise UserError(f"policy.model={section.model}: {' '.join(str(error).split())[:300]}") from None
     model.to(device=device, dtype=getattr(torch, section.dtype)).eval()
     for parameter in model.parameters():
         # Weights read from a file lie where the file put them, and matrix kernels round differently at addresses that
@@ -166,7 +178,7 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError:
-            raise ValueError("policy.lora needs peft: pip install 'empg[lora]'") from None
+            raise UserError("policy.lora needs peft: pip install 'empg[lora]'") from None
 
         lora = LoraConfig(r=section.lora.r, lora_alpha=section.lora.alpha, target_modules=section.lora.target_modules)
         with torch.random.fork_rng(devices=[]):  # every worker must begin from the same adapter
@@ -194,20 +206,20 @@ def require_length(config: Any, length: int, name: str) -> None:
     (Llama 4) shows it less once the context is longer; up to that length the two are the same.
 
     Raises:
-        ValueError: in one line, what is too long for what; or layers that keep a state instead of keys and values.
+        UserError: in one line, what is too long for what; or layers that keep a state instead of keys and values.
     """
     config = config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     if unknown := kinds - {"full_attention", "sliding_attention", "chunked_attention"}:
-        raise ValueError(f"policy.model={name} has layers of the kind {min(unknown)}, which the KV cache cannot hold")
+        raise UserError(f"policy.model={name} has layers of the kind {min(unknown)}, which the KV cache cannot hold")
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and length > positions:
-        raise ValueError(
+        raise UserError(
             f"policy.model={name} reads {positions} tokens; rollout.max_episode_tokens ({length}) must not be more"
         )
     window = _window(config)
     if window is not None and length > window:
-        raise ValueError(
+        raise UserError(
             f"policy.model={name} attends to the last {window} tokens only (its sliding window); "
             f"rollout.max_episode_tokens ({length}) must not be more"
         )
@@ -244,4 +256,4 @@ def _check_split(policy: Policy) -> None:
     whole = policy.model(input_ids=ids).logits
     if not torch.allclose(whole, policy.logits(policy.hidden(ids)), atol=1e-3, rtol=1e-3):
         kind = type(policy.model).__name__
-        raise ValueError(f"{kind} post-processes its logits (a soft cap or a scale); this trainer does not support it")
+        raise UserError(f"{kind} post-processes its logits (a soft cap or a scale); this trainer does not support it")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from empg.report.runfolder import Record
+from empg.record.runfolder import Record
 
 Values = list[float | None]
 
@@ -65,45 +65,121 @@ _Spec = tuple[str, str, str, Sequence["_Line | _Band"], float | None, float | No
 
 # title, note, unit, what is drawn, bottom and top of the y axis
 _TRAIN: tuple[_Spec, ...] = (
-    ("Reward", "Mean over the episodes of the training rollouts", "",
-     (_Line("rollout/reward", "reward"),), None, None),
-    ("Step entropy", "How uncertain the agent was, per step: mean of its tokens' entropies", "nats",
-     (_Band("entropy/step_p05", "entropy/step_p95", "5 % to 95 %"), _Line("entropy/step_p50", "median"),
-      _Line("entropy/step_max", "largest", 0)), 0.0, None),
-    ("Spread of g", "The step's weight by its certainty; mean 1. A narrow band means that EMPG changes little", "",
-     (_Band("credit/scale_min", "credit/scale_max", "smallest to largest"),
-      _Line("credit/scale_std", "standard deviation", 2)), 0.0, None),
-    ("Groups without signal", "Groups whose episodes all won or all lost: their outcome advantage is 0", "percent",
-     (_Line("credit/zero_variance_groups", "groups"),), 0.0, 1.0),
-    ("Size of the advantage", "Mean absolute value over steps", "",
-     (_Line("credit/advantage_abs_mean", "|A|"),), 0.0, None),
-    ("KL", "To the policy that sampled, and to the reference policy", "nats a token",
-     (_Line("policy/kl_old", "to the sampler"), _Line("policy/kl_reference", "to the reference", 2)), None, None),
+    ("Reward", "Mean over the episodes of the training rollouts", "", (_Line("rollout/reward", "reward"),), None, None),
+    (
+        "Step entropy",
+        "How uncertain the agent was, per step: mean of its tokens' entropies",
+        "nats",
+        (
+            _Band("entropy/step_p05", "entropy/step_p95", "5 % to 95 %"),
+            _Line("entropy/step_p50", "median"),
+            _Line("entropy/step_max", "largest", 0),
+        ),
+        0.0,
+        None,
+    ),
+    (
+        "Spread of g",
+        "The step's weight by its certainty; mean 1. A narrow band means that EMPG changes little",
+        "",
+        (
+            _Band("credit/scale_min", "credit/scale_max", "smallest to largest"),
+            _Line("credit/scale_std", "standard deviation", 2),
+        ),
+        0.0,
+        None,
+    ),
+    (
+        "Groups without signal",
+        "Groups whose episodes all won or all lost: their outcome advantage is 0",
+        "percent",
+        (_Line("credit/zero_variance_groups", "groups"),),
+        0.0,
+        1.0,
+    ),
+    (
+        "Size of the advantage",
+        "Mean absolute value over steps",
+        "",
+        (_Line("credit/advantage_abs_mean", "|A|"),),
+        0.0,
+        None,
+    ),
+    (
+        "KL",
+        "To the policy that sampled, and to the reference policy",
+        "nats a token",
+        (_Line("policy/kl_old", "to the sampler"), _Line("policy/kl_reference", "to the reference", 2)),
+        None,
+        None,
+    ),
     ("Gradient norm", "Before clipping", "", (_Line("policy/grad_norm", "norm"),), 0.0, None),
-    ("Clipped tokens", "Share of the tokens whose ratio left the trust region", "percent",
-     (_Line("policy/clip_low", "below"), _Line("policy/clip_high", "above", 2)), 0.0, None),
+    (
+        "Clipped tokens",
+        "Share of the tokens whose ratio left the trust region",
+        "percent",
+        (_Line("policy/clip_low", "below"), _Line("policy/clip_high", "above", 2)),
+        0.0,
+        None,
+    ),
     ("Turns an episode", "Fewer is quicker", "turns", (_Line("rollout/turns", "turns"),), 0.0, None),
     ("Tokens a turn", "Written by the agent", "tokens", (_Line("rollout/turn_tokens", "tokens"),), 0.0, None),
-    ("Valid actions", "Turns whose action could be read and was possible", "percent",
-     (_Line("rollout/valid_actions", "valid"),), None, 1.0),
-    ("How episodes end", "Training rollouts", "percent",
-     (_Line("rollout/end/won", "won", 1, "stack"), _Line("rollout/end/lost", "lost", 2, "stack"),
-      _Line("rollout/end/step_limit", "step limit", 3, "stack"),
-      _Line("rollout/end/token_limit", "token limit", 4, "stack"),
-      _Line("rollout/end/invalid", "invalid", 5, "stack"),
-      _Line("rollout/end/env_error", "environment error", 0, "stack")), 0.0, 1.0),
-    ("Time of an iteration", "Where the seconds go", "seconds",
-     (_Line("time/rollout", "rollout", 1, "stack"), _Line("time/score", "score", 3, "stack"),
-      _Line("time/update", "update", 2, "stack")), 0.0, None),
+    (
+        "Valid actions",
+        "Turns whose action could be read and was possible",
+        "percent",
+        (_Line("rollout/valid_actions", "valid"),),
+        None,
+        1.0,
+    ),
+    (
+        "How episodes end",
+        "Training rollouts",
+        "percent",
+        (
+            _Line("rollout/end/won", "won", 1, "stack"),
+            _Line("rollout/end/lost", "lost", 2, "stack"),
+            _Line("rollout/end/step_limit", "step limit", 3, "stack"),
+            _Line("rollout/end/token_limit", "token limit", 4, "stack"),
+            _Line("rollout/end/invalid", "invalid", 5, "stack"),
+            _Line("rollout/end/env_error", "environment error", 0, "stack"),
+        ),
+        0.0,
+        1.0,
+    ),
+    (
+        "Time of an iteration",
+        "Where the seconds go",
+        "seconds",
+        (
+            _Line("time/rollout", "rollout", 1, "stack"),
+            _Line("time/credit", "credit", 3, "stack"),
+            _Line("time/update", "update", 2, "stack"),
+        ),
+        0.0,
+        None,
+    ),
     ("Loss", "Of the clipped surrogate; it need not fall", "", (_Line("policy/loss", "loss"),), None, None),
     ("Learning rate", "", "", (_Line("policy/lr", "rate"),), 0.0, None),
-    ("Sampler mismatch", "Mean difference of the log-probs at sampling and at scoring", "nats",
-     (_Line("policy/mismatch", "mismatch"),), 0.0, None),
+    (
+        "Sampler mismatch",
+        "Mean difference of the log-probs at sampling and at scoring",
+        "nats",
+        (_Line("policy/mismatch", "mismatch"),),
+        0.0,
+        None,
+    ),
 )
 _WARM_START: tuple[_Spec, ...] = (
     ("Warm start: loss", "Cross-entropy on the expert's turns", "nats a token", (_Line("loss", "loss"),), 0.0, None),
-    ("Warm start: accuracy", "The expert's token is the likeliest one", "percent",
-     (_Line("token_accuracy", "tokens"),), 0.0, 1.0),
+    (
+        "Warm start: accuracy",
+        "The expert's token is the likeliest one",
+        "percent",
+        (_Line("token_accuracy", "tokens"),),
+        0.0,
+        1.0,
+    ),
 )
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from empg.errors import UserError
+from empg.record.runfolder import Record, RunFolder, RunFolderError, write_whole
+from empg.report.before_after import Rate
 from empg.report.curves import number
-from empg.report.outcome import Rate
-from empg.report.runfolder import Record, RunFolder, RunFolderError, write_whole
 
 SMOOTHED = 5  # iterations in the running mean
 COLOURS = 6  # of the figure's palette; more runs than that share them
@@ -69,17 +70,17 @@ def draw_curve(
         title: written above the plot.
 
     Raises:
-        ValueError: no runs, labels of another number, or runs that have nothing to draw yet.
+        UserError: no runs, labels of another number, or runs that have nothing to draw yet.
         RunFolderError: a run's metrics.jsonl is damaged, or the figure cannot be written.
     """
     if not runs or (labels is not None and len(labels) != len(runs)):
-        raise ValueError(f"a figure needs runs and as many labels, got {len(runs)} runs and labels={labels!r}")
+        raise UserError(f"a figure needs runs and as many labels, got {len(runs)} runs and labels={labels!r}")
     told = [run.read_metrics() for run in runs]
     names = [_label(*named) for named in zip(runs, told, strict=True)] if labels is None else list(labels)
     try:
         svg = _render(told, names, split or _first_split(told), decoding, title)
     except ValueError as error:
-        raise ValueError(f"{error} in {', '.join(str(run.path) for run in runs)}") from None
+        raise UserError(f"{error} in {', '.join(str(run.path) for run in runs)}") from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, svg.encode("utf-8", "replace"))
@@ -100,13 +101,21 @@ def _render(told: Sequence[Sequence[Record]], names: Sequence[str], split: str, 
     evaluations = [_evaluations(records, split, decoding) for records in told]
     iterations = [i for run in train for i in run] + [i for run in evaluations for i in run]
     if not iterations:
-        raise ValueError(f"nothing to draw: no training iterations and no evaluation of {split} ({decoding})")
+        raise UserError(f"nothing to draw: no training iterations and no evaluation of {split} ({decoding})")
     last = max(1, *iterations)
     tasks = sorted({f"{record['n']} tasks" for run in evaluations for record in run.values()})
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title, width=_WIDTH, height=_HEIGHT, left=_LEFT, right=_RIGHT, top=_TOP, bottom=_BOTTOM,
-        smoothed=SMOOTHED, rollouts=any(train), panel=", ".join([f"{split} ({decoding})", *tasks]) if tasks else "",
+        title=title,
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=_LEFT,
+        right=_RIGHT,
+        top=_TOP,
+        bottom=_BOTTOM,
+        smoothed=SMOOTHED,
+        rollouts=any(train),
+        panel=", ".join([f"{split} ({decoding})", *tasks]) if tasks else "",
         curves=_curves(names, train, evaluations, last),
         y_ticks=[(_y(share / 100), f"{share} %") for share in (0, 25, 50, 75, 100)],
         x_ticks=[(_x(iteration, last), iteration) for iteration in _ticks(last)],

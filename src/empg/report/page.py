@@ -20,17 +20,29 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from empg.record.runfolder import Record, RunFolder, RunFolderError, write_whole
+from empg.report.before_after import outcomes
 from empg.report.curves import charts, number
-from empg.report.outcome import outcomes
-from empg.report.runfolder import Record, RunFolder, RunFolderError, write_whole
 from empg.report.stepview import step_view
 
 _ASSETS = Path(__file__).parent / "assets"
 _NUMBER = re.compile(r"[0-9][0-9.,]*")
 _REQUIRED = {
     "train": ("iteration",),
-    "eval": ("iteration", "split", "decoding", "temperature", "panel", "panel_sha256", "n", "successes", "success",
-             "low", "high", "by_type"),
+    "eval": (
+        "iteration",
+        "split",
+        "decoding",
+        "temperature",
+        "panel",
+        "panel_sha256",
+        "n",
+        "successes",
+        "success",
+        "low",
+        "high",
+        "by_type",
+    ),
     "warm_start": ("step",),
 }
 

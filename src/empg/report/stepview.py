@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from empg.report.runfolder import RunFolder
-from empg.report.tables import TableError
+from empg.record.runfolder import RunFolder
+from empg.record.tables import TableError
 
 MAX_TEXT = 1_200  # characters of an observation, thought or action that the page shows
 WINS, LOSSES = 3, 3  # episodes of an iteration that the page shows
@@ -69,14 +69,24 @@ def handful(episodes: Sequence[list[Row]]) -> list[list[Row]]:
 def _episode(turns: list[Row]) -> Row:
     first = turns[0]
     return {
-        "task": _short(first["task"] or first["task_id"]), "type": first["task_type"], "id": first["task_id"],
-        "episode": first["episode"], "group": first["group"], "won": bool(first["success"]), "end": first["end"] or "",
-        "score": _number(first["score"]), "outcome": _number(first["advantage_outcome"]),
+        "task": _short(first["task"] or first["task_id"]),
+        "type": first["task_type"],
+        "id": first["task_id"],
+        "episode": first["episode"],
+        "group": first["group"],
+        "won": bool(first["success"]),
+        "end": first["end"] or "",
+        "score": _number(first["score"]),
+        "outcome": _number(first["advantage_outcome"]),
         "turns": [
             {
-                "turn": turn["turn"], "valid": turn["valid"] is not False, "dropped": bool(turn["dropped"]),
-                "observation": _short(turn["observation"]), "thought": _short(turn["thought"]),
-                "action": _short(turn["action"]), "reward": _number(turn["reward"]),
+                "turn": turn["turn"],
+                "valid": turn["valid"] is not False,
+                "dropped": bool(turn["dropped"]),
+                "observation": _short(turn["observation"]),
+                "thought": _short(turn["thought"]),
+                "action": _short(turn["action"]),
+                "reward": _number(turn["reward"]),
                 "process": _number(turn["process_reward"]),
                 **{short: _number(turn[name]) for name, short in _NUMBERS.items()},
             }

@@ -1,4 +1,4 @@
-"""Many episodes at once: prompts are read, turns are sampled, worlds are stepped, slots are refilled.
+"""Many episodes at once: prompts are read, turns are sampled, pool are stepped, slots are refilled.
 
 One loop makes two kinds of forward pass over the slots of one KV cache: a *prefill* of the prompts that wait, and an
 *advance* of every turn that is being written by one token. A slot whose turn is complete steps its world at once and
@@ -17,8 +17,8 @@ import torch
 from empg.agent.dialogue import Agent, Dialogue, Prompt
 from empg.environments.base import Info
 from empg.policy.decode import Decoder, Sampled
+from empg.rollout.env_pool import EnvPool, Outcome
 from empg.rollout.types import EndReason, Episode, Turn
-from empg.rollout.worlds import Outcome, Worlds
 
 # Of a turn's info: what the episode has once for all its turns, and the list that would be most of its memory.
 _TOLD_ELSEWHERE = ("task", "task_id", "task_type", "admissible")
@@ -45,7 +45,7 @@ class _Lane:
     dialogue: Dialogue
     info: Info
     observation: str
-    dice: np.random.Generator  # gives one number per sampled token
+    rng: np.random.Generator  # gives one number per sampled token
     context: int = 0  # tokens in the slot
     prompt: Prompt | None = None  # waits to be read
     read: list[int] = field(default_factory=list)  # the prompt of the turn being written
@@ -54,10 +54,10 @@ class _Lane:
 
 
 class Collector:
-    """Plays requests to their end with one decoder, one agent form and one set of worlds."""
+    """Plays requests to their end with one decoder, one agent form and one set of pool."""
 
-    def __init__(self, decoder: Decoder, agent: Agent, worlds: Worlds, split: str, max_episode_tokens: int) -> None:
-        self.decoder, self.agent, self.worlds, self.split = decoder, agent, worlds, split
+    def __init__(self, decoder: Decoder, agent: Agent, pool: EnvPool, split: str, max_episode_tokens: int) -> None:
+        self.decoder, self.agent, self.pool, self.split = decoder, agent, pool, split
         self.max_episode_tokens = max_episode_tokens
         self._lanes: dict[int, _Lane] = {}
         self._stop = set(agent.chat.stop_ids)
@@ -91,7 +91,7 @@ class Collector:
     def _start(self, started: list[tuple[int, Request]]) -> list[tuple[int, Episode]]:
         if not started:
             return []
-        outcomes = self.worlds.reset([slot for slot, _ in started], [request.task for _, request in started])
+        outcomes = self.pool.reset([slot for slot, _ in started], [request.task for _, request in started])
         ended = []
         for (slot, request), outcome in zip(started, outcomes, strict=True):
             episode = Episode("", request.task, "", self.split, request.group)
@@ -102,8 +102,8 @@ class Collector:
                 continue
             info = outcome.info
             episode.task_id, episode.task_type, episode.task = info["task_id"], info["task_type"], info["task"]
-            dice = np.random.Generator(np.random.Philox(np.random.SeedSequence(request.key)))
-            lane = _Lane(request, episode, self.agent.dialogue(), info, outcome.observation, dice)
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(request.key)))
+            lane = _Lane(request, episode, self.agent.dialogue(), info, outcome.observation, rng)
             if self._next_prompt(lane):
                 self._lanes[slot] = lane
             else:
@@ -138,9 +138,9 @@ class Collector:
         return self._take(slots, logits)
 
     def _take(self, slots: list[int], logits: torch.Tensor) -> list[tuple[int, Episode]]:
-        """Sample one id in every slot, and step the worlds of those whose turn is complete."""
+        """Sample one id in every slot, and step the pool of those whose turn is complete."""
         lanes = [self._lanes[slot] for slot in slots]
-        uniforms = torch.tensor([lane.dice.random() for lane in lanes], dtype=torch.float64)
+        uniforms = torch.tensor([lane.rng.random() for lane in lanes], dtype=torch.float64)
         chosen = self.decoder.choose(logits, uniforms)
         complete = []
         for slot, lane, token, logprob, entropy in zip(slots, lanes, *chosen, strict=True):
@@ -160,13 +160,19 @@ class Collector:
             parsed = self.agent.parse(lane.sampled.ids)
             sampled = lane.sampled
             turn = Turn(
-                lane.observation, lane.read, sampled.ids, sampled.logprobs, sampled.entropies,
-                parsed.thought, parsed.action, parsed.valid,
+                lane.observation,
+                lane.read,
+                sampled.ids,
+                sampled.logprobs,
+                sampled.entropies,
+                parsed.thought,
+                parsed.action,
+                parsed.valid,
             )
             lane.episode.turns.append(turn)
             lane.dialogue.wrote(sampled.ids, parsed.action)
             turns.append(turn)
-        outcomes = self.worlds.step([slot for slot, _ in complete], [turn.action for turn in turns])
+        outcomes = self.pool.step([slot for slot, _ in complete], [turn.action for turn in turns])
         return [
             (slot, lane.episode)
             for (slot, lane), turn, outcome in zip(complete, turns, outcomes, strict=True)

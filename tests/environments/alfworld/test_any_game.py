@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rooms import KITCHEN_GOALS, bedroom, kitchen, oddities
 
 from empg.environments.alfworld.generator import generate
 from empg.environments.alfworld.rules import Engine
+from tests.environments.alfworld.rooms import KITCHEN_GOALS, bedroom, kitchen, oddities
 
 NOTHING = "Nothing happens."
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rooms import bedroom, kitchen
 
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.world import TaskType
+from tests.environments.alfworld.rooms import bedroom, kitchen
 
 WINS = {
     TaskType.PICK: [],

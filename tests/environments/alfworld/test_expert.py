@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rooms import bedroom, build, kitchen, place, thing
-
 from empg.environments.alfworld.expert import HouseholdExpert
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.world import Game, Goal, TaskType
+from tests.environments.alfworld.rooms import bedroom, build, kitchen, place, thing
 
 
 def play(game: Game, interruptions: dict[int, str] | None = None) -> list[str]:
@@ -74,7 +73,7 @@ def test_after_a_mishap_it_goes_on_from_where_it_stands() -> None:
 
 
 def hasty_play(game: Game, from_turn: int) -> tuple[list[str], bool]:
-    """What it says if it is in haste in one turn; and whether it won."""
+    """What it says if it is in early_stop in one turn; and whether it won."""
     engine = Engine(game)
     state = engine.start()
     expert = HouseholdExpert(engine, state)

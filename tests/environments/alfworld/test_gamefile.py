@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rooms import bedroom, kitchen, oddities
 
 from empg.environments.alfworld import env as env_module
 from empg.environments.alfworld import gamefile, textworld
@@ -20,6 +19,8 @@ from empg.environments.alfworld.gamefile import Logic, find_games, game_data, re
 from empg.environments.alfworld.generator import generate
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.world import Game, TaskType
+from empg.errors import MissingExtraError
+from tests.environments.alfworld.rooms import bedroom, kitchen, oddities
 
 # As much of alfworld's two texts as reading asks for.
 LOGIC = Logic("(define (domain alfred))", '"rhs": "Your task is to: UNKNOWN GOAL." template :: "move {o} to {r}";')
@@ -27,13 +28,13 @@ LOGIC = Logic("(define (domain alfred))", '"rhs": "Your task is to: UNKNOWN GOAL
 
 def _log(game: Game, seed: int) -> list[object]:
     """What a random player is told."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     engine = Engine(game)
     state = engine.start()
     log: list[object] = [engine.opening(state)]
     for _ in range(40):
         commands = engine.admissible(state)
-        log += [commands, engine.step(state, dice.choice(commands)), state.won]
+        log += [commands, engine.step(state, rng.choice(commands)), state.won]
     return log
 
 
@@ -127,10 +128,10 @@ def test_the_engine_of_a_game_that_is_thrown_away_serves_the_next(monkeypatch: p
 
 def test_without_alfworld_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "alfworld", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'empg\[textworld\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'empg\[textworld\]'"):
         Logic.installed()
     monkeypatch.setattr(textworld, "_idle", [])
-    with pytest.raises(ModuleNotFoundError, match=r"not installed: pip install 'empg\[textworld\]'"):
+    with pytest.raises(MissingExtraError, match=r"not installed: pip install 'empg\[textworld\]'"):
         textworld.RealGame(kitchen(), LOGIC)
 
 

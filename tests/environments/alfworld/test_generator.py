@@ -111,8 +111,12 @@ PINNED = "d8cb18a12a73204ef75dbcb2cdac1db72d37bcb02f61ef0ae38624ab0af5cc5f"
 def test_every_process_makes_the_same_games() -> None:
     digests = {
         subprocess.run(
-            [sys.executable, "-c", DIGEST], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True,
-            check=True, timeout=120,
+            [sys.executable, "-c", DIGEST],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
         ).stdout
         for seed in ("0", "1", "2")
     }

@@ -14,7 +14,8 @@ import sys
 from collections import Counter
 
 import pytest
-from rooms import KITCHEN_GOALS, bedroom, kitchen, oddities
+
+from tests.environments.alfworld.rooms import KITCHEN_GOALS, bedroom, kitchen, oddities
 
 pytest.importorskip("alfworld.info", reason="needs empg[textworld]")
 pytest.importorskip("textworld", reason="needs empg[textworld]")
@@ -60,43 +61,43 @@ class Comparison:
     def admissible(self) -> list[str]:
         return self.engine.admissible(self.state)
 
-    def refused(self, dice: random.Random) -> str:
+    def refused(self, rng: random.Random) -> str:
         """Something that looks like a command, and cannot be obeyed now."""
         items = [item.name for item in self.engine.items.values()]
         places = [receptacle.name for receptacle in self.engine.receptacles.values()]
         admissible = set(self.admissible())
         while True:
-            verb = dice.choice(
+            verb = rng.choice(
                 ("go to", "open", "close", "take", "move", "clean", "heat", "cool", "use", "examine", "put")
             )
-            item, place = dice.choice(items), dice.choice(places)
+            item, place = rng.choice(items), rng.choice(places)
             joint = {"take": "from", "move": "to", "put": "in/on"}.get(verb, "with")
-            command = dice.choice((f"{verb} {place}", f"{verb} {item}", f"{verb} {item} {joint} {place}"))
+            command = rng.choice((f"{verb} {place}", f"{verb} {item}", f"{verb} {item} {joint} {place}"))
             if command not in admissible:
                 return command
 
 
-def _play_at_random(game: Game, counts: Counter[str], dice: random.Random, steps: int) -> None:
+def _play_at_random(game: Game, counts: Counter[str], rng: random.Random, steps: int) -> None:
     comparison = Comparison(game, counts)
     for _ in range(steps):
         commands = comparison.admissible()
         deeds = [c for c in commands if not c.startswith(("go to", "help", "look", "inventory"))]
-        if dice.random() < 0.08:
-            comparison.step(comparison.refused(dice))
+        if rng.random() < 0.08:
+            comparison.step(comparison.refused(rng))
         else:
             # Most commands are "go to"; without a nudge nothing would ever be picked up.
-            comparison.step(dice.choice(deeds if deeds and dice.random() < 0.7 else commands))
+            comparison.step(rng.choice(deeds if deeds and rng.random() < 0.7 else commands))
     comparison.real.close()
 
 
-def _play_by_the_expert(env: ALFWorldEnv, task: int, counts: Counter[str], dice: random.Random) -> None:
+def _play_by_the_expert(env: ALFWorldEnv, task: int, counts: Counter[str], rng: random.Random) -> None:
     observation, info = env.reset(options={"task": task})
     expert = env.expert()
     comparison = Comparison(generate(env.split, task, env.rooms, env.task_types), counts)
     assert comparison.said == observation
     for _ in range(MOST_EXPERT_STEPS):
-        if dice.random() < 0.08:
-            comparison.step(comparison.refused(dice))
+        if rng.random() < 0.08:
+            comparison.step(comparison.refused(rng))
         command = expert.act(observation, info)["action"]
         comparison.step(command)
         observation, _, _, _, info = env.step(command)
@@ -118,21 +119,21 @@ def counts(request: pytest.FixtureRequest, record_property):
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_generated_games(chunk: int, counts: Counter[str]):
-    dice = random.Random(f"parity {chunk}")
+    rng = random.Random(f"parity {chunk}")
     split = ("train", "valid_seen", "valid_unseen")[chunk % 3]
     task_types = list(TaskType)
     for number in range(SMALL_GAMES):
         task_type, task = task_types[number % 6], chunk * SMALL_GAMES + number
         if (number // 6 + chunk) % 2:
             game = generate(split, task, "small", [task_type])
-            _play_at_random(game, counts, dice, RANDOM_STEPS)
+            _play_at_random(game, counts, rng, RANDOM_STEPS)
         else:
             env = ALFWorldEnv(split, rooms="small", task_types=[task_type.value])
-            _play_by_the_expert(env, task, counts, dice)
+            _play_by_the_expert(env, task, counts, rng)
     # And one full room, at random and by the expert.
     task_type = task_types[chunk % 6]
-    _play_at_random(generate(split, chunk, "full", [task_type]), counts, dice, RANDOM_STEPS)
-    _play_by_the_expert(ALFWorldEnv(split, task_types=[task_type.value]), chunk, counts, dice)
+    _play_at_random(generate(split, chunk, "full", [task_type]), counts, rng, RANDOM_STEPS)
+    _play_by_the_expert(ALFWorldEnv(split, task_types=[task_type.value]), chunk, counts, rng)
     assert counts["games"] == SMALL_GAMES + 2
 
 
@@ -193,12 +194,12 @@ from empg.environments.alfworld.textworld import RealGame, memoise
 if sys.argv[1] == "memoised":
     memoise()
 for task in (0, 1, 0):  # a game comes back, so that what is remembered is used
-    game, dice = RealGame(generate("train", task, "small")), random.Random(task)
+    game, rng = RealGame(generate("train", task, "small")), random.Random(task)
     for _ in range(2):
         game.reset()
         for _ in range(12):
             print(repr((game.observation, game.admissible, game.score, game.done)))
-            game.step(dice.choice(game.admissible))
+            game.step(rng.choice(game.admissible))
     game.close()
 """
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rooms import KITCHEN_GOALS, bedroom, kitchen, oddities
 
 from empg.environments.alfworld.generator import generate
 from empg.environments.alfworld.pddl import (
@@ -19,6 +18,7 @@ from empg.environments.alfworld.pddl import (
     problem_text,
 )
 from empg.environments.alfworld.world import Game, Goal, TaskType
+from tests.environments.alfworld.rooms import KITCHEN_GOALS, bedroom, kitchen, oddities
 
 GAMES = [*(kitchen(task_type) for task_type in KITCHEN_GOALS), bedroom(), oddities()]
 GENERATED = [generate(split, index) for split in ("train", "valid_unseen") for index in range(15)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rooms import bedroom, build, kitchen, oddities, place, thing
 
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.world import Goal, TaskType
+from tests.environments.alfworld.rooms import bedroom, build, kitchen, oddities, place, thing
 
 NOTHING = "Nothing happens."
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from smallworld import BARE, BRIDGE, COMPARISON, DOCUMENTS, Failing, Pages, exact
 
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
 from empg.environments.deepsearch.sources import Source
+from tests.environments.deepsearch.smallworld import BARE, BRIDGE, COMPARISON, DOCUMENTS, Failing, Pages, exact
 
 
 @pytest.fixture(scope="session")

@@ -138,20 +138,20 @@ _SUBJECTS = ("bridges", "ferns", "canals", "operas", "lighthouses", "fevers", "o
 
 def people(count: int, seed: int = 0) -> tuple[list[Document], list[tuple[str, str]]]:
     """Pages about invented people, and (query, title of the page that answers it) for every one of them."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
 
     def name() -> str:
-        return "".join(dice.choice(_SYLLABLES) for _ in range(3)).title()
+        return "".join(rng.choice(_SYLLABLES) for _ in range(3)).title()
 
     names = list(dict.fromkeys(f"{name()} {name()}" for _ in range(2 * count)))[:count]
     towns = [name() for _ in range(count // 5 + 1)]
     documents, asked = [], []
     for number, person in enumerate(names):
-        town, trade = dice.choice(towns), dice.choice(_TRADES)
-        subject, year = dice.choice(_SUBJECTS), dice.randrange(1700, 1990)
+        town, trade = rng.choice(towns), rng.choice(_TRADES)
+        subject, year = rng.choice(_SUBJECTS), rng.randrange(1700, 1990)
         text = (
             f"{person} was a {trade} born in {town} in {year}. {person.split()[0]} is known for work on {subject}, "
-            f"and taught many a younger {dice.choice(_TRADES)} in {dice.choice(towns)}."
+            f"and taught many a younger {rng.choice(_TRADES)} in {rng.choice(towns)}."
         )
         documents.append(Document(f"p{number}", person, text))
         asked.append((f"In which year was {person}, the {trade}, born?", person))

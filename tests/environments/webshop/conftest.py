@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from shops import small_shop
 
 from empg.environments.webshop.shop import Shop
+from tests.environments.webshop.shops import small_shop
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,11 @@ import types
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from shops import shelves_shop, small_shop, write_official, write_shelves
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from empg.environments.webshop.nouns import lexicon_nouns
 from empg.environments.webshop.shop import Shop
+from tests.environments.webshop.shops import shelves_shop, small_shop, write_official, write_shelves
 
 # By shop: (kind of goals, the asin whose first goal is played, commands)
 SMALL = [

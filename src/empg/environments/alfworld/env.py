@@ -18,6 +18,7 @@ from empg.environments.alfworld.generator import RoomSize, generate
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.world import State, TaskType
 from empg.environments.base import AnyText, Expert, Info, TextEnvironment
+from empg.errors import UserError
 
 ENGINES_KEPT = 256  # the games of an iteration are played by a whole group each
 
@@ -36,8 +37,8 @@ class ALFWorldEnv(TextEnvironment):
         backend: "python" (our engine) or "textworld" (the real one; needs `empg[textworld]`).
 
     Raises:
-        ValueError: if an argument is not one of the above; the message names it.
-        FileNotFoundError: if official games are wanted and not there.
+        UserError: if an argument is not one of the above; the message names it.
+        MissingFileError: if official games are wanted and not there.
     """
 
     def __init__(
@@ -50,13 +51,13 @@ class ALFWorldEnv(TextEnvironment):
         backend: Backend = "python",
     ) -> None:
         if rooms not in get_args(RoomSize):
-            raise ValueError(f"rooms={rooms!r}: one of {', '.join(get_args(RoomSize))}")
+            raise UserError(f"rooms={rooms!r}: one of {', '.join(get_args(RoomSize))}")
         if backend not in get_args(Backend):
-            raise ValueError(f"backend={backend!r}: one of {', '.join(get_args(Backend))}")
+            raise UserError(f"backend={backend!r}: one of {', '.join(get_args(Backend))}")
         if max_steps < 1:
-            raise ValueError(f"max_steps={max_steps}: at least 1")
+            raise UserError(f"max_steps={max_steps}: at least 1")
         if split not in generator.SPLIT_SIZES:
-            raise ValueError(f"split={split!r}: one of {', '.join(generator.SPLIT_SIZES)}")
+            raise UserError(f"split={split!r}: one of {', '.join(generator.SPLIT_SIZES)}")
         self.split, self.max_steps, self.rooms, self.backend = split, max_steps, rooms, backend
         self.task_types = _task_types(task_types)
         self._files: tuple[Path, ...] | None = None
@@ -178,5 +179,5 @@ def _task_types(names: Sequence[str] | None) -> tuple[TaskType, ...]:
     known = [task_type.value for task_type in TaskType]
     for name in names:
         if name not in known:
-            raise ValueError(f"task_types: unknown {name!r}; known are {', '.join(known)}")
+            raise UserError(f"task_types: unknown {name!r}; known are {', '.join(known)}")
     return tuple(task_type for task_type in TaskType if task_type.value in names)

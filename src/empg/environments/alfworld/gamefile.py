@@ -19,6 +19,7 @@ from typing import Any
 from empg.environments.alfworld.pddl import parse_problem, problem_text
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.world import Game, TaskType
+from empg.errors import MissingExtraError, MissingFileError, UserError
 
 GAME_FILE = "game.tw-pddl"
 TRAJECTORY_FILE = "traj_data.json"
@@ -47,7 +48,7 @@ class Logic:
         """
         spec = importlib.util.find_spec("alfworld")
         if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(
+            raise MissingExtraError(
                 "the PDDL domain and grammar come with alfworld: pip install 'empg[textworld]', or give them as files"
             )
         data = Path(spec.origin).parent / "data"
@@ -68,20 +69,20 @@ def read_game(path: str | os.PathLike[str]) -> Game:
     The task id is the names of the two folders around the file and a fingerprint of problem and sentence.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a game that this engine plays; the message names the file.
+        MissingFileError: if there is no such file.
+        UserError: if it is not a game that this engine plays; the message names the file.
     """
     path = Path(path)
     data = _load(path)
     try:
         for key in ("pddl_problem", "grammar"):
             if not isinstance(data.get(key), str):
-                raise ValueError(f"the key {key!r} is missing or not a text")
+                raise UserError(f"the key {key!r} is missing or not a text")
         if _MOVE_TEMPLATE not in data["grammar"]:
-            raise ValueError("its grammar is older than alfworld 0.4; run alfworld-download again")
+            raise UserError("its grammar is older than alfworld 0.4; run alfworld-download again")
         sentence = _SENTENCE.search(data["grammar"])
         if sentence is None or sentence[1] == _PLACEHOLDER:
-            raise ValueError("its grammar does not say 'Your task is to: ...'")
+            raise UserError("its grammar does not say 'Your task is to: ...'")
         fingerprint = hashlib.sha256(f"{sentence[1]}\n{data['pddl_problem']}".encode()).hexdigest()[:12]
         folder = path.absolute().parent
         game = parse_problem(
@@ -95,7 +96,7 @@ def read_game(path: str | os.PathLike[str]) -> Game:
             game = replace(game, walkthrough=tuple(walkthrough))
         Engine(game)  # a game that makes no sense is refused here, where the name of its file is known
     except ValueError as error:
-        raise ValueError(f"{path}: {str(error)[:_LONGEST_ERROR]}") from error
+        raise UserError(f"{path}: {str(error)[:_LONGEST_ERROR]}") from error
     return game
 
 
@@ -103,10 +104,10 @@ def game_data(game: Game, logic: Logic) -> dict[str, Any]:
     """The content of a `game.tw-pddl`, as the real engine loads it.
 
     Raises:
-        ValueError: if the sentence of the task could not stand in the grammar, or an id in the problem.
+        UserError: if the sentence of the task could not stand in the grammar, or an id in the problem.
     """
     if not _SENTENCE.fullmatch(f'Your task is to: {game.task}."') or "#" in game.task or "{" in game.task:
-        raise ValueError(f"{game.task_id}: the task {game.task!r} has characters that the grammar gives a meaning")
+        raise UserError(f"{game.task_id}: the task {game.task!r} has characters that the grammar gives a meaning")
     return {
         "pddl_domain": logic.domain,
         "grammar": logic.grammar.replace(_PLACEHOLDER, game.task),
@@ -158,15 +159,15 @@ def find_games(
     type, no movable receptacle and no slicing in its path, a game file, and that file says it is solvable.
 
     Raises:
-        FileNotFoundError: if the split is not there, or holds no game.
-        ValueError: if a file is broken; the message names it.
+        MissingFileError: if the split is not there, or holds no game.
+        UserError: if a file is broken; the message names it.
     """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
+        raise UserError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
     root = Path(root).expanduser()
     tree = root / "json_2.1.1" if (root / "json_2.1.1").is_dir() else root
     if not (tree / split).is_dir():
-        raise FileNotFoundError(f"{tree / split}: no such folder; alfworld-download makes it (see docs/alfworld.md)")
+        raise MissingFileError(f"{tree / split}: no such folder; alfworld-download makes it (see docs/alfworld.md)")
     wanted = [TaskType(task_type).value for task_type in task_types]
     games = []
     trajectories = ((path.relative_to(tree).as_posix(), path) for path in (tree / split).rglob(TRAJECTORY_FILE))
@@ -177,21 +178,21 @@ def find_games(
         if game.exists() and _load(game).get("solvable") is True:
             games.append(game)
     if not games:
-        raise FileNotFoundError(f"{tree / split}: no solvable {GAME_FILE} of these task types; run alfworld-download")
+        raise MissingFileError(f"{tree / split}: no solvable {GAME_FILE} of these task types; run alfworld-download")
     return games
 
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise MissingFileError(f"{path}: no such file")
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: over {MAX_FILE_BYTES} bytes, which no game file is")
+        raise UserError(f"{path}: over {MAX_FILE_BYTES} bytes, which no game file is")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
+        raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path}: not a JSON object")
+        raise UserError(f"{path}: not a JSON object")
     return data
 
 

@@ -19,6 +19,7 @@ from typing import Literal
 from empg.environments.alfworld import tables
 from empg.environments.alfworld.words import display_names
 from empg.environments.alfworld.world import Game, Goal, Item, Receptacle, TaskType
+from empg.errors import UserError
 
 SPLIT_SIZES = {"train": 100_000, "valid_seen": 1_000, "valid_unseen": 1_000}
 RoomSize = Literal["small", "full"]
@@ -53,21 +54,21 @@ def generate(
         task_types: the kinds of tasks, drawn evenly.
 
     Raises:
-        ValueError: if there is no such split or no task type is given.
+        UserError: if there is no such split or no task type is given.
         IndexError: if the index is out of range.
     """
     if split not in SPLIT_SIZES:
-        raise ValueError(f"unknown split {split!r}: one of {', '.join(SPLIT_SIZES)}")
+        raise UserError(f"unknown split {split!r}: one of {', '.join(SPLIT_SIZES)}")
     if not task_types:
-        raise ValueError("task_types is empty")
+        raise UserError("task_types is empty")
     if not 0 <= index < SPLIT_SIZES[split]:
         raise IndexError(f"{split} has tasks 0 to {SPLIT_SIZES[split] - 1}, not {index}")
     kinds = ",".join(sorted(TaskType(task_type).value for task_type in task_types))
-    dice = random.Random(f"alfworld/{split}/{rooms}/{kinds}/{index}")
+    rng = random.Random(f"alfworld/{split}/{rooms}/{kinds}/{index}")
     # Drawn once: redrawing it after a failure would favour the types that fail least.
-    task_type = TaskType(dice.choice(sorted(TaskType(task_type).value for task_type in task_types)))
+    task_type = TaskType(rng.choice(sorted(TaskType(task_type).value for task_type in task_types)))
     for _ in range(_MAX_ATTEMPTS):
-        game = _attempt(dice, split, task_type, rooms)
+        game = _attempt(rng, split, task_type, rooms)
         if game is not None:
             return game
     raise RuntimeError(f"no {task_type.value} game for {split} {index}")  # the tables would have to be very poor
@@ -82,28 +83,28 @@ def held_out(goal: Goal) -> bool:
 @cache
 def furnish(kind: str, number: int, rooms: RoomSize) -> tuple[Receptacle, ...]:
     """The receptacles of one room; the same in every game that plays in it."""
-    dice = random.Random(f"alfworld/room/{kind}/{number}/{rooms}")
+    rng = random.Random(f"alfworld/room/{kind}/{number}/{rooms}")
     places = [(x, y) for x in range(-12, 13) for y in range(-12, 13)]
-    dice.shuffle(places)
+    rng.shuffle(places)
     found = []
     for type_, counts in sorted(tables.ROOMS[kind].items()):
-        for _ in range(dice.randint(*counts[rooms == "full"])):
+        for _ in range(rng.randint(*counts[rooms == "full"])):
             x, y = places.pop()
-            location = f"loc_bar_{_whole(x)}_bar_{_whole(y)}_bar_{dice.randrange(4)}_bar_45"
-            found.append((_thing_id(dice, type_, x, y), type_, location))
+            location = f"loc_bar_{_whole(x)}_bar_{_whole(y)}_bar_{rng.randrange(4)}_bar_45"
+            found.append((_thing_id(rng, type_, x, y), type_, location))
     names = display_names([id for id, _, _ in found])
     return tuple(Receptacle(id, t, names[id], location, t in tables.OPENABLE) for id, t, location in found)
 
 
-def _attempt(dice: random.Random, split: str, task_type: TaskType, rooms: RoomSize) -> Game | None:
+def _attempt(rng: random.Random, split: str, task_type: TaskType, rooms: RoomSize) -> Game | None:
     """One try; None if the room has no such task or its content belongs to another split."""
-    kind = dice.choice(tables.TASK_ROOMS[task_type])
-    number = dice.choice(UNSEEN_ROOMS if split == "valid_unseen" else SEEN_ROOMS)
+    kind = rng.choice(tables.TASK_ROOMS[task_type])
+    number = rng.choice(UNSEEN_ROOMS if split == "valid_unseen" else SEEN_ROOMS)
     receptacles = furnish(kind, number, rooms)
-    goal = _choose_goal(dice, task_type, kind, {r.type for r in receptacles})
+    goal = _choose_goal(rng, task_type, kind, {r.type for r in receptacles})
     if goal is None or held_out(goal) != (split == "valid_unseen"):
         return None
-    placed = _place_items(dice, goal, kind, receptacles, dice.randint(*_ITEMS[rooms]))
+    placed = _place_items(rng, goal, kind, receptacles, rng.randint(*_ITEMS[rooms]))
     if placed is None:
         return None
     room = f"{kind} {number}"
@@ -113,7 +114,7 @@ def _attempt(dice: random.Random, split: str, task_type: TaskType, rooms: RoomSi
         return None
     names = display_names([*(r.id for r in receptacles), *(id for id, _, _ in placed)])
     target = goal.receptacle_type or goal.lamp_type or ""
-    sentence = dice.choice(SENTENCES[task_type]).format(goal.object_type.lower(), target.lower())
+    sentence = rng.choice(SENTENCES[task_type]).format(goal.object_type.lower(), target.lower())
     present = {type_ for _, type_, _ in placed}
     return Game(
         task_id=f"{task_type.value}-{goal.object_type}-{target}-{room.replace(' ', '_')}-{digest[:12]}",
@@ -127,22 +128,22 @@ def _attempt(dice: random.Random, split: str, task_type: TaskType, rooms: RoomSi
     )
 
 
-def _choose_goal(dice: random.Random, task_type: TaskType, kind: str, present: set[str]) -> Goal | None:
+def _choose_goal(rng: random.Random, task_type: TaskType, kind: str, present: set[str]) -> Goal | None:
     homes = tables.HOMES[kind]
     movable = [o for o in homes if o not in tables.LAMPS and any(home in present for home in homes[o])]
     objects = sorted(o for o in movable if o in _NEEDS.get(task_type, movable))
     if not objects:
         return None
-    object_type = dice.choice(objects)
+    object_type = rng.choice(objects)
     if task_type is TaskType.LOOK:
         lamps = [lamp for lamp in tables.LAMPS if any(home in present for home in homes.get(lamp, ()))]
-        return Goal(task_type, object_type, lamp_type=dice.choice(lamps)) if lamps else None
+        return Goal(task_type, object_type, lamp_type=rng.choice(lamps)) if lamps else None
     targets = sorted(r for r in present if object_type in tables.ACCEPTS[r])
-    return Goal(task_type, object_type, dice.choice(targets)) if targets else None
+    return Goal(task_type, object_type, rng.choice(targets)) if targets else None
 
 
 def _place_items(
-    dice: random.Random, goal: Goal, kind: str, receptacles: tuple[Receptacle, ...], count: int
+    rng: random.Random, goal: Goal, kind: str, receptacles: tuple[Receptacle, ...], count: int
 ) -> list[tuple[str, str, str]] | None:
     """(id, type, home id) of every thing; those of the goal's type never begin in a receptacle of the goal's type."""
     homes = tables.HOMES[kind]
@@ -150,24 +151,24 @@ def _place_items(
     if goal.lamp_type is not None:
         wanted.append(goal.lamp_type)
     others = [o for o in sorted(homes) if o not in tables.LAMPS]
-    types = [*wanted, *(dice.choice(others) for _ in range(count - len(wanted)))]
+    types = [*wanted, *(rng.choice(others) for _ in range(count - len(wanted)))]
     placed = []
     for type_ in types:
         avoid = goal.receptacle_type if type_ == goal.object_type else None
         usual = [[r for r in receptacles if r.type == home] for home in homes[type_] if home != avoid]
         usual = [group for group in usual if group]
         unusual = [r for r in receptacles if type_ in tables.ACCEPTS[r.type] and r.type != avoid]
-        if unusual and (not usual or (type_ not in tables.LAMPS and dice.random() < OUT_OF_PLACE)):
-            home = dice.choice(unusual)
+        if unusual and (not usual or (type_ not in tables.LAMPS and rng.random() < OUT_OF_PLACE)):
+            home = rng.choice(unusual)
         elif usual:
             # Each place is half as likely as the one before it.
-            home = dice.choice(dice.choices(usual, [0.5**rank for rank in range(len(usual))])[0])
+            home = rng.choice(rng.choices(usual, [0.5**rank for rank in range(len(usual))])[0])
         elif type_ in wanted:
             return None
         else:
             continue
-        x, y = dice.randint(-299, 299), dice.randint(-299, 299)
-        placed.append((_thing_id(dice, type_, x / 100, y / 100), type_, home.id))
+        x, y = rng.randint(-299, 299), rng.randint(-299, 299)
+        placed.append((_thing_id(rng, type_, x / 100, y / 100), type_, home.id))
     return placed if len({id for id, _, _ in placed}) == len(placed) else None
 
 
@@ -187,9 +188,9 @@ def _item(id: str, type_: str, name: str, home: str) -> Item:
     )
 
 
-def _thing_id(dice: random.Random, type_: str, x: float, y: float) -> str:
+def _thing_id(rng: random.Random, type_: str, x: float, y: float) -> str:
     """An id as ALFRED writes it: type and place. A basin is a part of what holds it."""
-    position = "_bar_".join(_decimal(v) for v in (x, dice.randint(0, 200) / 100, y))
+    position = "_bar_".join(_decimal(v) for v in (x, rng.randint(0, 200) / 100, y))
     if type_.endswith("Basin"):
         return f"{type_.removesuffix('Basin')}_bar_{position}_bar_{type_}"
     return f"{type_}_bar_{position}"

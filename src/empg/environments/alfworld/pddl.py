@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from empg.environments.alfworld.words import display_names
 from empg.environments.alfworld.world import Game, Goal, Item, Receptacle, TaskType
+from empg.errors import UserError
 
 Expression: TypeAlias = "str | list[Expression]"
 
@@ -57,7 +58,7 @@ def problem_text(game: Game) -> str:
     """The PDDL problem of a game, in the dialect of alfworld's domain; the same text for the same game everywhere.
 
     Raises:
-        ValueError: if an id or a type is not a plain PDDL name.
+        UserError: if an id or a type is not a plain PDDL name.
     """
     objects = [
         "agent1 - agent",
@@ -69,7 +70,7 @@ def problem_text(game: Game) -> str:
     ]
     for name in (line.rpartition(" - ")[0] for line in objects):
         if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
-            raise ValueError(f"{game.task_id}: {name!r} is not a plain PDDL name")
+            raise UserError(f"{game.task_id}: {name!r} is not a plain PDDL name")
     facts = ["= (total-cost) 0", *_facts(game)]
     goal = game.goal
     if goal.task_type is TaskType.LOOK:
@@ -133,27 +134,27 @@ def parse_expression(text: str) -> Expression:
     """One s-expression: a symbol is a string, a list is a list. Comments run from ";" to the end of the line.
 
     Raises:
-        ValueError: if the text is not one complete expression, is over 16 million characters, or nests over 64 deep.
+        UserError: if the text is not one complete expression, is over 16 million characters, or nests over 64 deep.
     """
     if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"the PDDL text has {len(text)} characters; at most {MAX_CHARACTERS} are read")
+        raise UserError(f"the PDDL text has {len(text)} characters; at most {MAX_CHARACTERS} are read")
     top: list[Expression] = []
     stack = [top]
     for token in re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text)):
         if token == "(":
             if len(stack) > MAX_DEPTH:
-                raise ValueError(f"the PDDL text nests over {MAX_DEPTH} deep")
+                raise UserError(f"the PDDL text nests over {MAX_DEPTH} deep")
             inner: list[Expression] = []
             stack[-1].append(inner)
             stack.append(inner)
         elif token == ")":
             if len(stack) == 1:
-                raise ValueError("the PDDL text closes a parenthesis that was not opened")
+                raise UserError("the PDDL text closes a parenthesis that was not opened")
             stack.pop()
         else:
             stack[-1].append(token)
     if len(stack) != 1 or len(top) != 1:
-        raise ValueError("the PDDL text is not one complete expression")
+        raise UserError("the PDDL text is not one complete expression")
     return top[0]
 
 
@@ -164,7 +165,7 @@ def parse_problem(text: str, *, task: str, task_id: str, room: str = "") -> Game
     """The game of a PDDL problem; the sentence of the task is not in the problem and must be given.
 
     Raises:
-        ValueError: if the text is not such a problem, or asks for what the six tasks do not have.
+        UserError: if the text is not such a problem, or asks for what the six tasks do not have.
     """
     problem = parse_expression(text)
     sections = {
@@ -174,17 +175,17 @@ def parse_problem(text: str, *, task: str, task_id: str, room: str = "") -> Game
     }
     for name in (":init", ":goal"):
         if name not in sections:
-            raise ValueError(f"the PDDL problem has no {name} section")
+            raise UserError(f"the PDDL problem has no {name} section")
     relations: Relations = {}
     for fact in sections[":init"]:
         symbols = [symbol for symbol in fact if isinstance(symbol, str)] if isinstance(fact, list) else []
         if symbols and len(symbols) == len(fact):
             relations.setdefault(symbols[0].lower(), []).append(tuple(symbols[1:]))
     if relations.get("holds"):
-        raise ValueError("the game begins with a thing in hand, which this engine does not play")
+        raise UserError("the game begins with a thing in hand, which this engine does not play")
     places = _pairs(relations, "atLocation")
     if len(places) != 1:
-        raise ValueError(f"the agent must be at one location, not {len(places)}")
+        raise UserError(f"the agent must be at one location, not {len(places)}")
     types = {id: _bare(type) for id, type in _pairs(relations, "receptacleType")}
     item_types = {id: _bare(type) for id, type in _pairs(relations, "objectType")}
     names = display_names([*types, *item_types])
@@ -207,7 +208,7 @@ def _pairs(relations: Relations, predicate: str) -> list[tuple[str, str]]:
     pairs = []
     for arguments in relations.get(predicate.lower(), []):
         if len(arguments) != 2:
-            raise ValueError(f"{predicate} takes two arguments, not {len(arguments)}: {' '.join(arguments)}")
+            raise UserError(f"{predicate} takes two arguments, not {len(arguments)}: {' '.join(arguments)}")
         pairs.append((arguments[0], arguments[1]))
     return pairs
 
@@ -240,7 +241,7 @@ def _items(relations: Relations, types: dict[str, str], names: dict[str, str]) -
         contents.setdefault(outer, []).append(inner)
     for id in sorted({*homes, *location, *contents}):
         if id not in types:
-            raise ValueError(f"{id} has a place but no objectType")
+            raise UserError(f"{id} has a place but no objectType")
     flags = {flag: _having(relations, predicate) for flag, predicate in _ITEM_FLAGS.items()}
     marks = {mark: _having(relations, predicate) for mark, predicate in _MARKS.items()}
     items = []
@@ -267,7 +268,7 @@ def parse_goal(expression: Expression) -> Goal:
     """The goal of one of the six tasks, whatever the order and nesting of its conditions.
 
     Raises:
-        ValueError: if the conditions are not those of one of the six tasks.
+        UserError: if the conditions are not those of one of the six tasks.
     """
     atoms = list(_atoms(expression))
     predicates = {atom[0] for atom in atoms}
@@ -289,7 +290,7 @@ def parse_goal(expression: Expression) -> Goal:
     count = 2 if task is TaskType.PICK_TWO else 1
     if task is None or len(wanted) != 1 or len(place_types) != 1 or len(item_type) != count:
         spoken = ", ".join(sorted(predicates)) or "nothing"
-        raise ValueError(f"the goal is not that of one of the six tasks; it speaks of {spoken}")
+        raise UserError(f"the goal is not that of one of the six tasks; it speaks of {spoken}")
     return Goal(task, wanted.pop(), place_types.pop())
 
 

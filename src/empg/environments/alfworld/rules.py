@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from empg.environments.alfworld import words
 from empg.environments.alfworld.world import Game, Item, Receptacle, State, TaskType
+from empg.errors import UserError
 
 KNIVES = ("ButterKnife", "Knife")
 
@@ -25,7 +26,7 @@ class Engine:
     """The rules of one game.
 
     Raises:
-        ValueError: if two things have the same id or name, or an item lies in or contains what does not exist.
+        UserError: if two things have the same id or name, or an item lies in or contains what does not exist.
     """
 
     def __init__(self, game: Game) -> None:
@@ -50,16 +51,16 @@ class Engine:
         game = self.game
         things = len(game.items) + len(game.receptacles)
         if len({*self.items, *self.receptacles}) < things:
-            raise ValueError(f"{game.task_id}: two things have the same id")
+            raise UserError(f"{game.task_id}: two things have the same id")
         if len({*self._item_named, *self._receptacle_named}) < things:
-            raise ValueError(f"{game.task_id}: two things have the same name")
+            raise UserError(f"{game.task_id}: two things have the same name")
         for item in game.items:
             for home in (item.home, *item.also_in):
                 if home is not None and home not in self.receptacles:
-                    raise ValueError(f"{game.task_id}: item {item.id} lies in {home}, which is not a receptacle")
+                    raise UserError(f"{game.task_id}: item {item.id} lies in {home}, which is not a receptacle")
             for inner in item.contains:
                 if inner not in self.items:
-                    raise ValueError(f"{game.task_id}: item {item.id} contains {inner}, which is not an item")
+                    raise UserError(f"{game.task_id}: item {item.id} contains {inner}, which is not an item")
 
     def _can_become(self, item: Item) -> bool:
         """Whether an item has the affordance which the goal of its task asks for."""

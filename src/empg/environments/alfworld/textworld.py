@@ -18,6 +18,7 @@ from typing import Any
 
 from empg.environments.alfworld.gamefile import Logic, game_data
 from empg.environments.alfworld.world import Game
+from empg.errors import MissingExtraError
 
 REMEDY = "the textworld backend is not installed: pip install 'empg[textworld]'"
 
@@ -83,7 +84,7 @@ def _new_engine() -> Any:
         from textworld import EnvInfos
         from textworld.envs.pddl import PddlEnv
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{REMEDY} ({error})") from error
+        raise MissingExtraError(f"{REMEDY} ({error})") from error
     return AlfredDemangler(PddlEnv(EnvInfos(admissible_commands=True, won=True)), shuffle=False)
 
 
@@ -113,7 +114,7 @@ def memoise() -> None:
         import fast_downward
         from textworld.envs.pddl import textgen
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{REMEDY} ({error})") from error
+        raise MissingExtraError(f"{REMEDY} ({error})") from error
     fast_downward.pddl2sas = functools.lru_cache(_PROBLEMS_REMEMBERED)(fast_downward.pddl2sas)
     textgen._parse_and_convert = _remembered(textgen._parse_and_convert)
 

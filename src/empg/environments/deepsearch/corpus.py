@@ -24,6 +24,7 @@ from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.retrieval.stored import Progress
 from empg.environments.deepsearch.world import Document
 from empg.environments.publishing import publish
+from empg.errors import MissingFileError, UserError
 
 _log = logging.getLogger(__name__)
 _MAX_TITLE = 500  # characters; a first line that is longer is text
@@ -57,8 +58,8 @@ def read_corpus(path: Path, report: CorpusReport | None = None) -> Iterator[Docu
     `report` is filled on the way; without one, what was left out is a warning in the log.
 
     Raises:
-        FileNotFoundError: there is no such file; the message says what it should hold.
-        ValueError: at the end, no line was a document.
+        MissingFileError: there is no such file; the message says what it should hold.
+        UserError: at the end, no line was a document.
     """
     must_exist(path)
     return _read(path, CorpusReport() if report is None else report, warn=report is None)
@@ -68,10 +69,10 @@ def must_exist(path: Path) -> None:
     """Refuse to go on without a corpus.
 
     Raises:
-        FileNotFoundError: there is no such file; the message says what it should hold.
+        MissingFileError: there is no such file; the message says what it should hold.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'{path} is not there; a corpus is a file of lines {{"id": ..., "contents": ...}}')
+        raise MissingFileError(f'{path} is not there; a corpus is a file of lines {{"id": ..., "contents": ...}}')
 
 
 def _read(path: Path, report: CorpusReport, warn: bool) -> Iterator[Document]:
@@ -88,7 +89,7 @@ def _read(path: Path, report: CorpusReport, warn: bool) -> Iterator[Document]:
             report.kept += 1
             yield document
     if report.kept == before:
-        raise ValueError(f"{path} has no usable document: {report.summary()}")
+        raise UserError(f"{path} has no usable document: {report.summary()}")
     if warn and report.malformed:
         _log.warning("%s: %s", path, report.summary())
 
@@ -97,23 +98,23 @@ def _document(line: bytes, number: int) -> Document:
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError):
-        raise ValueError("not JSON") from None
+        raise UserError("not JSON") from None
     if not isinstance(record, dict):
-        raise ValueError("not an object")
+        raise UserError("not an object")
     name = record.get("id", number)
     if isinstance(name, bool) or not isinstance(name, str | int):
-        raise ValueError("id is no text")
+        raise UserError("id is no text")
     title, text = record.get("title"), record.get("text")
     if text is None:
         text = record.get("contents")
     if not isinstance(text, str):
-        raise ValueError("neither text nor contents")
+        raise UserError("neither text nor contents")
     if title is None:
         title, text = _cut_title(text)
     if not isinstance(title, str):
-        raise ValueError("title is no text")
+        raise UserError("title is no text")
     if not title.strip() and not text.strip():
-        raise ValueError("empty")
+        raise UserError("empty")
     return Document(clean_text(str(name)), clean_text(" ".join(title.split())), clean_text(text))
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from empg.environments.deepsearch.record_files import Unreadable, listed, read_rows
 from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.rows import Unreadable, listed, read_rows
 from empg.environments.deepsearch.world import Document, Hop, Question
+from empg.errors import MissingFileError, UserError
 
 HOMES = {
     "hotpotqa": "https://hotpotqa.github.io",
@@ -81,8 +82,8 @@ def load_questions(path: str | Path, dataset: str = "auto", report: LoadReport |
         report: is filled on the way; without one, what was left out is a warning in the log.
 
     Raises:
-        FileNotFoundError: the file is not there; the message says where to get it.
-        ValueError: there is no such dataset; or, on the way, the file is damaged, of no known form, or has no usable
+        MissingFileError: the file is not there; the message says where to get it.
+        UserError: there is no such dataset; or, on the way, the file is damaged, of no known form, or has no usable
             question.
     """
     file = _find(path, dataset)
@@ -101,8 +102,8 @@ def documents_of(path: str | Path, dataset: str = "auto", report: LoadReport | N
         report: as in `load_questions`; `kept` is not counted.
 
     Raises:
-        FileNotFoundError: see `load_questions`.
-        ValueError: likewise; or the dataset comes without paragraphs.
+        MissingFileError: see `load_questions`.
+        UserError: likewise; or the dataset comes without paragraphs.
     """
     file = _find(path, dataset)
     return _documents(file, dataset, LoadReport() if report is None else report, warn=report is None)
@@ -110,12 +111,12 @@ def documents_of(path: str | Path, dataset: str = "auto", report: LoadReport | N
 
 def _find(path: str | Path, dataset: str) -> Path:
     if dataset != "auto" and dataset not in HOMES:
-        raise ValueError(f"dataset={dataset!r}: one of auto, {', '.join(HOMES)}")
+        raise UserError(f"dataset={dataset!r}: one of auto, {', '.join(HOMES)}")
     file = Path(path)
     if not file.is_file():
         shown = HOMES if dataset == "auto" else {dataset: HOMES[dataset]}
         places = "; ".join(f"{name}: {home}" for name, home in shown.items())
-        raise FileNotFoundError(f"{file} is not there, or is no file. It does not ship with this package; get {places}")
+        raise MissingFileError(f"{file} is not there, or is no file. It does not ship with this package; get {places}")
     return file
 
 
@@ -133,7 +134,7 @@ def _questions(path: Path, dataset: str, report: LoadReport, warn: bool) -> Iter
         report.kept += 1
         yield question
     if report.kept == before:
-        raise ValueError(f"{path} has no usable question: {report.summary()}")
+        raise UserError(f"{path} has no usable question: {report.summary()}")
     if warn and (report.malformed or report.unanswerable):
         _log.warning("%s: %s", path, report.summary())
 
@@ -143,7 +144,7 @@ def _documents(path: Path, dataset: str, report: LoadReport, warn: bool) -> Iter
     source = dataset
     for row, record, source in _recognised(path, dataset, report):
         if source not in WITH_CONTEXT:
-            raise ValueError(f"{path} is of {source}, which has no paragraphs: only {', '.join(WITH_CONTEXT)} have")
+            raise UserError(f"{path} is of {source}, which has no paragraphs: only {', '.join(WITH_CONTEXT)} have")
         try:
             paragraphs = _paragraphs(record)
         except _Malformed as error:
@@ -152,7 +153,7 @@ def _documents(path: Path, dataset: str, report: LoadReport, warn: bool) -> Iter
         for title, text in paragraphs:
             pages.setdefault(title, {})[text] = None
     if not pages:
-        raise ValueError(f"{path} has no usable paragraph: {report.summary()}")
+        raise UserError(f"{path} has no usable paragraph: {report.summary()}")
     if warn and report.malformed:
         _log.warning("%s: %s", path, report.summary())
     for title, texts in pages.items():
@@ -182,7 +183,7 @@ def _recognised(path: Path, dataset: str, report: LoadReport) -> Iterator[tuple[
             else:
                 yield row, lower, name
     if name is None:
-        raise ValueError(f"{path} shows no dataset in any record: {report.summary()}; name it (dataset=...)")
+        raise UserError(f"{path} shows no dataset in any record: {report.summary()}; name it (dataset=...)")
 
 
 def _recognise(record: Mapping[str, Any], lower: Mapping[str, Any]) -> str | None:

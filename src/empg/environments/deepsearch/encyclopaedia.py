@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from empg.environments.deepsearch import names
 from empg.environments.deepsearch.relations import RELATIONS, number, plainly
 from empg.environments.deepsearch.world import Document
+from empg.errors import UserError
 
 Wording = Literal["varied", "plain"]
 SHARES = {"person": 0.40, "town": 0.16, "company": 0.12, "book": 0.12, "film": 0.10, "river": 0.05, "award": 0.05}
@@ -68,52 +69,52 @@ def make_encyclopaedia(pages: int = 2_000, seed: int = 0, wording: Wording = "va
     a small model learns to quote.
 
     Raises:
-        ValueError: `pages` is less than 50, too few for every kind of question; or there is no such wording.
+        UserError: `pages` is less than 50, too few for every kind of question; or there is no such wording.
     """
     if wording not in get_args(Wording):
-        raise ValueError(f"wording={wording!r}: one of {', '.join(get_args(Wording))}")
+        raise UserError(f"wording={wording!r}: one of {', '.join(get_args(Wording))}")
     if pages < _SMALLEST:
-        raise ValueError(f"pages={pages}: at least {_SMALLEST}")
-    dice = random.Random(f"encyclopaedia {seed}")
+        raise UserError(f"pages={pages}: at least {_SMALLEST}")
+    rng = random.Random(f"encyclopaedia {seed}")
     counts = {kind: max(2, round(pages * share)) for kind, share in SHARES.items()}
     counts["person"] += pages - sum(counts.values())
-    by_kind = {kind: tuple(_named(kind, count, dice)) for kind, count in counts.items()}
-    _relate(by_kind, dice)
+    by_kind = {kind: tuple(_named(kind, count, rng)) for kind, count in counts.items()}
+    _relate(by_kind, rng)
     everyone = [entity for kind in SHARES for entity in by_kind[kind]]
     _tell_apart(everyone)
-    _give_aliases(everyone, dice)
+    _give_aliases(everyone, rng)
     return Encyclopaedia(by_kind, wording)
 
 
-def _named(kind: str, count: int, dice: random.Random) -> list[Entity]:
+def _named(kind: str, count: int, rng: random.Random) -> list[Entity]:
     entities: list[Entity] = []
     for index in range(count):
-        namesake = kind == "person" and index > 0 and dice.random() < _NAMESAKE
-        name = dice.choice(entities).name if namesake else _NAME[kind](dice)
-        entities.append(Entity(kind, name, trade=dice.choice(_TRADES) if kind == "person" else ""))
+        namesake = kind == "person" and index > 0 and rng.random() < _NAMESAKE
+        name = rng.choice(entities).name if namesake else _NAME[kind](rng)
+        entities.append(Entity(kind, name, trade=rng.choice(_TRADES) if kind == "person" else ""))
     return entities
 
 
-def _relate(by_kind: Mapping[str, tuple[Entity, ...]], dice: random.Random) -> None:
+def _relate(by_kind: Mapping[str, tuple[Entity, ...]], rng: random.Random) -> None:
     """Give every entity its facts, at random but for those that must agree."""
     for relation in RELATIONS:
         target = relation.target
         choices: Sequence[Entity | int] = by_kind[target] if isinstance(target, str) else target
         for entity in by_kind[relation.kind]:
-            entity.facts[relation.name] = dice.choice(choices)
-    _choose_teachers(by_kind["person"], dice)
-    mouths = dice.sample(by_kind["town"], len(by_kind["river"]))
+            entity.facts[relation.name] = rng.choice(choices)
+    _choose_teachers(by_kind["person"], rng)
+    mouths = rng.sample(by_kind["town"], len(by_kind["river"]))
     for river, town in zip(by_kind["river"], mouths, strict=True):
         river.facts["mouth"], town.facts["river"] = town, river
     for film in by_kind["film"]:
         book = film.facts["source"]
-        if dice.random() >= _FROM_A_BOOK:
+        if rng.random() >= _FROM_A_BOOK:
             del film.facts["source"]
-        elif isinstance(book, Entity) and dice.random() < 0.5:
+        elif isinstance(book, Entity) and rng.random() < 0.5:
             film.name = book.name
 
 
-def _choose_teachers(people: tuple[Entity, ...], dice: random.Random) -> None:
+def _choose_teachers(people: tuple[Entity, ...], rng: random.Random) -> None:
     """Everyone was taught by someone born in an earlier year; the eldest by nobody."""
 
     def born(person: Entity) -> int:
@@ -126,7 +127,7 @@ def _choose_teachers(people: tuple[Entity, ...], dice: random.Random) -> None:
     for person in people:
         elders = bisect_left(years, born(person))
         if elders:
-            person.facts["teacher"] = by_age[dice.randrange(elders)]
+            person.facts["teacher"] = by_age[rng.randrange(elders)]
         else:
             del person.facts["teacher"]
 
@@ -146,13 +147,13 @@ def _tell_apart(entities: list[Entity]) -> None:
         entity.title = title if taken[title] == 1 else f"{title[:-1]} {taken[title]})"
 
 
-def _give_aliases(entities: list[Entity], dice: random.Random) -> None:
+def _give_aliases(entities: list[Entity], rng: random.Random) -> None:
     taken = {entity.name for entity in entities}
     for entity in entities:
-        if entity.kind not in ("person", "company") or dice.random() >= _ALIASED:
+        if entity.kind not in ("person", "company") or rng.random() >= _ALIASED:
             continue
-        initials = "".join(word[0] for word in entity.name.split()) + str(dice.randint(10, 99))
-        alias = names.nickname(dice, entity.name) if entity.kind == "person" else initials
+        initials = "".join(word[0] for word in entity.name.split()) + str(rng.randint(10, 99))
+        alias = names.nickname(rng, entity.name) if entity.kind == "person" else initials
         if alias not in taken:
             taken.add(alias)
             entity.alias = alias

@@ -25,6 +25,7 @@ from empg.environments.deepsearch.actions import (
 from empg.environments.deepsearch.expert import SearchingExpert
 from empg.environments.deepsearch.sources import Source, open_source
 from empg.environments.deepsearch.world import Document, NoVerdict, Question, RetrievalError, State
+from empg.errors import UserError
 
 _REMEMBERED = 1_000  # documents that an episode found and can open by name
 Observation = Literal["list", "passages"]
@@ -52,7 +53,7 @@ class DeepSearchEnv(TextEnvironment):
         world: the rest goes to `sources.open_source`.
 
     Raises:
-        ValueError: an argument is not one of the above, or the data has no such split; the message names it.
+        UserError: an argument is not one of the above, or the data has no such split; the message names it.
         OSError: a file cannot be read.
     """
 
@@ -74,7 +75,7 @@ class DeepSearchEnv(TextEnvironment):
             ("reward", reward, get_args(Reward)),
         ):
             if value not in allowed:
-                raise ValueError(f"{name}={value!r}: one of {', '.join(allowed)}")
+                raise UserError(f"{name}={value!r}: one of {', '.join(allowed)}")
         for name, number, highest in (
             ("max_steps", max_steps, 10_000),
             ("results", results, 100),
@@ -82,17 +83,17 @@ class DeepSearchEnv(TextEnvironment):
             ("page_words", page_words, 100_000),
         ):
             if not isinstance(number, int) or not 1 <= number <= highest:
-                raise ValueError(f"{name}={number!r}: a whole number from 1 to {highest:,}")
+                raise UserError(f"{name}={number!r}: a whole number from 1 to {highest:,}")
         if isinstance(data, Source) and world:
-            raise ValueError(f"{', '.join(sorted(world))}: a ready source takes no options")
+            raise UserError(f"{', '.join(sorted(world))}: a ready source takes no options")
         self.source = data if isinstance(data, Source) else open_source(data, **world)
         if split not in self.source.questions:
-            raise ValueError(f"split={split!r}: one of {', '.join(self.source.questions)}")
+            raise UserError(f"split={split!r}: one of {', '.join(self.source.questions)}")
         self.split, self.max_steps, self._observation, self._reward = split, max_steps, observation, reward
         self._results, self._snippet_words, self._page_words = results, snippet_words, page_words
         self._questions: Sequence[Question] = self.source.questions[split]
         if not self._questions:
-            raise ValueError(f"split={split!r} has no questions")
+            raise UserError(f"split={split!r} has no questions")
         self.observation_space = AnyText(10_000_000)
         self.action_space = AnyText(1_000)
         self.state = State()
@@ -154,10 +155,10 @@ class DeepSearchEnv(TextEnvironment):
         """A fresh expert for the episode that was just reset.
 
         Raises:
-            ValueError: the question comes without a gold chain. Who knows the answer only could but teach to guess.
+            UserError: the question comes without a gold chain. Who knows the answer only could but teach to guess.
         """
         if not self.question.hops:
-            raise ValueError(
+            raise UserError(
                 f"question {self.question.id:.80} of {self.question.source:.80} has no gold chain, so there is no "
                 "expert to imitate or to watch: leave out warm_start, or choose kinds of questions that have one"
             )

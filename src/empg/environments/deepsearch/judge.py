@@ -19,11 +19,12 @@ from typing import Any
 
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.retrieval.transport import Manners, Outside, read_variable
+from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy, read_variable
 from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
+from empg.errors import UserError
 
 KEY_VARIABLE = "JUDGE_API_KEY"
-MANNERS = Manners(timeout=60.0)  # judges are slower than searches
+REQUEST_POLICY = RequestPolicy(timeout=60.0)  # judges are slower than searches
 MAX_ANSWER = 2_000  # characters of a given answer; the rest is cut
 MAX_GOLDS = 50  # right answers that the judge is shown
 _MAX_ECHO = 500  # characters of an unreadable verdict that the reminder repeats
@@ -49,14 +50,14 @@ class Judge:
         model: its name there.
         key_variable: the environment variable that holds the key; None sends none, as for a server of one's own.
         cache: a folder that keeps verdicts by model, prompt, question, answer and right answers; None asks every time.
-        manners: time-outs, attempts and rate. By default a minute an attempt.
+        request_policy: time-outs, attempts and rate. By default a minute an attempt.
         max_tokens: of a verdict; more for a model that thinks first.
 
     Attributes:
         report: what was done so far.
 
     Raises:
-        ValueError: the url is none of http or https, the model has no name, or the variable is not set.
+        UserError: the url is none of http or https, the model has no name, or the variable is not set.
     """
 
     def __init__(
@@ -66,13 +67,13 @@ class Judge:
         *,
         key_variable: str | None = KEY_VARIABLE,
         cache: Path | None = None,
-        manners: Manners = MANNERS,
+        request_policy: RequestPolicy = REQUEST_POLICY,
         max_tokens: int = 16,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is no address of a judge: give https://HOST/v1")
+            raise UserError(f"{url!r} is no address of a judge: give https://HOST/v1")
         if not model:
-            raise ValueError("the judge's model is not named")
+            raise UserError("the judge's model is not named")
         self.report = JudgeReport()
         path = "/chat/completions"
         self._url = url if url.endswith(path) else url.rstrip("/") + path
@@ -84,7 +85,7 @@ class Judge:
         self._prompt = resources.files(__package__).joinpath("judge.txt").read_text(encoding="utf-8")
         self._prompt_hash = hashlib.sha256(f"{self._prompt}\n{_REMINDER}".encode()).hexdigest()
         self._cache = None if cache is None else DiskCache(cache)
-        self._outside = Outside(manners)
+        self._http = HttpClient(request_policy)
         self._counting = threading.Lock()
 
     def __call__(self, question: Question, answer: str) -> float:
@@ -132,7 +133,7 @@ class Judge:
         for _ in range(2):
             self._count(asked=1)
             payload = {"model": self._model, "messages": messages, "temperature": 0, "max_tokens": self._max_tokens}
-            said = read_reply(self._outside.json("POST", self._url, headers=self._headers, payload=payload))
+            said = read_reply(self._http.json("POST", self._url, headers=self._headers, payload=payload))
             verdict = read_verdict(said)
             if verdict is not None:
                 return verdict

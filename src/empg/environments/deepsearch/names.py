@@ -60,39 +60,39 @@ _NOUNS = _words("""
 _LETTERS = "BCDEFGHJKLMNOPRSTUVW"  # "A." is an article to the scoring of answers
 
 
-def person(dice: random.Random) -> str:
+def person(rng: random.Random) -> str:
     """A first name and a last name; one in ten has a middle initial."""
-    initial = f"{dice.choice(_LETTERS)}. " if dice.random() < 0.1 else ""
-    return f"{dice.choice(_FIRST)} {initial}{dice.choice(_LAST)}"
+    initial = f"{rng.choice(_LETTERS)}. " if rng.random() < 0.1 else ""
+    return f"{rng.choice(_FIRST)} {initial}{rng.choice(_LAST)}"
 
 
-def town(dice: random.Random) -> str:
+def town(rng: random.Random) -> str:
     """One word of two parts."""
-    return dice.choice(_PLACE_BEGINS) + dice.choice(_PLACE_ENDS)
+    return rng.choice(_PLACE_BEGINS) + rng.choice(_PLACE_ENDS)
 
 
-def river(dice: random.Random) -> str:
+def river(rng: random.Random) -> str:
     """Two syllables; two in three say which of those that share them."""
-    kind = f"{dice.choice(_RIVER_KINDS)} " if dice.random() < 2 / 3 else ""
-    return f"{kind}{dice.choice(_RIVER_BEGINS)}{dice.choice(_RIVER_ENDS)}"
+    kind = f"{rng.choice(_RIVER_KINDS)} " if rng.random() < 2 / 3 else ""
+    return f"{kind}{rng.choice(_RIVER_BEGINS)}{rng.choice(_RIVER_ENDS)}"
 
 
-def company(dice: random.Random) -> str:
+def company(rng: random.Random) -> str:
     """A last name or a place, and a trade."""
-    head = dice.choice(_LAST) if dice.random() < 0.6 else town(dice)
-    return f"{head} {dice.choice(_COMPANY_ENDS)}"
+    head = rng.choice(_LAST) if rng.random() < 0.6 else town(rng)
+    return f"{head} {rng.choice(_COMPANY_ENDS)}"
 
 
-def work(dice: random.Random) -> str:
+def work(rng: random.Random) -> str:
     """The title of a book or film."""
-    return f"{dice.choice(_ADJECTIVES)} {dice.choice(_NOUNS)}"
+    return f"{rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}"
 
 
-def award(dice: random.Random) -> str:
+def award(rng: random.Random) -> str:
     """A prize named after someone."""
-    return f"{dice.choice(_LAST)} {dice.choice(('Prize', 'Medal', 'Award', 'Cup'))}"
+    return f"{rng.choice(_LAST)} {rng.choice(('Prize', 'Medal', 'Award', 'Cup'))}"
 
 
-def nickname(dice: random.Random, name: str) -> str:
+def nickname(rng: random.Random, name: str) -> str:
     """Another name of the person `name`."""
-    return f"{dice.choice(_ADJECTIVES)} {name.split()[-1]}"
+    return f"{rng.choice(_ADJECTIVES)} {name.split()[-1]}"

@@ -7,22 +7,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from empg.errors import UserError
+
 if TYPE_CHECKING:
-    from empg.environments.deepsearch.retrieval.transport import Manners
+    from empg.environments.deepsearch.retrieval.transport import RequestPolicy
 
 Pooling = Literal["mean", "cls"]
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """How other machines are asked, where it differs from what is usual (`transport.Manners`)."""
+    """How other machines are asked, where it differs from what is usual (`transport.RequestPolicy`)."""
 
     per_second: float | None = None
     timeout: float | None = None
     attempts: int | None = None
 
-    def over(self, usual: Manners) -> Manners:
-        """The usual manners with these in their place."""
+    def over(self, usual: RequestPolicy) -> RequestPolicy:
+        """The usual request_policy with these in their place."""
         return replace(
             usual,
             per_second=usual.per_second if self.per_second is None else self.per_second,
@@ -66,16 +68,16 @@ class Searching:
 
     def __post_init__(self) -> None:
         if self.faiss is not None and self.retriever != "dense":
-            raise ValueError(f"faiss={self.faiss!r} is for retriever='dense', this is {self.retriever!r}")
+            raise UserError(f"faiss={self.faiss!r} is for retriever='dense', this is {self.retriever!r}")
         if self.retriever == "dense" and self.encoder is None:
-            raise ValueError("retriever='dense' needs encoder: the folder of a sentence-embedding model")
+            raise UserError("retriever='dense' needs encoder: the folder of a sentence-embedding model")
 
 
 def read_searching(retriever: Any, encoder: Any, faiss: Any, requests: Any, cache: Any) -> Searching:
     """The options of a recipe, checked.
 
     Raises:
-        ValueError: one of them is of another kind, or is not known; the message names it.
+        UserError: one of them is of another kind, or is not known; the message names it.
     """
     return Searching(
         text("retriever", retriever),
@@ -90,7 +92,7 @@ def read_requests(name: str, said: Any) -> Requests:
     """`{per_second, timeout, attempts}`, each of them optional.
 
     Raises:
-        ValueError: it is something else; the message names the key.
+        UserError: it is something else; the message names the key.
     """
     known = _mapping(name, {} if said is None else said, ("per_second", "timeout", "attempts"))
     per_second, timeout, attempts = (known.get(key) for key in ("per_second", "timeout", "attempts"))
@@ -107,10 +109,10 @@ def _read_encoder(said: Any) -> Embedding | None:
     keys = ("folder", "query_prefix", "document_prefix", "pooling", "max_tokens", "device")
     known = _mapping("encoder", {"folder": said} if isinstance(said, str) else said, keys)
     if "folder" not in known:
-        raise ValueError("encoder.folder is not given: name the folder of a sentence-embedding model")
+        raise UserError("encoder.folder is not given: name the folder of a sentence-embedding model")
     pooling, max_tokens = known.get("pooling"), known.get("max_tokens")
     if pooling is not None and pooling not in get_args(Pooling):
-        raise ValueError(f"encoder.pooling={pooling!r:.80}: one of {', '.join(get_args(Pooling))}")
+        raise UserError(f"encoder.pooling={pooling!r:.80}: one of {', '.join(get_args(Pooling))}")
     return Embedding(
         Path(text("encoder.folder", known["folder"])),
         text("encoder.query_prefix", known.get("query_prefix", ""), empty=True),
@@ -125,10 +127,10 @@ def text(name: str, value: Any, *, empty: bool = False) -> str:
     """A text.
 
     Raises:
-        ValueError: it is something else.
+        UserError: it is something else.
     """
     if not isinstance(value, str) or not (value or empty):
-        raise ValueError(f"{name}={value!r:.80}: a text is needed")
+        raise UserError(f"{name}={value!r:.80}: a text is needed")
     return value
 
 
@@ -136,11 +138,11 @@ def whole(name: str, value: Any, lowest: int | None = None) -> int:
     """A whole number.
 
     Raises:
-        ValueError: it is something else, or below the lowest.
+        UserError: it is something else, or below the lowest.
     """
     if isinstance(value, bool) or not isinstance(value, int) or (lowest is not None and value < lowest):
         least = "" if lowest is None else f", at least {lowest}"
-        raise ValueError(f"{name}={value!r:.80}: a whole number is needed{least}")
+        raise UserError(f"{name}={value!r:.80}: a whole number is needed{least}")
     return value
 
 
@@ -148,17 +150,17 @@ def number(name: str, value: Any) -> float:
     """A positive number.
 
     Raises:
-        ValueError: it is something else.
+        UserError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ValueError(f"{name}={value!r:.80}: a positive number is needed")
+        raise UserError(f"{name}={value!r:.80}: a positive number is needed")
     return float(value)
 
 
 def _mapping(name: str, value: Any, keys: tuple[str, ...]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name}={value!r:.80}: a mapping is needed (known: {', '.join(keys)})")
+        raise UserError(f"{name}={value!r:.80}: a mapping is needed (known: {', '.join(keys)})")
     unknown = [key for key in value if key not in keys]
     if unknown:
-        raise ValueError(f"{name}.{unknown[0]!s:.80} is not known (known: {', '.join(keys)})")
+        raise UserError(f"{name}.{unknown[0]!s:.80} is not known (known: {', '.join(keys)})")
     return value

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from empg.environments.deepsearch.datasets import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, load_questions
+from empg.errors import MissingFileError, UserError
 
 Files = tuple[tuple[str, tuple[str, ...]], ...]
 """By split, its files."""
@@ -22,23 +23,23 @@ def read_places(data: Any) -> tuple[Files, str | None]:
     """The files of each split, and the corpus.
 
     Raises:
-        ValueError: it says something else, or names a file twice: what is trained on must not be what is tested on.
-        FileNotFoundError: there is no such folder.
+        UserError: it says something else, or names a file twice: what is trained on must not be what is tested on.
+        MissingFileError: there is no such folder.
     """
     if not isinstance(data, Mapping) or not set(data) <= {"questions", "corpus"}:
-        raise ValueError(f"data has questions and corpus, as in {_EXAMPLE}")
+        raise UserError(f"data has questions and corpus, as in {_EXAMPLE}")
     corpus, questions = data.get("corpus"), data.get("questions")
     if not (corpus is None or isinstance(corpus, str)):
-        raise ValueError(f"data.corpus names one file, as in {_EXAMPLE}")
+        raise UserError(f"data.corpus names one file, as in {_EXAMPLE}")
     if isinstance(questions, str) and Path(questions).suffix.lower() not in _KINDS:
         return arrange(Path(questions)), corpus
     if not isinstance(questions, Mapping) or not questions:
-        raise ValueError(f"data.questions names files by split, or one folder of published files, as in {_EXAMPLE}")
+        raise UserError(f"data.questions names files by split, or one folder of published files, as in {_EXAMPLE}")
     files = []
     for split, named in questions.items():
         paths = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list | tuple) else ()
         if not isinstance(split, str) or not paths or not all(isinstance(path, str) for path in paths):
-            raise ValueError(f"data.questions.{split} is a file or a list of files, as in {_EXAMPLE}")
+            raise UserError(f"data.questions.{split} is a file or a list of files, as in {_EXAMPLE}")
         files.append((split, paths))
     _check_apart(files)
     return tuple(files), corpus
@@ -53,11 +54,11 @@ def arrange(folder: Path) -> Files:
     Its dataset shows in its records, else in the name of its folder. Files of other datasets are left alone.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: no file in it is of one of those datasets, or one of the files has no questions.
+        MissingFileError: there is no such folder.
+        UserError: no file in it is of one of those datasets, or one of the files has no questions.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; data.questions names files by split, as in {_EXAMPLE}")
+        raise MissingFileError(f"{folder} is no folder; data.questions names files by split, as in {_EXAMPLE}")
     splits: dict[str, list[str]] = {"train": [], "test_id": [], "test_ood": []}
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _KINDS and path.is_file()):
         dataset, trains = _dataset(path), "train" in path.stem.lower()
@@ -68,7 +69,7 @@ def arrange(folder: Path) -> Files:
     found = tuple((split, tuple(paths)) for split, paths in splits.items() if paths)
     if not found:
         known = ", ".join((*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION))
-        raise ValueError(f"{folder} has no files of the paper's datasets ({known}); name your files by split")
+        raise UserError(f"{folder} has no files of the paper's datasets ({known}); name your files by split")
     return found
 
 
@@ -84,8 +85,8 @@ def _check_apart(files: list[tuple[str, tuple[str, ...]]]) -> None:
         for path in paths:
             before = where.setdefault(os.path.realpath(path), split)
             if before != split:
-                raise ValueError(
+                raise UserError(
                     f"data.questions: {path} is given for {before} and for {split}; splits must not overlap"
                 )
         if len({os.path.realpath(path) for path in paths}) < len(paths):
-            raise ValueError(f"data.questions.{split} names a file twice")
+            raise UserError(f"data.questions.{split} names a file twice")

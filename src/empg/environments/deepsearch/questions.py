@@ -20,6 +20,7 @@ from itertools import pairwise
 from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, Entity
 from empg.environments.deepsearch.relations import INVERSE, RELATION, RELATIONS, number, plainly
 from empg.environments.deepsearch.world import Hop, Question
+from empg.errors import UserError
 
 SPLITS = ("train", "valid_id", "valid_ood")
 KINDS = ("1-hop", "2-hop bridge", "3-hop bridge", "4-hop bridge", "comparison", "bridge-comparison")
@@ -56,7 +57,7 @@ def compositions(kinds: Sequence[str] = KINDS) -> tuple[tuple[Composition, ...],
     """The trained and the held-out compositions of those kinds.
 
     Raises:
-        ValueError: there is no such kind.
+        UserError: there is no such kind.
     """
     check_kinds(kinds, KINDS)
     every = [composition for kind in KINDS if kind in kinds for composition in _of_kind(kind)]
@@ -68,11 +69,11 @@ def check_kinds(kinds: Sequence[str], known: Sequence[str]) -> None:
     """Refuse kinds of questions that a world does not have.
 
     Raises:
-        ValueError: one is not `known`.
+        UserError: one is not `known`.
     """
     for kind in kinds:
         if kind not in known:
-            raise ValueError(f"kinds: there is no {kind!r}; choose from {', '.join(known)}")
+            raise UserError(f"kinds: there is no {kind!r}; choose from {', '.join(known)}")
 
 
 def of_split(
@@ -81,15 +82,15 @@ def of_split(
     """What a split's questions are composed of, kind by kind: the kinds take turns.
 
     Raises:
-        ValueError: there is no such split, or nothing is held out of these kinds.
+        UserError: there is no such split, or nothing is held out of these kinds.
     """
     if split not in SPLITS:
-        raise ValueError(f"split={split!r}: one of {', '.join(SPLITS)}")
+        raise UserError(f"split={split!r}: one of {', '.join(SPLITS)}")
     by_kind: dict[str, list[Composition]] = {}
     for composition in held_out if split == "valid_ood" else trained:
         by_kind.setdefault(composition.kind, []).append(composition)
     if not by_kind:
-        raise ValueError(f"kinds={list(kinds)}: nothing for {split}; add a kind, such as '2-hop bridge'")
+        raise UserError(f"kinds={list(kinds)}: nothing for {split}; add a kind, such as '2-hop bridge'")
     return list(by_kind.values())
 
 
@@ -106,17 +107,17 @@ def make_questions(
         seed: of the choice.
 
     Raises:
-        ValueError: there is no such split or kind, or nothing is held out of these kinds.
+        UserError: there is no such split or kind, or nothing is held out of these kinds.
     """
     by_kind = of_split(split, kinds, *compositions(kinds))
     pages = sum(len(entities) for entities in world.by_kind.values())
     wanted = count if count is not None else 4 * pages if split == "train" else max(500, pages // 4)
-    dice = random.Random(f"questions {seed} {split}")
+    rng = random.Random(f"questions {seed} {split}")
     questions: dict[str, Question] = {}
     for attempt in range(12 * wanted):  # a small world runs out of questions
         if len(questions) == wanted:
             break
-        question = _draw(world, dice.choice(by_kind[attempt % len(by_kind)]), split, dice)
+        question = _draw(world, rng.choice(by_kind[attempt % len(by_kind)]), split, rng)
         if question is not None:
             questions.setdefault(question.id, question)
     return tuple(questions.values())
@@ -155,17 +156,17 @@ def _is_held_out(composition: Composition) -> bool:
     return composition.kind == "4-hop bridge" or not _UNSEEN.isdisjoint((composition, *pairs))
 
 
-def _draw(world: Encyclopaedia, composition: Composition, split: str, dice: random.Random) -> Question | None:
+def _draw(world: Encyclopaedia, composition: Composition, split: str, rng: random.Random) -> Question | None:
     """A question of that form about random entities; None where they have no such facts, or belong to another split."""
     roots = world.by_kind[RELATION[composition.relations[0]].kind]
     if not composition.kind.endswith("comparison"):
-        return _bridge(composition, dice.choice(roots), split, dice)
-    first, second = dice.choice(roots), dice.choice(roots)
+        return _bridge(composition, rng.choice(roots), split, rng)
+    first, second = rng.choice(roots), rng.choice(roots)
     # Namesakes are not compared: the name that they share would be right whichever is asked for.
     return None if first.name == second.name else _comparison(composition, first, second, split)
 
 
-def _bridge(composition: Composition, root: Entity, split: str, dice: random.Random) -> Question | None:
+def _bridge(composition: Composition, root: Entity, split: str, rng: random.Random) -> Question | None:
     hops = _hops(root, composition.relations)
     if hops is None or _belongs_elsewhere(composition, root.title, split):
         return None

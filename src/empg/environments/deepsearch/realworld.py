@@ -128,7 +128,7 @@ def country_compositions(kinds: Sequence[str] = KINDS) -> tuple[tuple[Compositio
     """The trained and the held-out compositions of those kinds.
 
     Raises:
-        ValueError: there is no such kind.
+        UserError: there is no such kind.
     """
     check_kinds(kinds, KINDS)
     trained = [Composition("1-hop", (relation.name,)) for relation in RELATIONS]
@@ -158,27 +158,27 @@ def make_country_questions(
         seed: of the choice.
 
     Raises:
-        ValueError: there is no such split or kind, or nothing is held out of these kinds.
+        UserError: there is no such split or kind, or nothing is held out of these kinds.
     """
     by_kind = of_split(split, kinds, *country_compositions(kinds))
     wanted = _COUNTS[split] if count is None else count
-    dice = random.Random(f"countries {seed} {split}")
+    rng = random.Random(f"countries {seed} {split}")
     questions: dict[str, Question] = {}
     for turn in range(2 * wanted):  # the world has only so many countries
         if len(questions) == wanted:
             break
         lap, kind = divmod(turn, len(by_kind))
         composition = by_kind[kind][lap % len(by_kind[kind])]
-        drawn = (_draw(composition, split, dice) for _ in range(_TRIES))
+        drawn = (_draw(composition, split, rng) for _ in range(_TRIES))
         question = next((question for question in drawn if question and question.id not in questions), None)
         if question is not None:
             questions[question.id] = question
     return tuple(questions.values())
 
 
-def _draw(composition: Composition, split: str, dice: random.Random) -> Question | None:
+def _draw(composition: Composition, split: str, rng: random.Random) -> Question | None:
     """A question of that form about random countries; None where they lack the facts, or belong to another split."""
-    first, second = dice.sample(load_countries(), 2)
+    first, second = rng.sample(load_countries(), 2)
     asked = (first, second) if composition.kind == "comparison" else (first,)
     key = f"{composition!r} {' | '.join(sorted(country.name for country in asked))}"
     validates = hashlib.sha256(key.encode()).digest()[0] < 256 * _FOR_VALIDATION

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from empg.environments.deepsearch.corpus import Titles, must_exist, open_titles, read_corpus
-from empg.environments.deepsearch.indexing import IndexingBar
 from empg.environments.deepsearch.options import Searching
+from empg.environments.deepsearch.progress_bar import IndexingBar
 from empg.environments.deepsearch.retrieval.stored import Progress, fingerprint_files, open_documents
 from empg.environments.deepsearch.world import Document, Library, Retriever
+from empg.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
     from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
@@ -46,7 +47,7 @@ def corpus_file(path: Path) -> Corpus:
     """The documents of a file of JSON lines, see `corpus.read_corpus`; their index is kept beside it.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
     """
     must_exist(path)
     return Corpus(partial(read_corpus, path), partial(fingerprint_files, path), folder=path.parent / "empg-index")
@@ -61,21 +62,21 @@ def open_search(how: Searching, corpus: Corpus | None) -> tuple[Retriever, Libra
             search listed. Of the web it is not asked.
 
     Raises:
-        ValueError: there is no such retriever, or something it needs is not given; the message names it.
-        FileNotFoundError: the encoder's folder holds no model, or the corpus is not there.
-        ImportError: the retriever's package is not installed.
+        UserError: there is no such retriever, or something it needs is not given; the message names it.
+        MissingFileError: the encoder's folder holds no model, or the corpus is not there.
+        MissingExtraError: the retriever's package is not installed.
     """
     if how.retriever.startswith(("http://", "https://")):
-        from empg.environments.deepsearch.retrieval.served import MANNERS, ServedRetriever
+        from empg.environments.deepsearch.retrieval.served import REQUEST_POLICY, ServedRetriever
 
-        served = ServedRetriever(how.retriever, how.cache, how.requests.over(MANNERS))
+        served = ServedRetriever(how.retriever, how.cache, how.requests.over(REQUEST_POLICY))
         return served, None if corpus is None else _pages(corpus, how.cache or corpus.folder)
     if how.retriever not in LOCAL:
         return _web(how)
     if corpus is None:
-        raise ValueError(f"retriever={how.retriever!r} searches a corpus: give data.corpus")
+        raise UserError(f"retriever={how.retriever!r} searches a corpus: give data.corpus")
     if how.faiss is not None and find_spec("faiss") is None:
-        raise ImportError("faiss is not installed: pip install 'empg[dense]'")
+        raise MissingExtraError("faiss is not installed: pip install 'empg[dense]'")
     with _extra("tantivy"):
         folder = how.cache or corpus.folder
         if folder is None:
@@ -85,15 +86,15 @@ def open_search(how: Searching, corpus: Corpus | None) -> tuple[Retriever, Libra
 
 
 def _web(how: Searching) -> tuple[Retriever, Library]:
-    from empg.environments.deepsearch.retrieval.web import MANNERS, PROVIDERS, WebSearch
+    from empg.environments.deepsearch.retrieval.web import PROVIDERS, REQUEST_POLICY, WebSearch
 
     if how.retriever not in PROVIDERS:
         known = ", ".join((*LOCAL, *PROVIDERS))
-        raise ValueError(f"retriever={how.retriever!r}: one of {known}, or the address of a server")
+        raise UserError(f"retriever={how.retriever!r}: one of {known}, or the address of a server")
     with _extra("web", "trafilatura"):
-        from empg.environments.deepsearch.retrieval.pages import PAGE_MANNERS, WebLibrary
-    search = WebSearch(how.retriever, how.cache, how.requests.over(MANNERS))
-    return search, WebLibrary(how.cache, how.requests.over(PAGE_MANNERS))
+        from empg.environments.deepsearch.retrieval.page_reader import PAGE_REQUEST_POLICY, WebLibrary
+    search = WebSearch(how.retriever, how.cache, how.requests.over(REQUEST_POLICY))
+    return search, WebLibrary(how.cache, how.requests.over(PAGE_REQUEST_POLICY))
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def _extra(name: str, package: str = "") -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name != (package or name):
             raise
-        raise ImportError(f"{error.name} is not installed: pip install 'empg[{name}]'") from None
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'empg[{name}]'") from None
 
 
 def _in_memory(how: Searching, documents: Sequence[Document]) -> Retriever:

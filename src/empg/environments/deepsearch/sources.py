@@ -19,6 +19,7 @@ from empg.environments.deepsearch.retrieval.stored import fingerprint_documents,
 from empg.environments.deepsearch.retrievers import LOCAL, Corpus, corpus_file, open_search
 from empg.environments.deepsearch.scoring import Metric, score
 from empg.environments.deepsearch.world import Document, Library, Question, Retriever
+from empg.errors import UserError
 
 Score = Callable[[Question, str], float]
 """How good an answer to a question is, in [0, 1]."""
@@ -83,9 +84,9 @@ def open_source(
             `requests`). Its verdicts go to the cache.
 
     Raises:
-        ValueError: an argument is none of these; the message names it.
-        FileNotFoundError: a file is not there; the message says where to get it.
-        ImportError: see `open_search`.
+        UserError: an argument is none of these; the message names it.
+        MissingFileError: a file is not there; the message says where to get it.
+        MissingExtraError: see `open_search`.
     """
     how = read_searching(retriever, encoder, faiss, requests, cache)
     scored = _scorer(metric, judge, how.cache)
@@ -94,9 +95,9 @@ def open_source(
     whole("seed", seed)
     questions: Mapping[str, Sequence[Question]]
     if world not in get_args(World):
-        raise ValueError(f"world={world!r:.80}: one of {', '.join(get_args(World))}")
+        raise UserError(f"world={world!r:.80}: one of {', '.join(get_args(World))}")
     if wording not in get_args(Wording):
-        raise ValueError(f"wording={wording!r:.80}: one of {', '.join(get_args(Wording))}")
+        raise UserError(f"wording={wording!r:.80}: one of {', '.join(get_args(Wording))}")
     if data is None and world == "countries":
         questions = _country_questions(seed, chosen)
         searched = _country_search(how)
@@ -115,21 +116,21 @@ def _read_kinds(kinds: Any) -> tuple[str, ...] | None:
     if kinds is None:
         return None
     if not isinstance(kinds, list | tuple) or not kinds:
-        raise ValueError(f"kinds={kinds!r:.80}: a list of kinds of questions is needed")
+        raise UserError(f"kinds={kinds!r:.80}: a list of kinds of questions is needed")
     return tuple(text("kinds", kind) for kind in kinds)
 
 
 def _scorer(metric: Any, judge: Any, cache: Path | None) -> Score:
     if metric in get_args(Metric):
         if judge is not None:
-            raise ValueError(f"judge is for metric='judge', this is {metric!r}")
+            raise UserError(f"judge is for metric='judge', this is {metric!r}")
         return _Scored(metric)
     if metric != "judge":
-        raise ValueError(f"metric={metric!r:.80}: one of {', '.join(get_args(Metric))}, judge")
+        raise UserError(f"metric={metric!r:.80}: one of {', '.join(get_args(Metric))}, judge")
     own, asking = ("url", "model", "key_variable", "max_tokens"), ("per_second", "timeout", "attempts")
     if not isinstance(judge, Mapping) or not {"url", "model"} <= set(judge) <= {*own, *asking}:
         known = ", ".join((*own, *asking))
-        raise ValueError(f"metric='judge' needs judge: a mapping of url and model (known: {known})")
+        raise UserError(f"metric='judge' needs judge: a mapping of url and model (known: {known})")
     said = {name: judge[name] for name in own if name in judge}
     for name in ("url", "model"):
         text(f"judge.{name}", said[name])
@@ -143,9 +144,9 @@ def _scorer(metric: Any, judge: Any, cache: Path | None) -> Score:
 
 @lru_cache(4)
 def _judge(options: tuple[tuple[str, Any], ...], requests: Requests, cache: Path | None) -> Score:
-    from empg.environments.deepsearch.judge import MANNERS, Judge  # needs httpx
+    from empg.environments.deepsearch.judge import REQUEST_POLICY, Judge  # needs httpx
 
-    return Judge(**dict(options), cache=cache, manners=requests.over(MANNERS))
+    return Judge(**dict(options), cache=cache, request_policy=requests.over(REQUEST_POLICY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,7 @@ def _load(split: str, paths: tuple[str, ...], kinds: tuple[str, ...] | None) -> 
     questions = tuple(question for question in every if kinds is None or question.kind in kinds)
     if not questions:
         there = ", ".join(dict.fromkeys(question.kind for question in every))
-        raise ValueError(f"kinds={list(kinds or ())}: {split} has none of these, but {there:.300}")
+        raise UserError(f"kinds={list(kinds or ())}: {split} has none of these, but {there:.300}")
     return questions
 
 

@@ -25,6 +25,7 @@ from empg.environments.publishing import publish
 from empg.environments.webshop.goals import GoalCounter, GoalKind, GoalTable
 from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.world import HumanInstruction, Product
+from empg.errors import MissingFileError, UserError
 
 FORMAT = 2  # raise it when what the folder holds, or how a product is cleaned, changes
 SIGN = "catalogue.json"  # written last: the folder that has it is complete
@@ -35,7 +36,7 @@ Stage = Callable[[str, int], Done]
 """Begins a named stage of so much work, and returns what is told how much of it is done."""
 
 
-class EmptyCatalogueError(ValueError):
+class EmptyCatalogueError(UserError):
     """No product could be used."""
 
 
@@ -140,15 +141,15 @@ def open_catalogue(folder: Path) -> Catalogue:
     """Map a catalogue that `write_catalogue` wrote.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it was written by another version of this package.
+        MissingFileError: there is none.
+        UserError: it was written by another version of this package.
     """
     file = folder / SIGN
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no catalogue")
+        raise MissingFileError(f"{folder} holds no catalogue")
     about = json.loads(file.read_text(encoding="utf-8"))
     if about.get("format") != FORMAT:
-        raise ValueError(f"{folder} has format {about.get('format')}, not {FORMAT}: remove it, to index anew")
+        raise UserError(f"{folder} has format {about.get('format')}, not {FORMAT}: remove it, to index anew")
     names = about["names"]
     loaded = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
     with (folder / "records.jsonl").open("rb") as records:

@@ -23,6 +23,7 @@ from empg.environments.webshop.nouns import NounRule, noun_finder
 from empg.environments.webshop.reward import Score
 from empg.environments.webshop.shop import Shop, ShopRules
 from empg.environments.webshop.world import Goal, Page, State
+from empg.errors import UserError
 
 Observation = Literal["text", "text_rich"]
 Reward = Literal["score", "binary"]
@@ -51,8 +52,8 @@ class WebShopEnv(TextEnvironment):
         results_per_page: see `ShopRules`, as for the rest.
 
     Raises:
-        ValueError: an argument is not one of the above, or there are no such goals; the message names it.
-        FileNotFoundError: an official file is missing; the message says which.
+        UserError: an argument is not one of the above, or there are no such goals; the message names it.
+        MissingFileError: an official file is missing; the message says which.
     """
 
     def __init__(
@@ -80,9 +81,9 @@ class WebShopEnv(TextEnvironment):
             ("nouns", nouns, get_args(NounRule)),
         ):
             if value not in allowed:
-                raise ValueError(f"{name}={value!r}: one of {', '.join(allowed)}")
+                raise UserError(f"{name}={value!r}: one of {', '.join(allowed)}")
         if max_steps < 1:
-            raise ValueError(f"max_steps={max_steps}: at least 1")
+            raise UserError(f"max_steps={max_steps}: at least 1")
         rules = ShopRules(results_per_page, show_chosen_options, stop_at_last_page, reach_bracketed_values)
         kept = Path(cache) if cache is not None else None
         if data is None:
@@ -94,7 +95,7 @@ class WebShopEnv(TextEnvironment):
         self.goal_kind: GoalKind = "human" if human_goals else "synthetic"
         goals = len(self.shop.catalogue.goals[self.goal_kind])
         if not goals:
-            raise ValueError(f"human_goals={human_goals}: this catalogue has no {self.goal_kind} goals")
+            raise UserError(f"human_goals={human_goals}: this catalogue has no {self.goal_kind} goals")
         self._goals = split_range(split_scheme, split, goals)
         self.observation_space = AnyText(1_000_000)
         self.action_space = AnyText(1_000)
@@ -165,7 +166,7 @@ class WebShopEnv(TextEnvironment):
         """The episodes of a file of recordings, which must have been made in this shop: see `recording.py`.
 
         Raises:
-            ValueError: one was not; the message names the file and the line.
+            UserError: one was not; the message names the file and the line.
         """
         return recording.fitting(file, self)
 

@@ -18,6 +18,7 @@ from empg.environments.webshop import tables
 from empg.environments.webshop.records import LoadReport, clean
 from empg.environments.webshop.tables import Department, Kind
 from empg.environments.webshop.world import Product
+from empg.errors import UserError
 
 Options = dict[str, tuple[str, ...]]
 
@@ -35,10 +36,10 @@ def generate(count: int, seed: int = 0) -> Iterator[Product]:
     """The first `count` products of the shop of a seed.
 
     Raises:
-        ValueError: `count` is not positive or more than there are asins (100 million).
+        UserError: `count` is not positive or more than there are asins (100 million).
     """
     if not 1 <= count <= _ASIN_WORDS**2:
-        raise ValueError(f"products={count}: from 1 to {_ASIN_WORDS**2:,}")
+        raise UserError(f"products={count}: from 1 to {_ASIN_WORDS**2:,}")
     report = LoadReport()
     for number in range(count):
         record, extra = make_record(number, seed)
@@ -50,14 +51,14 @@ def make_record(number: int, seed: int = 0) -> tuple[dict[str, Any], dict[str, A
     family, place = divmod(number, FAMILY)
     member = _family(family, seed)[place]
     department, kind, attributes = member.department, member.kind, member.attributes
-    dice = random.Random(f"webshop/{seed}/product/{number}")
+    rng = random.Random(f"webshop/{seed}/product/{number}")
     shown, in_bullet = attributes[:2], attributes[2]
-    brand = "".join(dice.sample(tables.BRAND_SYLLABLES, 2)).title()
-    uses = dice.sample(department.uses, 2)
+    brand = "".join(rng.sample(tables.BRAND_SYLLABLES, 2)).title()
+    uses = rng.sample(department.uses, 2)
     record = {
         "name": f"{brand} {' '.join(shown).title()} {kind.name.title()}",
         "full_description": f"A {kind.name} by {brand}, made for {uses[0]}.",
-        "pricing": _price_tag(dice, member.price),
+        "pricing": _price_tag(rng, member.price),
         "small_description": [in_bullet.capitalize(), f"Good for {uses[1]}", f"Made by {brand}"],
         "customization_options": {
             name.title(): [{"value": v} for v in values] for name, values in member.options.items()
@@ -69,9 +70,9 @@ def make_record(number: int, seed: int = 0) -> tuple[dict[str, Any], dict[str, A
         "images": [""],
     }
     extra: dict[str, Any] = {"attributes": list(attributes)}
-    if not member.is_twin and dice.random() < INSTRUCTION_SHARE:
-        wanted = [shown[0], in_bullet] if dice.random() < FROM_BULLET_SHARE else list(shown)
-        request = dice.choice(tables.REQUESTS).format(f"{', '.join(wanted)} {kind.name}")
+    if not member.is_twin and rng.random() < INSTRUCTION_SHARE:
+        wanted = [shown[0], in_bullet] if rng.random() < FROM_BULLET_SHARE else list(shown)
+        request = rng.choice(tables.REQUESTS).format(f"{', '.join(wanted)} {kind.name}")
         extra |= {"instruction": request, "instruction_attributes": wanted}
     return record, extra
 
@@ -118,41 +119,41 @@ class _Member:
 @lru_cache(1)
 def _family(family: int, seed: int) -> list[_Member]:
     """The near-duplicates, in random order."""
-    dice = random.Random(f"webshop/{seed}/family/{family}")
-    department = dice.choice(tables.DEPARTMENTS)
-    attributes = tuple(dice.sample(department.attributes, ATTRIBUTES))
-    kind = dice.choice(department.kinds)
-    plain = _Member(department, kind, attributes, _draw_options(dice, department), dice.randint(*kind.price))
+    rng = random.Random(f"webshop/{seed}/family/{family}")
+    department = rng.choice(tables.DEPARTMENTS)
+    attributes = tuple(rng.sample(department.attributes, ATTRIBUTES))
+    kind = rng.choice(department.kinds)
+    plain = _Member(department, kind, attributes, _draw_options(rng, department), rng.randint(*kind.price))
     changed = list(attributes)
     others = [attribute for attribute in department.attributes if attribute not in attributes]
-    changed[dice.randrange(ATTRIBUTES)] = dice.choice(others)
-    lacking = replace(plain, attributes=tuple(changed), price=plain.price + dice.randint(-2, 2))
-    differing = replace(plain, options=_draw_options(dice, department), price=plain.price + dice.randint(-2, 2))
+    changed[rng.randrange(ATTRIBUTES)] = rng.choice(others)
+    lacking = replace(plain, attributes=tuple(changed), price=plain.price + rng.randint(-2, 2))
+    differing = replace(plain, options=_draw_options(rng, department), price=plain.price + rng.randint(-2, 2))
     originals = [plain, lacking, differing]
     twins = [
-        replace(original, price=plain.price + dice.randint(*_DEARER), is_twin=True)
-        for original in dice.sample(originals, FAMILY - len(originals))
+        replace(original, price=plain.price + rng.randint(*_DEARER), is_twin=True)
+        for original in rng.sample(originals, FAMILY - len(originals))
     ]
     members = [*originals, *twins]
-    dice.shuffle(members)
+    rng.shuffle(members)
     return members
 
 
-def _draw_options(dice: random.Random, department: Department) -> Options:
+def _draw_options(rng: random.Random, department: Department) -> Options:
     """Mostly two options, sometimes one or none, each with a few values in a fixed order."""
-    kept = dice.choices((2, 1, 0), (75, 20, 5))[0]
+    kept = rng.choices((2, 1, 0), (75, 20, 5))[0]
     drawn: Options = {}
     for name, values, count in department.options[:kept]:
-        chosen = set(dice.sample(values, count))
+        chosen = set(rng.sample(values, count))
         drawn[name] = tuple(value for value in values if value in chosen)
     return drawn
 
 
-def _price_tag(dice: random.Random, price: int) -> str:
+def _price_tag(rng: random.Random, price: int) -> str:
     """One price; sometimes a narrow range; seldom nothing, which stands for 100 dollars."""
-    cents = dice.choice((0.99, 0.95, 0.49, 0.0))
-    sort = dice.choices(("price", "range", "nothing"), (84, 14, 2))[0]
+    cents = rng.choice((0.99, 0.95, 0.49, 0.0))
+    sort = rng.choices(("price", "range", "nothing"), (84, 14, 2))[0]
     low = max(price, 3) + cents
     if sort == "price":
         return f"${low:.2f}"
-    return f"${low:.2f}${low + dice.randint(2, 9):.2f}" if sort == "range" else ""
+    return f"${low:.2f}${low + rng.randint(2, 9):.2f}" if sort == "range" else ""

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.webshop.world import Goal, HumanInstruction, Product
+from empg.errors import UserError
 
 GoalKind = Literal["synthetic", "human"]
 SplitScheme = Literal["paper", "verl-agent"]
@@ -164,13 +165,13 @@ def split_range(scheme: SplitScheme, split: str, goals: int) -> range:
     with so few goals that train would be less than half gives its held-out splits a share in proportion instead.
 
     Raises:
-        ValueError: there is no such scheme or split, or it would be empty.
+        UserError: there is no such scheme or split, or it would be empty.
     """
     if scheme not in _SPLITS:
-        raise ValueError(f"split_scheme={scheme!r}: one of {', '.join(_SPLITS)}")
+        raise UserError(f"split_scheme={scheme!r}: one of {', '.join(_SPLITS)}")
     sizes = dict(_SPLITS[scheme])
     if split not in sizes:
-        raise ValueError(f"split={split!r}: one of {', '.join(sizes)}")
+        raise UserError(f"split={split!r}: one of {', '.join(sizes)}")
     held_out = sum(sizes.values())
     scale = min(1.0, goals / (2 * held_out))
     start = 0
@@ -178,7 +179,7 @@ def split_range(scheme: SplitScheme, split: str, goals: int) -> range:
         end = start + int(size * scale) if size else goals
         if name == split:
             if start == end:
-                raise ValueError(f"split {split!r} is empty: the catalogue has only {goals} goals; use more products")
+                raise UserError(f"split {split!r} is empty: the catalogue has only {goals} goals; use more products")
             return range(start, end)
         start = end
     raise AssertionError(split)

@@ -15,7 +15,6 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from empg.caching import cache_folder
 from empg.environments.webshop.catalogue import (
     FORMAT,
     SIGN,
@@ -30,6 +29,8 @@ from empg.environments.webshop.catalogue import (
 from empg.environments.webshop.generator import generate
 from empg.environments.webshop.records import LoadReport, OfficialFiles, find_files, read_products
 from empg.environments.webshop.world import Product
+from empg.errors import UserError
+from empg.system.cache import cache_folder
 
 IN_MEMORY = 20_000  # products of a generated shop that is made anew in every process, in some seconds
 _log = logging.getLogger(__name__)
@@ -47,13 +48,13 @@ def open_official(
         people: what people asked for is needed, too.
 
     Raises:
-        FileNotFoundError: a file is missing; the message says which.
-        ValueError: a file is damaged, or has no product that could be used; or `limit` is asked of an indexed folder.
+        MissingFileError: a file is missing; the message says which.
+        UserError: a file is damaged, or has no product that could be used; or `limit` is asked of an indexed folder.
         PermissionError: the index cannot be written.
     """
     if (data / SIGN).is_file():
         if limit is not None:
-            raise ValueError(f"products={limit}: {data} is indexed already, with all its products; leave products out")
+            raise UserError(f"products={limit}: {data} is indexed already, with all its products; leave products out")
         return open_catalogue(data)
     files = find_files(data, people=people)
 
@@ -62,7 +63,7 @@ def open_official(
         try:
             write_catalogue(read_products(files, report, limit, stage), folder, stage=stage)
         except EmptyCatalogueError:
-            raise ValueError(f"{files.products}: no product could be used: {report.summary()}") from None
+            raise UserError(f"{files.products}: no product could be used: {report.summary()}") from None
         (_log.info if report.is_clean else _log.warning)("%s: %s", files.products.name, report.summary())
 
     folder = (cache or files.products.parent) / f"empg-index-{_fingerprint(files, limit)}"

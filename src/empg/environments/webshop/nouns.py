@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
+from empg.errors import UserError
+
 NounFinder = Callable[[str], tuple[str, ...]]
 NounRule = Literal["lexicon", "spacy", "auto"]
 
@@ -55,7 +57,7 @@ def noun_finder(rule: NounRule, *, generated: bool) -> NounFinder:
     """The noun finder of a catalogue. "auto" is spaCy for official data where a model is installed, else the lexicon.
 
     Raises:
-        ValueError: "spacy" is wanted and no model is installed.
+        UserError: "spacy" is wanted and no model is installed.
     """
     if rule == "lexicon" or (rule == "auto" and generated):
         return lexicon_nouns
@@ -63,7 +65,7 @@ def noun_finder(rule: NounRule, *, generated: bool) -> NounFinder:
     if model is None or importlib.util.find_spec("spacy") is None:
         if rule == "auto":
             return lexicon_nouns
-        raise ValueError(f"nouns='spacy' needs spaCy and one of {', '.join(SPACY_MODELS)}; or say nouns='lexicon'")
+        raise UserError(f"nouns='spacy' needs spaCy and one of {', '.join(SPACY_MODELS)}; or say nouns='lexicon'")
     return _spacy_nouns(model)
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from empg.environments.base import Decision, RecordedEpisode
 from empg.environments.webshop.shop import parse_command
 from empg.environments.webshop.world import Page
+from empg.errors import UserError
 
 if TYPE_CHECKING:
     from empg.environments.webshop.env import WebShopEnv
@@ -67,14 +68,14 @@ def require_writable(path: Path) -> None:
     """Make sure that recordings can be added to a file, before anybody begins to shop.
 
     Raises:
-        OSError: they cannot; the message names the file.
+        UserError: they cannot; the message names the file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8"):
             pass
     except OSError as error:
-        raise type(error)(f"recordings cannot be written to {path}: {error.strerror or error}") from None
+        raise UserError(f"recordings cannot be written to {path}: {error.strerror or error}") from None
 
 
 def append(path: Path, recordings: Iterable[Recording]) -> None:
@@ -88,7 +89,7 @@ def read(path: Path) -> Iterator[tuple[str, Recording]]:
     """The recordings of a file, and where each stands: "FILE, line N".
 
     Raises:
-        ValueError: a line is not one; the message names the file and the line.
+        UserError: a line is not one; the message names the file and the line.
     """
     number = 0
     with path.open("rb") as file:
@@ -100,7 +101,7 @@ def read(path: Path) -> Iterator[tuple[str, Recording]]:
                     made = _parse(json.loads(line))
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
                     reason = "it is not JSON" if isinstance(error, UnicodeDecodeError) else error
-                    raise ValueError(f"{where}: not a recorded episode ({reason}); remove the line") from None
+                    raise UserError(f"{where}: not a recorded episode ({reason}); remove the line") from None
                 yield where, made
 
 
@@ -108,15 +109,15 @@ def require_fitting(recording: Recording, environment: WebShopEnv) -> None:
     """Make sure that a recording can be played again in an environment.
 
     Raises:
-        ValueError: it was made in another shop, under other rules, or of another task; the message says what differs.
+        UserError: it was made in another shop, under other rules, or of another task; the message says what differs.
     """
     if recording.catalogue != environment.shop.catalogue.fingerprint:
-        raise ValueError(f"the recording of {recording.task_id} was made with another catalogue")
+        raise UserError(f"the recording of {recording.task_id} was made with another catalogue")
     if recording.split != environment.split:
-        raise ValueError(f"the recording of {recording.task_id} is of split {recording.split}, not {environment.split}")
+        raise UserError(f"the recording of {recording.task_id} is of split {recording.split}, not {environment.split}")
     here = environment.goal_id(recording.task) if recording.task < environment.num_tasks else ""
     if here != recording.task_id:
-        raise ValueError(f"task {recording.task} is not {recording.task_id}: goals or split scheme differ")
+        raise UserError(f"task {recording.task} is not {recording.task_id}: goals or split scheme differ")
     rules = _rules(environment)
     actions = [turn["action"] for turn in recording.turns]
     if all(parse_command(action, reach=True) == parse_command(action, reach=False) for action in actions):
@@ -124,20 +125,20 @@ def require_fitting(recording: Recording, environment: WebShopEnv) -> None:
     differing = [name for name, value in rules.items() if recording.rules.get(name) != value]
     if differing:
         listed = ", ".join(f"{name}={recording.rules.get(name)} (here {rules[name]})" for name in differing)
-        raise ValueError(f"the recording of {recording.task_id} was made under other rules: {listed}")
+        raise UserError(f"the recording of {recording.task_id} was made under other rules: {listed}")
 
 
 def fitting(file: Path, environment: WebShopEnv) -> Iterator[RecordedEpisode]:
     """The episodes of a file that belongs to an environment.
 
     Raises:
-        ValueError: a line is no recording, or does not fit; the message names the file and the line.
+        UserError: a line is no recording, or does not fit; the message names the file and the line.
     """
     for where, made in read(file):
         try:
             require_fitting(made, environment)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+            raise UserError(f"{where}: {error}") from None
         yield RecordedEpisode(where, made.task, made.turns, made.score)
 
 
@@ -150,18 +151,18 @@ def _rules(environment: WebShopEnv) -> dict[str, bool | int | str]:
 
 def _parse(fields: Any) -> Recording:
     if fields["format"] != FORMAT:
-        raise ValueError(f"format is {fields['format']!r}, not {FORMAT!r}")
+        raise UserError(f"format is {fields['format']!r}, not {FORMAT!r}")
     turns, score, task, rules = fields["turns"], fields["score"], fields["task"], fields["rules"]
     if not isinstance(turns, list) or not 0 < len(turns) <= _MAX_TURNS:
-        raise ValueError("turns: a list of turns is needed")
+        raise UserError("turns: a list of turns is needed")
     if not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise ValueError("score: a number in [0, 1] is needed")
+        raise UserError("score: a number in [0, 1] is needed")
     if not isinstance(task, int) or task < 0:
-        raise ValueError("task: a number is needed")
+        raise UserError("task: a number is needed")
     if not isinstance(rules, dict) or not all(isinstance(value, bool | int | str) for value in rules.values()):
-        raise ValueError("rules: names and values are needed")
+        raise UserError("rules: names and values are needed")
     if fields["ended"] not in ENDS:
-        raise ValueError(f"ended: one of {', '.join(ENDS)}")
+        raise UserError(f"ended: one of {', '.join(ENDS)}")
     decisions = tuple(Decision(thought=_text(turn["thought"]), action=_text(turn["action"])) for turn in turns)
     catalogue, task_id, split = (_text(fields[name]) for name in ("catalogue", "task_id", "split"))
     return Recording(catalogue, task_id, split, task, rules, decisions, fields["ended"], float(score))
@@ -169,5 +170,5 @@ def _parse(fields: Any) -> Recording:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > _MAX_CHARS:
-        raise ValueError("a text is needed")
+        raise UserError("a text is needed")
     return value

@@ -17,9 +17,10 @@ from typing import Any
 from empg.environments.jsonstream import stream_items
 from empg.environments.webshop.catalogue import Done, Stage
 from empg.environments.webshop.goals import MAX_GOALS, combinations
-from empg.environments.webshop.members import Members
+from empg.environments.webshop.keyed_store import Members
 from empg.environments.webshop.pages import BUTTONS
 from empg.environments.webshop.world import HumanInstruction, Product
+from empg.errors import MissingFileError, UserError
 
 NO_PRICE = 100.0  # dollars; what a product without a price costs
 MAX_ASIN = 10
@@ -85,25 +86,25 @@ def find_files(data: Path, *, people: bool = False) -> OfficialFiles:
     With `people`, what they asked for must be there, too.
 
     Raises:
-        FileNotFoundError: one is missing; the message says which, and how to get it.
-        ValueError: the folder has several products' files.
+        MissingFileError: one is missing; the message says which, and how to get it.
+        UserError: the folder has several products' files.
     """
     if data.is_dir():
         found = sorted(data.glob("items_shuffle*.json"))
         if len(found) > 1:
-            raise ValueError(f"{data} has {', '.join(path.name for path in found)}: give the path of one of them")
+            raise UserError(f"{data} has {', '.join(path.name for path in found)}: give the path of one of them")
         if not found:
-            raise FileNotFoundError(f"{data} has no items_shuffle*.json; {_GET}")
+            raise MissingFileError(f"{data} has no items_shuffle*.json; {_GET}")
         data = found[0]
     if not data.is_file():
-        raise FileNotFoundError(f"{data} is not there; {_GET}")
+        raise MissingFileError(f"{data} is not there; {_GET}")
     suffix = data.stem.removeprefix("items_shuffle")  # "_1000" belongs to items_ins_v2_1000.json
     attributes = data.with_name(f"items_ins_v2{suffix}.json")
     if not attributes.is_file():
-        raise FileNotFoundError(f"{attributes} (attributes and synthetic instructions) is not there; {_GET}")
+        raise MissingFileError(f"{attributes} (attributes and synthetic instructions) is not there; {_GET}")
     human = data.with_name("items_human_ins.json")
     if people and not human.is_file():
-        raise FileNotFoundError(f"{human} (what people asked for, for human_goals) is not there; {_GET}")
+        raise MissingFileError(f"{human} (what people asked for, for human_goals) is not there; {_GET}")
     return OfficialFiles(data, attributes, human if human.is_file() else None)
 
 
@@ -116,7 +117,7 @@ def read_products(
     file and the bytes read of it.
 
     Raises:
-        ValueError: a file is not JSON or was cut.
+        UserError: a file is not JSON or was cut.
     """
 
     def begin(path: Path) -> tuple[Done, int]:
@@ -175,9 +176,7 @@ def _is_asin(text: str) -> bool:
     return 0 < len(text) <= MAX_ASIN and text.isascii() and text.isalnum() and text.lower() not in BUTTONS
 
 
-def _product(
-    record: Mapping[str, Any], asin: str, extra: Any, human: tuple[HumanInstruction, ...]
-) -> Product:
+def _product(record: Mapping[str, Any], asin: str, extra: Any, human: tuple[HumanInstruction, ...]) -> Product:
     bullets = _nullable(record, "small_description")
     attributes: tuple[str, ...] = NO_ATTRIBUTES
     instruction, instruction_attributes = None, _texts((), "instruction_attributes")

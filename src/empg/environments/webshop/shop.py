@@ -21,6 +21,7 @@ from empg.environments.webshop.pages import Kind, Node, Results
 from empg.environments.webshop.reward import Score, score_purchase
 from empg.environments.webshop.search import HITS
 from empg.environments.webshop.world import Goal, Page, Product, State
+from empg.errors import UserError
 
 SEARCHES_KEPT = 8_192
 GOALS_KEPT = 4_096
@@ -50,7 +51,7 @@ class ShopRules:
 
     def __post_init__(self) -> None:
         if not 1 <= self.results_per_page <= HITS:
-            raise ValueError(f"results_per_page={self.results_per_page}: from 1 to {HITS}")
+            raise UserError(f"results_per_page={self.results_per_page}: from 1 to {HITS}")
 
 
 def parse_command(action: str, *, reach: bool) -> tuple[str, str]:
@@ -95,7 +96,8 @@ class Shop:
         found = pages.clickables(nodes)
         arguments = dict.fromkeys(squeeze(name) for name in found)
         return [
-            f"click[{argument}]" for argument in arguments
+            f"click[{argument}]"
+            for argument in arguments
             if self.parse(f"click[{argument}]") == ("click", argument) and self._named(found, argument) is not None
         ]
 

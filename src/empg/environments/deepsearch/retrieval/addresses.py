@@ -19,6 +19,8 @@ from typing import Any
 import httpcore
 import httpx
 
+from empg.errors import UserError
+
 
 class PrivateAddressError(Exception):
     """A host is, or resolves to, an address that is not on the public internet."""
@@ -183,7 +185,7 @@ class Transport(httpx.BaseTransport):
         proxy: the address of one that the requests go through, which may be of this network; None connects directly.
 
     Raises:
-        ValueError: the proxy's kind is not known, or needs a package that is not there.
+        UserError: the proxy's kind is not known, or needs a package that is not there.
     """
 
     def __init__(self, deadline: Deadline, allow_private: bool, proxy: str | None = None) -> None:
@@ -200,9 +202,9 @@ class Transport(httpx.BaseTransport):
                 proxy_url=url, proxy_auth=known.raw_auth, ssl_context=secured, network_backend=_Backend(deadline, True)
             )
         except (httpx.InvalidURL, KeyError, ValueError):  # whose message may hold a password
-            raise ValueError("the proxy that this environment names is none of http, https and socks5") from None
+            raise UserError("the proxy that this environment names is none of http, https and socks5") from None
         except RuntimeError:
-            raise ValueError("the proxy that this environment names needs pip install 'httpx[socks]'") from None
+            raise UserError("the proxy that this environment names needs pip install 'httpx[socks]'") from None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send it; the exceptions are httpcore's."""

@@ -22,6 +22,7 @@ from empg.environments.deepsearch.retrieval.ranking import best_rows
 from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, store_documents
 from empg.environments.deepsearch.world import Document, Hit
 from empg.environments.publishing import publish
+from empg.errors import MissingFileError
 
 
 class BM25Retriever:
@@ -41,7 +42,7 @@ class BM25Retriever:
         """Index documents in memory.
 
         Raises:
-            ValueError: there is none.
+            UserError: there is none.
         """
         check_corpus(documents)
         counter = TermCounter()
@@ -56,10 +57,10 @@ class BM25Retriever:
         """Map an index that `write_bm25` wrote.
 
         Raises:
-            FileNotFoundError: there is none.
+            MissingFileError: there is none.
         """
         if not (folder / "bm25").is_dir():
-            raise FileNotFoundError(f"{folder} holds no BM25 index")
+            raise MissingFileError(f"{folder} holds no BM25 index")
         return cls(StoredDocuments(folder), bm25s.BM25.load(folder / "bm25", mmap=True))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -88,7 +89,7 @@ def write_bm25(documents: Iterable[Document], folder: Path, progress: Progress |
     Documents are streamed; what stays in memory is about 4 bytes a word, and 12 more while bm25s works.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
 
     def write(work: Path) -> None:

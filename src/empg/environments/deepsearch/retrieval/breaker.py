@@ -9,10 +9,10 @@ _MOST = 1_000  # servers remembered: pages of the web are on many
 
 
 class Breaker:
-    """Which servers failed `patience` times in a row, and until when they are left alone; for several threads."""
+    """A thread-safe circuit breaker: a server that fails `failure_threshold` times in a row is skipped for a while."""
 
-    def __init__(self, patience: int, cool_down: float) -> None:
-        self._patience, self._cool_down = patience, cool_down
+    def __init__(self, failure_threshold: int, cool_down: float) -> None:
+        self._failure_threshold, self._cool_down = failure_threshold, cool_down
         self._failures: dict[str, int] = {}
         self._until: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -36,7 +36,7 @@ class Breaker:
                 del self._failures[forgotten]
                 self._until.pop(forgotten, None)
             self._failures[host] = self._failures.get(host, 0) + 1
-            if self._failures[host] < self._patience:
+            if self._failures[host] < self._failure_threshold:
                 return False
             self._until[host] = time.monotonic() + self._cool_down
             return True

@@ -21,6 +21,7 @@ from empg.environments.deepsearch.retrieval.ranking import best_rows
 from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, store_documents
 from empg.environments.deepsearch.world import Document, Hit
 from empg.environments.publishing import publish
+from empg.errors import UserError
 
 Vectors = npt.NDArray[np.float32]  # (texts, dimensions)
 
@@ -74,7 +75,7 @@ class FaissIndex:
         """Train and fill the index that a factory string names ("Flat", "HNSW32", "IVF4096,PQ64").
 
         Raises:
-            ValueError: faiss knows no such index, or there are too few vectors to train it.
+            UserError: faiss knows no such index, or there are too few vectors to train it.
         """
         import faiss
 
@@ -84,7 +85,7 @@ class FaissIndex:
                 index.train(vectors)
             index.add(vectors)
         except RuntimeError as error:
-            raise ValueError(f"faiss cannot make an index {factory!r} of {len(vectors):,} vectors") from error
+            raise UserError(f"faiss cannot make an index {factory!r} of {len(vectors):,} vectors") from error
         return cls(index)
 
     @classmethod
@@ -124,7 +125,7 @@ class DenseRetriever:
         """Encode and index documents in memory; see `open_dense`.
 
         Raises:
-            ValueError: there is none, or faiss cannot make such an index.
+            UserError: there is none, or faiss cannot make such an index.
         """
         vectors = np.concatenate(list(_encode(documents, encoder, progress)))
         return cls(documents, encoder, ExactIndex(vectors) if factory is None else FaissIndex.make(vectors, factory))
@@ -162,7 +163,7 @@ def open_dense(
         progress: told how many documents are encoded.
 
     Raises:
-        ValueError: the corpus is empty, or faiss cannot make such an index.
+        UserError: the corpus is empty, or faiss cannot make such an index.
     """
     kind = hashlib.sha256(f"{encoder.name}/{factory}".encode()).hexdigest()[:8]
     folder = cache / f"dense-{fingerprint}-{kind}"
@@ -202,4 +203,4 @@ def _encode(documents: Iterable[Document], encoder: Encoder, progress: Progress 
         if progress is not None:
             progress(done)
     if not done:
-        raise ValueError("the corpus is empty: there is nothing to search")
+        raise UserError("the corpus is empty: there is nothing to search")

@@ -12,6 +12,7 @@ import numpy as np
 
 from empg.environments.deepsearch.options import Pooling
 from empg.environments.deepsearch.retrieval.dense import Vectors
+from empg.errors import MissingFileError, UserError
 
 _FILE = 1 << 24  # bytes read at once
 
@@ -30,8 +31,8 @@ class HuggingFaceEncoder:
         device: as torch names it.
 
     Raises:
-        FileNotFoundError: the folder holds no model.
-        ValueError: it pools in another way than these two.
+        MissingFileError: the folder holds no model.
+        UserError: it pools in another way than these two.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class HuggingFaceEncoder:
     ) -> None:
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} holds no {name}: give the folder of a sentence-embedding model")
+                raise MissingFileError(f"{folder} holds no {name}: give the folder of a sentence-embedding model")
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
@@ -90,14 +91,14 @@ def _pooling_of(folder: Path) -> Pooling:
     kinds = [str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
     unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
     if unknown:
-        raise ValueError(f"{folder} has a layer {unknown[0]!r} after the transformer, which is not known here")
+        raise UserError(f"{folder} has a layer {unknown[0]!r} after the transformer, which is not known here")
     config = _read(folder / "1_Pooling" / "config.json") or {}
     chosen = [key.removeprefix("pooling_mode_") for key in sorted(config) if config[key] is True and "mode" in key]
     if chosen in ([], ["mean_tokens"]):
         return "mean"
     if chosen == ["cls_token"]:
         return "cls"
-    raise ValueError(f"{folder} pools by {', '.join(chosen)}: only the mean and the first token are known here")
+    raise UserError(f"{folder} pools by {', '.join(chosen)}: only the mean and the first token are known here")
 
 
 def _max_tokens_of(folder: Path, config: Any) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from empg.errors import UserError
+
 MAX_QUERY = 1_000  # characters; the rest is cut. The longest questions of the known datasets have about 400
 MAX_HITS = 100  # for one query
 
@@ -22,17 +24,17 @@ def check_count(k: int) -> None:
     """Refuse a number of hits that is none.
 
     Raises:
-        ValueError: it is below 1 or above `MAX_HITS`.
+        UserError: it is below 1 or above `MAX_HITS`.
     """
     if not 1 <= k <= MAX_HITS:
-        raise ValueError(f"{k} hits were asked for: ask for 1 to {MAX_HITS}")
+        raise UserError(f"{k} hits were asked for: ask for 1 to {MAX_HITS}")
 
 
 def check_corpus(documents: Sequence[object]) -> None:
     """Refuse a corpus without documents.
 
     Raises:
-        ValueError: it is empty.
+        UserError: it is empty.
     """
     if not len(documents):
-        raise ValueError("the corpus is empty: there is nothing to search")
+        raise UserError("the corpus is empty: there is nothing to search")

@@ -13,10 +13,11 @@ from typing import Any
 
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import check_count, clean_query, clean_text
-from empg.environments.deepsearch.retrieval.transport import Manners, Outside
+from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError
+from empg.errors import UserError
 
-MANNERS = Manners()  # unless others are given
+REQUEST_POLICY = RequestPolicy()  # unless others are given
 QUERIES_AT_ONCE = 64
 MAX_TEXT = 100_000  # characters of a document; the rest is cut
 MAX_TITLE = 500  # characters; a first line that is longer is text
@@ -28,17 +29,17 @@ class ServedRetriever:
     Args:
         url: where the server answers, with or without `/retrieve`.
         cache: a folder that keeps answers by url, query and k; None asks every time.
-        manners: time-outs, attempts and rate.
+        request_policy: time-outs, attempts and rate.
 
     Raises:
-        ValueError: the url is none of http or https.
+        UserError: the url is none of http or https.
     """
 
-    def __init__(self, url: str, cache: Path | None = None, manners: Manners = MANNERS) -> None:
+    def __init__(self, url: str, cache: Path | None = None, request_policy: RequestPolicy = REQUEST_POLICY) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is no address of a retrieval server: give http://HOST:PORT")
+            raise UserError(f"{url!r} is no address of a retrieval server: give http://HOST:PORT")
         self._url = url if url.endswith("/retrieve") else f"{url.rstrip('/')}/retrieve"
-        self._outside = Outside(manners)
+        self._http = HttpClient(request_policy)
         self._cache = None if cache is None else DiskCache(cache)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -67,7 +68,7 @@ class ServedRetriever:
 
     def _ask(self, queries: list[str], k: int) -> list[list[Hit]]:
         payload = {"queries": queries, "topk": k, "return_scores": True}
-        return read_answer(self._outside.json("POST", self._url, payload=payload), len(queries), k)
+        return read_answer(self._http.json("POST", self._url, payload=payload), len(queries), k)
 
 
 def read_answer(answer: Any, queries: int, k: int) -> list[list[Hit]]:

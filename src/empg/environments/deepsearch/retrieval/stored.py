@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from empg.environments.deepsearch.world import Document
 from empg.environments.publishing import publish
+from empg.errors import UserError
 
 Progress = Callable[[int], None]  # told the number of documents done
 
@@ -36,7 +37,7 @@ def fingerprint_files(*files: Path) -> str:
     """Of files as they are now, by name, size and time of change: for corpora that are too large to read twice.
 
     Raises:
-        FileNotFoundError: one is missing.
+        MissingFileError: one is missing.
     """
     parts = [f"{FORMAT}"]
     for file in files:
@@ -51,7 +52,7 @@ def store_documents(
     """Pass documents through, writing each into the folder; `StoredDocuments(folder)` reads them back.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     starts = [0]
     with (folder / "documents.jsonl").open("wb") as file:
@@ -63,7 +64,7 @@ def store_documents(
             if progress is not None:
                 progress(len(starts) - 1)
     if len(starts) == 1:
-        raise ValueError("the corpus is empty: there is nothing to search")
+        raise UserError("the corpus is empty: there is nothing to search")
     np.save(folder / "starts.npy", np.asarray(starts, dtype=np.int64))
 
 
@@ -75,7 +76,7 @@ def open_documents(
     The arguments are those of `bm25.open_bm25`.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     folder = cache / f"documents-{fingerprint}"
     if not folder.is_dir():

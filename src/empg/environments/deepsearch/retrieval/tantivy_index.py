@@ -17,6 +17,7 @@ from empg.environments.deepsearch.retrieval.query import check_corpus, check_cou
 from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, store_documents
 from empg.environments.deepsearch.world import Document, Hit
 from empg.environments.publishing import publish
+from empg.errors import MissingFileError
 
 _HEAP = 128 << 20  # bytes that the writer may fill before it writes a segment
 _SPARE = 32  # hits looked at beyond k, to see where equals end
@@ -36,7 +37,7 @@ class TantivyRetriever:
         """Index documents in memory.
 
         Raises:
-            ValueError: there is none.
+            UserError: there is none.
         """
         check_corpus(documents)
         return cls(documents, _fill(_new_index(None), documents, progress))
@@ -46,10 +47,10 @@ class TantivyRetriever:
         """Map an index that `open_tantivy` wrote.
 
         Raises:
-            FileNotFoundError: there is none.
+            MissingFileError: there is none.
         """
         if not (folder / "tantivy").is_dir():
-            raise FileNotFoundError(f"{folder} holds no tantivy index")
+            raise MissingFileError(f"{folder} holds no tantivy index")
         return cls(StoredDocuments(folder), tantivy.Index.open(str(folder / "tantivy")))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -82,7 +83,7 @@ def open_tantivy(
     """The index of a corpus, made on first use and mapped from then on; see `bm25.open_bm25`.
 
     Raises:
-        ValueError: the corpus is empty.
+        UserError: the corpus is empty.
     """
     folder = cache / f"tantivy-{fingerprint}"
     if not folder.is_dir():

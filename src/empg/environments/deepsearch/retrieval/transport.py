@@ -1,4 +1,4 @@
-"""Asking another machine: with a deadline, some patience, good manners and bounds; what goes wrong is one line.
+"""HTTP client with deadline, retries, rate limit, circuit breaker and size bounds; every failure is one line.
 
 Retried, after waits that double and are jittered: no connection, no answer in time, 429 and 5xx. A server that says
 when to come back (Retry-After) is obeyed if that is soon. Everything else fails at once; and so does everything for a
@@ -28,6 +28,7 @@ from empg.environments.deepsearch.retrieval.addresses import Deadline, Transport
 from empg.environments.deepsearch.retrieval.breaker import Breaker
 from empg.environments.deepsearch.retrieval.unpacking import ACCEPTED, PackedError, read_body
 from empg.environments.deepsearch.world import RetrievalError
+from empg.errors import UserError
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _USER_AGENT = "empg (research agent)"
@@ -41,17 +42,17 @@ def read_variable(name: str, needed: str) -> str:
         needed: who needs it, for the message.
 
     Raises:
-        ValueError: it is not set, or holds what cannot stand in a header.
+        UserError: it is not set, or holds what cannot stand in a header.
     """
     held = os.environ.get(name, "").strip()
     if not held or not held.isascii() or not held.isprintable():
         state = "is not set" if not held else "holds characters that no key has"
-        raise ValueError(f"{name} {state}: {needed}")
+        raise UserError(f"{name} {state}: {needed}")
     return held
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class RequestPolicy:
     """How another machine is asked.
 
     Attributes:
@@ -60,7 +61,7 @@ class Manners:
         backoff: seconds before the second attempt, doubled for each further one; between half and all of it is waited.
         longest_wait: seconds; a server that wants a longer pause has failed.
         per_second: requests that this process sends in a second; None sends them as they come.
-        patience: attempts that fail in a row, whoever makes them, before a server is left alone.
+        failure_threshold: attempts that fail in a row, whoever makes them, before a server is left alone.
         cool_down: seconds for which it is; then one attempt shows whether it is back.
         max_bytes: of a response, once unpacked.
         allow_private: whether the machine may have an address that is not public; pages of the web may not.
@@ -72,19 +73,19 @@ class Manners:
     backoff: float = 0.5
     longest_wait: float = 30.0
     per_second: float | None = None
-    patience: int = 6
+    failure_threshold: int = 6
     cool_down: float = 30.0
     max_bytes: int = 16 << 20
     allow_private: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0 or self.attempts < 1 or self.patience < 1 or self.max_bytes < 1:
-            raise ValueError("timeout, attempts, patience and max_bytes must be positive")
+        if self.timeout <= 0 or self.attempts < 1 or self.failure_threshold < 1 or self.max_bytes < 1:
+            raise UserError("timeout, attempts, failure_threshold and max_bytes must be positive")
         if self.backoff < 0 or self.cool_down < 0:
-            raise ValueError("backoff and cool_down must be positive, or 0")
+            raise UserError("backoff and cool_down must be positive, or 0")
         if self.per_second is not None and self.per_second <= 0:
-            raise ValueError(f"per_second is {self.per_second}: give a positive number, or None for no limit")
+            raise UserError(f"per_second is {self.per_second}: give a positive number, or None for no limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Answer:
     cut: bool
 
 
-class _Passing(Exception):
+class _TransientError(Exception):
     """What may be over at the next attempt; `wait` is when the server says so, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
@@ -108,19 +109,19 @@ class _Passing(Exception):
         self.wait = wait
 
 
-class Outside:
-    """Requests by one set of manners; safe to use from several threads, and cheap to keep."""
+class HttpClient:
+    """Requests by one set of request_policy; safe to use from several threads, and cheap to keep."""
 
-    def __init__(self, manners: Manners) -> None:
-        self.manners = manners
+    def __init__(self, request_policy: RequestPolicy) -> None:
+        self.request_policy = request_policy
         self._deadline = Deadline()
         self._proxies = getproxies()
         self._clients: dict[str | None, httpx.Client] = {None: self._client(None)}
         for proxy in {self._proxies.get(scheme) or self._proxies.get("all") for scheme in ("http", "https")}:
             if proxy:
                 self._clients[proxy] = self._client(proxy)
-        self._breaker = Breaker(manners.patience, manners.cool_down)
-        self._jitter = random.Random(manners.seed)
+        self._breaker = Breaker(request_policy.failure_threshold, request_policy.cool_down)
+        self._jitter = random.Random(request_policy.seed)
         self._turn = threading.Lock()
         self._next = 0.0
 
@@ -136,25 +137,27 @@ class Outside:
         """The response, whatever its status, unless that is one to be retried. Redirects are not followed.
 
         Raises:
-            RetrievalError: there was none after all attempts, or the host is left alone (`Manners.patience`); the
+            RetrievalError: no attempt succeeded, or the circuit is open (`RequestPolicy.failure_threshold`); the
                 message names the host, no key and no query.
             PrivateAddressError: the host's address is not public, and must be.
         """
-        host, manners = _host(url), self.manners
-        for attempt in range(1, manners.attempts + 1):
+        host, request_policy = _host(url), self.request_policy
+        for attempt in range(1, request_policy.attempts + 1):
             if self._breaker.refuses(host):
-                raise RetrievalError(f"{host} is left alone for a while: it failed {manners.patience} times in a row")
+                raise RetrievalError(
+                    f"{host}: circuit open after {request_policy.failure_threshold} consecutive failures"
+                )
             self._take_turn()
             try:
                 answer = self._attempt(method, url, headers, params, payload)
                 self._breaker.answered(host)
                 return answer
-            except _Passing as problem:
+            except _TransientError as problem:
                 left_alone = self._breaker.failed(host)
-                wait = manners.backoff * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.0)
+                wait = request_policy.backoff * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.0)
                 if problem.wait is not None:
                     wait = max(wait, problem.wait)
-                if attempt == manners.attempts or left_alone or wait > manners.longest_wait:
+                if attempt == request_policy.attempts or left_alone or wait > request_policy.longest_wait:
                     tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
                     raise RetrievalError(f"{host} {problem} ({tries})") from problem
                 time.sleep(wait)
@@ -173,7 +176,7 @@ class Outside:
         if answer.status != 200:
             raise RetrievalError(f"{host} answered {answer.status}")
         if answer.cut:
-            raise RetrievalError(f"{host} sent more than {self.manners.max_bytes:,} bytes")
+            raise RetrievalError(f"{host} sent more than {self.request_policy.max_bytes:,} bytes")
         try:
             return json.loads(answer.body)
         except (ValueError, RecursionError) as error:
@@ -187,17 +190,17 @@ class Outside:
         params: Mapping[str, str | int] | None,
         payload: Any,
     ) -> Answer:
-        self._deadline.at = time.monotonic() + self.manners.timeout
-        with _one_line(self.manners.timeout):
+        self._deadline.at = time.monotonic() + self.request_policy.timeout
+        with _one_line(self.request_policy.timeout):
             proxy = self._proxy_of(url)
-            if proxy is not None and not self.manners.allow_private:
+            if proxy is not None and not self.request_policy.allow_private:
                 self._check_as_named(url)
             with self._clients[proxy].stream(method, url, headers=headers, params=params, json=payload) as response:
                 if response.status_code in _RETRIED:
                     said = response.headers.get("Retry-After")
-                    raise _Passing(f"answered {response.status_code}", _retry_after(said))
+                    raise _TransientError(f"answered {response.status_code}", _retry_after(said))
                 packed = response.headers.get("Content-Encoding", "")
-                body, cut = read_body(response.iter_raw(), packed, self.manners.max_bytes)
+                body, cut = read_body(response.iter_raw(), packed, self.request_policy.max_bytes)
                 return Answer(
                     url=str(response.url),
                     status=response.status_code,
@@ -210,8 +213,8 @@ class Outside:
 
     def _client(self, proxy: str | None) -> httpx.Client:
         client = httpx.Client(
-            timeout=self.manners.timeout,
-            transport=Transport(self._deadline, self.manners.allow_private, proxy),
+            timeout=self.request_policy.timeout,
+            transport=Transport(self._deadline, self.request_policy.allow_private, proxy),
             headers={"User-Agent": _USER_AGENT, "Accept-Encoding": ACCEPTED},
             follow_redirects=False,
             trust_env=False,
@@ -232,11 +235,11 @@ class Outside:
             public_addresses(target.host, target.port or 443, self._deadline.cut(None))
 
     def _take_turn(self) -> None:
-        if self.manners.per_second is None:
+        if self.request_policy.per_second is None:
             return
         with self._turn:
             at = max(self._next, time.monotonic())
-            self._next = at + 1 / self.manners.per_second
+            self._next = at + 1 / self.request_policy.per_second
         time.sleep(max(0.0, at - time.monotonic()))
 
 
@@ -258,15 +261,15 @@ def _one_line(timeout: float) -> Iterator[None]:
     try:
         yield
     except (httpx.TimeoutException, httpcore.TimeoutException) as error:
-        raise _Passing(f"did not answer within {timeout:g} s") from error
+        raise _TransientError(f"did not answer within {timeout:g} s") from error
     except (httpx.ConnectError, httpcore.ConnectError) as error:
-        raise _Passing("cannot be reached") from error
+        raise _TransientError("cannot be reached") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol, UnicodeError) as error:
         raise RetrievalError("the address is not one of the web") from error
     except PackedError as error:
         raise RetrievalError("the response cannot be unpacked") from error
     except (httpx.HTTPError, httpcore.ProtocolError, httpcore.NetworkError, httpcore.ProxyError) as error:
-        raise _Passing("broke off") from error
+        raise _TransientError("broke off") from error
 
 
 def _retry_after(value: str | None) -> float | None:

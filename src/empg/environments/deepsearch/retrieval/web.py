@@ -16,10 +16,11 @@ from typing import Any
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import check_count, clean_query, clean_text
 from empg.environments.deepsearch.retrieval.served import pack_hits, unpack_hits
-from empg.environments.deepsearch.retrieval.transport import Manners, Outside, read_variable
+from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy, read_variable
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError
+from empg.errors import UserError
 
-MANNERS = Manners()  # unless others are given
+REQUEST_POLICY = RequestPolicy()  # unless others are given
 MAX_SNIPPET = 4_000  # characters
 MAX_TITLE = 300
 MAX_ADDRESS = 2_000
@@ -106,23 +107,25 @@ class WebSearch:
     Args:
         provider: one of `PROVIDERS`, by name or itself.
         cache: a folder that keeps what was found by provider, query and k; None asks every time.
-        manners: time-outs, attempts and rate (`per_second`: providers allow 1 to 50).
+        request_policy: time-outs, attempts and rate (`per_second`: providers allow 1 to 50).
 
     Raises:
-        ValueError: there is no such provider, or its environment variable is not set.
+        UserError: there is no such provider, or its environment variable is not set.
     """
 
-    def __init__(self, provider: str | Provider, cache: Path | None = None, manners: Manners = MANNERS) -> None:
+    def __init__(
+        self, provider: str | Provider, cache: Path | None = None, request_policy: RequestPolicy = REQUEST_POLICY
+    ) -> None:
         self._provider = PROVIDERS.get(provider) if isinstance(provider, str) else provider
         if self._provider is None:
-            raise ValueError(f"there is no search provider {provider!r}: choose one of {', '.join(PROVIDERS)}")
+            raise UserError(f"there is no search provider {provider!r}: choose one of {', '.join(PROVIDERS)}")
         held = read_variable(self._provider.variable, f"{self._provider.name} needs it in the environment")
         self._key, self._url = held, self._provider.url
         if not self._url:
             if not held.startswith(("http://", "https://")):
-                raise ValueError(f"{self._provider.variable} is no address: give http://HOST:PORT")
+                raise UserError(f"{self._provider.variable} is no address: give http://HOST:PORT")
             self._key, self._url = "", held if held.endswith("/search") else f"{held.rstrip('/')}/search"
-        self._outside = Outside(manners)
+        self._http = HttpClient(request_policy)
         self._cache = None if cache is None else DiskCache(cache)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -143,7 +146,7 @@ class WebSearch:
         if known is not None:
             return known
         ask = self._provider.ask(query, k, self._key)
-        answer = self._outside.json(ask.method, self._url, headers=ask.headers, params=ask.params, payload=ask.payload)
+        answer = self._http.json(ask.method, self._url, headers=ask.headers, params=ask.params, payload=ask.payload)
         hits = read_results(answer, self._provider, k)
         if self._cache is not None and hits:  # nothing found may be a hiccup, which must not be kept for ever
             self._cache.put(pack_hits(hits), *key)

@@ -1,0 +1,65 @@
+"""The members of a huge JSON object by their keys, kept on disk: the official attributes are 178 MB."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from empg.environments.jsonstream import Progress, stream_members
+
+
+class Members:
+    """A look-up table that is read once from a file; of the values only the places in a scratch file are in memory.
+
+    Args:
+        path: a JSON object.
+        keep: which keys are kept; they must be of ASCII letters and digits.
+        width: the longest of these.
+        progress: told the bytes read.
+
+    Raises:
+        UserError: the file is no JSON object, is damaged or ends early.
+    """
+
+    def __init__(self, path: Path, keep: Callable[[str], bool], width: int, progress: Progress | None = None) -> None:
+        self._scratch = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        keys, starts = bytearray(), array("q", [0])
+        try:
+            for key, value in stream_members(path, progress):
+                if keep(key):
+                    text = json.dumps(value).encode()
+                    self._scratch.write(text)
+                    keys += key.encode().ljust(width, b"\0")
+                    starts.append(starts[-1] + len(text))
+        except BaseException:
+            self.close()
+            raise
+        names = np.frombuffer(bytes(keys), dtype=f"S{width}")
+        self._order = np.argsort(names, kind="stable")
+        self._names, self._starts = names[self._order], starts
+
+    def __enter__(self) -> Members:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def get(self, key: str) -> Any:
+        """The value of a kept key, the last one if it comes several times; None if there is none."""
+        name = np.bytes_(key.encode())
+        place = int(np.searchsorted(self._names, name, side="right")) - 1
+        if place < 0 or self._names[place] != name:
+            return None
+        number = int(self._order[place])
+        self._scratch.seek(self._starts[number])
+        return json.loads(self._scratch.read(self._starts[number + 1] - self._starts[number]))
+
+    def close(self) -> None:
+        """Let go of the scratch file."""
+        self._scratch.close()

@@ -1,0 +1,18 @@
+"""Errors that the user can fix, printed as one line. Any other exception is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something that the user can fix: a recipe, a file, an argument, a missing package, a full disk.
+
+    The message is one line: what is wrong, what was expected, what to do.
+    """
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder does not exist; the message names it and says where to get it."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """A package that this feature needs is not installed; the message gives the command that installs it."""

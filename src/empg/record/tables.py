@@ -1,0 +1,138 @@
+"""The Parquet tables of a run, column by column: the written contract of `episodes/` and `evaluations/`.
+
+Every column carries a `description` and, where it has one, a `unit` in its Arrow field metadata, so that a file
+explains itself to whoever opens it without this package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from empg.errors import UserError
+
+
+class TableError(UserError):
+    """A table cannot be written or read; the message names the file and the column or the reason."""
+
+
+def _column(name: str, type_: pa.DataType, description: str, unit: str = "", *, required: bool = False) -> pa.Field:
+    metadata = {"description": description, **({"unit": unit} if unit else {})}
+    return pa.field(name, type_, nullable=not required, metadata=metadata)
+
+
+_INT, _FLOAT, _TEXT, _FLAG = pa.int32(), pa.float64(), pa.string(), pa.bool_()
+
+EPISODES = pa.schema(
+    [
+        _column("iteration", _INT, "iteration that the turn was sampled for; the first is 1", required=True),
+        _column("episode", _INT, "the episode's number within the iteration", required=True),
+        _column("group", _INT, "episodes with the same group are compared with one another", required=True),
+        _column("task_index", _INT, "the task's place in its split", required=True),
+        _column("task_id", _TEXT, "the task's name", required=True),
+        _column("task_type", _TEXT, "the kind of task", required=True),
+        _column("split", _TEXT, "the split that the task belongs to", required=True),
+        _column("task", _TEXT, "the task, as the agent was told it"),
+        _column("turn", _INT, "the step's index within its episode, 0, 1, 2, ...", required=True),
+        _column("observation", _TEXT, "what the environment said before the turn"),
+        _column("thought", _TEXT, "the reasoning part of what the agent wrote"),
+        _column("action", _TEXT, "the action part of what the agent wrote"),
+        _column("valid", _FLAG, "the turn could be read and its action was one that the environment takes"),
+        _column("reward", _FLOAT, "the environment's reward for the action"),
+        _column("process_reward", _FLOAT, "step-level reward beside the environment's"),
+        _column("entropy", _FLOAT, "step entropy H: mean of the full-vocabulary entropies of its tokens", "nats"),
+        _column("entropy_normalised", _FLOAT, "Hn: H after min-max normalisation over the batch, 0 to 1"),
+        _column("scale", _FLOAT, "g: gradient scaling of the step, mean 1 over the batch"),
+        _column("clarity", _FLOAT, "f: future clarity, exp(-k' Hn) of the next step; 0 without a next step"),
+        _column("advantage_outcome", _FLOAT, "A: the episode's outcome advantage"),
+        _column("advantage_modulated", _FLOAT, "A_mod = A g + zeta f"),
+        _column("advantage", _FLOAT, "the advantage that every token of the step was trained with"),
+        _column("num_prompt_tokens", _INT, "tokens read before the turn", "tokens"),
+        _column("num_action_tokens", _INT, "tokens written in the turn", "tokens"),
+        _column("dropped", _FLAG, "a guard kept the step out of the update"),
+        _column("success", _FLAG, "the episode reached its goal"),
+        _column("score", _FLOAT, "the environment's score of the episode, 0 to 1"),
+        _column("end", _TEXT, "why the episode ended"),
+    ],
+    metadata={"format": "empg.episodes.1"},
+)
+
+EVALUATIONS = pa.schema(
+    [
+        _column("task_id", _TEXT, "the task's name", required=True),
+        _column("task_index", _INT, "the task's place in its split", required=True),
+        _column("task_type", _TEXT, "the kind of task", required=True),
+        _column("success", _FLAG, "the episode reached its goal", required=True),
+        _column("score", _FLOAT, "the environment's score of the episode, 0 to 1", required=True),
+        _column("reward", _FLOAT, "the episode's reward"),
+        _column("turns", _INT, "turns played", "turns", required=True),
+        _column("valid_turns", _INT, "turns that could be read and whose action the environment takes", "turns"),
+        _column("failed_turns", _INT, "turns that needed something from outside that could not be had", "turns"),
+        _column("action_tokens", _INT, "tokens the agent wrote", "tokens"),
+        _column("tokens", _INT, "tokens of the whole episode, prompts included", "tokens"),
+        _column("end", _TEXT, "why the episode ended"),
+    ],
+    metadata={"format": "empg.evaluations.1"},
+)
+
+
+def write_table(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[Any]]) -> Path:
+    """Write columns of equal length under a schema, whole or not at all; a column that is left out is null throughout.
+
+    Raises:
+        TableError: an unknown or a missing column, a value of another type, columns of unequal length, a full disk.
+    """
+    unknown = sorted(set(columns) - set(schema.names))
+    if unknown:
+        raise TableError(f"{path.name}: unknown column {unknown[0]!r}; the columns are {', '.join(schema.names)}")
+    lengths = {name: len(values) for name, values in columns.items()}
+    rows = max(lengths.values(), default=0)
+    for name, length in lengths.items():
+        if length != rows:
+            raise TableError(f"{path.name}: column {name!r} has {length} rows, others have {rows}")
+    arrays = [_array(path, field, columns.get(field.name), rows) for field in schema]
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), partial, compression="zstd")
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise TableError(f"cannot write {path}: {error.strerror or error}") from None
+    return path
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """All columns of a table as Python lists.
+
+    Raises:
+        TableError: the file is missing or is not whole.
+    """
+    try:
+        return pq.read_table(path).to_pydict()  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        raise TableError(f"{path} does not exist") from None
+    except (OSError, pa.ArrowException) as error:
+        raise TableError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _array(path: Path, field: pa.Field, values: Sequence[Any] | None, rows: int) -> pa.Array:
+    if values is None:
+        values = [None] * rows
+    if not field.nullable:
+        for row, value in enumerate(values):
+            if value is None:
+                raise TableError(f"{path.name}: column {field.name!r} is missing in row {row}")
+    if field.type == _TEXT:  # a lone surrogate, which hostile text may hold, has no UTF-8
+        values = [v.encode("utf-8", "replace").decode("utf-8") if isinstance(v, str) else v for v in values]
+    try:
+        return pa.array(values, type=field.type)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise TableError(f"{path.name}: column {field.name!r}: {' '.join(str(error).split())[:200]}") from None

@@ -1,0 +1,259 @@
+"""Many environments behind one door: in this process when they are fast, in worker processes when they are slow."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import gymnasium
+
+from empg.environments.base import Info, TextEnvironment
+from empg.errors import UserError
+from empg.recipe import EnvironmentSection
+from empg.system.processes import end_with_parent
+
+_REGISTERED = {
+    "alfworld": "empg/ALFWorld-v1",
+    "webshop": "empg/WebShop-v1",
+    "deepsearch": "empg/DeepSearch-v1",
+}
+
+
+def make_environment(section: EnvironmentSection, split: str) -> TextEnvironment:
+    """The environment of a recipe, for one split.
+
+    Raises:
+        UserError: the options do not fit the environment.
+    """
+    import empg.environments  # registers the ids
+
+    assert empg.environments
+    kwargs = {**section.options, "split": split}
+    if section.max_steps is not None:
+        kwargs["max_steps"] = section.max_steps
+    try:
+        made = gymnasium.make(_REGISTERED[section.id], disable_env_checker=True, **kwargs)
+    except TypeError as error:
+        raise UserError(f"environment.options: {str(error).partition(' was raised')[0]}") from None
+    return made.unwrapped  # type: ignore[return-value]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a reset or a step came to. `error` is set, and nothing else means anything, when the environment raised."""
+
+    observation: str = ""
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    info: Info | None = None
+    error: str | None = None
+
+
+class EnvPool(Protocol):
+    """Environments by slot; each call takes any number of slots and answers in their order."""
+
+    def reset(self, slots: Sequence[int], tasks: Sequence[int]) -> list[Outcome]:
+        """Start task `tasks[i]` in slot `slots[i]`."""
+        ...
+
+    def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[Outcome]:
+        """Act in each slot."""
+        ...
+
+    def close(self) -> None:
+        """Let go of processes and files."""
+        ...
+
+
+class LocalEnvPool:
+    """Environments in this process, made when a slot is first used."""
+
+    def __init__(self, make: Callable[[], TextEnvironment]) -> None:
+        self._make = make
+        self._environments: dict[int, TextEnvironment] = {}
+
+    def reset(self, slots: Sequence[int], tasks: Sequence[int]) -> list[Outcome]:
+        """Start task `tasks[i]` in slot `slots[i]`."""
+        return [self._reset(slot, task) for slot, task in zip(slots, tasks, strict=True)]
+
+    def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[Outcome]:
+        """Act in each slot."""
+        return [self._step(slot, action) for slot, action in zip(slots, actions, strict=True)]
+
+    def close(self) -> None:
+        """Close every environment."""
+        for environment in self._environments.values():
+            environment.close()
+
+    def _reset(self, slot: int, task: int) -> Outcome:
+        try:
+            environment = self._environments.get(slot) or self._environments.setdefault(slot, self._make())
+            observation, info = environment.reset(options={"task": task})
+        except Exception as error:  # a world's failure ends its episode, not the run
+            return Outcome(error=_describe(error))
+        return Outcome(observation, info=info)
+
+    def _step(self, slot: int, action: str) -> Outcome:
+        try:
+            return Outcome(*self._environments[slot].step(action))
+        except Exception as error:
+            return Outcome(error=_describe(error))
+
+
+class ProcessEnvPool:
+    """Environments in worker processes; slot s lives in process s modulo their number.
+
+    When a process dies, what its slots were playing ends with an error; it is started again when one of them is reset.
+    """
+
+    def __init__(self, make: Callable[[], TextEnvironment], processes: int) -> None:
+        self.make = make
+        self.waiting = False  # for answers; True too when the wait was broken off
+        self._processes = [_EnvProcess(make) for _ in range(processes)]
+
+    def reset(self, slots: Sequence[int], tasks: Sequence[int]) -> list[Outcome]:
+        """Start task `tasks[i]` in slot `slots[i]`."""
+        return self._ask("reset", slots, tasks)
+
+    def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[Outcome]:
+        """Act in each slot; the processes work side by side."""
+        return self._ask("step", slots, actions)
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.close()
+
+    def _ask(self, verb: str, slots: Sequence[int], values: Sequence[int] | Sequence[str]) -> list[Outcome]:
+        count = len(self._processes)
+        answers = [Outcome(error="the environment's process ended")] * len(slots)
+        asked = []
+        self.waiting = True
+        for number, process in enumerate(self._processes):
+            share = process.able(verb, [i for i, slot in enumerate(slots) if slot % count == number], slots)
+            if share and process.send(verb, [slots[i] for i in share], [values[i] for i in share]):
+                asked.append((process, share))
+        for process, share in asked:
+            for index, outcome in zip(share, process.receive(), strict=False):  # a dead process answers nothing
+                answers[index] = outcome
+        self.waiting = False
+        return answers
+
+
+class _KeptEnvPool(ProcessEnvPool):
+    """Processes that outlive a rollout: `close` keeps them for the next one, since slow pool are slow to start."""
+
+    def close(self) -> None:
+        """Keep the processes; end them if answers may still be under way."""
+        if self.waiting:
+            super().close()
+        else:
+            _kept.append(self)
+
+    def end(self) -> None:
+        """End the processes."""
+        super().close()
+
+
+_kept: list[_KeptEnvPool] = []  # at most one: those that were used last
+
+
+class _EnvProcess:
+    """One worker process, and which slots have an episode in it."""
+
+    def __init__(self, make: Callable[[], TextEnvironment]) -> None:
+        self._make = make
+        self.playing: set[int] = set()
+        self._start()
+
+    def able(self, verb: str, share: list[int], slots: Sequence[int]) -> list[int]:
+        """Those of `share` (places in `slots`) that can be asked; before a reset a dead process is started again."""
+        if verb == "step":
+            return [i for i in share if slots[i] in self.playing]
+        if share and not self.process.is_alive():
+            self.close()
+            self._start()
+        return share
+
+    def send(self, verb: str, slots: list[int], values: list[Any]) -> bool:
+        """Ask; whether the process could be reached."""
+        try:
+            self._pipe.send((verb, slots, values))
+        except OSError:
+            self._ended()
+            return False
+        if verb == "reset":
+            self.playing.update(slots)
+        return True
+
+    def receive(self) -> list[Outcome]:
+        """The answers to what was sent; none when the process has ended."""
+        try:
+            return self._pipe.recv()  # type: ignore[no-any-return]
+        except (EOFError, OSError):
+            self._ended()
+            return []
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.terminate()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self._make), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.playing.clear()
+
+    def _ended(self) -> None:
+        self.playing.clear()
+        self.process.join(timeout=5)  # the pipe may be seen to close before the process is seen to end
+
+
+def make_env_pool(section: EnvironmentSection, split: str) -> EnvPool:
+    """The pool of a recipe: in place, or in `environment.workers` processes.
+
+    Processes stay when their pool are closed, and are given out again to whoever asks for the same next; they end
+    when others are asked for, or with this process.
+    """
+    maker = _Maker(section, split)
+    if not section.workers:
+        return LocalEnvPool(maker)
+    while _kept:
+        pool = _kept.pop()
+        if pool.make == maker:
+            return pool
+        pool.end()
+    return _KeptEnvPool(maker, section.workers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    section: EnvironmentSection
+    split: str
+
+    def __call__(self) -> TextEnvironment:
+        return make_environment(self.section, self.split)
+
+
+def _serve(pipe: Connection, make: Callable[[], TextEnvironment]) -> None:
+    end_with_parent()
+    pool = LocalEnvPool(make)
+    try:
+        while True:
+            verb, slots, values = pipe.recv()
+            pipe.send(pool.reset(slots, values) if verb == "reset" else pool.step(slots, values))
+    except (EOFError, OSError, KeyboardInterrupt):
+        pool.close()
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

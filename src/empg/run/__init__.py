@@ -1,0 +1,1 @@
+"""A run of a recipe: training, evaluation, checks before work, what is written and shown."""

@@ -1,0 +1,163 @@
+"""What an iteration leaves behind: one row per turn for the Parquet file, and the numbers of the metrics record."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from empg.learner.assign import Assigned
+from empg.rollout.types import EndReason, Episode
+
+Columns = dict[str, list[Any]]
+
+
+def turn_columns(iteration: int, assigned: Assigned) -> Columns:
+    """One row per turn, in time order, with everything that its credit was made of; None where a step did not count."""
+    counted = assigned.counted.tolist()
+    values: dict[str, list[Any]] = {}
+    if assigned.credit is not None:
+        for name, key in (
+            ("entropy_normalised", "normalised_entropy"),
+            ("scale", "scale"),
+            ("clarity", "clarity"),
+            ("advantage_modulated", "modulated"),
+        ):
+            numbers = iter(getattr(assigned.credit, key).tolist())
+            values[name] = [next(numbers) if c else None for c in counted]
+    advantage = assigned.advantages.tolist()
+    outcome = assigned.outcome.tolist()
+    signal = assigned.signal.tolist()
+    rows: list[dict[str, Any]] = []
+    for number, episode in enumerate(assigned.episodes):
+        whole = {
+            "iteration": iteration,
+            "episode": number,
+            "group": episode.group,
+            "task_index": episode.task_index,
+            "task_id": episode.task_id,
+            "task_type": episode.task_type,
+            "split": episode.split,
+            "task": episode.task,
+            "advantage_outcome": outcome[number],
+            "success": episode.success,
+            "score": episode.score,
+            "end": episode.end.value,
+        }
+        for index, turn in enumerate(episode.turns):
+            step = len(rows)
+            rows.append(
+                {
+                    **whole,
+                    "turn": index,
+                    "observation": turn.observation,
+                    "thought": turn.thought,
+                    "action": turn.action,
+                    "valid": turn.valid,
+                    "reward": turn.reward,
+                    "process_reward": turn.process_reward,
+                    "entropy": turn.entropy if math.isfinite(turn.entropy) else None,
+                    **{name: column[step] for name, column in values.items()},
+                    "advantage": advantage[step] if counted[step] else None,
+                    "num_prompt_tokens": len(turn.prompt_ids),
+                    "num_action_tokens": len(turn.action_ids),
+                    "dropped": signal[number] and not counted[step],
+                }
+            )
+    names = rows[0].keys() if rows else ()
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def join_columns(shares: Sequence[Columns]) -> Columns:
+    """The rows of all workers, one after the other, with episodes numbered through."""
+    joined: Columns = {}
+    episodes = 0
+    for share in shares:
+        if not share:
+            continue
+        numbers = share["episode"]
+        for name, column in share.items():
+            moved = [n + episodes for n in numbers] if name == "episode" else column
+            joined.setdefault(name, []).extend(moved)
+        episodes += max(numbers) + 1
+    return joined
+
+
+def episode_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+    """One row per episode: what an evaluation keeps, and what the rollout's numbers are made of."""
+    return [
+        {
+            "task_id": e.task_id,
+            "task_index": e.task_index,
+            "task_type": e.task_type,
+            "success": e.success,
+            "score": e.score,
+            "reward": e.reward,
+            "turns": len(e.turns),
+            "action_tokens": e.num_action_tokens,
+            "tokens": e.num_action_tokens + sum(len(t.prompt_ids) for t in e.turns),
+            "valid_turns": sum(t.valid for t in e.turns),
+            "failed_turns": sum(bool(t.failure) for t in e.turns),
+            "end": e.end.value,
+        }
+        for e in episodes
+    ]
+
+
+def rollout_numbers(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How the episodes of an iteration went."""
+    played = [r for r in rows if r["end"] != EndReason.ENV_ERROR.value]
+    turns = sum(r["turns"] for r in played)
+    ends = Counter(r["end"] for r in rows)
+
+    def mean(key: str) -> float:
+        return sum(float(r[key]) for r in played) / max(1, len(played))
+
+    return {
+        "rollout/episodes": len(rows),
+        "rollout/success": mean("success"),
+        "rollout/reward": mean("reward"),
+        "rollout/score": mean("score"),
+        "rollout/turns": mean("turns"),
+        "rollout/turn_tokens": sum(r["action_tokens"] for r in played) / max(1, turns),
+        "rollout/episode_tokens": mean("tokens"),
+        "rollout/valid_actions": sum(r["valid_turns"] for r in played) / max(1, turns),
+        "rollout/failed_turns": sum(r["failed_turns"] for r in played) / max(1, turns),
+        "tokens/sampled": sum(r["action_tokens"] for r in rows),
+        **{f"rollout/end/{reason.value}": ends[reason.value] / max(1, len(rows)) for reason in EndReason},
+    }
+
+
+def credit_numbers(columns: Columns) -> dict[str, float]:
+    """The gauges of the method: step entropy (nats) and the spread of what was made of it."""
+    numbers: dict[str, float] = {}
+    entropy = _present(columns.get("entropy"))
+    if len(entropy):
+        low, p05, p50, p95, high = np.quantile(entropy, [0.0, 0.05, 0.5, 0.95, 1.0])
+        numbers |= {
+            "entropy/step_mean": float(entropy.mean()),
+            "entropy/step_min": float(low),
+            "entropy/step_p05": float(p05),
+            "entropy/step_p50": float(p50),
+            "entropy/step_p95": float(p95),
+            "entropy/step_max": float(high),
+        }
+    scale, clarity = _present(columns.get("scale")), _present(columns.get("clarity"))
+    if len(scale):
+        numbers |= {
+            "credit/scale_min": float(scale.min()),
+            "credit/scale_max": float(scale.max()),
+            "credit/scale_std": float(scale.std()),
+            "credit/clarity_mean": float(clarity.mean()),
+        }
+    advantage = _present(columns.get("advantage"))
+    if len(advantage):
+        numbers["credit/advantage_abs_mean"] = float(np.abs(advantage).mean())
+    return numbers
+
+
+def _present(column: list[Any] | None) -> np.ndarray:
+    return np.array([v for v in column or () if v is not None], dtype=np.float64)

@@ -1,0 +1,283 @@
+"""What a person sees while a run works: a live table on a terminal, plain lines anywhere else.
+
+Plain lines carry no control characters and no clock, so the logs of two equal runs differ only in their durations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from empg.record.runfolder import Record
+from empg.report.before_after import Rate, before_and_after
+from empg.report.curves import panels
+
+FIRST_STAGE = "preparing the policy"
+SUCCESS_SHOWN = 60  # iterations in the curve of success
+ALARMS_SHOWN = 3
+TIMES_AVERAGED = 10  # iterations behind the estimate of what is left
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Progress:
+    """The display of one run of `iterations` iterations; a context manager.
+
+    On a terminal it draws a live panel four times a second from a thread of its own; otherwise every method prints at
+    most one line, flushed at once.
+    """
+
+    def __init__(self, iterations: int, console: Console | None = None) -> None:
+        self.iterations = iterations
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._stage, self._total, self._done, self._began = FIRST_STAGE, 0, 0, time.monotonic()
+        self._train: Record | None = None
+        self._warm: Record | None = None
+        self._success: deque[float] = deque(maxlen=SUCCESS_SHOWN)
+        self._seconds: deque[float] = deque(maxlen=TIMES_AVERAGED)
+        self._evaluations: list[Record] = []
+        self._alarms: deque[str] = deque(maxlen=ALARMS_SHOWN)
+        self._finished = False
+        self._live: Live | None = None
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self._panel, console=self.console, refresh_per_second=4)
+
+    def __enter__(self) -> Progress:
+        if self._live is not None:
+            self._live.start(refresh=True)
+        else:
+            self._print(self._stage)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def stage(self, name: str, total: int | None) -> None:
+        """A stage of work begins, of `total` items if they can be counted."""
+        self._stage, self._total, self._done, self._began = name, total or 0, 0, time.monotonic()
+        # Each iteration's own line tells of its rollout.
+        if self._live is None and name != "rollout":
+            self._print(name)
+
+    def done(self, count: int) -> None:
+        """`count` items of the stage are done, all told."""
+        self._done = count
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._print(line)
+
+    def record(self, record: Record) -> None:
+        """Show a record of metrics.jsonl as it is written."""
+        show = {"warm_start": self._show_warm_start, "train": self._show_train, "eval": self._show_evaluation}
+        if record["kind"] in show:
+            show[record["kind"]](record)
+
+    def finish(self, records: Sequence[Record], report: Path) -> None:
+        """The run is over: success before and after on every panel, and where the report is."""
+        self._finished = True
+        if self._live is not None:
+            self._live.refresh()
+            self._live.stop()
+        evaluations = [r for r in records if r.get("kind") == "eval"]
+        if self._live is not None and evaluations:
+            self.console.print(_outcome_table(evaluations))
+        else:
+            for line in _outcome_lines(evaluations):
+                self._print(line)
+        self._print(f"report: {report}")
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    def _show_warm_start(self, record: Record) -> None:
+        before = self._warm
+        self._warm = record
+        if self._stage != "warm start":
+            self._stage, self._began = "warm start", time.monotonic()
+        self._total, self._done = record["steps"], record["step"]
+        percent = 100 * record["step"] // record["steps"]
+        if self._live is None and (before is None or percent > 100 * before["step"] // before["steps"]):
+            self._print(f"warm start {percent:3d} %  {_warm_numbers(record)}")
+
+    def _show_train(self, record: Record) -> None:
+        self._train, self._warm = record, None
+        self._success.append(float(record["rollout/success"]))
+        self._seconds.append(float(record["time/total"]))
+        self._stage, self._total = "next iteration", 0
+        alarms = [str(alarm) for alarm in record.get("alarms") or ()]
+        self._alarms.extend(f"iteration {record['iteration']}: {alarm}" for alarm in alarms)
+        if self._live is None:
+            numbers = "  ".join(f"{name} {value}" for name, value in _train_numbers(record))
+            left = self._left()
+            self._print(
+                f"iteration {record['iteration']}/{self.iterations}  {numbers}  {_times(record)}"
+                + (f"  left {_duration(left)}" if left else "")
+            )
+            for alarm in alarms:
+                self._print(f"alarm: {alarm}")
+
+    def _show_evaluation(self, record: Record) -> None:
+        self._evaluations.append(record)
+        self._stage, self._total = "evaluated", 0
+        if self._live is None:
+            self._print(
+                f"{record['split']} ({record['decoding']}) at iteration {record['iteration']}: "
+                f"success {rate(Rate.of(record))} of {record['n']}"
+            )
+
+    def _left(self) -> float:
+        """Seconds until the run is over: iterations like the last ones, and a last evaluation like the first."""
+        if self._train is None:
+            return 0.0
+        iterations = self.iterations - int(self._train["iteration"])
+        first = [r for r in self._evaluations if r["iteration"] == self._evaluations[0]["iteration"]]
+        return iterations * sum(self._seconds) / len(self._seconds) + sum(float(r["time"]) for r in first)
+
+    # --- lines -------------------------------------------------------------------------------------------------------
+
+    def _print(self, line: str) -> None:
+        """One line: nothing in it is markup, and nothing in it moves the cursor."""
+        safe = "".join(c if c.isprintable() else " " for c in line)
+        if self._live is not None:
+            self.console.print(Text(safe))
+        else:
+            file = self.console.file
+            encoding = getattr(file, "encoding", None) or "utf-8"
+            file.write(safe.encode(encoding, errors="replace").decode(encoding) + "\n")
+            file.flush()
+
+    # --- the live panel ----------------------------------------------------------------------------------------------
+
+    def _panel(self) -> Group:
+        parts: list[Any] = []
+        if self._train is not None:
+            parts.append(self._train_table(self._train))
+        if self._warm is not None:
+            parts.append(Text(_warm_numbers(self._warm)))
+        for record in self._evaluations[-4:]:
+            where = f"{record['split']} ({record['decoding']}) at iteration {record['iteration']}"
+            parts.append(Text(f"{where}: {rate(Rate.of(record))}", style="cyan"))
+        parts += [Text(alarm, style="bold yellow") for alarm in self._alarms]
+        if not self._finished:
+            parts.append(self._stage_line())
+        return Group(*parts)
+
+    def _train_table(self, record: Record) -> Table:
+        table = Table.grid(padding=(0, 2))
+        left = self._left()
+        heading = f"iteration {record['iteration']}/{self.iterations}"
+        table.add_row(Text(heading, style="bold"), Text("".join(_block(s) for s in self._success), style="green"))
+        numbers = Text("  ".join(f"{name} {value}" for name, value in _train_numbers(record)))
+        table.add_row(Text(f"{_duration(left)} left" if left and not self._finished else "", style="dim"), numbers)
+        table.add_row("", Text(_times(record), style="dim"))
+        return table
+
+    def _stage_line(self) -> Table:
+        line = Table.grid(padding=(0, 2))
+        elapsed = time.monotonic() - self._began
+        bar = ProgressBar(
+            total=self._total or None,
+            completed=self._done,
+            width=30,
+            pulse=not self._total,
+            animation_time=time.monotonic(),
+        )
+        count = f"{self._done}/{self._total}" if self._total else ""
+        line.add_row(Text(self._stage), bar, Text(count), Text(_duration(elapsed), style="dim"))
+        return line
+
+
+# --- numbers as text -------------------------------------------------------------------------------------------------
+
+
+def _train_numbers(record: Record) -> list[tuple[str, str]]:
+    entropy = record.get("entropy/step_mean")
+    return [
+        ("success", f"{100 * record['rollout/success']:5.1f} %"),
+        ("reward", f"{record['rollout/reward']:.3f}"),
+        ("entropy", "-" if entropy is None else f"{entropy:.3f}"),
+        ("KL", f"{record['policy/kl_old']:.4f}"),
+    ]
+
+
+def _times(record: Record) -> str:
+    rollout, credit, update, total = (record[f"time/{part}"] for part in ("rollout", "credit", "update", "total"))
+    return f"{total:.1f} s (rollout {rollout:.1f}, credit {credit:.1f}, update {update:.1f})"
+
+
+def _warm_numbers(record: Record) -> str:
+    left = record["time"] / record["step"] * (record["steps"] - record["step"])
+    tokens = f"tokens right {100 * record['token_accuracy']:.1f} %"
+    return f"loss {record['loss']:.3f}  {tokens}  left {_duration(left)}"
+
+
+def rate(shown: Rate) -> str:
+    """A success rate and its interval, in per cent."""
+    return f"{100 * shown.success:.1f} % [{100 * shown.low:.1f}, {100 * shown.high:.1f}]"
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines, their columns under one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _block(share: float) -> str:
+    return _BLOCKS[min(len(_BLOCKS) - 1, int(max(0.0, share) * len(_BLOCKS)))]
+
+
+# --- before and after ------------------------------------------------------------------------------------------------
+
+
+def _outcome_rows(evaluations: Sequence[Record]) -> list[tuple[str, str, str, str, str]]:
+    """(panel, episodes, before, after, difference in points) of every split and decoding."""
+    rows = []
+    for panel in panels(evaluations):
+        played = [r for r in evaluations if (r["split"], r["decoding"]) == panel]
+        first, last = before_and_after(played)
+        trained, twice = last["iteration"] > 0, first["iteration"] != last["iteration"]
+        points = 100 * (last["success"] - first["success"])
+        rows.append(
+            (
+                f"{panel[0]} ({panel[1]})",
+                str(last["n"]),
+                rate(Rate.of(first)) if twice or not trained else "",
+                rate(Rate.of(last)) if trained else "",
+                f"{points:+.1f} points" if twice else "",
+            )
+        )
+    return rows
+
+
+def _outcome_table(evaluations: Sequence[Record]) -> Table:
+    table = Table(title="success, with 95 % Wilson intervals", title_justify="left")
+    for heading in ("panel", "episodes", "before", "after", "difference"):
+        table.add_column(heading, justify="left" if heading == "panel" else "right")
+    for row in _outcome_rows(evaluations):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _outcome_lines(evaluations: Sequence[Record]) -> list[str]:
+    rows = _outcome_rows(evaluations)
+    if not rows:
+        return []
+    return aligned([("success (95 % Wilson)", "episodes", "before", "after", "difference"), *rows])

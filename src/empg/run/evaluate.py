@@ -1,0 +1,129 @@
+"""Success on a whole panel, with its interval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from empg.environments.panels import Panel, make_panel
+from empg.learner.checkpoint import START, CheckpointError, Checkpoints
+from empg.policy.model import Policy
+from empg.recipe import Recipe, load_recipe
+from empg.record.runfolder import RunFolder
+from empg.record.statistics import wilson_interval
+from empg.rollout.collector import Request
+from empg.rollout.env_pool import make_environment
+from empg.rollout.types import EndReason
+from empg.run.build import EVALUATION_KEY, build_policy, play
+from empg.run.columns import episode_rows
+from empg.system.workers import Workers
+
+
+def panel_of(recipe: Recipe, split: str) -> Panel:
+    """The recipe's panel for a split: the same tasks, in the same order, for every policy."""
+    environment = make_environment(recipe.environment, split)
+    return make_panel(environment, recipe.evaluation.episodes, name=f"{recipe.environment.id}-{split}")
+
+
+def evaluate_policy(
+    recipe: Recipe,
+    policy: Policy,
+    split: str,
+    decoding: str,
+    iteration: int,
+    workers: Workers,
+    done: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Play a whole panel once; returns the metrics record and one row per episode, on every worker alike.
+
+    Sampling is keyed by the task's place in the panel, so two policies meet the same tasks with the same rng.
+    """
+    began = time.perf_counter()
+    panel = panel_of(recipe, split)
+    requests = [Request(task, place, (EVALUATION_KEY, place)) for place, task in enumerate(panel.tasks)]
+    share = requests[workers.rank :: workers.size]
+    policy.model.eval()
+    episodes = play(
+        recipe,
+        policy,
+        split,
+        share,
+        greedy=decoding == "greedy",
+        temperature=recipe.evaluation.temperature,
+        done=done,
+    )
+    shares = workers.gather([(e.group, row) for e, row in zip(episodes, episode_rows(episodes), strict=True)])
+    rows = [row for _, row in sorted((item for share in shares for item in share), key=lambda item: item[0])]
+    kinds = sorted({row["task_type"] for row in rows})
+    record = {
+        "kind": "eval",
+        "iteration": iteration,
+        "split": split,
+        "decoding": decoding,
+        "temperature": recipe.evaluation.temperature if decoding == "sampled" else 0.0,
+        "panel": panel.name,
+        "panel_sha256": panel.sha256,
+        **_success(rows),
+        "score": sum(r["score"] for r in rows) / len(rows),
+        "turns": sum(r["turns"] for r in rows) / len(rows),
+        "failed_turns": sum(r["failed_turns"] for r in rows),
+        "env_errors": sum(r["end"] == EndReason.ENV_ERROR.value for r in rows),
+        "by_type": {kind: _success([r for r in rows if r["task_type"] == kind]) for kind in kinds},
+        "time": time.perf_counter() - began,
+    }
+    return record, rows
+
+
+def evaluate_run(
+    run: Path,
+    checkpoint: str | None = None,
+    splits: Sequence[str] | None = None,
+    episodes: int | None = None,
+    decoding: str = "sampled",
+    temperature: float | None = None,
+    stage: Callable[[str, int], Callable[[int], None]] | None = None,
+) -> list[dict[str, Any]]:
+    """Evaluate a run's policy on panels and write the results into the run folder, where `compare` finds them.
+
+    Args:
+        run: the run folder.
+        checkpoint: `iter-000040`, or `start` for the policy before reinforcement learning; None is the newest.
+        splits: which panels; None takes those of the recipe.
+        episodes: tasks per panel; None takes the recipe's.
+        decoding: `sampled` or `greedy`.
+        temperature: of `sampled`; None takes the recipe's.
+        stage: told the name and the length of each panel; returns what to call with the count of episodes done.
+
+    Raises:
+        RunFolderError: there is no such run.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    folder = RunFolder.open(run)
+    recipe = load_recipe(folder.recipe_path)
+    changes = {"episodes": episodes, "temperature": temperature}
+    evaluation = recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    recipe = recipe.model_copy(update={"evaluation": evaluation})
+    checkpoints = Checkpoints(folder.checkpoints)
+    if checkpoint is None:
+        checkpoint, problems = checkpoints.newest_intact()
+        if checkpoint is None:
+            raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} holds no checkpoint yet")
+    state = checkpoints.verify(checkpoint)
+    policy = build_policy(recipe, folder.checkpoints / checkpoint)
+    records = []
+    for split in splits or evaluation.splits:
+        done = stage(f"evaluate {split} ({decoding})", evaluation.episodes) if stage is not None else None
+        iteration = 0 if checkpoint == START else state["iteration"]
+        record, rows = evaluate_policy(recipe, policy, split, decoding, iteration, Workers(), done)
+        folder.write_evaluation(record, rows)
+        folder.append_metrics(record)
+        records.append(record)
+    return records
+
+
+def _success(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    wins = sum(bool(r["success"]) for r in rows)
+    low, high = wilson_interval(wins, len(rows))
+    return {"n": len(rows), "successes": wins, "success": wins / len(rows), "low": low, "high": high}

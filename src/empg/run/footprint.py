@@ -1,0 +1,166 @@
+"""How much memory and disk a recipe takes, worked out from the model's shape before anything is loaded.
+
+These are estimates: right within a factor of two for Llama-like models (a test measures one), rough for others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from empg.errors import MissingFileError, UserError
+from empg.policy.attention import LONGEST
+from empg.policy.scoring import LOGIT_BUDGET
+from empg.policy.tiny import make_model
+from empg.recipe import LoraSection, Recipe
+
+PROCESS_BYTES = 500 << 20  # a Python process that has imported torch and transformers: 0.45 GiB measured on Linux
+LOGIT_COPIES = 5  # scaled logits, log-probabilities, probabilities, their product, and a gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a model decides its memory; counts of parameters, dimensions and tokens."""
+
+    parameters: int
+    trainable: int
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of memory per worker. `weights` to `optimizer` stay; of the others only one phase is alive at a time."""
+
+    process: int
+    weights: int  # with those of the reference policy, if the loss has one
+    gradients: int
+    optimizer: int
+    rollout: int  # the KV cache, one layer's copy of it, and the logits of one token per slot
+    update: int  # activations and logits of one forward and backward pass
+    exchange: int  # two flat copies of the gradients, when several workers average theirs
+
+    @property
+    def total(self) -> int:
+        """The peak: what stays, and the largest of the phases."""
+        stays = self.process + self.weights + self.gradients + self.optimizer
+        return stays + max(self.rollout, self.update, self.exchange)
+
+
+def model_shape(recipe: Recipe) -> Shape:
+    """The shape of the recipe's model. The model is made without weights; nothing is downloaded.
+
+    Raises:
+        MissingFileError: the model's configuration is not on this machine.
+        UserError: it is, but cannot be used.
+    """
+    section = recipe.policy
+    with torch.device("meta"):
+        if section.model == "tiny":
+            model: Any = make_model(section.tiny, section.tiny.vocab_size, 1, 0, recipe.seed)
+        else:
+            model = AutoModelForCausalLM.from_config(_configuration(section.model))
+    config = model.config.get_text_config()
+    parameters = sum(p.numel() for p in model.parameters())
+    heads = int(config.num_attention_heads)
+    return Shape(
+        parameters=parameters,
+        trainable=parameters if section.lora is None else _adapter_parameters(model, section.lora),
+        layers=int(config.num_hidden_layers),
+        hidden=int(config.hidden_size),
+        heads=heads,
+        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        intermediate=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
+        vocab=int(config.vocab_size),
+    )
+
+
+def footprint(shape: Shape, recipe: Recipe, *, on_cpu: bool) -> Footprint:
+    """Memory per worker, for b bytes per number of `policy.dtype` and P parameters, of which Q train.
+
+    - weights `b P`, twice with a KL penalty; gradients `b Q`; AdamW `2 b Q`.
+    - rollout: `slots * (max_episode_tokens + 1) * layers * 2 * kv_heads * head_dim * b`, plus one layer's share twice,
+      plus `4 * slots * vocab * LOGIT_COPIES`. A worker has no more slots than episodes.
+    - update, for T = `micro_batch_tokens` in rows of L = `max_episode_tokens`: per token and layer `6 hidden * b` (the
+      two norms) and `(2 heads + 2 kv_heads) * head_dim + 4 intermediate` (attention, MLP) of b bytes, or 2 bytes under
+      autocast; on the CPU with L <= 1024 also the `heads * L` attention weights; two layers' worth more for the
+      gradients on their way back; logits of `min(T, budget / vocab)` tokens, LOGIT_COPIES times in float32; under
+      autocast 2 P bytes of cast weights. A processor that emulates bfloat16 can take more.
+    - exchange `2 b Q` with more than one worker.
+
+    The attention weights take L as the length of every row, the worst case.
+    """
+    size = 4 if recipe.policy.dtype == "float32" else 2
+    inner = 2 if recipe.optimizer.autocast else size
+    length, passed = recipe.rollout.max_episode_tokens, recipe.optimizer.micro_batch_tokens
+    slots = _slots(recipe)
+    layer_cache = slots * (length + 1) * 2 * shape.kv_heads * shape.head_dim * size
+    width = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim + 4 * shape.intermediate
+    if on_cpu and length <= LONGEST:
+        width += shape.heads * length
+    activations = passed * (shape.layers + 2) * (6 * shape.hidden * size + width * inner)
+    logits = min(passed, LOGIT_BUDGET // shape.vocab + 1) * shape.vocab * 4 * LOGIT_COPIES
+    return Footprint(
+        process=PROCESS_BYTES,
+        weights=size * shape.parameters * (2 if recipe.loss.kl_coef else 1),
+        gradients=size * shape.trainable,
+        optimizer=2 * size * shape.trainable,
+        rollout=layer_cache * (shape.layers + 2) + 4 * slots * shape.vocab * LOGIT_COPIES,
+        update=activations + logits + (2 * shape.parameters if recipe.optimizer.autocast else 0),
+        exchange=2 * size * shape.trainable if recipe.workers > 1 else 0,
+    )
+
+
+def checkpoint_bytes(shape: Shape, recipe: Recipe) -> int:
+    """Disk that a run's checkpoints take at most: the kept ones, the one being written, and the starting policy.
+
+    A checkpoint is the weights (with LoRA only the adapter's) and two moments per trained parameter.
+    """
+    size = 4 if recipe.policy.dtype == "float32" else 2
+    weights = size * shape.trainable
+    return (recipe.keep_checkpoints + 1) * (weights + 2 * size * shape.trainable) + weights
+
+
+def _slots(recipe: Recipe) -> int:
+    """Episodes that one worker ever plays at once: in a rollout, or in an evaluation."""
+    rollout = recipe.rollout
+    trained = rollout.groups // recipe.workers * rollout.group_size
+    evaluated = -(-recipe.evaluation.episodes // recipe.workers)
+    return min(rollout.slots, max(trained, evaluated))
+
+
+def _configuration(name: str) -> Any:
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise MissingFileError(f"{folder} holds no config.json: it is not the folder of a model")
+    try:
+        return AutoConfig.from_pretrained(name, local_files_only=True)
+    except OSError:
+        raise MissingFileError(f"{name} is not on this machine") from None
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{name}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _adapter_parameters(model: Any, lora: LoraSection) -> int:
+    """Parameters of the adapters: `r (in + out)` for each linear layer that gets one."""
+    head = model.get_output_embeddings()
+    wanted = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module is not head
+        and (lora.target_modules == "all-linear" or name.split(".")[-1] in lora.target_modules)
+    ]
+    return sum(lora.r * (module.in_features + module.out_features) for module in wanted)

@@ -1,0 +1,164 @@
+"""The run as it is written down: metrics, episodes, TensorBoard, the live display. Only the first worker writes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+import empg
+from empg.learner.assign import Assigned
+from empg.learner.update import UpdateStats
+from empg.recipe import Recipe
+from empg.record.runfolder import RunFolder
+from empg.rollout.types import Episode
+from empg.run.alarms import Alarms
+from empg.run.columns import credit_numbers, episode_rows, join_columns, rollout_numbers, turn_columns
+from empg.run.display import Progress
+from empg.system.workers import Workers
+
+Done = Callable[[int], None]
+
+
+class RunLogger:
+    """Collects what the workers did and writes it; on every worker but the first it only collects."""
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, workers: Workers) -> None:
+        self.folder, self.recipe, self.workers = folder, recipe, workers
+        self.alarms = Alarms(recipe.rollout.max_turn_tokens)
+        self.progress = Progress(recipe.iterations) if workers.first else None
+        self._board: SummaryWriter | None = None
+
+    def __enter__(self) -> RunLogger:
+        if self.progress is not None:
+            self.progress.__enter__()
+            self._board = SummaryWriter(str(self.folder.tensorboard))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.progress is not None:
+            self.progress.__exit__(kind, error, trace)
+        if self._board is not None:
+            self._board.close()
+
+    def begin(self, command: str) -> None:
+        """The first record: what made this run."""
+        self._write(
+            {
+                "kind": "run",
+                "version": empg.__version__,
+                "command": command,
+                "seed": self.recipe.seed,
+                "python": sys.version.split()[0],
+                "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            }
+        )
+
+    def rewind(self, iteration: int) -> None:
+        """Forget what was written after `iteration` iterations; -1 forgets the first evaluation too."""
+        if self.workers.first:
+            self.folder.truncate_metrics(iteration)
+        self.workers.barrier()
+
+    def say(self, line: str) -> None:
+        """A line for the person."""
+        if self.progress is not None:
+            self.progress.say(line)
+
+    def stage(self, name: str, total: int | None = None) -> Done | None:
+        """Begin a stage of work; the returned function takes the count of what is done."""
+        if self.progress is None:
+            return None
+        self.progress.stage(name, total)
+        return self.progress.done
+
+    def rollout_progress(self, episodes: int) -> Done | None:
+        """Begin a rollout of this many episodes (on this worker)."""
+        return self.stage("rollout", episodes)
+
+    def evaluation_progress(self, split: str, decoding: str) -> Done | None:
+        """Begin the evaluation of a panel."""
+        return self.stage(f"evaluate {split} ({decoding})", -(-self.recipe.evaluation.episodes // self.workers.size))
+
+    def warm_start(self, record: dict[str, Any]) -> None:
+        """One step of the warm start."""
+        self._write(record)
+
+    def iteration(
+        self,
+        iteration: int,
+        episodes: Sequence[Episode],
+        assigned: Assigned,
+        stats: UpdateStats,
+        clock: tuple[float, float, float, float],
+    ) -> None:
+        """Everything about one iteration, from all workers; `clock`: began, rolled out, credited, updated (seconds)."""
+        shares = self.workers.gather(
+            (turn_columns(iteration, assigned), episode_rows(episodes), assigned.dropped_steps, assigned.zero_variance)
+        )
+        if not self.workers.first:
+            return
+        columns = join_columns([share[0] for share in shares])
+        rows = [row for share in shares for row in share[1]]
+        without, groups = (sum(share[3][i] for share in shares) for i in (0, 1))
+        began, rolled, credited, updated = clock
+        loss = stats.loss
+        record: dict[str, Any] = {
+            "kind": "train",
+            "iteration": iteration,
+            **rollout_numbers(rows),
+            **credit_numbers(columns),
+            "credit/zero_variance_groups": without / max(1, groups),
+            "policy/loss": loss["loss"],
+            "policy/entropy": loss["entropy"],
+            "policy/kl_old": loss["kl_old"],
+            "policy/kl_reference": loss["kl"],
+            "policy/clip_low": loss["clipped_low"],
+            "policy/clip_high": loss["clipped_high"],
+            "policy/max_ratio": loss["max_ratio"],
+            "policy/grad_norm": stats.grad_norm,
+            "policy/lr": stats.lr,
+            "policy/mismatch": stats.mismatch,
+            "guard/dropped_steps": sum(share[2] for share in shares),
+            "guard/skipped_updates": stats.skipped,
+            "tokens/trained": stats.tokens,
+            "time/rollout": rolled - began,
+            "time/credit": credited - rolled,
+            "time/update": updated - credited,
+            "time/total": updated - began,
+        }
+        record["alarms"] = self.alarms.check(record)
+        if columns:
+            self.folder.write_episodes(iteration, columns)
+        self._write(record)
+
+    def evaluation(self, record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """A panel was played."""
+        if self.workers.first:
+            self.folder.write_evaluation(record, rows)
+            self._write(record)
+
+    def finish(self) -> None:
+        """The run is over: draw the report and say where it is."""
+        if self.progress is not None:
+            from empg.report.page import build_page
+
+            self.progress.finish(self.folder.read_metrics(), build_page(self.folder))
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if not self.workers.first:
+            return
+        self.folder.append_metrics(record)
+        if self.progress is not None:
+            self.progress.record(record)
+        if self._board is not None and record["kind"] in ("train", "eval"):
+            prefix = "" if record["kind"] == "train" else f"eval/{record['split']}/{record['decoding']}/"
+            for key, value in record.items():
+                if isinstance(value, (int, float)) and key not in ("iteration", "kind"):
+                    self._board.add_scalar(prefix + key, value, record["iteration"])

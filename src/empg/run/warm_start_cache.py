@@ -1,0 +1,91 @@
+"""The policy that reinforcement learning starts from, and the cache that spares a second warm start."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import empg
+from empg.learner.warm_start import warm_start
+from empg.policy.model import Policy
+from empg.recipe import Recipe
+from empg.rollout.demonstrations import recording_files
+from empg.rollout.env_pool import make_environment
+from empg.run.build import build_agent, build_policy
+from empg.run.logger import RunLogger
+from empg.system.cache import cache_folder
+from empg.system.workers import Workers
+
+
+def starting_policy(recipe: Recipe, workers: Workers, logger: RunLogger) -> Policy:
+    """The policy that learning from reward starts from: warm-started, or taken from the cache, or as the recipe has it.
+
+    The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start, this package's code included.
+    """
+    if recipe.warm_start is None:
+        return build_policy(recipe)
+    cached = _cache_folder(recipe)
+    found = workers.gather(cached.is_dir())
+    if all(found):
+        logger.say(f"warm start taken from {cached}")
+        return build_policy(recipe, cached)
+    logger.stage("expert play for the tokenizer")
+    policy = build_policy(recipe)
+    logger.stage("warm start")
+    environment = make_environment(recipe.environment, recipe.environment.train_split)
+    warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, logger.warm_start)
+    if workers.first:
+        _keep(policy, cached, logger)
+    workers.barrier()
+    return policy
+
+
+def _keep(policy: Policy, cached: Path, logger: RunLogger) -> None:
+    partial = cached.with_name(f".{cached.name}.{os.getpid()}")
+    try:
+        policy.save(partial)
+        shutil.rmtree(cached, ignore_errors=True)
+        partial.rename(cached)
+    except OSError as error:  # the cache only saves time
+        shutil.rmtree(partial, ignore_errors=True)
+        logger.say(f"cannot keep the warm start in {cached}: {error.strerror or error}; the run goes on without")
+
+
+def _cache_folder(recipe: Recipe) -> Path:
+    shaping = recipe.model_dump(
+        mode="json",
+        include={
+            "seed": True,
+            "workers": True,
+            "environment": True,
+            "policy": True,
+            "agent": True,
+            "warm_start": True,
+            "rollout": {"max_episode_tokens"},
+            "optimizer": {"autocast", "micro_batch_tokens"},
+        },
+    )
+    text = json.dumps([empg.__version__, _code(), shaping, *_recorded(recipe)], sort_keys=True)
+    return cache_folder() / f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _recorded(recipe: Recipe) -> list[str]:
+    """Digests of the recordings that a warm start imitates: a file that grew makes another warm start."""
+    if recipe.warm_start is None or recipe.warm_start.recordings is None:
+        return []
+    files = recording_files(Path(recipe.warm_start.recordings))
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
+@functools.cache
+def _code() -> str:
+    """A digest of this package's own code: a changed prompt, expert or tokenizer makes another warm start."""
+    package = Path(empg.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

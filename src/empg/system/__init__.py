@@ -1,0 +1,1 @@
+"""Processes, memory and the cache folder of this machine."""

@@ -1,0 +1,160 @@
+"""Data-parallel processes on one machine: every worker plays and trains on its share, and all take the same step.
+
+Worker 0 is the process that was started; the others are its children. When worker 0 dies, however it dies, the others
+end at once and without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from empg.errors import UserError
+from empg.system.processes import end_with_parent, parent_is_gone
+
+_OPS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
+
+
+class WorkerError(UserError):
+    """Another worker of the run ended before its time."""
+
+
+class _CollectiveError(WorkerError):
+    """A collective failed, as it does when another worker is gone."""
+
+
+@contextlib.contextmanager
+def _collective() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise _CollectiveError(f"another worker cannot be reached: {' '.join(str(error).split())[:300]}") from error
+
+
+class Workers:
+    """This process among the workers of a run. With one worker every call returns at once."""
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @property
+    def first(self) -> bool:
+        """Whether this is worker 0, which writes files and speaks to the person."""
+        return self.rank == 0
+
+    def reduce(self, tensor: Tensor, op: str) -> Tensor:
+        """The `sum`, `min` or `max` of a tensor over all workers, on every worker."""
+        if self.size == 1:
+            return tensor
+        # Gloo works on the CPU; the tensors here are a few numbers.
+        result = tensor.detach().cpu().clone()
+        with _collective():
+            dist.all_reduce(result, op=_OPS[op])
+        return result.to(tensor.device)
+
+    def total(self, value: float) -> float:
+        """The sum of a number over all workers."""
+        return float(self.reduce(torch.tensor(value, dtype=torch.float64), "sum"))
+
+    def gather(self, value: Any) -> list[Any]:
+        """One plain value per worker, on every worker, in rank order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _collective():
+            dist.all_gather_object(values, value)
+        return values
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sum the gradients over the workers (each already carries its share of one global mean)."""
+        if self.size == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        flat = self.reduce(flat, "sum")
+        for parameter, gradient in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.size > 1:
+            with _collective():
+                dist.barrier()
+
+
+@contextlib.contextmanager
+def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterator[Workers]:
+    """Start `size - 1` children that run `target(workers, *args)`, and yield worker 0's own `Workers`.
+
+    Raises:
+        WorkerError: another worker ended before its time.
+    """
+    torch.set_num_threads(max(1, torch.get_num_threads() if size == 1 else 1))
+    if size == 1:
+        yield Workers()
+        return
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="empg-") as folder:
+        store = os.path.join(folder, "rendezvous")
+        # Not daemons: a daemon may have no children, and a worker may step its pool in processes.
+        children = [context.Process(target=_child, args=(rank, size, store, target, args)) for rank in range(1, size)]
+        try:
+            for child in children:
+                child.start()
+            _join(0, size, store)
+            yield Workers(0, size)
+            for child in children:
+                child.join()
+        except _CollectiveError as error:
+            # The other ends soon after its connection; on a busy machine that can take seconds.
+            multiprocessing.connection.wait([child.sentinel for child in children], timeout=20)
+            for rank, child in enumerate(children, start=1):
+                # A sentinel closes a moment before there is an exit code; a join that has time waits for that.
+                child.join(timeout=0.5)
+                if child.exitcode:
+                    message = f"worker {rank} ended with exit code {child.exitcode}; what it said is above"
+                    raise WorkerError(message) from error
+            raise
+        finally:
+            for child in children:
+                if child.pid is not None:
+                    child.kill()
+                    child.join()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def _child(rank: int, size: int, store: str, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
+    try:
+        _join(rank, size, store)
+        target(Workers(rank, size), *args)
+    except Exception:
+        if not parent_is_gone(within=0.3):  # if it is, that is why the collective failed
+            traceback.print_exc()  # now: worker 0 ends this process as soon as the connection closes
+        sys.exit(1)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _join(rank: int, size: int, store: str) -> None:
+    # All workers are on this machine.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    with _collective():
+        dist.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=30)
+        )

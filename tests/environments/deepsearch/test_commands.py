@@ -1,0 +1,113 @@
+"""The commands as a person types them: searching in a terminal, and serving a corpus to other machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from empg.environments.deepsearch.retrieval.served import ServedRetriever
+from tests.environments.deepsearch.smallworld import DOCUMENTS
+
+EMPG = str(Path(sys.executable).with_name("empg"))
+
+
+def played(*options: str, typed: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [EMPG, "play", "deepsearch", *options]
+    done = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_a_person_searches_opens_and_answers() -> None:
+    typed = "search[Marsh Cup]\n?\nopen[Marsh Cup (award 2)]\nopen[Nowhere]\nanswer[nothing]\n"
+    done = played("pages=200", "snippet_words=5", "--split", "train", "--task", "0", typed=typed)
+    assert "1. " in done.stdout
+    assert "  search[<your query>]\n" in done.stdout
+    assert "There is no such page." in done.stdout
+    assert done.stdout.endswith("lost after 4 steps\n")
+
+
+def test_the_expert_is_watched() -> None:
+    done = played("--split", "valid_ood", "--task", "1", "--expert")
+    assert "> search[" in done.stdout
+    assert "> open[" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1].startswith("won after")
+
+
+def test_what_cannot_be_watched_or_is_wrong_is_one_line(tmp_path: Path) -> None:
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(
+        json.dumps({"id": "b1", "question": "On which river is Dunmere?", "golden_answers": ["Lorrow"]})
+    )
+    corpus = write_corpus(tmp_path)
+    data = f"data={{questions: {{dev: {questions}}}, corpus: {corpus}}}"
+    done = played(data, "--split", "dev", "--task", "0", "--expert", code=1)
+    assert done.stderr.splitlines()[-1].startswith("empg: question b1 of q has no gold chain")
+    done = played("seed=[1]", code=1)
+    assert done.stderr == "empg: seed=[1]: a whole number is needed\n"
+
+
+# ---- serving --------------------------------------------------------------------------------------------------------
+
+
+def write_corpus(folder: Path) -> Path:
+    path = folder / "corpus.jsonl"
+    path.write_text("\n".join(json.dumps({"id": d.id, "contents": f'"{d.title}"\n{d.text}'}) for d in DOCUMENTS))
+    return path
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[str]:
+    """The address that the command prints, while it serves."""
+    process = subprocess.Popen(
+        [EMPG, "serve-retriever", *arguments, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line.endswith("(Ctrl-C ends it)\n"), process.communicate()[1]
+        yield line.split()[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) in (0, 130, -signal.SIGINT)
+        assert "Traceback" not in process.communicate()[1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("retriever", ["bm25", "tantivy"])
+def test_a_corpus_is_served(retriever: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    corpus = write_corpus(tmp_path)
+    with serving(str(corpus), "--retriever", retriever) as url:
+        body = {"queries": ["Dunmere Lorrow"] * 600, "topk": 1, "return_scores": True}
+        answered = httpx.post(f"{url}/retrieve", json=body, timeout=60).json()["result"]
+        assert len(answered) == 600
+        assert answered[0][0]["document"]["contents"] == f'"Dunmere"\n{DOCUMENTS[3].text}'
+        [[hit]] = ServedRetriever(url).search(["Dunmere Lorrow"], 1)
+        assert hit.document == DOCUMENTS[3]
+    assert list((tmp_path / "empg-index").iterdir())
+
+
+def test_what_is_missing_for_it_is_one_line(tmp_path: Path) -> None:
+    corpus = str(write_corpus(tmp_path))
+    for arguments, message in (
+        ([str(tmp_path / "no.jsonl")], "is not there; a corpus is a file of lines"),
+        ([corpus, "--retriever", "dense"], "retriever='dense' needs encoder"),
+        ([corpus, "--retriever", "dense", "--encoder", str(tmp_path)], "holds no config.json"),
+        ([corpus, "--faiss", "Flat"], "faiss='Flat' is for retriever='dense'"),
+    ):
+        done = subprocess.run([EMPG, "serve-retriever", *arguments], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 1, arguments
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,284 @@
+"""What a world is put together from: the generated encyclopaedia, official files, any retriever, any measure."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from empg.environments.deepsearch import DeepSearchEnv
+from empg.environments.deepsearch.world import RetrievalError
+from tests.environments.deepsearch.servers import Reply, dead_url, scripted
+from tests.environments.deepsearch.smallworld import BRIDGE, DOCUMENTS
+
+
+def write_lines(path: Path, *records: dict[str, Any]) -> str:
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Any]:
+    """A corpus, questions of HotpotQA with their paragraphs, and questions without any."""
+    corpus = [{"id": d.id, "contents": f'"{d.title}"\n{d.text}'} for d in DOCUMENTS]
+    hotpot = {
+        "_id": "h1",
+        "question": BRIDGE.text,
+        "answer": "Dunmere",
+        "type": "bridge",
+        "supporting_facts": [["Silent Harbour", 0], ["Mara Quill", 1]],
+        "context": [[d.title, [d.text]] for d in DOCUMENTS],
+    }
+    river = {"id": "b1", "question": "On which river is Dunmere?", "golden_answers": ["Lorrow", "the Lorrow"]}
+    film = {"id": "b2", "question": "Who directed The Salt Road?", "golden_answers": ["Ivo Brandt"]}
+    return {
+        "corpus": write_lines(tmp_path / "corpus.jsonl", *corpus),
+        "hotpot": write_lines(tmp_path / "hotpot.jsonl", hotpot),
+        "rivers": write_lines(tmp_path / "rivers.jsonl", river),
+        "films": write_lines(tmp_path / "films.jsonl", film),
+    }
+
+
+def play_expert(environment: DeepSearchEnv, task: int = 0) -> tuple[bool, list[str]]:
+    observation, info = environment.reset(options={"task": task})
+    expert, actions = environment.expert(), []
+    while True:
+        action = expert.act(observation, info)["action"]
+        actions.append(action)
+        observation, _, terminated, truncated, info = environment.step(action)
+        if terminated or truncated:
+            return info["won"], actions
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("retriever", ["bm25", "tantivy"])
+def test_questions_and_a_corpus_of_files(files: dict[str, Any], tmp_path: Path, retriever: str, cached: bool) -> None:
+    data = {"questions": {"test_id": files["hotpot"], "test_ood": [files["rivers"], files["films"]]},
+            "corpus": files["corpus"]}  # fmt: skip
+    cache = str(tmp_path / "cache") if cached else None
+    environment = DeepSearchEnv("test_ood", data=data, retriever=retriever, cache=cache)
+    assert environment.num_tasks == 2
+    observation, info = environment.reset(options={"task": 0})
+    assert (observation, info["task_type"]) == ("On which river is Dunmere?", "rivers")
+    assert environment.step("search[Dunmere river]")[0].startswith("1. Dunmere: Dunmere is a town on the Lorrow,")
+    assert environment.step("open[the salt  road]")[0] == f"The Salt Road: {DOCUMENTS[4].text}"
+    assert environment.step("answer[Lorrow.]")[1] == 1.0
+    won, actions = play_expert(DeepSearchEnv("test_id", data=data, retriever=retriever, cache=cache))
+    assert won
+    assert actions[-2:] == ["open[Mara Quill]", "answer[Dunmere]"]
+
+
+def test_without_a_corpus_the_paragraphs_of_the_questions_are_searched(files: dict[str, Any]) -> None:
+    environment = DeepSearchEnv("dev", data={"questions": {"dev": files["hotpot"]}})
+    won, actions = play_expert(environment)
+    assert won
+    assert actions == [
+        "search[Silent Harbour]",
+        "open[Silent Harbour]",
+        "search[Mara Quill]",
+        "open[Mara Quill]",
+        "answer[Dunmere]",
+    ]
+
+
+def test_kinds_choose_among_the_questions_of_files(files: dict[str, Any]) -> None:
+    data = {"questions": {"all": [files["rivers"], files["films"]]}, "corpus": files["corpus"]}
+    assert DeepSearchEnv("all", data=data, kinds=["films"]).num_tasks == 1
+    with pytest.raises(ValueError, match=re.escape("kinds=['books']: all has none of these, but rivers, films")):
+        DeepSearchEnv("all", data=data, kinds=["books"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"question": {}}, "data has questions and corpus, as in data: {questions:"),
+        ("hotpot.json", "data has questions and corpus"),
+        ({"questions": "hotpot.json"}, "data.questions names files by split"),
+        ({"questions": {}}, "data.questions names files by split"),
+        ({"questions": {"train": []}}, "data.questions.train is a file or a list of files"),
+        ({"questions": {"train": [3]}}, "data.questions.train is a file or a list of files"),
+        ({"questions": {"train": "x.json"}, "corpus": 5}, "data.corpus names one file"),
+    ],
+)
+def test_wrong_data_is_refused_by_name(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DeepSearchEnv(data=data)
+
+
+def test_missing_files_and_splits_are_named(files: dict[str, Any]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json is not there"):
+        DeepSearchEnv("dev", data={"questions": {"dev": "nowhere.json"}, "corpus": files["corpus"]})
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl is not there"):
+        DeepSearchEnv("dev", data={"questions": {"dev": files["rivers"]}, "corpus": "nowhere.jsonl"})
+    with pytest.raises(ValueError, match="split='train': one of dev"):
+        DeepSearchEnv("train", data={"questions": {"dev": files["rivers"]}, "corpus": files["corpus"]})
+
+
+# ---- search elsewhere -----------------------------------------------------------------------------------------------
+
+
+def test_a_server_searches_and_what_it_listed_can_be_opened(files: dict[str, Any]) -> None:
+    answer = {"result": [[{"document": {"id": "4", "contents": '"Dunmere"\nA town on the Lorrow.'}, "score": 1.0}]]}
+    with scripted(Reply(json.dumps(answer).encode())) as server:
+        environment = DeepSearchEnv("dev", data={"questions": {"dev": files["rivers"]}}, retriever=server.url)
+        environment.reset(options={"task": 0})
+        assert environment.step("search[river]")[0] == "1. Dunmere: A town on the Lorrow."
+        assert environment.step("open[Dunmere]")[0] == "Dunmere: A town on the Lorrow."
+
+
+def test_a_dead_server_is_a_failed_search(files: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts
+    environment = DeepSearchEnv("dev", data={"questions": {"dev": files["rivers"]}}, retriever=dead_url())
+    environment.reset(options={"task": 0})
+    observation, _, terminated, _, info = environment.step("search[river]")
+    assert observation.startswith("Search failed: ")
+    assert (terminated, info["valid"]) == (False, True)
+    assert info["failure"]
+
+
+def test_a_provider_without_its_key_is_refused_by_the_variable_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SERPER_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="SERPER_API_KEY is not set"):
+        DeepSearchEnv(retriever="serper")
+
+
+# ---- measures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "score"),
+    [
+        ("em", "the lorrow", 1.0),
+        ("em", "river Lorrow", 0.0),
+        ("f1", "river Lorrow", 2 / 3),
+        ("cover_em", "river Lorrow", 1.0),
+    ],
+)
+def test_the_metric_is_chosen_by_name(files: dict[str, Any], metric: str, answer: str, score: float) -> None:
+    data = {"questions": {"dev": files["rivers"]}, "corpus": files["corpus"]}
+    environment = DeepSearchEnv("dev", data=data, metric=metric, reward="score")
+    environment.reset(options={"task": 0})
+    _, reward, _, _, info = environment.step(f"answer[{answer}]")
+    assert reward == info["score"] == pytest.approx(score)
+    assert info["won"] == (score == 1.0)
+
+
+def test_a_judge_decides_and_a_dead_one_is_an_error_of_the_world(
+    files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    data = {"questions": {"dev": files["rivers"]}, "corpus": files["corpus"]}
+    verdict = {"choices": [{"message": {"content": "CORRECT"}}]}
+    with scripted(Reply(json.dumps(verdict).encode())) as server:
+        judge = {"url": server.url, "model": "m", "key_variable": None}
+        environment = DeepSearchEnv("dev", data=data, metric="judge", judge=judge)
+        environment.reset(options={"task": 0})
+        assert environment.step("answer[The river is the Lorrow]")[1] == 1.0
+    judge = {"url": dead_url(), "model": "m", "key_variable": None}
+    environment = DeepSearchEnv("dev", data=data, metric="judge", judge=judge)
+    environment.reset(options={"task": 0})
+    with pytest.raises(RetrievalError):
+        environment.step("answer[Lorrow]")
+
+
+# ---- the generated encyclopaedia ------------------------------------------------------------------------------------
+
+
+TRANSCRIPT = """
+import hashlib
+from empg.environments.deepsearch import DeepSearchEnv
+digest = hashlib.sha256()
+for split in ("train", "valid_id", "valid_ood"):
+    environment = DeepSearchEnv(split, pages=200)
+    for task in range(0, 40):
+        observation, info = environment.reset(options={"task": task})
+        expert = environment.expert()
+        over = False
+        while not over:
+            digest.update(repr((observation, info)).encode())
+            observation, _, terminated, truncated, info = environment.step(expert.act(observation, info)["action"])
+            over = terminated or truncated
+print(digest.hexdigest())
+"""
+
+
+def test_episodes_are_the_same_in_every_process() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", TRANSCRIPT],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+    assert len(digests.pop()) == 65
+
+
+def test_environments_of_a_process_share_corpus_index_and_questions() -> None:
+    first, second = DeepSearchEnv("train"), DeepSearchEnv("valid_ood")
+    assert first.source.retriever is second.source.retriever
+    assert first.source.library is second.source.library
+    assert first.source.questions is second.source.questions
+    assert DeepSearchEnv(seed=1).source.retriever is not first.source.retriever
+
+
+def test_kinds_choose_questions() -> None:
+    environment = DeepSearchEnv("valid_id", kinds=["1-hop", "comparison"])
+    kinds = {environment.reset(options={"task": task})[1]["task_type"] for task in range(50)}
+    assert kinds == {"1-hop", "comparison"}
+
+
+def test_the_same_words_find_the_same_pages_with_tantivy() -> None:
+    observations = []
+    for retriever in ("bm25", "tantivy"):
+        environment = DeepSearchEnv("train", pages=200, retriever=retriever, results=1)
+        environment.reset(options={"task": 0})
+        observations.append(environment.step(f"search[{environment.question.hops[0].query}]")[0])
+    assert observations[0] == observations[1]
+
+
+def test_an_index_in_a_cache_gives_the_same_results(tmp_path: Path) -> None:
+    searches = []
+    for cache in (None, str(tmp_path), str(tmp_path)):
+        environment = DeepSearchEnv("train", pages=100, seed=3, cache=cache)
+        environment.reset(options={"task": 0})
+        searches.append(environment.step("search[painter town]")[0])
+    assert searches[0] == searches[1] == searches[2]
+    assert len(list(tmp_path.iterdir())) == 2  # the index and the titles
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "test"}, "split='test': one of train, valid_id, valid_ood"),
+        ({"retriever": "google"}, "retriever='google': one of bm25, tantivy, dense, "),
+        ({"retriever": "dense"}, "retriever='dense' needs encoder"),
+        ({"metric": "rouge"}, "metric='rouge': one of em, f1, cover_em, judge"),
+        ({"metric": "judge"}, "metric='judge' needs judge: a mapping of url and model"),
+        ({"metric": "judge", "judge": {"url": "http://x", "model": "m", "key": "s"}}, "metric='judge' needs judge"),
+        ({"judge": {"url": "http://x", "model": "m"}}, "judge is for metric='judge', this is 'em'"),
+        ({"kinds": ["9-hop"]}, "kinds: there is no '9-hop'"),
+        ({"pages": 3}, "pages=3: at least 50"),
+    ],
+)
+def test_wrong_options_of_the_world_are_refused_by_name(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DeepSearchEnv(**options)

@@ -1,0 +1,176 @@
+"""The shop in a real browser (headless Chromium): a person buys, by mouse, by keyboard, and on a phone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from empg.environments.webshop import WebShopEnv, recording
+from tests.environments.webshop.shops import write_official
+from tests.environments.webshop.test_site import Served, task_of
+
+pytestmark = pytest.mark.slow
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    site = Served(WebShopEnv("train"), tmp_path / "episodes.jsonl")
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Iterator[Served]:
+    environment = WebShopEnv("train", data=write_official(tmp_path / "data"), split_scheme="verl-agent")
+    site = Served(environment, tmp_path / "episodes.jsonl")
+    yield site
+    site.stop()
+
+
+def expert_actions(environment: WebShopEnv, task: int) -> list[str]:
+    observation, info = environment.reset(options={"task": task})
+    expert, actions, over = environment.expert(), [], False
+    while not over:
+        actions.append(expert.act(observation, info)["action"])
+        observation, _, terminated, truncated, info = environment.step(actions[-1])
+        over = terminated or truncated
+    assert info["won"]
+    return actions
+
+
+def follow(page, actions: list[str]) -> None:
+    """Do with the mouse what the commands say."""
+    for action in actions:
+        words = action.partition("[")[2].removesuffix("]")
+        if action.startswith("search"):
+            page.get_by_role("textbox", name="Search").fill(words)
+            button = page.get_by_role("button", name="Search")
+        else:
+            button = page.locator(f'button[value="click[{words}]"]')
+        with page.expect_navigation():
+            button.click()
+
+
+def begin(page, served: Served, task: int) -> None:
+    page.goto(served.url)
+    page.get_by_label("Errand").fill(str(task))
+    with page.expect_navigation():
+        page.get_by_role("button", name="Start").click()
+
+
+def test_the_right_product_scores_1_and_the_visit_can_be_imitated(browser, served: Served) -> None:
+    task = 4
+    actions = expert_actions(served.environment, task)
+    page = browser.new_page()
+    begin(page, served, task)
+    assert page.locator("#instruction").inner_text() == served.environment.goal.instruction
+    follow(page, actions)
+    assert page.locator("#score").inner_text() == "1.0"
+    ((_, made),) = recording.read(served.record_to)
+    assert [turn["action"] for turn in made.turns] == actions
+    assert made.score == 1.0
+    page.close()
+
+
+def test_a_wrong_option_scores_what_the_text_engine_says(browser, served: Served) -> None:
+    environment = served.environment
+    task = next(i for i in range(50) if len(environment._goal(i).options) == 2)
+    actions = expert_actions(environment, task)
+    wanted = environment.goal.options[0][1]
+    values = environment.shop.product(environment.state).options[environment.goal.options[0][0]]
+    wrong = next(value for value in values if value != wanted)
+    changed = [f"click[{wrong}]" if action == f"click[{wanted}]" else action for action in actions]
+    environment.reset(options={"task": task})
+    for action in changed:
+        _, reward, _, _, _ = environment.step(action)
+    page = browser.new_page()
+    begin(page, served, task)
+    follow(page, changed[:-1])
+    assert page.get_by_role("button", name=wrong, exact=True).get_attribute("aria-pressed") == "true"
+    follow(page, changed[-1:])
+    assert 0 < reward < 1
+    assert page.locator("#score").inner_text() == str(reward)
+    page.close()
+
+
+def test_it_can_be_done_without_a_mouse(browser, served: Served) -> None:
+    page = browser.new_page()
+    begin(page, served, 0)
+
+    def press_enter() -> None:
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+
+    page.keyboard.type(served.environment._goal(0).query)  # the search field has the focus
+    press_enter()
+    for _ in range(3):  # Back to Search, Next >, the first result
+        page.keyboard.press("Tab")
+    press_enter()
+    for _ in range(page.get_by_role("button").count()):  # Buy Now is the last
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.innerText") == "Buy Now"
+    press_enter()
+    assert 0 <= float(page.locator("#score").inner_text()) <= 1
+    page.close()
+
+
+def test_it_fits_a_phone(browser, hostile: Served) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 640})
+    begin(page, hostile, task_of(hostile.environment, "B000TABLE1"))
+    for action in (
+        "search[console table]",
+        "click[B000TABLE1]",
+        "click[Description]",
+        "click[< Prev]",
+        "click[Buy Now]",
+    ):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        heights = page.locator("button").evaluate_all("all => all.map(b => b.getBoundingClientRect().height)")
+        assert min(heights, default=44) >= 44  # room for a finger
+        follow(page, [action])
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+
+
+def test_a_product_named_script_is_text(browser, hostile: Served) -> None:
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    begin(page, hostile, task_of(hostile.environment, "B000SCRIPT"))
+    follow(page, ["search[lip gloss]"])
+    assert '<script>alert(1)</script> & "Sons" Lip Gloss' in page.locator("ol.results").inner_text()
+    follow(page, ["click[B000SCRIPT]"])
+    assert page.locator("h1").inner_text() == '<script>alert(1)</script> & "Sons" Lip Gloss'
+    assert page.title() == '<script>alert(1)</script> & "Sons" Lip Gloss'
+    follow(page, ["click[nude <i>]", "click[Features]"])
+    assert "cruelty free <img src=x>" in page.locator("ul").inner_text()
+    assert page.locator("script, img, main b, main i").count() == 0
+    assert complaints == []
+    page.close()
+
+
+def test_the_back_button_and_reloading_change_nothing(browser, served: Served) -> None:
+    page = browser.new_page()
+    begin(page, served, 0)
+    follow(page, ["search[table]"])
+    left = page.locator("header").inner_text()
+    page.reload()
+    assert page.locator("header").inner_text() == left
+    page.close()

@@ -1,0 +1,89 @@
+"""The expert buys the right thing, says why in a line, and finds back when it is led astray."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from empg.environments.base import EarlyStoppingExpert
+from empg.environments.webshop import WebShopEnv
+
+
+def play(environment: WebShopEnv, task: int, slips: float = 0.0) -> tuple[float, list[str]]:
+    rng = random.Random(f"{task}")
+    observation, info = environment.reset(options={"task": task})
+    expert, thoughts = environment.expert(), []
+    while True:
+        decision = expert.act(observation, info)
+        thoughts.append(decision["thought"])
+        action = decision["action"]
+        if info["admissible"] and rng.random() < slips:
+            action = rng.choice([command for command in info["admissible"] if command != "click[buy now]"])
+        else:
+            assert environment.clone().step(action)[4]["valid"], action
+        observation, reward, terminated, truncated, info = environment.step(action)
+        if terminated or truncated:
+            return reward, thoughts
+
+
+@pytest.mark.parametrize(("split", "per_page"), [("train", 10), ("dev", 10), ("test", 3)])
+def test_it_wins_99_in_100(split: str, per_page: int) -> None:
+    environment = WebShopEnv(split, results_per_page=per_page)
+    rewards = [play(environment, task)[0] for task in range(400)]
+    assert sum(reward == 1.0 for reward in rewards) >= 396
+
+
+def test_it_wins_in_a_larger_shop_too() -> None:
+    environment = WebShopEnv("test", products=4000, seed=9)
+    assert sum(play(environment, task)[0] == 1.0 for task in range(200)) >= 198
+
+
+def test_it_recovers_from_slips() -> None:
+    environment = WebShopEnv("train", max_steps=30, results_per_page=4)
+    assert sum(play(environment, task, slips=0.15)[0] == 1.0 for task in range(200)) >= 190
+
+
+def test_thoughts_are_short_and_say_what_is_chosen_or_missing() -> None:
+    environment = WebShopEnv("train")
+    chosen, missing = 0, set()
+    for task in range(100):
+        _, thoughts = play(environment, task)
+        goal = environment.goal
+        assert all(len(thought.split()) <= 20 for thought in thoughts)
+        missing |= {said for thought in thoughts for said in goal.attributes if f"Has it {said}? Read" in thought}
+        if goal.options:
+            assert thoughts[-1] == f"Chosen: {', '.join(environment.state.options.values())}. Buy."
+            chosen += 1
+    assert chosen > 80
+    assert len(missing) > 5
+
+
+def test_it_does_what_can_be_done_for_human_goals(tmp_path) -> None:
+    from tests.environments.webshop.shops import write_official
+
+    environment = WebShopEnv("train", data=write_official(tmp_path), human_goals=True, split_scheme="verl-agent")
+    reward, _ = play(environment, 0)
+    assert 0 <= reward <= 1
+
+
+def test_in_haste_it_buys_what_it_sees_with_what_is_chosen() -> None:
+    environment = WebShopEnv("train")
+    concluded = 0
+    for task in range(40):
+        observation, info = environment.reset(options={"task": task})
+        expert = environment.expert()
+        assert isinstance(expert, EarlyStoppingExpert)
+        while True:
+            action = expert.act(observation, info)["action"]
+            hasty = expert.conclude(observation, info)
+            assert (hasty is not None) == ("click[buy now]" in (info["admissible"] or []))
+            if hasty is not None:
+                chosen = ", ".join(environment.state.options.values()) or "nothing"
+                assert hasty == {"thought": f"Chosen: {chosen}. Buy.", "action": "click[Buy Now]"}
+                assert environment.clone().step(hasty["action"])[2]
+                concluded += hasty["action"] != action
+            observation, _, terminated, _, info = environment.step(action)
+            if terminated:
+                break
+    assert concluded > 40

@@ -1,0 +1,235 @@
+"""Recorded episodes: what is written is what is read, and what is read can be played again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from empg.agent.chat import ChatFormat
+from empg.agent.dialogue import Agent
+from empg.agent.prompts import WORLDS
+from empg.cli import app
+from empg.environments.base import Decision
+from empg.environments.webshop import WebShopEnv, recording
+from empg.environments.webshop.recording import Recording
+from empg.errors import UserError
+from empg.learner.warm_start import warm_start
+from empg.policy.decode import Decoder, Sampling
+from empg.policy.model import load_policy
+from empg.recipe import Recipe, parse_recipe
+from empg.rollout.collector import Collector, Request
+from empg.rollout.demonstrations import corpus, recorded_plays
+from empg.rollout.env_pool import LocalEnvPool
+from empg.system.workers import Workers
+from tests.environments.webshop.shops import write_official
+from tests.environments.webshop.test_site import Served, task_of
+
+RULES = {
+    "max_steps": 15,
+    "nouns": "lexicon",
+    "results_per_page": 10,
+    "stop_at_last_page": False,
+    "reach_bracketed_values": False,
+}
+
+
+def expert_actions(environment: WebShopEnv, task: int) -> list[str]:
+    observation, info = environment.reset(options={"task": task})
+    expert, actions, over = environment.expert(), [], False
+    while not over:
+        actions.append(expert.act(observation, info)["action"])
+        observation, _, terminated, truncated, info = environment.step(actions[-1])
+        over = terminated or truncated
+    return actions
+
+
+def shop_for(environment: WebShopEnv, task: int, actions: Sequence[str] = ()) -> Recording:
+    turns = [Decision(thought="", action=action) for action in actions or expert_actions(environment, task)]
+    environment.reset(options={"task": task})
+    for turn in turns:
+        environment.step(turn["action"])
+    return recording.record(environment, task, turns)
+
+
+def test_a_recording_comes_back_and_plays_again(tmp_path: Path) -> None:
+    environment, path = WebShopEnv("train", products=200, max_steps=8), tmp_path / "new" / "shopping.jsonl"
+    made = [shop_for(environment, 2), shop_for(environment, 5), shop_for(environment, 9, ["search[red]"] * 8)]
+    recording.require_writable(path)
+    recording.append(path, made[:1])
+    recording.append(path, made[1:])
+    assert list(recording.read(path)) == [(f"{path}, line {n}", one) for n, one in enumerate(made, start=1)]
+    plays = recorded_plays(environment, path, "react")
+    assert [[turn.action for turn in play] for play in plays] == [[t["action"] for t in one.turns] for one in made]
+    assert [(one.ended, one.score) for one in made] == [("bought", 1.0), ("bought", 1.0), ("out of steps", 0.0)]
+    assert not any(turn.corrupted for play in plays for turn in play)
+    assert plays[0][0].observation == environment.reset(options={"task": 2})[0]
+
+
+def test_the_line_is_as_documented(tmp_path: Path) -> None:
+    path = tmp_path / "shopping.jsonl"
+    turns = (Decision(thought="", action="search[café]"), Decision(thought="why", action="click[Buy Now]"))
+    recording.append(path, [Recording("abc", "B0-1", "train", 7, RULES, turns, "bought", 0.5)])
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "format": "empg-webshop-episode-2",
+        "catalogue": "abc",
+        "task_id": "B0-1",
+        "split": "train",
+        "task": 7,
+        "rules": RULES,
+        "turns": [{"thought": "", "action": "search[café]"}, {"thought": "why", "action": "click[Buy Now]"}],
+        "ended": "bought",
+        "score": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"format": "other"}, "format is 'other'"),
+        ({"turns": []}, "turns"),
+        ({"turns": [{"thought": ""}]}, "action"),
+        ({"turns": [{"thought": "", "action": 5}]}, "a text is needed"),
+        ({"turns": [{"thought": "", "action": "x" * 20_000}]}, "a text is needed"),
+        ({"score": 2}, "score"),
+        ({"task": "one"}, "task"),
+        ({"task": -1}, "task"),
+        ({"split": None}, "a text is needed"),
+        ({"rules": [1]}, "rules"),
+        ({"rules": {"max_steps": None}}, "rules"),
+        ({"ended": "somehow"}, "ended: one of bought, out of steps"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, change: dict, complaint: str) -> None:
+    path = tmp_path / "shopping.jsonl"
+    turns = (Decision(thought="", action="search[a]"),)
+    recording.append(path, [Recording("abc", "B0-1", "train", 7, RULES, turns, "bought", 1.0)])
+    good = path.read_text()
+    path.write_text(f"{good}\n{json.dumps({**json.loads(good), **change})}\n")
+    with pytest.raises(ValueError, match=rf"shopping\.jsonl, line 3: .*{complaint}"):
+        list(recording.read(path))
+    path.write_text("not json\n")
+    with pytest.raises(ValueError, match="line 1"):
+        list(recording.read(path))
+    path.write_bytes(b'{"format": "\xff"}')
+    with pytest.raises(ValueError, match=r"line 1: not a recorded episode \(it is not JSON\)"):
+        list(recording.read(path))
+
+
+def test_a_recording_from_elsewhere_is_refused() -> None:
+    environment = WebShopEnv("train")
+    own = shop_for(environment, 2)
+    for other, complaint in (
+        (WebShopEnv("train", products=200), "another catalogue"),
+        (WebShopEnv("dev"), "split train, not dev"),
+        (WebShopEnv("train", split_scheme="verl-agent"), "goals or split scheme differ"),
+        (WebShopEnv("train", results_per_page=3), r"other rules: results_per_page=10 \(here 3\)$"),
+        (WebShopEnv("train", max_steps=20), r"other rules: max_steps=15 \(here 20\)$"),
+        (WebShopEnv("train", stop_at_last_page=True), r"stop_at_last_page=False \(here True\)$"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            recording.require_fitting(own, other)
+    for alike in (WebShopEnv("train", observation="text_rich", reward="binary", show_chosen_options=True),
+                  WebShopEnv("train", reach_bracketed_values=True)):  # fmt: skip
+        recording.require_fitting(own, alike)
+
+
+def test_a_bracket_that_only_the_recorded_shop_understood_does_not_fit(tmp_path: Path) -> None:
+    data = write_official(tmp_path)
+    official = WebShopEnv("train", data=data, split_scheme="verl-agent")
+    task = task_of(official, "B000RUGRUG")
+    way = ["search[rug]", "click[B000RUGRUG]", "click[plain [2 pack]]", "click[Buy Now]"]
+    made = shop_for(official.reaching(), task, way)
+    recording.require_fitting(made, official.reaching())
+    with pytest.raises(ValueError, match=r"reach_bracketed_values=True \(here False\)"):
+        recording.require_fitting(made, official)
+    recording.require_fitting(shop_for(official.reaching(), task, [*way[:2], way[3]]), official)
+
+
+def test_a_play_that_does_not_go_as_recorded_names_its_line(tmp_path: Path) -> None:
+    environment, path = WebShopEnv("train", products=200), tmp_path / "shopping.jsonl"
+    own = shop_for(environment, 2)
+    for changed, complaint in (
+        (replace(own, turns=own.turns[:-1]), "line 2: the recording ends before the episode does"),
+        (replace(own, turns=(*own.turns, *own.turns)), r"line 2: over after \d+ turns, and the recording goes on"),
+        (replace(own, score=0.25), r"line 2: score 1\.000 here, 0\.250 when recorded"),
+        (replace(own, split="dev"), "line 2: the recording of .* is of split dev, not train"),
+        (replace(own, turns=(Decision(thought="", action="search[a</action>]"),)), r"line 2: an agent .* cannot say"),
+    ):
+        path.unlink(missing_ok=True)
+        recording.append(path, [own, changed])
+        with pytest.raises(ValueError, match=rf"^{path}, {complaint}") as raised:
+            recorded_plays(environment, path, "react")
+        assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_cannot_be_written_is_named_before_anybody_shops(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^recordings cannot be written to {tmp_path}: "):
+        recording.require_writable(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"recordings cannot be written to .*/file/inside: "):
+        recording.require_writable(tmp_path / "file" / "inside")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--record", "x.jsonl"], "--record keeps what is done in the browser: add --web"),
+        (["--web", "--task", "3"], "--web asks for the task in the browser"),
+        (["--web", "--expert"], "--web asks for the task in the browser"),
+        (["--web", "--record", "."], "recordings cannot be written to .: Is a directory"),
+    ],
+)
+def test_what_could_not_be_recorded_is_said_before_serving(arguments: list[str], complaint: str) -> None:
+    result = CliRunner().invoke(app, ["play", "webshop", "products=50", *arguments])
+    assert result.exit_code in (1, 2)
+    assert complaint in " ".join(result.stderr.replace("│", " ").split())
+
+
+def visit(site: Served, task: int, actions: list[str]) -> None:
+    """What a person does in the browser."""
+    page = site.start(task)
+    for action in actions:
+        words = action.partition("[")[2].removesuffix("]")
+        site.post(f"{page}/act", **({"query": words} if action.startswith("search") else {"action": action}))
+
+
+def tiny_recipe(recordings: Path, **warm: Any) -> Recipe:
+    return parse_recipe({
+        "environment": {"id": "webshop"},
+        "policy": {
+            "tiny": {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 64,
+                     "vocab_size": 512},
+            "device": "cpu",
+        },
+        "warm_start": {"episodes_per_step": 1, "lr": 1e-2, "noise": 0.0, "recordings": str(recordings), **warm},
+        "rollout": {"max_episode_tokens": 2048},
+    })  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_visit_in_the_browser_teaches_a_policy_what_the_person_did(tmp_path: Path) -> None:
+    """From HTTP to a policy that does it again: what no expert would do (to buy unseen) is only in the recording."""
+    path = tmp_path / "episodes.jsonl"
+    environment = WebShopEnv("train", products=30, results_per_page=1, stop_at_last_page=True)
+    site = Served(environment, path)
+    actions = ["search[hurry]", "click[Back to Search]", "search[any old thing]", *expert_actions(environment, 0)]
+    try:
+        visit(site, 0, actions)
+    finally:
+        site.stop()
+    recipe = tiny_recipe(path, episodes=120)
+    texts = corpus(environment, WORLDS["webshop"], "react", 10, (0,))
+    policy = load_policy(recipe.policy, texts, 0)
+    agent = Agent.create("webshop", recipe.agent, ChatFormat(policy.tokenizer))
+    warm_start(policy, agent, environment, recipe, Workers(), lambda record: None)
+    decoder = Decoder(policy, 1, 2048, Sampling(greedy=True, max_turn_tokens=64))
+    (episode,) = Collector(decoder, agent, LocalEnvPool(environment.clone), "train", 2048).collect(
+        [Request(0, 0, (0,))]
+    )
+    assert [turn.action.lower() for turn in episode.turns[:3]] == [action.lower() for action in actions[:3]]

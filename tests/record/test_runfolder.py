@@ -1,0 +1,274 @@
+"""The run folder: what is written is what is read, and a kill at any moment leaves a run that can go on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.tables import EPISODES, EVALUATIONS, TableError
+
+MakeRun = Callable[..., RunFolder]
+
+TURN = {
+    "iteration": [3, 3],
+    "episode": [0, 0],
+    "group": [0, 0],
+    "task_index": [7, 7],
+    "task_id": ["t7", "t7"],
+    "task_type": ["pick", "pick"],
+    "split": ["train", "train"],
+    "turn": [0, 1],
+}
+PLAYED = {"task_id": "t", "task_index": 0, "task_type": "pick", "success": True, "score": 1.0, "turns": 3}
+
+
+def empty_run(path: Path) -> RunFolder:
+    return RunFolder.create(path / "run", "seed: 0\n")
+
+
+# --- create and open ---------------------------------------------------------------------------------------------
+
+
+def test_a_created_run_holds_its_recipe_and_can_be_opened(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "a" / "b", "name: café\n")
+    assert RunFolder.open(run.path).recipe_text() == "name: café\n"
+    assert run.read_metrics() == []
+    assert run.episode_iterations() == []
+
+
+def test_a_second_run_does_not_overwrite_the_first_unless_told_to(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    run.append_metrics({"kind": "run"})
+    run.write_episodes(3, TURN)
+    (run.path / "notes.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"already holds a run; go on with --resume, start it anew with --force"):
+        RunFolder.create(run.path, "seed: 1\n")
+    assert RunFolder.open(run.path).recipe_text() == "seed: 0\n"
+    anew = RunFolder.create(run.path, "seed: 1\n", force=True)
+    assert (anew.recipe_text(), anew.read_metrics(), anew.episode_iterations()) == ("seed: 1\n", [], [])
+    assert (run.path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match=r"cannot make the run folder .*/file/run: Not a directory"):
+        RunFolder.create(tmp_path / "file" / "run", "seed: 0\n")
+    run = empty_run(tmp_path)
+    (run.path / "episodes").touch()
+    with pytest.raises(TableError, match=r"cannot write .*iter-000003\.parquet"):
+        run.write_episodes(3, TURN)
+
+
+def test_force_does_not_empty_a_folder_that_holds_no_run(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(RunFolderError, match="is not empty and holds no run"):
+        RunFolder.create(tmp_path, "seed: 0\n", force=True)
+    assert (tmp_path / "photo.jpg").exists()
+
+
+def test_force_leaves_what_a_link_points_to(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    elsewhere = tmp_path / "big-disk"
+    elsewhere.mkdir()
+    (elsewhere / "weights").touch()
+    run.checkpoints.symlink_to(elsewhere)
+    RunFolder.create(run.path, "seed: 0\n", force=True)
+    assert (elsewhere / "weights").exists()
+
+
+@pytest.mark.parametrize("make", [RunFolder.open, lambda path: RunFolder.create(path, "seed: 0\n")])
+def test_a_file_is_not_a_run_folder(tmp_path: Path, make: Callable[[Path], RunFolder]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="file"):
+        make(tmp_path / "file")
+
+
+def test_opening_what_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="does not exist"):
+        RunFolder.open(tmp_path / "nowhere")
+    with pytest.raises(RunFolderError, match=r"recipe\.yaml is missing"):
+        RunFolder.open(tmp_path)
+
+
+# --- metrics.jsonl -----------------------------------------------------------------------------------------------
+
+
+def test_one_record_is_one_line(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    run.append_metrics({"kind": "run", "command": "two\nlines\u2028three"})
+    run.append_metrics({"kind": "train", "iteration": 1, "policy/loss": 0.5})
+    assert len(run.metrics_path.read_bytes().split(b"\n")) == 3
+    assert run.read_metrics()[0]["command"] == "two\nlines\u2028three"
+
+
+def test_numbers_that_are_not_finite_become_null_and_are_named(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    run.append_metrics({"kind": "train", "a": math.nan, "b": {"c": [1.0, -math.inf]}, "d": np.float32("inf"), "e": 1})
+    assert run.read_metrics() == [
+        {"kind": "train", "a": None, "b": {"c": [1.0, None]}, "d": None, "e": 1, "nonfinite": ["a", "b/c/1", "d"]}
+    ]
+    json.loads(run.metrics_path.read_text(), parse_constant=pytest.fail)
+
+
+def test_numpy_numbers_are_written_as_numbers(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    run.append_metrics({"float": np.float64(0.1), "int": np.int64(3), "flag": np.bool_(True)})
+    assert run.read_metrics() == [{"float": 0.1, "int": 3, "flag": True}]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(min_value=0, max_value=200))
+def test_a_kill_while_a_line_is_written_loses_only_it(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    run = empty_run(tmp_path_factory.mktemp("torn"))
+    records = [{"kind": "train", "iteration": i, "policy/loss": i / 3} for i in range(1, 5)]
+    for record in records:
+        run.append_metrics(record)
+    whole = run.metrics_path.read_bytes()
+    torn = whole[: max(0, len(whole) - cut)]
+    run.metrics_path.write_bytes(torn)
+
+    survivors = records[: torn.count(b"\n")]
+    assert run.read_metrics() == survivors
+    is_torn = bool(torn) and not torn.endswith(b"\n")
+    assert run.problems == (
+        [f"metrics.jsonl line {len(survivors) + 1} was cut off when the run was killed; left out"] if is_torn else []
+    )
+    run.append_metrics({"kind": "after"})
+    assert run.read_metrics() == [*survivors, {"kind": "after"}]
+    assert run.problems == []
+
+
+@pytest.mark.parametrize("damage", [b"{oops\n", b"[1]\n", b"\xff\n"])
+def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path, damage: bytes) -> None:
+    run = empty_run(tmp_path)
+    run.metrics_path.write_bytes(b'{"kind":"run"}\n' + damage + b'{"kind":"train"}\n')
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl line 2 is not a JSON object"):
+        run.read_metrics()
+
+
+def test_truncating_to_an_iteration_keeps_its_records_to_the_byte(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    kept = [
+        {"kind": "run", "seed": 0},
+        {"kind": "warm_start", "step": 9},
+        {"kind": "eval", "iteration": 0},
+        {"kind": "train", "iteration": 1},
+        {"kind": "train", "iteration": 2},
+        {"kind": "eval", "iteration": 2},
+    ]
+    for record in kept:
+        run.append_metrics(record)
+    before = run.metrics_path.read_bytes()
+    run.append_metrics({"kind": "train", "iteration": 3})
+    with run.metrics_path.open("ab") as file:
+        file.write(b'{"kind":"train","iter')
+    run.truncate_metrics(2)
+    assert run.metrics_path.read_bytes() == before
+    run.truncate_metrics(-1)
+    assert run.read_metrics() == kept[:2]
+
+
+# --- episodes and evaluations ------------------------------------------------------------------------------------
+
+
+def test_episodes_come_back_with_their_types_and_units(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    path = run.write_episodes(3, {**TURN, "entropy": [0.5, None], "action": ["go to shelf 1", "look"]})
+    assert path.name == "iter-000003.parquet"
+    columns = run.read_episodes(3)
+    assert columns["entropy"] == [0.5, None]
+    assert columns["scale"] == [None, None]
+    assert list(columns) == EPISODES.names
+    assert pq.read_schema(path).field("entropy").metadata[b"unit"] == b"nats"
+    assert run.episode_iterations() == [3]
+
+
+def test_every_column_explains_itself() -> None:
+    for schema in (EPISODES, EVALUATIONS):
+        assert all(field.metadata[b"description"] for field in schema)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": ["red", "blue"]}, "unknown column 'colour'"),
+        ({"turn": [0]}, "column 'turn' has 1 rows, others have 2"),
+        ({"turn": [0, None]}, "column 'turn' is missing in row 1"),
+        ({"entropy": ["low", 0.1]}, "column 'entropy'"),
+        ({"turn": [0, 2**40]}, "column 'turn'"),
+    ],
+)
+def test_a_wrong_column_is_an_error_that_names_it(tmp_path: Path, change: dict[str, list[Any]], message: str) -> None:
+    run = empty_run(tmp_path)
+    with pytest.raises(TableError, match=message):
+        run.write_episodes(3, {**TURN, **change})
+    assert run.episode_iterations() == []
+
+
+def test_text_without_utf8_form_is_kept_readable(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    run.write_episodes(3, {**TURN, "observation": ["a \ud800 b", "naïve 🤖"]})
+    assert run.read_episodes(3)["observation"] == ["a ? b", "naïve 🤖"]
+
+
+def test_a_file_cut_short_is_an_error_that_names_it(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    path = run.write_episodes(3, TURN)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(TableError, match=r"cannot read .*iter-000003\.parquet"):
+        run.read_episodes(3)
+    with pytest.raises(TableError, match=r"iter-000004\.parquet does not exist"):
+        run.read_episodes(4)
+
+
+def test_the_half_written_file_of_a_kill_is_not_taken_for_episodes(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    run.write_episodes(3, TURN)
+    (run.path / "episodes" / ".iter-000004.parquet.partial").write_bytes(b"PAR1")
+    assert run.episode_iterations() == [3]
+
+
+GREEDY = {
+    "iteration": 12, "split": "valid_seen", "decoding": "greedy", "panel_sha256": "0123456789", "temperature": 0.0,
+}  # fmt: skip
+
+
+def test_every_evaluation_has_a_file_of_its_own(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    lost = {**PLAYED, "success": False}
+    path = run.write_evaluation(GREEDY, [PLAYED, {**lost, "task_id": "u"}])
+    assert path.name == "iter-000012-valid_seen-greedy-01234567-t0.parquet"
+    others = {"iteration": 13, "split": "test", "decoding": "sampled", "panel_sha256": "abcdef0123", "temperature": 0.6}
+    for key, value in others.items():
+        run.write_evaluation({**GREEDY, key: value}, [lost])
+    assert run.read_evaluation(GREEDY)["success"] == [True, False]
+    assert all(run.read_evaluation({**GREEDY, key: value})["success"] == [False] for key, value in others.items())
+
+
+def test_the_evaluations_of_runs_before_that_are_found(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    path = run.write_evaluation(GREEDY, [PLAYED])
+    path.rename(path.with_name("iter-000012-valid_seen-greedy.parquet"))
+    assert run.read_evaluation(GREEDY)["success"] == [True]
+
+
+@pytest.mark.parametrize("split", ["../valid", "a/b", "", "-x"])
+def test_a_split_cannot_lead_out_of_the_folder(tmp_path: Path, split: str) -> None:
+    with pytest.raises(RunFolderError, match="cannot be part of a file's name"):
+        empty_run(tmp_path).write_evaluation({**GREEDY, "split": split}, [PLAYED])
+
+
+def test_the_made_up_run_of_these_tests_is_the_same_every_time(make_run: MakeRun) -> None:
+    a, b = (make_run(name, iterations=4, every=2, keep_episodes=(4,)) for name in "ab")
+    assert a.metrics_path.read_bytes() == b.metrics_path.read_bytes()
+    assert a.read_episodes(4) == b.read_episodes(4)

@@ -1,0 +1,152 @@
+"""Environments behind one door: in place or in processes, the answers are the same, and failures are answers too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from empg.recipe import EnvironmentSection
+from empg.rollout import env_pool as env_pool_module
+from empg.rollout.env_pool import EnvPool, LocalEnvPool, Outcome, ProcessEnvPool, make_env_pool, make_environment
+from tests.lamps import Lamps
+
+FATES = ("press:2", "win:2", "lose:1", "raise:1", "raise:0", "die:1", "endless")
+MAKE = partial(Lamps, *FATES, max_steps=3)
+
+
+@pytest.fixture
+def processes() -> Iterator[ProcessEnvPool]:
+    pool = ProcessEnvPool(MAKE, 2)
+    yield pool
+    pool.close()
+
+
+def play(pool: EnvPool) -> list[list[Outcome]]:
+    slots, tasks = [4, 0, 3, 1, 2], [0, 1, 2, 3, 4]
+    answers = [pool.reset(slots, tasks)]
+    answers.append(pool.step([1, 4, 0], ["press 0", "press 0", ""]))
+    answers.append(pool.step([4, 3, 0], ["press 2", "x", "look"]))
+    answers.append(pool.reset([1], [6]))  # a slot that failed is used again
+    answers.append(pool.step([1], ["press 3"]))
+    return answers
+
+
+def kill(pool: ProcessEnvPool, number: int) -> None:
+    victim = pool._processes[number].process
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(timeout=10)
+
+
+def test_processes_answer_as_this_process_does(processes: ProcessEnvPool) -> None:
+    local = play(LocalEnvPool(MAKE))
+    assert play(processes) == local
+    assert [outcome.error for outcome in local[0]] == [
+        None,
+        None,
+        None,
+        None,
+        "RuntimeError: the lamps went out at turn 0",
+    ]
+    assert [outcome.error for outcome in local[1]] == ["RuntimeError: the lamps went out at turn 1", None, None]
+    assert [(outcome.reward, outcome.terminated) for outcome in local[2]] == [(1.0, True), (0.0, True), (1.0, True)]
+    assert local[4][0].error is None
+
+
+def test_a_process_that_dies_is_an_answer_that_says_so(processes: ProcessEnvPool) -> None:
+    assert [o.error for o in processes.reset([0, 1, 2], [5, 6, 6])] == [None] * 3
+    outcomes = processes.step([0, 1, 2], ["x", "x", "x"])  # slot 0's world ends its process, where slot 2 lives too
+    ended = "the environment's process ended"
+    assert [o.error for o in outcomes] == [ended, None, ended]
+    assert [o.error for o in processes.step([0, 1], ["x", "x"])] == [ended, None]
+
+
+def test_a_process_that_is_killed_is_an_answer_that_says_so(processes: ProcessEnvPool) -> None:
+    processes.reset([0, 1], [6, 6])
+    kill(processes, 1)
+    assert [o.error for o in processes.step([0, 1], ["x", "x"])] == [None, "the environment's process ended"]
+
+
+def test_a_killed_process_is_started_again_for_the_next_episode(processes: ProcessEnvPool) -> None:
+    ended = "the environment's process ended"
+    processes.reset([0, 1, 3, 5], [6, 6, 6, 6])  # 1, 3 and 5 share a process
+    kill(processes, 1)
+    assert [o.error for o in processes.step([0, 1], ["x", "x"])] == [None, ended]
+    again = processes.reset([1], [0])
+    assert again == LocalEnvPool(MAKE).reset([1], [0])
+    answers = processes.step([0, 1, 3], ["x", "press 0", "x"])
+    assert [o.error for o in answers] == [None, None, ended]  # 3 was playing in the process that was killed
+    assert answers[1].info is not None
+    assert answers[1].info["valid"]
+    kill(processes, 1)  # it dies between two episodes: nothing is lost but what is playing
+    assert [o.error for o in processes.reset([5], [6])] == [None]
+    assert [o.error for o in processes.step([1, 5], ["x", "x"])] == [ended, None]
+
+
+def test_a_world_that_kills_its_process_at_once_does_so_every_time(processes: ProcessEnvPool) -> None:
+    for _ in range(2):
+        assert [o.error for o in processes.reset([0], [5])] == [None]
+        assert [o.error for o in processes.step([0], ["x"])] == ["the environment's process ended"]
+    assert [o.error for o in processes.reset([0], [6])] == [None]
+
+
+def test_closing_ends_the_processes() -> None:
+    pool = ProcessEnvPool(MAKE, 1)
+    pool.reset([0], [6])
+    began = time.monotonic()
+    pool.close()
+    assert not pool._processes[0].process.is_alive()
+    assert time.monotonic() - began < 5
+
+
+def test_options_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match=r"environment\.options: .*roms"):
+        make_environment(EnvironmentSection(options={"roms": 3}), "train")
+
+
+class TestKept:
+    SECTION = EnvironmentSection(options={"rooms": "small"}, workers=1)
+
+    @pytest.fixture(autouse=True)
+    def nothing_stays(self) -> Iterator[None]:
+        yield
+        while env_pool_module._kept:
+            env_pool_module._kept.pop().end()
+
+    def started(self, split: str = "train", task: int = 0) -> tuple[EnvPool, str, int | None]:
+        pool = make_env_pool(self.SECTION, split)
+        assert isinstance(pool, ProcessEnvPool)
+        return pool, pool.reset([0], [task])[0].observation, pool._processes[0].process.pid
+
+    def test_processes_serve_the_next_rollout_of_a_split_and_end_with_that_of_another(self) -> None:
+        pool, first, process = self.started()
+        pool.close()
+        pool, again, same = self.started()
+        assert (again, same) == (first, process)
+        _, _, beside = self.started()  # while the others are in use
+        assert beside != process
+        pool.close()
+        other, _, _ = self.started("valid_seen")
+        assert isinstance(pool, ProcessEnvPool)
+        assert not pool._processes[0].process.is_alive()
+        other.close()
+
+    def test_processes_whose_answers_nobody_took_are_not_used_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pool, _, process = self.started()
+
+        def interrupted(self: object) -> list[Outcome]:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(env_pool_module._EnvProcess, "receive", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.step([0], ["look"])
+        pool.close()
+        last, _, other = self.started(task=1)
+        assert other != process
+        last.close()

@@ -1,0 +1,86 @@
+"""The parts of a run fit together, or it is said in one line that they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from empg.policy.model import Policy, computes_bfloat16
+from empg.recipe import parse_recipe
+from empg.run import warm_start_cache
+from empg.run.build import build_policy, resolve
+from empg.run.warm_start_cache import starting_policy
+from empg.system.workers import Workers
+
+
+def test_a_model_that_reads_less_than_an_episode_is_refused(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)  # it reads 512 tokens
+    fits = {"policy": {"model": str(tmp_path), "device": "cpu"}, "rollout": {"max_episode_tokens": 512}}
+    build_policy(parse_recipe(fits))
+    with pytest.raises(ValueError, match=r"reads 512 tokens; rollout\.max_episode_tokens \(513\) must not be more$"):
+        build_policy(parse_recipe({**fits, "rollout": {"max_episode_tokens": 513}}))
+
+
+@pytest.mark.parametrize("setting", [True, False, "auto"])
+def test_a_settled_recipe_says_what_is_done_on_this_machine(setting: bool | str) -> None:
+    recipe = resolve(parse_recipe({"policy": {"device": "cpu"}, "optimizer": {"autocast": setting}}))
+    assert recipe.optimizer.autocast is (computes_bfloat16(torch.device("cpu")) if setting == "auto" else setting)
+    assert resolve(recipe) == recipe
+
+
+class Told:
+    """A logger that keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        pass
+
+    def warm_start(self, record: object) -> None:
+        pass
+
+
+def test_a_warm_start_that_cannot_be_kept_is_said_and_the_run_goes_on(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+
+    def onto_a_full_disk(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"x")
+        Path("/dev/full").write_bytes(b"x" * 100_000)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(warm_start_cache, "build_policy", lambda recipe, start=None: policy)
+    monkeypatch.setattr(warm_start_cache, "warm_start", lambda *arguments: None)
+    policy.tokenizer.save_pretrained = onto_a_full_disk
+    told = Told()
+    made = starting_policy(parse_recipe({"warm_start": {}}), Workers(), told)  # type: ignore[arg-type]
+    assert made is policy
+    assert "No space left on device; the run goes on without" in told.lines[-1]
+    assert list((tmp_path / "empg").iterdir()) == []
+
+
+def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None:
+    def folder(recordings: Path | None) -> Path:
+        return warm_start_cache._cache_folder(
+            parse_recipe({"warm_start": {"recordings": recordings and str(recordings)}})
+        )
+
+    path = tmp_path / "a.jsonl"
+    path.write_text("one\n")
+    before = folder(path)
+    assert folder(path) == before != folder(None)
+    path.write_text("two\n")
+    assert folder(path) != before
+    alone = folder(tmp_path)
+    (tmp_path / "b.jsonl").write_text("three\n")
+    assert folder(tmp_path) != alone
+    with pytest.raises(ValueError, match=r"warm_start\.recordings=.*none\.jsonl is no file"):
+        folder(tmp_path / "none.jsonl")

@@ -1,0 +1,96 @@
+"""What is written down about an iteration: rows that can be read alone, numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from empg.learner.assign import assign_credit
+from empg.rollout.types import EndReason
+from empg.run.columns import credit_numbers, episode_rows, join_columns, rollout_numbers, turn_columns
+from empg.system.workers import Workers
+from tests.learner.plays import episode, recipe, turn, two_groups
+
+
+def test_one_row_per_turn_with_all_its_credit_is_made_of() -> None:
+    assigned = assign_credit(two_groups(), recipe(), Workers())
+    columns = turn_columns(4, assigned)
+    assert {len(column) for column in columns.values()} == {9}
+    assert columns["iteration"] == [4] * 9
+    assert columns["episode"] == [0, 0, 1, 2, 2, 2, 3, 4, 4]
+    assert columns["turn"] == [0, 1, 0, 0, 1, 2, 0, 0, 1]
+    assert columns["entropy"] == pytest.approx([0.2, 0.9, 1.4, 0.1, 0.3, 2.0, 0.6, 0.7, 0.8])
+    assert columns["num_action_tokens"] == [2, 1, 3, 1, 2, 1, 2, 1, 1]
+    assert columns["num_prompt_tokens"] == [2, 1, 2, 2, 1, 1, 2, 2, 1]
+    assert columns["clarity"][1] == 0.0  # an episode's last step
+    for row in range(9):  # the equation, from the row's own columns
+        modulated = columns["advantage_outcome"][row] * columns["scale"][row] + 0.1 * columns["clarity"][row]
+        assert columns["advantage_modulated"][row] == pytest.approx(modulated, abs=1e-5)
+    mean = sum(columns["advantage_modulated"]) / 9
+    assert columns["advantage"] == pytest.approx([value - mean for value in columns["advantage_modulated"]], abs=1e-5)
+
+
+def test_a_step_that_did_not_count_says_why() -> None:
+    episodes = [*two_groups(), episode(2, 0.0, turn([1], [2])), episode(2, 0.0, turn([1], [3]))]
+    episodes[0].turns[0].entropies[0] = math.nan
+    columns = turn_columns(0, assign_credit(episodes, recipe(credit={"drop_zero_variance": True}), Workers()))
+    assert columns["dropped"] == [True] + [False] * 10  # not finite; the last two have no signal
+    for name in ("advantage", "scale", "clarity", "entropy_normalised", "advantage_modulated"):
+        assert [value is None for value in columns[name]] == [True] + [False] * 8 + [True] * 2
+    assert columns["entropy"][0] is None
+    assert columns["entropy"][9] == 0.5
+
+
+def test_the_plain_base_algorithm_has_no_columns_of_the_method() -> None:
+    columns = turn_columns(0, assign_credit(two_groups(), recipe(credit={"empg": None}), Workers()))
+    assert "scale" not in columns
+    assert columns["advantage"] == columns["advantage_outcome"]
+
+
+def test_workers_rows_are_joined_and_numbered_through() -> None:
+    first = turn_columns(0, assign_credit(two_groups()[:2], recipe(), Workers()))
+    second = turn_columns(0, assign_credit(two_groups()[2:], recipe(), Workers()))
+    nothing = turn_columns(0, assign_credit([], recipe(), Workers()))
+    assert nothing == {}
+    joined = join_columns([first, nothing, second])
+    assert joined["episode"] == [0, 0, 1, 2, 2, 2, 3, 4, 4]
+    assert joined["group"] == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_rollout_numbers_by_hand() -> None:
+    broken = episode(1, 0.0, turn([1], [2, 2, 2]), end=EndReason.ENV_ERROR)
+    won = episode(0, 1.0, turn([1, 1], [2], failure="dead"), turn([1], [2, 2], valid=False), end=EndReason.WON)
+    lost = episode(0, 0.0, turn([1], [2, 2, 2]), end=EndReason.STEP_LIMIT)
+    numbers = rollout_numbers(episode_rows([won, lost, broken]))
+    assert numbers["rollout/episodes"] == 3
+    assert numbers["rollout/success"] == 0.5  # of the episodes that could be played
+    assert numbers["rollout/turns"] == 1.5
+    assert numbers["rollout/turn_tokens"] == 2.0
+    assert numbers["rollout/episode_tokens"] == 5.0
+    assert numbers["rollout/valid_actions"] == pytest.approx(2 / 3)
+    assert numbers["rollout/failed_turns"] == pytest.approx(1 / 3)
+    assert numbers["tokens/sampled"] == 9
+    assert numbers["rollout/end/env_error"] == pytest.approx(1 / 3)
+    assert sum(value for name, value in numbers.items() if name.startswith("rollout/end/")) == pytest.approx(1.0)
+
+
+def test_numbers_of_nothing_are_finite() -> None:
+    assert all(math.isfinite(value) for value in rollout_numbers([]).values())
+    assert credit_numbers({}) == {}
+
+
+def test_credit_numbers_by_hand() -> None:
+    columns = {
+        "entropy": [1.0, None, 3.0, 2.0],
+        "scale": [0.5, None, 1.5, 1.0],
+        "clarity": [0.0, None, 0.5, 1.0],
+        "advantage": [-1.0, None, 3.0, 2.0],
+    }
+    numbers = credit_numbers(columns)
+    assert numbers["entropy/step_mean"] == 2.0
+    assert (numbers["entropy/step_min"], numbers["entropy/step_p50"], numbers["entropy/step_max"]) == (1.0, 2.0, 3.0)
+    assert (numbers["credit/scale_min"], numbers["credit/scale_max"]) == (0.5, 1.5)
+    assert numbers["credit/scale_std"] == pytest.approx(0.408248, abs=1e-6)
+    assert numbers["credit/clarity_mean"] == 0.5
+    assert numbers["credit/advantage_abs_mean"] == 2.0
