@@ -122,7 +122,7 @@ def test_the_readme_s_commands_exist() -> None:
     assert len(named) >= 6
 
 
-@pytest.mark.parametrize("page", ["method.md", "rows.md", "runs.md"])
+@pytest.mark.parametrize("page", ["method.md", "history.md", "runs.md"])
 def test_a_page_s_python_runs_and_prints_what_it_says(
     page: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
