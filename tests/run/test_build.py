@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,9 +62,10 @@ def test_a_warm_start_that_cannot_be_kept_is_said_and_the_run_goes_on(
     monkeypatch.setattr(warm_start_cache, "warm_start", lambda *arguments: None)
     policy.tokenizer.save_pretrained = onto_a_full_disk
     told = Told()
-    made = starting_policy(parse_recipe({"warm_start": {}}), Workers(), told)  # type: ignore[arg-type]
+    recipe = parse_recipe({"warm_start": {}})
+    made = starting_policy(SimpleNamespace(recipe=recipe, workers=Workers(), logger=told))  # type: ignore[arg-type]
     assert made is policy
-    assert "No space left on device; the run goes on without" in told.lines[-1]
+    assert "No space left on device; continuing without the cache" in told.lines[-1]
     assert list((tmp_path / "empg").iterdir()) == []
 
 

@@ -16,8 +16,19 @@ from empg.system.workers import Workers
 
 
 def _episode(place: int, *failures: str, end: EndReason = EndReason.LOST) -> Episode:
-    turns = [Turn("", [1], [2], [-1.0], [0.5], failure=failure) for failure in failures]
-    return Episode(f"t{place}", place, "2-hop bridge", "valid_id", place, turns=turns, end=end)
+    turns = [
+        Turn(observation="", prompt_ids=[1], action_ids=[2], logprobs=[-1.0], entropies=[0.5], failure=failure)
+        for failure in failures
+    ]
+    return Episode(
+        task_id=f"t{place}",
+        task_index=place,
+        task_type="2-hop bridge",
+        split="valid_id",
+        group=place,
+        turns=turns,
+        end=end,
+    )
 
 
 def test_failed_turns_and_broken_episodes_are_counted(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +39,9 @@ def test_failed_turns_and_broken_episodes_are_counted(policy: Policy, monkeypatc
     ]
     monkeypatch.setattr(empg.run.evaluate, "play", lambda *asked, **more: played)
     recipe = parse_recipe({"environment": {"id": "deepsearch"}, "evaluation": {"splits": ["valid_id"], "episodes": 3}})
-    record, rows = empg.run.evaluate.evaluate_policy(recipe, policy, "valid_id", "sampled", 0, Workers())
+    record, rows = empg.run.evaluate.evaluate_policy(
+        recipe, policy, "valid_id", decoding="sampled", iteration=0, workers=Workers()
+    )
     assert (record["failed_turns"], record["env_errors"], record["n"]) == (2, 1, 3)
     assert [row["failed_turns"] for row in rows] == [2, 0, 0]
 

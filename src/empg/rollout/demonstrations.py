@@ -187,7 +187,9 @@ def _replay(environment: TextEnvironment, made: RecordedEpisode, form: str) -> l
 def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Episode, list[bool]]:
     """The play in token ids, cut before `limit` tokens are passed; and for each turn whether it was meant (no slip)."""
     info = turns[0].info
-    episode = Episode(info["task_id"], 0, info["task_type"], "", 0, info["task"])
+    episode = Episode(
+        task_id=info["task_id"], task_index=0, task_type=info["task_type"], split="", group=0, task=info["task"]
+    )
     dialogue = agent.dialogue()
     meant: list[bool] = []
     context = 0
@@ -199,8 +201,17 @@ def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Epi
             break
         dialogue.wrote(action_ids, turn.action)
         nothing = [0.0] * len(action_ids)
-        spoken = (turn.thought, turn.action)
-        episode.turns.append(Turn(turn.observation, prompt.ids, action_ids, nothing, nothing, *spoken))
+        episode.turns.append(
+            Turn(
+                observation=turn.observation,
+                prompt_ids=prompt.ids,
+                action_ids=action_ids,
+                logprobs=nothing,
+                entropies=nothing,
+                thought=turn.thought,
+                action=turn.action,
+            )
+        )
         meant.append(not turn.corrupted)
     return episode, meant
 

@@ -31,14 +31,15 @@ def evaluate_policy(
     recipe: Recipe,
     policy: Policy,
     split: str,
+    *,
     decoding: str,
     iteration: int,
     workers: Workers,
     done: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Play a whole panel once; returns the metrics record and one row per episode, on every worker alike.
+    """Play a whole panel once; returns the metrics record and one row per episode, the same on every worker.
 
-    Sampling is keyed by the task's place in the panel, so two policies meet the same tasks with the same rng.
+    Sampling is keyed by the task's place in the panel: two policies play the same tasks with the same random numbers.
     """
     began = time.perf_counter()
     panel = panel_of(recipe, split)
@@ -116,7 +117,9 @@ def evaluate_run(
     for split in splits or evaluation.splits:
         done = stage(f"evaluate {split} ({decoding})", evaluation.episodes) if stage is not None else None
         iteration = 0 if checkpoint == START else state["iteration"]
-        record, rows = evaluate_policy(recipe, policy, split, decoding, iteration, Workers(), done)
+        record, rows = evaluate_policy(
+            recipe, policy, split, decoding=decoding, iteration=iteration, workers=Workers(), done=done
+        )
         folder.write_evaluation(record, rows)
         folder.append_metrics(record)
         records.append(record)

@@ -1,4 +1,4 @@
-"""The policy that reinforcement learning starts from, and the cache that spares a second warm start."""
+"""The policy that reinforcement learning starts from, and the cache that makes a second warm start unnecessary."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from empg.rollout.demonstrations import recording_files
 from empg.rollout.env_pool import make_environment
 from empg.run.build import build_agent, build_policy
 from empg.run.logger import RunLogger
+from empg.run.run import Run
 from empg.system.cache import cache_folder
-from empg.system.workers import Workers
 
 
-def starting_policy(recipe: Recipe, workers: Workers, logger: RunLogger) -> Policy:
-    """The policy that learning from reward starts from: warm-started, or taken from the cache, or as the recipe has it.
+def starting_policy(run: Run) -> Policy:
+    """The policy that learning from reward starts from: warm-started, taken from the cache, or as the recipe has it.
 
     The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start, this package's code included.
     """
+    recipe, workers, logger = run.recipe, run.workers, run.logger
     if recipe.warm_start is None:
         return build_policy(recipe)
     cached = _cache_folder(recipe)
@@ -33,7 +34,7 @@ def starting_policy(recipe: Recipe, workers: Workers, logger: RunLogger) -> Poli
     if all(found):
         logger.say(f"warm start taken from {cached}")
         return build_policy(recipe, cached)
-    logger.stage("expert play for the tokenizer")
+    logger.stage("expert episodes for the tokenizer")
     policy = build_policy(recipe)
     logger.stage("warm start")
     environment = make_environment(recipe.environment, recipe.environment.train_split)
@@ -52,7 +53,7 @@ def _keep(policy: Policy, cached: Path, logger: RunLogger) -> None:
         partial.rename(cached)
     except OSError as error:  # the cache only saves time
         shutil.rmtree(partial, ignore_errors=True)
-        logger.say(f"cannot keep the warm start in {cached}: {error.strerror or error}; the run goes on without")
+        logger.say(f"cannot write the warm start to {cached}: {error.strerror or error}; continuing without the cache")
 
 
 def _cache_folder(recipe: Recipe) -> Path:
@@ -74,7 +75,7 @@ def _cache_folder(recipe: Recipe) -> Path:
 
 
 def _recorded(recipe: Recipe) -> list[str]:
-    """Digests of the recordings that a warm start imitates: a file that grew makes another warm start."""
+    """Digests of the recordings that a warm start imitates: a changed file needs another warm start."""
     if recipe.warm_start is None or recipe.warm_start.recordings is None:
         return []
     files = recording_files(Path(recipe.warm_start.recordings))
@@ -83,7 +84,7 @@ def _recorded(recipe: Recipe) -> list[str]:
 
 @functools.cache
 def _code() -> str:
-    """A digest of this package's own code: a changed prompt, expert or tokenizer makes another warm start."""
+    """A digest of this package's own code: a changed prompt, expert or tokenizer needs another warm start."""
     package = Path(empg.__file__).parent
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
