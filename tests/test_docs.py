@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from empg.recipe import Recipe, parse_recipe
+from empg.recipe import Recipe, load_recipe, parse_recipe
 from empg.rollout.types import EndReason
 from tests import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 SMALL_RUN = """
 iterations: 2
@@ -98,11 +99,62 @@ def in_words(schema: dict[str, Any]) -> str:
     return f"{word} {', '.join(bounds)}" if bounds else str(word)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_relative_links_are_alive(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     dead = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert dead == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_anchors_of_relative_links_exist(page: Path) -> None:
+    missing = []
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        if "://" not in target and file.suffix == ".md" and file.exists() and anchor not in anchors(file):
+            missing.append(f"{target}#{anchor}")
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")}
+    assert pages - {"index.md"} - set(re.findall(r"\]\(([^)#\s]+)", index)) == set()
+
+
+def test_the_glossary_is_sorted_and_names_what_the_code_defines() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    entries = re.findall(
+        r"^\| ([^|]+) \| [^|]+\. \| `(\w+)` in \[`([\w/.]+)`\]\(\.\./src/empg/\3\) \|$", text, re.MULTILINE
+    )
+    assert len(entries) == text.count("\n|") - 2 > 40  # every row of the table has this form
+    terms = [term.lower() for term, _, _ in entries]
+    assert terms == sorted(set(terms))
+    undefined = [
+        (term, name, path)
+        for term, name, path in entries
+        if not re.search(rf"\b{name}\b", (ROOT / "src" / "empg" / path).read_text(encoding="utf-8"))
+    ]
+    assert undefined == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_recipes_and_overrides_in_commands_are_valid(page: Path) -> None:
+    for line in re.findall(r"^(?:\$ )?empg train (recipes/.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        recipe, *arguments = shlex.split(line, comments=True)
+        load_recipe(ROOT / recipe, [argument for argument in arguments if re.match(r"[a-z][\w.]*=", argument)])
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "algorithms").glob("*.md")), ids=lambda page: page.stem)
+def test_the_recipe_keys_of_an_algorithm_are_valid(page: Path) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        parse_recipe(yaml.safe_load(block))
 
 
 def test_the_readme_s_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +174,7 @@ def test_the_readme_s_commands_exist() -> None:
     assert len(named) >= 6
 
 
-@pytest.mark.parametrize("page", ["method.md", "rows.md", "runs.md"])
+@pytest.mark.parametrize("page", ["method.md", "history.md", "runs.md"])
 def test_a_page_s_python_runs_and_prints_what_it_says(
     page: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,7 @@ class AgentSection(Section):
     prompt: Literal["terse", "instruct"] = Field(
         "terse", description="`terse` for models trained here, `instruct` for instruction-tuned models"
     )
-    history: Literal["merged", "per_turn"] = Field("merged", description="row format, see docs/rows.md")
+    history: Literal["merged", "per_turn"] = Field("merged", description="history format, see docs/history.md")
     window: int = Field(2, ge=0, description="earlier turns shown in a `per_turn` prompt")
     form: Literal["react", "search_r1"] = Field(
         "react", description="how a turn is written: <think> <action>, or Search-R1's <think> <search> <answer>"
