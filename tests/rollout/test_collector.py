@@ -19,6 +19,7 @@ from empg.recipe import AgentSection
 from empg.rollout.collector import Collector, Request
 from empg.rollout.env_pool import EnvPool, LocalEnvPool, ProcessEnvPool
 from empg.rollout.types import EndReason, Episode
+from empg.environments.registry import find
 from tests.lamps import Lamps
 
 FATES = ("win:2", "lose:1", "endless", "win:4", "shout:7", "lose:3")
@@ -42,7 +43,7 @@ def collect(
     **agent: object,
 ) -> list[Episode]:
     chat = ChatFormat(policy.tokenizer)
-    form = Agent.create("alfworld", AgentSection(**agent), chat)  # type: ignore[arg-type]
+    form = Agent(find("alfworld").prompt, AgentSection(**agent), chat)  # type: ignore[arg-type]
     pool = pool or LocalEnvPool(partial(Lamps, *fates))
     return Collector(Decoder(policy, slots, limit, sampling), form, pool, "train", limit).collect(wanted, done)
 

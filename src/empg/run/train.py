@@ -16,7 +16,6 @@ from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
 from empg.record.runfolder import RunFolder
 from empg.rollout.collector import Request
-from empg.rollout.env_pool import make_environment
 from empg.rollout.types import Episode
 from empg.run.build import ROLLOUT_KEY, build_policy, play, resolve
 from empg.run.evaluate import evaluate_policy
@@ -87,7 +86,7 @@ def roll_out(recipe: Recipe, policy: Policy, iteration: int, workers: Workers, l
     """
     rollout = recipe.rollout
     wanted = rollout.groups // workers.size
-    tasks = make_environment(recipe.environment, recipe.environment.train_split).num_tasks
+    tasks = recipe.environment.make(recipe.environment.train_split).num_tasks
     per_iteration = rollout.groups * (1 + recipe.credit.max_resample)
     policy.model.eval()
     episodes: list[Episode] = []
@@ -147,7 +146,7 @@ def _begin(
 
 
 def _evaluate(recipe: Recipe, policy: Policy, iteration: int, workers: Workers, logger: RunLogger) -> None:
-    for split in recipe.evaluation.splits:
+    for split in recipe.evaluation.panels:
         for decoding in recipe.evaluation.decoding:
             done = logger.evaluation_progress(split, decoding)
             record, rows = evaluate_policy(recipe, policy, split, decoding, iteration, workers, done)
