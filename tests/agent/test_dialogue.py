@@ -10,9 +10,9 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent, Dialogue
 from empg.agent.prompts import harmless
 from empg.environments.base import Info
+from empg.environments.registry import find
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
-from empg.environments.registry import find
 
 TASK = "put a mug in desk"
 INFO: Info = {

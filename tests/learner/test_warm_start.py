@@ -11,6 +11,7 @@ import torch
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.environments.registry import find
 from empg.learner.warm_start import _schedule, warm_start
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy, load_policy
@@ -20,7 +21,6 @@ from empg.rollout.demonstrations import corpus
 from empg.rollout.env_pool import LocalEnvPool
 from empg.rollout.types import EndReason
 from empg.system.workers import Workers
-from empg.environments.registry import find
 from tests.lamps import Lamps
 from tests.learner.plays import recipe
 

@@ -11,6 +11,7 @@ import torch
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.environments.registry import find
 from empg.learner.batch import make_batch
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy
@@ -19,7 +20,6 @@ from empg.recipe import AgentSection
 from empg.rollout.collector import Collector, Request
 from empg.rollout.env_pool import EnvPool, LocalEnvPool, ProcessEnvPool
 from empg.rollout.types import EndReason, Episode
-from empg.environments.registry import find
 from tests.lamps import Lamps
 
 FATES = ("win:2", "lose:1", "endless", "win:4", "shout:7", "lose:3")

@@ -12,9 +12,9 @@ import pytest
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.environments.base import Decision, Info, RecordedEpisode
+from empg.environments.registry import find
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
-from empg.environments.registry import find
 from empg.rollout.demonstrations import (
     Demonstrated,
     Recordings,

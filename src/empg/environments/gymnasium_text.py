@@ -44,6 +44,8 @@ def gymnasium_spec(id_: str) -> EnvironmentSpec | None:
     """
     module, _, name = id_.rpartition(":")
     if module:
+        if not all(part.isidentifier() for part in module.split(".")):
+            return None
         try:
             importlib.import_module(module)
         except ImportError as error:

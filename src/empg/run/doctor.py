@@ -119,7 +119,12 @@ def _require_expert(environment: TextEnvironment, recipe: Recipe) -> None:
     """
     if recipe.warm_start is None and recipe.policy.model != "tiny":
         return
-    expert = environment.expert()
+    try:
+        expert = environment.expert()
+    except UserError as error:
+        if recipe.warm_start is not None:
+            raise
+        raise UserError(f"policy.model=tiny takes its vocabulary from the play of an expert: {error}") from None
     if recipe.warm_start is not None and recipe.warm_start.early_stop and not isinstance(expert, EarlyStoppingExpert):
         raise UserError(EARLY_STOP_UNKNOWN)
 

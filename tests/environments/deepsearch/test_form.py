@@ -10,6 +10,7 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.environments.deepsearch import DeepSearchEnv
 from empg.environments.deepsearch.sources import Source
+from empg.environments.registry import find
 from empg.learner.batch import make_batch
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy
@@ -19,7 +20,6 @@ from empg.rollout.demonstrations import as_episode, demonstrate
 from empg.rollout.env_pool import LocalEnvPool
 from empg.rollout.types import EndReason
 from empg.run.columns import episode_rows, rollout_numbers
-from empg.environments.registry import find
 from tests.environments.deepsearch.smallworld import BRIDGE
 
 ASK = "Where was the director of Silent Harbour born?"

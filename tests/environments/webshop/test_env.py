@@ -18,13 +18,13 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.parsing import parse_turn, write_turn
 from empg.environments.base import Expert, TextEnvironment
+from empg.environments.registry import find
 from empg.environments.webshop import WebShopEnv
 from empg.environments.webshop.world import Page, State
 from empg.play import open_environment, play
 from empg.policy.tiny import make_tokenizer
 from empg.recipe import load_recipe
 from empg.rollout.demonstrations import corpus
-from empg.environments.registry import find
 from tests import ROOT
 from tests.environments.webshop.shops import RECORDS, record, values, write_official
 

@@ -15,6 +15,7 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.cli import app
 from empg.environments.base import Decision
+from empg.environments.registry import find
 from empg.environments.webshop import WebShopEnv, recording
 from empg.environments.webshop.recording import Recording
 from empg.errors import UserError
@@ -26,7 +27,6 @@ from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus, recorded_plays
 from empg.rollout.env_pool import LocalEnvPool
 from empg.system.workers import Workers
-from empg.environments.registry import find
 from tests.environments.webshop.shops import write_official
 from tests.environments.webshop.test_site import Served, task_of
 
