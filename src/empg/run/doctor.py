@@ -17,10 +17,12 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer
 
 from empg.agent.chat import ChatFormat
+from empg.environments.base import EarlyStoppingExpert, TextEnvironment
+from empg.errors import UserError
 from empg.learner.process_reward import load_step_rewards
 from empg.policy.model import CONVERT, longest_context, require_length, resolve_device, weight_files
 from empg.recipe import Recipe
-from empg.rollout.env_pool import make_environment
+from empg.rollout.demonstrations import EARLY_STOP_UNKNOWN
 from empg.run.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
 
 GIB = 1 << 30
@@ -36,13 +38,13 @@ class Finding:
 
 
 def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
-    """Look at everything a run needs: packages, pool, device, model, memory, disk, cores.
+    """Look at everything a run needs: packages, environments, device, model, memory, disk, cores.
 
     Args:
         recipe: the run.
         run: the folder it would be written to; None takes the disk of the present folder.
     """
-    findings = [*_packages(recipe), *_worlds(recipe)]
+    findings = [*_packages(recipe), *_environments(recipe)]
     device, finding = _device(recipe)
     findings.append(finding)
     model = _model(recipe)
@@ -85,15 +87,17 @@ def _packages(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("ok", f"process rewards: {recipe.credit.process_reward}")
 
 
-def _worlds(recipe: Recipe) -> Iterator[Finding]:
-    """Every split is opened and its first task started: broken options, data and engines show here."""
+def _environments(recipe: Recipe) -> Iterator[Finding]:
+    """Every split is opened and its first task started: broken options, data, engines and experts show here."""
     section = recipe.environment
-    wanted = {section.train_split: 1} | dict.fromkeys(recipe.evaluation.splits, recipe.evaluation.episodes)
+    wanted = {section.train_split: 1} | dict.fromkeys(recipe.evaluation.panels, recipe.evaluation.episodes)
     for split, tasks in wanted.items():
         name = f"environment {section.id}, {split}"
         try:
-            environment = make_environment(section, split)
+            environment = section.make(split)
             environment.reset(options={"task": 0})
+            if split == section.train_split:
+                _require_expert(environment, recipe)
             count = environment.num_tasks
             environment.close()
         except (ValueError, OSError, ImportError) as error:
@@ -105,6 +109,24 @@ def _worlds(recipe: Recipe) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", f"{name}: {count:,} tasks")
+
+
+def _require_expert(environment: TextEnvironment, recipe: Recipe) -> None:
+    """Make sure that there is what a run imitates.
+
+    Raises:
+        UserError: there is not; the message names the key that asks for it.
+    """
+    if recipe.warm_start is None and recipe.policy.model != "tiny":
+        return
+    try:
+        expert = environment.expert()
+    except UserError as error:
+        if recipe.warm_start is not None:
+            raise
+        raise UserError(f"policy.model=tiny takes its vocabulary from the play of an expert: {error}") from None
+    if recipe.warm_start is not None and recipe.warm_start.early_stop and not isinstance(expert, EarlyStoppingExpert):
+        raise UserError(EARLY_STOP_UNKNOWN)
 
 
 def _device(recipe: Recipe) -> tuple[torch.device | None, Finding]:
@@ -236,12 +258,13 @@ def _cores(recipe: Recipe) -> Finding:
     text = f"cores: {busy} busy processes, {cores} cores"
     if busy > cores:
         return Finding("warn", text, f"workers={max(1, cores // (1 + recipe.environment.workers))} would fit")
-    if recipe.environment.options.get("backend") == "textworld" and not recipe.environment.workers:
+    slow = recipe.environment.chosen.slow_steps
+    if slow and not recipe.environment.workers:
         share = cores // recipe.workers
         return Finding(
             "warn",
-            f"{text}; the textworld backend steps one game after the other in each",
-            f"environment.workers={max(1, share - 1)}, for one process a core",
+            f"{text}; {slow}",
+            f"environment.workers={max(1, share - 1)}, for one process per core",
         )
     return Finding("ok", text)
 
