@@ -14,9 +14,8 @@ from functools import partial
 
 import yaml
 
+from empg.environments import registry
 from empg.environments.base import ANSWER, SEARCH, TextEnvironment
-from empg.recipe import EnvironmentSection
-from empg.rollout.env_pool import make_environment
 
 Play = Callable[[TextEnvironment, int, random.Random], int]
 SEARCHES = {"alfworld": 0.0, "webshop": 0.15, "deepsearch": 0.5}  # share of searches among the turns of random play
@@ -65,7 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     options = {key: yaml.safe_load(value) for key, _, value in (option.partition("=") for option in arguments.options)}
     begun = time.perf_counter()
-    environment = make_environment(EnvironmentSection(id=arguments.environment, options=options), "train")
+    environment = registry.make(arguments.environment, "train", options)
     ready = time.perf_counter() - begun
     print(f"{arguments.environment} {options or ''}: {environment.num_tasks:,} tasks, ready in {ready:.2f} s")
     for name, play in (("random play", partial(random_play, SEARCHES[arguments.environment])), ("expert", expert_play)):

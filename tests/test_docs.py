@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from empg.environments import registry
+from empg.environments.registry import find
 from empg.recipe import Recipe, load_recipe, parse_recipe
 from empg.rollout.types import EndReason
 from tests import ROOT
+from tests.packages import install
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -82,21 +87,36 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def in_words(schema: dict[str, Any]) -> str:
+def in_words(schema: dict[str, Any], definitions: dict[str, Any] | None = None) -> str:
     """A JSON schema as the page on recipes says it."""
     if "$ref" in schema:
-        return "section"
+        meant = (definitions or {}).get(schema["$ref"].rpartition("/")[2], {})
+        return in_words(meant) if "enum" in meant else "section"
     if "anyOf" in schema:
-        return " or ".join(in_words(part) for part in schema["anyOf"])
+        return " or ".join(in_words(part, definitions) for part in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum") or [schema["const"]])
     if schema["type"] == "array":
         parts = schema.get("prefixItems")
-        return f"{len(parts)} numbers" if parts else "list of " + in_words(schema["items"])
+        return f"{len(parts)} numbers" if parts else "list of " + in_words(schema["items"], definitions)
     word = {"string": "text", "boolean": "true or false", "object": "mapping"}.get(schema["type"], schema["type"])
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
     return f"{word} {', '.join(bounds)}" if bounds else str(word)
+
+
+def option_rows(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, str, Any, FieldInfo]]:
+    """Name, type, default and field of every option; `...` is the default of a section that has its own rows."""
+    schema = model.model_json_schema()
+    for key, field in model.model_fields.items():
+        name, default = f"{path}{key}", field.get_default(call_default_factory=True)
+        yield name, in_words(schema["properties"][key], schema.get("$defs")), default_cell(default), field
+        if (inner := section_of(field.annotation)) is not None:
+            yield from option_rows(inner, f"{name}.")
+
+
+def default_cell(default: Any) -> Any:
+    return ... if isinstance(default, BaseModel) else default
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -250,3 +270,48 @@ def test_the_page_on_recipes_names_every_key_with_its_type_and_default(path: str
 def test_the_page_on_recipes_names_no_other_section() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(sections(Recipe))
+
+
+@pytest.mark.parametrize("id_", ["alfworld", "webshop", "deepsearch"])
+def test_an_environment_s_page_names_every_option_with_its_type_and_default(id_: str) -> None:
+    text = (ROOT / "docs" / f"{id_}.md").read_text(encoding="utf-8")
+    [table] = re.findall(r"^\| option \| type \| default \| meaning \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    said = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert all(len(cells) == 4 for cells in said)
+    assert [cells[0] for cells in said] == [f"`{name}`" for name, *_ in option_rows(find(id_).options)]
+    for cells, (name, kind, default, field) in zip(said, option_rows(find(id_).options), strict=True):
+        assert cells[1] == kind, name
+        if field.is_required() or default is ...:
+            assert cells[2] == ("required" if field.is_required() else ""), name
+        else:
+            assert yaml.safe_load(cells[2].strip("`")) == default, name
+        assert cells[3], name
+
+
+def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    [code, project, recipe] = [
+        re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)[0] for language in ("python", "toml", "yaml")
+    ]
+    [[id_, place]] = re.findall(r'^(\w+) = "(\w+:\w+)"$', project.partition("entry-points")[2], re.MULTILINE)
+    install(tmp_path, "hotcold", {"hotcold/__init__.py": code}, {id_: place})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+
+    parsed = parse_recipe(yaml.safe_load(recipe))
+    assert parsed.evaluation.splits == ["valid"]
+    environment = parsed.environment.make("valid")
+    for task in range(environment.num_tasks):
+        observation, info = environment.reset(options={"task": task})
+        expert, over = environment.expert(), False
+        while not over:
+            twin = environment.clone()
+            action = expert.act(observation, info)["action"]
+            outcome = environment.step(action)
+            assert twin.step(action) == outcome
+            observation, _, terminated, truncated, info = outcome
+            over = terminated or truncated
+        assert info["won"]
+    assert not environment.step("try the door")[4]["valid"]
+    seeds = {environment.task_id(task) for task in range(environment.num_tasks)}
+    assert seeds.isdisjoint(parsed.environment.make("train").task_id(task) for task in range(700))

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import empg
-from empg.errors import MissingExtraError, UserError
+from empg.errors import UserError
 
 if TYPE_CHECKING:
     from empg.recipe import Recipe
@@ -35,6 +35,17 @@ class Commands(TyperGroup):
             for line in str(error).splitlines():
                 typer.echo(f"empg: {line}", err=True)
             raise typer.Exit(1) from None
+
+
+class PlayCommand(TyperCommand):
+    """A command whose help ends with the environments that are registered; they are looked up only then."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write them below the options."""
+        from empg.environments.registry import known_ids
+
+        with formatter.section("Registered environments"):
+            formatter.write_text(", ".join(known_ids()))
 
 
 app = typer.Typer(
@@ -302,38 +313,40 @@ def doctor(recipe: RecipeFile, changes: Changes = None, run: RunOption = None) -
     typer.echo(f"{recipe} can run here")
 
 
-@app.command()
+@app.command(cls=PlayCommand)
 def play(
-    world: Annotated[str, typer.Argument(metavar="WORLD", help="alfworld, webshop, deepsearch, or a gymnasium id")],
+    environment: Annotated[
+        str, typer.Argument(metavar="ENVIRONMENT", help="A registered environment, or a gymnasium id of text")
+    ],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Its options, e.g. rooms=small max_steps=20")
     ] = None,
     split: Annotated[str, typer.Option(help="Which tasks.")] = "train",
     task: Annotated[int | None, typer.Option(min=0, help="Which of them  [default: any]")] = None,
     expert: Annotated[bool, typer.Option("--expert", help="Watch the expert play.")] = False,
-    web: Annotated[bool, typer.Option("--web", help="Serve the shop to a browser on this machine.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Serve its web pages on this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of --web; 0 takes a free one.")] = 8000,
     record: Annotated[Path | None, typer.Option(help="Where --web adds finished episodes, as JSON lines.")] = None,
 ) -> None:
-    """Play a world yourself.
+    """Play an environment yourself.
 
     Commands are listed by ? and completed by Tab. Lines can also come from a pipe.
     """
-    from empg.play import open_world, show_in_browser
+    from empg.play import open_environment, show_in_browser
     from empg.play import play as begin
 
     if web and (task is not None or expert):
         raise typer.BadParameter("--web asks for the task in the browser and has no expert: leave out --task, --expert")
     if record is not None and not web:
         raise typer.BadParameter("--record keeps what is done in the browser: add --web")
-    environment = open_world(world, split, options or ())
+    opened = open_environment(environment, split, options or ())
     try:
         if web:
-            show_in_browser(environment, port, record)
+            show_in_browser(opened, port, record)
         else:
-            begin(environment, task, expert=expert)
+            begin(opened, task, expert=expert)
     finally:
-        environment.close()
+        opened.close()
 
 
 @app.command("serve-retriever")
@@ -365,21 +378,15 @@ def serve_retriever(
     Answer POST /retrieve {"queries": [...], "topk": 3, "return_scores": true}. The corpus is indexed once; later starts
     reuse the index.
     """
-    from empg.environments.deepsearch.options import read_searching
-    from empg.environments.deepsearch.retrievers import corpus_file, open_search
+    from empg.environments.deepsearch.served_corpus import serve_corpus
 
-    try:
-        from empg.environments.deepsearch.retrieval.server import serve
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{error.name} is not installed: pip install 'empg[server]'") from None
     model = None
     if encoder is not None:
         marks = {"query_prefix": query_prefix, "document_prefix": document_prefix}
         pooled = None if pooling is None else pooling.value
-        model = {"folder": str(encoder), **marks, "pooling": pooled, "device": device}
-    how = read_searching(retriever.value, model, faiss, None, None if cache is None else str(cache))
-    searched, _ = open_search(how, corpus_file(corpus))
-    serve(searched, host, port, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+        model = {"folder": encoder, **marks, "pooling": pooled, "device": device}
+    searching = {"retriever": retriever.value, "encoder": model, "faiss": faiss, "cache": cache}
+    serve_corpus(corpus, searching, host, port, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
 
 
 def _load(recipe: Path, changes: list[str] | None) -> Recipe:

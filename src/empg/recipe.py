@@ -6,15 +6,19 @@ run folder, so a run can always be repeated. Unknown keys are errors that name t
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from empg.environments import registry
+from empg.environments.base import TextEnvironment
+from empg.environments.options import EnvironmentOptions, read_options
+from empg.environments.registry import EnvironmentSpec
 from empg.errors import UserError
+from empg.validation import explained
 
 
 class RecipeError(UserError):
@@ -28,13 +32,53 @@ class Section(BaseModel):
 
 
 class EnvironmentSection(Section):
-    """The world."""
+    """Where the agent acts."""
 
-    id: Literal["alfworld", "webshop", "deepsearch"] = "alfworld"
-    options: dict[str, Any] = Field(default_factory=dict, description="passed to the environment's constructor")
+    id: str = Field("alfworld", description="a registered environment, or a gymnasium id of text")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="passed to the constructor of the environment; the resolved recipe has all of them",
+    )
     train_split: str = "train"
-    max_steps: int | None = Field(None, ge=1, description="turns per episode; null takes the world's own limit")
+    max_steps: int | None = Field(None, ge=1, description="turns per episode; null: the environment's own limit")
     workers: int = Field(0, ge=0, description="processes that step slow environments; 0 steps them in place")
+
+    @field_validator("id")
+    @classmethod
+    def _known(cls, id_: str) -> str:
+        registry.find(id_)
+        return id_
+
+    @field_validator("options")
+    @classmethod
+    def _complete(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "id" not in info.data:  # it is unknown, and has its own message
+            return options
+        model = registry.find(info.data["id"]).options
+        return read_options(model, options, within="environment.options").model_dump(mode="json")
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """What the registry says of the environment."""
+        return registry.find(self.id)
+
+    @property
+    def chosen(self) -> EnvironmentOptions:
+        """The options as the environment's own model."""
+        return read_options(self.spec.options, self.options, within="environment.options")
+
+    def maker(self, split: str) -> registry.Maker:
+        """What makes the environments of a split, here or in another process."""
+        return registry.Maker(self.spec, split, self.options, self.max_steps)
+
+    def make(self, split: str) -> TextEnvironment:
+        """An environment of a split.
+
+        Raises:
+            UserError: it cannot be made here, or has no such split.
+        """
+        return self.maker(split)()
 
 
 class TinyModel(Section):
@@ -183,11 +227,16 @@ class OptimizerSection(Section):
 class EvaluationSection(Section):
     """Success on fixed panels."""
 
-    splits: list[str] = ["valid_seen", "valid_unseen"]
+    splits: list[str] | None = Field(None, description="panels; null takes those that the environment names")
     episodes: int = Field(100, ge=1, description="tasks per panel")
     decoding: list[Literal["sampled", "greedy"]] = ["sampled"]
     temperature: float = Field(1.0, gt=0.0, description="of `sampled`")
     every: int = Field(0, ge=0, description="iterations between evaluations; 0 = only before and after")
+
+    @property
+    def panels(self) -> list[str]:
+        """The splits that are evaluated."""
+        return self.splits or []
 
 
 class Recipe(Section):
@@ -207,7 +256,15 @@ class Recipe(Section):
     credit: CreditSection = CreditSection()
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
-    evaluation: EvaluationSection = EvaluationSection()
+    evaluation: EvaluationSection = Field(EvaluationSection(), validate_default=True)
+
+    @field_validator("evaluation")
+    @classmethod
+    def _with_panels(cls, evaluation: EvaluationSection, info: ValidationInfo) -> EvaluationSection:
+        environment = info.data.get("environment")  # absent where it has an error of its own
+        if evaluation.splits is not None or environment is None:
+            return evaluation
+        return evaluation.model_copy(update={"splits": list(environment.spec.panels)})
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -224,10 +281,7 @@ class Recipe(Section):
         if self.policy.model == "tiny" and length > positions:
             too_much = f"rollout.max_episode_tokens ({length}) is more than policy.tiny.max_positions ({positions})"
             raise UserError(too_much)
-        shown = (self.environment.id, self.environment.options.get("observation"))
-        if self.agent.form == "search_r1" and shown != ("deepsearch", "passages"):
-            needed = "environment.id=deepsearch with environment.options.observation=passages"
-            raise UserError(f"agent.form=search_r1 has no turns but search and answer: it needs {needed}")
+        self.environment.chosen.check_form(self.agent.form)
         return self
 
 
@@ -260,7 +314,7 @@ def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{source}: {_explain(item)}" for item in error.errors())) from None
+        raise RecipeError("\n".join(f"{source}: {line}" for line in explained(error, Recipe))) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -286,26 +340,3 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             raise RecipeError(f"override {override!r}: {parent!r} is a value, it has no key {leaf!r}")
         node = child
     node[leaf] = value
-
-
-def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    name = ".".join(path) or "recipe"
-    if error["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(path[-1], valid_keys(path[:-1]), n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; valid keys: {', '.join(valid_keys(path[:-1]))}"
-        return f"unknown key {name!r}{hint}"
-    if error["type"] == "value_error":  # ours: values that do not go together
-        reason = str(error["ctx"]["error"])
-        return f"{name}: {reason}" if path else reason
-    return f"{name}: {error['msg']} (got {error['input']!r:.80})"
-
-
-def valid_keys(path: Sequence[str]) -> list[str]:
-    """The keys a recipe may have below `path` (e.g. `["credit", "empg"]`)."""
-    model: type[BaseModel] = Recipe
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)

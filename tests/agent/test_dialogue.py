@@ -10,6 +10,7 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent, Dialogue
 from empg.agent.prompts import harmless
 from empg.environments.base import Info
+from empg.environments.registry import find
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
 
@@ -31,7 +32,7 @@ def chat(policy: Policy) -> ChatFormat:
 
 
 def dialogue(chat: ChatFormat, **choices: object) -> Dialogue:
-    return Agent.create("alfworld", AgentSection(**choices), chat).dialogue()  # type: ignore[arg-type]
+    return Agent(find("alfworld").prompt, AgentSection(**choices), chat).dialogue()  # type: ignore[arg-type]
 
 
 def play(talk: Dialogue, chat: ChatFormat, observations: list[str]) -> list[str]:
@@ -144,7 +145,9 @@ def test_control_tokens_that_the_tokenizer_does_not_list_are_split(policy: Polic
 
 
 def test_sampled_ids_are_parsed_without_control_tokens(chat: ChatFormat) -> None:
-    parsed = Agent.create("alfworld", AgentSection(), chat).parse(chat.reply(TURN.format("take mug 1 from desk 1")))
+    parsed = Agent(find("alfworld").prompt, AgentSection(), chat).parse(
+        chat.reply(TURN.format("take mug 1 from desk 1"))
+    )
     assert (parsed.thought, parsed.action, parsed.valid) == ("mug", "take mug 1 from desk 1", True)
 
 
@@ -162,7 +165,7 @@ def test_observations_except_the_first_are_limited_in_tokens_but_not_the_task(ch
 
 
 def searches(chat: ChatFormat, **choices: object) -> Agent:
-    return Agent.create("deepsearch", AgentSection(form="search_r1", **choices), chat)  # type: ignore[arg-type]
+    return Agent(find("deepsearch").prompt, AgentSection(form="search_r1", **choices), chat)  # type: ignore[arg-type]
 
 
 QUESTION: Info = {**INFO, "task": "Who made the mug?", "valid": True}
@@ -258,7 +261,7 @@ def test_search_r1_turns_are_written_and_read_in_its_form(chat: ChatFormat) -> N
 
 def test_instructions_are_those_of_the_form_or_of_the_recipe(chat: ChatFormat) -> None:
     def opening(**choices: object) -> str:
-        talk = Agent.create("deepsearch", AgentSection(prompt="instruct", **choices), chat).dialogue()  # type: ignore[arg-type]
+        talk = Agent(find("deepsearch").prompt, AgentSection(prompt="instruct", **choices), chat).dialogue()  # type: ignore[arg-type]
         return str(chat.tokenizer.decode(talk.read("Who?", QUESTION).ids))
 
     assert "<action>search[The Salt Road]</action>" in opening()

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from empg.agent.chat import ChatFormat
 from empg.agent.parsing import FORMS, ParsedTurn
 from empg.agent.prompts import (
-    WORLDS,
-    PromptSpec,
     admissible_text,
     harmless,
     history_text,
@@ -16,7 +14,7 @@ from empg.agent.prompts import (
     instructions,
     observation_text,
 )
-from empg.environments.base import Info
+from empg.environments.base import Info, PromptSpec
 from empg.recipe import AgentSection
 
 
@@ -30,16 +28,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The form of a conversation: the world's words, the recipe's choices, the tokenizer's template."""
+    """The form of a conversation: the environment's words, the recipe's choices, the tokenizer's template."""
 
     prompt_spec: PromptSpec
     section: AgentSection
     chat: ChatFormat
-
-    @staticmethod
-    def create(environment: str, section: AgentSection, chat: ChatFormat) -> Agent:
-        """The agent for a registered environment."""
-        return Agent(WORLDS[environment], section, chat)
 
     def dialogue(self) -> Dialogue:
         """A fresh conversation."""

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
-from empg.agent.prompts import WORLDS
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy, computes_bfloat16, load_policy, require_length, resolve_device
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus
-from empg.rollout.env_pool import make_env_pool, make_environment
+from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
 
 # The first number of every random key identifies its use, so that no two uses share a stream.
@@ -40,9 +39,10 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
         return _with_checked_length(load_policy(section.model_copy(update={"model": str(start)})), recipe)
     texts = None
     if section.model == "tiny":
-        environment = make_environment(recipe.environment, recipe.environment.train_split)
-        prompt_spec = WORLDS[recipe.environment.id]
-        texts = corpus(environment, prompt_spec, recipe.agent.form, CORPUS_EPISODES, (recipe.seed, CORPUS_KEY))
+        environment = recipe.environment.make(recipe.environment.train_split)
+        texts = corpus(
+            environment, recipe.environment.spec.prompt, recipe.agent.form, CORPUS_EPISODES, (recipe.seed, CORPUS_KEY)
+        )
     policy = load_policy(section, texts, recipe.seed)
     if start is not None:
         policy.load_weights(start)
@@ -56,7 +56,7 @@ def _with_checked_length(policy: Policy, recipe: Recipe) -> Policy:
 
 def build_agent(recipe: Recipe, policy: Policy) -> Agent:
     """Build the agent of a recipe for this policy."""
-    return Agent.create(recipe.environment.id, recipe.agent, ChatFormat(policy.tokenizer))
+    return Agent(recipe.environment.spec.prompt, recipe.agent, ChatFormat(policy.tokenizer))
 
 
 def play(
@@ -74,7 +74,7 @@ def play(
     sampling = Sampling(temperature or rollout.temperature, rollout.top_p, greedy, rollout.max_turn_tokens)
     slots = max(1, min(rollout.slots, len(requests)))
     decoder = Decoder(policy, slots, rollout.max_episode_tokens, sampling)
-    pool = make_env_pool(recipe.environment, split)
+    pool = make_env_pool(recipe.environment.maker(split), recipe.environment.workers)
     try:
         collector = Collector(decoder, build_agent(recipe, policy), pool, split, rollout.max_episode_tokens)
         return collector.collect(requests, done)

@@ -138,7 +138,7 @@ class Progress:
             )
 
     def _left(self) -> float:
-        """Estimate the remaining seconds: iterations as long as the last ones, and a final evaluation like the first."""
+        """Estimate the remaining seconds from the last iterations and the first evaluation."""
         if self._train is None:
             return 0.0
         iterations = self.iterations - int(self._train["iteration"])

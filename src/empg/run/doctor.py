@@ -17,10 +17,12 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer
 
 from empg.agent.chat import ChatFormat
+from empg.environments.base import EarlyStoppingExpert, TextEnvironment
+from empg.errors import UserError
 from empg.learner.process_reward import load_step_rewards
 from empg.policy.model import CONVERT, longest_context, require_length, resolve_device, weight_files
 from empg.recipe import Recipe
-from empg.rollout.env_pool import make_environment
+from empg.rollout.demonstrations import EARLY_STOP_UNKNOWN
 from empg.run.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
 
 GIB = 1 << 30
@@ -88,14 +90,16 @@ def _packages(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _environments(recipe: Recipe) -> Iterator[Finding]:
-    """Open every split and start its first task, to find wrong options, data and engines."""
+    """Open every split and start its first task, to find wrong options, data, engines and experts."""
     section = recipe.environment
-    wanted = {section.train_split: 1} | dict.fromkeys(recipe.evaluation.splits, recipe.evaluation.episodes)
+    wanted = {section.train_split: 1} | dict.fromkeys(recipe.evaluation.panels, recipe.evaluation.episodes)
     for split, tasks in wanted.items():
         name = f"environment {section.id}, {split}"
         try:
-            environment = make_environment(section, split)
+            environment = section.make(split)
             environment.reset(options={"task": 0})
+            if split == section.train_split:
+                _require_expert(environment, recipe)
             count = environment.num_tasks
             environment.close()
         except (ValueError, OSError, ImportError) as error:
@@ -107,6 +111,24 @@ def _environments(recipe: Recipe) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", f"{name}: {count:,} tasks")
+
+
+def _require_expert(environment: TextEnvironment, recipe: Recipe) -> None:
+    """Make sure that there is what a run imitates.
+
+    Raises:
+        UserError: there is not; the message names the key that asks for it.
+    """
+    if recipe.warm_start is None and recipe.policy.model != "tiny":
+        return
+    try:
+        expert = environment.expert()
+    except UserError as error:
+        if recipe.warm_start is not None:
+            raise
+        raise UserError(f"policy.model=tiny takes its vocabulary from the play of an expert: {error}") from None
+    if recipe.warm_start is not None and recipe.warm_start.early_stop and not isinstance(expert, EarlyStoppingExpert):
+        raise UserError(EARLY_STOP_UNKNOWN)
 
 
 def _device(recipe: Recipe) -> tuple[torch.device | None, Finding]:
@@ -250,11 +272,12 @@ def _cores(recipe: Recipe) -> Finding:
     text = f"cores: {busy} busy processes, {cores} cores"
     if busy > cores:
         return Finding("warn", text, f"set workers={max(1, cores // (1 + recipe.environment.workers))}")
-    if recipe.environment.options.get("backend") == "textworld" and not recipe.environment.workers:
+    slow = recipe.environment.chosen.slow_steps
+    if slow and not recipe.environment.workers:
         share = cores // recipe.workers
         return Finding(
             "warn",
-            f"{text}; the textworld backend runs games sequentially in each process",
+            f"{text}; {slow}",
             f"set environment.workers={max(1, share - 1)}, for one process per core",
         )
     return Finding("ok", text)

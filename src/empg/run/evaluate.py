@@ -14,7 +14,6 @@ from empg.recipe import Recipe, load_recipe
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import wilson_interval
 from empg.rollout.collector import Request
-from empg.rollout.env_pool import make_environment
 from empg.rollout.types import EndReason
 from empg.run.build import EVALUATION_KEY, build_policy, play
 from empg.run.columns import episode_rows
@@ -23,7 +22,7 @@ from empg.system.workers import Workers
 
 def panel_of(recipe: Recipe, split: str) -> Panel:
     """Return the recipe's panel of a split: the same tasks, in the same order, for every policy."""
-    environment = make_environment(recipe.environment, split)
+    environment = recipe.environment.make(split)
     return make_panel(environment, recipe.evaluation.episodes, name=f"{recipe.environment.id}-{split}")
 
 
@@ -115,7 +114,7 @@ def evaluate_run(
     state = checkpoints.verify(checkpoint)
     policy = build_policy(recipe, folder.checkpoints / checkpoint)
     records = []
-    for split in splits or evaluation.splits:
+    for split in splits or evaluation.panels:
         done = stage(f"evaluate {split} ({decoding})", evaluation.episodes) if stage is not None else None
         iteration = 0 if checkpoint == START else state["iteration"]
         record, rows = evaluate_policy(

@@ -14,7 +14,6 @@ from empg.learner.warm_start import warm_start
 from empg.policy.model import Policy
 from empg.recipe import Recipe
 from empg.rollout.demonstrations import recording_files
-from empg.rollout.env_pool import make_environment
 from empg.run.build import build_agent, build_policy
 from empg.run.logger import RunLogger
 from empg.run.run import Run
@@ -38,7 +37,7 @@ def starting_policy(run: Run) -> Policy:
     logger.stage("expert episodes for the tokenizer")
     policy = build_policy(recipe)
     logger.stage("warm start")
-    environment = make_environment(recipe.environment, recipe.environment.train_split)
+    environment = recipe.environment.make(recipe.environment.train_split)
     warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, logger.warm_start)
     if workers.first:
         _keep(policy, cached, logger)
