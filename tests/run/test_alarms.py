@@ -24,7 +24,7 @@ def alarms(**now: float) -> list[str]:
         ({"guard__dropped_steps": 3}, "3 steps dropped: non-finite entropy or log-probability"),
         ({"guard__skipped_updates": 1}, "an optimizer step was skipped: its gradient was not finite"),
         ({"rollout__end__env_error": 0.125}, "12.5% of the episodes ended in an environment error"),
-        ({"rollout__failed_turns": 0.02}, "2.0% of the turns needed something from outside that could not be had"),
+        ({"rollout__failed_turns": 0.02}, "2.0% of the turns failed because an external service was unavailable"),
     ],
 )
 def test_each_trouble_has_its_words(now: dict[str, float], alarm: str) -> None:
