@@ -289,7 +289,7 @@ def test_an_environment_s_page_names_every_option_with_its_type_and_default(id_:
 
 
 def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "tutorials" / "3-add-an-environment.md").read_text(encoding="utf-8")
     [code, project, recipe] = [
         re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)[0] for language in ("python", "toml", "yaml")
     ]
