@@ -16,7 +16,7 @@ from pydantic import Field
 
 from empg.environments.base import PromptSpec
 from empg.environments.options import EnvironmentOptions, FilePath, read_options
-from empg.environments.registry import EnvironmentSpec
+from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 from lamproom.lamps import Lamps
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from empg.environments import registry
 from empg.environments.base import TextEnvironment
 from empg.environments.options import EnvironmentOptions, read_options
-from empg.environments.registry import EnvironmentSpec
+from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 from empg.validation import explained
 

@@ -15,7 +15,8 @@ import pytest
 from empg.environments import registry
 from empg.environments.base import PromptSpec, TextEnvironment
 from empg.environments.options import EnvironmentOptions
-from empg.environments.registry import EnvironmentSpec, Maker, find, known_ids, make, register
+from empg.environments.registry import Maker, find, known_ids, make, register
+from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 from empg.recipe import Recipe, RecipeError, parse_recipe
 from empg.rollout.env_pool import ProcessEnvPool
