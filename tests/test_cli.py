@@ -141,7 +141,7 @@ class TestOneLineErrors:
             (["evaluate", "runs/mini", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
             (["play", "alfworld", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
             (["play", "alfworld", "rooms=big"], "rooms: Input should be 'small' or 'full' (got 'big')"),
-            (["play", "alfworld", "--web"], "ALFWorldEnv has no web pages: leave out --web"),
+            (["play", "alfworld", "--web"], "ALFWorldEnv has no web pages: remove --web"),
             (["play", "alfworld", "--task", "1000000"], "task 1000000 does not exist: expected 0 to 99999 in train"),
         ],
     )

@@ -16,7 +16,7 @@ import pytest
 
 from tests import ROOT
 
-PERCENT = r"(?:[\d}]|^) %"  # in a module only in strings and comments: `7 % n` is an expression
+PERCENT = r"(?:[\d}]|^) %"  # not in code, where `7 % n` is an expression
 RULES = [
     (r"\bbe had\b", "could not be had", "is unavailable"),
     (r"\bis no (?:address|file|folder|function word|JSON|list|mapping|number|object|step|string|text|vector)\b",
@@ -56,8 +56,10 @@ def files() -> list[Path]:
 
 
 def lines(file: Path, *, prose: bool) -> Iterator[tuple[int, str]]:
-    """The lines of a file by number; with `prose` only the strings and comments of a module."""
+    """The lines of a file by number; with `prose` without code: only strings and comments of a module."""
     text = file.read_text(encoding="utf-8")
+    if prose and file.suffix == ".md":
+        text = re.sub(r"```python\n.*?```", lambda block: "\n" * block[0].count("\n"), text, flags=re.DOTALL)
     if file.suffix != ".py" or not prose:
         yield from enumerate(text.splitlines(), 1)
         return

@@ -72,11 +72,11 @@ class TestEpisode:
         assert won
         assert "(0 is lit.)\n1> press 0" in text
 
-    def test_no_such_task(self) -> None:
-        with pytest.raises(ValueError, match="task 7: train has tasks 0 to 1"):
+    def test_a_task_that_does_not_exist(self) -> None:
+        with pytest.raises(ValueError, match="task 7 does not exist: expected 0 to 1 in train"):
             played(Lamps("win:1", "win:1"), task=7)
 
-    def test_text_of_a_world_cannot_move_the_cursor(self) -> None:
+    def test_text_of_an_environment_cannot_move_the_cursor(self) -> None:
         class Rude(Lamps):
             def _observation(self) -> str:
                 return "\x1b[2J\x07lamp"
@@ -95,7 +95,7 @@ class TestWorld:
         ("name", "options", "message"),
         [
             ("chess", [], "there is no environment 'chess'"),
-            ("alfworld", ["rooms"], "not of the form key=value"),
+            ("alfworld", ["rooms"], "expected key=value"),
             ("alfworld", ["rooms=["], "not a YAML value"),
             (
                 "alfworld",

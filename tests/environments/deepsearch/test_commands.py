@@ -33,14 +33,14 @@ def test_a_person_searches_opens_and_answers() -> None:
     assert "1. " in done.stdout
     assert "  search[<your query>]\n" in done.stdout
     assert "There is no such page." in done.stdout
-    assert done.stdout.endswith("lost after 4 steps\n")
+    assert done.stdout.endswith("failed after 4 steps\n")
 
 
 def test_the_expert_is_watched() -> None:
     done = played("--split", "valid_ood", "--task", "1", "--expert")
     assert "> search[" in done.stdout
     assert "> open[" in done.stdout
-    assert done.stdout.rstrip().splitlines()[-1].startswith("won after")
+    assert done.stdout.rstrip().splitlines()[-1].startswith("solved after")
 
 
 def test_what_cannot_be_watched_or_is_wrong_is_one_line(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def serving(*arguments: str) -> Iterator[str]:
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
-        assert line.endswith("(Ctrl-C ends it)\n"), process.communicate()[1]
+        assert line.endswith("(press Ctrl-C to stop)\n"), process.communicate()[1]
         yield line.split()[0]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) in (0, 130, -signal.SIGINT)

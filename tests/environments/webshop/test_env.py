@@ -337,7 +337,7 @@ def test_the_shop_is_played_in_the_terminal() -> None:
     assert "Page 1 (Total results: " in text
     assert "  click[next >]\n" in text
     assert "Page 2 (Total results: " in text
-    assert text.endswith("left after 3 steps\n")
+    assert text.endswith("quit after 3 steps\n")
     out = io.StringIO()
     assert play(environment, 0, expert=True, out=out)
     assert "Thank you for shopping with us!" in out.getvalue()
