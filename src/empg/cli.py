@@ -52,7 +52,7 @@ app = typer.Typer(
     name="empg",
     cls=Commands,
     help="Train language-model agents on long tasks with Entropy-Modulated Policy Gradients (EMPG).\n\n"
-    "Start with:  empg doctor recipes/demo.yaml,  then  empg train recipes/demo.yaml",
+    "Start with:  empg doctor demo,  then  empg train demo",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -63,7 +63,9 @@ app = typer.Typer(
 Changes = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe overrides, e.g. seed=3 credit.empg.zeta=0.05")
 ]
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, e.g. recipes/demo.yaml")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, e.g. demo, or a YAML file")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, e.g. runs/demo")]
 RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder  [default: runs/<name>]")]
 
@@ -165,9 +167,9 @@ def evaluate(
 
     Write the results into the run folder, where `empg compare` reads them.
     """
-    from empg.report.before_after import Rate
-    from empg.run.display import Progress, aligned, rate
+    from empg.run.display import Progress
     from empg.run.evaluate import evaluate_run
+    from empg.run.results import evaluation_lines
 
     with Progress(0) as progress:
 
@@ -176,18 +178,7 @@ def evaluate(
             return progress.done
 
         records = evaluate_run(run, checkpoint, split or None, episodes, decoding.value, temperature, stage)
-    rows = [("success (95% Wilson)", "episodes", "success")]
-    for record in records:
-        rows.append((f"{record['split']} ({record['decoding']})", str(record["n"]), rate(Rate.of(record))))
-        rows += [(f"  {kind}", str(part["n"]), rate(Rate.of(part))) for kind, part in sorted(record["by_type"].items())]
-        rows.append((f"  panel {record['panel']}, sha256 {record['panel_sha256'][:12]}", "", ""))
-    typer.echo("\n".join(aligned(rows)))
-    for record in records:
-        failed, broken = record["failed_turns"], record["env_errors"]
-        if failed or broken:
-            failures = f"{failed} turns hit an unavailable external service"
-            errors = f"{broken} episodes ended in an environment error and count as failures"
-            typer.echo(f"{record['split']}: {failures}; {errors}")
+    typer.echo("\n".join(evaluation_lines(records)))
 
 
 @app.command()
@@ -207,36 +198,11 @@ def compare(
     reported. To see the effect of training, give the same run twice, with --iteration-a 0.
     """
     from empg.record.runfolder import RunFolder
-    from empg.record.statistics import Comparison, Paired, shared_splits
     from empg.record.statistics import compare as pair
-    from empg.run.display import aligned
+    from empg.record.statistics import shared_splits
+    from empg.run.results import comparison_lines
 
     a, b = RunFolder.open(run_a), RunFolder.open(run_b)
-
-    def row(name: str, paired: Paired) -> tuple[str, ...]:
-        points = f"{100 * paired.difference:+.1f} [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
-        return (
-            name,
-            str(paired.n),
-            f"{100 * paired.success_a:.1f}%",
-            f"{100 * paired.success_b:.1f}%",
-            points,
-            f"{paired.only_a} / {paired.only_b}",
-            f"{paired.p_value:.3g}",
-        )
-
-    def show(split: str, result: Comparison) -> None:
-        typer.echo(f"A: {run_a} at iteration {result.iteration_a}\nB: {run_b} at iteration {result.iteration_b}")
-        typer.echo(f"panel: {result.panel} ({result.decoding}), sha256 {result.panel_sha256[:12]}")
-        heading = ("", "tasks", "A", "B", "B - A, points (95%)", "only A / only B", "McNemar p")
-        parts = [row(f"  {kind}", paired) for kind, paired in result.by_type.items()]
-        typer.echo("\n".join(aligned([heading, row(split, result.overall), *parts])))
-        if result.apart:
-            settings = "; ".join(result.apart)
-            typer.echo(
-                f"warning: evaluation settings differ, so the difference is not due to the policies alone: {settings}"
-            )
-
     wanted = [split] if split is not None else shared_splits(a, b, decoding.value)
     if not wanted:
         raise UserError(f"{run_a} and {run_b} have no {decoding.value} evaluation of the same split")
@@ -244,7 +210,7 @@ def compare(
         result = pair(a, b, name, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
         if place:
             typer.echo("")
-        show(name, result)
+        typer.echo("\n".join(comparison_lines(run_a, run_b, result)))
 
 
 @app.command()
@@ -319,8 +285,7 @@ def play(
         str, typer.Argument(metavar="ENVIRONMENT", help="Registered environment, or gymnasium id of a text environment")
     ],
     options: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Options of the environment, e.g. rooms=small max_steps=20"),
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options, e.g. rooms=small max_steps=20")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the task.")] = "train",
     task: Annotated[int | None, typer.Option(min=0, help="Task index  [default: random]")] = None,

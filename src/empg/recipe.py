@@ -296,10 +296,14 @@ class Recipe(Section):
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe and apply `key.path=value` overrides (values are YAML).
 
+    Args:
+        path: a file, or the name of a recipe that ships with this package, e.g. `demo`.
+        overrides: changes of single keys.
+
     Raises:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
-    path = Path(path)
+    path = find_recipe(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -315,6 +319,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply_override(data, override)
     return parse_recipe(data, str(path))
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: `name` itself if it is a path, else the shipped recipe of that name.
+
+    Raises:
+        RecipeError: `name` is not a file and not the name of a shipped recipe.
+    """
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1 or path.is_file():
+        return path
+    installed = Path(__file__).with_name("recipes")  # in the wheel; a checkout has them at its top
+    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+    shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    if path.name not in shipped:
+        known = ", ".join(shipped)
+        raise RecipeError(f"recipe {path.name!r:.80} not found: expected a YAML file or one of {known}")
+    return shipped[path.name]
 
 
 def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
