@@ -82,10 +82,10 @@ def lines(*records: Any) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def loaded(folder: Path, text: str | bytes, name: str = "dev.json", **how: Any) -> list[Question]:
+def loaded(folder: Path, text: str | bytes, name: str = "dev.json", **options: Any) -> list[Question]:
     file = folder / name
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return list(load_questions(file, **how))
+    return list(load_questions(file, **options))
 
 
 def facts(questions: Sequence[Question]) -> list[tuple[str, str, tuple[str, ...], str]]:

@@ -236,14 +236,14 @@ def test_conclude_answers_with_the_last_found_value(source: Source) -> None:
         observation, info = environment.reset(options={"task": task})
         expert = environment.expert()
         assert isinstance(expert, EarlyStoppingExpert)
-        hasty = []
+        early = []
         while True:
             action = expert.act(observation, info)["action"]
-            hasty.append(expert.conclude(observation, info))
+            early.append(expert.conclude(observation, info))
             observation, _, terminated, _, info = environment.step(action)
             if terminated:
                 break
-        assert [decision is not None for decision in hasty] == [False, False, True, True, False]
-        assert hasty[2] is not None
-        assert hasty[2]["action"] == f"answer[{answer}]"
-        assert hasty[2]["thought"].endswith(f": {'Mara Quill' if task == 0 else '1962'}. Answer {answer}.")
+        assert [decision is not None for decision in early] == [False, False, True, True, False]
+        assert early[2] is not None
+        assert early[2]["action"] == f"answer[{answer}]"
+        assert early[2]["thought"].endswith(f": {'Mara Quill' if task == 0 else '1962'}. Answer {answer}.")

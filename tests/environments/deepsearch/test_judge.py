@@ -35,8 +35,8 @@ def replies(*contents: str | None) -> list[Reply]:
     return [Reply(json.dumps({"choices": [{"message": {"content": content}}]}).encode()) for content in contents]
 
 
-def judge_at(server: ScriptedServer, **how: Any) -> Judge:
-    return Judge(f"{server.url}/v1", "judge-1", **{"request_policy": QUICK, **how})
+def judge_at(server: ScriptedServer, **options: Any) -> Judge:
+    return Judge(f"{server.url}/v1", "judge-1", **{"request_policy": QUICK, **options})
 
 
 def sent(server: ScriptedServer, number: int = 0) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def sent(server: ScriptedServer, number: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("said", "verdict"),
+    ("reply", "verdict"),
     [
         ("CORRECT", True),
         ("INCORRECT", False),
@@ -59,8 +59,8 @@ def sent(server: ScriptedServer, number: int = 0) -> dict[str, Any]:
         ("", None),
     ],
 )
-def test_a_verdict_is_one_word(said: str, verdict: bool | None) -> None:
-    assert read_verdict(said) is verdict
+def test_a_verdict_is_one_word(reply: str, verdict: bool | None) -> None:
+    assert read_verdict(reply) is verdict
 
 
 def test_the_request_and_the_score() -> None:
@@ -108,9 +108,9 @@ def test_a_reply_without_a_verdict_gets_one_reminder() -> None:
     assert roles[2][0] == "user"
 
 
-@pytest.mark.parametrize("said", ["I cannot say", "", None])
-def test_an_unreadable_verdict_never_counts_as_correct_and_is_not_cached(said: str | None, tmp_path: Path) -> None:
-    with scripted(*replies(said, said, "CORRECT")) as server:
+@pytest.mark.parametrize("reply", ["I cannot say", "", None])
+def test_an_unreadable_verdict_never_counts_as_correct_and_is_not_cached(reply: str | None, tmp_path: Path) -> None:
+    with scripted(*replies(reply, reply, "CORRECT")) as server:
         judge = judge_at(server, cache=tmp_path)
         with pytest.raises(NoVerdict, match="the judge replied neither CORRECT nor INCORRECT"):
             judge(QUESTION, "Austen")
@@ -243,7 +243,7 @@ _JSON = st.recursive(
 @given(_JSON)
 def test_any_json_is_a_reply_or_an_error(answer: Any) -> None:
     try:
-        said: object = read_reply(answer)
+        reply: object = read_reply(answer)
     except RetrievalError:
         return
-    assert isinstance(said, str)
+    assert isinstance(reply, str)

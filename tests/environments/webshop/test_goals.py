@@ -47,8 +47,11 @@ def test_synthetic_goals_are_all_combinations_of_option_values(shop: Shop) -> No
 
 
 def test_an_expensive_product_has_no_price_bound_and_a_product_without_options_one_goal(shop: Shop) -> None:
-    dear = next(goal for goal in goals(shop, "synthetic") if goal.asin == "B000DEAR01")
-    assert (dear.instruction, dear.price_upper) == ("Find me heavy duty console tables with color: gold", ANY_PRICE)
+    expensive = next(goal for goal in goals(shop, "synthetic") if goal.asin == "B000DEAR01")
+    assert (expensive.instruction, expensive.price_upper) == (
+        "Find me heavy duty console tables with color: gold",
+        ANY_PRICE,
+    )
     bare = [goal for goal in goals(shop, "synthetic") if goal.asin == "B000EMPTY1"]
     assert [goal.options for goal in bare] == [()]
 

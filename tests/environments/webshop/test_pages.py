@@ -172,9 +172,9 @@ def test_chosen_values_are_unmarked_in_text_unless_show_chosen_options_is_set() 
 
 
 def test_bracketed_values_cannot_be_clicked_unless_the_rule_is_set() -> None:
-    official, mended = small_shop(), small_shop(ShopRules(reach_bracketed_values=True))
+    official, extended = small_shop(), small_shop(ShopRules(reach_bracketed_values=True))
     goal = goal_of(official, "B000RUGRUG")
-    for shop, reached in ((official, False), (mended, True)):
+    for shop, reached in ((official, False), (extended, True)):
         state = walk(shop, goal, "search[rug]", "click[b000rugrug]")
         assert shop.step(state, goal, "click[plain [2 pack]]") == reached
         assert state.options == ({"style": "plain [2 pack]"} if reached else {})
