@@ -29,7 +29,7 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
             numbers = iter(getattr(assigned.credit, key).tolist())
             values[name] = [next(numbers) if c else None for c in counted]
     advantage = assigned.advantages.tolist()
-    outcome = assigned.outcome.tolist()
+    base = assigned.base_advantages.tolist()
     signal = assigned.signal.tolist()
     rows: list[dict[str, Any]] = []
     for number, episode in enumerate(assigned.episodes):
@@ -42,7 +42,6 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
             "task_type": episode.task_type,
             "split": episode.split,
             "task": episode.task,
-            "advantage_outcome": outcome[number],
             "success": episode.success,
             "score": episode.score,
             "end": episode.end.value,
@@ -61,6 +60,7 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
                     "process_reward": turn.process_reward,
                     "entropy": turn.entropy if math.isfinite(turn.entropy) else None,
                     **{name: column[step] for name, column in values.items()},
+                    "advantage_outcome": base[step],
                     "advantage": advantage[step] if counted[step] else None,
                     "num_prompt_tokens": len(turn.prompt_ids),
                     "num_action_tokens": len(turn.action_ids),

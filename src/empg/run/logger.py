@@ -100,7 +100,12 @@ class RunLogger:
     ) -> None:
         """Everything about one iteration, from all workers; `clock`: began, rolled out, credited, updated (seconds)."""
         shares = self.workers.gather(
-            (turn_columns(iteration, assigned), episode_rows(episodes), assigned.dropped_steps, assigned.zero_variance)
+            (
+                turn_columns(iteration, assigned),
+                episode_rows(episodes),
+                assigned.dropped_steps,
+                (assigned.zero_variance_groups, assigned.groups),
+            )
         )
         if not self.workers.first:
             return
@@ -108,20 +113,13 @@ class RunLogger:
         rows = [row for share in shares for row in share[1]]
         without, groups = (sum(share[3][i] for share in shares) for i in (0, 1))
         began, rolled, credited, updated = clock
-        loss = stats.loss
         record: dict[str, Any] = {
             "kind": "train",
             "iteration": iteration,
             **rollout_numbers(rows),
             **credit_numbers(columns),
             "credit/zero_variance_groups": without / max(1, groups),
-            "policy/loss": loss["loss"],
-            "policy/entropy": loss["entropy"],
-            "policy/kl_old": loss["kl_old"],
-            "policy/kl_reference": loss["kl"],
-            "policy/clip_low": loss["clipped_low"],
-            "policy/clip_high": loss["clipped_high"],
-            "policy/max_ratio": loss["max_ratio"],
+            **{f"policy/{name}": value for name, value in stats.loss.items()},
             "policy/grad_norm": stats.grad_norm,
             "policy/lr": stats.lr,
             "policy/mismatch": stats.mismatch,
