@@ -6,41 +6,29 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import pytest
 
-from empg.environments import registry
 from empg.environments.base import PromptSpec, TextEnvironment
 from empg.environments.options import EnvironmentOptions
 from empg.environments.registry import EnvironmentSpec, Maker, find, known_ids, make, register
 from empg.errors import UserError
 from empg.recipe import Recipe, RecipeError, parse_recipe
 from empg.rollout.env_pool import ProcessEnvPool
-from tests.packages import install, install_lamproom
+from tests.packages import importable, install, install_lamproom
 
 OWN = ["alfworld", "webshop", "deepsearch"]
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    modules, ids = set(sys.modules), set(gymnasium.registry)
-    yield
-    for name in set(sys.modules) - modules:
-        if name.startswith("lamproom"):
-            del sys.modules[name]
-    for id_ in set(gymnasium.registry) - ids:
-        del gymnasium.registry[id_]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in which packages are installed."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    with importable(tmp_path):
+        yield tmp_path
 
 
 def refusal(id_: str) -> str:
@@ -98,18 +86,10 @@ class TestRegister:
 
     def test_an_id_is_taken_once(self) -> None:
         with pytest.raises(UserError, match="id 'alfworld' is taken already"):
-            register(
-                EnvironmentSpec(**{name: getattr(self.SPEC, name) for name in self.SPEC.__slots__} | {"id": "alfworld"})
-            )
+            register(replace(self.SPEC, id="alfworld"))
 
     def test_what_is_no_text_environment_is_refused(self) -> None:
-        spec = EnvironmentSpec(
-            id="odd",
-            entry_point="types:SimpleNamespace",
-            options=EnvironmentOptions,
-            prompt=self.SPEC.prompt,
-            panels=(),
-        )
+        spec = replace(self.SPEC, id="odd", entry_point="types:SimpleNamespace")
         with pytest.raises(UserError, match="'odd': types:SimpleNamespace makes a SimpleNamespace, no TextEnvironment"):
             Maker(spec, "train")()
 

@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from empg.environments.base import Expert, Info, PromptSpec, TextEnvironment
 from empg.environments.options import EnvironmentOptions, check_max_steps
-from empg.environments.registry import EnvironmentSpec
+from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 
 SPLITS = {"train": range(100_000), "valid": range(1_000_000, 1_001_000), "test": range(2_000_000, 2_001_000)}

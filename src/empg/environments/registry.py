@@ -21,33 +21,15 @@ from typing import Any
 
 import gymnasium
 
-from empg.environments.base import PromptSpec, TextEnvironment
-from empg.environments.options import EnvironmentOptions, read_options
+from empg.environments.base import TextEnvironment
+from empg.environments.gymnasium_text import gymnasium_spec, open_gymnasium
+from empg.environments.options import read_options
+from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 
+__all__ = ["EnvironmentSpec", "Maker", "find", "known_ids", "make", "register", "register_own"]
+
 GROUP = "empg.environments"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvironmentSpec:
-    """What a recipe needs to know of an environment.
-
-    Attributes:
-        id: the name in recipes (`environment.id`) and in `empg play`.
-        entry_point: `package.module:Class`, called with `split`, perhaps `max_steps`, and the options; None: gymnasium
-            makes the environment, by its `gymnasium_id`.
-        options: the model of its options.
-        prompt: how it is introduced to an agent.
-        panels: the splits that are evaluated unless a recipe names others.
-        gymnasium_id: the id under which `gymnasium.make` finds it as well; None for no such id.
-    """
-
-    id: str
-    entry_point: str | None
-    options: type[EnvironmentOptions]
-    prompt: PromptSpec
-    panels: tuple[str, ...]
-    gymnasium_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +49,6 @@ class Maker:
         """
         options = read_options(self.spec.options, self.options).model_dump()
         if self.spec.entry_point is None:
-            from empg.environments.gymnasium_text import open_gymnasium
-
             return open_gymnasium(str(self.spec.gymnasium_id), self.split, options, self.max_steps)
         limit = {} if self.max_steps is None else {"max_steps": self.max_steps}
         made = _load(self.spec.entry_point)(split=self.split, **limit, **options)
@@ -120,8 +100,6 @@ def find(id_: str) -> EnvironmentSpec:
         spec = _resolved(known, place)
         if spec.gymnasium_id == id_:
             return spec
-    from empg.environments.gymnasium_text import gymnasium_spec
-
     return gymnasium_spec(id_) or _unknown(id_)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import empg
@@ -23,7 +25,8 @@ from empg.system.workers import Workers
 def starting_policy(recipe: Recipe, workers: Workers, logger: RunLogger) -> Policy:
     """The policy that learning from reward starts from: warm-started, or taken from the cache, or as the recipe has it.
 
-    The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start, this package's code included.
+    The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start, the code of this package and of
+    the environment included.
     """
     if recipe.warm_start is None:
         return build_policy(recipe)
@@ -68,7 +71,7 @@ def _cache_folder(recipe: Recipe) -> Path:
             "optimizer": {"autocast", "micro_batch_tokens"},
         },
     )
-    text = json.dumps([empg.__version__, _code(), shaping, *_recorded(recipe)], sort_keys=True)
+    text = json.dumps([empg.__version__, _code(), *_brought(recipe), shaping, *_recorded(recipe)], sort_keys=True)
     return cache_folder() / f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -80,11 +83,29 @@ def _recorded(recipe: Recipe) -> list[str]:
     return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
+def _brought(recipe: Recipe) -> list[str]:
+    """A digest of the code of another package's environment: a changed expert makes another warm start there, too."""
+    top = recipe.environment.spec.module.partition(".")[0]
+    if top in ("", "empg"):
+        return []
+    found = importlib.util.find_spec(top)
+    if found is None:
+        return []
+    if found.submodule_search_locations is None:
+        return [_digest([Path(str(found.origin))], Path(str(found.origin)).parent)]
+    folders = [Path(folder) for folder in found.submodule_search_locations]
+    return [_digest(folder.rglob("*.py"), folder) for folder in folders]
+
+
 @functools.cache
 def _code() -> str:
     """A digest of this package's own code: a changed prompt, expert or tokenizer makes another warm start."""
     package = Path(empg.__file__).parent
+    return _digest(package.rglob("*.py"), package)
+
+
+def _digest(files: Iterable[Path], root: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
+    for file in sorted(files):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from pydantic import Field
 from empg.environments.alfworld.world import TaskType
 from empg.environments.base import PromptSpec
 from empg.environments.options import EnvironmentOptions, FilePath, Several
-from empg.environments.registry import EnvironmentSpec
+from empg.environments.spec import EnvironmentSpec
 
 RoomSize = Literal["small", "full"]
 Backend = Literal["python", "textworld"]

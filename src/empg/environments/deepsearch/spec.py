@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from empg.environments.base import PromptSpec
 from empg.environments.deepsearch.options import DeepSearchOptions
-from empg.environments.registry import EnvironmentSpec
+from empg.environments.spec import EnvironmentSpec
 
 SPEC = EnvironmentSpec(
     id="deepsearch",

@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool, StrictInt
 
 from empg.environments.base import PromptSpec
 from empg.environments.options import EnvironmentOptions, FilePath
-from empg.environments.registry import EnvironmentSpec
+from empg.environments.spec import EnvironmentSpec
 from empg.environments.webshop.world import HITS
 
 SplitScheme = Literal["paper", "verl-agent"]
