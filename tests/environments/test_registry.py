@@ -90,7 +90,7 @@ class TestRegister:
 
     def test_what_is_no_text_environment_is_refused(self) -> None:
         spec = replace(self.SPEC, id="odd", entry_point="types:SimpleNamespace")
-        with pytest.raises(UserError, match="'odd': types:SimpleNamespace makes a SimpleNamespace, no TextEnvironment"):
+        with pytest.raises(UserError, match="'odd': expected a TextEnvironment from types:SimpleNamespace, got a Simp"):
             Maker(spec, "train")()
 
 
@@ -154,16 +154,16 @@ class TestOtherPackages:
     [
         (
             "alfwrld",
-            "no environment 'alfwrld'; did you mean 'alfworld'? known are alfworld, webshop, deepsearch",
+            "unknown environment 'alfwrld'; did you mean 'alfworld'? Known: alfworld, webshop, deepsearch",
         ),
         ("empg/WebShop-v2", "did you mean 'empg/WebShop-v1'?"),
-        ("", "there is no environment ''; known are alfworld"),
-        ("a\nb", "there is no environment 'a\\nb'; known are"),
+        ("", "unknown environment ''. Known: alfworld"),
+        ("a\nb", "unknown environment 'a\\nb'"),
         ("no.such.module:Thing-v0", "the module no.such.module cannot be imported: No module named 'no'"),
-        ("json:Thing-v0", "there is no environment 'json:Thing-v0'"),
-        ("../x:y", "there is no environment '../x:y'"),
-        (":", "there is no environment ':'"),
-        ("x" * 10_000, "there is no environment 'xxxx"),
+        ("json:Thing-v0", "unknown environment 'json:Thing-v0'"),
+        ("../x:y", "unknown environment '../x:y'"),
+        (":", "unknown environment ':'"),
+        ("x" * 10_000, "unknown environment 'xxxx"),
     ],
 )
 def test_an_unknown_one_is_refused_in_a_line_that_names_the_nearest(id_: str, message: str) -> None:
