@@ -6,9 +6,10 @@ the run folder, so a run can be repeated. Unknown keys are errors that name the 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -19,6 +20,9 @@ from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 from empg.validation import explained
+
+if TYPE_CHECKING:
+    from empg.credit import AdvantageEstimator
 
 
 class RecipeError(UserError):
@@ -179,36 +183,46 @@ class RolloutSection(Section):
 
 
 class CreditSection(Section):
-    """Outcome advantage and EMPG. `empg: null` trains the plain base algorithm."""
+    """Base advantage and EMPG. `empg: null` trains the plain base algorithm."""
 
     class Empg(Section):
-        """The method's constants (docs/method.md)."""
+        """The constants of the method (docs/method.md)."""
 
         k: float = Field(1.0, ge=0.0)
         k_future: float = Field(1.0, ge=0.0)
         zeta: float = Field(0.1, ge=0.0)
         eps: float = Field(1e-8, gt=0.0)
 
-    advantage: Literal["reinforce", "rloo", "grpo", "dr_grpo"] = "grpo"
+    advantage: str = Field("grpo", description="an estimator of `empg.credit.ADVANTAGES`")
     weighting: Literal["episode", "step"] = "episode"
     empg: Empg | None = Empg()
-    drop_zero_variance: bool = Field(False, description="DAPO's dynamic sampling: groups without signal are left out")
-    max_resample: int = Field(0, ge=0, description="extra rollout rounds that refill the groups left out")
-    overlong_penalty: float = Field(0.0, ge=0.0, description="taken off the reward at the token limit")
-    invalid_penalty: float = Field(0.0, ge=0.0, description="process reward of a malformed turn is minus this")
+    drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
+    max_resample: int = Field(0, ge=0, description="extra rollout rounds that replace dropped groups")
+    overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
+    invalid_penalty: float = Field(0.0, ge=0.0, description="the process reward of a malformed turn is minus this")
     process_reward: str | None = Field(
         None, description="`package.module:function`, from an Episode to the process reward of each of its turns"
     )
 
+    @field_validator("advantage")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = _advantages()
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f". Did you mean {nearest[0]!r}?" if nearest else ""
+            raise UserError(f"expected one of {', '.join(known)}, got {name!r}{hint}")
+        return name
+
 
 class LossSection(Section):
-    """The clipped surrogate and its companions."""
+    """The clipped surrogate and the terms added to it."""
 
     clip_low: float = Field(0.2, gt=0.0, lt=1.0)
     clip_high: float = Field(0.2, gt=0.0)
     dual_clip: float | None = Field(None, gt=1.0)
     aggregation: Literal["token_mean", "episode_mean", "constant"] = "episode_mean"
-    kl_coef: float = Field(0.0, ge=0.0, description="weight of the KL to the policy that the run started from")
+    kl_coef: float = Field(0.0, ge=0.0, description="weight of the KL to the initial policy of the run")
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     entropy_coef: float = 0.0
 
@@ -277,7 +291,7 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.rollout.groups % self.workers:
             raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
-        if self.rollout.group_size == 1 and self.credit.advantage != "reinforce":
+        if self.rollout.group_size == 1 and _advantages()[self.credit.advantage].compares_within_group:
             method = self.credit.advantage
             raise UserError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
         if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
@@ -350,6 +364,13 @@ def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """Return the complete, resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _advantages() -> Mapping[str, AdvantageEstimator]:
+    """Load the table of estimators, and torch with it, only for a recipe that needs it: `empg --help` stays fast."""
+    from empg.credit.advantages import ADVANTAGES
+
+    return ADVANTAGES
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:

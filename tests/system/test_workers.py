@@ -109,7 +109,7 @@ def test_a_step_of_two_workers_is_that_of_one(two: list[dict[str, Any]], one: di
 
 
 def test_minibatches_of_two_workers_cover_what_those_of_one_do(two: list[dict[str, Any]], one: dict[str, Any]) -> None:
-    assert two[0]["update"]["loss"]["tokens"] == one["update"]["loss"]["tokens"] == 28
+    assert two[0]["update"]["scored"] == one["update"]["scored"] == 28
 
 
 def test_a_worker_may_have_processes_of_its_own(two: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The commands as a person types them: searching in a terminal, and serving a corpus to other machines."""
+"""The command line: searching in a terminal, and serving a corpus to other machines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def played(*options: str, typed: str = "", code: int = 0) -> subprocess.Complete
     return done
 
 
-def test_a_person_searches_opens_and_answers() -> None:
+def test_play_supports_search_open_and_answer() -> None:
     typed = "search[Marsh Cup]\n?\nopen[Marsh Cup (award 2)]\nopen[Nowhere]\nanswer[nothing]\n"
     done = played("pages=200", "snippet_words=5", "--split", "train", "--task", "0", typed=typed)
     assert "1. " in done.stdout
@@ -36,14 +36,14 @@ def test_a_person_searches_opens_and_answers() -> None:
     assert done.stdout.endswith("failed after 4 steps\n")
 
 
-def test_the_expert_is_watched() -> None:
+def test_play_shows_the_expert() -> None:
     done = played("--split", "valid_ood", "--task", "1", "--expert")
     assert "> search[" in done.stdout
     assert "> open[" in done.stdout
     assert done.stdout.rstrip().splitlines()[-1].startswith("solved after")
 
 
-def test_what_cannot_be_watched_or_is_wrong_is_one_line(tmp_path: Path) -> None:
+def test_play_errors_are_one_line(tmp_path: Path) -> None:
     questions = tmp_path / "q.jsonl"
     questions.write_text(
         json.dumps({"id": "b1", "question": "On which river is Dunmere?", "golden_answers": ["Lorrow"]})
@@ -67,7 +67,7 @@ def write_corpus(folder: Path) -> Path:
 
 @contextmanager
 def serving(*arguments: str) -> Iterator[str]:
-    """The address that the command prints, while it serves."""
+    """Run the command and yield the address that it prints."""
     process = subprocess.Popen(
         [EMPG, "serve-retriever", *arguments, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -99,12 +99,15 @@ def test_a_corpus_is_served(retriever: str, tmp_path: Path, monkeypatch: pytest.
     assert list((tmp_path / "empg-index").iterdir())
 
 
-def test_what_is_missing_for_it_is_one_line(tmp_path: Path) -> None:
+def test_serve_errors_are_one_line(tmp_path: Path) -> None:
     corpus = str(write_corpus(tmp_path))
     for arguments, message in (
-        ([str(tmp_path / "no.jsonl")], "is not there; a corpus is a file of lines"),
+        ([str(tmp_path / "no.jsonl")], "corpus not found: expected a file with lines"),
         ([corpus, "--retriever", "dense"], "retriever='dense' needs encoder"),
-        ([corpus, "--retriever", "dense", "--encoder", str(tmp_path)], "holds no config.json"),
+        (
+            [corpus, "--retriever", "dense", "--encoder", str(tmp_path)],
+            "is not the folder of a sentence-embedding model: config.json not found",
+        ),
         ([corpus, "--faiss", "Flat"], "faiss='Flat' is for retriever='dense'"),
     ):
         done = subprocess.run([EMPG, "serve-retriever", *arguments], capture_output=True, text=True, timeout=100)
