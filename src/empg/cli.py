@@ -292,9 +292,7 @@ def play(
     expert: Annotated[bool, typer.Option("--expert", help="Watch the expert play.")] = False,
     web: Annotated[bool, typer.Option("--web", help="Play in the browser, on this machine only.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --web; 0 picks a free port.")] = 8000,
-    record: Annotated[
-        Path | None, typer.Option(help="File to which --web appends finished episodes, as JSON lines.")
-    ] = None,
+    record: Annotated[Path | None, typer.Option(help="File for finished episodes of --web (JSON lines).")] = None,
 ) -> None:
     """Play an environment yourself.
 

@@ -85,7 +85,7 @@ def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None
     alone = folder(tmp_path)
     (tmp_path / "b.jsonl").write_text("three\n")
     assert folder(tmp_path) != alone
-    with pytest.raises(ValueError, match=r"warm_start\.recordings=.*none\.jsonl is no file"):
+    with pytest.raises(ValueError, match=r"warm_start\.recordings=.*none\.jsonl is neither a file"):
         folder(tmp_path / "none.jsonl")
 
 

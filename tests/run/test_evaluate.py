@@ -1,4 +1,4 @@
-"""What an evaluation says beside its success: what could not be had, and what broke."""
+"""What an evaluation reports in addition to success: failed turns and environment errors."""
 
 from __future__ import annotations
 
