@@ -110,9 +110,8 @@ class Decoder:
         mask = self.cache.aim(rows.to(device), self.lengths[rows].to(device), width)
         # Padding past the slot's end has no position of its own, and a table of positions may end with the slot.
         positions = self.cache.positions.clamp(max=self.cache.length - 1)
-        hidden = self.policy.hidden(
-            ids.to(device), mask, position_ids=positions, past_key_values=self.cache, use_cache=True
-        )
+        cache = {self.policy.cache_argument: self.cache}
+        hidden = self.policy.hidden(ids.to(device), mask, position_ids=positions, use_cache=True, **cache)
         self.lengths[rows] += widths
         last = (widths - 1).clamp(min=0).to(device)
         return self.policy.logits(hidden[torch.arange(len(slots), device=device), last])

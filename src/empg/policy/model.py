@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,15 @@ class Policy:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that train."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    @cached_property
+    def cache_argument(self) -> str:
+        """Name of the decoder's argument for the KV cache: `cache` in newer transformers, `past_key_values` before.
+
+        Some models keep the old name for longer, so the signature decides and not the version.
+        """
+        parameters = inspect.signature(self.model.get_decoder().forward).parameters
+        return "cache" if "cache" in parameters else "past_key_values"
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Last hidden states (B, T, hidden) of `input_ids` (B, T).
