@@ -43,6 +43,8 @@ def _worded(error: Exception) -> bool:
     """Whether the error was raised by this package, about its input; anything else is a bug and keeps its traceback."""
     if isinstance(error, RuntimeError) and type(error).__name__ not in ("CheckpointError", "WorkerError"):
         return False
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return False  # a missing package: `empg.__main__` names the extra that brings it
     trace: TracebackType | None = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
