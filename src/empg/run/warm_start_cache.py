@@ -25,8 +25,8 @@ from empg.system.cache import cache_folder
 def starting_policy(run: Run) -> Policy:
     """Return the policy that RL starts from: warm-started, loaded from the cache, or as defined by the recipe.
 
-    The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including the code of this
-    package and of the environment.
+    The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including the code of
+    this package and of the environment.
     """
     recipe, workers, logger = run.recipe, run.workers, run.logger
     if recipe.warm_start is None:
