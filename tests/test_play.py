@@ -94,7 +94,7 @@ class TestWorld:
     @pytest.mark.parametrize(
         ("name", "options", "message"),
         [
-            ("chess", [], "there is no environment 'chess'"),
+            ("chess", [], "unknown environment 'chess'"),
             ("alfworld", ["rooms"], "expected key=value"),
             ("alfworld", ["rooms=["], "not a YAML value"),
             (

@@ -14,6 +14,7 @@ from empg.run import warm_start_cache
 from empg.run.build import build_policy, resolve
 from empg.run.warm_start_cache import starting_policy
 from empg.system.workers import Workers
+from tests.packages import importable, install_lamproom
 
 
 def test_a_model_with_a_shorter_context_than_an_episode_is_rejected(policy: Policy, tmp_path: Path) -> None:
@@ -86,3 +87,14 @@ def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None
     assert folder(tmp_path) != alone
     with pytest.raises(ValueError, match=r"warm_start\.recordings=.*none\.jsonl is neither a file"):
         folder(tmp_path / "none.jsonl")
+
+
+def test_so_does_an_environment_of_another_package_that_changed(tmp_path: Path) -> None:
+    with importable(tmp_path):
+        install_lamproom(tmp_path)
+        recipe = parse_recipe({"environment": {"id": "lamproom"}, "warm_start": {}})
+        before = warm_start_cache._cache_folder(recipe)
+        assert warm_start_cache._cache_folder(recipe) == before
+        expert = tmp_path / "lamproom" / "lamps.py"
+        expert.write_text(expert.read_text().replace("is lit.", "is bright."))
+        assert warm_start_cache._cache_folder(recipe) != before
