@@ -6,6 +6,7 @@ run folder, so a run can always be repeated. Unknown keys are errors that name t
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,7 +91,15 @@ class AgentSection(Section):
         "react", description="how a turn is written: <think> <action>, or Search-R1's <think> <search> <answer>"
     )
     instructions: str | None = Field(None, description="of an `instruct` prompt, in place of the world's own")
-    show_admissible: bool = False
+    show_admissible: bool | Literal["auto"] = Field(
+        "auto", description="list the commands that can be given; `auto`: in `instruct` prompts of the form react"
+    )
+    template_arguments: dict[str, Any] = Field(
+        default_factory=dict, description="variables of the chat template, e.g. {enable_thinking: false}"
+    )
+    date: datetime.date | None = Field(
+        None, description="the date that a chat template prints; null takes the day on which the run starts"
+    )
     max_observation_tokens: int | None = Field(
         None, ge=8, description="longer observations are cut, visibly; the first, which tells the task, is not"
     )
