@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.prompts import WORLDS
+from empg.agent.template import prints_date
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy, computes_bfloat16, load_policy, require_length, resolve_device
+from empg.policy.source import load_tokenizer
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus
@@ -22,11 +25,14 @@ CORPUS_EPISODES = 300
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with what depends on this machine decided, so that a run's own recipe says what was done."""
-    if recipe.optimizer.autocast != "auto":
-        return recipe
-    autocast = computes_bfloat16(resolve_device(recipe.policy.device))
-    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"autocast": autocast})})
+    """The recipe with what depends on this machine and day decided, so that a run's own recipe says what was done."""
+    if recipe.optimizer.autocast == "auto":
+        autocast = computes_bfloat16(resolve_device(recipe.policy.device))
+        recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"autocast": autocast})})
+    if recipe.policy.model != "tiny" and recipe.agent.date is None and prints_date(load_tokenizer(recipe.policy.model)):
+        today = datetime.date.today()
+        recipe = recipe.model_copy(update={"agent": recipe.agent.model_copy(update={"date": today})})
+    return recipe
 
 
 def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
@@ -55,8 +61,16 @@ def _reads_enough(policy: Policy, recipe: Recipe) -> Policy:
 
 
 def build_agent(recipe: Recipe, policy: Policy) -> Agent:
-    """The form in which this policy talks with the recipe's world."""
-    return Agent.create(recipe.environment.id, recipe.agent, ChatFormat(policy.tokenizer))
+    """The form in which this policy talks with the recipe's environment.
+
+    Raises:
+        UserError: the policy's tokenizer or chat template cannot write the recipe's turns.
+    """
+    section = recipe.agent
+    chat = ChatFormat(policy.tokenizer, ends=policy.ends, arguments=section.template_arguments, date=section.date)
+    agent = Agent.create(recipe.environment.id, section, chat)
+    agent.check()
+    return agent
 
 
 def play(

@@ -14,11 +14,12 @@ import psutil
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoTokenizer
 
 from empg.agent.chat import ChatFormat
+from empg.agent.dialogue import Agent
 from empg.learner.process_reward import load_step_rewards
-from empg.policy.model import CONVERT, longest_context, require_length, resolve_device, weight_files
+from empg.policy.model import longest_context, require_length, resolve_device, weight_files
+from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary
 from empg.recipe import Recipe
 from empg.rollout.env_pool import make_environment
 from empg.run.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
@@ -154,19 +155,23 @@ def _model(recipe: Recipe) -> Finding:
 
 def _speech(recipe: Recipe) -> Iterator[Finding]:
     """Whether a conversation can be written as the run will write it, and read at the length it may get."""
-    name = recipe.policy.model
+    name, section = recipe.policy.model, recipe.agent
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        config, tokenizer = load_config(name, local=True), load_tokenizer(name, local=True)
     except (OSError, ValueError) as error:
-        yield Finding("fail", f"policy.model={name}: {_one_line(error)}", f"hf download {name}")
+        yield Finding("fail", _one_line(error), f"hf download {name}")
         return
     try:
-        ChatFormat(tokenizer)
+        chat = ChatFormat(tokenizer, arguments=section.template_arguments, date=section.date)
+        Agent.create(recipe.environment.id, section, chat).check()
     except ValueError as error:
         yield Finding("fail", f"policy.model={name}: {_one_line(error)}", "name an instruction-tuned model")
     else:
-        yield Finding("ok", "chat template: can be taken apart")
+        yield Finding("ok", "chat template: a turn is read as it is written")
+    try:
+        require_vocabulary(tokenizer, config.get_text_config().vocab_size, name)
+    except ValueError as error:
+        yield Finding("fail", _one_line(error), "name the model with its own tokenizer")
     try:
         require_length(config, recipe.rollout.max_episode_tokens, name)
     except ValueError as error:
