@@ -21,8 +21,7 @@ CONVERT = (
 # Of the numbers in a configuration. A model is made layer by layer, so a wrong count would take hours or all memory.
 _LARGEST = ((re.compile("layer"), 1_000), (re.compile("expert|head"), 10_000), (re.compile("size|dim|embd"), 1 << 26))
 
-# What transformers raises for a folder that is missing, broken, or of a kind it does not know.
-_UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError)
+_OTHER = "Use another model, such as one of the Qwen or Llama families"
 
 
 def load_config(name: str, *, local: bool = False) -> Any:
@@ -42,8 +41,8 @@ def load_config(name: str, *, local: bool = False) -> Any:
         return AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except (OSError, UserError):
         raise
-    except _UNUSABLE as error:
-        raise UserError(f"policy.model={name}: {_reason(error)}") from None
+    except Exception as error:  # a wrong file fails anywhere in transformers, in classes of errors of its own
+        raise UserError(f"policy.model={name}: {reason(error)}") from None
 
 
 def load_tokenizer(name: str, *, local: bool = False) -> Any:
@@ -55,7 +54,7 @@ def load_tokenizer(name: str, *, local: bool = False) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # the Rust tokenizers raise bare exceptions
-        raise UserError(f"policy.model={name}: {_reason(error)}") from None
+        raise UserError(f"policy.model={name}: {reason(error)}") from None
 
 
 def load_model(name: str, config: Any) -> Any:
@@ -74,10 +73,10 @@ def load_model(name: str, config: Any) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (*_UNUSABLE, ImportError) as error:
+    except Exception as error:
         if isinstance(error, OSError) and "model.safetensors" in str(error):
             raise UserError(f"policy.model={name}: there is no model.safetensors; {CONVERT}") from None
-        raise UserError(f"policy.model={name}: {_reason(error)}") from None
+        raise UserError(f"policy.model={name}: {reason(error)}") from None
     model, report = loaded
     if report["missing_keys"]:  # transformers fills them with random numbers
         missing = sorted(report["missing_keys"])
@@ -101,7 +100,7 @@ def load_weights(model: Any, folder: Any) -> None:
             folder, config=model.config, dtype=model.dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: weights do not fit the model ({_reason(error)})") from None
+        raise UserError(f"{folder}: weights do not fit the model ({reason(error)})") from None
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if missing or unexpected:
         differing = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
@@ -139,7 +138,8 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             if pattern.search(key):
                 if not -largest <= value <= largest:
                     raise UserError(
-                        f"config.json: {key} is {value:.6g}, expected at most {largest:,}; use another model"
+                        f"config.json: {key} is not a size of a model: expected at most {largest:,}, got {value:.6g}. "
+                        "Use another model"
                     )
                 break
     if settings.get("quantization_config") is not None:
@@ -154,7 +154,11 @@ def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:
             yield key, value
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Why transformers could not make a model, in one line."""
     if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-        return "it brings Python code of its own, which is never run. Use a model that transformers has built in"
+        return f"it brings Python code of its own, which is never run. {_OTHER}"
+    if isinstance(error, ValueError) and "scaled_dot_product_attention" in str(error):
+        kind = str(error).partition(" ")[0]
+        return f"{kind} needs attention of its own (sinks, soft caps, biases), which is not supported. {_OTHER}"
     return f"{' '.join(str(error).split())[:300]}" or type(error).__name__

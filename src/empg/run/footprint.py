@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from empg.errors import MissingFileError, UserError
 from empg.policy.attention import LONGEST
 from empg.policy.scoring import LOGIT_BUDGET
-from empg.policy.source import load_config
+from empg.policy.source import load_config, reason
 from empg.policy.tiny import make_model
 from empg.recipe import LoraSection, Recipe
 
@@ -154,9 +154,9 @@ def _configuration(name: str) -> Any:
 def _without_weights(name: str) -> Any:
     config = _configuration(name)
     try:
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
     except (ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{name}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{name}: {reason(error)}") from None
 
 
 def _adapter_parameters(model: Any, lora: LoraSection) -> int:
