@@ -137,8 +137,8 @@ class TestOneLineErrors:
             (["compare", "runs/mini", "none"], "none does not exist; name the folder of a run"),
             (["evaluate", "runs/mini", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
             (["play", "alfworld", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
-            (["play", "alfworld", "rooms=big"], "rooms='big': one of small, full"),
-            (["play", "alfworld", "--web"], "--web is for webshop; this world has no web pages"),
+            (["play", "alfworld", "rooms=big"], "rooms: Input should be 'small' or 'full' (got 'big')"),
+            (["play", "alfworld", "--web"], "ALFWorldEnv has no web pages: leave out --web"),
             (["play", "alfworld", "--task", "1000000"], "task 1000000: train has tasks 0 to 99999"),
         ],
     )

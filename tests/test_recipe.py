@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.recipe import Recipe, RecipeError, dump_recipe, load_recipe, parse_recipe, valid_keys
+from empg.recipe import Recipe, RecipeError, dump_recipe, load_recipe, parse_recipe
+from empg.validation import valid_keys
 from tests import ROOT
 
 
@@ -138,8 +139,8 @@ def test_a_dump_holds_every_value() -> None:
 
 
 def test_valid_keys_of_nested_and_optional_sections() -> None:
-    assert valid_keys(["credit", "empg"]) == ["k", "k_future", "zeta", "eps"]
-    assert "lora" in valid_keys(["policy"])
+    assert valid_keys(Recipe, ["credit", "empg"]) == ["k", "k_future", "zeta", "eps"]
+    assert "lora" in valid_keys(Recipe, ["policy"])
 
 
 def test_a_recipe_cannot_be_changed() -> None:

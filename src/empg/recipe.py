@@ -7,15 +7,19 @@ run folder, so a run can always be repeated. Unknown keys are errors that name t
 from __future__ import annotations
 
 import datetime
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from empg.environments import registry
+from empg.environments.base import TextEnvironment
+from empg.environments.options import EnvironmentOptions, read_options
+from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
+from empg.validation import explained
 
 
 class RecipeError(UserError):
@@ -29,13 +33,53 @@ class Section(BaseModel):
 
 
 class EnvironmentSection(Section):
-    """The world."""
+    """Where the agent acts."""
 
-    id: Literal["alfworld", "webshop", "deepsearch"] = "alfworld"
-    options: dict[str, Any] = Field(default_factory=dict, description="passed to the environment's constructor")
+    id: str = Field("alfworld", description="a registered environment, or a gymnasium id of text")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="passed to the constructor of the environment; the resolved recipe has all of them",
+    )
     train_split: str = "train"
-    max_steps: int | None = Field(None, ge=1, description="turns per episode; null takes the world's own limit")
+    max_steps: int | None = Field(None, ge=1, description="turns per episode; null: the environment's own limit")
     workers: int = Field(0, ge=0, description="processes that step slow environments; 0 steps them in place")
+
+    @field_validator("id")
+    @classmethod
+    def _known(cls, id_: str) -> str:
+        registry.find(id_)
+        return id_
+
+    @field_validator("options")
+    @classmethod
+    def _complete(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "id" not in info.data:  # it is unknown, and has its own message
+            return options
+        model = registry.find(info.data["id"]).options
+        return read_options(model, options, within="environment.options").model_dump(mode="json")
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """What the registry says of the environment."""
+        return registry.find(self.id)
+
+    @property
+    def chosen(self) -> EnvironmentOptions:
+        """The options as the environment's own model."""
+        return read_options(self.spec.options, self.options, within="environment.options")
+
+    def maker(self, split: str) -> registry.Maker:
+        """What makes the environments of a split, here or in another process."""
+        return registry.Maker(self.spec, split, self.options, self.max_steps)
+
+    def make(self, split: str) -> TextEnvironment:
+        """An environment of a split.
+
+        Raises:
+            UserError: it cannot be made here, or has no such split.
+        """
+        return self.maker(split)()
 
 
 class TinyModel(Section):
@@ -85,20 +129,20 @@ class AgentSection(Section):
     prompt: Literal["terse", "instruct"] = Field(
         "terse", description="`terse` for models trained here, `instruct` for instruction-tuned models"
     )
-    history: Literal["merged", "per_turn"] = Field("merged", description="row format, see docs/rows.md")
+    history: Literal["merged", "per_turn"] = Field("merged", description="history format, see docs/history.md")
     window: int = Field(2, ge=0, description="earlier turns shown in a `per_turn` prompt")
     form: Literal["react", "search_r1"] = Field(
         "react", description="how a turn is written: <think> <action>, or Search-R1's <think> <search> <answer>"
     )
     instructions: str | None = Field(None, description="of an `instruct` prompt, in place of the world's own")
     show_admissible: bool | Literal["auto"] = Field(
-        "auto", description="list the commands that can be given; `auto`: in `instruct` prompts of the form react"
+        "auto", description="list the admissible commands; `auto`: in `instruct` prompts of the form react"
     )
     template_arguments: dict[str, Any] = Field(
-        default_factory=dict, description="variables of the chat template, e.g. {enable_thinking: false}"
+        default_factory=dict, description="arguments of the chat template, e.g. {enable_thinking: false}"
     )
     date: datetime.date | None = Field(
-        None, description="the date that a chat template prints; null takes the day on which the run starts"
+        None, description="date that the chat template prints; null: the day on which the run starts"
     )
     max_observation_tokens: int | None = Field(
         None, ge=8, description="longer observations are cut, visibly; the first, which tells the task, is not"
@@ -192,11 +236,16 @@ class OptimizerSection(Section):
 class EvaluationSection(Section):
     """Success on fixed panels."""
 
-    splits: list[str] = ["valid_seen", "valid_unseen"]
+    splits: list[str] | None = Field(None, description="panels; null takes those that the environment names")
     episodes: int = Field(100, ge=1, description="tasks per panel")
     decoding: list[Literal["sampled", "greedy"]] = ["sampled"]
     temperature: float = Field(1.0, gt=0.0, description="of `sampled`")
     every: int = Field(0, ge=0, description="iterations between evaluations; 0 = only before and after")
+
+    @property
+    def panels(self) -> list[str]:
+        """The splits that are evaluated."""
+        return self.splits or []
 
 
 class Recipe(Section):
@@ -216,7 +265,15 @@ class Recipe(Section):
     credit: CreditSection = CreditSection()
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
-    evaluation: EvaluationSection = EvaluationSection()
+    evaluation: EvaluationSection = Field(EvaluationSection(), validate_default=True)
+
+    @field_validator("evaluation")
+    @classmethod
+    def _with_panels(cls, evaluation: EvaluationSection, info: ValidationInfo) -> EvaluationSection:
+        environment = info.data.get("environment")  # absent where it has an error of its own
+        if evaluation.splits is not None or environment is None:
+            return evaluation
+        return evaluation.model_copy(update={"splits": list(environment.spec.panels)})
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -233,20 +290,21 @@ class Recipe(Section):
         if self.policy.model == "tiny" and length > positions:
             too_much = f"rollout.max_episode_tokens ({length}) is more than policy.tiny.max_positions ({positions})"
             raise UserError(too_much)
-        shown = (self.environment.id, self.environment.options.get("observation"))
-        if self.agent.form == "search_r1" and shown != ("deepsearch", "passages"):
-            needed = "environment.id=deepsearch with environment.options.observation=passages"
-            raise UserError(f"agent.form=search_r1 has no turns but search and answer: it needs {needed}")
+        self.environment.chosen.check_form(self.agent.form)
         return self
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe and apply `key.path=value` overrides (values are YAML).
 
+    Args:
+        path: a file, or the name of a recipe that ships with this package, e.g. `demo`.
+        overrides: changes of single keys.
+
     Raises:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
-    path = Path(path)
+    path = find_recipe(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -264,12 +322,30 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(data, str(path))
 
 
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: `name` itself if it is a path, else the shipped recipe of that name.
+
+    Raises:
+        RecipeError: `name` is not a file and not the name of a shipped recipe.
+    """
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1 or path.is_file():
+        return path
+    installed = Path(__file__).with_name("recipes")  # in the wheel; a checkout has them at its top
+    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+    shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    if path.name not in shipped:
+        known = ", ".join(shipped)
+        raise RecipeError(f"recipe {path.name!r:.80} not found: expected a YAML file or one of {known}")
+    return shipped[path.name]
+
+
 def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """Validate a recipe that is already a mapping; `source` is named in errors."""
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{source}: {_explain(item)}" for item in error.errors())) from None
+        raise RecipeError("\n".join(f"{source}: {line}" for line in explained(error, Recipe))) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -295,26 +371,3 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             raise RecipeError(f"override {override!r}: {parent!r} is a value, it has no key {leaf!r}")
         node = child
     node[leaf] = value
-
-
-def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    name = ".".join(path) or "recipe"
-    if error["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(path[-1], valid_keys(path[:-1]), n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; valid keys: {', '.join(valid_keys(path[:-1]))}"
-        return f"unknown key {name!r}{hint}"
-    if error["type"] == "value_error":  # ours: values that do not go together
-        reason = str(error["ctx"]["error"])
-        return f"{name}: {reason}" if path else reason
-    return f"{name}: {error['msg']} (got {error['input']!r:.80})"
-
-
-def valid_keys(path: Sequence[str]) -> list[str]:
-    """The keys a recipe may have below `path` (e.g. `["credit", "empg"]`)."""
-    model: type[BaseModel] = Recipe
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)

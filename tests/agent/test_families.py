@@ -10,6 +10,7 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.template import prints_date
 from empg.environments.base import Info
+from empg.environments.registry import find
 from empg.errors import UserError
 from empg.recipe import AgentSection
 from tests.agent.families import FAMILIES, KINDS, tokenizer
@@ -23,7 +24,7 @@ INFO: Info = {
 
 
 def agent(chat: ChatFormat, **choices: object) -> Agent:
-    return Agent.create("alfworld", AgentSection(**choices), chat)  # type: ignore[arg-type]
+    return Agent(find("alfworld").prompt, AgentSection(**choices), chat)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,5 +155,5 @@ def test_every_id_that_ends_a_turn_stops_it() -> None:
 def test_a_template_that_does_not_end_or_is_huge_is_refused_in_seconds(loop: str, reason: str) -> None:
     made = tokenizer(FAMILIES["qwen2.5"])
     made.chat_template = loop + made.chat_template
-    with pytest.raises(UserError, match=rf"^the chat template of .* {reason}; use another model or template$"):
+    with pytest.raises(UserError, match=rf"^the chat template of .* {reason}: use another model or template$"):
         ChatFormat(made)

@@ -38,10 +38,10 @@ SUPPORTED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 REFUSED = {
     "llama4_text": ({**EXPERTS, "intermediate_size_mlp": 32}, "does not run with this trainer's KV cache"),
-    "gemma2": ({"head_dim": 8}, "needs attention of its own"),
-    "gpt_oss": (EXPERTS, "needs attention of its own"),
-    "jamba": (EXPERTS, "has layers of the kind linear_attention"),
-    "cohere": ({"logit_scale": 0.1}, "post-processes its logits"),
+    "gemma2": ({"head_dim": 8}, "needs a special kind of attention"),
+    "gpt_oss": (EXPERTS, "needs a special kind of attention"),
+    "jamba": (EXPERTS, "linear_attention"),
+    "cohere": ({"logit_scale": 0.1}, "caps or scales its logits"),
 }
 
 
@@ -105,7 +105,7 @@ def test_attention_that_differs_from_the_model_s_own_is_refused() -> None:
 
     AttentionInterface.register("empg_shifted", shifted)
     policy = policy_of(make("llama", {}))
-    with pytest.raises(ValueError, match=r"^policy\.model=m: LlamaForCausalLM computes other log-probabilities .*nats"):
+    with pytest.raises(ValueError, match=r"^policy\.model=m: the log-probabilities of LlamaForCausalLM differ .*nats"):
         check_forward(policy, "empg_shifted", "m")
 
 
@@ -117,5 +117,5 @@ def test_longrope_is_capped_at_its_original_length(place: str) -> None:
     )
     require_length(config, 16, "phi")
     assert longest_context(config) == 16
-    with pytest.raises(ValueError, match=r"^policy\.model=phi reads 16 tokens before its rotary factors change"):
+    with pytest.raises(ValueError, match=r"longrope changes in policy\.model=phi: expected at most 16, got 17$"):
         require_length(config, 17, "phi")

@@ -8,6 +8,7 @@ import pytest
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.environments.registry import find
 from empg.policy.decode import Sampled
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
@@ -21,7 +22,7 @@ def play(
     policy: Policy, fate: str, turns: Sequence[str], *, max_tokens: int = 400, max_steps: int = 6, **section: object
 ) -> Episode:
     """One episode in which the policy writes `turns`; the end-of-turn token closes each."""
-    agent = Agent.create("alfworld", AgentSection(**section), ChatFormat(policy.tokenizer))  # type: ignore[arg-type]
+    agent = Agent(find("alfworld").prompt, AgentSection(**section), ChatFormat(policy.tokenizer))  # type: ignore[arg-type]
     pool = LocalEnvPool(lambda: Lamps(fate, max_steps=max_steps))
     state = EpisodeState(agent, task=0, group=3, split="train", max_tokens=max_tokens)
     prompt = state.start(*pool.reset([0], [0]))
@@ -46,12 +47,13 @@ def test_a_won_episode_keeps_what_was_written_and_what_the_environment_answered(
     first, last = episode.turns
     assert (first.thought, first.action, first.valid, first.reward) == ("it is lit.", "press 0", True, 0.0)
     assert (last.observation, last.action, last.reward, last.info["won"]) == ("Lamp 2 is lit.", "press 2", 1.0, True)
+    assert (first.text, last.text) == (f"{RIGHT[0]}<|end|>", f"{RIGHT[1]}<|end|>")
     assert first.entropy == 0.25
     assert first.info.keys() == {"won", "score", "valid"}  # no task and no list of commands
 
 
 def test_the_context_of_a_merged_episode_is_all_that_was_read_and_written(policy: Policy) -> None:
-    agent = Agent.create("alfworld", AgentSection(), ChatFormat(policy.tokenizer))
+    agent = Agent(find("alfworld").prompt, AgentSection(), ChatFormat(policy.tokenizer))
     state = EpisodeState(agent, task=0, group=0, split="train", max_tokens=400)
     prompt = state.start(*LocalEnvPool(lambda: Lamps("endless")).reset([0], [0]))
     assert prompt is not None

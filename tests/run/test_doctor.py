@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from empg.environments import registry
 from empg.learner.checkpoint import Checkpoints
 from empg.learner.update import make_optimizer
 from empg.policy.model import load_policy
@@ -18,6 +19,7 @@ from empg.recipe import Recipe, parse_recipe
 from empg.run.build import resolve
 from empg.run.doctor import Finding, check
 from empg.run.footprint import checkpoint_bytes, footprint, model_shape
+from tests.packages import ECHO, install_lamproom
 
 SHAPE = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 64, "vocab_size": 400}
 
@@ -137,6 +139,27 @@ class TestFindings:
         finding = found(check(recipe(environment=slow)), "cores")
         assert (finding.level, "environment.workers=" in finding.remedy) == ("warn", True)
         assert "textworld" not in found(check(recipe(environment={**slow, "workers": 1})), "cores").text
+
+    def test_what_a_warm_start_imitates_must_be_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "echoing_for_doctor.py").write_text(ECHO.replace('f"{name}-v0"', 'f"Doctor{name}-v0"'))
+        monkeypatch.syspath_prepend(str(tmp_path))
+        echo = {"id": "echoing_for_doctor:DoctorEcho-v0", "options": {"rounds": 3}}
+        text = "environment echoing_for_doctor:DoctorEcho-v0, train: "
+        lacking = found(check(recipe(environment=echo)), text)
+        assert lacking.level == "fail"
+        assert lacking.text.endswith("DoctorEcho-v0 has no expert: leave out warm_start and --expert")
+        no_words = found(check(recipe(environment=echo, warm_start=None)), text)
+        assert "policy.model=tiny takes its vocabulary from the play of an expert" in no_words.text
+        loaded = recipe(environment=echo, warm_start=None, policy={"model": "somebody/some-model"})
+        assert found(check(loaded), text).level == "ok"
+
+    def test_so_must_an_expert_that_can_stop_early(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        install_lamproom(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+        lamps = recipe(environment={"id": "lamproom", "options": {}}, warm_start={"early_stop": 0.1})
+        finding = found(check(lamps), "environment lamproom, train")
+        assert (finding.level, "the expert of this environment cannot stop early" in finding.text) == ("fail", True)
 
     def test_a_model_too_large_for_this_machine(self) -> None:
         huge = {**SHAPE, "hidden_size": 16384, "intermediate_size": 65536, "layers": 100}

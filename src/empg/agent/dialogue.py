@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from empg.agent.chat import ChatFormat
 from empg.agent.parsing import FORMS, ParsedTurn, parse_leniently
 from empg.agent.prompts import (
-    WORLDS,
-    PromptSpec,
     admissible_text,
     harmless,
     history_text,
@@ -18,7 +16,7 @@ from empg.agent.prompts import (
     observation_text,
     reminder,
 )
-from empg.environments.base import Info
+from empg.environments.base import Info, PromptSpec
 from empg.errors import UserError
 from empg.recipe import AgentSection
 
@@ -33,16 +31,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The form of a conversation: the world's words, the recipe's choices, the tokenizer's template."""
+    """The form of a conversation: the environment's words, the recipe's choices, the tokenizer's template."""
 
     prompt_spec: PromptSpec
     section: AgentSection
     chat: ChatFormat
-
-    @staticmethod
-    def create(environment: str, section: AgentSection, chat: ChatFormat) -> Agent:
-        """The agent for a registered environment."""
-        return Agent(WORLDS[environment], section, chat)
 
     def dialogue(self) -> Dialogue:
         """A fresh conversation."""
@@ -50,27 +43,27 @@ class Agent:
 
     @property
     def system(self) -> str | None:
-        """The system message of every conversation; None has none."""
+        """The system message of every conversation, or None."""
         if self.section.prompt == "terse":
             return None
         return self.section.instructions or instructions(self.prompt_spec, self.section.form)
 
     @property
     def lenient(self) -> bool:
-        """Whether turns are read, and prompts written, for a model that was not trained in the form."""
+        """Whether prompts and parsing are for a model that was not trained on the format."""
         return self.section.prompt == "instruct" and self.section.form == "react"
 
     def parse(self, ids: Sequence[int], admissible: Sequence[str] = ()) -> ParsedTurn:
-        """Read sampled ids as a turn. What the prompt opened of the thought counts as part of it."""
+        """Read sampled ids as a turn. A thought that the prompt opened counts as opened."""
         text = self.chat.text(ids)
-        if not text.lstrip().startswith("<think>"):  # some models open the thought once more
+        if not text.lstrip().startswith("<think>"):  # some models open the thought again
             text = self.chat.opened(self.system) + text
         return parse_leniently(text, admissible) if self.lenient else FORMS[self.section.form].parse(text)
 
     def write(self, thought: str, action: str) -> list[int]:
         """The ids of a turn, its end among them; `parse` reads them back.
 
-        Where the prompt opens the thought, the turn begins inside it. Where the prompt also closes it, the turn has no
+        If the prompt opens the thought, the turn starts inside it. If the prompt also closes it, the turn has no
         thought.
 
         Raises:
@@ -85,10 +78,10 @@ class Agent:
         return self.chat.reply(text, self.system)
 
     def check(self) -> None:
-        """Write a turn after a prompt and read it back.
+        """Write a turn and read it back.
 
         Raises:
-            UserError: with this tokenizer and template, a turn of the form is not read as it was written.
+            UserError: with this tokenizer and chat template, the turn changes.
         """
         action = "search[mug]" if self.section.form == "search_r1" else "look"
         ids = self.write("why", action)
@@ -159,7 +152,7 @@ class Dialogue:
         return text
 
     def _commands(self, info: Info) -> str:
-        """The admissible commands if they are to be shown, in as many tokens as an observation may have."""
+        """The admissible commands if they are shown, within the token limit of an observation."""
         section = self.agent.section
         show = self.agent.lenient if section.show_admissible == "auto" else section.show_admissible
         text = admissible_text(info) if show else ""
@@ -168,7 +161,7 @@ class Dialogue:
         return "\n" + self.agent.chat.cut(text, section.max_observation_tokens)
 
     def parse(self, ids: Sequence[int]) -> ParsedTurn:
-        """Read what the policy wrote in answer to the last prompt."""
+        """Read the ids that the policy sampled after the last prompt."""
         return self.agent.parse(ids, self._admissible)
 
     def wrote(self, ids: list[int], action: str) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from empg.environments.base import Info
+from empg.environments.base import Info, PromptSpec
 
 _FORM = "Think first, inside <think> </think>. Then write exactly one command inside <action> </action>, like this: "
 _REMINDER = "Think inside <think> </think>, then write exactly one command inside <action> </action>."
@@ -26,41 +25,6 @@ _SEARCH_R1_HINT = (
 _INFORMATION_TAG = re.compile("<(?=" + "".join(rf"[^\w<]*{letter}" for letter in "information") + ")", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class PromptSpec:
-    """An environment as its agent sees it.
-
-    `role` opens an instruct prompt, and `example` is a turn in it. `banner` is cut off the first observation.
-    `told_by_observation` says that every observation already contains the task.
-    """
-
-    role: str
-    example: str
-    banner: str = ""
-    told_by_observation: bool = False
-
-
-WORLDS = {
-    "alfworld": PromptSpec(
-        role="You control a household robot by text commands. "
-        "Finish the task you are given in as few steps as you can.",
-        example="<think>I need the mug; it may be in the cabinet.</think><action>go to cabinet 1</action>",
-        banner="-= Welcome to TextWorld, ALFRED! =-",
-    ),
-    "webshop": PromptSpec(
-        role="You shop in an online store by text commands. Search, compare, choose the options that are asked for, "
-        "and buy what fits best, in as few steps as you can.",
-        example="<think>I need red lip gloss.</think><action>search[red lip gloss]</action>",
-        told_by_observation=True,
-    ),
-    "deepsearch": PromptSpec(
-        role="You answer a question by text commands: search[query] lists pages, open[title] shows one of them, and "
-        "answer[text] ends the task. Answer in as few words as the question needs, and only what you have read.",
-        example="<think>I need to know who wrote The Salt Road.</think><action>search[The Salt Road]</action>",
-    ),
-}
-
-
 def observation_text(prompt_spec: PromptSpec, observation: str, info: Info, *, first: bool) -> str:
     """The observation as the agent reads it: without the banner, on one line, with the task repeated.
 
@@ -68,9 +32,9 @@ def observation_text(prompt_spec: PromptSpec, observation: str, info: Info, *, f
     ones; it costs about ten tokens.
     """
     text = " ".join(observation.replace(prompt_spec.banner, "").split()) if prompt_spec.banner else observation.strip()
-    if prompt_spec.told_by_observation or first:
-        return text
     task = info["task"]
+    if prompt_spec.told_by_observation or first or not task:
+        return text
     return f"{text} Task: {task}" if task.endswith("?") else f"{text} Task: {task}."
 
 
@@ -90,7 +54,7 @@ def instructions(prompt_spec: PromptSpec, form: str) -> str:
 
 
 def reminder(*, after_unreadable: bool) -> str:
-    """The end of every prompt for a model that was not trained in the form; after an unreadable turn, a hint."""
+    """The end of every prompt for a model that was not trained on the format, with a hint after a malformed turn."""
     return "\n" + (_UNREADABLE if after_unreadable else "") + _REMINDER
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template, rendered with the run's date and arguments, and within bounds."""
+"""Rendering a tokenizer's chat template with the run's date and arguments, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from empg.errors import UserError
 
 Messages = Sequence[Mapping[str, str]]
 
-_TRIAL_SECONDS = 2  # of processor time; a template takes milliseconds
-_TRIAL_WAIT = 60.0  # seconds on the clock, for a machine that is busy
+_TRIAL_SECONDS = 2  # CPU time; a normal template takes milliseconds
+_TRIAL_WAIT = 60.0  # seconds of wall time, in case the machine is busy
 _TRIAL_MEMORY = 1 << 30  # bytes beyond what the process already uses
-_LONGEST_RENDERING = 1_000_000  # characters around texts of a few words
+_LONGEST_RENDERING = 1_000_000  # characters; the rendered messages are a few words long
 _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "tokenize", "conversation", "chat_template")
 _DATE = re.compile(r"""strftime_now\(\s*(?:"([^"{}]*)"|'([^'{}]*)')\s*\)""")
 
 
 class ChatTemplate:
-    """Renders messages as text. The date that the template prints, if any, is fixed.
+    """A chat template with fixed arguments and a fixed date.
 
     Args:
-        tokenizer: has the template.
-        arguments: variables of the template, e.g. `enable_thinking`.
+        tokenizer: a tokenizer with a chat template.
+        arguments: template arguments, e.g. `enable_thinking`.
         date: the date that the template prints; None is today.
     """
 
@@ -46,7 +46,7 @@ class ChatTemplate:
                 )
 
     def render(self, messages: Messages) -> str:
-        """The conversation as text, the opening of the assistant's next message included."""
+        """Render a conversation as text, including the opening of the assistant's next message."""
         text = self._tokenizer.apply_chat_template(
             list(messages),
             chat_template=self._source,
@@ -57,10 +57,13 @@ class ChatTemplate:
         return str(text)
 
     def try_out(self, conversations: Sequence[Messages]) -> str | None:
-        """Render in a process of its own, with limits on time and memory; returns what is wrong, None if nothing.
+        """Render conversations in a separate process with limits on time and memory.
 
-        A template is a program from somewhere else: it can run forever, or write gigabytes in one expression.
-        Errors that it raises are not reported: rendering it here raises them again.
+        A template is an untrusted program. It can loop forever, or build gigabytes of text in one expression. Errors
+        that it raises are not reported here, because `render` raises them again.
+
+        Returns:
+            What is wrong, or None.
         """
         key = (self._source, repr(sorted(self._arguments.items())), repr(conversations))
         if key not in _TRIED:
@@ -68,32 +71,34 @@ class ChatTemplate:
         return _TRIED[key]
 
 
-_TRIED: dict[tuple[str, str, str], str | None] = {}  # a run makes its agent anew for every rollout
+_TRIED: dict[tuple[str, str, str], str | None] = {}  # a run builds an agent for every rollout
 
 
 def template_source(tokenizer: Any) -> str:
-    """The text of the template that conversations without tools are written with.
+    """Return the chat template for conversations without tools.
 
     Raises:
-        UserError: there is none.
+        UserError: the tokenizer has no such template.
     """
     name = tokenizer.name_or_path
     if not getattr(tokenizer, "chat_template", None):
-        raise UserError(f"tokenizer {name!r} has no chat template; use an instruction-tuned model")
+        raise UserError(f"tokenizer {name!r} has no chat template: use an instruction-tuned model")
     try:
         return str(tokenizer.get_chat_template())
-    except ValueError as error:  # several templates, none of which is the default one
+    except ValueError as error:  # several templates without a default one
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the chat template of {name!r} cannot be rendered ({reason}); use another model") from None
+        raise UserError(
+            f"the chat template of {name!r} cannot be rendered ({reason}): use another model or template"
+        ) from None
 
 
 def prints_date(tokenizer: Any) -> bool:
-    """Whether the chat template asks for the present date (Llama 3.2, SmolLM3, gpt-oss)."""
+    """Return whether the chat template prints the current date (Llama 3.2, SmolLM3, gpt-oss)."""
     return "strftime_now" in template_source(tokenizer)
 
 
 def _with_date(source: str, date: datetime.date) -> str:
-    """The template with every `strftime_now("...")` replaced by what it returns on that day."""
+    """Replace every `strftime_now("...")` by its value on that date."""
     day = datetime.datetime.combine(date, datetime.time())
 
     def formatted(match: re.Match[str]) -> str:
@@ -103,12 +108,12 @@ def _with_date(source: str, date: datetime.date) -> str:
 
 
 def _limited(work: Callable[[], int]) -> str | None:
-    """What stops `work`, which returns the size of what it made, from ending soon and small; None if nothing does."""
+    """Run `work`, which returns the length of its result, in a limited process; returns what is wrong, or None."""
     if not hasattr(os, "fork"):
         return None
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: the child only renders
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads; the child only renders
         child = os.fork()
     if child == 0:
         _work_as_child(work, writing)
@@ -131,11 +136,11 @@ def _work_as_child(work: Callable[[], int], writing: int) -> None:
             verdict = b"l"
     except MemoryError:
         verdict = b"m"
-    except BaseException:  # raised again, and told, where the parent renders
+    except BaseException:  # the parent raises it again when it renders
         verdict = b"k"
     finally:
         os.write(writing, verdict)
-        os._exit(0)  # no clean-up of the parent's
+        os._exit(0)  # skip the parent's exit handlers
 
 
 def _lower_limits() -> None:
@@ -149,7 +154,7 @@ def _lower_limits() -> None:
 
 
 def _address_space() -> int:
-    """Bytes of this process's address space; 0 where the system does not say."""
+    """Return the size of this process's address space in bytes; 0 if it is unknown."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""Reading a model that somebody else made: its configuration, tokenizer and weights, and never its code."""
+"""Loading a published model: its configuration, tokenizer and weights, but never its Python code."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from empg.errors import UserError
 
-# Unpickling can run whatever the file's author wrote.
+# Unpickling can run arbitrary code from the file.
 CONVERT = (
-    "pickled weights (pytorch_model.bin) are never read: if you trust them, convert them once with "
-    "transformers' from_pretrained(...).save_pretrained(FOLDER), and name that folder"
+    "pickled weights (pytorch_model.bin) are not supported. If you trust them, convert them once with "
+    "transformers' from_pretrained(...).save_pretrained(FOLDER), and use that folder"
 )
 
-# Of the numbers in a configuration. A model is made layer by layer, so a wrong count would take hours or all memory.
+# Upper bounds for the numbers in a configuration. Models are built layer by layer, so a wrong count would take hours.
 _LARGEST = ((re.compile("layer"), 1_000), (re.compile("expert|head"), 10_000), (re.compile("size|dim|embd"), 1 << 26))
 
 _OTHER = "Use another model, such as one of the Qwen or Llama families"
 
 
 def load_config(name: str, *, local: bool = False) -> Any:
-    """The configuration of a model: a folder or a Hugging Face name.
+    """Load the configuration of a model.
 
     Args:
-        name: the model.
-        local: take it from this machine only; a name that is not here raises `OSError`.
+        name: a folder or a Hugging Face name.
+        local: do not download anything.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: the configuration cannot be used.
         OSError: it is unavailable.
     """
     try:
@@ -41,27 +41,27 @@ def load_config(name: str, *, local: bool = False) -> Any:
         return AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except (OSError, UserError):
         raise
-    except Exception as error:  # a wrong file fails anywhere in transformers, in classes of errors of its own
+    except Exception as error:  # a damaged file can raise any exception inside transformers
         raise UserError(f"policy.model={name}: {reason(error)}") from None
 
 
 def load_tokenizer(name: str, *, local: bool = False) -> Any:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises:
-        UserError: it is unavailable or cannot be used.
+        UserError: the tokenizer is unavailable or cannot be used.
     """
     try:
         return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-    except Exception as error:  # the Rust tokenizers raise bare exceptions
+    except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(f"policy.model={name}: {reason(error)}") from None
 
 
 def load_model(name: str, config: Any) -> Any:
-    """The model with its weights in float32.
+    """Load a model with float32 weights.
 
     Raises:
-        UserError: it is unavailable or cannot be used, or some of its weights are missing.
+        UserError: the model is unavailable or cannot be used, or some of its weights are missing.
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -75,47 +75,48 @@ def load_model(name: str, config: Any) -> Any:
         )
     except Exception as error:
         if isinstance(error, OSError) and "model.safetensors" in str(error):
-            raise UserError(f"policy.model={name}: there is no model.safetensors; {CONVERT}") from None
+            raise UserError(f"policy.model={name}: model.safetensors not found; {CONVERT}") from None
         raise UserError(f"policy.model={name}: {reason(error)}") from None
     model, report = loaded
-    if report["missing_keys"]:  # transformers fills them with random numbers
+    if report["missing_keys"]:  # transformers would fill them with random numbers
         missing = sorted(report["missing_keys"])
         raise UserError(
             f"policy.model={name}: {len(missing)} weights are missing, {missing[0]} among them. "
-            "Name a complete causal language model"
+            "Use a complete causal language model"
         )
     return model
 
 
 def load_weights(model: Any, folder: Any) -> None:
-    """Give `model` the weights of a folder that its `save_pretrained` wrote.
+    """Load the weights of a folder that `model.save_pretrained` wrote.
 
-    They are read by transformers, which may write weights under other names than the model's own (mixtures of experts).
+    transformers reads them, because it may save weights under names that differ from the model's own (mixtures of
+    experts).
 
     Raises:
-        UserError: they belong to another model.
+        UserError: the weights do not match the model.
     """
     try:
         loaded, report = type(model).from_pretrained(
             folder, config=model.config, dtype=model.dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: weights do not fit the model ({reason(error)})") from None
+        raise UserError(f"{folder}: the weights do not match the model ({reason(error)})") from None
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if missing or unexpected:
         differing = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
-        raise UserError(f"{folder}: weights do not fit the model ({differing})")
+        raise UserError(f"{folder}: the weights do not match the model ({differing})")
     model.load_state_dict(loaded.state_dict())
 
 
 def require_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
-    """Refuse a tokenizer that writes ids which the model's embedding of `rows` rows has not.
+    """Reject a tokenizer whose ids exceed the `rows` rows of the model's embedding.
 
-    Control tokens that neither the chat template nor the end of a sequence uses may lie beyond it (a padding token
-    that somebody added): they are never read.
+    Control tokens are allowed beyond the embedding if the chat template does not use them (an added padding token, for
+    example), because the model never reads them.
 
     Raises:
-        UserError: there is such an id.
+        UserError: a token that the model may read has no row.
     """
     used = f"{tokenizer.chat_template} {tokenizer.eos_token} {tokenizer.bos_token}"
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -132,18 +133,18 @@ def require_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse, before any of it is made, a configuration with absurd sizes or with quantized weights."""
+    """Reject absurd sizes and quantized weights before the configuration or the model is built."""
     for key, value in _numbers(settings):
         for pattern, largest in _LARGEST:
             if pattern.search(key):
                 if not -largest <= value <= largest:
                     raise UserError(
-                        f"config.json: {key} is not a size of a model: expected at most {largest:,}, got {value:.6g}. "
+                        f"config.json: {key} is out of range: expected at most {largest:,}, got {value:.6g}. "
                         "Use another model"
                     )
                 break
     if settings.get("quantization_config") is not None:
-        raise UserError("its weights are quantized, which cannot be trained. Use the model that was not quantized")
+        raise UserError("quantized weights cannot be trained. Use the unquantized model")
 
 
 def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:
@@ -155,10 +156,10 @@ def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:
 
 
 def reason(error: BaseException) -> str:
-    """Why transformers could not make a model, in one line."""
+    """Return why transformers could not build a model, in one line."""
     if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-        return f"it brings Python code of its own, which is never run. {_OTHER}"
+        return f"the model needs its own Python code, which is never executed. {_OTHER}"
     if isinstance(error, ValueError) and "scaled_dot_product_attention" in str(error):
         kind = str(error).partition(" ")[0]
-        return f"{kind} needs attention of its own (sinks, soft caps, biases), which is not supported. {_OTHER}"
+        return f"{kind} needs a special kind of attention (sinks, soft caps, biases), which is not supported. {_OTHER}"
     return f"{' '.join(str(error).split())[:300]}" or type(error).__name__

@@ -1,7 +1,7 @@
-"""A first forward pass, compared with transformers' own.
+"""Comparison of a model's first forward pass with transformers' own.
 
-A model may do something that this package leaves out: a cap on its logits, a bias or a sink in its attention. Its
-probabilities would be wrong without a word, so they are compared before a run begins.
+A model may do something that this package does not: cap its logits, add a bias or a sink to its attention. Its
+probabilities would be silently wrong, so they are compared before a run starts.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from empg.policy.model import Policy
 
 _TOKENS = 12
-_READ_AT_ONCE = 7  # the others follow one by one
-_TOLERANCE = 0.02  # nats; float32 is a thousand times more exact
+_READ_AT_ONCE = 7  # the others are read one by one
+_TOLERANCE = 0.02  # nats; float32 differs by about 1e-5
 
 
 @torch.no_grad()
 def check_forward(policy: Policy, implementation: str, name: str) -> None:
-    """Compare log-probabilities with and without this package's attention and KV cache; `policy` is in float32.
+    """Compare log-probabilities with and without this package's attention and KV cache.
 
     Args:
-        policy: what will play and learn.
-        implementation: of attention, as the run will use it; it is set when this returns.
-        name: of the model, for the message.
+        policy: the policy, with float32 weights.
+        implementation: the attention implementation of the run. It is set when this function returns.
+        name: the model's name for the error message.
 
     Raises:
-        UserError: in one line, that the model cannot be run here as transformers runs it.
+        UserError: the model fails, or its log-probabilities differ from transformers'.
     """
     kind = type(policy.model).__name__
     try:
-        # Rounding may send a token to another expert. That it does so for two rows of tokens is out of the question.
+        # Rounding may route a token to another expert. It will not do so in both rows of tokens.
         found = min((_differences(policy, implementation, row) for row in (0, 1)), key=max)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -46,16 +46,16 @@ def check_forward(policy: Policy, implementation: str, name: str) -> None:
         ) from error
     split, attended, cached = found
     if split > _TOLERANCE:
-        raise UserError(f"{kind} post-processes its logits (a soft cap or a scale); this trainer does not support it")
+        raise UserError(f"{kind} caps or scales its logits, which is not supported: use another policy.model")
     if max(attended, cached) > _TOLERANCE:
         raise UserError(
-            f"policy.model={name}: {kind} computes other log-probabilities with this trainer's attention than in "
-            f"transformers (up to {max(attended, cached):.2g} nats), so it is not supported. Use another model"
+            f"policy.model={name}: the log-probabilities of {kind} differ from transformers' own by up to "
+            f"{max(attended, cached):.2g} nats with this trainer's attention. Use another model"
         )
 
 
 def _differences(policy: Policy, implementation: str, row: int) -> tuple[float, float, float]:
-    """By how many nats log-probabilities differ: taken apart, with our attention, and with our KV cache."""
+    """Return differences of log-probabilities (nats): decoder and head apart, our attention, our KV cache."""
     model, device = policy.model, policy.device
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.tensor([[(3 + row + 7 * i * i + 5 * i) % vocabulary for i in range(_TOKENS)]], device=device)
@@ -67,7 +67,7 @@ def _differences(policy: Policy, implementation: str, row: int) -> tuple[float, 
 
 
 def _with_cache(policy: Policy, ids: Tensor) -> Tensor:
-    """Logits (1, T, V): some tokens read at once, the others one by one."""
+    """Return logits (1, T, V) with the KV cache: some tokens are read together, the others one by one."""
     layers = policy.model.config.get_text_config().num_hidden_layers
     cache = SlotCache(layers, 1, _TOKENS, policy.device)
     row = torch.zeros(1, dtype=torch.long, device=policy.device)
@@ -82,7 +82,7 @@ def _with_cache(policy: Policy, ids: Tensor) -> Tensor:
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference of log-probabilities, in nats, of tokens that are not all but impossible."""
+    """Return the largest difference of log-probabilities (nats) among tokens that are not negligible."""
     ours, theirs = ours.float().log_softmax(-1), theirs.float().log_softmax(-1)
     likely = theirs > theirs.amax(-1, keepdim=True) - 10.0
     return float((ours - theirs).abs()[likely].max())

@@ -16,7 +16,6 @@ from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
 from empg.record.runfolder import RunFolder
 from empg.rollout.collector import Request
-from empg.rollout.env_pool import make_environment
 from empg.rollout.types import Episode
 from empg.run.build import ROLLOUT_KEY, build_policy, play, resolve
 from empg.run.evaluate import evaluate_policy
@@ -86,7 +85,7 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
     recipe, workers = run.recipe, run.workers
     rollout, split = recipe.rollout, recipe.environment.train_split
     wanted = rollout.groups // workers.size
-    tasks = make_environment(recipe.environment, split).num_tasks
+    tasks = recipe.environment.make(split).num_tasks
     per_iteration = rollout.groups * (1 + recipe.credit.max_resample)
     policy.model.eval()
     episodes: list[Episode] = []
@@ -142,7 +141,7 @@ def _resume(run: Run) -> tuple[Policy, str | None]:
 
 def _evaluate(run: Run, policy: Policy, iteration: int) -> None:
     recipe, logger = run.recipe, run.logger
-    for split in recipe.evaluation.splits:
+    for split in recipe.evaluation.panels:
         for decoding in recipe.evaluation.decoding:
             done = logger.evaluation_progress(split, decoding)
             record, rows = evaluate_policy(

@@ -1,4 +1,4 @@
-"""The policy that reinforcement learning starts from, and the cache that makes a second warm start unnecessary."""
+"""The policy that reinforcement learning starts from, and the cache of warm starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from empg.learner.warm_start import warm_start
 from empg.policy.model import Policy
 from empg.recipe import Recipe
 from empg.rollout.demonstrations import recording_files
-from empg.rollout.env_pool import make_environment
 from empg.run.build import build_agent, build_policy
 from empg.run.logger import RunLogger
 from empg.run.run import Run
@@ -22,9 +21,10 @@ from empg.system.cache import cache_folder
 
 
 def starting_policy(run: Run) -> Policy:
-    """The policy that learning from reward starts from: warm-started, taken from the cache, or as the recipe has it.
+    """Return the policy that RL starts from: warm-started, loaded from the cache, or as defined by the recipe.
 
-    The cache (`$XDG_CACHE_HOME/empg`) is keyed by everything that shapes a warm start, this package's code included.
+    The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including this package's
+    code.
     """
     recipe, workers, logger = run.recipe, run.workers, run.logger
     if recipe.warm_start is None:
@@ -32,12 +32,12 @@ def starting_policy(run: Run) -> Policy:
     cached = _cache_folder(recipe)
     found = workers.gather(cached.is_dir())
     if all(found):
-        logger.say(f"warm start taken from {cached}")
+        logger.say(f"warm start loaded from {cached}")
         return build_policy(recipe, cached)
     logger.stage("expert episodes for the tokenizer")
     policy = build_policy(recipe)
     logger.stage("warm start")
-    environment = make_environment(recipe.environment, recipe.environment.train_split)
+    environment = recipe.environment.make(recipe.environment.train_split)
     warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, logger.warm_start)
     if workers.first:
         _keep(policy, cached, logger)
@@ -51,7 +51,7 @@ def _keep(policy: Policy, cached: Path, logger: RunLogger) -> None:
         policy.save(partial)
         shutil.rmtree(cached, ignore_errors=True)
         partial.rename(cached)
-    except OSError as error:  # the cache only saves time
+    except OSError as error:  # without the cache, a run only takes longer
         shutil.rmtree(partial, ignore_errors=True)
         logger.say(f"cannot write the warm start to {cached}: {error.strerror or error}; continuing without the cache")
 
@@ -75,7 +75,7 @@ def _cache_folder(recipe: Recipe) -> Path:
 
 
 def _recorded(recipe: Recipe) -> list[str]:
-    """Digests of the recordings that a warm start imitates: a changed file needs another warm start."""
+    """Return digests of the recordings that a warm start imitates: a changed file needs a new warm start."""
     if recipe.warm_start is None or recipe.warm_start.recordings is None:
         return []
     files = recording_files(Path(recipe.warm_start.recordings))
@@ -84,7 +84,7 @@ def _recorded(recipe: Recipe) -> list[str]:
 
 @functools.cache
 def _code() -> str:
-    """A digest of this package's own code: a changed prompt, expert or tokenizer needs another warm start."""
+    """Return a digest of this package's code: a changed prompt, expert or tokenizer needs a new warm start."""
     package = Path(empg.__file__).parent
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):

@@ -98,7 +98,7 @@ TOWNS = [{"id": str(n), "title": f"Town {n}", "text": f"The mayor of town {n} is
 @pytest.mark.parametrize("retriever", ["bm25", "tantivy"])
 def test_a_corpus_is_indexed_once_searched_and_opened_by_title(tmp_path: Path, retriever: str) -> None:
     path = _write(tmp_path / "towns.jsonl", *TOWNS, {"id": "again", "title": "Town 7", "text": "A second passage."})
-    search, library = open_search(Searching(retriever), corpus_file(path))
+    search, library = open_search(Searching(retriever=retriever), corpus_file(path))
     [[hit]] = search.search(["mayor of town 33"], 1)
     assert hit.document.title == "Town 33"
     assert library is not None
@@ -107,7 +107,7 @@ def test_a_corpus_is_indexed_once_searched_and_opened_by_title(tmp_path: Path, r
     assert page == Document("7", "Town 7", "The mayor of town 7 is person 49.\nA second passage.")  # all of that title
     assert library.open("Town 99") is None
     made = sorted((f, f.stat().st_mtime_ns) for f in (tmp_path / "empg-index").rglob("*") if f.is_file())
-    again, _ = open_search(Searching(retriever), corpus_file(path))
+    again, _ = open_search(Searching(retriever=retriever), corpus_file(path))
     assert again.search(["mayor of town 33"], 1) == [[hit]]
     assert made == sorted((f, f.stat().st_mtime_ns) for f in (tmp_path / "empg-index").rglob("*") if f.is_file())
 
@@ -136,7 +136,7 @@ def test_what_was_left_out_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_indexing_shows_its_progress_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _write(tmp_path / "c.jsonl", *TOWNS)
-    open_search(Searching("bm25"), corpus_file(path))
+    open_search(Searching(retriever="bm25"), corpus_file(path))
     assert "Indexing the corpus (once)" in capsys.readouterr().err
-    open_search(Searching("bm25"), corpus_file(path))
+    open_search(Searching(retriever="bm25"), corpus_file(path))
     assert capsys.readouterr().err == ""

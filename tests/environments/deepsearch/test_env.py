@@ -385,11 +385,12 @@ def test_on_any_walk(source: Source, task: int, observation: str, choices: list[
     ("options", "message"),
     [
         ({"split": "dev"}, "split='dev': one of train, test"),
-        ({"observation": "html"}, "observation='html': one of list, passages"),
-        ({"reward": "dense"}, "reward='dense': one of binary, score"),
-        ({"results": 0}, "results=0: a whole number from 1 to 100"),
-        ({"page_words": "many"}, "page_words='many': a whole number"),
-        ({"max_steps": 0}, "max_steps=0: a whole number"),
+        ({"observation": "html"}, "observation: Input should be 'list' or 'passages' (got 'html')"),
+        ({"reward": "dense"}, "reward: Input should be 'binary' or 'score' (got 'dense')"),
+        ({"results": 0}, "results: Input should be greater than or equal to 1 (got 0)"),
+        ({"page_words": "many"}, "page_words: Input should be a valid integer (got 'many')"),
+        ({"max_steps": 0}, "max_steps: expected a whole number from 1 to 1,000,000, got 0"),
+        ({"max_steps": True}, "max_steps: expected a whole number"),
         ({"pages": 5}, "pages: a ready source takes no options"),
     ],
 )

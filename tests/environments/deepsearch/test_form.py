@@ -10,6 +10,7 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.environments.deepsearch import DeepSearchEnv
 from empg.environments.deepsearch.sources import Source
+from empg.environments.registry import find
 from empg.learner.batch import make_batch
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy
@@ -63,7 +64,7 @@ def policy(cased_policy: Policy) -> Policy:
 
 def setting(form: str, source: Source, policy: Policy, **options: object) -> tuple[DeepSearchEnv, Agent]:
     section = AgentSection(form=form)  # type: ignore[arg-type]
-    agent = Agent.create("deepsearch", section, ChatFormat(policy.tokenizer))
+    agent = Agent(find("deepsearch").prompt, section, ChatFormat(policy.tokenizer))
     return DeepSearchEnv("train", data=source, observation=OBSERVATION[form], **options), agent  # type: ignore[arg-type]
 
 
@@ -81,7 +82,7 @@ def test_the_expert_s_episode_reads_as_written(
 @pytest.mark.parametrize("form", FORMS)
 def test_what_was_retrieved_is_read_and_never_learned(form: str, history: str, source: Source, policy: Policy) -> None:
     environment, agent = setting(form, source, policy)
-    agent = Agent.create("deepsearch", AgentSection(form=form, history=history), agent.chat)  # type: ignore[arg-type]
+    agent = Agent(find("deepsearch").prompt, AgentSection(form=form, history=history), agent.chat)  # type: ignore[arg-type]
     episode, _ = as_episode(demonstrate(environment, 0, 0.0, (0,)), agent, 10_000)
     batch = make_batch([episode], history)
     learned: list[list[int]] = [[] for _ in batch.rows]

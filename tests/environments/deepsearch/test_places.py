@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from empg.environments.deepsearch import DeepSearchEnv
+from empg.environments.deepsearch.options import Data
 from empg.environments.deepsearch.places import arrange, read_places
 
 
@@ -70,9 +71,9 @@ def test_a_folder_without_them_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"has no files of the paper's datasets \(hotpotqa, 2wiki, webwalker, musique,"
     ):
-        read_places({"questions": str(tmp_path)})
+        read_places(Data(questions=str(tmp_path)))
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
-        read_places({"questions": "nowhere"})
+        read_places(Data(questions="nowhere"))
 
 
 def test_a_file_is_of_one_split_only(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 
 from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, Wording, make_encyclopaedia
+from empg.environments.deepsearch.options import DeepSearchOptions
 from empg.environments.deepsearch.questions import KINDS, SPLITS, compositions, make_questions
 from empg.environments.deepsearch.relations import RELATIONS
 from empg.environments.deepsearch.scoring import score
@@ -165,7 +166,7 @@ def test_every_hop_stands_on_its_page_and_the_last_one_answers(split: str) -> No
 
 def test_searching_for_a_hop_finds_its_page() -> None:
     hops = [hop for split in SPLITS for question in questions(split)[:500] for hop in question.hops]
-    found = open_source().retriever.search([hop.query for hop in hops], 3)
+    found = open_source(DeepSearchOptions()).retriever.search([hop.query for hop in hops], 3)
     missed = sum(hop.title not in {hit.document.title for hit in hits} for hop, hits in zip(hops, found, strict=True))
     assert missed <= 0.01 * len(hops)
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import pytest
 
 from empg.environments.deepsearch import DeepSearchEnv
+from empg.environments.deepsearch.options import DeepSearchOptions
 from empg.environments.deepsearch.questions import SPLITS
 from empg.environments.deepsearch.realworld import (
     KINDS,
@@ -341,7 +342,7 @@ def test_the_expert_recovers_from_slips() -> None:
 
 
 def test_a_search_for_the_gold_query_finds_the_page_among_three() -> None:
-    retriever = open_source(world="countries").retriever
+    retriever = open_source(DeepSearchOptions(world="countries")).retriever
     hops = [hop for question in questions("valid_id") for hop in question.hops]
     found = retriever.search([hop.query for hop in hops], 3)
     listed = [any(hit.document.title == hop.title for hit in hits) for hop, hits in zip(hops, found, strict=True)]
@@ -349,15 +350,18 @@ def test_a_search_for_the_gold_query_finds_the_page_among_three() -> None:
 
 
 def test_it_is_shared_and_kinds_choose() -> None:
-    first, second = open_source(world="countries"), open_source(world="countries", kinds=["comparison"])
+    first, second = (
+        open_source(DeepSearchOptions(world="countries")),
+        open_source(DeepSearchOptions(world="countries", kinds=["comparison"])),
+    )
     assert first.retriever is second.retriever
-    assert first.questions is open_source(world="countries").questions
+    assert first.questions is open_source(DeepSearchOptions(world="countries")).questions
     assert {question.kind for question in second.questions["valid_ood"]} == {"comparison"}
 
 
 def test_a_world_that_is_none_is_named() -> None:
-    with pytest.raises(ValueError, match="world='planets': one of encyclopaedia, countries"):
-        open_source(world="planets")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="world: Input should be 'encyclopaedia' or 'countries'"):
+        DeepSearchEnv(world="planets")
 
 
 # ---- the script that made the data ----------------------------------------------------------------------------------

@@ -106,13 +106,25 @@ def test_kinds_choose_among_the_questions_of_files(files: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"question": {}}, "data has questions and corpus, as in data: {questions:"),
-        ("hotpot.json", "data has questions and corpus"),
-        ({"questions": "hotpot.json"}, "data.questions names files by split"),
-        ({"questions": {}}, "data.questions names files by split"),
-        ({"questions": {"train": []}}, "data.questions.train is a file or a list of files"),
-        ({"questions": {"train": [3]}}, "data.questions.train is a file or a list of files"),
-        ({"questions": {"train": "x.json"}, "corpus": 5}, "data.corpus names one file"),
+        ({"question": {}}, "data.questions: is required, but not given; unknown key 'data.question'; did you mean"),
+        ("hotpot.json", "data: Input should be a valid dictionary (got 'hotpot.json')"),
+        (
+            {"questions": "hotpot.json"},
+            "data.questions: names files by split, or one folder of published files, as in data: {questions:",
+        ),
+        (
+            {"questions": {}},
+            "data.questions: names files by split, or one folder of published files, as in data: {questions:",
+        ),
+        (
+            {"questions": {"train": []}},
+            "data.questions: train must be a file or a list of files, as in data: {questions:",
+        ),
+        (
+            {"questions": {"train": [3]}},
+            "data.questions: train must be a file or a list of files, as in data: {questions:",
+        ),
+        ({"questions": {"train": "x.json"}, "corpus": 5}, "data.corpus: Input should be a valid string (got 5)"),
     ],
 )
 def test_wrong_data_is_refused_by_name(data: Any, message: str) -> None:
@@ -271,12 +283,15 @@ def test_an_index_in_a_cache_gives_the_same_results(tmp_path: Path) -> None:
         ({"split": "test"}, "split='test': one of train, valid_id, valid_ood"),
         ({"retriever": "google"}, "retriever='google': one of bm25, tantivy, dense, "),
         ({"retriever": "dense"}, "retriever='dense' needs encoder"),
-        ({"metric": "rouge"}, "metric='rouge': one of em, f1, cover_em, judge"),
+        ({"metric": "rouge"}, "metric: Input should be 'em', 'f1', 'cover_em' or 'judge' (got 'rouge')"),
         ({"metric": "judge"}, "metric='judge' needs judge: a mapping of url and model"),
-        ({"metric": "judge", "judge": {"url": "http://x", "model": "m", "key": "s"}}, "metric='judge' needs judge"),
+        (
+            {"metric": "judge", "judge": {"url": "http://x", "model": "m", "key": "s"}},
+            "unknown key 'judge.key'; valid keys: per_second, timeout",
+        ),
         ({"judge": {"url": "http://x", "model": "m"}}, "judge is for metric='judge', this is 'em'"),
         ({"kinds": ["9-hop"]}, "kinds: there is no '9-hop'"),
-        ({"pages": 3}, "pages=3: at least 50"),
+        ({"pages": 3}, "pages: Input should be greater than or equal to 50 (got 3)"),
     ],
 )
 def test_wrong_options_of_the_world_are_refused_by_name(options: dict[str, object], message: str) -> None:

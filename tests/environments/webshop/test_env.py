@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.parsing import parse_turn, write_turn
-from empg.agent.prompts import WORLDS
 from empg.environments.base import Expert, TextEnvironment
+from empg.environments.registry import find
 from empg.environments.webshop import WebShopEnv
 from empg.environments.webshop.world import Page, State
-from empg.play import open_world, play
+from empg.play import open_environment, play
 from empg.policy.tiny import make_tokenizer
 from empg.recipe import load_recipe
 from empg.rollout.demonstrations import corpus
-from empg.rollout.env_pool import make_environment
 from tests import ROOT
 from tests.environments.webshop.shops import RECORDS, record, values, write_official
 
@@ -293,11 +292,13 @@ RECIPE = load_recipe(ROOT / "recipes" / "webshop.yaml")
 
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
 def test_an_agent_reads_and_writes_the_recipes_shop(history: str) -> None:
-    environment = make_environment(RECIPE.environment, "dev")
-    texts = corpus(environment, WORLDS["webshop"], "react", 10, (0,))
+    environment = RECIPE.environment.make("dev")
+    texts = corpus(environment, find("webshop").prompt, "react", 10, (0,))
     tokenizer = make_tokenizer(texts, 1024, 64)
     chat = ChatFormat(tokenizer)
-    agent = Agent.create("webshop", RECIPE.agent.model_copy(update={"history": history, "prompt": "instruct"}), chat)
+    agent = Agent(
+        find("webshop").prompt, RECIPE.agent.model_copy(update={"history": history, "prompt": "instruct"}), chat
+    )
     observation, info = environment.reset(options={"task": 0})
     dialogue, expert = agent.dialogue(), environment.expert()
     over, first = False, True
@@ -318,8 +319,8 @@ def test_an_agent_reads_and_writes_the_recipes_shop(history: str) -> None:
 
 
 def test_the_shop_is_played_in_the_terminal() -> None:
-    options = [f"{name}={str(value).lower()}" for name, value in RECIPE.environment.options.items()]
-    environment = open_world("webshop", "dev", options)
+    options = [f"{name}={json.dumps(value)}" for name, value in RECIPE.environment.options.items()]
+    environment = open_environment("webshop", "dev", options)
     environment.reset(options={"task": 0})
     lines = iter(["?", "search[red]", "?", "click[Next >]", "click[Back to Search]"])
 
@@ -346,14 +347,16 @@ def test_the_shop_is_played_in_the_terminal() -> None:
     ("arguments", "message"),
     [
         ({"split": "valid_seen"}, "split='valid_seen': one of test, dev, train"),
-        ({"max_steps": 0}, "max_steps=0"),
-        ({"observation": "html"}, "observation='html': one of text, text_rich"),
-        ({"reward": "dense"}, "reward='dense'"),
-        ({"nouns": "nltk"}, "nouns='nltk'"),
-        ({"products": 0}, "products=0"),
-        ({"results_per_page": 99}, "results_per_page=99"),
+        ({"max_steps": 0}, "max_steps: expected a whole number from 1"),
+        ({"observation": "html"}, "observation: Input should be 'text' or 'text_rich'"),
+        ({"reward": "dense"}, "reward: Input should be 'score' or 'binary'"),
+        ({"nouns": "nltk"}, "nouns: Input should be 'lexicon', 'spacy' or 'auto'"),
+        ({"products": 0}, "products: Input should be greater than or equal to 1"),
+        ({"results_per_page": 99}, "results_per_page: Input should be less than or equal to 50"),
+        ({"reward": "score", "result_per_page": 3}, "unknown key 'result_per_page'; did you mean 'results_per_page'"),
+        ({"products": "5"}, "products: Input should be a valid integer"),
         ({"human_goals": True}, "human_goals=True: this catalogue has no human goals"),
-        ({"split_scheme": "other"}, "split_scheme='other'"),
+        ({"split_scheme": "other"}, "split_scheme: Input should be 'paper' or 'verl-agent'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict, message: str) -> None:

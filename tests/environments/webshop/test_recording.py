@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
-from empg.agent.prompts import WORLDS
 from empg.cli import app
 from empg.environments.base import Decision
+from empg.environments.registry import find
 from empg.environments.webshop import WebShopEnv, recording
 from empg.environments.webshop.recording import Recording
 from empg.errors import UserError
@@ -224,9 +224,9 @@ def test_a_visit_in_the_browser_teaches_a_policy_what_the_person_did(tmp_path: P
     finally:
         site.stop()
     recipe = tiny_recipe(path, episodes=120)
-    texts = corpus(environment, WORLDS["webshop"], "react", 10, (0,))
+    texts = corpus(environment, find("webshop").prompt, "react", 10, (0,))
     policy = load_policy(recipe.policy, texts, 0)
-    agent = Agent.create("webshop", recipe.agent, ChatFormat(policy.tokenizer))
+    agent = Agent(find("webshop").prompt, recipe.agent, ChatFormat(policy.tokenizer))
     warm_start(policy, agent, environment, recipe, Workers(), lambda record: None)
     decoder = Decoder(policy, 1, 2048, Sampling(greedy=True, max_turn_tokens=64))
     (episode,) = Collector(decoder, agent, LocalEnvPool(environment.clone), "train", 2048).collect(

@@ -14,15 +14,14 @@ import hashlib
 import random
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal
 
 from empg.environments.alfworld import tables
+from empg.environments.alfworld.spec import RoomSize
 from empg.environments.alfworld.words import display_names
 from empg.environments.alfworld.world import Game, Goal, Item, Receptacle, TaskType
 from empg.errors import UserError
 
 SPLIT_SIZES = {"train": 100_000, "valid_seen": 1_000, "valid_unseen": 1_000}
-RoomSize = Literal["small", "full"]
 
 SEEN_ROOMS, UNSEEN_ROOMS = range(1, 26), range(26, 31)
 HELD_OUT_SHARE = 0.15

@@ -6,6 +6,18 @@ plays, `env.py` is the gymnasium environment. `sources.py` puts a world together
 (`scoring.py`, `judge.py`).
 """
 
-from empg.environments.deepsearch.env import DeepSearchEnv
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from empg.environments.deepsearch.env import DeepSearchEnv
 
 __all__ = ["DeepSearchEnv"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the environment when it is asked for: its options are known without it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from empg.environments.deepsearch.env import DeepSearchEnv
+
+    return DeepSearchEnv

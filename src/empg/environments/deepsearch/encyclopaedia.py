@@ -11,14 +11,14 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 
 from empg.environments.deepsearch import names
+from empg.environments.deepsearch.options import FEWEST_PAGES, Wording
 from empg.environments.deepsearch.relations import RELATIONS, number, plainly
 from empg.environments.deepsearch.world import Document
 from empg.errors import UserError
 
-Wording = Literal["varied", "plain"]
 SHARES = {"person": 0.40, "town": 0.16, "company": 0.12, "book": 0.12, "film": 0.10, "river": 0.05, "award": 0.05}
 _TRADES = ("painter", "pilot", "doctor", "baker", "poet", "judge", "sailor", "singer", "farmer", "dancer")
 _NAME = {
@@ -28,7 +28,6 @@ _NAME = {
 _ALIASED = 0.12  # of people and companies
 _NAMESAKE = 0.05  # of people, on purpose
 _FROM_A_BOOK = 0.6  # of films; half of these have its name
-_SMALLEST = 50
 
 
 @dataclass
@@ -73,8 +72,8 @@ def make_encyclopaedia(pages: int = 2_000, seed: int = 0, wording: Wording = "va
     """
     if wording not in get_args(Wording):
         raise UserError(f"wording={wording!r}: one of {', '.join(get_args(Wording))}")
-    if pages < _SMALLEST:
-        raise UserError(f"pages={pages}: at least {_SMALLEST}")
+    if pages < FEWEST_PAGES:
+        raise UserError(f"pages={pages}: at least {FEWEST_PAGES}")
     rng = random.Random(f"encyclopaedia {seed}")
     counts = {kind: max(2, round(pages * share)) for kind, share in SHARES.items()}
     counts["person"] += pages - sum(counts.values())

@@ -17,13 +17,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from empg.environments.deepsearch.options import KEY_VARIABLE
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy, read_variable
 from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
 from empg.errors import UserError
 
-KEY_VARIABLE = "JUDGE_API_KEY"
 REQUEST_POLICY = RequestPolicy(timeout=60.0)  # judges are slower than searches
 MAX_ANSWER = 2_000  # characters of a given answer; the rest is cut
 MAX_GOLDS = 50  # right answers that the judge is shown

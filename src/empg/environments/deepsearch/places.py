@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from empg.environments.deepsearch.datasets import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, load_questions
+from empg.environments.deepsearch.options import DATA_EXAMPLE, QUESTION_FILES, Data
 from empg.errors import MissingFileError, UserError
 
 Files = tuple[tuple[str, tuple[str, ...]], ...]
 """By split, its files."""
 
-_EXAMPLE = "data: {questions: {train: FILE, test_id: [FILE, FILE]}, corpus: FILE}"
-_KINDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _OTHER_NAMES = {"2wikimultihopqa": "2wiki", "webwalkerqa": "webwalker"}
 
 
-def read_places(data: Any) -> tuple[Files, str | None]:
+def read_places(data: Data) -> tuple[Files, str | None]:
     """The files of each split, and the corpus.
 
     Raises:
-        UserError: it says something else, or names a file twice: what is trained on must not be what is tested on.
+        UserError: a file is named twice: what is trained on must not be what is tested on.
         MissingFileError: there is no such folder.
     """
-    if not isinstance(data, Mapping) or not set(data) <= {"questions", "corpus"}:
-        raise UserError(f"data has questions and corpus, as in {_EXAMPLE}")
-    corpus, questions = data.get("corpus"), data.get("questions")
-    if not (corpus is None or isinstance(corpus, str)):
-        raise UserError(f"data.corpus names one file, as in {_EXAMPLE}")
-    if isinstance(questions, str) and Path(questions).suffix.lower() not in _KINDS:
-        return arrange(Path(questions)), corpus
-    if not isinstance(questions, Mapping) or not questions:
-        raise UserError(f"data.questions names files by split, or one folder of published files, as in {_EXAMPLE}")
-    files = []
-    for split, named in questions.items():
-        paths = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list | tuple) else ()
-        if not isinstance(split, str) or not paths or not all(isinstance(path, str) for path in paths):
-            raise UserError(f"data.questions.{split} is a file or a list of files, as in {_EXAMPLE}")
-        files.append((split, paths))
+    if isinstance(data.questions, str):
+        return arrange(Path(data.questions)), data.corpus
+    files = tuple(data.questions.items())
     _check_apart(files)
-    return tuple(files), corpus
+    return files, data.corpus
 
 
 @lru_cache(8)
@@ -58,9 +43,9 @@ def arrange(folder: Path) -> Files:
         UserError: no file in it is of one of those datasets, or one of the files has no questions.
     """
     if not folder.is_dir():
-        raise MissingFileError(f"{folder} is no folder; data.questions names files by split, as in {_EXAMPLE}")
+        raise MissingFileError(f"{folder} is no folder; data.questions names files by split, as in {DATA_EXAMPLE}")
     splits: dict[str, list[str]] = {"train": [], "test_id": [], "test_ood": []}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _KINDS and path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in QUESTION_FILES and path.is_file()):
         dataset, trains = _dataset(path), "train" in path.stem.lower()
         if dataset in IN_DISTRIBUTION:
             splits["train" if trains else "test_id"].append(str(path))
@@ -79,7 +64,7 @@ def _dataset(path: Path) -> str:
     return next((name for name in names if name in (*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION)), names[0])
 
 
-def _check_apart(files: list[tuple[str, tuple[str, ...]]]) -> None:
+def _check_apart(files: Files) -> None:
     where: dict[str, str] = {}
     for split, paths in files:
         for path in paths:

@@ -6,6 +6,18 @@ worth, `catalogue.py` and `search.py` how products are kept and found, `records.
 a browser.
 """
 
-from empg.environments.webshop.env import WebShopEnv
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from empg.environments.webshop.env import WebShopEnv
 
 __all__ = ["WebShopEnv"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the environment when it is asked for: its options are known without it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from empg.environments.webshop.env import WebShopEnv
+
+    return WebShopEnv

@@ -19,11 +19,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from empg.environments.webshop.spec import SplitScheme
 from empg.environments.webshop.world import Goal, HumanInstruction, Product
 from empg.errors import UserError
 
 GoalKind = Literal["synthetic", "human"]
-SplitScheme = Literal["paper", "verl-agent"]
 
 SHUFFLE_SEED = 233
 ANY_PRICE = 1_000_000.0  # dollars

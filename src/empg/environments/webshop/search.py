@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.analysis import K1, B, TermCounter, analyze
-from empg.environments.webshop.world import Product
-
-HITS = 50
+from empg.environments.webshop.world import HITS, Product
 
 
 def product_text(product: Product) -> str:

@@ -19,8 +19,7 @@ from empg.environments.webshop.goals import GoalKind, make_goal
 from empg.environments.webshop.nouns import NounFinder, rule_of
 from empg.environments.webshop.pages import Kind, Node, Results
 from empg.environments.webshop.reward import Score, score_purchase
-from empg.environments.webshop.search import HITS
-from empg.environments.webshop.world import Goal, Page, Product, State
+from empg.environments.webshop.world import HITS, Goal, Page, Product, State
 from empg.errors import UserError
 
 SEARCHES_KEPT = 8_192

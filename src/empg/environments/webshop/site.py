@@ -27,7 +27,7 @@ from starlette.staticfiles import StaticFiles
 from empg.environments.base import Decision
 from empg.environments.serving import serve_app
 from empg.environments.webshop import recording
-from empg.environments.webshop.env import WebShopEnv
+from empg.environments.webshop.episode import ShopEpisode
 from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
 from empg.environments.webshop.recording import Recording
 from empg.environments.webshop.shop import squeeze
@@ -52,7 +52,7 @@ _HEADERS = {
 class Session:
     """One visitor's episode."""
 
-    environment: WebShopEnv
+    environment: ShopEpisode
     task: int
     turns: list[Decision] = field(default_factory=list)
     notice: str = ""
@@ -65,7 +65,7 @@ class Site:
     A person who sees a button expects it to work, so the shop is one where every value that is shown can be clicked.
     """
 
-    def __init__(self, environment: WebShopEnv, record_to: Path | None) -> None:
+    def __init__(self, environment: ShopEpisode, record_to: Path | None) -> None:
         if record_to is not None:
             recording.require_writable(record_to)
         self._environment, self._record_to = environment.reaching(), record_to
@@ -165,7 +165,7 @@ class Site:
         return HTMLResponse(self._templates.get_template(template).render(values), status, _HEADERS)
 
 
-def make_app(environment: WebShopEnv, record_to: Path | None = None) -> Starlette:
+def make_app(environment: ShopEpisode, record_to: Path | None = None) -> Starlette:
     """The web application of a shop. Finished episodes are added to the file `record_to` (`recording.py`).
 
     Raises:
@@ -188,7 +188,7 @@ def make_app(environment: WebShopEnv, record_to: Path | None = None) -> Starlett
 
 
 def serve(
-    environment: WebShopEnv,
+    environment: ShopEpisode,
     port: int = 8000,
     record_to: Path | None = None,
     ready: Callable[[str], None] | None = None,

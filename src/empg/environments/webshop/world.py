@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+HITS = 50  # products that a search finds, at most
+
 
 @dataclass(frozen=True, slots=True)
 class HumanInstruction:
