@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import gymnasium
+
+from empg.environments import registry
 from tests import ROOT
 
 LAMPROOM = '''
@@ -110,6 +117,30 @@ class Open(Echo):
 for name, kind in {"Echo": Echo, "Buttons": Buttons, "Pictures": Pictures, "Open": Open}.items():
     gymnasium.register(f"{name}-v0", entry_point=kind, max_episode_steps=3 if name == "Open" else None)
 '''
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[Path]:
+    """A folder in which packages can be installed for a while; nothing of them stays."""
+    path, modules, registered, ids = (
+        list(sys.path),
+        set(sys.modules),
+        dict(registry._registered),
+        set(gymnasium.registry),
+    )
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield folder
+    finally:
+        sys.path[:] = path
+        for name in set(sys.modules) - modules:
+            if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+                del sys.modules[name]
+        registry._registered.clear()
+        registry._registered.update(registered)
+        for id_ in set(gymnasium.registry) - ids:
+            del gymnasium.registry[id_]
 
 
 def install(folder: Path, name: str, modules: dict[str, str], entry_points: dict[str, str]) -> None:

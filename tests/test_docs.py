@@ -16,12 +16,12 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from empg.environments import registry
 from empg.environments.registry import find
 from empg.recipe import Recipe, load_recipe, parse_recipe
+from empg.rollout.demonstrations import demonstrate
 from empg.rollout.types import EndReason
 from tests import ROOT
-from tests.packages import install
+from tests.packages import importable, install
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -293,30 +293,31 @@ def test_an_environment_s_page_names_every_option_with_its_type_and_default(id_:
         assert cells[3], name
 
 
-def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "tutorials" / "3-add-an-environment.md").read_text(encoding="utf-8")
     [code, project, recipe] = [
         re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)[0] for language in ("python", "toml", "yaml")
     ]
     [[id_, place]] = re.findall(r'^(\w+) = "(\w+:\w+)"$', project.partition("entry-points")[2], re.MULTILINE)
-    install(tmp_path, "hotcold", {"hotcold/__init__.py": code}, {id_: place})
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-
-    parsed = parse_recipe(yaml.safe_load(recipe))
-    assert parsed.evaluation.splits == ["valid"]
-    environment = parsed.environment.make("valid")
-    for task in range(environment.num_tasks):
-        observation, info = environment.reset(options={"task": task})
-        expert, over = environment.expert(), False
-        while not over:
-            twin = environment.clone()
-            action = expert.act(observation, info)["action"]
-            outcome = environment.step(action)
-            assert twin.step(action) == outcome
-            observation, _, terminated, truncated, info = outcome
-            over = terminated or truncated
-        assert info["won"]
-    assert not environment.step("try the door")[4]["valid"]
-    seeds = {environment.task_id(task) for task in range(environment.num_tasks)}
-    assert seeds.isdisjoint(parsed.environment.make("train").task_id(task) for task in range(700))
+    with importable(tmp_path):
+        install(tmp_path, "hotcold", {"hotcold/__init__.py": code}, {id_: place})
+        parsed = parse_recipe(yaml.safe_load(recipe))
+        assert parsed.evaluation.splits == ["valid"]
+        environment = parsed.environment.make("valid")
+        for task in range(environment.num_tasks):
+            observation, info = environment.reset(options={"task": task})
+            expert, over = environment.expert(), False
+            while not over:
+                twin = environment.clone()
+                action = expert.act(observation, info)["action"]
+                outcome = environment.step(action)
+                assert twin.step(action) == outcome
+                observation, _, terminated, truncated, info = outcome
+                over = terminated or truncated
+            assert info["won"]
+        for task in range(20):
+            demonstrate(environment, task, 0.3, (task,))  # 30% of the turns go wrong on purpose
+            assert environment.won
+        assert not environment.step("try the door")[4]["valid"]
+        seeds = {environment.task_id(task) for task in range(environment.num_tasks)}
+        assert seeds.isdisjoint(parsed.environment.make("train").task_id(task) for task in range(700))

@@ -38,10 +38,10 @@ class Commands(TyperGroup):
 
 
 class PlayCommand(TyperCommand):
-    """A command whose help ends with the environments that are registered; they are looked up only then."""
+    """A command whose help ends with the registered environments. They are looked up only for the help."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write them below the options."""
+        """Write the registered environments below the options."""
         from empg.environments.registry import known_ids
 
         with formatter.section("Registered environments"):
@@ -285,20 +285,18 @@ def play(
         str, typer.Argument(metavar="ENVIRONMENT", help="Registered environment, or gymnasium id of a text environment")
     ],
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Its options, e.g. rooms=small max_steps=20")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options, e.g. rooms=small max_steps=20")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split.")] = "train",
-    task: Annotated[int | None, typer.Option(min=0, help="Task index  [default: a random one]")] = None,
+    split: Annotated[str, typer.Option(help="Split of the task.")] = "train",
+    task: Annotated[int | None, typer.Option(min=0, help="Task index  [default: random]")] = None,
     expert: Annotated[bool, typer.Option("--expert", help="Watch the expert play.")] = False,
-    web: Annotated[bool, typer.Option("--web", help="Serve its web pages on this machine.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Play in the browser, on this machine only.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --web; 0 picks a free port.")] = 8000,
-    record: Annotated[
-        Path | None, typer.Option(help="File that --web appends finished episodes to, as JSON lines.")
-    ] = None,
+    record: Annotated[Path | None, typer.Option(help="File for finished episodes of --web (JSON lines).")] = None,
 ) -> None:
     """Play an environment yourself.
 
-    Commands are listed by ? and completed by Tab. Lines can also come from a pipe.
+    Type ? to list the valid commands and Tab to complete one. Commands can also be read from a pipe.
     """
     from empg.play import open_environment, show_in_browser
     from empg.play import play as begin
@@ -306,7 +304,7 @@ def play(
     if web and (task is not None or expert):
         raise typer.BadParameter("--web cannot be combined with --task or --expert")
     if record is not None and not web:
-        raise typer.BadParameter("--record needs --web: it records what is done in the browser")
+        raise typer.BadParameter("--record needs --web")
     opened = open_environment(environment, split, options or ())
     try:
         if web:
@@ -354,7 +352,9 @@ def serve_retriever(
         pooled = None if pooling is None else pooling.value
         model = {"folder": encoder, **marks, "pooling": pooled, "device": device}
     searching = {"retriever": retriever.value, "encoder": model, "faiss": faiss, "cache": cache}
-    serve_corpus(corpus, searching, host, port, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+    serve_corpus(
+        corpus, searching, host, port, ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True)
+    )
 
 
 def _load(recipe: Path, changes: list[str] | None) -> Recipe:

@@ -1,4 +1,4 @@
-"""A person plays an environment in the terminal, or watches its expert."""
+"""Play an environment in the terminal, or watch its expert."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from empg.environments.base import Decision, Info, PlayableInBrowser, TextEnviro
 from empg.errors import UserError
 
 Ask = Callable[[str, Sequence[str]], str]
-"""Given a prompt and the commands that would do something now, the next line; raises EOFError to leave."""
+"""Return the next line, given a prompt and the valid commands; raise EOFError to quit."""
 
-HELP = "Type what to do. ? lists the commands that do something now, Tab completes them, Ctrl-D leaves."
+HELP = "Type a command; ? lists the valid ones, Tab completes them, Ctrl-D quits."
 
 
 def open_environment(id_: str, split: str, options: Sequence[str] = ()) -> TextEnvironment:
-    """The environment of that name, as a recipe would open it.
+    """Open an environment as a recipe does.
 
     Args:
-        id_: registered (`alfworld`), or a gymnasium id of text (`empg/ALFWorld-v1`).
-        split: which tasks.
+        id_: a registered environment (`alfworld`), or a gymnasium id of text (`empg/ALFWorld-v1`).
+        split: the split of its tasks.
         options: `key=value` arguments of its constructor; values are YAML.
 
     Raises:
-        UserError: there is no such environment, or it takes no such option.
+        UserError: the environment or an option does not exist.
     """
     arguments = _arguments(options)
     max_steps = arguments.pop("max_steps", None)
@@ -44,22 +44,22 @@ def play(
     ask: Ask | None = None,
     out: TextIO | None = None,
 ) -> bool:
-    """Play one episode; returns whether it was won.
+    """Play one episode; return whether it was solved.
 
     Args:
-        environment: where.
-        task: its index in the split; None draws one.
-        expert: the expert plays, and shows its thoughts.
-        ask: where commands come from; None is the terminal, or standard input where there is none.
-        out: where observations are printed; None is standard output.
+        environment: the environment.
+        task: index of the task in the split; None draws one at random.
+        expert: let the expert play and print its thoughts.
+        ask: source of commands; None is the terminal, or standard input without a terminal.
+        out: output for observations; None is standard output.
 
     Raises:
-        UserError: there is no such task.
+        UserError: the task does not exist.
     """
     out = out or sys.stdout
     task = random.randrange(environment.num_tasks) if task is None else task
     if not 0 <= task < environment.num_tasks:
-        raise UserError(f"task {task}: {environment.split} has tasks 0 to {environment.num_tasks - 1}")
+        raise UserError(f"task {task} does not exist: expected 0 to {environment.num_tasks - 1} in {environment.split}")
     observation, info = environment.reset(options={"task": task})
     _say(out, f"{environment.split}, task {task} ({info['task_type']}), {environment.max_steps} steps. {HELP}")
     _say(out, f"\n{observation}" + (f"\n\nTask: {info['task']}" if info["task"] else ""))
@@ -69,14 +69,14 @@ def play(
         try:
             action = turn(f"{steps + 1}> ", observation, info)
         except (EOFError, KeyboardInterrupt):
-            _say(out, f"\nleft after {_count(steps)}")
+            _say(out, f"\nquit after {_count(steps)}")
             return False
         observation, _, terminated, truncated, info = environment.step(action)
         steps += 1
         _say(out, observation)
         if terminated or truncated:
             score = "" if info["score"] in (0.0, 1.0) else f", score {info['score']:.2f}"
-            end = "won" if info["won"] else "lost" if terminated else "not won: the steps are used up"
+            end = "solved" if info["won"] else "failed" if terminated else "not solved: step limit reached"
             _say(out, f"\n{end} after {_count(steps)}{score}")
             return info["won"]
 
@@ -85,22 +85,22 @@ def show_in_browser(environment: TextEnvironment, port: int, record: Path | None
     """Serve the web pages of an environment on this machine, until Ctrl-C.
 
     Args:
-        environment: one that is `PlayableInBrowser`.
-        port: 0 picks a free one.
-        record: the file that finished episodes are appended to; None keeps none.
+        environment: an environment that is `PlayableInBrowser`.
+        port: the port; 0 picks a free one.
+        record: file to which finished episodes are appended; None records nothing.
 
     Raises:
         UserError: the environment has no web pages.
-        MissingExtraError: what serves them is not installed; the message says how to.
+        MissingExtraError: the web server is not installed; the message has the command that installs it.
         OSError: the port is taken, or the file cannot be written.
     """
     if not isinstance(environment, PlayableInBrowser):
-        raise UserError(f"{type(environment).__name__} has no web pages: leave out --web")
-    environment.serve(port, record, lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+        raise UserError(f"{type(environment).__name__} has no web pages: remove --web")
+    environment.serve(port, record, lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True))
 
 
 def terminal() -> Ask:
-    """Lines from the person: with history and completion on a terminal, plain lines from a pipe."""
+    """Return the source of commands: with history and completion on a terminal, plain lines from a pipe."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _piped
     from prompt_toolkit import PromptSession
@@ -109,7 +109,7 @@ def terminal() -> Ask:
 
 
 def prompted(session: Any) -> Ask:
-    """Lines of a prompt_toolkit session; Tab completes the commands that do something now."""
+    """Return the lines of a prompt_toolkit session; Tab completes the valid commands."""
     from prompt_toolkit.completion import WordCompleter
 
     def ask(prompt: str, commands: Sequence[str]) -> str:
@@ -163,11 +163,11 @@ def _arguments(options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         key, separator, value = option.partition("=")
         if not separator or not key.isidentifier() or key == "split":
-            raise UserError(f"option {option!r} is not of the form key=value, e.g. rooms=small")
+            raise UserError(f"wrong option: expected key=value, e.g. rooms=small, got {option!r}")
         try:
             arguments[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UserError(f"option {option!r}: {value!r} is not a YAML value") from None
+            raise UserError(f"wrong option {option!r}: {value!r} is not a YAML value") from None
     return arguments
 
 
@@ -176,6 +176,6 @@ def _count(steps: int) -> str:
 
 
 def _say(out: TextIO, text: str) -> None:
-    """Observations may hold anything; no control character but line ends reaches the terminal."""
+    """Print text without control characters other than line ends, since observations may contain any character."""
     out.write("".join(c if c.isprintable() or c == "\n" else " " for c in text) + "\n")
     out.flush()

@@ -1,15 +1,16 @@
-"""A run, described: YAML in, validated dataclass-like models out.
+"""Recipes: read YAML into validated, immutable models.
 
-Every value that shapes a run lives here, once, with its unit and its default; the resolved recipe is written into the
-run folder, so a run can always be repeated. Unknown keys are errors that name the key and the nearest valid one.
+Every value that affects a run is defined here once, with its unit and its default. The resolved recipe is written into
+the run folder, so a run can be repeated. Unknown keys are errors that name the key and the nearest valid one.
 """
 
 from __future__ import annotations
 
 import datetime
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -21,19 +22,22 @@ from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 from empg.validation import explained
 
+if TYPE_CHECKING:
+    from empg.credit import AdvantageEstimator
+
 
 class RecipeError(UserError):
-    """A recipe cannot be used; the message names the file and the key and says what to write instead."""
+    """A recipe cannot be used; the message names the file, the key and the fix."""
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, no unknown keys."""
+    """A section of a recipe: immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class EnvironmentSection(Section):
-    """Where the agent acts."""
+    """The environment."""
 
     id: str = Field("alfworld", description="a registered environment, or a gymnasium id of text")
     options: dict[str, Any] = Field(
@@ -54,14 +58,14 @@ class EnvironmentSection(Section):
     @field_validator("options")
     @classmethod
     def _complete(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if "id" not in info.data:  # it is unknown, and has its own message
+        if "id" not in info.data:  # the id is unknown, which is reported separately
             return options
         model = registry.find(info.data["id"]).options
         return read_options(model, options, within="environment.options").model_dump(mode="json")
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """What the registry says of the environment."""
+        """The registry entry of the environment."""
         return registry.find(self.id)
 
     @property
@@ -70,14 +74,14 @@ class EnvironmentSection(Section):
         return read_options(self.spec.options, self.options, within="environment.options")
 
     def maker(self, split: str) -> registry.Maker:
-        """What makes the environments of a split, here or in another process."""
+        """Return a factory for environments of a split, which can be sent to another process."""
         return registry.Maker(self.spec, split, self.options, self.max_steps)
 
     def make(self, split: str) -> TextEnvironment:
-        """An environment of a split.
+        """Make an environment of a split.
 
         Raises:
-            UserError: it cannot be made here, or has no such split.
+            UserError: it cannot be made on this machine, or the split does not exist.
         """
         return self.maker(split)()
 
@@ -92,9 +96,9 @@ class TinyModel(Section):
     head_dim: int | None = Field(None, ge=2, description="None: hidden_size / heads")
     intermediate_size: int = Field(384, ge=16)
     vocab_size: int = Field(1024, ge=300)
-    phrases: int = Field(64, ge=0, le=200, description="at most so many phrases of the world are one token each")
+    phrases: int = Field(64, ge=0, le=200, description="maximum number of frequent phrases that are one token each")
     max_positions: int = Field(2048, ge=128, description="tokens")
-    embedding_std: float = Field(0.02, gt=0.0, description="spread of the embeddings before any training")
+    embedding_std: float = Field(0.02, gt=0.0, description="standard deviation of the initial embeddings")
 
     @model_validator(mode="after")
     def _consistent(self) -> TinyModel:
@@ -124,7 +128,7 @@ class PolicySection(Section):
 
 
 class AgentSection(Section):
-    """What the model reads and writes."""
+    """The text that the model reads and writes."""
 
     prompt: Literal["terse", "instruct"] = Field(
         "terse", description="`terse` for models trained here, `instruct` for instruction-tuned models"
@@ -134,7 +138,9 @@ class AgentSection(Section):
     form: Literal["react", "search_r1"] = Field(
         "react", description="how a turn is written: <think> <action>, or Search-R1's <think> <search> <answer>"
     )
-    instructions: str | None = Field(None, description="of an `instruct` prompt, in place of the world's own")
+    instructions: str | None = Field(
+        None, description="instructions of an `instruct` prompt; null: the environment's own"
+    )
     show_admissible: bool | Literal["auto"] = Field(
         "auto", description="list the admissible commands; `auto`: in `instruct` prompts of the form react"
     )
@@ -145,26 +151,29 @@ class AgentSection(Section):
         None, description="date that the chat template prints; null: the day on which the run starts"
     )
     max_observation_tokens: int | None = Field(
-        None, ge=8, description="longer observations are cut, visibly; the first, which tells the task, is not"
+        None, ge=8, description="longer observations are cut and marked; the first, which has the task, is not cut"
     )
-    max_invalid_turns: int = Field(10, ge=1, description="malformed turns in a row that end an episode")
+    max_invalid_turns: int = Field(10, ge=1, description="consecutive malformed turns before the episode ends")
 
 
 class WarmStartSection(Section):
-    """Supervised training on the expert's episodes, before any reinforcement learning."""
+    """Supervised training on expert episodes before reinforcement learning."""
 
     episodes: int = Field(4000, ge=1)
-    noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn goes wrong, and the expert recovers")
+    noise: float = Field(
+        0.1, ge=0.0, lt=1.0, description="probability that a turn is corrupted, and the expert recovers"
+    )
     early_stop: float = Field(
-        0.0, ge=0.0, lt=1.0, description="chance that a turn cuts the task short, for good; imitated, unlike noise"
+        0.0, ge=0.0, lt=1.0, description="probability per turn that the expert stops early; such turns are imitated"
     )
     recordings: str | None = Field(
-        None, description="a file of episodes that people played, or a folder of *.jsonl; imitated beside the expert's"
+        None,
+        description="a file of recorded human episodes, or a folder of *.jsonl; imitated in addition to the expert",
     )
     episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from nothing")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from scratch")
     lr: float = Field(2e-3, gt=0.0)
-    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
+    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="fraction of the steps")
     weight_decay: float = Field(0.05, ge=0.0)
 
 
@@ -175,42 +184,54 @@ class RolloutSection(Section):
     group_size: int = Field(8, ge=1, description="episodes per task")
     temperature: float = Field(1.0, gt=0.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    max_turn_tokens: int = Field(64, ge=1, description="tokens the policy may write in one turn")
-    max_episode_tokens: int = Field(1536, ge=64, description="of a `merged` episode or a `per_turn` turn, all told")
+    max_turn_tokens: int = Field(64, ge=1, description="maximum tokens written per turn")
+    max_episode_tokens: int = Field(
+        1536, ge=64, description="maximum tokens of a `merged` episode or a `per_turn` turn in total"
+    )
     slots: int = Field(64, ge=1, description="episodes in the KV cache at once, per worker")
 
 
 class CreditSection(Section):
-    """Outcome advantage and EMPG. `empg: null` trains the plain base algorithm."""
+    """Base advantage and EMPG. `empg: null` trains the plain base algorithm."""
 
     class Empg(Section):
-        """The method's constants (docs/method.md)."""
+        """The constants of the method (docs/method.md)."""
 
         k: float = Field(1.0, ge=0.0)
         k_future: float = Field(1.0, ge=0.0)
         zeta: float = Field(0.1, ge=0.0)
         eps: float = Field(1e-8, gt=0.0)
 
-    advantage: Literal["reinforce", "rloo", "grpo", "dr_grpo"] = "grpo"
+    advantage: str = Field("grpo", description="an estimator of `empg.credit.ADVANTAGES`")
     weighting: Literal["episode", "step"] = "episode"
     empg: Empg | None = Empg()
-    drop_zero_variance: bool = Field(False, description="DAPO's dynamic sampling: groups without signal are left out")
-    max_resample: int = Field(0, ge=0, description="extra rollout rounds that refill the groups left out")
-    overlong_penalty: float = Field(0.0, ge=0.0, description="taken off the reward at the token limit")
-    invalid_penalty: float = Field(0.0, ge=0.0, description="process reward of a malformed turn is minus this")
+    drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
+    max_resample: int = Field(0, ge=0, description="extra rollout rounds that replace dropped groups")
+    overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
+    invalid_penalty: float = Field(0.0, ge=0.0, description="the process reward of a malformed turn is minus this")
     process_reward: str | None = Field(
         None, description="`package.module:function`, from an Episode to the process reward of each of its turns"
     )
 
+    @field_validator("advantage")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = _advantages()
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f". Did you mean {nearest[0]!r}?" if nearest else ""
+            raise UserError(f"expected one of {', '.join(known)}, got {name!r}{hint}")
+        return name
+
 
 class LossSection(Section):
-    """The clipped surrogate and its companions."""
+    """The clipped surrogate and the terms added to it."""
 
     clip_low: float = Field(0.2, gt=0.0, lt=1.0)
     clip_high: float = Field(0.2, gt=0.0)
     dual_clip: float | None = Field(None, gt=1.0)
     aggregation: Literal["token_mean", "episode_mean", "constant"] = "episode_mean"
-    kl_coef: float = Field(0.0, ge=0.0, description="weight of the KL to the policy that the run started from")
+    kl_coef: float = Field(0.0, ge=0.0, description="weight of the KL to the initial policy of the run")
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     entropy_coef: float = 0.0
 
@@ -229,18 +250,18 @@ class OptimizerSection(Section):
     micro_batch_tokens: int = Field(16384, ge=256, description="tokens per forward/backward, padding included")
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     autocast: bool | Literal["auto"] = Field(
-        False, description="bfloat16 forward and backward, float32 weights; `auto`: where the processor is made for it"
+        False, description="bfloat16 forward and backward, float32 weights; `auto`: if the processor supports it"
     )
 
 
 class EvaluationSection(Section):
     """Success on fixed panels."""
 
-    splits: list[str] | None = Field(None, description="panels; null takes those that the environment names")
+    splits: list[str] | None = Field(None, description="one panel per split; null: those of the environment")
     episodes: int = Field(100, ge=1, description="tasks per panel")
     decoding: list[Literal["sampled", "greedy"]] = ["sampled"]
-    temperature: float = Field(1.0, gt=0.0, description="of `sampled`")
-    every: int = Field(0, ge=0, description="iterations between evaluations; 0 = only before and after")
+    temperature: float = Field(1.0, gt=0.0, description="sampling temperature")
+    every: int = Field(0, ge=0, description="iterations between evaluations; 0: only before and after")
 
     @property
     def panels(self) -> list[str]:
@@ -270,7 +291,7 @@ class Recipe(Section):
     @field_validator("evaluation")
     @classmethod
     def _with_panels(cls, evaluation: EvaluationSection, info: ValidationInfo) -> EvaluationSection:
-        environment = info.data.get("environment")  # absent where it has an error of its own
+        environment = info.data.get("environment")  # absent if it has an error
         if evaluation.splits is not None or environment is None:
             return evaluation
         return evaluation.model_copy(update={"splits": list(environment.spec.panels)})
@@ -279,17 +300,18 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.rollout.groups % self.workers:
             raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
-        if self.rollout.group_size == 1 and self.credit.advantage != "reinforce":
+        if self.rollout.group_size == 1 and _advantages()[self.credit.advantage].compares_within_group:
             method = self.credit.advantage
             raise UserError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
         if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
-            raise UserError("credit.drop_zero_variance would leave out every group: rollout.group_size must be > 1")
+            raise UserError("credit.drop_zero_variance would drop every group: rollout.group_size must be > 1")
         if self.credit.max_resample and not self.credit.drop_zero_variance:
-            raise UserError("credit.max_resample refills groups that were left out: set credit.drop_zero_variance")
+            raise UserError("credit.max_resample replaces dropped groups: set credit.drop_zero_variance=true")
         length, positions = self.rollout.max_episode_tokens, self.policy.tiny.max_positions
         if self.policy.model == "tiny" and length > positions:
-            too_much = f"rollout.max_episode_tokens ({length}) is more than policy.tiny.max_positions ({positions})"
-            raise UserError(too_much)
+            raise UserError(
+                f"rollout.max_episode_tokens: expected <= policy.tiny.max_positions ({positions}), got {length}"
+            )
         self.environment.chosen.check_form(self.agent.form)
         return self
 
@@ -310,13 +332,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise RecipeError(f"{path} is not a text file in UTF-8") from None
+        raise RecipeError(f"{path} is not a UTF-8 text file") from None
     try:
         data = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(data).__name__}")
+        raise RecipeError(f"{path}: expected a mapping of keys to values, got a {type(data).__name__}")
     for override in overrides:
         _apply_override(data, override)
     return parse_recipe(data, str(path))
@@ -341,7 +363,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """Validate a recipe that is already a mapping; `source` is named in errors."""
+    """Validate a recipe given as a mapping; errors name `source`."""
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -349,18 +371,25 @@ def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The complete, resolved recipe as YAML."""
+    """Return the complete, resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _advantages() -> Mapping[str, AdvantageEstimator]:
+    """Load the table of estimators, and torch with it, only for a recipe that needs it: `empg --help` stays fast."""
+    from empg.credit.advantages import ADVANTAGES
+
+    return ADVANTAGES
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
     key, separator, raw = override.partition("=")
     if not separator or not key:
-        raise RecipeError(f"override {override!r} is not of the form key.path=value, e.g. credit.empg.zeta=0.05")
+        raise RecipeError(f"wrong override: expected key.path=value, e.g. credit.empg.zeta=0.05, got {override!r}")
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError:
-        raise RecipeError(f"override {override!r}: {raw!r} is not a YAML value") from None
+        raise RecipeError(f"wrong override {override!r}: {raw!r} is not a YAML value") from None
     *parents, leaf = key.split(".")
     node = data
     for parent in parents:
@@ -368,6 +397,6 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[parent] = {}
         if not isinstance(child, dict):
-            raise RecipeError(f"override {override!r}: {parent!r} is a value, it has no key {leaf!r}")
+            raise RecipeError(f"wrong override {override!r}: {parent!r} is a value and has no key {leaf!r}")
         node = child
     node[leaf] = value

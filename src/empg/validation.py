@@ -11,6 +11,17 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from empg.errors import UserError
+
+
+class OptionError(UserError):
+    """Options do not fit an environment. `lines` has one line per problem; each names its key."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
+
+
 # Where pydantic speaks of Python: a recipe has lists and mappings.
 _WORDS = {
     "tuple_type": "Input should be a valid list",
@@ -47,8 +58,9 @@ def _lines(item: Any, model: type[BaseModel], within: str) -> list[str]:
     name = ".".join([*([within] if within else []), *path])
     if item["type"] == "value_error":  # raised by a validator: values that do not go together
         problem = item["ctx"]["error"]
-        named = getattr(problem, "lines", None)  # of options, which name their keys themselves
-        lines = named if named is not None else [f"{name}: {problem}" if name else str(problem)]
+        if isinstance(problem, OptionError):  # its lines name their keys themselves
+            return problem.lines
+        lines = [f"{name}: {problem}" if name else str(problem)]
     elif item["type"] == "extra_forbidden":
         lines = [f"unknown key {name!r}{_hint(path[-1], valid_keys(model, path[:-1]))}"]
     elif item["type"] == "missing":

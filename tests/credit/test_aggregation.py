@@ -64,9 +64,14 @@ def test_no_tokens(mode: str) -> None:
 @pytest.mark.parametrize(
     ("episode", "mode", "options", "message"),
     [
-        (torch.zeros(2, 2, dtype=torch.long), "token_mean", {}, r"^episode: .* got \(2, 2\)"),
-        (torch.zeros(2), "token_mean", {}, "^episode: integer ids"),
-        (torch.tensor([0]), "mean", {}, "^mode: 'mean' is not one of token_mean, episode_mean, constant"),
+        (
+            torch.zeros(2, 2, dtype=torch.long),
+            "token_mean",
+            {},
+            r"^episode: expected one value per token, shape \(M,\), got \(2, 2\)",
+        ),
+        (torch.zeros(2), "token_mean", {}, "^episode: expected integer ids"),
+        (torch.tensor([0]), "mean", {}, "^mode: expected token_mean, episode_mean or constant, got 'mean'"),
         (torch.tensor([0]), "constant", {}, "^constant: .* got None"),
         (torch.tensor([0]), "constant", {"constant": 0.0}, "^constant: .* got 0.0"),
     ],
@@ -77,5 +82,5 @@ def test_bad_input(episode: torch.Tensor, mode: str, options: dict, message: str
 
 
 def test_losses_and_episodes_of_different_length() -> None:
-    with pytest.raises(ValueError, match=r"^token_loss: shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"^token_loss: expected shape \(3,\), the shape of episode, got \(2,\)"):
         aggregate(torch.ones(2), torch.tensor([0, 0, 0]), "token_mean")

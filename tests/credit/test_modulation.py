@@ -22,7 +22,12 @@ def table(
     entropy: list[float], episode: list[int], advantage: list[float], process: list[float] | None = None
 ) -> StepTable:
     reward = None if process is None else torch.tensor(process)
-    return StepTable(torch.tensor(entropy), torch.tensor(episode), torch.tensor(advantage), reward)
+    columns = {
+        "entropy": torch.tensor(entropy),
+        "episode": torch.tensor(episode).long(),
+        "advantage": torch.tensor(advantage),
+    }
+    return StepTable(**columns, process_reward=reward)
 
 
 class TestEquations:
@@ -71,7 +76,8 @@ class TestEquations:
         rewards = [[data.draw(st.integers(-8, 8)) / 8 for _ in steps] for steps in batch.entropies]
         plain = batch.table()
         flat = torch.tensor([reward for episode in rewards for reward in episode])
-        credit = modulate(StepTable(plain.entropy, plain.episode, plain.advantage, flat))
+        columns = {"entropy": plain.entropy, "episode": plain.episode, "advantage": plain.advantage}
+        credit = modulate(StepTable(**columns, process_reward=flat))
         expected = reference.empg(batch.advantages, batch.entropies, process_rewards=rewards)
         np.testing.assert_allclose(credit.modulated, expected.modulated, **CLOSE)
         np.testing.assert_allclose(credit.advantage, expected.final, **CLOSE)
@@ -168,7 +174,7 @@ class TestEdgeCases:
         torch.testing.assert_close(credit.modulated, 0.1 * credit.clarity)
 
     def test_a_batch_without_steps(self) -> None:
-        credit = modulate(StepTable(torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0)))
+        credit = modulate(table([], [], []))
         assert credit.advantage.shape == (0,)
         nothing = torch.full((2, 3), -1)
         assert torch.equal(modulate_advantages(torch.ones(2), torch.zeros(2, 3), nothing), torch.zeros(2, 3))

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.credit import OutcomeMethod, Weighting, outcome_advantages, zero_variance_groups
+from empg.credit import ADVANTAGES, Weighting, outcome_advantages, zero_variance_groups
 from tests.credit import reference
 
-METHODS = get_args(OutcomeMethod)
-COMPARING = [method for method in METHODS if method != "reinforce"]  # within a group
+METHODS = tuple(ADVANTAGES)
+COMPARING = [name for name, estimator in ADVANTAGES.items() if estimator.compares_within_group]
 Groups = tuple[list[float], list[int]]
 
 
@@ -67,7 +67,9 @@ def test_equals_the_reference(method: str, batch: Groups) -> None:
 def test_step_weighting_counts_an_episode_once_per_step(method: str, batch: Groups, data: st.DataObject) -> None:
     rewards, groups = batch
     num_steps = [data.draw(st.integers(1, 6)) for _ in rewards]
-    mine = outcome_advantages(torch.tensor(rewards), torch.tensor(groups), method, "step", torch.tensor(num_steps))
+    mine = outcome_advantages(
+        torch.tensor(rewards), torch.tensor(groups), method, weighting="step", num_steps=torch.tensor(num_steps)
+    )
     rows = [i for i, n in enumerate(num_steps) for _ in range(n)]
     expected = reference.outcome([rewards[i] for i in rows], [groups[i] for i in rows], method)
     np.testing.assert_allclose(mine[rows], expected, rtol=1e-4, atol=1e-5)
@@ -82,8 +84,10 @@ def test_the_order_of_the_episodes_does_not_matter(
     rewards, groups = (torch.tensor(column) for column in batch)
     num_steps = torch.tensor([data.draw(st.integers(1, 6)) for _ in rewards])
     order = torch.tensor(data.draw(st.permutations(range(len(rewards)))))
-    plain = outcome_advantages(rewards, groups, method, weighting, num_steps)
-    shuffled = outcome_advantages(rewards[order], groups[order], method, weighting, num_steps[order])
+    plain = outcome_advantages(rewards, groups, method, weighting=weighting, num_steps=num_steps)
+    shuffled = outcome_advantages(
+        rewards[order], groups[order], method, weighting=weighting, num_steps=num_steps[order]
+    )
     torch.testing.assert_close(shuffled, plain[order])
 
 
@@ -91,7 +95,7 @@ def test_the_order_of_the_episodes_does_not_matter(
 def test_equal_rewards_are_exactly_zero(method: str) -> None:
     rewards, groups = torch.tensor([0.1] * 7 + [0.7] * 3), torch.tensor([0] * 7 + [1] * 3)
     assert torch.equal(outcome_advantages(rewards, groups, method), torch.zeros(10))
-    weighted = outcome_advantages(rewards, groups, method, "step", torch.arange(1, 11))
+    weighted = outcome_advantages(rewards, groups, method, weighting="step", num_steps=torch.arange(1, 11))
     assert torch.equal(weighted, torch.zeros(10))
 
 
@@ -117,12 +121,16 @@ def test_dtypes() -> None:
 class TestRefused:
     @pytest.mark.parametrize("method", COMPARING)
     def test_a_group_of_one_is_named(self, method: str) -> None:
-        with pytest.raises(ValueError, match=f"^groups: {method} compares episodes, group 12 has only one"):
+        with pytest.raises(
+            ValueError, match=f"^groups: {method} compares the episodes of a group, but group 12 has only one"
+        ):
             outcome_advantages(torch.ones(3), torch.tensor([5, 12, 5]), method)
 
     def test_a_group_of_one_with_many_steps_is_still_a_group_of_one(self) -> None:
         with pytest.raises(ValueError, match="group 12 has only one"):
-            outcome_advantages(torch.ones(3), torch.tensor([5, 12, 5]), "grpo", "step", torch.tensor([4, 4, 4]))
+            outcome_advantages(
+                torch.ones(3), torch.tensor([5, 12, 5]), "grpo", weighting="step", num_steps=torch.tensor([4, 4, 4])
+            )
 
     def test_reinforce_has_no_groups(self) -> None:
         assert outcome_advantages(torch.ones(1), torch.tensor([0]), "reinforce").tolist() == [0.0]
@@ -131,11 +139,16 @@ class TestRefused:
         ("rewards", "groups", "options", "message"),
         [
             ([1.0, math.nan], [0, 0], {}, "^rewards: episode 1 has nan"),
-            ([[1.0], [0.0]], [0, 0], {}, r"^rewards: .* shape \(E,\), is needed; got \(2, 1\)"),
-            ([1.0, 0.0], [0], {}, r"^groups: shape \(1,\)"),
-            ([1.0, 0.0], [0.0, 0.0], {}, "^groups: integer ids"),
-            ([1.0, 0.0], [0, 0], {"method": "gae"}, "^method: 'gae' is not one of reinforce, rloo, grpo, dr_grpo"),
-            ([1.0, 0.0], [0, 0], {"weighting": "token"}, "^weighting: 'token' is not one of episode, step"),
+            ([[1.0], [0.0]], [0, 0], {}, r"^rewards: expected one value per episode, shape \(E,\), got \(2, 1\)"),
+            ([1.0, 0.0], [0], {}, r"^groups: expected shape \(2,\), the shape of rewards, got \(1,\)"),
+            ([1.0, 0.0], [0.0, 0.0], {}, "^groups: expected integer ids, got torch.float32"),
+            (
+                [1.0, 0.0],
+                [0, 0],
+                {"method": "gae"},
+                "^method: expected one of dr_grpo, grpo, reinforce, rloo, got 'gae'",
+            ),
+            ([1.0, 0.0], [0, 0], {"weighting": "token"}, "^weighting: expected episode or step, got 'token'"),
             ([1.0, 0.0], [0, 0], {"weighting": "step"}, "^num_steps: "),
             ([1.0, 0.0], [0, 0], {"weighting": "step", "num_steps": torch.tensor([2, 0])}, "episode 1 has 0"),
         ],

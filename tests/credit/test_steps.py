@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from empg.credit import StepTable, modulate_advantages, step_ids_from_mask, step_rows
+from empg.credit import StepTable, modulate, modulate_advantages, step_ids_from_mask, step_rows, to_tokens
 from tests.credit.batches import Batch, batches
 
 nan, inf = float("nan"), float("inf")
+
+
+def table(entropy: Tensor, episode: Tensor, advantage: Tensor, process_reward: Tensor | None = None) -> StepTable:
+    return StepTable(entropy=entropy, episode=episode, advantage=advantage, process_reward=process_reward)
 
 
 class TestFromTokens:
@@ -40,25 +47,83 @@ class TestFromTokens:
         assert torch.equal(step_ids_from_mask(step_ids >= 0), step_ids)
 
 
+class WaitsForTheDevice(TorchDispatchMode):
+    """Records the operations that make the host wait for a GPU. (The `tolist` of a check is not visible here.)"""
+
+    NAMES = (
+        "nonzero",
+        "_local_scalar_dense",
+        "masked_select",
+        "_unique2",
+        "unique_dim",
+        "repeat_interleave",
+        "bincount",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        masked = name.startswith("index") and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool for index in (args[1] if name == "index" else ())
+        )
+        if name in self.NAMES or masked:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_for_the_size_of_the_result_and_for_the_checks_alone() -> None:
+    advantages, entropies, step_ids = Batch([1.0, -1.0], [[[0.2], [0.4]], [[0.9]]]).tensors()
+    for values in (advantages, advantages[:, None].expand_as(entropies).clone()):
+        with WaitsForTheDevice() as waits:
+            modulate_advantages(values, entropies, step_ids)
+        assert waits.found == ["nonzero", "_local_scalar_dense"]
+    steps = StepTable.from_tokens(advantages, entropies, step_ids)
+    with WaitsForTheDevice() as waits:
+        modulate(steps)
+        step_ids_from_mask(step_ids >= 0)
+    assert waits.found == []
+    with WaitsForTheDevice() as waits:
+        table(steps.entropy, steps.episode, steps.advantage, steps.advantage)
+    assert waits.found == ["_local_scalar_dense"]
+
+
 class TestStepTable:
+    def test_episode_ids_that_do_not_ascend_are_searched_and_accepted(self) -> None:
+        assert table(torch.ones(3), torch.tensor([5, 5, 2]), torch.ones(3)).step.tolist() == [0, 1, 0]
+
     def test_episode_ids_are_any_numbers(self) -> None:
-        steps = StepTable(torch.ones(4), torch.tensor([7, 7, -3, 5]), torch.ones(4))
+        steps = table(torch.ones(4), torch.tensor([7, 7, -3, 5]), torch.ones(4))
         assert steps.has_next.tolist() == [True, False, False, False]
         assert steps.step.tolist() == [0, 1, 0, 0]
 
     def test_empty(self) -> None:
-        steps = StepTable(torch.zeros(0), torch.zeros(0, dtype=torch.int32), torch.zeros(0))
+        steps = table(torch.zeros(0), torch.zeros(0, dtype=torch.int32), torch.zeros(0))
         assert (len(steps), len(steps.has_next), len(steps.step)) == (0, 0, 0)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ((torch.ones(2, 1), torch.tensor([0, 0]), torch.ones(2)), r"entropy: .*\(N,\).* got \(2, 1\)"),
-            ((torch.ones(2), torch.tensor([0]), torch.ones(2)), r"episode: shape \(1,\)"),
-            ((torch.ones(2), torch.tensor([0, 0]), torch.ones(3)), r"advantage: shape \(3,\)"),
-            ((torch.ones(2), torch.tensor([0, 0]), torch.ones(2), torch.ones(1)), r"process_reward: shape \(1,\)"),
-            ((torch.ones(2), torch.tensor([0.0, 0.0]), torch.ones(2)), "episode: integer ids"),
-            ((torch.ones(3), torch.tensor([4, 5, 4]), torch.ones(3)), "episode 4 do not stand together"),
+            (
+                (torch.ones(2, 1), torch.tensor([0, 0]), torch.ones(2)),
+                r"^entropy: expected one value per step, shape \(N,\), got \(2, 1\)",
+            ),
+            (
+                (torch.ones(2), torch.tensor([0]), torch.ones(2)),
+                r"^episode: expected shape \(2,\), the shape of entropy, got \(1,\)",
+            ),
+            ((torch.ones(2), torch.tensor([0, 0]), torch.ones(3)), r"^advantage: expected shape \(2,\), .* got \(3,\)"),
+            (
+                (torch.ones(2), torch.tensor([0, 0]), torch.ones(2), torch.ones(1)),
+                r"^process_reward: expected shape \(2,\), .* got \(1,\)",
+            ),
+            ((torch.ones(2), torch.tensor([0.0, 0.0]), torch.ones(2)), "episode: expected integer ids"),
+            (
+                (torch.ones(3), torch.tensor([4, 5, 4]), torch.ones(3)),
+                "^episode: rows of episode 4 must be contiguous and in time order",
+            ),
             (
                 (torch.tensor([1, nan, 1]), torch.tensor([9, 9, 2]), torch.ones(3)),
                 r"row 1 \(episode 9, step 1\) is nan",
@@ -69,7 +134,7 @@ class TestStepTable:
     )
     def test_bad_tables_are_refused(self, arguments: tuple[Tensor, ...], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            StepTable(*arguments)
+            table(*arguments)
 
 
 class TestBadTokens:
@@ -81,7 +146,7 @@ class TestBadTokens:
             ([[0, 0, 1], [0, 1, 0]], "row 1, token 2: step 0 follows step 1"),
             ([[0, 0, 1], [0, -1, 2]], "row 1, token 2: step 2 follows step 0"),
             ([[0, 0, 1], [-1, 1, 2]], "row 1, token 1: step 1 comes first"),
-            ([[0, 0, 1], [-2, 0, 1]], "row 1, token 0: -2 is no step"),
+            ([[0, 0, 1], [-2, 0, 1]], "row 1, token 0: -2 is not a valid step id; use -1 outside agent tokens"),
         ],
         ids=["backwards", "skips", "starts late", "below -1"],
     )
@@ -107,10 +172,10 @@ class TestBadTokens:
     @pytest.mark.parametrize(
         ("advantages", "entropies", "step_ids", "message"),
         [
-            ((2,), (2, 4), (2, 3), r"^entropies: shape \(2, 4\) differs from \(2, 3\), the shape of step_ids"),
-            ((3,), (2, 3), (2, 3), r"^advantages: shape \(2,\) or \(2, 3\) is needed, got \(3,\)"),
-            ((2, 1), (2, 3), (2, 3), r"^advantages: shape \(2,\) or \(2, 3\) is needed, got \(2, 1\)"),
-            ((2,), (6,), (6,), r"^step_ids: .* shape \(B, T\), is needed; got \(6,\)"),
+            ((2,), (2, 4), (2, 3), r"^entropies: expected shape \(2, 3\), the shape of step_ids, got \(2, 4\)"),
+            ((3,), (2, 3), (2, 3), r"^advantages: expected shape \(2,\) or \(2, 3\), got \(3,\)"),
+            ((2, 1), (2, 3), (2, 3), r"^advantages: expected shape \(2,\) or \(2, 3\), got \(2, 1\)"),
+            ((2,), (6,), (6,), r"^step_ids: expected one id per token, shape \(B, T\), got \(6,\)"),
         ],
     )
     def test_shapes(self, advantages: tuple, entropies: tuple, step_ids: tuple, message: str) -> None:
@@ -119,11 +184,40 @@ class TestBadTokens:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
     def test_step_ids_are_integers_not_a_mask(self, dtype: torch.dtype) -> None:
-        with pytest.raises(ValueError, match=r"^step_ids: integer ids are needed"):
+        with pytest.raises(ValueError, match=r"^step_ids: expected integer ids, got torch\."):
             step_rows(torch.zeros(1, 3, dtype=dtype))
 
+    def test_the_first_of_several_errors_is_named(self) -> None:
+        entropies = torch.tensor([[1.0, nan, 1.0], [nan, 1.0, 1.0]])
+        advantages = torch.tensor([[1.0, 1.0, 2.0], [inf, 1.0, 2.0]])
+        step_ids = torch.tensor([[0, 0, 0], [0, 1, 2]])
+        with pytest.raises(ValueError, match=r"^entropies: row 0, step 0 has nan; drop the step or fix its source"):
+            modulate_advantages(advantages, entropies, step_ids)
+        with pytest.raises(ValueError, match=r"^advantages: row 1, step 0 has inf"):
+            modulate_advantages(advantages, torch.ones(2, 3), step_ids)
+        with pytest.raises(ValueError, match=r"^advantages: row 0, step 0 has several values"):
+            modulate_advantages(advantages.nan_to_num(posinf=1.0), torch.ones(2, 3), step_ids)
+        step_ids[0, 2] = 5
+        step_ids[1, 2] = -7
+        with pytest.raises(ValueError, match=r"^step_ids: row 1, token 2: -7 is not a valid step id"):
+            modulate_advantages(advantages, entropies, step_ids)
+
+    def test_a_row_before_it_without_agent_tokens_does_not_hide_a_wrong_first_step(self) -> None:
+        with pytest.raises(ValueError, match=r"^step_ids: row 2, token 0: step 1 comes first"):
+            step_rows(torch.tensor([[0, 1, 1], [-1, -1, -1], [1, 1, 2]]))
+
+    def test_values_that_are_not_one_per_step(self) -> None:
+        with pytest.raises(ValueError, match=r"^values: expected one per step, shape \(2,\), got \(3,\)"):
+            to_tokens(torch.ones(3), torch.tensor([[0, 0, 1]]))
+
+    @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+    def test_a_batch_without_tokens(self, shape: tuple[int, int]) -> None:
+        step_ids = torch.zeros(shape, dtype=torch.long)
+        assert modulate_advantages(torch.ones(shape[0]), torch.ones(shape), step_ids).shape == shape
+        assert step_ids_from_mask(step_ids).shape == shape
+
     def test_bad_masks(self) -> None:
-        with pytest.raises(ValueError, match=r"^mask: row 1, token 0 is 2"):
+        with pytest.raises(ValueError, match=r"^mask: row 1, token 0: expected 0 or 1, got 2"):
             step_ids_from_mask(torch.tensor([[1, 0], [2, 0]]))
         with pytest.raises(ValueError, match=r"^mask: "):
             step_ids_from_mask(torch.tensor([[1.0, nan]]))

@@ -64,7 +64,7 @@ def test_many_steps_stay_in_order() -> None:
     # Ten steps and more: an order by text would put step 10 after step 1.
     steps = 12
     entropy = torch.linspace(0, 1, steps)
-    credit = modulate(StepTable(entropy, torch.zeros(steps).long(), torch.zeros(steps)))
+    credit = modulate(StepTable(entropy=entropy, episode=torch.zeros(steps).long(), advantage=torch.zeros(steps)))
     torch.testing.assert_close(credit.clarity[:-1], torch.exp(-entropy[1:]))
 
 
@@ -73,7 +73,8 @@ def test_each_g_scales_its_own_step_only() -> None:
     steps = BATCH.table()
     credit = modulate(steps, EMPGConfig(zeta=0))
     torch.testing.assert_close(credit.modulated / steps.advantage, credit.scale)
-    other = StepTable(steps.entropy, steps.episode, torch.where(steps.episode == 0, 5.0, steps.advantage))
+    raised = torch.where(steps.episode == 0, 5.0, steps.advantage)
+    other = StepTable(entropy=steps.entropy, episode=steps.episode, advantage=raised)
     assert torch.equal(modulate(other, EMPGConfig(zeta=0)).modulated[3:], credit.modulated[3:])
 
 
@@ -102,7 +103,10 @@ def test_every_constant_reaches_its_term(constant: dict[str, float], changed: st
 def test_long_episodes_do_not_count_more_unless_asked_for_by_name() -> None:
     rewards, groups, num_steps = torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([1, 3])
     assert outcome_advantages(rewards, groups, "dr_grpo", num_steps=num_steps).tolist() == [0.5, -0.5]
-    assert outcome_advantages(rewards, groups, "dr_grpo", "step", num_steps).tolist() == [0.75, -0.25]
+    assert outcome_advantages(rewards, groups, "dr_grpo", weighting="step", num_steps=num_steps).tolist() == [
+        0.75,
+        -0.25,
+    ]
 
 
 def test_the_closing_token_of_a_turn_is_one_of_its_tokens() -> None:
@@ -154,7 +158,7 @@ def test_one_wild_token_does_not_poison_an_update() -> None:
     loss.backward()
     assert loss.isfinite()
     assert logprobs.grad.isfinite().all()
-    assert all(math.isfinite(value) for value in stats.means().values())
+    assert all(math.isfinite(value) for value in stats.metrics().values())
 
 
 def test_an_entropy_that_is_not_finite_is_an_error_that_names_its_step() -> None:

@@ -53,12 +53,13 @@ def test_workers_without_any_step_at_all() -> None:
 @pytest.mark.parametrize("weighting", ["episode", "step"])
 def test_the_batch_mean_of_reinforce_is_global(weighting: str) -> None:
     rewards, groups, num_steps = torch.tensor([1.0, 0.0, 0.0, 0.5]), torch.zeros(4).long(), torch.tensor([1, 2, 3, 4])
-    whole = outcome_advantages(rewards, groups, "reinforce", weighting, num_steps)
+    whole = outcome_advantages(rewards, groups, "reinforce", weighting=weighting, num_steps=num_steps)
     bounds = [0, 1, 1, 4]  # the second worker has no episode
 
     def work(rank: int, reduce: Reduce) -> torch.Tensor:
         mine = slice(bounds[rank], bounds[rank + 1])
-        return outcome_advantages(rewards[mine], groups[mine], "reinforce", weighting, num_steps[mine], reduce=reduce)
+        counts = {"weighting": weighting, "num_steps": num_steps[mine]}
+        return outcome_advantages(rewards[mine], groups[mine], "reinforce", reduce=reduce, **counts)
 
     torch.testing.assert_close(torch.cat(on_workers(3, work)), whole)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import gymnasium
@@ -13,22 +12,16 @@ from empg.environments.gymnasium_text import SPLITS, GymnasiumText
 from empg.environments.panels import make_panel
 from empg.environments.registry import find, make
 from empg.errors import UserError
-from tests.packages import ECHO
+from tests.packages import ECHO, importable
 
 ECHO_ID = "echoing:Echo-v0"
 
 
 @pytest.fixture(autouse=True, scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("echoing")
-    (folder / "echoing.py").write_text(ECHO)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        before = set(gymnasium.registry)
+    with importable(tmp_path_factory.mktemp("echoing")) as folder:
+        (folder / "echoing.py").write_text(ECHO)
         yield
-        del sys.modules["echoing"]
-        for id_ in set(gymnasium.registry) - before:
-            del gymnasium.registry[id_]
 
 
 def answer(observation: str) -> str:
@@ -121,7 +114,6 @@ def test_a_text_environment_is_taken_as_it_is() -> None:
     assert (made.split, made.max_steps) == ("valid_seen", 7)
     with pytest.raises(UserError, match="unknown key 'roms'; did you mean 'rooms'"):
         make("empg-test/House-v0", "train", {"roms": "small"})
-    del gymnasium.registry["empg-test/House-v0"]
 
 
 @pytest.mark.parametrize(

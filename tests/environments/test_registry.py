@@ -6,13 +6,13 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import pytest
 
-from empg.environments import registry
 from empg.environments.base import PromptSpec, TextEnvironment
 from empg.environments.options import EnvironmentOptions
 from empg.environments.registry import Maker, find, known_ids, make, register
@@ -20,28 +20,16 @@ from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 from empg.recipe import Recipe, RecipeError, parse_recipe
 from empg.rollout.env_pool import ProcessEnvPool
-from tests.packages import install, install_lamproom
+from tests.packages import importable, install, install_lamproom
 
 OWN = ["alfworld", "webshop", "deepsearch"]
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    modules, ids = set(sys.modules), set(gymnasium.registry)
-    yield
-    for name in set(sys.modules) - modules:
-        if name.startswith("lamproom"):
-            del sys.modules[name]
-    for id_ in set(gymnasium.registry) - ids:
-        del gymnasium.registry[id_]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in which packages are installed."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    with importable(tmp_path):
+        yield tmp_path
 
 
 def refusal(id_: str) -> str:
@@ -99,19 +87,11 @@ class TestRegister:
 
     def test_an_id_is_taken_once(self) -> None:
         with pytest.raises(UserError, match="id 'alfworld' is taken already"):
-            register(
-                EnvironmentSpec(**{name: getattr(self.SPEC, name) for name in self.SPEC.__slots__} | {"id": "alfworld"})
-            )
+            register(replace(self.SPEC, id="alfworld"))
 
     def test_what_is_no_text_environment_is_refused(self) -> None:
-        spec = EnvironmentSpec(
-            id="odd",
-            entry_point="types:SimpleNamespace",
-            options=EnvironmentOptions,
-            prompt=self.SPEC.prompt,
-            panels=(),
-        )
-        with pytest.raises(UserError, match="'odd': types:SimpleNamespace makes a SimpleNamespace, no TextEnvironment"):
+        spec = replace(self.SPEC, id="odd", entry_point="types:SimpleNamespace")
+        with pytest.raises(UserError, match="'odd': expected a TextEnvironment from types:SimpleNamespace, got a Simp"):
             Maker(spec, "train")()
 
 
@@ -175,16 +155,16 @@ class TestOtherPackages:
     [
         (
             "alfwrld",
-            "no environment 'alfwrld'; did you mean 'alfworld'? known are alfworld, webshop, deepsearch",
+            "unknown environment 'alfwrld'; did you mean 'alfworld'? Known: alfworld, webshop, deepsearch",
         ),
         ("empg/WebShop-v2", "did you mean 'empg/WebShop-v1'?"),
-        ("", "there is no environment ''; known are alfworld"),
-        ("a\nb", "there is no environment 'a\\nb'; known are"),
+        ("", "unknown environment ''. Known: alfworld"),
+        ("a\nb", "unknown environment 'a\\nb'"),
         ("no.such.module:Thing-v0", "the module no.such.module cannot be imported: No module named 'no'"),
-        ("json:Thing-v0", "there is no environment 'json:Thing-v0'"),
-        ("../x:y", "there is no environment '../x:y'"),
-        (":", "there is no environment ':'"),
-        ("x" * 10_000, "there is no environment 'xxxx"),
+        ("json:Thing-v0", "unknown environment 'json:Thing-v0'"),
+        ("../x:y", "unknown environment '../x:y'"),
+        (":", "unknown environment ':'"),
+        ("x" * 10_000, "unknown environment 'xxxx"),
     ],
 )
 def test_an_unknown_one_is_refused_in_a_line_that_names_the_nearest(id_: str, message: str) -> None:

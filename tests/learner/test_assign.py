@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import pytest
 import torch
 
-from empg.credit import EMPGConfig, OutcomeMethod, StepTable, modulate, outcome_advantages
+from empg.credit import (
+    ADVANTAGES,
+    AdvantageEstimator,
+    AdvantageInputs,
+    EMPGConfig,
+    StepTable,
+    modulate,
+    outcome_advantages,
+)
+from empg.credit.segments import segments_of
 from empg.learner.assign import assign_credit, has_signal, shaped_reward
+from empg.recipe import RecipeError
 from empg.rollout.types import EndReason
 from empg.system.workers import Workers
 from tests.learner.plays import episode, recipe, turn, two_groups
@@ -21,10 +30,10 @@ def test_steps_get_the_method_s_credit_by_their_episode_s_outcome() -> None:
     episodes = two_groups()
     assigned = assign_credit(episodes, recipe(), ALONE)
     outcome = outcome_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0]), torch.tensor([0, 0, 1, 1, 1]), "grpo")
-    torch.testing.assert_close(assigned.outcome, outcome)
     entropies = torch.tensor([0.2, 0.9, 1.4, 0.1, 0.3, 2.0, 0.6, 0.7, 0.8])
     owner = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4])
-    wanted = modulate(StepTable(entropies, owner, outcome[owner])).advantage
+    torch.testing.assert_close(assigned.base_advantages, outcome[owner])
+    wanted = modulate(StepTable(entropy=entropies, episode=owner, advantage=outcome[owner])).advantage
     torch.testing.assert_close(assigned.advantages, wanted)
     assert abs(float(assigned.advantages.mean())) < 1e-6
     steps = [0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8]
@@ -38,7 +47,7 @@ def test_every_constant_of_the_recipe_reaches_the_equations(constant: str, value
     changed = assign_credit(two_groups(), recipe(credit={"empg": {constant: value}}), ALONE)
     entropies = torch.tensor([0.2, 0.9, 1.4, 0.1, 0.3, 2.0, 0.6, 0.7, 0.8])
     owner = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4])
-    table = StepTable(entropies, owner, plain.outcome[owner])
+    table = StepTable(entropy=entropies, episode=owner, advantage=plain.base_advantages)
     torch.testing.assert_close(changed.advantages, modulate(table, EMPGConfig(**{constant: value})).advantage)
     assert (changed.advantages - plain.advantages).abs().max() > 1e-2
 
@@ -88,14 +97,42 @@ def test_a_step_that_is_not_finite_is_dropped_counted_and_poisons_nothing(what: 
 def test_groups_without_variance_are_left_out_on_request() -> None:
     episodes = [*two_groups(), episode(2, 0.0, turn([1], [2])), episode(2, 0.0, turn([1], [3]), turn([1], [4]))]
     kept = assign_credit(episodes, recipe(), ALONE)
-    assert kept.zero_variance == (1, 3)
+    assert (kept.zero_variance_groups, kept.groups) == (1, 3)
     assert bool(kept.counted.all())
     dropped = assign_credit(episodes, recipe(credit={"drop_zero_variance": True}), ALONE)
-    assert dropped.zero_variance == (1, 3)
+    assert (dropped.zero_variance_groups, dropped.groups) == (1, 3)
     assert dropped.signal.tolist() == [True] * 5 + [False] * 2
     assert dropped.counted.tolist() == [True] * 9 + [False] * 3
     torch.testing.assert_close(dropped.advantages[:9], assign_credit(two_groups(), recipe(), ALONE).advantages)
     assert dropped.dropped_steps == 0
+
+
+def test_a_new_estimator_with_step_level_advantages_needs_no_change_of_the_trainer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As GiGPO does: beside the episode, steps of a group that start from the same state are compared."""
+
+    def same_state(inputs: AdvantageInputs) -> torch.Tensor:
+        assert inputs.states is not None
+        assert inputs.step_rewards is not None
+        key = inputs.groups[inputs.episode] * 1000 + inputs.states
+        alike = segments_of(key)
+        return inputs.step_rewards - (alike.sum(inputs.step_rewards) / alike.sizes)[alike.index]
+
+    entry = AdvantageEstimator(name="same_state", summary="", compares_within_group=True, estimate=same_state)
+    monkeypatch.setitem(ADVANTAGES, "same_state", entry)
+    episodes = two_groups()
+    steps = [turn for one in episodes for turn in one.turns]  # of group 0: 0, 1, 2; of group 1: 3 to 8
+    for step, observation in zip(steps, "abaaabaca", strict=True):
+        step.observation = observation
+    for step, reward in zip(steps, [1, 5, 0, 0, 3, 7, 0, 2, 1], strict=True):
+        step.reward = float(reward)
+    assigned = assign_credit(episodes, recipe(credit={"advantage": "same_state", "empg": None}), ALONE)
+    # Group 0: a (1, 0), b (5). Group 1: a (0, 3, 0, 1), b (7), c (2).
+    assert assigned.base_advantages.tolist() == [0.5, 0, -0.5, -1, 2, 0, -1, 0, 0]
+    assert torch.equal(assigned.advantages, assigned.base_advantages)
+    with pytest.raises(RecipeError, match=r"credit\.advantage=same_state compares episodes"):
+        recipe(credit={"advantage": "same_state"}, rollout={"group_size": 1})
 
 
 def test_episodes_that_an_environment_broke_are_not_compared() -> None:
@@ -104,7 +141,8 @@ def test_episodes_that_an_environment_broke_are_not_compared() -> None:
     episodes[0].end = EndReason.ENV_ERROR  # leaves episode 1 alone in its group
     assigned = assign_credit(episodes, recipe(), ALONE)
     assert assigned.episodes == [episodes[2], episodes[3]]
-    torch.testing.assert_close(assigned.outcome, torch.tensor([-1.0, 1.0]) / math.sqrt(2), atol=1e-5, rtol=1e-5)
+    wanted = torch.tensor([-1.0, -1.0, -1.0, 1.0]) / math.sqrt(2)  # three steps and one
+    torch.testing.assert_close(assigned.base_advantages, wanted, atol=1e-5, rtol=1e-5)
     alone = assign_credit(episodes, recipe(credit={"advantage": "reinforce"}), ALONE)
     assert alone.episodes == episodes[1:4]
 
@@ -121,10 +159,11 @@ def test_running_out_of_tokens_costs_what_the_recipe_says() -> None:
     assert (shaped_reward(cut, penalty), shaped_reward(lost, penalty)) == (-0.5, 0.0)
     assert has_signal([cut, lost], penalty)
     assert not has_signal([cut, lost], recipe())
-    assert assign_credit([cut, lost], penalty, ALONE).outcome.tolist() == pytest.approx([-0.7071, 0.7071], abs=1e-3)
+    wanted = pytest.approx([-0.7071, 0.7071], abs=1e-3)
+    assert assign_credit([cut, lost], penalty, ALONE).base_advantages.tolist() == wanted
 
 
-@pytest.mark.parametrize("method", get_args(OutcomeMethod))
+@pytest.mark.parametrize("method", ADVANTAGES)
 @pytest.mark.parametrize("empg", [None, {}])
 def test_nothing_at_all_is_an_empty_update(method: str, empg: dict | None) -> None:
     assigned = assign_credit([], recipe(credit={"advantage": method, "empg": empg}), ALONE)

@@ -96,6 +96,15 @@ def test_a_number_that_was_not_finite_is_a_gap() -> None:
     assert titled(charts(records), "Loss").series[0].values == [0.5, None, 0.25]
 
 
+def test_a_statistic_of_the_update_without_a_chart_of_its_own_gets_one_under_its_name() -> None:
+    records = [{"kind": "train", "iteration": i, "policy/loss": 0.1, "policy/spread": i / 4} for i in (1, 2)]
+    records.append({"kind": "train", "iteration": 3, "policy/loss": 0.1, "policy/spread": None, "policy/late": 7.0})
+    made = charts(records)
+    assert [chart.title for chart in made] == ["Loss", "policy/spread", "policy/late"]
+    assert [(s.label, s.values) for s in made[1].series] == [("spread", [0.25, 0.5, None])]
+    assert made[2].series[0].values == [None, None, 7.0]
+
+
 def test_text_and_flags_are_no_numbers() -> None:
     assert [number(v) for v in (1, 0.5, True, "0.5", None)] == [1, 0.5, None, None, None]
 

@@ -236,7 +236,7 @@ def test_a_recording_that_does_not_fit_is_named(tmp_path: Path, line: str, compl
 
 def test_recordings_that_are_not_there_or_of_another_world_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.jsonl"):
-        with pytest.raises(ValueError, match=rf"^warm_start\.recordings={path} is no file, and no folder of"):
+        with pytest.raises(ValueError, match=rf"^warm_start\.recordings={path} is neither a file nor a folder with"):
             recording_files(path)
     (tmp_path / "a.jsonl").touch()
     with pytest.raises(ValueError, match=r"^warm_start\.recordings: episodes of this environment are not recorded"):

@@ -16,13 +16,14 @@ from empg.run import warm_start_cache
 from empg.run.build import build_agent, build_policy, resolve
 from empg.run.warm_start_cache import starting_policy
 from empg.system.workers import Workers
+from tests.packages import importable, install_lamproom
 
 
-def test_a_model_that_reads_less_than_an_episode_is_refused(policy: Policy, tmp_path: Path) -> None:
+def test_a_model_with_a_shorter_context_than_an_episode_is_rejected(policy: Policy, tmp_path: Path) -> None:
     policy.save(tmp_path)  # it reads 512 tokens
     fits = {"policy": {"model": str(tmp_path), "device": "cpu"}, "rollout": {"max_episode_tokens": 512}}
     build_policy(parse_recipe(fits))
-    with pytest.raises(ValueError, match=r"reads 512 tokens; rollout\.max_episode_tokens \(513\) must not be more$"):
+    with pytest.raises(ValueError, match=r"expected at most 512, got 513$"):
         build_policy(parse_recipe({**fits, "rollout": {"max_episode_tokens": 513}}))
 
 
@@ -114,5 +115,16 @@ def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None
     alone = folder(tmp_path)
     (tmp_path / "b.jsonl").write_text("three\n")
     assert folder(tmp_path) != alone
-    with pytest.raises(ValueError, match=r"warm_start\.recordings=.*none\.jsonl is no file"):
+    with pytest.raises(ValueError, match=r"warm_start\.recordings=.*none\.jsonl is neither a file"):
         folder(tmp_path / "none.jsonl")
+
+
+def test_so_does_an_environment_of_another_package_that_changed(tmp_path: Path) -> None:
+    with importable(tmp_path):
+        install_lamproom(tmp_path)
+        recipe = parse_recipe({"environment": {"id": "lamproom"}, "warm_start": {}})
+        before = warm_start_cache._cache_folder(recipe)
+        assert warm_start_cache._cache_folder(recipe) == before
+        expert = tmp_path / "lamproom" / "lamps.py"
+        expert.write_text(expert.read_text().replace("is lit.", "is bright."))
+        assert warm_start_cache._cache_folder(recipe) != before

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 
+from empg.credit import LossStats
 from empg.learner.assign import assign_credit
+from empg.record.records import CreditNumbers, EndShares, EpisodeRow, PolicyNumbers, RolloutNumbers
 from empg.rollout.types import EndReason
 from empg.run.columns import credit_numbers, episode_rows, join_columns, rollout_numbers, turn_columns
 from empg.system.workers import Workers
@@ -73,6 +76,17 @@ def test_rollout_numbers_by_hand() -> None:
     assert numbers["tokens/sampled"] == 9
     assert numbers["rollout/end/env_error"] == pytest.approx(1 / 3)
     assert sum(value for name, value in numbers.items() if name.startswith("rollout/end/")) == pytest.approx(1.0)
+
+
+def test_the_types_of_the_records_name_what_is_written() -> None:
+    numbers, rows = rollout_numbers([]), episode_rows(two_groups())
+    assert set(numbers) == set(RolloutNumbers.__annotations__)
+    assert set(EndShares.__annotations__) == {f"rollout/end/{reason.value}" for reason in EndReason}
+    assert all(set(row) == set(EpisodeRow.__annotations__) for row in rows)
+    credit = credit_numbers(turn_columns(0, assign_credit(two_groups(), recipe(), Workers())))
+    assert set(credit) == set(CreditNumbers.__annotations__)
+    statistics = {f"policy/{each.name}" for each in fields(LossStats) if each.name != "tokens"}
+    assert set(PolicyNumbers.__annotations__) <= statistics | {"policy/grad_norm", "policy/lr", "policy/mismatch"}
 
 
 def test_numbers_of_nothing_are_finite() -> None:

@@ -41,7 +41,7 @@ def credit(workers: Workers, mine: list[Episode], wanted: Any = RECIPE) -> dict[
     assert assigned.credit is not None
     return {
         "advantages": assigned.advantages.tolist(),
-        "outcome": assigned.outcome.tolist(),
+        "outcome": assigned.base_advantages.tolist(),
         "scale": assigned.credit.scale.tolist(),
     }
 
@@ -53,7 +53,8 @@ def update(
     stats = Update(policy, make_optimizer(policy, wanted.optimizer), wanted, workers, None)(
         assign_credit(mine, wanted, workers), 0
     )
-    return {"weights": _flat(policy), "loss": stats.loss, "grad_norm": stats.grad_norm, "tokens": stats.tokens}
+    counts = {"tokens": stats.tokens, "scored": stats.scored}
+    return {"weights": _flat(policy), "loss": stats.loss, "grad_norm": stats.grad_norm, **counts}
 
 
 def primitives(workers: Workers) -> dict[str, Any]:
@@ -106,9 +107,9 @@ def everything(workers: Workers, folder: Path, keep: Callable[[list[Any]], None]
 
 
 def fail(workers: Workers) -> None:
-    """A worker that dies of an error."""
+    """A worker that ends with an error."""
     workers.barrier()
-    raise ValueError("I cannot go on")
+    raise ValueError("this worker fails")
 
 
 def wait(workers: Workers) -> None:

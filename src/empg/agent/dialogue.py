@@ -1,4 +1,4 @@
-"""One episode as the model reads it, turn by turn, in token ids."""
+"""The conversation of one episode in token ids, turn by turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from empg.recipe import AgentSection
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What to read before the next action. `fresh` starts an empty context; otherwise the ids follow what is there."""
+    """The ids to read before the next action. `fresh` starts an empty context; otherwise they extend the context."""
 
     ids: list[int]
     fresh: bool
@@ -31,14 +31,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The form of a conversation: the environment's words, the recipe's choices, the tokenizer's template."""
+    """Writes prompts and parses turns, from the environment's prompt spec, the recipe and the chat template."""
 
     prompt_spec: PromptSpec
     section: AgentSection
     chat: ChatFormat
 
     def dialogue(self) -> Dialogue:
-        """A fresh conversation."""
+        """Start a new conversation."""
         return Dialogue(self)
 
     @property
@@ -54,20 +54,20 @@ class Agent:
         return self.section.prompt == "instruct" and self.section.form == "react"
 
     def parse(self, ids: Sequence[int], admissible: Sequence[str] = ()) -> ParsedTurn:
-        """Read sampled ids as a turn. A thought that the prompt opened counts as opened."""
+        """Parse sampled ids as a turn. A thought that the prompt opened counts as opened."""
         text = self.chat.text(ids)
         if not text.lstrip().startswith("<think>"):  # some models open the thought again
             text = self.chat.opened(self.system) + text
         return parse_leniently(text, admissible) if self.lenient else FORMS[self.section.form].parse(text)
 
     def write(self, thought: str, action: str) -> list[int]:
-        """The ids of a turn, its end among them; `parse` reads them back.
+        """Return the ids of a turn, including its end-of-turn token; `parse` is the inverse.
 
         If the prompt opens the thought, the turn starts inside it. If the prompt also closes it, the turn has no
         thought.
 
         Raises:
-            UserError: the form has no words for that action.
+            UserError: the action cannot be expressed in the form.
         """
         text = FORMS[self.section.form].write(thought, action)
         opened = self.chat.opened(self.system)
@@ -98,7 +98,7 @@ class Agent:
 
 @dataclass(slots=True)
 class Dialogue:
-    """The conversation of one episode: call `read`, let the policy write, call `wrote`, and so on.
+    """The conversation of one episode: call `read`, let the policy write, call `wrote`, and repeat.
 
     `merged`: the history is append-only and every id is read once. `per_turn`: each turn has its own prompt with the
     task, the last `window` (observation, action) pairs and the current observation.
@@ -111,7 +111,7 @@ class Dialogue:
     _admissible: Sequence[str] = ()
 
     def read(self, observation: str, info: Info) -> Prompt:
-        """The ids of the next prompt."""
+        """Return the ids of the next prompt."""
         agent, first = self.agent, not self._past
         section, chat = agent.section, agent.chat
         system = agent.system
@@ -127,7 +127,7 @@ class Dialogue:
         return Prompt(chat.first(history_text(shown, len(self._past) - len(shown)) + text, system), fresh=True)
 
     def _shown(self, observation: str, info: Info, *, first: bool) -> str:
-        """The observation as it is read: bounded, in the words of the form, with the task."""
+        """Return the observation as the model reads it: limited in length, in the form of the recipe, with the task."""
         prompt_spec, section = self.agent.prompt_spec, self.agent.section
         limit = None if first else section.max_observation_tokens
         if section.form == "react":
@@ -136,11 +136,11 @@ class Dialogue:
             return observation_text(prompt_spec, observation, info, first=first)
         if not first:
             observation = self._information(observation, info, limit)
-        # Models of this form have the question in their context once; where the context is new, it is told again.
+        # In this form the question is in the context once; in a new context it is given again.
         return observation_text(prompt_spec, observation, info, first=first or section.history == "merged")
 
     def _information(self, observation: str, info: Info, limit: int | None) -> str:
-        """What was found, in its block, which is within the limit as a whole."""
+        """Return the documents in their block, which is within the limit as a whole."""
         found = harmless(observation)
         text = information_text(found, info)
         if limit is None or not info["valid"]:
@@ -152,7 +152,7 @@ class Dialogue:
         return text
 
     def _commands(self, info: Info) -> str:
-        """The admissible commands if they are shown, within the token limit of an observation."""
+        """Return the admissible commands if they are shown, within the token limit of an observation."""
         section = self.agent.section
         show = self.agent.lenient if section.show_admissible == "auto" else section.show_admissible
         text = admissible_text(info) if show else ""
@@ -161,10 +161,10 @@ class Dialogue:
         return "\n" + self.agent.chat.cut(text, section.max_observation_tokens)
 
     def parse(self, ids: Sequence[int]) -> ParsedTurn:
-        """Read the ids that the policy sampled after the last prompt."""
+        """Parse the ids that the policy sampled after the last prompt."""
         return self.agent.parse(ids, self._admissible)
 
     def wrote(self, ids: list[int], action: str) -> None:
-        """Note what the policy wrote in answer to the last prompt."""
+        """Add the text that the policy wrote after the last prompt."""
         self._past.append((self._seen, action))
         self._closed = bool(ids) and ids[-1] == self.agent.chat.end_of_turn

@@ -1,13 +1,16 @@
-"""Credit: who gets how much of an episode's outcome. Pure tensor functions, no model, no I/O.
+"""Credit assignment: how much of the outcome of an episode each step gets. Pure tensor functions, no model, no I/O.
 
-    rewards ─ outcome ─► A(i) ─┐
-                               ├─ modulation ─► A_final(i,t) ─ losses, aggregation ─► one policy loss
-    token entropies ─ steps ───┘
+    rewards ─ advantages ─► A(i,t) ─┐
+                                    ├─ modulation ─► A_final(i,t) ─ losses, aggregation ─► one policy loss
+    token entropies ─ steps ────────┘
 
-`modulation` is the method, EMPG. `reduce` makes its statistics global over workers.
+`modulation` is the method, EMPG. `advantages/` has one file per base estimator. `reduce` makes statistics global over
+workers.
 """
 
+from empg.credit.advantages import ADVANTAGES, AdvantageEstimator, AdvantageInputs, Weighting
 from empg.credit.aggregation import Aggregation, aggregate, token_weights
+from empg.credit.layout import TokenLayout, step_ids_from_mask, step_rows, to_tokens
 from empg.credit.losses import (
     MAX_EXPONENT,
     KLEstimator,
@@ -18,22 +21,25 @@ from empg.credit.losses import (
     policy_loss,
 )
 from empg.credit.modulation import EMPGConfig, StepCredit, modulate, modulate_advantages
-from empg.credit.outcome import OutcomeMethod, Weighting, outcome_advantages, zero_variance_groups
+from empg.credit.outcome import outcome_advantages, zero_variance_groups
 from empg.credit.reduce import Reduce, ReduceOp, distributed_reduce
-from empg.credit.steps import StepTable, step_ids_from_mask, step_rows, to_tokens
+from empg.credit.steps import StepTable
 
 __all__ = [
+    "ADVANTAGES",
     "MAX_EXPONENT",
+    "AdvantageEstimator",
+    "AdvantageInputs",
     "Aggregation",
     "EMPGConfig",
     "KLEstimator",
     "LossConfig",
     "LossStats",
-    "OutcomeMethod",
     "Reduce",
     "ReduceOp",
     "StepCredit",
     "StepTable",
+    "TokenLayout",
     "Weighting",
     "aggregate",
     "clipped_surrogate",

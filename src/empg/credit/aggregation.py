@@ -1,13 +1,14 @@
-"""From token losses to one number: what each token weighs in an update.
+"""From token losses to one number: the weight of each token in an update.
 
-Weights are made once for a whole update, and loss = sum(weights * token_loss); the losses of micro-batches then add up,
-and so do those of workers. (A wrapper that *averages* gradients over W workers, as DDP does, needs the loss times W.)
+Weights are computed once for a whole update, and loss = sum(weights * token_loss). The losses of micro-batches then add
+up, and so do those of workers. (A wrapper that *averages* gradients over W workers, as DDP does, needs the loss times
+W.)
 
-    token_mean     1 / tokens of the update                               every token alike (DAPO)
-    episode_mean   1 / (episodes of the update * tokens of its episode)   every episode alike (GRPO)
+    token_mean     1 / tokens of the update                               all tokens have the same weight (DAPO)
+    episode_mean   1 / (episodes of the update * tokens of its episode)   all episodes have the same weight (GRPO)
     constant       1 / (episodes of the update * constant)                no length bias (Dr.GRPO)
 
-Token vectors are flat: the agent's tokens of many episodes, one after another, no padding. Shape: M tokens.
+Token vectors are flat: the agent tokens of several episodes, one after another, without padding. Shape: M tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from empg.credit.checks import require_ids, require_shape
+from empg.credit.checks import require_ids, require_shape, require_vector
 from empg.credit.segments import segments_of
 
 Aggregation = Literal["token_mean", "episode_mean", "constant"]
@@ -32,13 +33,13 @@ def token_weights(
     num_episodes: int | None = None,
     num_tokens: int | None = None,
 ) -> Tensor:
-    """The weight of each token in an update's loss.
+    """Compute the weight of each token in the loss of an update.
 
     Args:
-        episode: `(M,)` int, the episode of each token; any ids, any order, but all tokens of an episode.
+        episode: `(M,)` int, the episode of each token; any ids, in any order, but with all tokens of each episode.
         mode: see the top of this module.
         constant: tokens, for `constant` (Dr.GRPO: the token limit of an episode).
-        num_episodes: episodes of the whole update, over all workers; None = the number of different ids here.
+        num_episodes: episodes of the whole update, over all workers; None = the number of distinct ids here.
         num_tokens: tokens of the whole update, over all workers; None = M.
 
     Returns:
@@ -48,8 +49,7 @@ def token_weights(
         ValueError: wrong shape, unknown mode, or a `constant` that is missing or not positive.
     """
     require_ids("episode", episode)
-    if episode.ndim != 1:
-        raise ValueError(f"episode: one id per token, shape (M,), is needed; got {tuple(episode.shape)}")
+    require_vector("episode", episode, "token", "M")
     segments = segments_of(episode)
     episodes = len(segments.ids) if num_episodes is None else num_episodes
     if mode == "token_mean":
@@ -58,10 +58,10 @@ def token_weights(
         divisor = episodes * segments.sizes[segments.index].float()
     elif mode == "constant":
         if constant is None or not constant > 0:
-            raise ValueError(f"constant: mode='constant' needs a positive number of tokens, got {constant}")
+            raise ValueError(f"constant: mode='constant' expects a positive number of tokens, got {constant}")
         divisor = torch.full_like(episode, episodes * constant, dtype=torch.float32)
     else:
-        raise ValueError(f"mode: {mode!r} is not one of token_mean, episode_mean, constant")
+        raise ValueError(f"mode: expected token_mean, episode_mean or constant, got {mode!r}")
     return 1 / divisor
 
 
@@ -74,11 +74,11 @@ def aggregate(
     num_episodes: int | None = None,
     num_tokens: int | None = None,
 ) -> Tensor:
-    """`sum(token_weights * token_loss)`, for callers that hold a whole update at once.
+    """Compute `sum(token_weights * token_loss)`, for callers that hold a whole update at once.
 
     Args:
         token_loss: `(M,)` loss of each token.
-        episode: see `token_weights`, as all the rest.
+        episode: see `token_weights`, as for all other arguments.
         mode: see `token_weights`.
         constant: see `token_weights`.
         num_episodes: see `token_weights`.

@@ -1,4 +1,4 @@
-"""Checks of what callers hand in, shared by this package's functions."""
+"""Checks of arguments, shared by the functions of this package."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from torch import Tensor
 
 
 def first_true(bad: Tensor) -> int | None:
-    """Index of the first True in a `(n,)` mask, None where there is none."""
+    """Return the index of the first True in a `(n,)` mask, or None if there is none."""
     return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
 
 def require_ids(name: str, ids: Tensor) -> None:
     """Raise a ValueError unless `ids` holds integers."""
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise ValueError(f"{name}: integer ids are needed, got {ids.dtype}")
+        raise ValueError(f"{name}: expected integer ids, got {ids.dtype}")
+
+
+def require_vector(name: str, values: Tensor, per: str, letter: str) -> None:
+    """Raise a ValueError unless `values` has one dimension, with one value per `per`."""
+    if values.ndim != 1:
+        raise ValueError(f"{name}: expected one value per {per}, shape ({letter},), got {tuple(values.shape)}")
 
 
 def require_shape(name: str, values: Tensor, shape: torch.Size, of: str) -> None:
     """Raise a ValueError unless `values` has the shape of the argument named `of`."""
     if values.shape != shape:
-        raise ValueError(f"{name}: shape {tuple(values.shape)} differs from {tuple(shape)}, the shape of {of}")
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, the shape of {of}, got {tuple(values.shape)}")

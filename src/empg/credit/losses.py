@@ -1,19 +1,19 @@
 """The loss of a policy update: clipped surrogate, KL to a reference, entropy regularisation.
 
-All tensors are flat, `(M,)`: the agent's tokens of many episodes, no padding. Log-probabilities are in nats and finite:
-a token with a non-finite one is the caller's to leave out, and to count, since no bound can mend it.
+All tensors are flat, `(M,)`: the agent tokens of several episodes, without padding. Log-probabilities are in nats and
+finite: a token with a non-finite one must be dropped (and counted) by the caller.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from empg.credit.checks import require_shape
+from empg.credit.checks import require_shape, require_vector
 from empg.credit.reduce import Reduce
 
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -22,14 +22,14 @@ MAX_EXPONENT = 10.0
 """Upper bound, in nats, of a log-ratio that is exponentiated: exp(10) = 22,026. Beyond it the gradient is zero."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The terms of the loss. What each token weighs in it is said by `token_weights`.
+    """The terms of the loss. The weight of each token comes from `token_weights`.
 
     Attributes:
-        clip_low: no gain from a ratio below 1 - clip_low (PPO, GRPO, DAPO: 0.2).
-        clip_high: no gain from a ratio above 1 + clip_high (PPO, GRPO: 0.2; DAPO's clip-higher: 0.28).
-        dual_clip: where the advantage is negative, no more loss from a ratio above this; None = off.
+        clip_low: lower clip bound: the ratio is clipped at 1 - clip_low (PPO, GRPO, DAPO: 0.2).
+        clip_high: upper clip bound: the ratio is clipped at 1 + clip_high (PPO, GRPO: 0.2; clip-higher of DAPO: 0.28).
+        dual_clip: bound of the ratio where the advantage is negative; None = off.
         kl_coef: weight of the KL to the reference.
         kl_estimator: see `kl_divergence`.
         entropy_coef: weight of the entropy bonus; positive keeps the policy exploring.
@@ -47,65 +47,86 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.clip_low < 1:
-            raise ValueError(f"clip_low: a number between 0 and 1 is needed, got {self.clip_low}")
+            raise ValueError(f"clip_low: expected a number between 0 and 1, got {self.clip_low}")
         if not 0 < self.clip_high < math.inf:
-            raise ValueError(f"clip_high: a finite number > 0 is needed, got {self.clip_high}")
+            raise ValueError(f"clip_high: expected a finite number > 0, got {self.clip_high}")
         if self.dual_clip is not None and not 1 < self.dual_clip < math.inf:
-            raise ValueError(f"dual_clip: a finite number > 1 is needed, or None; got {self.dual_clip}")
+            raise ValueError(f"dual_clip: expected a finite number > 1 or None, got {self.dual_clip}")
         if not 0 <= self.kl_coef < math.inf:
-            raise ValueError(f"kl_coef: a finite number >= 0 is needed, got {self.kl_coef}")
+            raise ValueError(f"kl_coef: expected a finite number >= 0, got {self.kl_coef}")
         if self.kl_estimator not in ("k1", "k2", "k3"):
-            raise ValueError(f"kl_estimator: {self.kl_estimator!r} is not one of k1, k2, k3")
+            raise ValueError(f"kl_estimator: expected k1, k2 or k3, got {self.kl_estimator!r}")
         if not math.isfinite(self.entropy_coef):
-            raise ValueError(f"entropy_coef: a finite number is needed, got {self.entropy_coef}")
+            raise ValueError(f"entropy_coef: expected a finite number, got {self.entropy_coef}")
 
 
-@dataclass(frozen=True, eq=False)
+Reduction = Literal["mean", "sum", "max"]
+SUM: dict[str, Reduction] = {"reduction": "sum"}
+MAX: dict[str, Reduction] = {"reduction": "max"}
+"""How a field of `LossStats` is combined over micro-batches and workers, unless it is a mean over tokens."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LossStats:
-    """What happened in a policy loss: sums over tokens, so that micro-batches add up (`a + b`).
+    """The statistics of a policy loss. They are sums over tokens, so micro-batches add up (`a + b`).
 
-    0-d float32 tensors without gradient; nothing waits for the device until `means`.
+    A field is named once, here: it becomes the metric `policy/<field>` of a run. To add one, declare it here (it is a
+    mean over tokens unless its metadata is `SUM` or `MAX`) and compute it in `policy_loss`. The values are 0-d float32
+    tensors without gradient; nothing waits for the device until `metrics`.
 
     Attributes:
-        tokens: number of tokens.
-        loss: the weighted loss itself; the sum over micro-batches is the update's loss.
+        tokens: number of tokens, over which the means are taken; not a metric.
+        loss: the weighted loss itself; the sum over micro-batches is the loss of the update.
         surrogate: clipped surrogate.
-        kl: KL to the reference, nats; 0 where none was given.
-        entropy: token entropy, nats; 0 where none was given.
+        entropy: token entropy, nats; 0 if none was given.
         kl_old: KL from the policy that sampled to the one that learns (k3), nats.
-        clipped_low: tokens with no gradient because of 1 - clip_low.
-        clipped_high: tokens with no gradient because of 1 + clip_high.
-        dual_clipped: tokens with no gradient because of the dual clip.
-        max_ratio: largest ratio of the new to the old probability; the maximum, not a sum.
+        kl_reference: KL to the reference, nats; 0 if none was given.
+        clip_low: tokens without gradient because of 1 - clip_low.
+        clip_high: tokens without gradient because of 1 + clip_high.
+        dual_clip: tokens without gradient because of the dual clip.
+        max_ratio: largest ratio of the new to the old probability.
     """
 
-    tokens: Tensor
-    loss: Tensor
+    tokens: Tensor = field(metadata=SUM)
+    loss: Tensor = field(metadata=SUM)
     surrogate: Tensor
-    kl: Tensor
     entropy: Tensor
     kl_old: Tensor
-    clipped_low: Tensor
-    clipped_high: Tensor
-    dual_clipped: Tensor
-    max_ratio: Tensor
+    kl_reference: Tensor
+    clip_low: Tensor
+    clip_high: Tensor
+    dual_clip: Tensor
+    max_ratio: Tensor = field(metadata=MAX)
 
     def __add__(self, other: LossStats) -> LossStats:
-        sums = (mine + theirs for mine, theirs in zip(self._sums(), other._sums(), strict=True))
-        return LossStats(*[*sums, torch.maximum(self.max_ratio, other.max_ratio)])
+        return self._combined(
+            {name: value + getattr(other, name) for name, value in self._by_name(largest=False).items()},
+            {name: torch.maximum(value, getattr(other, name)) for name, value in self._by_name(largest=True).items()},
+        )
 
     def over_workers(self, reduce: Reduce) -> LossStats:
-        """The same over all workers; two collectives."""
-        return LossStats(*[*reduce(torch.stack(self._sums()), "sum"), reduce(self.max_ratio, "max")])
+        """Combine the statistics of all workers; two collectives."""
+        sums, largest = self._by_name(largest=False), self._by_name(largest=True)
+        return self._combined(
+            dict(zip(sums, reduce(torch.stack([*sums.values()]), "sum"), strict=True)),
+            dict(zip(largest, reduce(torch.stack([*largest.values()]), "max"), strict=True)),
+        )
 
-    def means(self) -> dict[str, float]:
-        """Means per token by name; `tokens`, `loss` and `max_ratio` as they are."""
-        values = {field.name: float(getattr(self, field.name)) for field in fields(self)}
-        whole = ("tokens", "loss", "max_ratio")
-        return {name: v if name in whole else v / max(1.0, values["tokens"]) for name, v in values.items()}
+    def metrics(self) -> dict[str, float]:
+        """Return each statistic by name, without `tokens`: a sum and a maximum unchanged, a mean per token."""
+        tokens = max(1.0, float(self.tokens))
+        divisors = {name: tokens if reduction == "mean" else 1.0 for name, reduction in self._reductions().items()}
+        return {name: float(getattr(self, name)) / divisor for name, divisor in divisors.items() if name != "tokens"}
 
-    def _sums(self) -> list[Tensor]:
-        return [getattr(self, field.name) for field in fields(self) if field.name != "max_ratio"]
+    def _reductions(self) -> dict[str, Reduction]:
+        return {each.name: each.metadata.get("reduction", "mean") for each in fields(self)}
+
+    def _by_name(self, *, largest: bool) -> dict[str, Tensor]:
+        names = (name for name, reduction in self._reductions().items() if (reduction == "max") is largest)
+        return {name: getattr(self, name) for name in names}
+
+    def _combined(self, sums: dict[str, Tensor], largest: dict[str, Tensor]) -> LossStats:
+        return type(self)(**sums, **largest)
 
 
 def clipped_surrogate(
@@ -117,7 +138,7 @@ def clipped_surrogate(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> Tensor:
-    """PPO's clipped surrogate as a loss.
+    """Compute the clipped surrogate of PPO as a loss.
 
     With r = exp(logprobs - old_logprobs), the exponent bounded above by `MAX_EXPONENT`:
 
@@ -127,7 +148,7 @@ def clipped_surrogate(
     Args:
         logprobs: `(M,)` under the policy that learns; the gradient flows here.
         old_logprobs: `(M,)` under the policy that sampled.
-        advantages: `(M,)` advantage of each token's step.
+        advantages: `(M,)` advantage of the step of each token.
         clip_low: see `LossConfig`.
         clip_high: see `LossConfig`.
         dual_clip: see `LossConfig`.
@@ -149,8 +170,8 @@ def kl_divergence(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator
     With x = ref_logprobs - logprobs (estimators as named by J. Schulman, "Approximating KL divergence"):
 
         k1 = -x                unbiased; may be negative; as a loss, its expected gradient is zero
-        k2 = x^2 / 2           biased, never negative; as a loss, its expected gradient is the KL's
-        k3 = exp(x) - x - 1    unbiased, never negative; the usual one in GRPO; x bounded above by `MAX_EXPONENT`
+        k2 = x^2 / 2           biased, never negative; as a loss, its expected gradient is that of the KL
+        k3 = exp(x) - x - 1    unbiased, never negative; usual in GRPO; x is bounded above by `MAX_EXPONENT`
 
     Args:
         logprobs: `(M,)` under the policy that learns; the gradient flows here.
@@ -168,7 +189,7 @@ def kl_divergence(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator
     if estimator == "k3":
         x = x.clamp(max=MAX_EXPONENT)
         return torch.expm1(x) - x
-    raise ValueError(f"estimator: {estimator!r} is not one of k1, k2, k3")
+    raise ValueError(f"estimator: expected k1, k2 or k3, got {estimator!r}")
 
 
 def policy_loss(
@@ -181,33 +202,34 @@ def policy_loss(
     ref_logprobs: Tensor | None = None,
     entropies: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
-    """One loss: the sum over tokens of weights * (surrogate + kl_coef * KL - entropy_coef * entropy).
+    """Compute one loss: the sum over tokens of weights * (surrogate + kl_coef * KL - entropy_coef * entropy).
 
     Args:
         logprobs: `(M,)` under the policy that learns; the gradient flows here.
         old_logprobs: `(M,)` under the policy that sampled.
-        advantages: `(M,)` advantage of each token's step.
+        advantages: `(M,)` advantage of the step of each token.
         weights: `(M,)` from `token_weights` for the whole update, so that the losses of micro-batches add up.
         config: the terms.
-        ref_logprobs: `(M,)` under the reference; needed for `kl_coef`, else only for the statistics.
+        ref_logprobs: `(M,)` under the reference; needed for `kl_coef`, otherwise only for the statistics.
         entropies: `(M,)` under the policy that learns, nats; needed, with gradient, for `entropy_coef`.
 
     Returns:
         The 0-d loss, and its statistics. A micro-batch without tokens gives 0.
 
     Raises:
-        ValueError: shapes differ, or a term has a coefficient but not its tensor or gradient.
+        ValueError: shapes differ, or a term with a coefficient lacks its tensor or gradient.
     """
-    if logprobs.ndim != 1:
-        raise ValueError(f"logprobs: one per token, shape (M,), is needed; got {tuple(logprobs.shape)}")
+    require_vector("logprobs", logprobs, "token", "M")
     given = {"old_logprobs": old_logprobs, "advantages": advantages, "weights": weights}
     for name, values in {**given, "ref_logprobs": ref_logprobs, "entropies": entropies}.items():
         if values is not None:
             require_shape(name, values, logprobs.shape, of="logprobs")
     if config.kl_coef and ref_logprobs is None:
-        raise ValueError("ref_logprobs: kl_coef needs the reference's log-probabilities")
+        raise ValueError("ref_logprobs: kl_coef needs the log-probabilities of the reference, got None")
     if config.entropy_coef and (entropies is None or (logprobs.requires_grad and not entropies.requires_grad)):
-        raise ValueError("entropies: entropy_coef needs the learning policy's token entropies, with their gradient")
+        raise ValueError(
+            "entropies: entropy_coef needs the token entropies of the learning policy, with their gradient"
+        )
 
     surrogate = clipped_surrogate(
         logprobs,
@@ -232,12 +254,12 @@ def policy_loss(
             tokens=torch.full_like(loss, len(logprobs)),
             loss=loss.detach(),
             surrogate=surrogate.sum(),
-            kl=zero if kl is None else kl.sum(),
             entropy=zero if entropies is None else entropies.sum(),
             kl_old=kl_divergence(old_logprobs, logprobs).sum(),
-            clipped_low=(bad & (ratio < 1 - config.clip_low)).float().sum(),
-            clipped_high=(good & (ratio > 1 + config.clip_high)).float().sum(),
-            dual_clipped=(bad & (ratio > (config.dual_clip or math.inf))).float().sum(),
+            kl_reference=zero if kl is None else kl.sum(),
+            clip_low=(bad & (ratio < 1 - config.clip_low)).float().sum(),
+            clip_high=(good & (ratio > 1 + config.clip_high)).float().sum(),
+            dual_clip=(bad & (ratio > (config.dual_clip or math.inf))).float().sum(),
             max_ratio=torch.cat([ratio, ratio.new_zeros(1)]).amax(),
         )
     return loss, stats

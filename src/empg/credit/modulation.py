@@ -1,21 +1,24 @@
-"""Entropy-Modulated Policy Gradients (EMPG, arXiv 2509.09265): credit that follows the agent's own certainty.
+"""Entropy-Modulated Policy Gradients (EMPG, arXiv 2509.09265): step credit that depends on the entropy of the policy.
 
 The size of a policy gradient is tied to entropy: E ||grad_z log pi||^2 = 1 - exp(-H2), H2 the Renyi-2 entropy
-(Proposition 1). So a sure and right step learns little, and an unsure one is moved by noise. EMPG turns this around.
-With H(i,t) the entropy of step t of episode i and A(i) the episode's outcome advantage, over all steps of the batch:
+(Proposition 1). Confident correct steps therefore get small updates, and uncertain steps get large, noisy ones. EMPG
+reverses this. With H(i,t) the entropy of step t of episode i and A(i) the outcome advantage of the episode, over all
+steps of the batch:
 
     Hn(i,t)    = (H(i,t) - min H) / (max H - min H + eps)     normalised step entropy
     g(i,t)     = exp(-k Hn(i,t)) / mean exp(-k Hn)            self-calibrating gradient scaling, mean 1
     f(i,t+1)   = exp(-k' Hn(i,t+1))                           future clarity; 0 where there is no next step
-    A_mod(i,t) = A(i) g(i,t) + zeta f(i,t+1)                  sure and right: more; sure and wrong: punished harder
+    A_mod(i,t) = A(i) g(i,t) + zeta f(i,t+1)                  confident steps: more credit or more blame
     A_final    = A_mod - mean A_mod                           zero mean
 
-`modulate` is these five lines, and every token of a step carries the step's A_final into the base algorithm's loss.
+`modulate` is these five lines, and every token of a step carries the A_final of the step into the loss of the base
+algorithm.
 
-What follows from the definition. With one step in the batch, or all entropies equal, Hn = 0 and g = 1. Min-max is ruled
-by outliers. With k = 1, g spans at most a factor e. The bonus is positive for every step with a successor, so centring
-pushes an episode's last step down by the mean bonus; an episode that was cut by a limit ends where it was cut. Where
-A = 0 only the bonus is left: while many groups are without signal, drop them first (`zero_variance_groups`).
+The definition has these consequences. With one step in the batch, or all entropies equal, Hn = 0 and g = 1. Min-max
+normalisation is sensitive to outliers. With k = 1, g spans at most a factor of e. The bonus is positive for every step
+with a successor, so centring lowers the last step of an episode by the mean bonus; an episode that a limit ended has
+its last step there. Where A = 0 only the bonus is left: while many groups have zero variance, drop them first
+(`zero_variance_groups`).
 """
 
 from __future__ import annotations
@@ -26,13 +29,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from empg.credit.layout import TokenLayout
 from empg.credit.reduce import Reduce, global_max, global_mean, global_min, one_worker
-from empg.credit.steps import StepTable, to_tokens
+from empg.credit.steps import StepTable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EMPGConfig:
-    """The method's constants. `k = 0` turns the gradient scaling off (g = 1), `zeta = 0` the clarity bonus.
+    """The constants of the method. `k = 0` turns the gradient scaling off (g = 1), `zeta = 0` the clarity bonus.
 
     Attributes:
         k: sharpness of the gradient scaling g.
@@ -52,20 +56,20 @@ class EMPGConfig:
     def __post_init__(self) -> None:
         for name in ("k", "k_future", "zeta"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: a finite number >= 0 is needed, got {getattr(self, name)}")
+                raise ValueError(f"{name}: expected a finite number >= 0, got {getattr(self, name)}")
         if not 0 < self.eps < math.inf:
-            raise ValueError(f"eps: a finite number > 0 is needed, got {self.eps}")
+            raise ValueError(f"eps: expected a finite number > 0, got {self.eps}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class StepCredit:
-    """What EMPG made of each step of a `StepTable`, every intermediate kept; all `(N,)` float32.
+    """The result of EMPG for each step of a `StepTable`, with every intermediate; all `(N,)` float32.
 
     Attributes:
-        normalised_entropy: Hn, from 0 for the batch's surest step to 1 for its least sure.
+        normalised_entropy: Hn, from 0 for the most confident step of the batch to 1 for the most uncertain one.
         scale: g, mean 1 over the batch.
-        clarity: f of the *next* step, before zeta; 0 for an episode's last step.
-        modulated: A_mod, before centring (the process reward in it, where the table has one).
+        clarity: f of the *next* step, before zeta; 0 for the last step of an episode.
+        modulated: A_mod, before centring (with the process reward, if the table has one).
         advantage: A_final, mean 0 over the batch.
     """
 
@@ -78,12 +82,13 @@ class StepCredit:
 
 @torch.no_grad()
 def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce | None = None) -> StepCredit:
-    """The method: from outcome advantages and step entropies to the credit of each step.
+    """Compute the credit of each step from advantages and step entropies: the method.
 
-    A process reward in the table is added beside the clarity bonus, before the centring.
+    A process reward in the table is added beside the clarity bonus, before centring. On a GPU nothing waits for the
+    device.
 
     Args:
-        steps: the steps that this worker holds: whole episodes, perhaps none.
+        steps: the steps that this worker holds: whole episodes, possibly none.
         config: the constants.
         reduce: makes min, max and means global over workers; None = this worker holds the whole batch. Four
             collectives, the same on every worker.
@@ -93,8 +98,8 @@ def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce 
     low, high = global_min(steps.entropy, reduce), global_max(steps.entropy, reduce)
     normalised = (steps.entropy - low) / (high - low + config.eps)
 
-    sureness = torch.exp(-config.k * normalised)
-    scale = sureness / global_mean(sureness, reduce)
+    confidence = torch.exp(-config.k * normalised)
+    scale = confidence / global_mean(confidence, reduce)
 
     next_normalised = normalised.roll(-1)
     clarity = torch.where(steps.has_next, torch.exp(-config.k_future * next_normalised), 0.0)
@@ -104,7 +109,9 @@ def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce 
         modulated = modulated + steps.process_reward
 
     advantage = modulated - global_mean(modulated, reduce)
-    return StepCredit(normalised, scale, clarity, modulated, advantage)
+    return StepCredit(
+        normalised_entropy=normalised, scale=scale, clarity=clarity, modulated=modulated, advantage=advantage
+    )
 
 
 def modulate_advantages(
@@ -118,14 +125,16 @@ def modulate_advantages(
     eps: float = 1e-8,
     reduce: Reduce | None = None,
 ) -> Tensor:
-    """EMPG for the padded token batch of any trainer: `modulate`, then every agent token gets its step's advantage.
+    """Apply EMPG to the padded token batch of any trainer: `modulate`, then each agent token gets its step's advantage.
 
-    A row is a whole episode. (Turns that are rows of their own, as in verl-agent, go through `StepTable`.)
+    A row is a whole episode. (Turns that are rows of their own, as in verl-agent, go through `StepTable`.) On a GPU
+    this waits three times for the device: for the number of agent tokens, for the checks of the step ids, and for those
+    of the values.
 
     Args:
         advantages: `(B,)` outcome advantages, or `(B, T)` constant within each step.
         entropies: `(B, T)` entropies, nats, of the full-vocabulary distributions that the tokens were sampled from.
-        step_ids: `(B, T)` int: -1 outside agent tokens, else the step's index within its row, 0, 1, 2, ... in time
+        step_ids: `(B, T)` int: -1 outside agent tokens, else the index of the step within its row, 0, 1, 2, ... in time
             order. `step_ids_from_mask` makes them from a mask.
         k: sharpness of the gradient scaling g; 0 turns it off.
         k_future: k', sharpness of the future clarity f.
@@ -139,6 +148,7 @@ def modulate_advantages(
     Raises:
         ValueError: as `StepTable.from_tokens` and `EMPGConfig`; the message names row and step, or the constant.
     """
-    steps = StepTable.from_tokens(advantages, entropies, step_ids)
-    credit = modulate(steps, EMPGConfig(k, k_future, zeta, eps), reduce)
-    return to_tokens(credit.advantage, step_ids)
+    layout = TokenLayout.of(step_ids)
+    steps = StepTable.from_layout(layout, advantages, entropies)
+    credit = modulate(steps, EMPGConfig(k=k, k_future=k_future, zeta=zeta, eps=eps), reduce)
+    return layout.to_tokens(credit.advantage)

@@ -1,7 +1,7 @@
-"""Statistics that are global: one update's batch may be spread over many workers.
+"""Global statistics: the batch of one update may be spread over several workers.
 
-EMPG's minimum, maximum and means run over *all* steps that one policy update sees. Each worker holds some of them
-(perhaps none) and hands its own part to a `Reduce`, which returns the same tensor to everybody.
+The minimum, maximum and means of EMPG run over *all* steps that one policy update sees. Each worker holds some of them
+(possibly none) and passes its own part to a `Reduce`, which returns the same tensor on every worker.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from torch import Tensor
 ReduceOp = Literal["min", "max", "sum"]
 
 Reduce = Callable[[Tensor, ReduceOp], Tensor]
-"""`reduce(local, op)`: the elementwise min, max or sum of `local` over all workers, in `local`'s shape and dtype.
+"""`reduce(local, op)`: the elementwise min, max or sum of `local` over all workers, in the shape and dtype of `local`.
 
-It is a collective: every worker calls it equally often and in the same order, whether or not it holds any steps. This
-package keeps to that; a worker without steps hands in infinities for min and max and zeros for sums.
+It is a collective: every worker calls it equally often and in the same order, with or without steps of its own. This
+package follows that rule: a worker without steps passes infinities for min and max and zeros for sums.
 """
 
 
 def one_worker(local: Tensor, op: ReduceOp) -> Tensor:
-    """The `Reduce` of a worker that holds the whole batch: there is nothing to add."""
+    """Return `local` unchanged: the `Reduce` of a worker that holds the whole batch."""
     return local
 
 
 def distributed_reduce(group: dist.ProcessGroup | None = None) -> Reduce:
-    """A `Reduce` over the workers of a `torch.distributed` process group (all of them by default).
+    """Return a `Reduce` over the workers of a `torch.distributed` process group (all of them by default).
 
-    Steps must be on a device that the group's backend reduces: CPU for gloo, CUDA for nccl. Under torchrun, accelerate
-    or DeepSpeed the default group is the right one.
+    Steps must be on a device that the backend of the group supports: CPU for gloo, CUDA for nccl. Under torchrun,
+    accelerate or DeepSpeed the default group is the right one.
 
     Raises:
         RuntimeError: `torch.distributed` is not initialised.
@@ -50,17 +50,17 @@ def distributed_reduce(group: dist.ProcessGroup | None = None) -> Reduce:
 
 
 def global_min(values: Tensor, reduce: Reduce) -> Tensor:
-    """Smallest of `values (n,)` over all workers, 0-d; +inf where no worker has any."""
+    """Return the smallest of `values (n,)` over all workers, 0-d; +inf if no worker has any."""
     return reduce(torch.cat([values, values.new_full((1,), torch.inf)]).amin(), "min")
 
 
 def global_max(values: Tensor, reduce: Reduce) -> Tensor:
-    """Largest of `values (n,)` over all workers, 0-d; -inf where no worker has any."""
+    """Return the largest of `values (n,)` over all workers, 0-d; -inf if no worker has any."""
     return reduce(torch.cat([values, values.new_full((1,), -torch.inf)]).amax(), "max")
 
 
 def global_mean(values: Tensor, reduce: Reduce, weights: Tensor | None = None) -> Tensor:
-    """Mean of `values (n,)`, weighted by `weights (n,)`, over all workers, 0-d; NaN where no worker has any."""
+    """Return the mean of `values (n,)`, weighted by `weights (n,)`, over all workers, 0-d; NaN if no worker has any."""
     weights = torch.ones_like(values) if weights is None else weights
     sums = reduce(torch.stack([(weights * values).sum(), weights.sum()]), "sum")
     return sums[0] / sums[1]

@@ -200,7 +200,7 @@ def _maker(id_: str, entry_point: Any) -> Any:
         UserError: it makes only vectors of environments.
     """
     if entry_point is None:
-        raise UserError(f"{id_} makes no single environment: choose another")
+        raise UserError(f"{id_} cannot make a single environment: choose another id")
     if callable(entry_point):
         return entry_point
     module, _, name = str(entry_point).partition(":")

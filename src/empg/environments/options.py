@@ -9,15 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from empg.errors import UserError
-from empg.validation import explained
-
-
-class OptionError(UserError):
-    """Options do not fit an environment. `lines` has one line per problem; each names its key."""
-
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__("; ".join(lines))
-        self.lines = lines
+from empg.validation import OptionError, explained
 
 
 class OptionSection(BaseModel):

@@ -27,6 +27,8 @@ from empg.environments.options import read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 
+__all__ = ["EnvironmentSpec", "Maker", "find", "known_ids", "make", "register", "register_own"]
+
 GROUP = "empg.environments"
 
 
@@ -52,7 +54,8 @@ class Maker:
         made = _load(self.spec.entry_point)(split=self.split, **limit, **options)
         if not isinstance(made, TextEnvironment):
             kind = type(made).__name__
-            raise UserError(f"environment {self.spec.id!r}: {self.spec.entry_point} makes a {kind}, no TextEnvironment")
+            place = self.spec.entry_point
+            raise UserError(f"environment {self.spec.id!r}: expected a TextEnvironment from {place}, got a {kind}")
         return made
 
 
@@ -156,9 +159,10 @@ def _distribution(point: EntryPoint) -> str:
 def _unknown(id_: str) -> EnvironmentSpec:
     known = known_ids()
     nearest = difflib.get_close_matches(id_, [*known, *gymnasium.registry], n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     raise UserError(
-        f"there is no environment {id_!r:.80}; {hint}known are {', '.join(known)}, and gymnasium ids of text"
+        f"unknown environment {id_!r:.80}{hint} Known: {', '.join(known)}, and gymnasium ids whose observations and "
+        "actions are text"
     )
 
 

@@ -28,3 +28,8 @@ class EnvironmentSpec:
     prompt: PromptSpec
     panels: tuple[str, ...]
     gymnasium_id: str | None = None
+
+    @property
+    def module(self) -> str:
+        """The module that brings the environment; empty for one that gymnasium knows without importing any."""
+        return (self.entry_point or str(self.gymnasium_id)).rpartition(":")[0]

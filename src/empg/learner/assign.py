@@ -1,8 +1,7 @@
-"""From episodes to the advantage of every sampled token: which episodes count, what each step is worth."""
+"""From episodes to the advantage of each sampled token: base algorithm, then EMPG."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from empg.credit import EMPGConfig, StepCredit, StepTable, modulate, outcome_advantages, zero_variance_groups
+from empg.credit import (
+    ADVANTAGES,
+    AdvantageInputs,
+    EMPGConfig,
+    StepCredit,
+    StepTable,
+    modulate,
+    zero_variance_groups,
+)
 from empg.learner.batch import TokenBatch, make_batch
 from empg.learner.process_reward import step_rewards
 from empg.recipe import Recipe
@@ -18,98 +25,98 @@ from empg.rollout.types import EndReason, Episode
 from empg.system.workers import Workers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Assigned:
-    """One worker's share of an update.
+    """The share of one worker in an update, of E episodes with N turns and M sampled tokens in total.
 
     Attributes:
-        episodes: those that were played and can be compared, in batch order.
+        episodes: the E episodes that were played and can be compared, in batch order.
         batch: their tokens.
-        outcome: (E,) outcome advantage of each episode.
-        signal: (E,) bool, False for episodes left out because their group has no variance.
-        counted: (N,) bool, the steps that train; N counts all turns of `episodes`.
-        advantages: (N,) final advantage of each step, 0 where it does not count.
-        credit: the method's intermediates for the counted steps; None for a plain base algorithm.
-        dropped_steps: steps with a non-finite entropy or log-probability, which poison an update.
-        zero_variance: share of this worker's groups whose rewards are all equal, as (groups without, groups).
+        base_advantages: (N,) advantage of each step from the base algorithm.
+        signal: (E,) bool, False for episodes that are dropped because their group has zero variance.
+        counted: (N,) bool, the steps that are trained on.
+        advantages: (N,) final advantage of each step, 0 for a step that is not counted.
+        credit: the intermediates of EMPG for the counted steps; None for a plain base algorithm.
+        dropped_steps: number of steps with a non-finite entropy or log-probability, which would spoil an update.
+        groups: number of groups of this worker.
+        zero_variance_groups: how many of them have equal rewards only.
     """
 
     episodes: list[Episode]
     batch: TokenBatch
-    outcome: Tensor
+    base_advantages: Tensor
     signal: Tensor
     counted: Tensor
     advantages: Tensor
     credit: StepCredit | None
     dropped_steps: int
-    zero_variance: tuple[int, int]
+    groups: int
+    zero_variance_groups: int
 
     @property
     def keep(self) -> Tensor:
-        """(M,) bool: the tokens that train."""
+        """(M,) bool: the tokens that are trained on."""
         return self.counted[self.batch.step]
 
     @property
     def token_advantages(self) -> Tensor:
-        """(M,) float32: each token carries its step's advantage."""
+        """(M,) float32: the advantage of each token's step."""
         return self.advantages[self.batch.step]
 
 
 def shaped_reward(episode: Episode, recipe: Recipe) -> float:
-    """The reward that training sees: the environment's, less the penalty for running out of tokens."""
+    """Return the reward used in training: that of the environment, minus the penalty for reaching the token limit."""
     cut = episode.end is EndReason.TOKEN_LIMIT
     return episode.reward - (recipe.credit.overlong_penalty if cut else 0.0)
 
 
 def has_signal(episodes: Sequence[Episode], recipe: Recipe) -> bool:
-    """Whether a group's rewards differ."""
+    """Return whether the rewards of a group differ."""
     return len({shaped_reward(e, recipe) for e in episodes if _comparable(e)}) > 1
 
 
 def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -> Assigned:
-    """Outcome advantages per episode, then EMPG over all steps of the update, whichever worker holds them."""
+    """Compute the base advantages, then apply EMPG over all steps of the update, on all workers together."""
     credit = recipe.credit
+    estimator = ADVANTAGES[credit.advantage]
     sizes = Counter(e.group for e in played if _comparable(e))
-    needed = 1 if credit.advantage == "reinforce" else 2
+    needed = 2 if estimator.compares_within_group else 1
     episodes = [e for e in played if _comparable(e) and sizes[e.group] >= needed]
     batch = make_batch(episodes, recipe.agent.history)
-    rewards = torch.tensor([shaped_reward(e, recipe) for e in episodes], dtype=torch.float32)
-    groups = torch.tensor([e.group for e in episodes], dtype=torch.long)
-    num_steps = torch.tensor([len(e.turns) for e in episodes], dtype=torch.long)
-    outcome = outcome_advantages(rewards, groups, credit.advantage, credit.weighting, num_steps, reduce=workers.reduce)
-    flat = zero_variance_groups(rewards, groups)
+    inputs = _inputs(episodes, recipe, workers)
+    base = estimator(inputs)
+    flat = zero_variance_groups(inputs.rewards, inputs.groups)
     signal = ~flat if credit.drop_zero_variance else torch.ones_like(flat)
 
-    turns = [turn for episode in episodes for turn in episode.turns]
-    finite = torch.tensor([all(map(math.isfinite, t.logprobs + t.entropies)) for t in turns], dtype=torch.bool)
-    episode_of = torch.repeat_interleave(torch.arange(len(episodes)), num_steps)
-    counted = finite & signal[episode_of]
+    entropy = torch.tensor([turn.entropy for e in episodes for turn in e.turns], dtype=torch.float32)
+    finite = entropy.isfinite()
+    finite[batch.step[~batch.logprobs.isfinite()]] = False
+    counted = finite & signal[inputs.episode]
+    process_reward = _process_rewards(episodes, recipe)[counted]
     table = StepTable(
-        entropy=torch.tensor([t.entropy for t in turns], dtype=torch.float32)[counted],
-        episode=episode_of[counted],
-        advantage=outcome[episode_of][counted],
-        process_reward=_process_rewards(episodes, recipe)[counted],
+        entropy=entropy[counted],
+        episode=inputs.episode[counted],
+        advantage=base[counted],
+        process_reward=process_reward,
     )
-    advantages = torch.zeros(len(turns))
+    advantages = torch.zeros(len(entropy))
     step_credit = None
     if credit.empg is not None:
-        config = EMPGConfig(**credit.empg.model_dump())
-        step_credit = modulate(table, config, workers.reduce)
+        step_credit = modulate(table, EMPGConfig(**credit.empg.model_dump()), workers.reduce)
         advantages[counted] = step_credit.advantage
     else:
-        assert table.process_reward is not None
-        advantages[counted] = table.advantage + table.process_reward
-    without = len(set(groups[flat].tolist()))
+        advantages[counted] = table.advantage + process_reward
     return Assigned(
-        episodes,
-        batch,
-        outcome,
-        signal,
-        counted,
-        advantages,
-        step_credit,
-        int((~finite).sum()),
-        (without, len(set(groups.tolist()))),
+        episodes=episodes,
+        batch=batch,
+        base_advantages=base,
+        signal=signal,
+        counted=counted,
+        advantages=advantages,
+        credit=step_credit,
+        dropped_steps=int((~finite).sum()),
+        groups=len(inputs.groups.unique()),
+        zero_variance_groups=len(inputs.groups[flat].unique()),
     )
 
 
@@ -117,8 +124,27 @@ def _comparable(episode: Episode) -> bool:
     return episode.end is not EndReason.ENV_ERROR and bool(episode.turns)
 
 
+def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> AdvantageInputs:
+    """Collect everything that an estimator may use, so that a new one needs no change here."""
+    known: dict[int, dict[str, int]] = {}  # of each group, the observations that the agent read before a step
+    states: list[int] = []
+    for episode in episodes:
+        seen = known.setdefault(episode.group, {})
+        states += [seen.setdefault(turn.observation, len(seen)) for turn in episode.turns]
+    num_steps = torch.tensor([len(e.turns) for e in episodes], dtype=torch.long)
+    return AdvantageInputs(
+        rewards=torch.tensor([shaped_reward(e, recipe) for e in episodes], dtype=torch.float32),
+        groups=torch.tensor([e.group for e in episodes], dtype=torch.long),
+        episode=torch.arange(len(episodes)).repeat_interleave(num_steps),
+        step_rewards=torch.tensor([turn.reward for e in episodes for turn in e.turns], dtype=torch.float32),
+        states=torch.tensor(states, dtype=torch.long),
+        weighting=recipe.credit.weighting,
+        reduce=workers.reduce,
+    )
+
+
 def _process_rewards(episodes: Sequence[Episode], recipe: Recipe) -> Tensor:
-    """(N,): what the environment and the recipe's function gave each turn, less the penalty if it is malformed."""
+    """(N,): the process reward of the environment and of the function in the recipe, minus the penalty if malformed."""
     credit = recipe.credit
     return torch.tensor(
         [

@@ -17,20 +17,31 @@ from empg.recipe import OptimizerSection, Recipe
 from empg.system.workers import Workers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStats:
-    """What an update did, over all workers."""
+    """The statistics of an update, over all workers.
 
-    loss: dict[str, float]  # means per token, see `LossStats.means`; `loss` itself is the mean over optimizer steps
-    grad_norm: float  # of the last optimizer step, before clipping
-    mismatch: float  # mean |log-prob when trained - log-prob when sampled| before the first step, nats
+    Attributes:
+        loss: statistics of the loss by name (`LossStats.metrics`); `loss` itself is the mean over optimizer steps.
+        grad_norm: gradient norm of the last optimizer step, before clipping.
+        mismatch: mean |log-prob when trained - log-prob when sampled| before the first optimizer step, nats.
+        lr: learning rate.
+        skipped: number of optimizer steps skipped because the gradient was not finite.
+        tokens: number of tokens trained on, each counted once.
+        scored: number of tokens in the loss, each counted once per epoch.
+    """
+
+    loss: dict[str, float]
+    grad_norm: float
+    mismatch: float
     lr: float
-    skipped: int  # optimizer steps left out because the gradient was not finite
+    skipped: int
     tokens: int
+    scored: int
 
 
 def make_optimizer(policy: Policy, section: OptimizerSection) -> torch.optim.AdamW:
-    """AdamW over the parameters that train; decay only on matrices."""
+    """Make AdamW over the trainable parameters, with weight decay on matrices only."""
     matrices = [p for p in policy.parameters if p.ndim >= 2]
     vectors = [p for p in policy.parameters if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -38,7 +49,7 @@ def make_optimizer(policy: Policy, section: OptimizerSection) -> torch.optim.Ada
 
 
 def learning_rate(section: OptimizerSection, iteration: int, iterations: int) -> float:
-    """The rate of an iteration (counted from 0)."""
+    """Return the learning rate of an iteration (counted from 0)."""
     if iteration < section.warmup_iterations:
         return section.lr * (iteration + 1) / section.warmup_iterations
     progress = (iteration - section.warmup_iterations) / max(1, iterations - section.warmup_iterations)
@@ -50,7 +61,7 @@ def learning_rate(section: OptimizerSection, iteration: int, iterations: int) ->
 
 
 class Update:
-    """Updates a policy in place; holds what stays the same from one iteration to the next."""
+    """Updates a policy in place; holds what does not change between iterations."""
 
     def __init__(
         self,
@@ -63,9 +74,7 @@ class Update:
         self.policy, self.optimizer, self.recipe, self.workers = policy, optimizer, recipe, workers
         self.reference = reference
         loss = recipe.loss
-        self.config = LossConfig(
-            loss.clip_low, loss.clip_high, loss.dual_clip, loss.kl_coef, loss.kl_estimator, loss.entropy_coef
-        )
+        self.config = LossConfig(**loss.model_dump(exclude={"aggregation"}))
 
     def __call__(self, assigned: Assigned, iteration: int) -> UpdateStats:
         """Take the optimizer steps of one iteration."""
@@ -99,14 +108,23 @@ class Update:
                 if torch.isfinite(norm):
                     self.optimizer.step()
                     steps += 1
-                else:  # it would end the run; the step is left out, counted and shown
+                else:  # it would make the weights non-finite; the skipped step is counted and reported
                     skipped += 1
                 self.optimizer.zero_grad(set_to_none=True)
-        means = self._global_means(stats)
-        means["loss"] /= max(1, steps + skipped)
+        total = self._over_workers(stats)
+        metrics = total.metrics()
+        metrics["loss"] /= max(1, steps + skipped)
         tokens = int(self.workers.total(int(assigned.keep.sum())))
         mismatch = self.workers.total(mismatch_sum) / max(1.0, self.workers.total(mismatch_tokens))
-        return UpdateStats(means, grad_norm, mismatch, lr, skipped, tokens)
+        return UpdateStats(
+            loss=metrics,
+            grad_norm=grad_norm,
+            mismatch=mismatch,
+            lr=lr,
+            skipped=skipped,
+            tokens=tokens,
+            scored=int(total.tokens),
+        )
 
     def _loss(
         self, assigned: Assigned, micro: MicroBatch, weights: Tensor, old: Tensor
@@ -134,7 +152,7 @@ class Update:
 
     @torch.no_grad()
     def _recompute(self, assigned: Assigned) -> Tensor:
-        """Old log-probabilities by the kernel that trains, in place of those of the sampler."""
+        """Recompute the old log-probabilities with the kernels of training, to replace those of the sampler."""
         old = assigned.batch.logprobs.clone()
         for micro in self._passes(assigned, assigned.keep):
             with self._autocast():
@@ -151,7 +169,7 @@ class Update:
         return list(micro_batches(assigned.batch, keep, self.recipe.optimizer.micro_batch_tokens, self.policy.device))
 
     def _minibatches(self, assigned: Assigned, key: tuple[int, ...]) -> list[Tensor]:
-        """Token masks (M,) of the parts that get an optimizer step each: whole episodes, shuffled by `key`."""
+        """Return a token mask (M,) for each optimizer step: whole episodes, shuffled by `key`."""
         count = self.recipe.optimizer.minibatches
         if count == 1:
             return [assigned.keep]
@@ -162,7 +180,7 @@ class Update:
         return [assigned.keep & (part_of[assigned.batch.episode] == part) for part in range(count)]
 
     def _weights(self, assigned: Assigned, part: Tensor) -> Tensor | None:
-        """(M,) weight of every token of a part, from counts over all workers; None when no worker has any."""
+        """Return the (M,) weight of each token of a part, from counts over all workers; None if no worker has any."""
         episodes = assigned.batch.episode[part]
         tokens = int(self.workers.total(len(episodes)))
         total = int(self.workers.total(len(episodes.unique())))
@@ -178,8 +196,8 @@ class Update:
         )
         return weights
 
-    def _global_means(self, stats: LossStats | None) -> dict[str, float]:
-        if stats is None:  # this worker had nothing to train on; others may have
+    def _over_workers(self, stats: LossStats | None) -> LossStats:
+        if stats is None:  # this worker had nothing to train on, but others may have had
             nothing = torch.zeros(0)
             _, stats = policy_loss(nothing, nothing, nothing, nothing, LossConfig())
-        return stats.over_workers(self.workers.reduce).means()
+        return stats.over_workers(self.workers.reduce)

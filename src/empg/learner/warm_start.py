@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from empg.learner.muon import Muon
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe, WarmStartSection
+from empg.record.records import WarmStartRecord
 from empg.rollout.demonstrations import Recordings, as_episode, demonstrate, recorded_plays
 from empg.system.memory import release_memory
 from empg.system.workers import Workers
@@ -26,7 +26,7 @@ from empg.system.workers import Workers
 DEMONSTRATION_KEY = 13  # keeps the rng of demonstrations apart from all others
 _TIDY_EVERY = 16  # steps
 
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[WarmStartRecord], None]
 
 
 def warm_start(

@@ -59,6 +59,8 @@ class SlotLayer(CacheLayerMixin):
         """Return the number of tokens that fit into a slot."""
         return self.owner.length
 
+    get_max_cache_shape = get_max_length  # its name in older transformers
+
 
 class SlotCache(Cache):
     """The cache of a decoder: `num_slots` episodes of up to `length` tokens.

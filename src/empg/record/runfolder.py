@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from empg.errors import UserError
+from empg.record.records import Record
 from empg.record.tables import EPISODES, EVALUATIONS, read_table, write_table
-
-Record = dict[str, Any]
 
 _EPISODES = re.compile(r"iter-(\d{6,})\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")

@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 
 from empg.errors import UserError
-from empg.record.runfolder import Record, RunFolder
+from empg.record.records import EvalRecord, eval_records
+from empg.record.runfolder import RunFolder
 
 # What of a recipe says how its evaluations are played, beside the panel and the temperature that their records name.
 PLAYED = (
@@ -187,13 +188,15 @@ def compare(
 def shared_splits(run_a: RunFolder, run_b: RunFolder, decoding: str = "sampled") -> list[str]:
     """The splits on which both runs were evaluated, in the order of A's first evaluations."""
     of_a, of_b = (
-        dict.fromkeys(r["split"] for r in run.read_metrics() if r.get("kind") == "eval" and r["decoding"] == decoding)
+        dict.fromkeys(r["split"] for r in eval_records(run.read_metrics()) if r["decoding"] == decoding)
         for run in (run_a, run_b)
     )
     return [split for split in of_a if split in of_b]
 
 
-def compare_evaluations(run_a: RunFolder, a: Record, run_b: RunFolder, b: Record, *, seed: int = 0) -> Comparison:
+def compare_evaluations(
+    run_a: RunFolder, a: EvalRecord, run_b: RunFolder, b: EvalRecord, *, seed: int = 0
+) -> Comparison:
     """Compare two evaluations of one panel, given by their records.
 
     Raises:
@@ -223,12 +226,12 @@ def compare_evaluations(run_a: RunFolder, a: Record, run_b: RunFolder, b: Record
     )
 
 
-def _evaluations(run: RunFolder, split: str, decoding: str, iteration: int | None) -> list[Record]:
+def _evaluations(run: RunFolder, split: str, decoding: str, iteration: int | None) -> list[EvalRecord]:
     """The records of one iteration's evaluations of a split, newest first; of the highest iteration if none is named.
 
     `empg evaluate` may have looked at an earlier checkpoint since: what was written last is not what came last.
     """
-    records = [r for r in run.read_metrics() if r.get("kind") == "eval" and r["decoding"] == decoding]
+    records = [r for r in eval_records(run.read_metrics()) if r["decoding"] == decoding]
     chosen = [r for r in records if r["split"] == split and iteration in (None, r["iteration"])]
     if not chosen:
         which = f"{split} ({decoding})" + ("" if iteration is None else f" at iteration {iteration}")
@@ -238,7 +241,7 @@ def _evaluations(run: RunFolder, split: str, decoding: str, iteration: int | Non
     return [r for r in reversed(chosen) if r["iteration"] == highest]
 
 
-def _settings(run: RunFolder, record: Record) -> dict[str, Any]:
+def _settings(run: RunFolder, record: EvalRecord) -> dict[str, Any]:
     """How an evaluation was played; what a run of another version does not tell is left out."""
     found = {"temperature": record["temperature"]} if "temperature" in record else {}
     recipe = yaml.safe_load(run.recipe_text())
@@ -254,5 +257,5 @@ def _apart(a: dict[str, Any], b: dict[str, Any]) -> tuple[str, ...]:
     return tuple(f"{key} is {a[key]} in A and {b[key]} in B" for key in a if key in b and a[key] != b[key])
 
 
-def _panel(record: Record) -> str:
+def _panel(record: EvalRecord) -> str:
     return f"{record['panel']} (n={record['n']}, {record['panel_sha256'][:12]})"

@@ -50,7 +50,7 @@ EPISODES = pa.schema(
         _column("entropy_normalised", _FLOAT, "Hn: H after min-max normalisation over the batch, 0 to 1"),
         _column("scale", _FLOAT, "g: gradient scaling of the step, mean 1 over the batch"),
         _column("clarity", _FLOAT, "f: future clarity, exp(-k' Hn) of the next step; 0 without a next step"),
-        _column("advantage_outcome", _FLOAT, "A: the episode's outcome advantage"),
+        _column("advantage_outcome", _FLOAT, "A: advantage of the step from the base algorithm"),
         _column("advantage_modulated", _FLOAT, "A_mod = A g + zeta f"),
         _column("advantage", _FLOAT, "the advantage that every token of the step was trained with"),
         _column("num_prompt_tokens", _INT, "tokens read before the turn", "tokens"),

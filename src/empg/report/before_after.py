@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from empg.record.runfolder import Record, RunFolder
+from empg.record.records import EvalRecord, Record, SuccessNumbers, eval_records
+from empg.record.runfolder import RunFolder
 from empg.record.statistics import Comparison, Paired, compare_evaluations
 from empg.report.curves import panels
 
@@ -22,7 +22,7 @@ class Rate:
     high: float
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Rate:
+    def of(cls, record: SuccessNumbers) -> Rate:
         """Make a rate from an evaluation record, or from one of its task types."""
         return cls(record["successes"], record["n"], record["success"], record["low"], record["high"])
 
@@ -57,13 +57,13 @@ class PanelOutcome:
 
 def outcomes(run: RunFolder, records: Sequence[Record]) -> list[PanelOutcome]:
     """Return the outcome of every evaluated split and decoding, in the order of the first evaluations."""
-    evaluations = [r for r in records if r.get("kind") == "eval"]
+    evaluations = eval_records(records)
     return [
         _outcome(run, [r for r in evaluations if (r["split"], r["decoding"]) == panel]) for panel in panels(evaluations)
     ]
 
 
-def before_and_after(evaluations: Sequence[Record]) -> tuple[Record, Record]:
+def before_and_after(evaluations: Sequence[EvalRecord]) -> tuple[EvalRecord, EvalRecord]:
     """Return the evaluations of the first and the last iteration, for one split and decoding; the same if only one.
 
     `empg evaluate` may have added evaluations: of an earlier checkpoint, another panel, or another temperature. Both
@@ -78,14 +78,14 @@ def before_and_after(evaluations: Sequence[Record]) -> tuple[Record, Record]:
         for first in newest if first["panel_sha256"] == last["panel_sha256"]
     ]  # fmt: skip
 
-    def worth(pair: tuple[Record, Record]) -> tuple[bool, bool, int]:
+    def worth(pair: tuple[EvalRecord, EvalRecord]) -> tuple[bool, bool, int]:
         first, last = pair
         return first["iteration"] < end, first.get("temperature") == last.get("temperature"), -first["iteration"]
 
     return max(pairs, key=worth)
 
 
-def _outcome(run: RunFolder, evaluations: Sequence[Record]) -> PanelOutcome:
+def _outcome(run: RunFolder, evaluations: Sequence[EvalRecord]) -> PanelOutcome:
     first, last = before_and_after(evaluations)
     twice = first["iteration"] != last["iteration"]
     comparison, reason = _compare(run, first, last) if twice else (None, "")
@@ -115,7 +115,7 @@ def _outcome(run: RunFolder, evaluations: Sequence[Record]) -> PanelOutcome:
     )
 
 
-def _compare(run: RunFolder, first: Record, last: Record) -> tuple[Comparison | None, str]:
+def _compare(run: RunFolder, first: EvalRecord, last: EvalRecord) -> tuple[Comparison | None, str]:
     try:
         result = compare_evaluations(run, first, run, last)
     except ValueError as error:  # the page is still useful without the evaluation files

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from empg.record.runfolder import Record
+from empg.record.records import EvalRecord, Record, TrainRecord, eval_records, train_records, warm_start_records
 
 Values = list[float | None]
 
@@ -118,7 +118,11 @@ _TRAIN: tuple[_Spec, ...] = (
         "Clipped tokens",
         "Share of tokens without gradient because of a clip bound",
         "percent",
-        (_Line("policy/clip_low", "below"), _Line("policy/clip_high", "above", 2)),
+        (
+            _Line("policy/clip_low", "below"),
+            _Line("policy/clip_high", "above", 2),
+            _Line("policy/dual_clip", "dual clip", 3),
+        ),
         0.0,
         None,
     ),
@@ -192,10 +196,9 @@ _WARM_START: tuple[_Spec, ...] = (
 
 def charts(records: Sequence[Record]) -> list[Chart]:
     """Return all charts for which the records have numbers, the most important first."""
-    train = [r for r in records if r.get("kind") == "train"]
-    evaluations = [r for r in records if r.get("kind") == "eval"]
-    warm = [r for r in records if r.get("kind") == "warm_start"]
+    train, evaluations, warm = train_records(records), eval_records(records), warm_start_records(records)
     made = [_success(train, evaluations), *(_chart(spec, train, "iteration") for spec in _TRAIN)]
+    made += [_chart(spec, train, "iteration") for spec in _further_statistics(train)]
     made += [_chart(spec, warm, "step") for spec in _WARM_START]
     return [chart for chart in made if chart.series]
 
@@ -205,14 +208,23 @@ def number(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def _success(train: Sequence[Record], evaluations: Sequence[Record]) -> Chart:
-    x = sorted({r["iteration"] for r in [*train, *evaluations]})
+def _further_statistics(train: Sequence[TrainRecord]) -> list[_Spec]:
+    """Specify one chart under its own name for each statistic of the update that no chart above draws."""
+    drawn = {item.key for *_, items, _, _ in _TRAIN for item in items if isinstance(item, _Line)}
+    keys = dict.fromkeys(key for record in train for key in record if key.startswith("policy/") and key not in drawn)
+    return [(key, "", "", (_Line(key, key.removeprefix("policy/")),), None, None) for key in keys]
+
+
+def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) -> Chart:
+    x = sorted({r["iteration"] for r in train} | {r["iteration"] for r in evaluations})
     chart = Chart("Success", "Panels with 95% Wilson intervals, and training episodes", "percent", [], x=x, top=1.0)
     rollouts = {r["iteration"]: number(r.get("rollout/success")) for r in train}
     if any(value is not None for value in rollouts.values()):
         chart.series.append(Series("training episodes", "line", [rollouts.get(i) for i in x], colour=0))
     for colour, (split, decoding) in enumerate(panels(evaluations), 1):
-        by_iteration = {r["iteration"]: r for r in evaluations if (r["split"], r["decoding"]) == (split, decoding)}
+        by_iteration: dict[int, Mapping[str, object]] = {
+            r["iteration"]: r for r in evaluations if (r["split"], r["decoding"]) == (split, decoding)
+        }
         success, low, high = (
             [number(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")
         )
@@ -220,12 +232,12 @@ def _success(train: Sequence[Record], evaluations: Sequence[Record]) -> Chart:
     return chart
 
 
-def panels(evaluations: Sequence[Record]) -> list[tuple[str, str]]:
+def panels(evaluations: Sequence[EvalRecord]) -> list[tuple[str, str]]:
     """Return the evaluated (split, decoding) pairs, in the order of their first evaluation."""
     return list(dict.fromkeys((r["split"], r["decoding"]) for r in evaluations))
 
 
-def _chart(spec: _Spec, records: Sequence[Record], x_label: str) -> Chart:
+def _chart(spec: _Spec, records: Sequence[Mapping[str, Any]], x_label: str) -> Chart:
     title, note, unit, drawn, bottom, top = spec
     latest = {r[x_label]: r for r in records}  # a restarted warm start writes its steps again
     records = [latest[x] for x in sorted(latest)]
@@ -243,7 +255,7 @@ def _chart(spec: _Spec, records: Sequence[Record], x_label: str) -> Chart:
     return chart
 
 
-def _column(records: Sequence[Record], key: str) -> Values:
+def _column(records: Sequence[Mapping[str, Any]], key: str) -> Values:
     return [number(r.get(key)) for r in records]
 
 

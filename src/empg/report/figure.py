@@ -9,7 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from empg.errors import UserError
-from empg.record.runfolder import Record, RunFolder, RunFolderError, write_whole
+from empg.record.records import EvalRecord, Record, eval_records, train_records
+from empg.record.runfolder import RunFolder, RunFolderError, write_whole
 from empg.report.before_after import Rate
 from empg.report.curves import number
 
@@ -127,17 +128,17 @@ def _render(told: Sequence[Sequence[Record]], names: Sequence[str], split: str, 
 
 def _train(records: Sequence[Record]) -> dict[int, float]:
     """Return the success of the training episodes by iteration."""
-    found = {r["iteration"]: number(r.get("rollout/success")) for r in records if r.get("kind") == "train"}
+    found = {r["iteration"]: number(r.get("rollout/success")) for r in train_records(records)}
     return {i: success for i, success in sorted(found.items()) if success is not None}
 
 
 def _first_split(told: Sequence[Sequence[Record]]) -> str:
-    return next((str(r["split"]) for records in told for r in records if r.get("kind") == "eval"), "any split")
+    return next((r["split"] for records in told for r in eval_records(records)), "any split")
 
 
-def _evaluations(records: Sequence[Record], split: str, decoding: str) -> dict[int, Record]:
+def _evaluations(records: Sequence[Record], split: str, decoding: str) -> dict[int, EvalRecord]:
     """Return the evaluations of one split by iteration, all on the panel of the last evaluation."""
-    found = [r for r in records if r.get("kind") == "eval" and (r["split"], r["decoding"]) == (split, decoding)]
+    found = [r for r in eval_records(records) if (r["split"], r["decoding"]) == (split, decoding)]
     return {r["iteration"]: r for r in found if r["panel_sha256"] == found[-1]["panel_sha256"]}
 
 
@@ -147,7 +148,7 @@ def _label(run: RunFolder, records: Sequence[Record]) -> str:
 
 
 def _curves(
-    names: Sequence[str], train: Sequence[dict[int, float]], evaluations: Sequence[dict[int, Record]], last: int
+    names: Sequence[str], train: Sequence[dict[int, float]], evaluations: Sequence[dict[int, EvalRecord]], last: int
 ) -> list[Curve]:
     curves: list[Curve] = []
     legend_x, legend_y = float(_LEFT), 54.0

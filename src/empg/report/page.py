@@ -20,7 +20,8 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from empg.record.runfolder import Record, RunFolder, RunFolderError, write_whole
+from empg.record.records import Record, TrainRecord, train_records
+from empg.record.runfolder import RunFolder, RunFolderError, write_whole
 from empg.report.before_after import outcomes
 from empg.report.curves import charts, number
 from empg.report.stepview import step_view
@@ -66,7 +67,7 @@ def render_page(run: RunFolder) -> str:
     records = run.read_metrics()
     problems = list(run.problems)
     _check(records, run)
-    train = [r for r in records if r["kind"] == "train"]
+    train = train_records(records)
     begun = next((r for r in records if r["kind"] == "run"), {})
     recipe_text, recipe = _recipe(run, problems)
     drawn, steps = charts(records), step_view(run)
@@ -119,14 +120,14 @@ def _check(records: Sequence[Record], run: RunFolder) -> None:
 # --- content ------------------------------------------------------------------------------------------
 
 
-def _status(train: Sequence[Record], planned: Any) -> str:
+def _status(train: Sequence[TrainRecord], planned: Any) -> str:
     done = train[-1]["iteration"] if train else 0
     if not isinstance(planned, int):
         return f"{done} iterations"
     return f"finished, {done} iterations" if done >= planned else f"iteration {done} of {planned}"
 
 
-def _facts(begun: Record, train: Sequence[Record], run: RunFolder) -> list[tuple[str, str]]:
+def _facts(begun: Record, train: Sequence[TrainRecord], run: RunFolder) -> list[tuple[str, str]]:
     def total(key: str) -> float:
         return sum(number(r.get(key)) or 0 for r in train)
 
@@ -150,7 +151,7 @@ class _Alarm:
     when: str
 
 
-def _alarms(train: Sequence[Record]) -> list[_Alarm]:
+def _alarms(train: Sequence[TrainRecord]) -> list[_Alarm]:
     """Return one line per kind of alarm. The kind is the text before the colon, without numbers."""
     raised: dict[str, list[tuple[int, str]]] = {}
     for record in train:

@@ -161,7 +161,7 @@ def recording_files(path: Path) -> list[Path]:
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
-        raise UserError(f"warm_start.recordings={path} is no file, and no folder of *.jsonl files")
+        raise UserError(f"warm_start.recordings={path} is neither a file nor a folder with *.jsonl files")
     return files
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from empg.record.records import TrainNumbers
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Alarms:
     max_turn_tokens: int
     first: dict[str, float] = field(default_factory=dict)
 
-    def check(self, record: Mapping[str, Any]) -> list[str]:
+    def check(self, record: TrainNumbers) -> list[str]:
         """Return one sentence for each problem of this iteration."""
         now = {
             key: float(record[key])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from empg.learner.assign import Assigned
+from empg.learner.update import UpdateStats
+from empg.record.records import CreditNumbers, EndShares, EpisodeRow, PolicyNumbers, RolloutNumbers
 from empg.rollout.types import EndReason, Episode
 
 Columns = dict[str, list[Any]]
@@ -29,7 +31,7 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
             numbers = iter(getattr(assigned.credit, key).tolist())
             values[name] = [next(numbers) if c else None for c in counted]
     advantage = assigned.advantages.tolist()
-    outcome = assigned.outcome.tolist()
+    base = assigned.base_advantages.tolist()
     signal = assigned.signal.tolist()
     rows: list[dict[str, Any]] = []
     for number, episode in enumerate(assigned.episodes):
@@ -42,7 +44,6 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
             "task_type": episode.task_type,
             "split": episode.split,
             "task": episode.task,
-            "advantage_outcome": outcome[number],
             "success": episode.success,
             "score": episode.score,
             "end": episode.end.value,
@@ -61,6 +62,7 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
                     "process_reward": turn.process_reward,
                     "entropy": turn.entropy if math.isfinite(turn.entropy) else None,
                     **{name: column[step] for name, column in values.items()},
+                    "advantage_outcome": base[step],
                     "advantage": advantage[step] if counted[step] else None,
                     "num_prompt_tokens": len(turn.prompt_ids),
                     "num_action_tokens": len(turn.action_ids),
@@ -86,7 +88,7 @@ def join_columns(shares: Sequence[Columns]) -> Columns:
     return joined
 
 
-def episode_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+def episode_rows(episodes: Sequence[Episode]) -> list[EpisodeRow]:
     """One row per episode: what an evaluation keeps, and what the rollout's numbers are made of."""
     return [
         {
@@ -107,56 +109,59 @@ def episode_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
     ]
 
 
-def rollout_numbers(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+def rollout_numbers(rows: Sequence[EpisodeRow]) -> RolloutNumbers:
     """How the episodes of an iteration went."""
     played = [r for r in rows if r["end"] != EndReason.ENV_ERROR.value]
     turns = sum(r["turns"] for r in played)
     ends = Counter(r["end"] for r in rows)
 
-    def mean(key: str) -> float:
-        return sum(float(r[key]) for r in played) / max(1, len(played))
+    def mean(values: Iterable[float]) -> float:
+        return sum(map(float, values)) / max(1, len(played))
 
     return {
         "rollout/episodes": len(rows),
-        "rollout/success": mean("success"),
-        "rollout/reward": mean("reward"),
-        "rollout/score": mean("score"),
-        "rollout/turns": mean("turns"),
+        "rollout/success": mean(r["success"] for r in played),
+        "rollout/reward": mean(r["reward"] for r in played),
+        "rollout/score": mean(r["score"] for r in played),
+        "rollout/turns": turns / max(1, len(played)),
         "rollout/turn_tokens": sum(r["action_tokens"] for r in played) / max(1, turns),
-        "rollout/episode_tokens": mean("tokens"),
+        "rollout/episode_tokens": mean(r["tokens"] for r in played),
         "rollout/valid_actions": sum(r["valid_turns"] for r in played) / max(1, turns),
         "rollout/failed_turns": sum(r["failed_turns"] for r in played) / max(1, turns),
         "tokens/sampled": sum(r["action_tokens"] for r in rows),
-        **{f"rollout/end/{reason.value}": ends[reason.value] / max(1, len(rows)) for reason in EndReason},
+        **cast(EndShares, {f"rollout/end/{e.value}": ends[e.value] / max(1, len(rows)) for e in EndReason}),
     }
 
 
-def credit_numbers(columns: Columns) -> dict[str, float]:
+def credit_numbers(columns: Columns) -> CreditNumbers:
     """The gauges of the method: step entropy (nats) and the spread of what was made of it."""
-    numbers: dict[str, float] = {}
+    numbers: CreditNumbers = {}
     entropy = _present(columns.get("entropy"))
     if len(entropy):
         low, p05, p50, p95, high = np.quantile(entropy, [0.0, 0.05, 0.5, 0.95, 1.0])
-        numbers |= {
-            "entropy/step_mean": float(entropy.mean()),
-            "entropy/step_min": float(low),
-            "entropy/step_p05": float(p05),
-            "entropy/step_p50": float(p50),
-            "entropy/step_p95": float(p95),
-            "entropy/step_max": float(high),
-        }
+        numbers["entropy/step_mean"] = float(entropy.mean())
+        numbers["entropy/step_min"] = float(low)
+        numbers["entropy/step_p05"] = float(p05)
+        numbers["entropy/step_p50"] = float(p50)
+        numbers["entropy/step_p95"] = float(p95)
+        numbers["entropy/step_max"] = float(high)
     scale, clarity = _present(columns.get("scale")), _present(columns.get("clarity"))
     if len(scale):
-        numbers |= {
-            "credit/scale_min": float(scale.min()),
-            "credit/scale_max": float(scale.max()),
-            "credit/scale_std": float(scale.std()),
-            "credit/clarity_mean": float(clarity.mean()),
-        }
+        numbers["credit/scale_min"] = float(scale.min())
+        numbers["credit/scale_max"] = float(scale.max())
+        numbers["credit/scale_std"] = float(scale.std())
+        numbers["credit/clarity_mean"] = float(clarity.mean())
     advantage = _present(columns.get("advantage"))
     if len(advantage):
         numbers["credit/advantage_abs_mean"] = float(np.abs(advantage).mean())
     return numbers
+
+
+def policy_numbers(stats: UpdateStats) -> PolicyNumbers:
+    """Return the numbers of the update: each statistic of the loss under its own name, then those of the optimizer."""
+    numbers = {f"policy/{name}": value for name, value in stats.loss.items()}
+    numbers |= {"policy/grad_norm": stats.grad_norm, "policy/lr": stats.lr, "policy/mismatch": stats.mismatch}
+    return cast(PolicyNumbers, numbers)
 
 
 def _present(column: list[Any] | None) -> np.ndarray:

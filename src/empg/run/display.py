@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from empg.record.runfolder import Record
+from empg.record.records import AnyRecord, EvalRecord, Record, TrainRecord, WarmStartRecord, eval_records
 from empg.report.before_after import Rate, before_and_after
 from empg.report.curves import panels
 
@@ -40,11 +40,11 @@ class Progress:
         self.iterations = iterations
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._stage, self._total, self._done, self._began = FIRST_STAGE, 0, 0, time.monotonic()
-        self._train: Record | None = None
-        self._warm: Record | None = None
+        self._train: TrainRecord | None = None
+        self._warm: WarmStartRecord | None = None
         self._success: deque[float] = deque(maxlen=SUCCESS_SHOWN)
         self._seconds: deque[float] = deque(maxlen=TIMES_AVERAGED)
-        self._evaluations: list[Record] = []
+        self._evaluations: list[EvalRecord] = []
         self._alarms: deque[str] = deque(maxlen=ALARMS_SHOWN)
         self._finished = False
         self._live: Live | None = None
@@ -79,11 +79,14 @@ class Progress:
         """Print a permanent line."""
         self._print(line)
 
-    def record(self, record: Record) -> None:
+    def record(self, record: AnyRecord) -> None:
         """Show a record of metrics.jsonl when it is written."""
-        show = {"warm_start": self._show_warm_start, "train": self._show_train, "eval": self._show_evaluation}
-        if record["kind"] in show:
-            show[record["kind"]](record)
+        if record["kind"] == "warm_start":
+            self._show_warm_start(record)
+        elif record["kind"] == "train":
+            self._show_train(record)
+        elif record["kind"] == "eval":
+            self._show_evaluation(record)
 
     def finish(self, records: Sequence[Record], report: Path) -> None:
         """End the display: print success before and after on every panel, and the path of the report."""
@@ -91,7 +94,7 @@ class Progress:
         if self._live is not None:
             self._live.refresh()
             self._live.stop()
-        evaluations = [r for r in records if r.get("kind") == "eval"]
+        evaluations = eval_records(records)
         if self._live is not None and evaluations:
             self.console.print(_outcome_table(evaluations))
         else:
@@ -101,7 +104,7 @@ class Progress:
 
     # --- records -----------------------------------------------------------------------------------------------------
 
-    def _show_warm_start(self, record: Record) -> None:
+    def _show_warm_start(self, record: WarmStartRecord) -> None:
         before = self._warm
         self._warm = record
         if self._stage != "warm start":
@@ -111,7 +114,7 @@ class Progress:
         if self._live is None and (before is None or percent > 100 * before["step"] // before["steps"]):
             self._print(f"warm start {percent:3d}%  {_warm_numbers(record)}")
 
-    def _show_train(self, record: Record) -> None:
+    def _show_train(self, record: TrainRecord) -> None:
         self._train, self._warm = record, None
         self._success.append(float(record["rollout/success"]))
         self._seconds.append(float(record["time/total"]))
@@ -128,7 +131,7 @@ class Progress:
             for alarm in alarms:
                 self._print(f"alarm: {alarm}")
 
-    def _show_evaluation(self, record: Record) -> None:
+    def _show_evaluation(self, record: EvalRecord) -> None:
         self._evaluations.append(record)
         self._stage, self._total = "evaluated", 0
         if self._live is None:
@@ -174,7 +177,7 @@ class Progress:
             parts.append(self._stage_line())
         return Group(*parts)
 
-    def _train_table(self, record: Record) -> Table:
+    def _train_table(self, record: TrainRecord) -> Table:
         table = Table.grid(padding=(0, 2))
         left = self._left()
         heading = f"iteration {record['iteration']}/{self.iterations}"
@@ -202,7 +205,7 @@ class Progress:
 # --- numbers as text -------------------------------------------------------------------------------------------------
 
 
-def _train_numbers(record: Record) -> list[tuple[str, str]]:
+def _train_numbers(record: TrainRecord) -> list[tuple[str, str]]:
     entropy = record.get("entropy/step_mean")
     return [
         ("success", f"{100 * record['rollout/success']:5.1f}%"),
@@ -212,12 +215,14 @@ def _train_numbers(record: Record) -> list[tuple[str, str]]:
     ]
 
 
-def _times(record: Record) -> str:
-    rollout, credit, update, total = (record[f"time/{part}"] for part in ("rollout", "credit", "update", "total"))
-    return f"{total:.1f} s (rollout {rollout:.1f}, credit {credit:.1f}, update {update:.1f})"
+def _times(record: TrainRecord) -> str:
+    parts = (
+        f"rollout {record['time/rollout']:.1f}, credit {record['time/credit']:.1f}, update {record['time/update']:.1f}"
+    )
+    return f"{record['time/total']:.1f} s ({parts})"
 
 
-def _warm_numbers(record: Record) -> str:
+def _warm_numbers(record: WarmStartRecord) -> str:
     left = record["time"] / record["step"] * (record["steps"] - record["step"])
     tokens = f"token accuracy {100 * record['token_accuracy']:.1f}%"
     return f"loss {record['loss']:.3f}  {tokens}  left {_duration(left)}"
@@ -247,7 +252,7 @@ def _block(share: float) -> str:
 # --- before and after ------------------------------------------------------------------------------------------------
 
 
-def _outcome_rows(evaluations: Sequence[Record]) -> list[tuple[str, str, str, str, str]]:
+def _outcome_rows(evaluations: Sequence[EvalRecord]) -> list[tuple[str, str, str, str, str]]:
     """Return (panel, episodes, before, after, difference in points) of every split and decoding."""
     rows = []
     for panel in panels(evaluations):
@@ -267,7 +272,7 @@ def _outcome_rows(evaluations: Sequence[Record]) -> list[tuple[str, str, str, st
     return rows
 
 
-def _outcome_table(evaluations: Sequence[Record]) -> Table:
+def _outcome_table(evaluations: Sequence[EvalRecord]) -> Table:
     table = Table(title="success, with 95% Wilson intervals", title_justify="left")
     for heading in ("panel", "episodes", "before", "after", "difference"):
         table.add_column(heading, justify="left" if heading == "panel" else "right")
@@ -276,7 +281,7 @@ def _outcome_table(evaluations: Sequence[Record]) -> Table:
     return table
 
 
-def _outcome_lines(evaluations: Sequence[Record]) -> list[str]:
+def _outcome_lines(evaluations: Sequence[EvalRecord]) -> list[str]:
     rows = _outcome_rows(evaluations)
     if not rows:
         return []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from empg.environments.panels import Panel, make_panel
 from empg.learner.checkpoint import START, CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.recipe import Recipe, load_recipe
+from empg.record.records import EpisodeRow, EvalRecord, SuccessNumbers
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import wilson_interval
 from empg.rollout.collector import Request
@@ -35,7 +35,7 @@ def evaluate_policy(
     iteration: int,
     workers: Workers,
     done: Callable[[int], None] | None = None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[EvalRecord, list[EpisodeRow]]:
     """Play a whole panel once; return the metrics record and one row per episode, the same on every worker.
 
     Sampling is keyed by the position in the panel, so all policies play the same tasks with the same random numbers.
@@ -57,7 +57,7 @@ def evaluate_policy(
     shares = workers.gather([(e.group, row) for e, row in zip(episodes, episode_rows(episodes), strict=True)])
     rows = [row for _, row in sorted((item for share in shares for item in share), key=lambda item: item[0])]
     kinds = sorted({row["task_type"] for row in rows})
-    record = {
+    record: EvalRecord = {
         "kind": "eval",
         "iteration": iteration,
         "split": split,
@@ -84,7 +84,7 @@ def evaluate_run(
     decoding: str = "sampled",
     temperature: float | None = None,
     stage: Callable[[str, int], Callable[[int], None]] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[EvalRecord]:
     """Evaluate a run's policy on panels and write the results into the run folder, where `compare` finds them.
 
     Args:
@@ -126,7 +126,7 @@ def evaluate_run(
     return records
 
 
-def _success(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _success(rows: list[EpisodeRow]) -> SuccessNumbers:
     wins = sum(bool(r["success"]) for r in rows)
     low, high = wilson_interval(wins, len(rows))
     return {"n": len(rows), "successes": wins, "success": wins / len(rows), "low": low, "high": high}

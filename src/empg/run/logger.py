@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -14,10 +13,18 @@ import empg
 from empg.learner.assign import Assigned
 from empg.learner.update import UpdateStats
 from empg.recipe import Recipe
+from empg.record.records import AnyRecord, EpisodeRow, EvalRecord, RunRecord, TrainNumbers, TrainRecord, WarmStartRecord
 from empg.record.runfolder import RunFolder
 from empg.rollout.types import Episode
 from empg.run.alarms import Alarms
-from empg.run.columns import credit_numbers, episode_rows, join_columns, rollout_numbers, turn_columns
+from empg.run.columns import (
+    credit_numbers,
+    episode_rows,
+    join_columns,
+    policy_numbers,
+    rollout_numbers,
+    turn_columns,
+)
 from empg.run.display import Progress
 from empg.system.workers import Workers
 
@@ -49,16 +56,15 @@ class RunLogger:
 
     def begin(self, command: str) -> None:
         """The first record: what made this run."""
-        self._write(
-            {
-                "kind": "run",
-                "version": empg.__version__,
-                "command": command,
-                "seed": self.recipe.seed,
-                "python": sys.version.split()[0],
-                "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            }
-        )
+        record: RunRecord = {
+            "kind": "run",
+            "version": empg.__version__,
+            "command": command,
+            "seed": self.recipe.seed,
+            "python": sys.version.split()[0],
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        self._write(record)
 
     def rewind(self, iteration: int) -> None:
         """Forget what was written after `iteration` iterations; -1 forgets the first evaluation too."""
@@ -86,7 +92,7 @@ class RunLogger:
         """Begin the evaluation of a panel."""
         return self.stage(f"evaluate {split} ({decoding})", -(-self.recipe.evaluation.episodes // self.workers.size))
 
-    def warm_start(self, record: dict[str, Any]) -> None:
+    def warm_start(self, record: WarmStartRecord) -> None:
         """One step of the warm start."""
         self._write(record)
 
@@ -100,7 +106,12 @@ class RunLogger:
     ) -> None:
         """Everything about one iteration, from all workers; `clock`: began, rolled out, credited, updated (seconds)."""
         shares = self.workers.gather(
-            (turn_columns(iteration, assigned), episode_rows(episodes), assigned.dropped_steps, assigned.zero_variance)
+            (
+                turn_columns(iteration, assigned),
+                episode_rows(episodes),
+                assigned.dropped_steps,
+                (assigned.zero_variance_groups, assigned.groups),
+            )
         )
         if not self.workers.first:
             return
@@ -108,23 +119,13 @@ class RunLogger:
         rows = [row for share in shares for row in share[1]]
         without, groups = (sum(share[3][i] for share in shares) for i in (0, 1))
         began, rolled, credited, updated = clock
-        loss = stats.loss
-        record: dict[str, Any] = {
+        numbers: TrainNumbers = {
             "kind": "train",
             "iteration": iteration,
             **rollout_numbers(rows),
             **credit_numbers(columns),
             "credit/zero_variance_groups": without / max(1, groups),
-            "policy/loss": loss["loss"],
-            "policy/entropy": loss["entropy"],
-            "policy/kl_old": loss["kl_old"],
-            "policy/kl_reference": loss["kl"],
-            "policy/clip_low": loss["clipped_low"],
-            "policy/clip_high": loss["clipped_high"],
-            "policy/max_ratio": loss["max_ratio"],
-            "policy/grad_norm": stats.grad_norm,
-            "policy/lr": stats.lr,
-            "policy/mismatch": stats.mismatch,
+            **policy_numbers(stats),
             "guard/dropped_steps": sum(share[2] for share in shares),
             "guard/skipped_updates": stats.skipped,
             "tokens/trained": stats.tokens,
@@ -133,12 +134,12 @@ class RunLogger:
             "time/update": updated - credited,
             "time/total": updated - began,
         }
-        record["alarms"] = self.alarms.check(record)
+        record: TrainRecord = {**numbers, "alarms": self.alarms.check(numbers)}
         if columns:
             self.folder.write_episodes(iteration, columns)
         self._write(record)
 
-    def evaluation(self, record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    def evaluation(self, record: EvalRecord, rows: list[EpisodeRow]) -> None:
         """A panel was played."""
         if self.workers.first:
             self.folder.write_evaluation(record, rows)
@@ -151,14 +152,14 @@ class RunLogger:
 
             self.progress.finish(self.folder.read_metrics(), build_page(self.folder))
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, record: AnyRecord) -> None:
         if not self.workers.first:
             return
         self.folder.append_metrics(record)
         if self.progress is not None:
             self.progress.record(record)
-        if self._board is not None and record["kind"] in ("train", "eval"):
+        if self._board is not None and (record["kind"] == "train" or record["kind"] == "eval"):
             prefix = "" if record["kind"] == "train" else f"eval/{record['split']}/{record['decoding']}/"
             for key, value in record.items():
-                if isinstance(value, (int, float)) and key not in ("iteration", "kind"):
+                if isinstance(value, (int, float)) and key != "iteration":
                     self._board.add_scalar(prefix + key, value, record["iteration"])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from empg.record.records import EvalRecord
 from empg.record.statistics import Comparison, Paired
 from empg.report.before_after import Rate
 from empg.run.display import aligned, rate
 
 
-def evaluation_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def evaluation_lines(records: Sequence[EvalRecord]) -> Iterator[str]:
     """A table of the success on each panel and task type, and what went wrong outside the policy."""
     rows = [("success (95% Wilson)", "episodes", "success")]
     for record in records:

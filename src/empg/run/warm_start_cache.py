@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import empg
@@ -23,8 +25,8 @@ from empg.system.cache import cache_folder
 def starting_policy(run: Run) -> Policy:
     """Return the policy that RL starts from: warm-started, loaded from the cache, or as defined by the recipe.
 
-    The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including this package's
-    code.
+    The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including the code of
+    this package and of the environment.
     """
     recipe, workers, logger = run.recipe, run.workers, run.logger
     if recipe.warm_start is None:
@@ -70,7 +72,7 @@ def _cache_folder(recipe: Recipe) -> Path:
             "optimizer": {"autocast", "micro_batch_tokens"},
         },
     )
-    text = json.dumps([empg.__version__, _code(), shaping, *_recorded(recipe)], sort_keys=True)
+    text = json.dumps([empg.__version__, _code(), *_brought(recipe), shaping, *_recorded(recipe)], sort_keys=True)
     return cache_folder() / f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -82,11 +84,29 @@ def _recorded(recipe: Recipe) -> list[str]:
     return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
+def _brought(recipe: Recipe) -> list[str]:
+    """A digest of the code of another package's environment: a changed expert makes another warm start there, too."""
+    top = recipe.environment.spec.module.partition(".")[0]
+    if top in ("", "empg"):
+        return []
+    found = importlib.util.find_spec(top)
+    if found is None:
+        return []
+    if found.submodule_search_locations is None:
+        return [_digest([Path(str(found.origin))], Path(str(found.origin)).parent)]
+    folders = [Path(folder) for folder in found.submodule_search_locations]
+    return [_digest(folder.rglob("*.py"), folder) for folder in folders]
+
+
 @functools.cache
 def _code() -> str:
     """Return a digest of this package's code: a changed prompt, expert or tokenizer needs a new warm start."""
     package = Path(empg.__file__).parent
+    return _digest(package.rglob("*.py"), package)
+
+
+def _digest(files: Iterable[Path], root: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
+    for file in sorted(files):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

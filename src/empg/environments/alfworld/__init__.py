@@ -1,7 +1,7 @@
 """ALFWorld: household tasks in text.
 
-`world.py` says what a game is, `rules.py` and `words.py` how it is played, `generator.py` makes games and
-`gamefile.py` reads official ones, `expert.py` plays them, `env.py` is the gymnasium environment.
+`world.py` defines a game, `rules.py` and `words.py` implement its rules and texts, `generator.py` generates games,
+`gamefile.py` reads official ones, `expert.py` is the expert and `env.py` is the gymnasium environment.
 """
 
 from typing import TYPE_CHECKING, Any

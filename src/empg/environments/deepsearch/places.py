@@ -1,4 +1,4 @@
-"""Where questions and corpus are, as a recipe's `data` says; and the paper's arrangement of the published files."""
+"""Parse a recipe's `data`: files of questions by split and the corpus. Arrange published files like the paper."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from empg.environments.deepsearch.options import DATA_EXAMPLE, QUESTION_FILES, D
 from empg.errors import MissingFileError, UserError
 
 Files = tuple[tuple[str, tuple[str, ...]], ...]
-"""By split, its files."""
+"""Pairs of a split and its files."""
 
 _OTHER_NAMES = {"2wikimultihopqa": "2wiki", "webwalkerqa": "webwalker"}
 
 
 def read_places(data: Data) -> tuple[Files, str | None]:
-    """The files of each split, and the corpus.
+    """Return the files of each split, and the corpus.
 
     Raises:
-        UserError: a file is named twice: what is trained on must not be what is tested on.
-        MissingFileError: there is no such folder.
+        UserError: a file is named twice (training and test data must not overlap).
+        MissingFileError: the folder does not exist.
     """
     if isinstance(data.questions, str):
         return arrange(Path(data.questions)), data.corpus
@@ -32,18 +32,18 @@ def read_places(data: Data) -> tuple[Files, str | None]:
 
 @lru_cache(8)
 def arrange(folder: Path) -> Files:
-    """The published files of a folder as the paper uses them: `train`, `test_id` and `test_ood`.
+    """Arrange the published files of a folder like the paper: `train`, `test_id` and `test_ood`.
 
-    Trained on are the training files of `IN_DISTRIBUTION`; its other files are tested on, in distribution, and those of
-    `OUT_OF_DISTRIBUTION` out of it, of which training files are left alone. A file is for training if its name says so.
-    Its dataset shows in its records, else in the name of its folder. Files of other datasets are left alone.
+    `train` has the training files of `IN_DISTRIBUTION`, and `test_id` its other files. `test_ood` has the files of
+    `OUT_OF_DISTRIBUTION` except its training files. A file is a training file if its name contains "train". Its dataset
+    is recognised by its records, else by the name of its folder. Files of other datasets are ignored.
 
     Raises:
-        MissingFileError: there is no such folder.
-        UserError: no file in it is of one of those datasets, or one of the files has no questions.
+        MissingFileError: the folder does not exist.
+        UserError: the folder has no file of these datasets, or one of the files has no questions.
     """
     if not folder.is_dir():
-        raise MissingFileError(f"{folder} is no folder; data.questions names files by split, as in {DATA_EXAMPLE}")
+        raise MissingFileError(f"{folder} is not a folder. Set data.questions to files by split, e.g. {DATA_EXAMPLE}")
     splits: dict[str, list[str]] = {"train": [], "test_id": [], "test_ood": []}
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in QUESTION_FILES and path.is_file()):
         dataset, trains = _dataset(path), "train" in path.stem.lower()
@@ -53,8 +53,9 @@ def arrange(folder: Path) -> Files:
             splits["test_ood"].append(str(path))
     found = tuple((split, tuple(paths)) for split, paths in splits.items() if paths)
     if not found:
-        known = ", ".join((*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION))
-        raise UserError(f"{folder} has no files of the paper's datasets ({known}); name your files by split")
+        datasets = ", ".join((*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION))
+        problem = f"{folder} has no files of the paper's datasets ({datasets})"
+        raise UserError(f"{problem}. Set data.questions to files by split")
     return found
 
 
@@ -70,8 +71,6 @@ def _check_apart(files: Files) -> None:
         for path in paths:
             before = where.setdefault(os.path.realpath(path), split)
             if before != split:
-                raise UserError(
-                    f"data.questions: {path} is given for {before} and for {split}; splits must not overlap"
-                )
+                raise UserError(f"data.questions: {path} is in both {before} and {split}; splits must not overlap")
         if len({os.path.realpath(path) for path in paths}) < len(paths):
-            raise UserError(f"data.questions.{split} names a file twice")
+            raise UserError(f"data.questions.{split} lists a file twice")

@@ -1,0 +1,112 @@
+"""The table of advantage estimators: what is in it, and the contract of an entry."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from empg.credit import ADVANTAGES, AdvantageEstimator, AdvantageInputs, outcome_advantages
+from tests import ROOT
+
+FOLDER = ROOT / "src" / "empg" / "credit" / "advantages"
+
+
+def inputs(**changes: object) -> AdvantageInputs:
+    """Two groups of two episodes, of 2, 1, 1 and 3 steps."""
+    fields: dict = {
+        "rewards": torch.tensor([1.0, 0.0, 0.5, 0.25]),
+        "groups": torch.tensor([4, 4, 9, 9]),
+        "episode": torch.tensor([0, 0, 1, 2, 3, 3, 3]),
+    }
+    return AdvantageInputs(**{**fields, **changes})
+
+
+def estimator(estimate: object, compares_within_group: bool = False) -> AdvantageEstimator:
+    return AdvantageEstimator(name="mine", summary="", compares_within_group=compares_within_group, estimate=estimate)
+
+
+class TestTable:
+    def test_each_module_of_the_folder_is_an_entry_under_its_own_name(self) -> None:
+        modules = {file.stem for file in FOLDER.glob("*.py")} - {"__init__", "base"}
+        assert set(ADVANTAGES) == modules
+        for name, entry in ADVANTAGES.items():
+            module = importlib.import_module(f"empg.credit.advantages.{name}")
+            assert module.ESTIMATOR is entry
+            assert entry.name == name
+
+    @pytest.mark.parametrize("name", ADVANTAGES)
+    def test_an_estimator_is_one_short_file_whose_docstring_is_its_definition(self, name: str) -> None:
+        text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+        definition = importlib.import_module(f"empg.credit.advantages.{name}").__doc__
+        assert len(text.splitlines()) <= 50
+        assert re.search(r"^    A\(i\) = ", definition, re.MULTILINE)
+        assert re.search(r"arXiv \d{4}\.\d{5}|, \d{4}\.$", definition)
+
+    @pytest.mark.parametrize("name", ADVANTAGES)
+    def test_the_page_on_the_method_has_a_row_for_each_estimator(self, name: str) -> None:
+        page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+        assert re.search(rf"^\| [^|]+ \| `{name}` \|", page, re.MULTILINE)
+
+    def test_reinforce_alone_accepts_groups_of_one_episode(self) -> None:
+        assert [name for name, entry in ADVANTAGES.items() if not entry.compares_within_group] == ["reinforce"]
+
+
+class TestContract:
+    @pytest.mark.parametrize("name", ADVANTAGES)
+    def test_each_step_gets_the_advantage_of_its_episode(self, name: str) -> None:
+        batch = inputs()
+        steps = ADVANTAGES[name](batch)
+        assert steps.dtype == torch.float32
+        assert torch.equal(steps, outcome_advantages(batch.rewards, batch.groups, name)[batch.episode])
+
+    @pytest.mark.parametrize("name", ADVANTAGES)
+    def test_step_weighting_takes_the_steps_from_the_batch(self, name: str) -> None:
+        batch = inputs(weighting="step")
+        counts = torch.tensor([2, 1, 1, 3])
+        assert batch.num_steps.tolist() == counts.tolist()
+        wanted = outcome_advantages(batch.rewards, batch.groups, name, weighting="step", num_steps=counts)
+        assert torch.equal(ADVANTAGES[name](batch), wanted[batch.episode])
+
+    @pytest.mark.parametrize("name", ADVANTAGES)
+    def test_the_advantages_have_no_gradient(self, name: str) -> None:
+        assert not ADVANTAGES[name](inputs(rewards=torch.rand(4, requires_grad=True))).requires_grad
+
+    @pytest.mark.parametrize(
+        "wrong", [torch.zeros(4), torch.zeros(7, dtype=torch.float64), torch.zeros(7, 1)], ids=["E", "float64", "2-d"]
+    )
+    def test_an_estimator_that_breaks_the_contract_is_named(self, wrong: Tensor) -> None:
+        with pytest.raises(ValueError, match=r"^mine: expected \(7,\) float32, one per step, got \("):
+            estimator(lambda batch: wrong)(inputs())
+
+    def test_only_an_estimator_that_compares_needs_two_episodes_in_a_group(self) -> None:
+        alone = inputs(groups=torch.tensor([4, 4, 9, 12]))
+        assert estimator(lambda batch: torch.zeros(7))(alone).tolist() == [0.0] * 7
+        with pytest.raises(
+            ValueError, match=r"^groups: mine compares the episodes of a group, but group 9 has only one$"
+        ):
+            estimator(lambda batch: torch.zeros(7), compares_within_group=True)(alone)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"episode": torch.zeros(7)}, "^episode: expected integer ids, got torch.float32"),
+            (
+                {"episode": torch.zeros(7, 1).long()},
+                r"^episode: expected one value per step, shape \(N,\), got \(7, 1\)",
+            ),
+            (
+                {"step_rewards": torch.zeros(4)},
+                r"^step_rewards: expected shape \(7,\), the shape of episode, got \(4,\)",
+            ),
+            ({"states": torch.zeros(4)}, r"^states: expected shape \(7,\), the shape of episode, got \(4,\)"),
+            ({"weighting": "token"}, "^weighting: expected episode or step, got 'token'"),
+            ({"weighting": "step", "episode": torch.tensor([0, 1, 3])}, "^episode: episode 2 has 0 steps"),
+        ],
+    )
+    def test_bad_inputs_are_refused(self, changes: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            inputs(**changes)

@@ -1,0 +1,70 @@
+"""The logger: a statistic of the loss is named once and arrives everywhere under that name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+import empg.learner.update
+from empg.credit import LossStats, policy_loss
+from empg.credit.losses import MAX
+from empg.learner.assign import assign_credit
+from empg.learner.update import Update, make_optimizer
+from empg.policy.model import Policy
+from empg.recipe import dump_recipe
+from empg.record.runfolder import RunFolder
+from empg.report.page import render_page
+from empg.run.logger import RunLogger
+from empg.system.workers import Workers
+from tests.learner.plays import recipe, two_groups
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MoreStats(LossStats):
+    """Two further statistics: a mean over tokens, and a maximum."""
+
+    positive: Tensor
+    largest_advantage: Tensor = field(metadata=MAX)
+
+
+def test_a_further_statistic_of_the_loss_arrives_in_all_outputs_under_its_name(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss_with_more(
+        logprobs: Tensor, old: Tensor, advantages: Tensor, *rest: object, **terms: object
+    ) -> tuple[Tensor, LossStats]:
+        loss, stats = policy_loss(logprobs, old, advantages, *rest, **terms)
+        more = {"positive": (advantages > 0).float().sum(), "largest_advantage": advantages.max()}
+        return loss, MoreStats(**vars(stats), **more)
+
+    monkeypatch.setattr(empg.learner.update, "policy_loss", loss_with_more)
+    wanted, workers = recipe(optimizer={"minibatches": 2, "lr": 1e-6}), Workers()
+    folder = RunFolder.create(tmp_path / "run", dump_recipe(wanted))
+    episodes = two_groups()
+    assigned = assign_credit(episodes, wanted, workers)
+    stats = Update(policy, make_optimizer(policy, wanted.optimizer), wanted, workers, None)(assigned, 0)
+    with RunLogger(folder, wanted, workers) as logger:
+        logger.iteration(1, episodes, assigned, stats, (0.0, 1.0, 2.0, 3.0))
+
+    share = (assigned.token_advantages > 0).float().mean().item()
+    largest = assigned.advantages.max().item()
+    assert 0 < share < 1
+    [record] = folder.read_metrics()
+    assert record["policy/positive"] == pytest.approx(share)
+    assert record["policy/largest_advantage"] == pytest.approx(largest)
+    board = EventAccumulator(str(folder.tensorboard)).Reload()
+    assert [event.value for event in board.Scalars("policy/positive")] == [pytest.approx(share)]
+    page = render_page(folder)
+    for name in ("policy/positive", "policy/largest_advantage", "policy/entropy"):
+        assert f"<h3>{name}</h3>" in page
+
+
+def test_each_field_of_the_statistics_but_the_count_of_tokens_is_a_metric() -> None:
+    nothing = torch.zeros(0)
+    _, stats = policy_loss(nothing, nothing, nothing, nothing, empg.credit.LossConfig())
+    assert list(stats.metrics()) == [name for name in vars(stats) if name != "tokens"]
