@@ -6,6 +6,7 @@ the run folder, so a run can be repeated. Unknown keys are errors that name the 
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -140,7 +141,15 @@ class AgentSection(Section):
     instructions: str | None = Field(
         None, description="instructions of an `instruct` prompt; null: the environment's own"
     )
-    show_admissible: bool = False
+    show_admissible: bool | Literal["auto"] = Field(
+        "auto", description="list the admissible commands; `auto`: in `instruct` prompts of the form react"
+    )
+    template_arguments: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the chat template, e.g. {enable_thinking: false}"
+    )
+    date: datetime.date | None = Field(
+        None, description="date that the chat template prints; null: the day on which the run starts"
+    )
     max_observation_tokens: int | None = Field(
         None, ge=8, description="longer observations are cut and marked; the first, which has the task, is not cut"
     )
