@@ -1,13 +1,13 @@
-"""EMPG in one file: a toy world, a tiny language model, rollout, credit, update. Only torch; about 20 s on one core.
+"""EMPG in one file: a toy environment, a tiny language model, rollout, credit, update. Only torch; 20 s on one core.
 
     python examples/minimal_empg.py [--seed 0] [--updates 100]
 
-The world: one of four boxes holds the key, and only the key opens the door. The agent writes a turn of a few words,
-reads one word back, and gets one reward at the very end: 1 if the door is open after at most five turns, else 0.
-The model first learns to speak (random commands, which win now and then) and then, by reinforcement, to win: that a key
-is for the door, and later to remember where it has looked. Once with plain GRPO, once with EMPG on top. The function
-`empg` is the method, the rest is what any trainer has. So small a world shows how the parts fit together and that both
-learn; it does not show which one is better.
+The environment: one of four boxes contains the key, and only the key opens the door. The agent writes a turn of a few
+words, reads one word back, and gets one reward at the end of the episode: 1 if the door is open after at most five
+turns, else 0. The model first learns the language (from random commands, which succeed occasionally). Reinforcement
+learning then teaches it to win: that the key is for the door, and later to remember where it has looked. It runs once
+with plain GRPO and once with EMPG on top. The function `empg` is the method; the rest is part of any trainer. An
+environment this small shows how the parts fit together and that both learn. It does not show which one is better.
 
 Shapes: B episodes, T tokens of an episode, S steps (turns), V words.
 """
@@ -25,12 +25,12 @@ BOXES = ["red", "green", "blue", "white"]
 WORDS = ["<pad>", ".", "look", "open", "door", *BOXES, "start", "empty", "key", "locked", "what?"]
 ID = {word: i for i, word in enumerate(WORDS)}
 PAD, END = ID["<pad>"], ID["."]
-TURNS, TURN_TOKENS = 5, 3  # turns of an episode; tokens the agent may write in a turn, the closing "." among them
-GROUPS, GROUP_SIZE = 16, 8  # tasks per update; episodes per task, compared with one another
+TURNS, TURN_TOKENS = 5, 3  # turns per episode; tokens per turn, including the closing "."
+GROUPS, GROUP_SIZE = 16, 8  # tasks per update; episodes per task, which are compared
 
 
 class World:
-    """One episode. `box` holds the key; every episode of a group has the same."""
+    """One episode. `box` contains the key; it is the same for all episodes of a group."""
 
     def __init__(self, box: str) -> None:
         self.box, self.has_key, self.won = box, False, False
@@ -57,13 +57,13 @@ class Policy(nn.Module):
         self.head = nn.Linear(64, len(WORDS))
 
     def forward(self, words: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`(B, T)` words to `(B, T, V)` logits of the word after each, and the state to go on from."""
+        """`(B, T)` words to `(B, T, V)` logits of the next word, and the state after the last one."""
         hidden, state = self.core(self.embed(words), state)
         return self.head(hidden), state
 
 
 def entropy_of(logits: Tensor) -> Tensor:
-    """Shannon entropy of the whole vocabulary, nats: `(..., V)` to `(...)`."""
+    """Shannon entropy over the whole vocabulary, nats: `(..., V)` to `(...)`."""
     logp = logits.log_softmax(-1)
     return -(logp.exp() * logp).sum(-1)
 
@@ -74,8 +74,8 @@ def entropy_of(logits: Tensor) -> Tensor:
 class Rollout:
     """A batch of episodes, each a row: observation word, the agent's words, observation word, the agent's words, ...
 
-    words, step_ids: `(B, T)`; a word's step id is its turn if the agent wrote it, else -1.
-    logprobs, entropies: `(B, T)`, of the distribution that each of the agent's words was sampled from.
+    words, step_ids: `(B, T)`; the step id of a word is its turn if the agent wrote it, else -1.
+    logprobs, entropies: `(B, T)`, of the distribution that each word of the agent was sampled from.
     rewards: `(B,)`.
     """
 
@@ -89,7 +89,7 @@ class Rollout:
 
 @torch.no_grad()
 def play(policy: Policy, boxes: list[str]) -> Rollout:
-    """An episode for each box, all in step. Entropies are captured where words are sampled: no extra forward pass."""
+    """Play one episode per box, all in parallel. Entropies are taken while sampling: no extra forward pass."""
     worlds = [World(box) for box in boxes]
     out, state, column = Rollout(len(boxes)), None, 0
     observed, active = ["start"] * len(boxes), torch.ones(len(boxes), dtype=torch.bool)
@@ -119,7 +119,7 @@ def play(policy: Policy, boxes: list[str]) -> Rollout:
 
 
 def grpo(rewards: Tensor) -> Tensor:
-    """Outcome advantages, `(groups, group size)`: how much better than its group each episode went, in deviations."""
+    """Outcome advantages, `(groups, group size)`: the reward of each episode, standardised within its group."""
     return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)
 
 
@@ -136,14 +136,14 @@ def empg(
     steps = torch.arange(int(step_ids.max()) + 1)
     member = step_ids[:, None, :] == steps[:, None]  # (B, S, T): which tokens belong to which step
     tokens = member.sum(-1)  # (B, S)
-    real = tokens > 0  # every mean, min and max below runs over the real steps of the whole batch
-    H = (member * entropies[:, None]).sum(-1) / tokens.clamp(min=1)  # step entropy: the mean over the step's tokens
+    real = tokens > 0  # every mean, min and max below is over the real steps of the whole batch
+    H = (member * entropies[:, None]).sum(-1) / tokens.clamp(min=1)  # step entropy: the mean over its tokens
 
     low, high = H[real].min(), H[real].max()
-    Hn = (H - low) / (high - low + eps)  # 0: the surest step of the batch, 1: the least sure
-    g = torch.exp(-k * Hn) / torch.exp(-k * Hn[real]).mean()  # sure steps weigh more; mean 1
+    Hn = (H - low) / (high - low + eps)  # 0: the most confident step of the batch, 1: the most uncertain
+    g = torch.exp(-k * Hn) / torch.exp(-k * Hn[real]).mean()  # confident steps weigh more; mean 1
     f = torch.exp(-k_future * Hn) * real  # clarity of a step
-    f_next = torch.cat([f[:, 1:], torch.zeros_like(f[:, :1])], 1)  # ... of the one after it; 0 after the last
+    f_next = torch.cat([f[:, 1:], torch.zeros_like(f[:, :1])], 1)  # clarity of the next step; 0 after the last
 
     modulated = advantages[:, None] * g + zeta * f_next
     final = modulated - modulated[real].mean()
@@ -151,7 +151,7 @@ def empg(
 
 
 def clipped_loss(logp: Tensor, old: Tensor, advantages: Tensor, agent: Tensor, clip: float = 0.2) -> Tensor:
-    """The clipped surrogate, averaged over the agent's words of each episode, then over episodes; all `(B, T)`."""
+    """The clipped surrogate, averaged over the agent words of each episode, then over episodes; all `(B, T)`."""
     ratio = torch.exp(logp - old)
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return ((loss * agent).sum(1) / agent.sum(1)).mean()
@@ -161,13 +161,13 @@ def clipped_loss(logp: Tensor, old: Tensor, advantages: Tensor, agent: Tensor, c
 
 
 def next_word_logprobs(policy: Policy, words: Tensor) -> Tensor:
-    """Log-probability of each word given those before it, `(B, T)`; 0 for the first."""
+    """Log-probability of each word given the words before it, `(B, T)`; 0 for the first."""
     logp = policy(words[:, :-1])[0].log_softmax(-1).gather(-1, words[:, 1:, None])[..., 0]
     return nn.functional.pad(logp, (1, 0))
 
 
 def learn_to_speak(policy: Policy, updates: int = 100) -> None:
-    """Supervised: commands drawn at random. The model learns the language, not the task."""
+    """Supervised training on random commands. The model learns the language, not the task."""
     commands = torch.tensor([[ID["look"], ID[box], END] for box in BOXES] + [[ID["open"], ID["door"], END]])
     observations = torch.tensor([ID["empty"], ID["empty"], ID["key"], ID["locked"]])
     optimizer = torch.optim.Adam(policy.parameters(), lr=5e-3)
@@ -182,7 +182,7 @@ def learn_to_speak(policy: Policy, updates: int = 100) -> None:
 
 
 def train(policy: Policy, use_empg: bool, updates: int, lr: float = 8e-3, epochs: int = 4) -> Iterator[float]:
-    """Reinforcement; yields the share of episodes won, update by update."""
+    """Reinforcement learning; yields the share of episodes won in each update."""
     optimizer = torch.optim.Adam(policy.parameters(), lr=lr)
     for _ in range(updates):
         tasks = torch.randint(len(BOXES), (GROUPS,)).repeat_interleave(GROUP_SIZE)
@@ -202,8 +202,8 @@ def train(policy: Policy, use_empg: bool, updates: int, lr: float = 8e-3, epochs
 
 
 def main() -> None:
-    """Train twice from the same start and print both curves."""
-    parser = argparse.ArgumentParser(description="EMPG beside GRPO on a toy world")
+    """Train twice from the same initial policy and print both curves."""
+    parser = argparse.ArgumentParser(description="Compare GRPO with and without EMPG on a toy environment")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=100)
     arguments = parser.parse_args()
