@@ -100,7 +100,7 @@ class TestTrain:
     def test_a_run_is_not_overwritten_by_accident(self, call: Call) -> None:
         done = call("train", "mini.yaml", code=1)
         assert done.stderr == (
-            "empg: runs/mini already holds a run; go on with --resume, start it anew with --force, "
+            "empg: runs/mini already holds a run; use --resume to continue, --force to overwrite, "
             "or name another folder\n"
         )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from empg.credit import Reduce, StepTable
 from tests.credit.reference import Entropies
 
-GARBAGE = float("nan")  # what padding and observations hold: any use of it shows
+GARBAGE = float("nan")  # the value at padding and observations: any use of it is visible
 
 
 @dataclass
@@ -45,8 +45,8 @@ class Batch:
         return max(means) - min(means)
 
 
-# Entropies on a grid, and batches whose steps differ by more than rounding or not at all: min-max normalisation blows
-# rounding up where all steps are nearly equal, in float32 and float64 differently.
+# Entropies on a grid, and batches whose steps differ by more than rounding or not at all: min-max normalisation
+# magnifies rounding where all steps are nearly equal, differently in float32 and float64.
 _entropy = st.integers(0, 640).map(lambda n: n / 64)
 _step = st.lists(_entropy, min_size=1, max_size=4)
 _episode = st.lists(_step, min_size=1, max_size=5)
@@ -87,7 +87,7 @@ def on_workers(workers: int, work: Callable[[int, Reduce], object]) -> list[obje
 
         try:
             result = work(rank, reduce)
-            barrier.wait(timeout=10)  # nobody has a collective left that the others did not make
+            barrier.wait(timeout=10)  # no worker has a collective left that the others did not call
             return result
         except BaseException:
             barrier.abort()

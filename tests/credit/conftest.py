@@ -1,4 +1,4 @@
-"""Hypothesis for this folder: the same examples in every run, and no deadline on a machine that others share."""
+"""Hypothesis settings of this folder: the same examples in every run, and no deadline on a shared machine."""
 
 from hypothesis import settings
 

@@ -1,6 +1,6 @@
-"""The method once more, independently: float64 NumPy and plain loops, written from the paper's equations.
+"""An independent reference of the method: float64 NumPy and plain loops, written from the equations of the paper.
 
-Nothing here is shared with the package. A batch is a list of episodes, an episode a list of steps, a step a list of
+It shares no code with the package. A batch is a list of episodes, an episode a list of steps, a step a list of
 token entropies (nats).
 """
 

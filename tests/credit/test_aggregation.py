@@ -1,4 +1,4 @@
-"""Aggregation: weights made once give the same number as the naive loop, whatever the micro-batches and workers."""
+"""Aggregation: precomputed weights give the same number as the naive loop, for any micro-batches and workers."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class TestClippedSurrogate:
         torch.testing.assert_close(logprobs.grad, torch.tensor([-0.7, 1.3]))
 
     @pytest.mark.parametrize("advantage", [1.0, -1.0])
-    def test_a_runaway_ratio_stays_finite(self, advantage: float) -> None:
+    def test_an_extreme_ratio_stays_finite(self, advantage: float) -> None:
         logprobs = torch.tensor([-0.1], requires_grad=True)
         loss = clipped_surrogate(logprobs, torch.tensor([-1e6]), torch.tensor([advantage]))
         loss.sum().backward()
@@ -156,7 +156,7 @@ class TestPolicyLoss:
         after = (logits - 0.1 * logits.grad).detach().log_softmax(-1)
         assert -(after.exp() * after).sum() > entropies.sum()
 
-    def test_without_coefficients_kl_and_entropy_are_only_counted(self) -> None:
+    def test_without_coefficients_kl_and_entropy_are_only_statistics(self) -> None:
         logprobs, old = ratios(1.0)
         entropies = torch.tensor([3.0], requires_grad=True)
         given_ref = {"ref_logprobs": old - 5, "entropies": entropies}
@@ -167,7 +167,7 @@ class TestPolicyLoss:
         assert stats.kl_reference.item() > 0
         assert stats.entropy.item() == 3
 
-    def test_counts_what_was_clipped(self) -> None:
+    def test_clipped_tokens_are_counted(self) -> None:
         logprobs, old = ratios(1.5, 1.5, 0.5, 0.5, 4.0, 1.0)
         advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0, 1.0])
         _, stats = policy_loss(logprobs, old, advantages, torch.ones(6), LossConfig(dual_clip=3.0))
@@ -252,7 +252,7 @@ class TestPolicyLoss:
             {"entropy_coef": math.nan},
         ],
     )
-    def test_impossible_configurations_are_named(self, wrong: dict) -> None:
+    def test_invalid_configurations_are_named(self, wrong: dict) -> None:
         with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: "):
             LossConfig(**wrong)
 

@@ -60,7 +60,7 @@ class TestEquations:
         rng=st.randoms(use_true_random=False),
     )
     def test_steps_of_the_same_tokens_have_g_of_exactly_one(self, tokens: list[float], rng: random.Random) -> None:
-        # In float32 the sums would differ in their last bit, and min-max would make 0 and 1 of that.
+        # In float32 the sums would differ in their last bit, and min-max would turn that into 0 and 1.
         rows = [rng.sample(tokens, len(tokens)) for _ in range(6)] + [[*tokens, *tokens]]
         width = 2 * len(tokens)
         entropies = torch.tensor([row + [math.nan] * (width - len(row)) for row in rows])
@@ -72,7 +72,7 @@ class TestEquations:
         torch.testing.assert_close(final[:, 0], advantages - advantages.mean())
 
     @given(batches(), st.data())
-    def test_process_rewards_stand_beside_the_bonus_before_centring(self, batch: Batch, data: st.DataObject) -> None:
+    def test_process_rewards_are_added_before_centring(self, batch: Batch, data: st.DataObject) -> None:
         rewards = [[data.draw(st.integers(-8, 8)) / 8 for _ in steps] for steps in batch.entropies]
         plain = batch.table()
         flat = torch.tensor([reward for episode in rewards for reward in episode])
@@ -83,7 +83,7 @@ class TestEquations:
         np.testing.assert_allclose(credit.advantage, expected.final, **CLOSE)
 
     @given(batches(), constants)
-    def test_every_token_carries_its_steps_advantage(self, batch: Batch, constants: dict[str, float]) -> None:
+    def test_each_token_carries_the_advantage_of_its_step(self, batch: Batch, constants: dict[str, float]) -> None:
         advantages, entropies, step_ids = batch.tensors()
         tokens = modulate_advantages(advantages, entropies, step_ids, **constants)
         expected = iter(reference.empg(batch.advantages, batch.entropies, **constants).final)
@@ -128,22 +128,22 @@ class TestProperties:
         torch.testing.assert_close(shuffled, straight[order], rtol=1e-5, atol=1e-6)
 
     @given(batches())
-    def test_sure_steps_weigh_more_and_signs_stay(self, batch: Batch) -> None:
+    def test_confident_steps_weigh_more_and_signs_do_not_change(self, batch: Batch) -> None:
         steps = batch.table()
         credit = modulate(steps, EMPGConfig(zeta=0))
-        surest_first = credit.scale[steps.entropy.argsort()]
-        assert (surest_first.diff() <= 0).all()
+        most_confident_first = credit.scale[steps.entropy.argsort()]
+        assert (most_confident_first.diff() <= 0).all()
         assert torch.equal(credit.modulated.sign(), steps.advantage.sign())
 
     def test_scaling_spans_at_most_a_factor_e_with_k_one(self) -> None:
         scale = modulate(table([0.0, 0.3, 9.0], [0, 1, 2], [1.0, 1.0, 1.0])).scale
         assert (scale.max() / scale.min()).item() == pytest.approx(math.e, rel=1e-5)
 
-    def test_the_last_step_is_pushed_down_by_the_mean_bonus(self) -> None:
+    def test_the_last_step_is_lowered_by_the_mean_bonus(self) -> None:
         credit = modulate(table([0.2, 0.9, 0.4], [0, 0, 0], [0.0, 0.0, 0.0]), EMPGConfig(zeta=0.3))
         assert credit.advantage[-1].item() == pytest.approx(-0.3 * credit.clarity.mean().item(), rel=1e-6)
 
-    def test_same_numbers_every_time(self) -> None:
+    def test_results_are_repeatable(self) -> None:
         torch.manual_seed(0)
         entropies, advantages = torch.rand(64, 300), torch.randn(64)
         step_ids = torch.arange(300).div(7, rounding_mode="floor").expand(64, -1)
@@ -179,7 +179,7 @@ class TestEdgeCases:
         nothing = torch.full((2, 3), -1)
         assert torch.equal(modulate_advantages(torch.ones(2), torch.zeros(2, 3), nothing), torch.zeros(2, 3))
 
-    def test_a_row_without_steps_counts_for_nothing(self) -> None:
+    def test_a_row_without_steps_has_no_effect(self) -> None:
         batch = Batch([1.0, -1.0], [[[0.2], [0.4]], [[0.9]]])
         advantages, entropies, step_ids = batch.tensors()
         blank = torch.full_like(step_ids[:1], -1)
@@ -191,7 +191,7 @@ class TestEdgeCases:
         assert torch.equal(padded[:2], modulate_advantages(advantages, entropies, step_ids))
         assert torch.equal(padded[2], torch.zeros_like(padded[2]))
 
-    def test_a_cut_episode_ends_where_it_was_cut(self) -> None:
+    def test_a_truncated_episode_ends_with_its_last_step(self) -> None:
         whole = modulate(table([0.2, 0.4, 0.6], [0, 0, 0], [1.0] * 3))
         cut = modulate(table([0.2, 0.4], [0, 0], [1.0] * 2))
         assert whole.clarity[1] > 0
@@ -203,7 +203,7 @@ class TestEdgeCases:
         assert credit.scale[0].item() == pytest.approx(3)
 
     @pytest.mark.parametrize("wrong", [{"k": -1.0}, {"k_future": math.nan}, {"zeta": math.inf}, {"eps": 0.0}])
-    def test_impossible_constants_are_named(self, wrong: dict[str, float]) -> None:
+    def test_invalid_constants_are_named(self, wrong: dict[str, float]) -> None:
         with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: "):
             EMPGConfig(**wrong)
 
@@ -230,13 +230,13 @@ class TestTensors:
         assert not steps.entropy.requires_grad
         assert not steps.advantage.requires_grad
 
-    def test_inputs_are_left_as_they_were(self) -> None:
+    def test_inputs_are_not_modified(self) -> None:
         inputs = Batch([1.0, -1.0], [[[0.2], [0.4]], [[0.9]]]).tensors()
         before = [tensor.clone() for tensor in inputs]
         modulate_advantages(*inputs)
         assert all(a.equal(b) or a.nan_to_num().equal(b.nan_to_num()) for a, b in zip(inputs, before, strict=True))
 
-    def test_to_tokens_is_the_way_back(self) -> None:
+    def test_to_tokens_is_the_inverse(self) -> None:
         step_ids = torch.tensor([[-1, 0, 0, -1, 1], [0, -1, -1, -1, -1]])
         expected = torch.tensor([[0.0, 5.0, 5.0, 0.0, 6.0], [7.0, 0.0, 0.0, 0.0, 0.0]])
         assert torch.equal(to_tokens(torch.tensor([5.0, 6.0, 7.0]), step_ids), expected)

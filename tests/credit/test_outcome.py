@@ -1,4 +1,4 @@
-"""Outcome advantages: each base algorithm against the reference, and what a group may be."""
+"""Outcome advantages: each base algorithm against the reference, and the groups that are allowed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_equal_rewards_are_exactly_zero(method: str) -> None:
     assert torch.equal(weighted, torch.zeros(10))
 
 
-def test_zero_variance_groups_are_those_without_signal() -> None:
+def test_zero_variance_groups_have_equal_rewards_only() -> None:
     rewards = torch.tensor([0.1, 1.0, 0.1, 0.0, 0.1, 0.3])
     groups = torch.tensor([4, 9, 4, 9, 4, 2])
     assert zero_variance_groups(rewards, groups).tolist() == [True, False, True, False, True, True]

@@ -1,4 +1,4 @@
-"""Proposition 1: why entropy has to be taken out of the size of an update."""
+"""Proposition 1: the size of an update depends on entropy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_expected_squared_score_is_one_minus_exp_of_minus_renyi_2_entropy(temper
     torch.testing.assert_close((pi * squared_score(logits)).sum(), 1 - torch.exp(-renyi_2))
 
 
-def test_sampled_updates_are_as_large_as_the_policy_is_unsure() -> None:
+def test_sampled_updates_grow_with_the_uncertainty_of_the_policy() -> None:
     generator = torch.Generator().manual_seed(1)
     means = []
     for temperature in (0.05, 0.3, 1.0, 10.0):

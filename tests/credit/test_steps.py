@@ -1,4 +1,4 @@
-"""The step table and step ids: what is a step, and which input is refused."""
+"""The step table and step ids: what a step is, and which input is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TestFromTokens:
         assert steps.has_next.tolist() == [True, False, True, True, False]
         assert len(steps) == 5
 
-    def test_a_token_left_out_inside_a_step_does_not_split_it(self) -> None:
+    def test_a_masked_token_inside_a_step_does_not_split_it(self) -> None:
         steps = StepTable.from_tokens(torch.ones(1), torch.tensor([[1.0, nan, 3.0]]), torch.tensor([[0, -1, 0]]))
         assert steps.entropy.tolist() == [2.0]
 

@@ -1,4 +1,4 @@
-"""The ways in which EMPG has been got wrong, each as a test that such code fails."""
+"""Common implementation mistakes of EMPG, each as a test that fails for it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_more_observation_tokens_change_nothing() -> None:
     assert torch.equal(flat(modulate_advantages(*few), few[2]), flat(modulate_advantages(*many), many[2]))
 
 
-def test_a_duplicated_row_counts_for_nothing_once_its_step_ids_are_minus_one() -> None:
-    # Engines repeat rows to fill their last batch. Left as they are they would count twice.
+def test_a_repeated_row_has_no_effect_if_its_step_ids_are_minus_one() -> None:
+    # Engines repeat rows to fill their last batch. Unchanged, these rows would count twice.
     advantages, entropies, step_ids = BATCH.tensors()
     filled = [torch.cat([tensor, tensor[:1]]) for tensor in (advantages, entropies, step_ids)]
     clean = modulate_advantages(advantages, entropies, step_ids)
@@ -54,14 +54,14 @@ def test_a_duplicated_row_counts_for_nothing_once_its_step_ids_are_minus_one() -
     assert torch.equal(modulate_advantages(*filled)[:2], clean)
 
 
-def test_turns_and_their_order_come_from_step_ids_never_from_text_or_token_ids() -> None:
-    # The mask alone finds the turns, whatever the model's vocabulary; its order is the order of time.
+def test_turns_and_their_order_come_from_step_ids_not_from_text_or_token_ids() -> None:
+    # The mask alone gives the turns, for any vocabulary; their order is the order in time.
     mask = torch.tensor([[0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0]])
     assert step_ids_from_mask(mask).tolist() == [[-1, 0, 0, -1, -1, 1, -1, 2, 2, 2, -1]]
 
 
 def test_many_steps_stay_in_order() -> None:
-    # Ten steps and more: an order by text would put step 10 after step 1.
+    # With ten steps or more, sorting by text would put step 10 after step 1.
     steps = 12
     entropy = torch.linspace(0, 1, steps)
     credit = modulate(StepTable(entropy=entropy, episode=torch.zeros(steps).long(), advantage=torch.zeros(steps)))
@@ -100,7 +100,7 @@ def test_every_constant_reaches_its_term(constant: dict[str, float], changed: st
     assert untouched is None or torch.equal(getattr(default, untouched), getattr(other, untouched))
 
 
-def test_long_episodes_do_not_count_more_unless_asked_for_by_name() -> None:
+def test_long_episodes_count_more_only_under_step_weighting() -> None:
     rewards, groups, num_steps = torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([1, 3])
     assert outcome_advantages(rewards, groups, "dr_grpo", num_steps=num_steps).tolist() == [0.5, -0.5]
     assert outcome_advantages(rewards, groups, "dr_grpo", weighting="step", num_steps=num_steps).tolist() == [
@@ -143,14 +143,14 @@ def test_kl_does_not_overflow_to_nan(far: float, estimator: str) -> None:
     assert logprobs.grad.isfinite().all()
 
 
-def test_a_policy_that_ran_away_is_still_pulled_back() -> None:
-    # The bound is on the exponent alone, on the side where it overflows: the other side keeps its gradient.
+def test_kl_keeps_its_gradient_far_from_the_reference() -> None:
+    # The exponent is bounded only on the side where it overflows: the other side keeps its gradient.
     logprobs = torch.tensor([-0.1], requires_grad=True)
     kl_divergence(logprobs, torch.tensor([-200.0]), "k3").sum().backward()
     assert logprobs.grad.item() == pytest.approx(1)
 
 
-def test_one_wild_token_does_not_poison_an_update() -> None:
+def test_one_extreme_token_does_not_spoil_an_update() -> None:
     logprobs = torch.tensor([-1.0, -0.5], requires_grad=True)
     old, ref = torch.tensor([-3e4, -0.5]), torch.tensor([-1.0, 3e4])
     ones = torch.ones(2)

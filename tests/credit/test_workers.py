@@ -1,4 +1,4 @@
-"""Statistics are global: steps that are spread over workers get the credit they would get together."""
+"""Statistics are global: steps on several workers get the same credit as on one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Episodes written by hand, for the learner's tests."""
+"""Hand-written episodes for the tests of the learner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from empg.rollout.types import EndReason, Episode, Turn
 
 
 def recipe(**sections: object) -> Recipe:
-    """A recipe of the default values but for `sections` (dicts)."""
+    """A recipe with the default values except for `sections` (dicts)."""
     return parse_recipe({"rollout": {"groups": 2, "group_size": 2}, **sections})
 
 

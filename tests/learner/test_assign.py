@@ -1,4 +1,4 @@
-"""From episodes to advantages: who counts, what is shaped, what is dropped."""
+"""From episodes to advantages: which episodes count, how rewards are shaped, which steps are dropped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.learner.plays import episode, recipe, turn, two_groups
 ALONE = Workers()
 
 
-def test_steps_get_the_method_s_credit_by_their_episode_s_outcome() -> None:
+def test_steps_get_the_credit_of_the_method_from_the_outcome_of_their_episode() -> None:
     episodes = two_groups()
     assigned = assign_credit(episodes, recipe(), ALONE)
     outcome = outcome_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0]), torch.tensor([0, 0, 1, 1, 1]), "grpo")
@@ -52,7 +52,7 @@ def test_every_constant_of_the_recipe_reaches_the_equations(constant: str, value
     assert (changed.advantages - plain.advantages).abs().max() > 1e-2
 
 
-def test_without_the_method_a_step_gets_its_episode_s_advantage_and_its_own_process_reward() -> None:
+def test_without_the_method_a_step_gets_the_advantage_of_its_episode_and_its_process_reward() -> None:
     episodes = two_groups()
     episodes[0].turns[1].process_reward = 0.25
     episodes[4].turns[0].valid = False
@@ -65,7 +65,7 @@ def test_without_the_method_a_step_gets_its_episode_s_advantage_and_its_own_proc
     assert assigned.credit is None
 
 
-def test_a_process_reward_stands_beside_the_clarity_bonus() -> None:
+def test_a_process_reward_is_added_to_the_clarity_bonus() -> None:
     plain = assign_credit(two_groups(), recipe(), ALONE)
     episodes = two_groups()
     episodes[0].turns[0].valid = False
@@ -77,7 +77,7 @@ def test_a_process_reward_stands_beside_the_clarity_bonus() -> None:
 
 @pytest.mark.parametrize("what", ["entropy", "logprob"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_step_that_is_not_finite_is_dropped_counted_and_poisons_nothing(what: str, value: float) -> None:
+def test_a_step_that_is_not_finite_is_dropped_and_counted_and_changes_no_other(what: str, value: float) -> None:
     episodes = two_groups()
     broken = episodes[2].turns[1]
     (broken.entropies if what == "entropy" else broken.logprobs)[1] = value
@@ -94,7 +94,7 @@ def test_a_step_that_is_not_finite_is_dropped_counted_and_poisons_nothing(what: 
     )
 
 
-def test_groups_without_variance_are_left_out_on_request() -> None:
+def test_zero_variance_groups_are_dropped_on_request() -> None:
     episodes = [*two_groups(), episode(2, 0.0, turn([1], [2])), episode(2, 0.0, turn([1], [3]), turn([1], [4]))]
     kept = assign_credit(episodes, recipe(), ALONE)
     assert (kept.zero_variance_groups, kept.groups) == (1, 3)
@@ -135,7 +135,7 @@ def test_a_new_estimator_with_step_level_advantages_needs_no_change_of_the_train
         recipe(credit={"advantage": "same_state"}, rollout={"group_size": 1})
 
 
-def test_episodes_that_an_environment_broke_are_not_compared() -> None:
+def test_episodes_that_ended_in_an_environment_error_are_not_compared() -> None:
     episodes = two_groups()
     episodes[4].end = EndReason.ENV_ERROR
     episodes[0].end = EndReason.ENV_ERROR  # leaves episode 1 alone in its group
@@ -152,7 +152,7 @@ def test_an_episode_without_turns_is_not_compared() -> None:
     assert len(assigned.episodes) == 5
 
 
-def test_running_out_of_tokens_costs_what_the_recipe_says() -> None:
+def test_reaching_the_token_limit_costs_the_penalty_of_the_recipe() -> None:
     cut = episode(0, 0.0, turn([1], [2]), end=EndReason.TOKEN_LIMIT)
     lost = episode(0, 0.0, turn([1], [3]))
     penalty = recipe(credit={"overlong_penalty": 0.5})
@@ -165,7 +165,7 @@ def test_running_out_of_tokens_costs_what_the_recipe_says() -> None:
 
 @pytest.mark.parametrize("method", ADVANTAGES)
 @pytest.mark.parametrize("empg", [None, {}])
-def test_nothing_at_all_is_an_empty_update(method: str, empg: dict | None) -> None:
+def test_no_episodes_make_an_empty_update(method: str, empg: dict | None) -> None:
     assigned = assign_credit([], recipe(credit={"advantage": method, "empg": empg}), ALONE)
     assert len(assigned.batch) == len(assigned.advantages) == 0
 

@@ -1,4 +1,4 @@
-"""Episodes as rows: which ids the policy wrote, and to which step they belong."""
+"""Episodes as rows: the ids that the policy wrote, and the step of each."""
 
 from __future__ import annotations
 

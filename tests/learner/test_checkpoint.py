@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and never a pickle."""
+"""Checkpoints: complete or not at all, and never a pickle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def one_step(policy: Policy, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def test_training_goes_on_bit_for_bit_from_a_checkpoint(policy: Policy, tmp_path: Path) -> None:
+def test_training_resumes_bit_for_bit_from_a_checkpoint(policy: Policy, tmp_path: Path) -> None:
     optimizer = make_optimizer(policy, OptimizerSection(lr=1e-2))
     one_step(policy, optimizer)
     Checkpoints(tmp_path).save("iter-000001", policy, optimizer, {"iteration": 1})
@@ -44,7 +44,7 @@ def test_no_file_is_a_pickle(policy: Policy, tmp_path: Path) -> None:
     assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 
-def test_old_ones_go_and_the_start_stays(policy: Policy, tmp_path: Path) -> None:
+def test_old_checkpoints_are_removed_and_the_start_is_kept(policy: Policy, tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     for name in ("start", "iter-000000", "iter-000001", "iter-000002"):
         checkpoints.save(name, policy, None, {})
@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(policy: Policy
     assert checkpoints.load("iter-000001", policy, None) == {"iteration": 1}
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_the_previous_one(policy: Policy, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_clear_error_and_keeps_the_previous_checkpoint(policy: Policy, tmp_path: Path) -> None:
     """A real full disk: /dev/full answers every write as one does."""
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
@@ -85,13 +85,13 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_previous_one(policy: Poli
             file.write("x" * 100_000)
 
     policy.tokenizer.save_pretrained = onto_a_full_disk
-    with pytest.raises(CheckpointError, match="No space left on device; the previous one is untouched"):
+    with pytest.raises(CheckpointError, match="No space left on device; the previous checkpoint is unchanged"):
         checkpoints.save("iter-000002", policy, None, {})
     assert [entry.name for entry in tmp_path.iterdir()] == ["iter-000001"]
     assert checkpoints.verify("iter-000001") == {"iteration": 1}
 
 
-# Of the files, only what is longer than so many bytes does not fit: the tokenizer (15 kB), or the weights (115 kB).
+# A file longer than the given number of bytes does not fit: the tokenizer (15 kB), or the weights (115 kB).
 FULL = """
 import json, resource, sys
 from pathlib import Path
@@ -117,20 +117,20 @@ except CheckpointError as error:
 
 
 @pytest.mark.parametrize(("what", "limit"), [("weights", 20_000), ("tokenizer", 5_000), ("optimizer", 150_000)])
-def test_a_file_that_does_not_fit_is_told_of_as_any_other(
+def test_a_file_that_does_not_fit_is_reported_like_any_other(
     policy: Policy, tmp_path: Path, what: str, limit: int
 ) -> None:
     """Libraries in Rust have their own classes of errors for it; a limit of a process is as good as a full disk."""
     policy.save(tmp_path / "model")
     command = [sys.executable, "-c", FULL, str(tmp_path / "model"), str(tmp_path / "run"), what, str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.endswith("iter-000002: File too large; the previous one is untouched\n")
+    assert done.stdout.endswith("iter-000002: File too large; the previous checkpoint is unchanged\n")
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["iter-000001"]
     assert Checkpoints(tmp_path / "run").verify("iter-000001") == {"iteration": 1}
 
 
 @pytest.mark.parametrize("content", ["null", "{}", "[]", '{"model.safetensors": "0"}'])
-def test_checksums_that_list_nothing_vouch_for_nothing(policy: Policy, tmp_path: Path, content: str) -> None:
+def test_checksums_that_list_no_file_are_damaged(policy: Policy, tmp_path: Path, content: str) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save("iter-000001", policy, None, {"iteration": 1})
     (tmp_path / "iter-000001" / "checksums.json").write_text(content)

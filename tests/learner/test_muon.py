@@ -8,7 +8,7 @@ import torch
 from empg.learner.muon import Muon, orthogonalize
 
 
-def test_singular_values_come_near_one() -> None:
+def test_singular_values_are_close_to_one() -> None:
     torch.manual_seed(0)
     matrices = torch.randn(3, 16, 48)
     u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
@@ -21,7 +21,7 @@ def test_singular_values_come_near_one() -> None:
     assert torch.allclose(inside, torch.diag_embed(torch.diagonal(inside, dim1=1, dim2=2)), atol=1e-4)
 
 
-def test_a_zero_gradient_moves_nothing() -> None:
+def test_a_zero_gradient_changes_no_weight() -> None:
     weight = torch.nn.Parameter(torch.ones(4, 8))
     weight.grad = torch.zeros(4, 8)
     Muon([weight], lr=0.1).step()
@@ -47,6 +47,6 @@ def test_it_steps_as_torchs_muon_does_in_bfloat16() -> None:
         assert float(apart) < 0.03 * float(moved)  # bfloat16 has less than three digits
 
 
-def test_only_matrices_are_taken() -> None:
-    with pytest.raises(ValueError, match=r"Muon is for matrices; got a parameter of shape \(4,\)"):
+def test_a_parameter_that_is_not_a_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Muon: expected matrices, got a parameter of shape \(4,\)"):
         Muon([torch.nn.Parameter(torch.ones(4))], lr=0.1)

@@ -1,4 +1,4 @@
-"""A function of one's own gives every turn a reward beside the clarity bonus, or is refused in one line."""
+"""A user function gives each turn a reward in addition to the clarity bonus, or is refused in one line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("empg", [None, {"k": 0.0, "zeta": 0.0}])
-def test_it_stands_beside_the_bonus_and_the_penalty(empg: dict | None) -> None:
+def test_it_is_added_to_the_bonus_and_the_penalty(empg: dict | None) -> None:
     plain = {"empg": empg, "invalid_penalty": 0.5}
     episodes = two_groups()
     episodes[0].turns[0].valid = False
@@ -49,28 +49,28 @@ def test_it_stands_beside_the_bonus_and_the_penalty(empg: dict | None) -> None:
     torch.testing.assert_close(judged.advantages - without.advantages, wanted)
 
 
-def test_without_a_function_nothing_is_given() -> None:
+def test_without_a_function_the_reward_is_zero() -> None:
     assert step_rewards(two_groups()[0], None) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["too_short", "nonsense"])
-def test_what_is_not_one_number_per_turn_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}: task t: 2 finite numbers are needed, one per turn; got \["):
+def test_anything_but_one_number_per_turn_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: task t: expected 2 finite numbers, one per turn, got \["):
         step_rewards(two_groups()[0], f"judges_of_this_test:{name}")
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("judges_of_this_test", "is not of the form package.module:function"),
-        (":last_turn", "is not of the form package.module:function"),
-        ("judges_of_this_test:a.b", "is not of the form package.module:function"),
+        ("judges_of_this_test", "expected the form package.module:function"),
+        (":last_turn", "expected the form package.module:function"),
+        ("judges_of_this_test:a.b", "expected the form package.module:function"),
         ("no_such_module:f", "No module named 'no_such_module'; install it"),
         ("judges_of_this_test:missing", "judges_of_this_test has no function missing"),
         ("judges_of_this_test:not_a_function", "judges_of_this_test has no function not_a_function"),
     ],
 )
-def test_a_name_that_leads_nowhere_is_refused_in_one_line(name: str, reason: str) -> None:
+def test_a_name_that_cannot_be_loaded_is_refused_in_one_line(name: str, reason: str) -> None:
     with pytest.raises(ValueError, match=rf"^credit\.process_reward={name}:? ?.*{reason}") as caught:
         load_step_rewards(name)
     assert "\n" not in str(caught.value)

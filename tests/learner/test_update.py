@@ -1,4 +1,4 @@
-"""One update: it moves the policy the right way, by the right amount, and counts what it did."""
+"""One update: it changes the policy in the right direction by the right amount, and reports what it did."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def assigned_for(policy: Policy, wanted: Recipe) -> Assigned:
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "episode_mean", "constant"])
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
-def test_a_bandit_learns_the_arm_that_pays(policy: Policy, aggregation: str, history: str) -> None:
+def test_a_bandit_learns_the_rewarded_arm(policy: Policy, aggregation: str, history: str) -> None:
     """One prompt, two arms of one token: what paid becomes likelier, what did not less so."""
     wanted = recipe(
         loss={"aggregation": aggregation},
@@ -90,7 +90,7 @@ def test_the_first_gradient_is_that_of_the_weighted_log_likelihood(policy: Polic
 
 
 @pytest.mark.parametrize("budget", [256, 16384])
-def test_the_size_of_the_passes_changes_nothing(policy: Policy, budget: int) -> None:
+def test_the_size_of_the_passes_does_not_change_the_update(policy: Policy, budget: int) -> None:
     long = [episode(g, float(w), turn(range(20, 120), [30 + g + w])) for g in (0, 1) for w in (0, 1)]  # two rows a pass
     wanted = recipe(optimizer={"micro_batch_tokens": budget, "lr": 1e-3})
     whole = recipe(optimizer={"lr": 1e-3})
@@ -101,7 +101,7 @@ def test_the_size_of_the_passes_changes_nothing(policy: Policy, budget: int) -> 
     assert stats.loss["loss"] == pytest.approx(again.loss["loss"], abs=1e-5)
 
 
-def test_minibatches_are_whole_episodes_each_once_an_epoch(policy: Policy) -> None:
+def test_minibatches_are_whole_episodes_each_once_per_epoch(policy: Policy) -> None:
     wanted = recipe(optimizer={"minibatches": 3, "epochs": 2})
     assigned = assigned_for(policy, wanted)
     update = make(policy, wanted)
@@ -138,7 +138,7 @@ def test_more_minibatches_than_episodes_leave_some_empty(policy: Policy) -> None
 
 @pytest.mark.parametrize("minibatches", [1, 2])
 @pytest.mark.parametrize("old", ["sampled", "recomputed"])
-def test_the_mismatch_is_the_mean_distance_of_the_sampler_s_log_probabilities(
+def test_the_mismatch_is_the_mean_difference_from_the_sampled_log_probabilities(
     policy: Policy, old: str, minibatches: int
 ) -> None:
     wanted = recipe(optimizer={"old_logprobs": old, "minibatches": minibatches})
@@ -160,7 +160,7 @@ def test_the_loss_of_several_steps_is_their_mean(policy: Policy) -> None:
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
-def test_a_gradient_that_is_not_finite_is_left_out_and_counted(policy: Policy) -> None:
+def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted(policy: Policy) -> None:
     wanted = recipe()
     assigned = assigned_for(policy, wanted)
     assigned.advantages[3] = math.inf
@@ -171,7 +171,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted(policy: Policy) -
     assert all(p.grad is None for p in policy.parameters)
 
 
-def test_nothing_to_train_on_is_no_step(policy: Policy) -> None:
+def test_an_empty_batch_takes_no_optimizer_step(policy: Policy) -> None:
     wanted = recipe()
     before = [p.clone() for p in policy.parameters]
     stats = make(policy, wanted)(assign_credit([], wanted, Workers()), 0)
@@ -179,7 +179,7 @@ def test_nothing_to_train_on_is_no_step(policy: Policy) -> None:
     assert all(torch.equal(p, b) for p, b in zip(policy.parameters, before, strict=True))
 
 
-def test_a_kl_penalty_pulls_back_to_the_reference(policy: Policy) -> None:
+def test_a_kl_penalty_reduces_the_distance_to_the_reference(policy: Policy) -> None:
     reference = policy.frozen_copy()
     with torch.no_grad():
         for parameter in policy.parameters:
@@ -211,7 +211,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(policy: Policy) -> None:
     assert moved == pytest.approx(1e-3, rel=2e-2)
 
 
-def test_decay_is_for_matrices(policy: Policy) -> None:
+def test_weight_decay_applies_to_matrices_only(policy: Policy) -> None:
     matrices, vectors = make_optimizer(policy, OptimizerSection(weight_decay=0.1)).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert {p.ndim for p in vectors["params"]} == {1}

@@ -1,4 +1,4 @@
-"""Warm start: what the expert does becomes likely, and a tiny policy can win by it."""
+"""Warm start: the actions of the expert become likely, and a tiny policy succeeds with them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def started(
 
 
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
-def test_the_loss_falls_and_the_policy_wins_as_the_expert_does(history: str) -> None:
+def test_the_loss_falls_and_the_policy_succeeds_like_the_expert(history: str) -> None:
     policy, agent, records = started(2400, history)
     assert [record["step"] for record in records] == list(range(1, 301))
     assert records[-1]["loss"] < 0.1 * records[0]["loss"]
@@ -62,7 +62,7 @@ def test_the_loss_falls_and_the_policy_wins_as_the_expert_does(history: str) -> 
     assert all(turn.valid for episode in episodes for turn in episode.turns)
 
 
-def test_the_same_seed_is_the_same_policy() -> None:
+def test_the_same_seed_gives_the_same_policy() -> None:
     (first, _, records), (again, _, records_again) = started(16), started(16)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters, again.parameters, strict=True))
     assert [r["loss"] for r in records] == [r["loss"] for r in records_again]
@@ -82,7 +82,9 @@ class ShoutingLater(Shouting):
 
 
 def test_a_limit_that_no_turn_fits_is_named() -> None:
-    with pytest.raises(ValueError, match=r"^rollout\.max_episode_tokens=128 has no room .*; raise it$"):
+    with pytest.raises(
+        ValueError, match=r"^rollout\.max_episode_tokens=128 is too small for one expert turn; increase it$"
+    ):
         started(16, world=partial(Shouting, *FATES), rollout={"max_episode_tokens": 128})
 
 

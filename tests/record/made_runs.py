@@ -1,4 +1,4 @@
-"""A run as training leaves it behind, made up but consistent: the credit columns obey the method's equations."""
+"""A synthetic but consistent run: the credit columns satisfy the equations of the method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: what is written is what is read, and a kill at any moment leaves a run that can go on."""
+"""The run folder: what is written is read back, and a run that is killed at any time can be resumed."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ def empty_run(path: Path) -> RunFolder:
 # --- create and open ---------------------------------------------------------------------------------------------
 
 
-def test_a_created_run_holds_its_recipe_and_can_be_opened(tmp_path: Path) -> None:
+def test_a_created_run_contains_its_recipe_and_can_be_opened(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "a" / "b", "name: café\n")
     assert RunFolder.open(run.path).recipe_text() == "name: café\n"
     assert run.read_metrics() == []
     assert run.episode_iterations() == []
 
 
-def test_a_second_run_does_not_overwrite_the_first_unless_told_to(tmp_path: Path) -> None:
+def test_a_second_run_overwrites_the_first_only_with_force(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     run.append_metrics({"kind": "run"})
     run.write_episodes(3, TURN)
     (run.path / "notes.txt").write_text("mine")
-    with pytest.raises(RunFolderError, match=r"already holds a run; go on with --resume, start it anew with --force"):
+    with pytest.raises(RunFolderError, match=r"already holds a run; use --resume to continue, --force to overwrite"):
         RunFolder.create(run.path, "seed: 1\n")
     assert RunFolder.open(run.path).recipe_text() == "seed: 0\n"
-    anew = RunFolder.create(run.path, "seed: 1\n", force=True)
-    assert (anew.recipe_text(), anew.read_metrics(), anew.episode_iterations()) == ("seed: 1\n", [], [])
+    fresh = RunFolder.create(run.path, "seed: 1\n", force=True)
+    assert (fresh.recipe_text(), fresh.read_metrics(), fresh.episode_iterations()) == ("seed: 1\n", [], [])
     assert (run.path / "notes.txt").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunFolderError, match=r"cannot make the run folder .*/file/run: Not a directory"):
+    with pytest.raises(RunFolderError, match=r"cannot create the run folder .*/file/run: Not a directory"):
         RunFolder.create(tmp_path / "file" / "run", "seed: 0\n")
     run = empty_run(tmp_path)
     (run.path / "episodes").touch()
@@ -69,14 +69,14 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) 
         run.write_episodes(3, TURN)
 
 
-def test_force_does_not_empty_a_folder_that_holds_no_run(tmp_path: Path) -> None:
+def test_force_does_not_empty_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(RunFolderError, match="is not empty and holds no run"):
+    with pytest.raises(RunFolderError, match="is not empty and is not a run folder"):
         RunFolder.create(tmp_path, "seed: 0\n", force=True)
     assert (tmp_path / "photo.jpg").exists()
 
 
-def test_force_leaves_what_a_link_points_to(tmp_path: Path) -> None:
+def test_force_keeps_the_target_of_a_link(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     elsewhere = tmp_path / "big-disk"
     elsewhere.mkdir()
@@ -93,7 +93,7 @@ def test_a_file_is_not_a_run_folder(tmp_path: Path, make: Callable[[Path], RunFo
         make(tmp_path / "file")
 
 
-def test_opening_what_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
+def test_opening_a_folder_that_is_not_a_run_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="does not exist"):
         RunFolder.open(tmp_path / "nowhere")
     with pytest.raises(RunFolderError, match=r"recipe\.yaml is missing"):
@@ -128,7 +128,9 @@ def test_numpy_numbers_are_written_as_numbers(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(min_value=0, max_value=200))
-def test_a_kill_while_a_line_is_written_loses_only_it(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+def test_a_kill_while_a_line_is_written_loses_that_line_only(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
     run = empty_run(tmp_path_factory.mktemp("torn"))
     records = [{"kind": "train", "iteration": i, "policy/loss": i / 3} for i in range(1, 5)]
     for record in records:
@@ -141,7 +143,9 @@ def test_a_kill_while_a_line_is_written_loses_only_it(tmp_path_factory: pytest.T
     assert run.read_metrics() == survivors
     is_torn = bool(torn) and not torn.endswith(b"\n")
     assert run.problems == (
-        [f"metrics.jsonl line {len(survivors) + 1} was cut off when the run was killed; left out"] if is_torn else []
+        [f"metrics.jsonl line {len(survivors) + 1} is incomplete because the run was killed; skipped"]
+        if is_torn
+        else []
     )
     run.append_metrics({"kind": "after"})
     assert run.read_metrics() == [*survivors, {"kind": "after"}]
@@ -181,7 +185,7 @@ def test_truncating_to_an_iteration_keeps_its_records_to_the_byte(tmp_path: Path
 # --- episodes and evaluations ------------------------------------------------------------------------------------
 
 
-def test_episodes_come_back_with_their_types_and_units(tmp_path: Path) -> None:
+def test_episodes_are_read_back_with_their_types_and_units(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     path = run.write_episodes(3, {**TURN, "entropy": [0.5, None], "action": ["go to shelf 1", "look"]})
     assert path.name == "iter-000003.parquet"
@@ -193,7 +197,7 @@ def test_episodes_come_back_with_their_types_and_units(tmp_path: Path) -> None:
     assert run.episode_iterations() == [3]
 
 
-def test_every_column_explains_itself() -> None:
+def test_every_column_has_a_description() -> None:
     for schema in (EPISODES, EVALUATIONS):
         assert all(field.metadata[b"description"] for field in schema)
 
@@ -221,7 +225,7 @@ def test_text_without_utf8_form_is_kept_readable(tmp_path: Path) -> None:
     assert run.read_episodes(3)["observation"] == ["a ? b", "naïve 🤖"]
 
 
-def test_a_file_cut_short_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     path = run.write_episodes(3, TURN)
     path.write_bytes(path.read_bytes()[:-20])
@@ -231,7 +235,7 @@ def test_a_file_cut_short_is_an_error_that_names_it(tmp_path: Path) -> None:
         run.read_episodes(4)
 
 
-def test_the_half_written_file_of_a_kill_is_not_taken_for_episodes(tmp_path: Path) -> None:
+def test_the_temporary_file_left_by_a_kill_is_not_an_episodes_file(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     run.write_episodes(3, TURN)
     (run.path / "episodes" / ".iter-000004.parquet.partial").write_bytes(b"PAR1")
@@ -243,7 +247,7 @@ GREEDY = {
 }  # fmt: skip
 
 
-def test_every_evaluation_has_a_file_of_its_own(tmp_path: Path) -> None:
+def test_each_evaluation_has_its_own_file(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     lost = {**PLAYED, "success": False}
     path = run.write_evaluation(GREEDY, [PLAYED, {**lost, "task_id": "u"}])
@@ -255,7 +259,7 @@ def test_every_evaluation_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert all(run.read_evaluation({**GREEDY, key: value})["success"] == [False] for key, value in others.items())
 
 
-def test_the_evaluations_of_runs_before_that_are_found(tmp_path: Path) -> None:
+def test_the_evaluation_files_of_earlier_versions_are_found(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     path = run.write_evaluation(GREEDY, [PLAYED])
     path.rename(path.with_name("iter-000012-valid_seen-greedy.parquet"))
@@ -263,8 +267,8 @@ def test_the_evaluations_of_runs_before_that_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["../valid", "a/b", "", "-x"])
-def test_a_split_cannot_lead_out_of_the_folder(tmp_path: Path, split: str) -> None:
-    with pytest.raises(RunFolderError, match="cannot be part of a file's name"):
+def test_a_split_name_cannot_leave_the_folder(tmp_path: Path, split: str) -> None:
+    with pytest.raises(RunFolderError, match="cannot be part of a file name"):
         empty_run(tmp_path).write_evaluation({**GREEDY, "split": split}, [PLAYED])
 
 

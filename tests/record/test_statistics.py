@@ -1,4 +1,4 @@
-"""Intervals and paired comparison: by hand where a hand can, and against SciPy where it is installed."""
+"""Intervals and paired comparison: hand-computed values, and SciPy where it is installed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_wilson_by_hand() -> None:
 
 
 @given(counts)
-def test_wilson_holds_the_proportion_and_is_symmetric(count: tuple[int, int]) -> None:
+def test_wilson_contains_the_proportion_and_is_symmetric(count: tuple[int, int]) -> None:
     wins, n = count
     low, high = wilson_interval(wins, n)
     assert 0.0 <= low <= wins / n <= high <= 1.0
@@ -52,7 +52,7 @@ def test_wilson_equals_scipy(count: tuple[int, int], confidence: float) -> None:
 
 
 @pytest.mark.parametrize(("wins", "n"), [(0, 0), (5, 4), (-1, 4)])
-def test_counts_that_are_none_are_refused(wins: int, n: int) -> None:
+def test_counts_out_of_range_are_refused(wins: int, n: int) -> None:
     with pytest.raises(ValueError, match="0 <= successes <= n"):
         wilson_interval(wins, n)
 
@@ -84,9 +84,9 @@ def test_mcnemar_equals_the_binomial_test(only_a: int, only_b: int) -> None:
     assert mcnemar_exact(only_a, only_b) == pytest.approx(expected, rel=1e-9)
 
 
-def test_mcnemar_stands_thousands_of_pairs() -> None:
+def test_mcnemar_handles_thousands_of_pairs() -> None:
     assert 0.0 < mcnemar_exact(4_800, 5_200) < 1e-4
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="expected counts >= 0"):
         mcnemar_exact(-1, 2)
 
 
@@ -128,8 +128,8 @@ def test_pairs_are_counted_by_who_won() -> None:
     assert pair.p_value == 1.0
 
 
-def test_lists_of_unequal_length_are_no_pairs() -> None:
-    with pytest.raises(ValueError, match="equal length, got 2 and 1"):
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="one length > 0, got 2 and 1 outcomes"):
         pair_up([True, False], [True])
 
 
@@ -190,7 +190,7 @@ def test_the_last_evaluation_is_compared_unless_one_is_named(two_runs: tuple[Run
     assert (result.iteration_a, result.iteration_b, result.overall.difference) == (0, 5, 0.5)
 
 
-def test_the_last_evaluation_is_that_of_the_highest_iteration(two_runs: tuple[RunFolder, RunFolder]) -> None:
+def test_the_last_evaluation_is_the_one_of_the_highest_iteration(two_runs: tuple[RunFolder, RunFolder]) -> None:
     run, _ = two_runs
     evaluated(run, {"p1": True, "p2": True}, iteration=5)
     evaluated(run, {"p1": False, "p2": False}, iteration=0)  # `empg evaluate --checkpoint start`, later
@@ -199,7 +199,7 @@ def test_the_last_evaluation_is_that_of_the_highest_iteration(two_runs: tuple[Ru
 
 
 @pytest.mark.parametrize("other", [{"sha256": "cd" * 32}, {"temperature": 0.4}])
-def test_of_several_evaluations_of_an_iteration_those_alike_are_compared(
+def test_of_several_evaluations_of_an_iteration_those_with_equal_settings_are_compared(
     two_runs: tuple[RunFolder, RunFolder], other: dict[str, Any]
 ) -> None:
     a, b = two_runs
@@ -210,7 +210,7 @@ def test_of_several_evaluations_of_an_iteration_those_alike_are_compared(
     assert (result.overall.difference, result.apart) == (0.5, ())
 
 
-def test_what_two_runs_share_is_known(two_runs: tuple[RunFolder, RunFolder]) -> None:
+def test_shared_splits_are_those_of_both_runs(two_runs: tuple[RunFolder, RunFolder]) -> None:
     a, b = two_runs
     for split in ("test", "valid_unseen", "valid_seen"):
         evaluated(a, {"p1": True}, split=split)
@@ -229,7 +229,7 @@ def test_different_panels_are_not_compared(two_runs: tuple[RunFolder, RunFolder]
         compare(a, b, "valid_seen")
 
 
-def test_other_settings_of_play_are_named(tmp_path: Path) -> None:
+def test_different_evaluation_settings_are_named(tmp_path: Path) -> None:
     recipe = "rollout: {{top_p: {}, max_turn_tokens: 40}}\nenvironment: {{max_steps: {}, options: {{rooms: small}}}}\n"
     a = RunFolder.create(tmp_path / "a", recipe.format(1.0, 16))
     b = RunFolder.create(tmp_path / "b", recipe.format(0.9, 20))
@@ -254,7 +254,7 @@ def test_tasks_that_do_not_match_are_not_compared(two_runs: tuple[RunFolder, Run
         compare(a, b, "valid_seen")
 
 
-def test_a_missing_evaluation_is_named_with_those_there_are(two_runs: tuple[RunFolder, RunFolder]) -> None:
+def test_a_missing_evaluation_is_named_with_the_existing_ones(two_runs: tuple[RunFolder, RunFolder]) -> None:
     a, b = two_runs
     evaluated(a, {"p1": True})
     with pytest.raises(ValueError, match=r"no evaluation of valid_unseen \(sampled\); it has valid_seen at it"):
@@ -263,7 +263,7 @@ def test_a_missing_evaluation_is_named_with_those_there_are(two_runs: tuple[RunF
         compare(a, b, "valid_seen")
 
 
-def test_a_run_that_learned_is_seen_to_have_learned(finished_run: RunFolder) -> None:
+def test_the_improvement_of_a_run_is_detected(finished_run: RunFolder) -> None:
     result = compare(finished_run, finished_run, "valid_seen", iteration_a=0)
     assert result.overall.n == 100
     assert 0.2 < result.overall.low < result.overall.difference < result.overall.high < 0.7

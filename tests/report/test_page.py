@@ -150,7 +150,7 @@ def test_a_run_killed_in_its_warm_start_shows_the_warm_start(tmp_path: Path) -> 
         file.write(b'{"kind":"warm_start","st')
     text = read(run).text
     assert "Warm start: loss" in text
-    assert "metrics.jsonl line 4 was cut off" in text
+    assert "metrics.jsonl line 4 is incomplete" in text
     assert "Steps and their credit" not in text
 
 

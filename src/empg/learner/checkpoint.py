@@ -1,8 +1,8 @@
-"""Checkpoints: an ordinary Hugging Face folder plus the trainer's state, written whole or not at all.
+"""Checkpoints: an ordinary Hugging Face folder plus the state of the trainer, written completely or not at all.
 
-`checkpoints/iter-000010/` holds the model (config, weights, tokenizer), `optimizer.safetensors`, `trainer.json` and
-`checksums.json`. No file is a pickle. A checkpoint is written beside its place and renamed into it, so a run that is
-killed leaves the previous one whole.
+`checkpoints/iter-000010/` contains the model (config, weights, tokenizer), `optimizer.safetensors`, `trainer.json` and
+`checksums.json`. No file is a pickle. A checkpoint is written under a temporary name and renamed, so a run that is
+killed leaves the previous one intact.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from empg.errors import UserError
 from empg.policy.model import Policy, plain_os_errors
 
-START = "start"  # the policy that reinforcement learning began from; the reference of a KL penalty; always kept
+START = "start"  # the policy before reinforcement learning; the reference of a KL penalty; always kept
 _NAME = re.compile(r"iter-(\d{6})")
 
 
@@ -42,7 +42,7 @@ class Checkpoints:
         """Write a checkpoint and remove those that are no longer kept.
 
         Raises:
-            CheckpointError: it could not be written (a full disk, say); nothing else was touched.
+            CheckpointError: it cannot be written (for example, the disk is full); nothing else has changed.
         """
         target, partial = self.folder / name, self.folder / f".{name}.partial"
         try:
@@ -61,20 +61,20 @@ class Checkpoints:
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             reason = error.strerror or str(error)
-            message = f"cannot write checkpoint {target}: {reason}; the previous one is untouched"
+            message = f"cannot write checkpoint {target}: {reason}; the previous checkpoint is unchanged"
             raise CheckpointError(message) from None
         for old in self.names()[: -self.keep]:
             shutil.rmtree(self.folder / old)
         return target
 
     def names(self) -> list[str]:
-        """Checkpoints of iterations, oldest first."""
+        """Return the names of the checkpoints of iterations, oldest first."""
         if not self.folder.is_dir():
             return []
         return sorted(entry.name for entry in self.folder.iterdir() if _NAME.fullmatch(entry.name))
 
     def newest_intact(self) -> tuple[str | None, list[str]]:
-        """The newest checkpoint whose files are whole, and what is wrong with the newer ones."""
+        """Return the newest checkpoint whose files are intact, and what is wrong with the newer ones."""
         problems = []
         for name in reversed(self.names()):
             try:
@@ -86,7 +86,7 @@ class Checkpoints:
         return None, problems
 
     def verify(self, name: str) -> dict[str, Any]:
-        """Check every file of a checkpoint against its checksum and return the trainer's state.
+        """Check every file of a checkpoint against its checksum and return the state of the trainer.
 
         Raises:
             CheckpointError: a file is missing or damaged.
@@ -108,7 +108,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {folder}: checksums.json or trainer.json is not valid JSON") from None
 
     def load(self, name: str, policy: Policy, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-        """Take weights and optimizer state from a verified checkpoint; returns the trainer's state."""
+        """Load weights and optimizer state from a checkpoint, verify it first, and return the state of the trainer."""
         state = self.verify(name)
         policy.load_weights(self.folder / name)
         if optimizer is not None:
@@ -128,7 +128,7 @@ def _restore(optimizer: torch.optim.Optimizer, policy: Policy, flat: dict[str, T
     for name, value in flat.items():
         index, key = name.split(".", 1)
         parameter = policy.parameters[int(index)]
-        # AdamW keeps its step counts on the CPU, its moments beside the weights.
+        # AdamW keeps its step counts on the CPU, its moments on the device of the weights.
         optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
 
 
@@ -141,7 +141,7 @@ def _digest(file: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Every file of a checkpoint: a tokenizer with several chat templates keeps them in a folder of its own."""
+    """Return every file of a checkpoint; a tokenizer with several chat templates has a subfolder for them."""
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 

@@ -1,8 +1,8 @@
 """Muon in float32: an optimizer for the matrices inside a model's layers (Jordan et al., 2024).
 
-torch has a Muon, but it orthogonalises in bfloat16, which a processor without bfloat16 units has to emulate: for the
-demo's policy 560 ms a step instead of the 40 ms here, beside 670 ms for forward and backward (one core, AVX2). Matrices
-of one shape are orthogonalised together.
+torch has a Muon, but it orthogonalises in bfloat16, which a processor without bfloat16 units has to emulate. For the
+policy of the demo that takes 560 ms per step instead of the 40 ms here, in addition to 670 ms for forward and backward
+(one core, AVX2). Matrices of the same shape are orthogonalised together.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from empg.errors import UserError
 
-# The quintic iteration of the original: steep at zero, and near enough to one after five rounds.
+# The quintic iteration of the original: steep at zero, and close enough to one after five rounds.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 _EPS = 1e-7
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """U V^T of each matrix's singular value decomposition U S V^T, nearly: singular values come to about 0.7 to 1.2.
+    """Approximate U V^T of the singular value decomposition U S V^T of each matrix, to singular values of 0.7 to 1.2.
 
     Args:
         matrices: (N, A, B) float32 with A <= B.
@@ -36,7 +36,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose step is orthogonalised, at the size of an AdamW step: RMS 0.2 an element, times `lr`.
+    """Nesterov momentum with an orthogonalised step, of the size of an AdamW step: RMS 0.2 per element, times `lr`.
 
     The same as `torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")`, in float32.
 
@@ -50,11 +50,11 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.ndim != 2:
-                raise UserError(f"Muon is for matrices; got a parameter of shape {tuple(parameter.shape)}")
+                raise UserError(f"Muon: expected matrices, got a parameter of shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step with the gradients that are there."""
+        """Take one step; parameters without gradient are skipped."""
         assert closure is None, "the loss is computed before the step"
         for group in self.param_groups:
             alike: dict[tuple[int, ...], list[Tensor]] = {}

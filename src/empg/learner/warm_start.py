@@ -1,4 +1,4 @@
-"""Warm start: the policy imitates the expert before it learns from reward."""
+"""Warm start: supervised training on episodes of the expert, before reinforcement learning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from empg.rollout.demonstrations import Recordings, as_episode, demonstrate, rec
 from empg.system.memory import release_memory
 from empg.system.workers import Workers
 
-DEMONSTRATION_KEY = 13  # keeps the rng of demonstrations apart from all others
+DEMONSTRATION_KEY = 13  # keeps the rng of demonstrations separate from all others
 _TIDY_EVERY = 16  # steps
 
 Report = Callable[[WarmStartRecord], None]
@@ -32,14 +32,14 @@ Report = Callable[[WarmStartRecord], None]
 def warm_start(
     policy: Policy, agent: Agent, environment: TextEnvironment, recipe: Recipe, workers: Workers, report: Report
 ) -> None:
-    """Train `policy` on `recipe.warm_start.episodes` episodes of the expert, each seen once, in task order.
+    """Train `policy` on `recipe.warm_start.episodes` episodes of the expert, each used once, in task order.
 
-    Plays are made as they are needed, each worker its own share. Recorded episodes are spread evenly among them
-    (`Recordings`). `report` gets a record after every step.
+    Each worker generates its own share of the episodes when they are needed. Recorded episodes are spread evenly among
+    them (`Recordings`). `report` receives a record after every step.
 
     Raises:
-        UserError: of the first episodes not even one turn fits the recipe's token limit, or a recording does not fit
-            the environment.
+        UserError: no turn of the first episodes fits the token limit of the recipe, or a recording does not fit the
+            environment.
     """
     section = recipe.warm_start
     assert section is not None
@@ -66,7 +66,7 @@ def warm_start(
         meant = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)), dtype=torch.bool)
         if step == 0 and not workers.total(len(meant)):
             limit = recipe.rollout.max_episode_tokens
-            raise UserError(f"rollout.max_episode_tokens={limit} has no room for one turn of the expert; raise it")
+            raise UserError(f"rollout.max_episode_tokens={limit} is too small for one expert turn; increase it")
         keep = meant[batch.step]
         total = workers.total(int(keep.sum()))
         loss, right = 0.0, 0.0
@@ -76,7 +76,7 @@ def warm_start(
             micro_loss = -logprobs.sum() / total
             micro_loss.backward()
             loss += float(micro_loss.detach())
-            # A token given more than half the probability is the most likely one: a lower bound of the accuracy.
+            # A token with a probability above one half is the most likely one: a lower bound of the accuracy.
             right += float((logprobs.detach() > math.log(0.5)).sum()) / total
         workers.average_gradients(policy.parameters)
         torch.nn.utils.clip_grad_norm_(policy.parameters, 1.0)
@@ -100,7 +100,7 @@ def warm_start(
 
 
 def _optimizers(policy: Policy, section: WarmStartSection) -> list[torch.optim.Optimizer]:
-    """AdamW; or Muon for the matrices inside the layers and AdamW for embeddings and norms, at the same rate."""
+    """Make AdamW; or Muon for the matrices inside the layers and AdamW for embeddings and norms, at the same rate."""
     embeddings = {id(p) for m in policy.model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
     inner = [p for p in policy.parameters if section.optimizer == "muon" and p.ndim == 2 and id(p) not in embeddings]
     taken = {id(p) for p in inner}
@@ -115,7 +115,7 @@ def _optimizers(policy: Policy, section: WarmStartSection) -> list[torch.optim.O
 
 
 def _schedule(progress: float, warmup: float) -> float:
-    """Linear warm-up, then a cosine down to a tenth."""
+    """Return the factor of the learning rate: linear warm-up, then cosine decay to a tenth."""
     if progress < warmup:
         return (progress + 1e-3) / warmup
     return 0.55 + 0.45 * math.cos(math.pi * (progress - warmup) / (1 - warmup))

@@ -1,14 +1,14 @@
-"""A run's folder: the one place that knows where a run keeps what.
+"""The folder of a run: the one place that defines where a run keeps its files.
 
     recipe.yaml                                       the complete, resolved recipe
-    metrics.jsonl                                     one JSON object a line, in the order of events
+    metrics.jsonl                                     one JSON object per line, in the order of events
     episodes/iter-000012.parquet                      one row per turn of the training rollouts (`tables.EPISODES`)
     evaluations/iter-000012-<split>-<decoding>-<panel>-t<temperature>.parquet
                                                       one row per episode of a panel (`tables.EVALUATIONS`)
     checkpoints/  tensorboard/  report.html
 
-Everything in it can be read without this package. Files other than `metrics.jsonl` are written beside their place and
-renamed into it, so a run that is killed leaves no half of one.
+Everything in it can be read without this package. Files other than `metrics.jsonl` are written under a temporary name
+and renamed, so a run that is killed leaves no partial file.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
 
 
 class RunFolderError(UserError):
-    """A run folder cannot be made, read or written; the message names the file or line and says what to do."""
+    """A run folder cannot be created, read or written; the message names the file or line and says what to do."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder, by its path. Constructing one touches nothing; `create` and `open` check."""
+    """The folder of a run, by its path. The constructor touches no file; `create` and `open` check the folder."""
 
     path: Path
     problems: list[str] = field(default_factory=list, compare=False)
-    """What the last `read_metrics` had to leave out, in words; empty when the file was whole."""
+    """What the last `read_metrics` left out, in words; empty if the file was complete."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
 
     @classmethod
     def create(cls, path: str | Path, recipe: str, *, force: bool = False) -> RunFolder:
-        """Make a new run's folder with its resolved recipe (YAML text).
+        """Create the folder of a new run with its resolved recipe (YAML text).
 
-        An empty or missing folder is taken as it is. `force` starts a folder that holds a run anew: what belongs to a
-        run's layout is removed, anything else in it is left alone.
+        The folder may be missing or empty. `force` overwrites a run: the files and folders of a run are removed, any
+        other file is kept.
 
         Raises:
-            RunFolderError: the folder holds something already, or cannot be written.
+            RunFolderError: the folder is not empty, or cannot be written.
         """
         run = cls(Path(path))
         try:
@@ -64,31 +64,31 @@ class RunFolder:
             if run.recipe_path.exists():
                 if not force:
                     raise RunFolderError(
-                        f"{run.path} already holds a run; go on with --resume, start it anew with --force, "
+                        f"{run.path} already holds a run; use --resume to continue, --force to overwrite, "
                         "or name another folder"
                     )
                 run._remove_run()
             elif run.path.is_dir() and any(run.path.iterdir()):
-                raise RunFolderError(f"{run.path} is not empty and holds no run; name another folder")
+                raise RunFolderError(f"{run.path} is not empty and is not a run folder; name another folder")
             run.path.mkdir(parents=True, exist_ok=True)
             write_whole(run.recipe_path, recipe.encode())
             run.metrics_path.touch()
         except OSError as error:
-            raise RunFolderError(f"cannot make the run folder {run.path}: {error.strerror or error}") from None
+            raise RunFolderError(f"cannot create the run folder {run.path}: {error.strerror or error}") from None
         return run
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing run's folder.
+        """Open the folder of an existing run.
 
         Raises:
-            RunFolderError: there is no run in it.
+            RunFolderError: it does not exist, or is not a run folder.
         """
         run = cls(Path(path))
         if not run.path.is_dir():
             raise RunFolderError(f"{run.path} does not exist; name the folder of a run")
         if not run.recipe_path.is_file():
-            raise RunFolderError(f"{run.path} holds no run: recipe.yaml is missing")
+            raise RunFolderError(f"{run.path} is not a run folder: recipe.yaml is missing")
         return run
 
     @property
@@ -98,7 +98,7 @@ class RunFolder:
 
     @property
     def metrics_path(self) -> Path:
-        """The records of the run, one JSON object a line."""
+        """The records of the run, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -117,19 +117,19 @@ class RunFolder:
         return self.path / "report.html"
 
     def recipe_text(self) -> str:
-        """The resolved recipe, as written (YAML)."""
+        """Return the resolved recipe as written (YAML)."""
         return self.recipe_path.read_text(encoding="utf-8")
 
     # --- metrics.jsonl ---------------------------------------------------------------------------------------------
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add one record as one line, flushed.
+        """Append one record as one line and flush.
 
         JSON has no NaN: numbers that are not finite are written as null and their keys listed under `nonfinite`.
-        A line torn by a kill is removed first, so the file never holds a damaged line in its middle.
+        An incomplete last line, left by a kill, is removed first, so no line but the last can be damaged.
 
         Raises:
-            RunFolderError: the line cannot be written (a full disk, say).
+            RunFolderError: the line cannot be written (for example, the disk is full).
         """
         nonfinite: list[str] = []
         clean = _finite(dict(record), "", nonfinite)
@@ -144,9 +144,9 @@ class RunFolder:
             raise RunFolderError(f"cannot write {self.metrics_path}: {error.strerror or error}") from None
 
     def read_metrics(self) -> list[Record]:
-        """All records, in the order they were written.
+        """Return all records, in the order in which they were written.
 
-        A last line torn by a kill is left out and reported in `problems`.
+        An incomplete last line, left by a kill, is skipped and reported in `problems`.
 
         Raises:
             RunFolderError: the file cannot be read, or a line before the last is not a JSON object.
@@ -160,19 +160,19 @@ class RunFolder:
                 record = json.loads(line)
             except ValueError:
                 record = None
-            if torn:  # even one that parses: its number may have been cut short
-                self.problems.append(f"metrics.jsonl line {number} was cut off when the run was killed; left out")
+            if torn:  # even if it parses: its last number may be incomplete
+                self.problems.append(f"metrics.jsonl line {number} is incomplete because the run was killed; skipped")
             elif not isinstance(record, dict):
-                raise RunFolderError(f"{self.metrics_path} line {number} is not a JSON object; mend or remove it")
+                raise RunFolderError(f"{self.metrics_path} line {number} is not a JSON object; fix or delete the line")
             else:
                 records.append(record)
         return records
 
     def truncate_metrics(self, iteration: int) -> None:
-        """Forget what was written after `iteration`, so that a run resumed from there goes on as if never killed.
+        """Remove what was written after `iteration`, so that a run resumed from there continues as if never killed.
 
-        Records with a greater `iteration` are dropped, those without one (`run`, `warm_start`) are kept; the lines
-        that stay are kept to the byte. `-1` forgets the evaluation before training (iteration 0) too.
+        Records with a greater `iteration` are removed, those without one (`run`, `warm_start`) are kept; the kept lines
+        do not change by a byte. `-1` also removes the evaluation before training (iteration 0).
         """
         self.read_metrics()
         kept = [
@@ -187,7 +187,7 @@ class RunFolder:
 
     def _lines(self) -> list[bytes]:
         try:
-            # Not splitlines: text may hold line separators that JSON does not escape.
+            # Not splitlines: text may contain line separators that JSON does not escape.
             return [line for line in re.findall(rb"[^\n]*\n|[^\n]+", self.metrics_path.read_bytes()) if line.strip()]
         except FileNotFoundError:
             return []
@@ -197,53 +197,53 @@ class RunFolder:
     # --- tables ----------------------------------------------------------------------------------------------------
 
     def write_episodes(self, iteration: int, columns: Mapping[str, Sequence[Any]]) -> Path:
-        """Write an iteration's turns, one row each (`tables.EPISODES`); columns left out are null throughout."""
+        """Write the turns of an iteration, one row per turn (`tables.EPISODES`); a missing column is all null."""
         return write_table(self.episodes_path(iteration), EPISODES, columns)
 
     def read_episodes(self, iteration: int) -> dict[str, list[Any]]:
-        """An iteration's turns by column."""
+        """Return the turns of an iteration by column."""
         return read_table(self.episodes_path(iteration))
 
     def episodes_path(self, iteration: int) -> Path:
-        """Where an iteration's turns are kept."""
+        """Return the path of the turns of an iteration."""
         return self.path / "episodes" / f"iter-{iteration:06d}.parquet"
 
     def episode_iterations(self) -> list[int]:
-        """The iterations whose episodes were kept, in order."""
+        """Return the iterations that have an episodes file, in order."""
         folder = self.path / "episodes"
         names = (_EPISODES.fullmatch(entry.name) for entry in folder.iterdir()) if folder.is_dir() else ()
         return sorted(int(name.group(1)) for name in names if name)
 
     def write_evaluation(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Write the episodes of an evaluation (its `eval` record) in panel order, one row each."""
+        """Write the episodes of an evaluation (given by its record) in panel order, one row per episode."""
         names = list(rows[0]) if rows else []
         columns = {name: [row.get(name) for row in rows] for name in names}
         return write_table(self.evaluation_path(record), EVALUATIONS, columns)
 
     def read_evaluation(self, record: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """The episodes of an evaluation (its `eval` record) by column, in panel order."""
+        """Return the episodes of an evaluation (given by its record) by column, in panel order."""
         path = self.evaluation_path(record)
         before = path.with_name(f"iter-{record['iteration']:06d}-{record['split']}-{record['decoding']}.parquet")
-        # Runs of earlier versions had one file for all panels and temperatures, that of the evaluation played last.
+        # Earlier versions kept one file for all panels and temperatures, that of the latest evaluation.
         return read_table(before if before.is_file() and not path.is_file() else path)
 
     def evaluation_path(self, record: Mapping[str, Any]) -> Path:
-        """Where the episodes of an evaluation (its `eval` record) are kept: one file for everything that tells them.
+        """Return the path of the episodes of an evaluation (given by its record); it contains all that identifies it.
 
         Raises:
-            RunFolderError: a split, decoding or panel digest that is no plain name.
+            RunFolderError: a split, decoding or panel digest that cannot be part of a file name.
         """
         split, decoding, panel = record["split"], record["decoding"], record["panel_sha256"]
         for name in (split, decoding, panel):
             if not _NAME.fullmatch(name):
-                raise RunFolderError(f"{name!r} cannot be part of a file's name; use letters, digits and underscores")
+                raise RunFolderError(f"{name!r} cannot be part of a file name; use letters, digits and underscores")
         heat = float(record.get("temperature", 1.0))
         name = f"iter-{record['iteration']:06d}-{split}-{decoding}-{panel[:8]}-t{heat:g}.parquet"
         return self.path / "evaluations" / name
 
     def _remove_run(self) -> None:
         for folder in (self.path / "episodes", self.path / "evaluations", self.checkpoints, self.tensorboard):
-            if folder.is_symlink():  # what it points to is not ours to empty
+            if folder.is_symlink():  # its target is outside the run folder
                 folder.unlink()
             elif folder.exists():
                 shutil.rmtree(folder)
@@ -252,7 +252,7 @@ class RunFolder:
 
 
 def _finite(value: Any, key: str, nonfinite: list[str]) -> Any:
-    """The value as plain JSON; names of numbers that are not finite are added to `nonfinite`."""
+    """Return the value as plain JSON; add the names of numbers that are not finite to `nonfinite`."""
     if isinstance(value, Mapping):
         return {str(k): _finite(v, f"{key}/{k}" if key else str(k), nonfinite) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -266,7 +266,7 @@ def _finite(value: Any, key: str, nonfinite: list[str]) -> Any:
 
 
 def _drop_torn_line(file: Any) -> None:
-    """Cut a file open for appending back to its last newline."""
+    """Truncate a file that is open for appending to its last newline."""
     end = file.seek(0, os.SEEK_END)
     if end == 0:
         return
@@ -278,7 +278,7 @@ def _drop_torn_line(file: Any) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; whatever fails is an `OSError`."""
+    """Write a complete file or none; any failure is an `OSError`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Success rates that can be believed: intervals, and the paired comparison of two policies on the same panel."""
+"""Intervals of success rates, and the paired comparison of two policies on the same panel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from empg.errors import UserError
 from empg.record.records import EvalRecord, eval_records
 from empg.record.runfolder import RunFolder
 
-# What of a recipe says how its evaluations are played, beside the panel and the temperature that their records name.
+# The recipe keys that affect an evaluation. Its panel and temperature are in its record.
 PLAYED = (
     "rollout.top_p",
     "rollout.max_turn_tokens",
@@ -26,20 +26,20 @@ PLAYED = (
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927), without continuity correction.
+    """Compute the Wilson score interval of a proportion (Wilson 1927), without continuity correction.
 
-    Unlike the normal interval it stays within 0..1 and keeps its coverage near the ends.
+    Unlike the normal interval it stays within 0..1 and keeps its coverage near 0 and 1.
 
     Args:
-        successes: how often it went well, 0 to `n`.
-        n: how often it was tried, at least 1.
+        successes: number of successes, 0 to `n`.
+        n: number of trials, at least 1.
         confidence: coverage, between 0 and 1.
 
     Raises:
-        UserError: counts that are none.
+        UserError: counts that are out of range.
     """
     if n < 1 or not 0 <= successes <= n:
-        raise UserError(f"a proportion needs 0 <= successes <= n and n >= 1, got successes={successes}, n={n}")
+        raise UserError(f"proportion: expected 0 <= successes <= n and n >= 1, got successes={successes}, n={n}")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -51,12 +51,12 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided exact p-value of McNemar's test, from the pairs on which the two disagree.
+    """Compute the two-sided exact p-value of McNemar's test from the pairs on which the two policies disagree.
 
-    Under the null hypothesis each such pair falls to either side with probability 1/2. No such pair: p = 1.
+    Under the null hypothesis each such pair favours either policy with probability 1/2. Without such a pair, p = 1.
     """
     if only_a < 0 or only_b < 0:
-        raise UserError(f"counts of pairs cannot be negative, got {only_a} and {only_b}")
+        raise UserError(f"pairs: expected counts >= 0, got {only_a} and {only_b}")
     n = only_a + only_b
     tail = term = 1  # whole numbers: exact for any n
     for i in range(min(only_a, only_b)):
@@ -68,21 +68,21 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over tasks.
+    """Compute the percentile bootstrap interval of a mean over tasks.
 
-    Given the differences of two policies, task by task, it is the paired bootstrap: tasks are drawn, so pairs stay
+    With one difference of two policies per task it is the paired bootstrap: tasks are resampled, so pairs stay
     together.
 
     Args:
         values: (n,) one number per task.
-        seed: of the draws; the same seed gives the same interval, whatever the order of the values.
-        resamples: how many times n tasks are drawn.
+        seed: seed of the resampling; the same seed gives the same interval, in whatever order the values are.
+        resamples: number of times that n tasks are drawn.
         confidence: coverage, between 0 and 1.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or not len(numbers):
-        raise UserError(f"a bootstrap needs a list of at least one number, got shape {numbers.shape}")
-    # How often each distinct value is drawn: equal in law to drawing pairs, and cheap for outcomes of -1, 0, 1.
+        raise UserError(f"bootstrap: expected a list of at least one number, got shape {numbers.shape}")
+    # The number of draws of each distinct value: the same distribution, and cheap for outcomes of -1, 0, 1.
     distinct, counts = np.unique(numbers, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(len(numbers), counts / len(numbers), size=resamples)
     tail = (1 - confidence) / 2
@@ -90,9 +90,9 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """Success of A and B on the same tasks, and what the pairs say about the difference B - A."""
+    """Success of A and B on the same tasks, and the difference B - A with its interval and p-value."""
 
     n: int
     both: int
@@ -104,23 +104,23 @@ class Paired:
 
     @property
     def success_a(self) -> float:
-        """Share of the tasks that A wins."""
+        """Share of the tasks that A solves."""
         return (self.both + self.only_a) / self.n
 
     @property
     def success_b(self) -> float:
-        """Share of the tasks that B wins."""
+        """Share of the tasks that B solves."""
         return (self.both + self.only_b) / self.n
 
     @property
     def difference(self) -> float:
-        """B's success minus A's."""
+        """Success of B minus success of A."""
         return (self.only_b - self.only_a) / self.n
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two evaluations of the same panel, task by task."""
+    """Two evaluations of the same panel, paired by task."""
 
     split: str
     decoding: str
@@ -130,21 +130,29 @@ class Comparison:
     iteration_b: int
     overall: Paired
     by_type: dict[str, Paired]
-    apart: tuple[str, ...] = ()  # settings of play that differ: then the difference is not of the policies alone
+    apart: tuple[str, ...] = ()  # evaluation settings that differ, so the difference is not due to the policies alone
 
 
 def pair_up(wins_a: Sequence[bool], wins_b: Sequence[bool], *, seed: int = 0) -> Paired:
-    """Pair two lists of outcomes of the same tasks in the same order.
+    """Pair two lists of outcomes of the same tasks, in the same order.
 
     Raises:
-        UserError: lists of unequal length, or empty.
+        UserError: the lists have different lengths, or are empty.
     """
     if len(wins_a) != len(wins_b) or not len(wins_a):
-        raise UserError(f"pairs need two lists of equal length, got {len(wins_a)} and {len(wins_b)} outcomes")
+        raise UserError(f"pairs: expected two lists of one length > 0, got {len(wins_a)} and {len(wins_b)} outcomes")
     a, b = np.asarray(wins_a, dtype=bool), np.asarray(wins_b, dtype=bool)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     low, high = bootstrap_interval(b.astype(float) - a.astype(float), seed=seed)
-    return Paired(len(a), int((a & b).sum()), only_a, only_b, low, high, mcnemar_exact(only_a, only_b))
+    return Paired(
+        n=len(a),
+        both=int((a & b).sum()),
+        only_a=only_a,
+        only_b=only_b,
+        low=low,
+        high=high,
+        p_value=mcnemar_exact(only_a, only_b),
+    )
 
 
 def compare(
@@ -157,36 +165,36 @@ def compare(
     iteration_b: int | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two runs, or two moments of one run, on the same panel; the difference is B - A.
+    """Compare two runs, or two iterations of one run, on the same panel; the difference is B - A.
 
     Args:
         run_a: the run to compare with.
-        run_b: the run in question.
-        split: whose panel.
+        run_b: the run to compare; may be the same run.
+        split: evaluation split.
         decoding: `sampled` or `greedy`.
-        iteration_a: the evaluation of A to take; None is that of its highest iteration.
-        iteration_b: the evaluation of B to take; None is that of its highest iteration.
-        seed: of the bootstrap.
+        iteration_a: iteration of the evaluation of A; None is its highest one.
+        iteration_b: iteration of the evaluation of B; None is its highest one.
+        seed: seed of the bootstrap.
 
-    Where an iteration was evaluated in several ways, those that both runs have in common are taken: the same panel,
-    if possible the same temperature, and of several the newest.
+    If an iteration was evaluated in several ways, the ones that both runs have in common are used: the same panel, if
+    possible the same temperature, and of several the newest.
 
     Raises:
-        UserError: an evaluation is missing, or the two played different panels.
+        UserError: an evaluation is missing, or the two are of different panels.
     """
     of_a, of_b = _evaluations(run_a, split, decoding, iteration_a), _evaluations(run_b, split, decoding, iteration_b)
     pairs = [(a, b) for b in of_b for a in of_a if a["panel_sha256"] == b["panel_sha256"]]
     if not pairs:
         raise UserError(
-            f"{split}: the runs played different panels, {_panel(of_a[0])} in {run_a.path} and {_panel(of_b[0])} in "
-            f"{run_b.path}; evaluate both on the same panel"
+            f"{split}: the runs were evaluated on different panels, {_panel(of_a[0])} in {run_a.path} and "
+            f"{_panel(of_b[0])} in {run_b.path}; evaluate both on the same panel"
         )
     a, b = max(pairs, key=lambda pair: pair[0].get("temperature") == pair[1].get("temperature"))
     return compare_evaluations(run_a, a, run_b, b, seed=seed)
 
 
 def shared_splits(run_a: RunFolder, run_b: RunFolder, decoding: str = "sampled") -> list[str]:
-    """The splits on which both runs were evaluated, in the order of A's first evaluations."""
+    """Return the splits on which both runs were evaluated, in the order of the first evaluations of A."""
     of_a, of_b = (
         dict.fromkeys(r["split"] for r in eval_records(run.read_metrics()) if r["decoding"] == decoding)
         for run in (run_a, run_b)
@@ -200,7 +208,7 @@ def compare_evaluations(
     """Compare two evaluations of one panel, given by their records.
 
     Raises:
-        UserError: their files are missing, or do not list the same tasks.
+        UserError: a file is missing, or the two do not list the same tasks.
     """
     split = a["split"]
     rows_a, rows_b = run_a.read_evaluation(a), run_b.read_evaluation(b)
@@ -227,9 +235,9 @@ def compare_evaluations(
 
 
 def _evaluations(run: RunFolder, split: str, decoding: str, iteration: int | None) -> list[EvalRecord]:
-    """The records of one iteration's evaluations of a split, newest first; of the highest iteration if none is named.
+    """Return the evaluations of a split at an iteration (None: the highest), newest first.
 
-    `empg evaluate` may have looked at an earlier checkpoint since: what was written last is not what came last.
+    `empg evaluate` may have been run on an earlier checkpoint since: the last record need not be the last iteration.
     """
     records = [r for r in eval_records(run.read_metrics()) if r["decoding"] == decoding]
     chosen = [r for r in records if r["split"] == split and iteration in (None, r["iteration"])]
@@ -242,7 +250,7 @@ def _evaluations(run: RunFolder, split: str, decoding: str, iteration: int | Non
 
 
 def _settings(run: RunFolder, record: EvalRecord) -> dict[str, Any]:
-    """How an evaluation was played; what a run of another version does not tell is left out."""
+    """Return the settings of an evaluation, without those that a run of another version does not have."""
     found = {"temperature": record["temperature"]} if "temperature" in record else {}
     recipe = yaml.safe_load(run.recipe_text())
     for key in PLAYED:

@@ -1,7 +1,7 @@
-"""The Parquet tables of a run, column by column: the written contract of `episodes/` and `evaluations/`.
+"""The schemas of the Parquet tables of a run, `episodes/` and `evaluations/`.
 
-Every column carries a `description` and, where it has one, a `unit` in its Arrow field metadata, so that a file
-explains itself to whoever opens it without this package.
+Each column has a `description` and, if it has a unit, a `unit` in its Arrow field metadata, so that a file can be
+understood without this package.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _INT, _FLOAT, _TEXT, _FLAG = pa.int32(), pa.float64(), pa.string(), pa.bool_()
 EPISODES = pa.schema(
     [
         _column("iteration", _INT, "iteration that the turn was sampled for; the first is 1", required=True),
-        _column("episode", _INT, "the episode's number within the iteration", required=True),
+        _column("episode", _INT, "number of the episode within the iteration", required=True),
         _column("group", _INT, "episodes with the same group are compared with one another", required=True),
-        _column("task_index", _INT, "the task's place in its split", required=True),
-        _column("task_id", _TEXT, "the task's name", required=True),
+        _column("task_index", _INT, "position of the task in its split", required=True),
+        _column("task_id", _TEXT, "name of the task", required=True),
         _column("task_type", _TEXT, "the kind of task", required=True),
-        _column("split", _TEXT, "the split that the task belongs to", required=True),
-        _column("task", _TEXT, "the task, as the agent was told it"),
-        _column("turn", _INT, "the step's index within its episode, 0, 1, 2, ...", required=True),
-        _column("observation", _TEXT, "what the environment said before the turn"),
+        _column("split", _TEXT, "split that the task belongs to", required=True),
+        _column("task", _TEXT, "the task, as given to the agent"),
+        _column("turn", _INT, "index of the step within its episode, 0, 1, 2, ...", required=True),
+        _column("observation", _TEXT, "the observation before the turn"),
         _column("thought", _TEXT, "the reasoning part of what the agent wrote"),
         _column("action", _TEXT, "the action part of what the agent wrote"),
-        _column("valid", _FLAG, "the turn could be read and its action was one that the environment takes"),
-        _column("reward", _FLOAT, "the environment's reward for the action"),
-        _column("process_reward", _FLOAT, "step-level reward beside the environment's"),
+        _column("valid", _FLAG, "the turn could be parsed and the environment accepted its action"),
+        _column("reward", _FLOAT, "reward of the environment for the action"),
+        _column("process_reward", _FLOAT, "step-level reward in addition to that of the environment"),
         _column("entropy", _FLOAT, "step entropy H: mean of the full-vocabulary entropies of its tokens", "nats"),
         _column("entropy_normalised", _FLOAT, "Hn: H after min-max normalisation over the batch, 0 to 1"),
         _column("scale", _FLOAT, "g: gradient scaling of the step, mean 1 over the batch"),
@@ -53,11 +53,11 @@ EPISODES = pa.schema(
         _column("advantage_outcome", _FLOAT, "A: advantage of the step from the base algorithm"),
         _column("advantage_modulated", _FLOAT, "A_mod = A g + zeta f"),
         _column("advantage", _FLOAT, "the advantage that every token of the step was trained with"),
-        _column("num_prompt_tokens", _INT, "tokens read before the turn", "tokens"),
+        _column("num_prompt_tokens", _INT, "tokens of the prompt read before the turn", "tokens"),
         _column("num_action_tokens", _INT, "tokens written in the turn", "tokens"),
-        _column("dropped", _FLAG, "a guard kept the step out of the update"),
+        _column("dropped", _FLAG, "excluded: an entropy or log-probability is not finite"),
         _column("success", _FLAG, "the episode reached its goal"),
-        _column("score", _FLOAT, "the environment's score of the episode, 0 to 1"),
+        _column("score", _FLOAT, "score of the environment for the episode, 0 to 1"),
         _column("end", _TEXT, "why the episode ended"),
     ],
     metadata={"format": "empg.episodes.1"},
@@ -65,15 +65,15 @@ EPISODES = pa.schema(
 
 EVALUATIONS = pa.schema(
     [
-        _column("task_id", _TEXT, "the task's name", required=True),
-        _column("task_index", _INT, "the task's place in its split", required=True),
+        _column("task_id", _TEXT, "name of the task", required=True),
+        _column("task_index", _INT, "position of the task in its split", required=True),
         _column("task_type", _TEXT, "the kind of task", required=True),
         _column("success", _FLAG, "the episode reached its goal", required=True),
-        _column("score", _FLOAT, "the environment's score of the episode, 0 to 1", required=True),
-        _column("reward", _FLOAT, "the episode's reward"),
+        _column("score", _FLOAT, "score of the environment for the episode, 0 to 1", required=True),
+        _column("reward", _FLOAT, "reward of the episode"),
         _column("turns", _INT, "turns played", "turns", required=True),
-        _column("valid_turns", _INT, "turns that could be read and whose action the environment takes", "turns"),
-        _column("failed_turns", _INT, "turns that needed something from outside that could not be had", "turns"),
+        _column("valid_turns", _INT, "turns that could be parsed and whose action the environment accepted", "turns"),
+        _column("failed_turns", _INT, "turns that failed because an external service was unavailable", "turns"),
         _column("action_tokens", _INT, "tokens the agent wrote", "tokens"),
         _column("tokens", _INT, "tokens of the whole episode, prompts included", "tokens"),
         _column("end", _TEXT, "why the episode ended"),
@@ -83,7 +83,7 @@ EVALUATIONS = pa.schema(
 
 
 def write_table(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[Any]]) -> Path:
-    """Write columns of equal length under a schema, whole or not at all; a column that is left out is null throughout.
+    """Write columns of equal length under a schema, as a complete file or none; a missing column is null in all rows.
 
     Raises:
         TableError: an unknown or a missing column, a value of another type, columns of unequal length, a full disk.
@@ -110,10 +110,10 @@ def write_table(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[An
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
-    """All columns of a table as Python lists.
+    """Return all columns of a table as Python lists.
 
     Raises:
-        TableError: the file is missing or is not whole.
+        TableError: the file is missing or damaged.
     """
     try:
         return pq.read_table(path).to_pydict()  # type: ignore[no-any-return]
@@ -130,7 +130,7 @@ def _array(path: Path, field: pa.Field, values: Sequence[Any] | None, rows: int)
         for row, value in enumerate(values):
             if value is None:
                 raise TableError(f"{path.name}: column {field.name!r} is missing in row {row}")
-    if field.type == _TEXT:  # a lone surrogate, which hostile text may hold, has no UTF-8
+    if field.type == _TEXT:  # hostile text may contain a lone surrogate, which UTF-8 cannot encode
         values = [v.encode("utf-8", "replace").decode("utf-8") if isinstance(v, str) else v for v in values]
     try:
         return pa.array(values, type=field.type)
