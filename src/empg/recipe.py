@@ -301,8 +301,7 @@ class Recipe(Section):
         if self.rollout.groups % self.workers:
             raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
         if self.rollout.group_size == 1 and _advantages()[self.credit.advantage].compares_within_group:
-            method = self.credit.advantage
-            raise UserError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
+            raise UserError(f"credit.advantage={self.credit.advantage} compares episodes: set rollout.group_size > 1")
         if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
             raise UserError("credit.drop_zero_variance would drop every group: rollout.group_size must be > 1")
         if self.credit.max_resample and not self.credit.drop_zero_variance:
@@ -317,11 +316,7 @@ class Recipe(Section):
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a YAML recipe and apply `key.path=value` overrides (values are YAML).
-
-    Args:
-        path: a file, or the name of a recipe that ships with this package, e.g. `demo`.
-        overrides: changes of single keys.
+    """Read a YAML recipe, by its path or the name of a shipped one, and apply `key.path=value` overrides (YAML values).
 
     Raises:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.

@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
-from empg.policy.model import Policy, load_policy
+from empg.policy.load import load_policy
+from empg.policy.model import Policy
 from empg.policy.source import load_config, load_tokenizer, require_vocabulary
 from empg.recipe import PolicySection, parse_recipe
 from empg.run.doctor import check

@@ -13,7 +13,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from empg.policy import attention
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import Policy, load_policy, longest_context, require_length
+from empg.policy.load import load_policy
+from empg.policy.model import Policy, longest_context, require_length
 from empg.policy.trial import check_forward
 from empg.recipe import PolicySection
 

@@ -14,7 +14,7 @@ from tokenizers import normalizers
 
 from empg.learner.checkpoint import Checkpoints
 from empg.learner.update import make_optimizer
-from empg.policy.model import load_policy
+from empg.policy.load import load_policy
 from empg.recipe import Recipe, parse_recipe
 from empg.run.build import resolve
 from empg.run.doctor import Finding, check
@@ -224,7 +224,7 @@ import json, resource, sys
 import torch
 from empg.learner.update import make_optimizer
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import load_policy
+from empg.policy.load import load_policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import parse_recipe
 

@@ -6,16 +6,12 @@ probabilities would be silently wrong, so they are compared before a run starts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from empg.errors import UserError
 from empg.policy.cache import SlotCache
-
-if TYPE_CHECKING:
-    from empg.policy.model import Policy
+from empg.policy.model import Policy
 
 _TOKENS = 12
 _READ_AT_ONCE = 7  # the others are read one by one

@@ -10,7 +10,8 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.template import prints_date
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import Policy, computes_bfloat16, load_policy, require_length, resolve_device
+from empg.policy.load import load_policy
+from empg.policy.model import Policy, computes_bfloat16, require_length, resolve_device
 from empg.policy.source import load_tokenizer
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
