@@ -4,7 +4,7 @@ The fate of a task is `kind` or `kind:n`:
 
     press:n   real play: n right presses win, a wrong one changes nothing
     win:n     won at the n-th turn, whatever is done;   lose:n   likewise, lost
-    endless   goes on until `max_steps`
+    endless   continues until `max_steps`
     raise:n   raises at the n-th turn (0: at reset);    die:n    ends its process
     shout:n   observations of n words from the first turn on
 """

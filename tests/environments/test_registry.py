@@ -1,4 +1,4 @@
-"""The registry: every environment by its name, whoever brought it, and one clear line for what cannot be had."""
+"""The registry: every environment by its name, whoever brought it, and one clear line for what is unavailable."""
 
 from __future__ import annotations
 

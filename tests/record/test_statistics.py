@@ -98,7 +98,7 @@ def test_the_bootstrap_of_equal_values_has_no_width() -> None:
 
 
 def test_the_bootstrap_is_the_binomial_where_values_are_0_and_1() -> None:
-    # 100 values of mean 0.3: a resample has Binomial(100, 0.3) ones, whose 2.5 % and 97.5 % points are 21 and 39
+    # 100 values of mean 0.3: a resample has Binomial(100, 0.3) ones, whose 2.5% and 97.5% points are 21 and 39
     assert bootstrap_interval([1.0] * 30 + [0.0] * 70, resamples=40_000) == pytest.approx((0.21, 0.39), abs=0.011)
 
 

@@ -1,4 +1,4 @@
-"""The expert's play: the same for the same key, its slips marked, its tokens those of a rollout."""
+"""Demonstrations: the same for the same key, corrupted turns marked, tokens as in a rollout."""
 
 from __future__ import annotations
 
@@ -215,16 +215,16 @@ def test_what_people_did_is_played_again_as_it_was(tmp_path: Path) -> None:
     plays = recorded_plays(Kept("press:3", "press:2"), tmp_path, "react")
     assert [[turn.action[-1] for turn in play] for play in plays] == [["4", "0", "2", "4"], ["3", "0"], ["3", "0"]]
     assert [turn.observation for turn in plays[1]] == ["Lamp 3 is lit.", "Lamp 0 is lit."]
-    assert not any(turn.corrupted for play in plays for turn in play)  # mistakes are imitated, too
+    assert not any(turn.corrupted for play in plays for turn in play)  # mistakes are imitated as well
 
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
         ("0 0 2", "a.jsonl, line 1: the recording ends before the episode does"),
-        ("0 0 2 4 0", "a.jsonl, line 1: over after 3 turns, and the recording goes on"),
+        ("0 0 2 4 0", "a.jsonl, line 1: the episode ended after 3 turns but the recording continues"),
         ("2 0 0 0", r"a.jsonl, line 1: score 0\.000 here, 1\.000 when recorded"),
-        ("", "holds no recorded episode"),
+        ("", "has no recorded episode"),
     ],
 )
 def test_a_recording_that_does_not_fit_is_named(tmp_path: Path, line: str, complaint: str) -> None:
@@ -239,7 +239,7 @@ def test_recordings_that_are_not_there_or_of_another_world_are_refused(tmp_path:
         with pytest.raises(ValueError, match=rf"^warm_start\.recordings={path} is neither a file nor a folder with"):
             recording_files(path)
     (tmp_path / "a.jsonl").touch()
-    with pytest.raises(ValueError, match=r"^warm_start\.recordings: episodes of this environment are not recorded"):
+    with pytest.raises(ValueError, match=r"^warm_start\.recordings: this environment has no recordings"):
         recorded_plays(WORLD, tmp_path, "react")
 
 

@@ -26,7 +26,7 @@ class Info(TypedDict, total=False):
     admissible: list[str] | None  # every command that would do something now, or None if they cannot be listed
     valid: bool  # the last command was understood (True after reset)
     process_reward: float  # optional step-level reward, for the slot beside the clarity bonus
-    failure: str  # only if what the command needs from outside could not be had: why; the episode goes on
+    failure: str  # only if an external service that the command needs is unavailable: why; the episode continues
 
 
 class Decision(TypedDict):
@@ -51,7 +51,7 @@ class EarlyStoppingExpert(Expert, Protocol):
 
     @property
     def satisfied(self) -> bool:
-        """Whether it thinks that it is done, although the world goes on: it plays no further."""
+        """Whether it considers the task done, although the episode continues. It must not be asked to act again."""
         ...
 
     def conclude(self, observation: str, info: Info) -> Decision | None:

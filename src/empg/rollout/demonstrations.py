@@ -29,7 +29,7 @@ EARLY_STOP_UNKNOWN = "warm_start.early_stop: the expert of this environment cann
 
 @dataclass(frozen=True, slots=True)
 class Demonstrated:
-    """One turn: what was seen, what was said and done. A slip went wrong on purpose."""
+    """One turn of a demonstration: what was observed, thought and done. A corrupted turn is deliberately wrong."""
 
     observation: str
     info: Info
@@ -41,34 +41,34 @@ class Demonstrated:
 def demonstrate(
     environment: TextEnvironment, task: int, noise: float, key: tuple[int, ...], early_stop: float = 0.0
 ) -> list[Demonstrated]:
-    """Let the expert play a task, and slip now and then.
+    """Let the expert play a task, with some turns corrupted. The same `key` gives the same demonstration.
 
-    With probability `noise` a turn goes wrong (unless that would end the episode). A third of these slips insist: the
-    turn before, word for word, once more. Half of the others are of the hand: a random command that is admissible, or
-    was and is not now. The rest are of the mind: thought and command belong to another moment of the expert's play,
-    such as taking what was not found yet. So the policy reads its own mistakes, and learns from what the expert does
-    next to come back from them.
+    With probability `noise` a turn is corrupted, unless that would end the episode. A third of the corrupted turns
+    repeat the turn before them. Half of the others keep the thought and give a random command, which is admissible or
+    was admissible earlier. The rest replay the thought and action of a different time step, such as taking an object
+    that has not been found yet. So the policy reads its own mistakes and learns from the expert's next turns how to
+    recover.
 
-    With probability `early_stop` a turn cuts the task short where it can be: the expert does at once what ends the task
-    (`EarlyStoppingExpert.conclude`). Such turns are imitated, unlike corrupted ones: people's plays have these
-    faults too. The play ends where the expert thinks that it is done. The same `key` gives the same play.
+    With probability `early_stop` the expert ends the task early where it can (`EarlyStoppingExpert.conclude`). Such
+    turns are imitated, unlike corrupted ones: human play has these flaws as well. The demonstration ends when the
+    expert considers the task done.
 
     Raises:
-        UserError: there is no expert, or `early_stop` is asked of one that cannot stop early.
+        UserError: there is no expert, or `early_stop` is set and the expert cannot stop early.
     """
     rng = random.Random(repr(key))
     observation, info = environment.reset(options={"task": task})
     plan = _undisturbed(environment.clone(), observation, info) if noise else []
     expert = environment.expert()
-    hasty = expert if early_stop and isinstance(expert, EarlyStoppingExpert) else None
-    if early_stop and hasty is None:
+    stopper = expert if early_stop and isinstance(expert, EarlyStoppingExpert) else None
+    if early_stop and stopper is None:
         raise UserError(EARLY_STOP_UNKNOWN)
     turns: list[Demonstrated] = []
     known: dict[str, None] = {}  # every command that was admissible so far, in order
     while True:
         said = expert.act(observation, info)
-        if hasty is not None and rng.random() < early_stop:
-            said = hasty.conclude(observation, info) or said
+        if stopper is not None and rng.random() < early_stop:
+            said = stopper.conclude(observation, info) or said
         admissible = [command for command in info.get("admissible") or [] if command not in (SEARCH, ANSWER)]
         known.update(dict.fromkeys(admissible))
         before = Decision(thought=turns[-1].thought, action=turns[-1].action) if turns else None
@@ -78,12 +78,12 @@ def demonstrate(
         done = wrong or said
         turns.append(Demonstrated(observation, info, done["thought"], done["action"], corrupted=wrong is not None))
         observation, _, terminated, truncated, info = environment.step(done["action"])
-        if terminated or truncated or (hasty is not None and hasty.satisfied):
+        if terminated or truncated or (stopper is not None and stopper.satisfied):
             return turns
 
 
 def _undisturbed(environment: TextEnvironment, observation: str, info: Info) -> list[Decision]:
-    """What the expert says when nothing goes wrong."""
+    """Return the turns of the expert without corruption."""
     expert, plan = environment.expert(), []
     over = False
     while not over:
@@ -101,7 +101,7 @@ def _wrong(
     known: dict[str, None],
     rng: random.Random,
 ) -> Decision | None:
-    """Something else than the right thing to do; None where there is nothing else."""
+    """Return a turn with a wrong action, or None if no other action is known."""
     if before is not None and before["action"] != right["action"] and rng.random() < 0.33:
         return before
     misjudged = [other for other in plan if other["action"] != right["action"]]
@@ -114,11 +114,10 @@ def _wrong(
 
 
 class Recordings:
-    """What people played, a share for every step of a warm start.
+    """Recorded episodes, distributed over the steps of a warm start.
 
-    They take turns in the order of their files and lines. A step of `workers` workers has one recording for each of
-    them, or as many as it takes for every recording to be seen once in `steps` steps, so that all are seen equally
-    often, give or take one time.
+    They are used in the order of their files and lines. Each worker gets one recording per step, or as many as are
+    needed to use each recording once in `steps` steps. So all are used equally often, up to a difference of one.
     """
 
     def __init__(self, plays: list[list[Demonstrated]], steps: int, workers: int) -> None:
@@ -126,38 +125,38 @@ class Recordings:
         self._per_worker = math.ceil(len(plays) / (steps * workers))
 
     def share(self, step: int, rank: int) -> list[list[Demonstrated]]:
-        """The plays that worker `rank` imitates in step `step`."""
+        """Return the demonstrations that worker `rank` imitates in step `step`."""
         first = (step * self._workers + rank) * self._per_worker
         return [self._plays[place % len(self._plays)] for place in range(first, first + self._per_worker)]
 
 
 def recorded_plays(environment: TextEnvironment, path: Path, form: str) -> list[list[Demonstrated]]:
-    """The episodes that people recorded, played again.
+    """Replay recorded episodes in an environment.
 
     Args:
-        environment: of the split and under the rules in which they were recorded.
-        path: a file, or a folder of `*.jsonl`.
-        form: how the agent writes turns (`parsing.FORMS`); what it could not say is no example.
+        environment: environment with the split and the rules of the recordings.
+        path: a file, or a folder with `*.jsonl` files.
+        form: turn format of the agent (`parsing.FORMS`); every recorded turn must be expressible in it.
 
     Raises:
-        UserError: there are none, the environment has no recordings, or one does not belong to it; in one line, which
-            names the file and the line of the recording.
+        UserError: there are no recordings, the environment does not support them, or one does not fit it. The message
+            names the file and the line.
     """
     if not isinstance(environment, Recorded):
-        raise UserError("warm_start.recordings: episodes of this environment are not recorded; leave it at null")
+        raise UserError("warm_start.recordings: this environment has no recordings; leave it at null")
     plays = [
         _replay(environment, made, form) for file in recording_files(path) for made in environment.recordings(file)
     ]
     if not plays:
-        raise UserError(f"warm_start.recordings={path} holds no recorded episode")
+        raise UserError(f"warm_start.recordings={path} has no recorded episode")
     return plays
 
 
 def recording_files(path: Path) -> list[Path]:
-    """The files of recordings: the path itself, or the `*.jsonl` in that folder, by name.
+    """Return the path itself if it is a file, or the `*.jsonl` files of the folder, sorted by name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
@@ -166,17 +165,18 @@ def recording_files(path: Path) -> list[Path]:
 
 
 def _replay(environment: TextEnvironment, made: RecordedEpisode, form: str) -> list[Demonstrated]:
-    elsewhere = "it was made in another environment, or under other rules"
+    elsewhere = "it was recorded in another environment or under other rules"
     observation, info = environment.reset(options={"task": made.task})
     turns: list[Demonstrated] = []
     over = False
     for turn in made.turns:
         if over:
-            raise UserError(f"{made.where}: over after {len(turns)} turns, and the recording goes on; {elsewhere}")
+            ended = f"the episode ended after {len(turns)} turns but the recording continues"
+            raise UserError(f"{made.where}: {ended}; {elsewhere}")
         thought, action = " ".join(turn["thought"].split()), " ".join(turn["action"].split())
         said = FORMS[form].parse(FORMS[form].write(thought, action))
         if (said.thought, said.action) != (thought, action):
-            raise UserError(f"{made.where}: an agent of the form {form} cannot say {action!r:.80}; remove the line")
+            raise UserError(f"{made.where}: {action!r:.80} cannot be expressed in agent.form={form}; remove the line")
         turns.append(Demonstrated(observation, info, thought, action, corrupted=False))
         observation, _, terminated, truncated, info = environment.step(action)
         over = terminated or truncated
@@ -188,13 +188,13 @@ def _replay(environment: TextEnvironment, made: RecordedEpisode, form: str) -> l
 
 
 def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Episode, list[bool]]:
-    """The play in token ids, cut before `limit` tokens are passed; and for each turn whether it was meant (no slip)."""
+    """Return a demonstration in token ids, cut before `limit` tokens, and for each turn whether it is imitated."""
     info = turns[0].info
     episode = Episode(
         task_id=info["task_id"], task_index=0, task_type=info["task_type"], split="", group=0, task=info["task"]
     )
     dialogue = agent.dialogue()
-    meant: list[bool] = []
+    imitated: list[bool] = []
     context = 0
     for turn in turns:
         prompt = dialogue.read(turn.observation, turn.info)
@@ -215,14 +215,14 @@ def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Epi
                 action=turn.action,
             )
         )
-        meant.append(not turn.corrupted)
-    return episode, meant
+        imitated.append(not turn.corrupted)
+    return episode, imitated
 
 
 def corpus(
     environment: TextEnvironment, prompt_spec: PromptSpec, form: str, episodes: int, key: tuple[int, ...]
 ) -> list[str]:
-    """Texts of the expert's `episodes` plays, to train a tokenizer on: observations and turns as they are read."""
+    """Return observations and turns of `episodes` demonstrations as the agent reads them, to train a tokenizer on."""
     texts = []
     for index in range(episodes):
         for turn in demonstrate(environment, index % environment.num_tasks, 0.1, (*key, index)):

@@ -1,4 +1,4 @@
-"""Many environments behind one door: in this process when they are fast, in worker processes when they are slow."""
+"""A pool of environments: in this process when they are fast, in worker processes when they are slow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Make = Callable[[], TextEnvironment]
 
 @dataclass(slots=True)
 class Outcome:
-    """What a reset or a step came to. `error` is set, and nothing else means anything, when the environment raised."""
+    """The result of a reset or a step. If the environment raised, only `error` has a meaning."""
 
     observation: str = ""
     reward: float = 0.0
@@ -27,7 +27,7 @@ class Outcome:
 
 
 class EnvPool(Protocol):
-    """Environments by slot; each call takes any number of slots and answers in their order."""
+    """Environments by slot. Each call takes any number of slots and returns one outcome per slot, in their order."""
 
     def reset(self, slots: Sequence[int], tasks: Sequence[int]) -> list[Outcome]:
         """Start task `tasks[i]` in slot `slots[i]`."""
@@ -38,7 +38,7 @@ class EnvPool(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of processes and files."""
+        """Release processes and files."""
         ...
 
 
@@ -66,7 +66,7 @@ class LocalEnvPool:
         try:
             environment = self._environments.get(slot) or self._environments.setdefault(slot, self._make())
             observation, info = environment.reset(options={"task": task})
-        except Exception as error:  # a world's failure ends its episode, not the run
+        except Exception as error:  # a failing environment ends its episode, not the run
             return Outcome(error=_describe(error))
         return Outcome(observation, info=info)
 
@@ -85,7 +85,7 @@ class ProcessEnvPool:
 
     def __init__(self, make: Make, processes: int) -> None:
         self.make = make
-        self.waiting = False  # for answers; True too when the wait was broken off
+        self.waiting = False  # for answers; stays True if the wait was interrupted
         self._processes = [_EnvProcess(make) for _ in range(processes)]
 
     def reset(self, slots: Sequence[int], tasks: Sequence[int]) -> list[Outcome]:
@@ -118,10 +118,10 @@ class ProcessEnvPool:
 
 
 class _KeptEnvPool(ProcessEnvPool):
-    """Processes that outlive a rollout: `close` keeps them for the next one, since slow pool are slow to start."""
+    """Processes that outlive a rollout: `close` keeps them for the next one, because slow environments start slowly."""
 
     def close(self) -> None:
-        """Keep the processes; end them if answers may still be under way."""
+        """Keep the processes; end them if an answer may still be pending."""
         if self.waiting:
             super().close()
         else:
@@ -144,7 +144,7 @@ class _EnvProcess:
         self._start()
 
     def able(self, verb: str, share: list[int], slots: Sequence[int]) -> list[int]:
-        """Those of `share` (places in `slots`) that can be asked; before a reset a dead process is started again."""
+        """Return the places of `share` that can be asked; a dead process is restarted before a reset."""
         if verb == "step":
             return [i for i in share if slots[i] in self.playing]
         if share and not self.process.is_alive():
@@ -153,7 +153,7 @@ class _EnvProcess:
         return share
 
     def send(self, verb: str, slots: list[int], values: list[Any]) -> bool:
-        """Ask; whether the process could be reached."""
+        """Send a request; returns whether the process could be reached."""
         try:
             self._pipe.send((verb, slots, values))
         except OSError:
@@ -164,7 +164,7 @@ class _EnvProcess:
         return True
 
     def receive(self) -> list[Outcome]:
-        """The answers to what was sent; none when the process has ended."""
+        """Return the answers to the last request; an empty list if the process has ended."""
         try:
             return self._pipe.recv()  # type: ignore[no-any-return]
         except (EOFError, OSError):

@@ -37,8 +37,8 @@ class DeepSearchEnv(TextEnvironment):
     """Questions that take several searches. Reward comes with `answer[...]` only, which ends the episode.
 
     `search[query]` lists the best results, `open[title, id or address]` shows a page. A search that fails (a dead
-    server) is told as an observation and in `Info["failure"]`, and the episode goes on. Every environment of a process
-    that is made with the same arguments shares corpus, index and questions.
+    server) is reported as an observation and in `Info["failure"]`; the episode continues. Environments of a process
+    that are made with the same arguments share corpus, index and questions.
 
     Args:
         split: of the questions: "train", "valid_id" or "valid_ood" of the package's own, else as named in `data`.

@@ -61,7 +61,7 @@ def open_search(how: Searching, corpus: Corpus | None) -> tuple[Retriever, Libra
 
     Raises:
         UserError: there is no such retriever, or something it needs is not given; the message names it.
-        MissingFileError: the encoder's folder holds no model, or the corpus is not there.
+        MissingFileError: the folder of the encoder has no model, or the corpus does not exist.
         MissingExtraError: the retriever's package is not installed.
     """
     if how.retriever.startswith(("http://", "https://")):

@@ -166,7 +166,7 @@ def test_the_number_of_redirects_is_limited() -> None:
         with pytest.raises(RetrievalError, match="redirects more than 5 times"):
             opened(script, "/loop")
         assert [seen.path for seen in script.seen].count("/loop") == 6
-        with pytest.raises(RetrievalError, match="redirects to what is no address of the web"):
+        with pytest.raises(RetrievalError, match="redirects to an address that is not a web address"):
             opened(script, "/bad")
 
 

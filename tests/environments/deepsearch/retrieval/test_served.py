@@ -189,7 +189,7 @@ def test_an_unreachable_port_is_an_error_quickly() -> None:
 @pytest.mark.parametrize(
     "stall",
     [Reply(ONE, wait=30), Reply(ONE, drip=0.05), Reply(ONE, drip=0.4)],
-    ids=["silent", "a byte now and then", "a byte rarely"],
+    ids=["silent", "a byte at intervals", "a byte rarely"],
 )
 def test_a_stalling_server_is_an_error_at_the_deadline(stall: Reply) -> None:
     begun = time.monotonic()

@@ -84,7 +84,7 @@ class WebLibrary:
                 return answer
             target = _join(address, answer.location)
             if target is None:
-                raise RetrievalError(f"{_host(address)} redirects to what is no address of the web")
+                raise RetrievalError(f"{_host(address)} redirects to an address that is not a web address")
             address = target
         raise RetrievalError(f"{_host(address)} redirects more than {MAX_REDIRECTS} times")
 

@@ -82,11 +82,11 @@ def read_answer(answer: Any, queries: int, k: int) -> list[list[Hit]]:
     """
     lists = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(lists, list) or len(lists) != queries:
-        raise RetrievalError(f"the retrieval server's answer holds no `result` of {queries} lists")
+        raise RetrievalError(f"the retrieval server's answer has no `result` with {queries} lists")
     hits: list[list[Hit]] = []
     for number, entries in enumerate(lists):
         if not isinstance(entries, list):
-            raise RetrievalError(f"the retrieval server's answer is wrong: result[{number}] is no list")
+            raise RetrievalError(f"the retrieval server's answer is wrong: result[{number}] must be a list")
         hits.append(_read_hits(entries[:k], f"result[{number}]"))
     return hits
 
@@ -136,9 +136,9 @@ def _read_hit(entry: Any, place: str, unscored: float) -> Hit:
     score = unscored if bare else entry.get("score", unscored)
     # Compared without conversion, because an integer of a thousand digits cannot become a float.
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not -1e300 < score < 1e300:
-        raise RetrievalError(f"the retrieval server's answer is wrong: the score of {place} is no number")
+        raise RetrievalError(f"the retrieval server's answer is wrong: the score of {place} must be a number")
     title, text = split_contents(clean_text(contents[:MAX_TEXT]))
     name = document.get("id", title)  # some of Search-R1's servers send no id
     if not isinstance(name, (str, int)) or isinstance(name, bool):
-        raise RetrievalError(f"the retrieval server's answer is wrong: the id of {place} is no text")
+        raise RetrievalError(f"the retrieval server's answer is wrong: the id of {place} must be a string")
     return Hit(Document(clean_text(str(name)), title, text), float(score))
