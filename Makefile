@@ -1,53 +1,115 @@
-# Everything happens in .venv; a second `make` of the same thing does only what is missing.
+# Everything is installed into virtual environments inside this folder. A repeated `make` does only what is missing.
+# `make setup` installs the exact versions of requirements/dev.txt, which `make lock` renews.
 PYTHON ?= python3
 VENV   := .venv
+LATEST := .venv-latest
+LOWEST := .venv-lowest
 BIN    := $(VENV)/bin
-# What TextWorld builds on calls `python`, which not every system has outside of a virtual environment.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Work is spread over processes, one thread each.
+# Work is distributed over processes with one thread each.
 OMP_NUM_THREADS ?= 1
 TOKENIZERS_PARALLELISM ?= false
-export OMP_NUM_THREADS TOKENIZERS_PARALLELISM
+UV_HTTP_TIMEOUT ?= 180
+export OMP_NUM_THREADS TOKENIZERS_PARALLELISM UV_HTTP_TIMEOUT
 
-# On Linux this brings CUDA. Without a GPU, a tenth of the download does:
+# pip installs torch, because its configuration decides which build; uv installs the rest, ten times faster than pip.
+PIP   ?= pip==26.3
+UV    ?= $(shell sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements/dev.txt)
+# On Linux this includes CUDA. Without a GPU, a tenth of the download is enough:
 #   make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
-TORCH          ?= torch==2.13.0
-.PHONY: help setup demo test lint bench textworld clean
+TORCH ?= torch==2.13.0
 
-help:  ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+# The build of a TextWorld dependency calls `python`, which some systems have only inside a virtual environment.
+with_python = PATH="$(CURDIR)/$(BIN):$$PATH"
+quick_tests = -m pytest -n 2 -m "not slow"
 
-setup: $(VENV)/.installed  ## a virtual environment with this package in it
+# $(call broken,FOLDER): a prerequisite that is never up to date if FOLDER is not a working environment.
+broken = $(if $(shell $(1)/bin/python -m pip --version 2> /dev/null),,broken-environment)
 
-$(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-	  || { echo "$(PYTHON) is older than 3.10; name another: make PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
-	  || { echo "$(PYTHON) cannot make a virtual environment (Debian: apt install python3-venv)"; rm -rf $(VENV); exit 1; }
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+# $(call environment,FOLDER): a virtual environment with pip and torch; a broken one is created again.
+define environment
+@case "$(CURDIR)" in *' '*) echo "$(CURDIR): expected a path without spaces. Move this folder."; exit 1;; esac
+@command -v "$(PYTHON)" > /dev/null \
+  || { echo "PYTHON=$(PYTHON): command not found. Name Python 3.10 or later: make PYTHON=python3.12"; exit 1; }
+@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+  || { echo "PYTHON=$(PYTHON): expected Python 3.10 or later. Name another: make PYTHON=python3.12"; exit 1; }
+@$(1)/bin/python -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(1) \
+  || { echo "$(PYTHON) cannot create a virtual environment (on Debian: apt install python3-venv)"; rm -rf $(1); exit 1; }
+@echo "$(1): installing $(firstword $(TORCH))"
+@$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP) $(UV)
+@$(1)/bin/python -m pip install --quiet $(TORCH)
+endef
+
+install = $(1)/bin/python -m uv pip install --quiet --python $(1)/bin/python
+
+# $(call locked,FOLDER,NAME): install requirements/NAME.txt as it is.
+define locked
+@echo "$(1): installing requirements/$(2).txt"
+@$(with_python) $(call install,$(1)) --no-deps --require-hashes -r requirements/$(2).txt
+endef
+
+# $(call editable,FOLDER): install this package, with the build backend that the lock brought.
+define editable
+@$(call install,$(1)) --no-deps --no-build-isolation --editable .
+endef
+
+.SECONDEXPANSION:
+.PHONY: help setup demo test test-latest test-lowest lint freeze lock bench textworld clean broken-environment
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.installed  ## install this package and its tools into .venv, in the versions of requirements/dev.txt
+
+$(VENV)/.installed: pyproject.toml requirements/dev.txt $$(call broken,$(VENV))
+	$(call environment,$(VENV))
+	$(call locked,$(VENV),dev)
+	$(call editable,$(VENV))
 	@touch $@
 
-textworld: $(VENV)/.textworld  ## the real ALFWorld engine, for the parity test and backend: textworld
+textworld: $(VENV)/.textworld  ## add the real ALFWorld engine, for the parity test and backend: textworld
 
-$(VENV)/.textworld: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -e ".[dev,textworld]"
+$(VENV)/.textworld: $(VENV)/.installed requirements/textworld.txt
+	$(call locked,$(VENV),textworld)
 	@touch $@
 
-demo: setup  ## the main job: an agent learns household tasks, in about 12 minutes on 2 cores
+demo: setup  ## train an agent on household tasks, in 10 to 20 minutes on 2 cores
 	$(BIN)/empg train recipes/demo.yaml --run runs/demo --force
 
-test: textworld  ## every test, fast and slow
-	$(BIN)/python -m pytest -n 2
+test: textworld  ## run every test, fast and slow
+	$(with_python) $(BIN)/python -m pytest -n 2
 
-lint: setup  ## style and types
+test-latest:  ## run the quick tests with the newest versions that pyproject.toml allows, in .venv-latest
+	@rm -rf $(LATEST)
+	$(call environment,$(LATEST))
+	@echo "$(LATEST): installing the newest versions"
+	@$(call install,$(LATEST)) --editable ".[dev]"
+	@$(LATEST)/bin/python requirements/changes.py requirements/dev.txt
+	$(LATEST)/bin/python $(quick_tests)
+
+test-lowest: $(LOWEST)/.installed  ## run the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(LOWEST)/bin/python $(quick_tests)
+
+$(LOWEST)/.installed: pyproject.toml requirements/lowest.txt $$(call broken,$(LOWEST))
+	$(call environment,$(LOWEST))
+	$(call locked,$(LOWEST),lowest)
+	$(call editable,$(LOWEST))
+	@touch $@
+
+lint: setup  ## check style, spelling, links and types
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/python scripts/check_links.py
 	$(BIN)/mypy
 
-bench: textworld  ## our ALFWorld engine against the real one
-	$(BIN)/python benchmarks/alfworld_speed.py
+freeze: setup  ## renew the frozen curves of tests/run, after a change that is meant to change results
+	$(BIN)/python -m tests.run.frozen
 
-clean:  ## remove the virtual environment and the caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+lock: setup  ## renew requirements/*.txt from pyproject.toml
+	$(BIN)/python requirements/lock.py $(firstword $(TORCH))
+
+bench: textworld  ## compare the speed of the ALFWorld engine with the real one
+	$(with_python) $(BIN)/python benchmarks/alfworld_speed.py
+
+clean:  ## remove the virtual environments and the caches
+	rm -rf $(VENV) $(LATEST) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis

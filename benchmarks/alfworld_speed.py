@@ -1,10 +1,10 @@
-"""How fast our ALFWorld engine is beside the real one (textworld, as alfworld wraps it), on the same games.
+"""Compare the speed of our ALFWorld engine with the real one (textworld, as alfworld wraps it) on the same games.
 
     python benchmarks/alfworld_speed.py        # about a minute; needs empg[textworld]
 
-Three processes play one after another: our engine, the real one as it comes, and the real one with the two memories of
-`empg.environments.alfworld.textworld.memoise`. Each plays the same full rooms with the same commands, lists what is
-admissible after every step, and prints a digest of all that was said: the three must be equal.
+Three processes run one after another: our engine, the unmodified real engine, and the real engine with the two caches
+of `empg.environments.alfworld.textworld.memoise`. Each plays the same full rooms with the same commands, lists the
+admissible commands after every step, and prints a digest of its output. The three digests must be equal.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.textworld import RealGame, memoise
 from empg.environments.alfworld.world import Game, TaskType
 
-STEPS = 20  # an episode
-REAL_EPISODES, OUR_EPISODES = 2, 200  # a game; ours needs more for its clock to mean anything
-ENGINES = {"ours": "empg", "real": "textworld as it comes", "memoised": "textworld memoised"}
+STEPS = 20  # per episode
+REAL_EPISODES, OUR_EPISODES = 2, 200  # per game; our engine needs more for a reliable time
+ENGINES = {"ours": "empg", "real": "textworld, unmodified", "memoised": "textworld with caches"}
 
 
 def games(number: int) -> list[Game]:
-    """Full rooms of the training split, the task types in turn."""
+    """Generate full rooms of the training split, one task type after another."""
     types = list(TaskType)
     return [generate("train", index, "full", [types[index % len(types)]]) for index in range(number)]
 
 
 def commands(game: Game) -> list[str]:
-    """A random episode, in which deeds are as likely as walks."""
+    """Return a random episode in which half of the commands change something, if such a command is admissible."""
     engine, rng = Engine(game), random.Random(game.task_id)
     state = engine.start()
     episode = []
     for _ in range(STEPS):
         admissible = engine.admissible(state)
-        deeds = [c for c in admissible if not c.startswith(("go to", "help", "look", "inventory"))]
-        episode.append(rng.choice(deeds if deeds and rng.random() < 0.5 else admissible))
+        effective = [c for c in admissible if not c.startswith(("go to", "help", "look", "inventory"))]
+        episode.append(rng.choice(effective if effective and rng.random() < 0.5 else admissible))
         engine.step(state, episode[-1])
     return episode
 
 
 class Ours:
-    """Our engine, with the calls of `RealGame`."""
+    """Our engine with the interface of `RealGame`."""
 
     def __init__(self, game: Game) -> None:
         self._engine = Engine(game)
@@ -71,11 +71,11 @@ class Ours:
 
 
 def play(which: str, number: int) -> dict[str, Any]:
-    """Plays every game; returns the mean seconds of each kind of call, how many were timed, and the digest."""
+    """Play every game and return the mean seconds of each kind of call, the number of timed calls, and the digest."""
     if which == "memoised":
         memoise()
     make, episodes = (Ours, OUR_EPISODES) if which == "ours" else (RealGame, REAL_EPISODES)
-    make(games(1)[0]).close()  # what is imported on first use is no part of the measure
+    make(games(1)[0]).close()  # imports on first use are not measured
     seconds = {"load": 0.0, "reset": 0.0, "step": 0.0}
     digest = hashlib.sha256()
     for game in games(number):
@@ -106,7 +106,7 @@ def play(which: str, number: int) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """The processor and the versions that the figures hold for."""
+    """Return the processor and the versions that the figures hold for."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -124,7 +124,7 @@ def human(seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--games", type=int, default=6, help="how many full rooms (default 6, one of each task type)")
+    parser.add_argument("--games", type=int, default=6, help="number of full rooms (default 6, one per task type)")
     parser.add_argument("--engine", choices=list(ENGINES), help=argparse.SUPPRESS)  # one of the three processes
     options = parser.parse_args()
     if options.engine:
@@ -136,8 +136,8 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         results[which] = json.loads(done.stdout.splitlines()[-1])
     print(machine())
-    print(f"{options.games} full rooms, {STEPS} steps an episode, admissible commands listed at every step\n")
-    print(f"{'':22}{'load':>9}{'reset':>9}{'step':>9}{'steps/s':>10}{'timed':>29}{'ours is faster by':>33}")
+    print(f"{options.games} full rooms, {STEPS} steps per episode, admissible commands listed at every step\n")
+    print(f"{'':22}{'load':>9}{'reset':>9}{'step':>9}{'steps/s':>10}{'timed':>29}{'speed-up of empg':>33}")
     ours = results["ours"]["seconds"]
     for which, name in ENGINES.items():
         mean, counts = results[which]["seconds"], results[which]["counts"]
@@ -145,10 +145,10 @@ def main() -> None:
         timed = f"{counts['reset']:,} resets, {counts['step']:,} steps"
         gain = f"{mean['reset'] / ours['reset']:,.0f}x reset, {mean['step'] / ours['step']:,.0f}x step"
         print(f"{name:22}{times}{1 / mean['step']:>10,.0f}{timed:>29}{gain:>33}")
-    print("\nload: with the first reset; reset: of a game that is loaded. Processor seconds of the one process.")
+    print("\nload includes the first reset; reset is for a loaded game. Processor seconds of one process.")
     if len({result["digest"] for result in results.values()}) != 1:
-        sys.exit("the engines did not say the same: the figures compare different games")
-    print("The three engines said the same, to the letter.")
+        sys.exit("the output of the engines differs: the figures compare different games")
+    print("The output of the three engines is identical.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Searching in one process: our BM25 (in memory, and mapped from disk), bm25s itself, and tantivy; the same queries.
+"""Compare searches in one process: our BM25 (in memory and memory-mapped), bm25s and tantivy, on the same queries.
 
 python benchmarks/retrieval.py [--sizes 2000 20000 100000] [--queries 200]
 
-Queries are asked one by one, as an agent asks. Ratios are to our BM25 in memory: 2.0 is twice as long, or as much.
+Queries are sent one by one, as by an agent. Ratios are relative to our BM25 in memory: 2.0 is twice the time or memory.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ Search = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Measured:
-    """One retriever on one corpus."""
+    """Measurements of one retriever on one corpus."""
 
     index_s: float
     median_ms: float
     p95_ms: float
-    added_mb: float  # resident memory, once indexed
+    added_mb: float  # resident memory added by the index
 
 
 def make_corpus(size: int, queries: int) -> tuple[list[Document], list[str]]:
-    """Pages of 20 to 60 words as frequent as words are (Zipf), and questions of 3 to 9 words from single pages."""
+    """Make pages of 20 to 60 words with Zipf frequencies, and questions of 3 to 9 words taken from single pages."""
     rng, numbers = random.Random(0), np.random.default_rng(0)
     vocabulary = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(3, 9))) for _ in range(30_000)]
     frequency = 1 / np.arange(1, len(vocabulary) + 1)
@@ -67,13 +67,13 @@ def ours_mapped(documents: list[Document]) -> Search:
     return lambda query: retriever.search([query], HITS)
 
 
-def bm25s_itself(documents: list[Document]) -> Search:
+def plain_bm25s(documents: list[Document]) -> Search:
     index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
     index.index([analyze(f"{document.title}\n{document.text}") for document in documents], show_progress=False)
     return lambda query: index.retrieve([analyze(query)], corpus=documents, k=HITS, show_progress=False)
 
 
-def tantivys(documents: list[Document]) -> Search:
+def tantivy_bm25(documents: list[Document]) -> Search:
     retriever = TantivyRetriever.build(documents)
     return lambda query: retriever.search([query], HITS)
 
@@ -101,9 +101,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 20_000, 100_000])
     parser.add_argument("--queries", type=int, default=200)
     arguments = parser.parse_args()
-    makers = {"ours, in memory": ours, "ours, mapped": ours_mapped, "bm25s": bm25s_itself, "tantivy": tantivys}
+    makers = {"ours, in memory": ours, "ours, mapped": ours_mapped, "bm25s": plain_bm25s, "tantivy": tantivy_bm25}
     for word in {word for document in make_corpus(2_000, 1)[0] for word in document.text.split()}:
-        analyze(word)  # every maker starts with the stemmer as warm as the others
+        analyze(word)  # warm up the stemmer, so that all retrievers start equal
     table = Table(title=f"{arguments.queries} queries, top {HITS}", title_justify="left")
     for column in ("pages", "", "index s", "median ms", "p95 ms", "added MB", "median ratio", "p95 ratio"):
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=column == "")

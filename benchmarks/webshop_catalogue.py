@@ -1,9 +1,9 @@
-"""A large catalogue: index it once, then open it memory-mapped. Time, memory, disk, and how fast it is searched.
+"""Measure a large catalogue that is indexed once and then memory-mapped: time, memory, disk and search speed.
 
 python benchmarks/webshop_catalogue.py --products 1000000 [--folder DIR]
 
-Each part runs in a process of its own, so that its memory is its own. `own` memory is what a further worker process
-costs; `mapped` are pages of files in view, which all processes share and the system may drop.
+Each part runs in its own process, so that memory is measured separately. `own` memory is the cost of a further worker
+process. `mapped` memory is pages of mapped files, which all processes share and the system may drop.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def use(folder: Path) -> None:
             environment.shop.catalogue.index.find(" ".join(wish[:words]))
             times.append(1000 * (time.perf_counter() - begun))
         worst = statistics.quantiles(times, n=20)[-1]
-        print(f"{name:20} {statistics.median(times):8.1f} ms  (95 % within {worst:.1f} ms)")
+        print(f"{name:20} {statistics.median(times):8.1f} ms  (95% within {worst:.1f} ms)")
     begun, steps, won, episodes = time.perf_counter(), 0, 0, 20
     for _ in range(episodes):
         observation, info = environment.reset(options={"task": rng.randrange(environment.num_tasks)})
@@ -69,14 +69,14 @@ def use(folder: Path) -> None:
             ended, steps = terminated or truncated, steps + 1
         won += info["won"]
     rate = steps / (time.perf_counter() - begun)
-    print(f"expert               {rate:8,.0f} steps/s   won {won} of {episodes}")
-    print(f"after all that                    {memory()}")
+    print(f"expert               {rate:8,.0f} steps/s   solved {won} of {episodes}")
+    print(f"after all episodes                {memory()}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--products", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path, help="keep the catalogue here, or use the one that is here")
+    parser.add_argument("--folder", type=Path, help="folder to keep the catalogue in, or of an existing one")
     parser.add_argument("--part", choices=("index", "use"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part == "index":

@@ -2,14 +2,14 @@
 
     python examples/minimal_empg.py [--seed 0] [--updates 100]
 
-The environment: one of four boxes contains the key, and only the key opens the door. The agent writes a turn of a few
-words, reads one word back, and gets one reward at the end of the episode: 1 if the door is open after at most five
-turns, else 0. The model first learns the language (from random commands, which succeed occasionally). Reinforcement
-learning then teaches it to win: that the key is for the door, and later to remember where it has looked. It runs once
-with plain GRPO and once with EMPG on top. The function `empg` is the method; the rest is part of any trainer. An
-environment this small shows how the parts fit together and that both learn. It does not show which one is better.
+The environment: one of four boxes contains the key, and the door opens only with the key. In each turn the agent writes
+a few words and reads one word back. It gets one reward at the end of the episode: 1 if the door is open after at most
+five turns, else 0. The model first learns the language from random commands, which succeed occasionally. Then it learns
+the task by reinforcement: first that the key is for the door, later to remember where it has looked. It is trained once
+with plain GRPO and once with EMPG on top. The function `empg` is the method; the rest is part of any trainer. Such a
+small environment shows how the parts fit together and that both learn. It does not show which one is better.
 
-Shapes: B episodes, T tokens of an episode, S steps (turns), V words.
+Shapes: B episodes, T tokens per episode, S steps (turns), V words.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ BOXES = ["red", "green", "blue", "white"]
 WORDS = ["<pad>", ".", "look", "open", "door", *BOXES, "start", "empty", "key", "locked", "what?"]
 ID = {word: i for i, word in enumerate(WORDS)}
 PAD, END = ID["<pad>"], ID["."]
-TURNS, TURN_TOKENS = 5, 3  # turns per episode; tokens per turn, including the closing "."
-GROUPS, GROUP_SIZE = 16, 8  # tasks per update; episodes per task, which are compared
+TURNS, TURN_TOKENS = 5, 3  # turns per episode; tokens per turn, including the final "."
+GROUPS, GROUP_SIZE = 16, 8  # tasks per update; episodes per task, which are compared with one another
 
 
-class World:
+class Environment:
     """One episode. `box` contains the key; it is the same for all episodes of a group."""
 
     def __init__(self, box: str) -> None:
         self.box, self.has_key, self.won = box, False, False
 
     def step(self, turn: str) -> str:
-        """Play a turn such as "look red ." or "open door ." and return the word that the agent reads next."""
+        """Execute a turn such as "look red ." or "open door ." and return the word that the agent reads next."""
         verb, _, noun = turn.removesuffix(" .").partition(" ")
         if verb == "look" and noun in BOXES:
             self.has_key = self.has_key or noun == self.box
@@ -57,13 +57,13 @@ class Policy(nn.Module):
         self.head = nn.Linear(64, len(WORDS))
 
     def forward(self, words: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`(B, T)` words to `(B, T, V)` logits of the next word, and the state after the last one."""
+        """Map `(B, T)` words to `(B, T, V)` logits of the next word, and return the recurrent state."""
         hidden, state = self.core(self.embed(words), state)
         return self.head(hidden), state
 
 
 def entropy_of(logits: Tensor) -> Tensor:
-    """Shannon entropy over the whole vocabulary, nats: `(..., V)` to `(...)`."""
+    """Return the Shannon entropy over the whole vocabulary in nats: `(..., V)` to `(...)`."""
     logp = logits.log_softmax(-1)
     return -(logp.exp() * logp).sum(-1)
 
@@ -72,10 +72,10 @@ def entropy_of(logits: Tensor) -> Tensor:
 
 
 class Rollout:
-    """A batch of episodes, each a row: observation word, the agent's words, observation word, the agent's words, ...
+    """A batch of episodes, one per row: observation word, the agent's words, observation word, the agent's words, ...
 
     words, step_ids: `(B, T)`; the step id of a word is its turn if the agent wrote it, else -1.
-    logprobs, entropies: `(B, T)`, of the distribution that each word of the agent was sampled from.
+    logprobs, entropies: `(B, T)`, for the distribution that each of the agent's words was sampled from.
     rewards: `(B,)`.
     """
 
@@ -89,8 +89,8 @@ class Rollout:
 
 @torch.no_grad()
 def play(policy: Policy, boxes: list[str]) -> Rollout:
-    """Play one episode per box, all in parallel. Entropies are taken while sampling: no extra forward pass."""
-    worlds = [World(box) for box in boxes]
+    """Play one episode per box, in parallel. Entropies are recorded during sampling, without an extra forward pass."""
+    environments = [Environment(box) for box in boxes]
     out, state, column = Rollout(len(boxes)), None, 0
     observed, active = ["start"] * len(boxes), torch.ones(len(boxes), dtype=torch.bool)
     for turn in range(TURNS):
@@ -109,9 +109,9 @@ def play(policy: Policy, boxes: list[str]) -> Rollout:
         column += 1
         for i in active.nonzero()[:, 0].tolist():
             written = out.words[i, first:column].tolist()
-            observed[i] = worlds[i].step(" ".join(WORDS[word] for word in written if word != PAD))
-        active &= torch.tensor([not world.won for world in worlds])
-    out.rewards = torch.tensor([float(world.won) for world in worlds])
+            observed[i] = environments[i].step(" ".join(WORDS[word] for word in written if word != PAD))
+        active &= torch.tensor([not environment.won for environment in environments])
+    out.rewards = torch.tensor([float(environment.won) for environment in environments])
     return out
 
 
@@ -119,7 +119,7 @@ def play(policy: Policy, boxes: list[str]) -> Rollout:
 
 
 def grpo(rewards: Tensor) -> Tensor:
-    """Outcome advantages, `(groups, group size)`: the reward of each episode, standardised within its group."""
+    """Return outcome advantages, `(groups, group size)`: the reward's distance from the group mean, in deviations."""
     return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)
 
 
@@ -132,18 +132,18 @@ def empg(
     zeta: float = 0.1,
     eps: float = 1e-8,
 ) -> Tensor:
-    """Entropy-Modulated Policy Gradients (arXiv 2509.09265): `(B,)` outcome advantages to `(B, T)` token advantages."""
+    """Map `(B,)` outcome advantages to `(B, T)` token advantages by EMPG (arXiv 2509.09265)."""
     steps = torch.arange(int(step_ids.max()) + 1)
-    member = step_ids[:, None, :] == steps[:, None]  # (B, S, T): which tokens belong to which step
+    member = step_ids[:, None, :] == steps[:, None]  # (B, S, T): the tokens of each step
     tokens = member.sum(-1)  # (B, S)
     real = tokens > 0  # every mean, min and max below is over the real steps of the whole batch
-    H = (member * entropies[:, None]).sum(-1) / tokens.clamp(min=1)  # step entropy: the mean over its tokens
+    H = (member * entropies[:, None]).sum(-1) / tokens.clamp(min=1)  # step entropy: the mean over the step's tokens
 
     low, high = H[real].min(), H[real].max()
     Hn = (H - low) / (high - low + eps)  # 0: the most confident step of the batch, 1: the most uncertain
-    g = torch.exp(-k * Hn) / torch.exp(-k * Hn[real]).mean()  # confident steps weigh more; mean 1
+    g = torch.exp(-k * Hn) / torch.exp(-k * Hn[real]).mean()  # confident steps get more weight; mean 1
     f = torch.exp(-k_future * Hn) * real  # clarity of a step
-    f_next = torch.cat([f[:, 1:], torch.zeros_like(f[:, :1])], 1)  # clarity of the next step; 0 after the last
+    f_next = torch.cat([f[:, 1:], torch.zeros_like(f[:, :1])], 1)  # clarity of the next step; 0 for the last step
 
     modulated = advantages[:, None] * g + zeta * f_next
     final = modulated - modulated[real].mean()
@@ -151,7 +151,7 @@ def empg(
 
 
 def clipped_loss(logp: Tensor, old: Tensor, advantages: Tensor, agent: Tensor, clip: float = 0.2) -> Tensor:
-    """The clipped surrogate, averaged over the agent words of each episode, then over episodes; all `(B, T)`."""
+    """Average the clipped surrogate over the agent's words of each episode, then over episodes; all `(B, T)`."""
     ratio = torch.exp(logp - old)
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return ((loss * agent).sum(1) / agent.sum(1)).mean()
@@ -161,13 +161,13 @@ def clipped_loss(logp: Tensor, old: Tensor, advantages: Tensor, agent: Tensor, c
 
 
 def next_word_logprobs(policy: Policy, words: Tensor) -> Tensor:
-    """Log-probability of each word given the words before it, `(B, T)`; 0 for the first."""
+    """Return the log-probability of each word given the words before it, `(B, T)`; 0 for the first."""
     logp = policy(words[:, :-1])[0].log_softmax(-1).gather(-1, words[:, 1:, None])[..., 0]
     return nn.functional.pad(logp, (1, 0))
 
 
-def learn_to_speak(policy: Policy, updates: int = 100) -> None:
-    """Supervised training on random commands. The model learns the language, not the task."""
+def learn_language(policy: Policy, updates: int = 100) -> None:
+    """Train on random commands (supervised). The model learns the language, not the task."""
     commands = torch.tensor([[ID["look"], ID[box], END] for box in BOXES] + [[ID["open"], ID["door"], END]])
     observations = torch.tensor([ID["empty"], ID["empty"], ID["key"], ID["locked"]])
     optimizer = torch.optim.Adam(policy.parameters(), lr=5e-3)
@@ -182,7 +182,7 @@ def learn_to_speak(policy: Policy, updates: int = 100) -> None:
 
 
 def train(policy: Policy, use_empg: bool, updates: int, lr: float = 8e-3, epochs: int = 4) -> Iterator[float]:
-    """Reinforcement learning; yields the share of episodes won in each update."""
+    """Train by reinforcement; yield the success rate after each rollout."""
     optimizer = torch.optim.Adam(policy.parameters(), lr=lr)
     for _ in range(updates):
         tasks = torch.randint(len(BOXES), (GROUPS,)).repeat_interleave(GROUP_SIZE)
@@ -203,7 +203,7 @@ def train(policy: Policy, use_empg: bool, updates: int, lr: float = 8e-3, epochs
 
 def main() -> None:
     """Train twice from the same initial policy and print both curves."""
-    parser = argparse.ArgumentParser(description="Compare GRPO with and without EMPG on a toy environment")
+    parser = argparse.ArgumentParser(description="Train EMPG and GRPO in a toy environment.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=100)
     arguments = parser.parse_args()
@@ -211,9 +211,9 @@ def main() -> None:
 
     torch.manual_seed(arguments.seed)
     start = Policy()
-    learn_to_speak(start)
+    learn_language(start)
     every = max(1, arguments.updates // 10)
-    print(f"episodes won, %, in each {every} updates of {GROUPS * GROUP_SIZE} episodes")
+    print(f"success rate in %, mean over {every} updates of {GROUPS * GROUP_SIZE} episodes each")
     for name in ("GRPO", "GRPO + EMPG"):
         print(f"{name:>12}", end="", flush=True)
         policy = copy.deepcopy(start)

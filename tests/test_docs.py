@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from empg.recipe import Recipe, parse_recipe
+from empg.environments.registry import find
+from empg.recipe import Recipe, load_recipe, parse_recipe
+from empg.rollout.demonstrations import demonstrate
 from empg.rollout.types import EndReason
 from tests import ROOT
+from tests.packages import importable, install
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 SMALL_RUN = """
 iterations: 2
@@ -81,34 +87,101 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def in_words(schema: dict[str, Any]) -> str:
+def in_words(schema: dict[str, Any], definitions: dict[str, Any] | None = None) -> str:
     """A JSON schema as the page on recipes says it."""
     if "$ref" in schema:
-        return "section"
+        meant = (definitions or {}).get(schema["$ref"].rpartition("/")[2], {})
+        return in_words(meant) if "enum" in meant else "section"
     if "anyOf" in schema:
-        return " or ".join(in_words(part) for part in schema["anyOf"])
+        return " or ".join(in_words(part, definitions) for part in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum") or [schema["const"]])
     if schema["type"] == "array":
         parts = schema.get("prefixItems")
-        return f"{len(parts)} numbers" if parts else "list of " + in_words(schema["items"])
+        return f"{len(parts)} numbers" if parts else "list of " + in_words(schema["items"], definitions)
     word = {"string": "text", "boolean": "true or false", "object": "mapping"}.get(schema["type"], schema["type"])
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
     return f"{word} {', '.join(bounds)}" if bounds else str(word)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def option_rows(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, str, Any, FieldInfo]]:
+    """Name, type, default and field of every option; `...` is the default of a section that has its own rows."""
+    schema = model.model_json_schema()
+    for key, field in model.model_fields.items():
+        name, default = f"{path}{key}", field.get_default(call_default_factory=True)
+        yield name, in_words(schema["properties"][key], schema.get("$defs")), default_cell(default), field
+        if (inner := section_of(field.annotation)) is not None:
+            yield from option_rows(inner, f"{name}.")
+
+
+def default_cell(default: Any) -> Any:
+    return ... if isinstance(default, BaseModel) else default
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_relative_links_are_alive(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     dead = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert dead == []
 
 
-def test_the_readme_s_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_anchors_of_relative_links_exist(page: Path) -> None:
+    missing = []
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        if "://" not in target and file.suffix == ".md" and file.exists() and anchor not in anchors(file):
+            missing.append(f"{target}#{anchor}")
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")}
+    assert pages - {"index.md"} - set(re.findall(r"\]\(([^)#\s]+)", index)) == set()
+
+
+def test_the_glossary_is_sorted_and_names_what_the_code_defines() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    entries = re.findall(
+        r"^\| ([^|]+) \| [^|]+\. \| `(\w+)` in \[`([\w/.]+)`\]\(\.\./src/empg/\3\) \|$", text, re.MULTILINE
+    )
+    assert len(entries) == text.count("\n|") - 2 > 40  # every row of the table has this form
+    terms = [term.lower() for term, _, _ in entries]
+    assert terms == sorted(set(terms))
+    undefined = [
+        (term, name, path)
+        for term, name, path in entries
+        if not re.search(rf"\b{name}\b", (ROOT / "src" / "empg" / path).read_text(encoding="utf-8"))
+    ]
+    assert undefined == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_recipes_and_overrides_in_commands_are_valid(page: Path) -> None:
+    for line in re.findall(r"^(?:\$ )?empg train (recipes/.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        recipe, *arguments = shlex.split(line, comments=True)
+        load_recipe(ROOT / recipe, [argument for argument in arguments if re.match(r"[a-z][\w.]*=", argument)])
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "algorithms").glob("*.md")), ids=lambda page: page.stem)
+def test_the_recipe_keys_of_an_algorithm_are_valid(page: Path) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        parse_recipe(yaml.safe_load(block))
+
+
+def test_the_python_of_the_readme_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [(block, printed)] = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", text, re.DOTALL)
     exec(compile(block, "README.md", "exec"), {})  # our own page, not a user's
-    assert capsys.readouterr().out == "torch.Size([2, 10])\n"
+    assert capsys.readouterr().out == printed
 
 
 def test_the_readme_s_commands_exist() -> None:
@@ -122,7 +195,10 @@ def test_the_readme_s_commands_exist() -> None:
     assert len(named) >= 6
 
 
-@pytest.mark.parametrize("page", ["method.md", "rows.md", "runs.md"])
+TUTORIALS = ["tutorials/1-credit-of-an-episode.md", "tutorials/2-change-the-method.md"]
+
+
+@pytest.mark.parametrize("page", ["method.md", "history.md", "runs.md", *TUTORIALS])
 def test_a_page_s_python_runs_and_prints_what_it_says(
     page: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,8 +207,9 @@ def test_a_page_s_python_runs_and_prints_what_it_says(
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "argv", ["page.py"])
     assert blocks
+    names: dict[str, Any] = {}
     for block, printed in blocks:
-        exec(compile(block, page, "exec"), {})
+        exec(compile(block, page, "exec"), names if page in TUTORIALS else {})  # a tutorial is one program
         out = capsys.readouterr().out
         assert out
         assert printed in ("", out)
@@ -198,3 +275,49 @@ def test_the_page_on_recipes_names_every_key_with_its_type_and_default(path: str
 def test_the_page_on_recipes_names_no_other_section() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(sections(Recipe))
+
+
+@pytest.mark.parametrize("id_", ["alfworld", "webshop", "deepsearch"])
+def test_an_environment_s_page_names_every_option_with_its_type_and_default(id_: str) -> None:
+    text = (ROOT / "docs" / f"{id_}.md").read_text(encoding="utf-8")
+    [table] = re.findall(r"^\| option \| type \| default \| meaning \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    said = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert all(len(cells) == 4 for cells in said)
+    assert [cells[0] for cells in said] == [f"`{name}`" for name, *_ in option_rows(find(id_).options)]
+    for cells, (name, kind, default, field) in zip(said, option_rows(find(id_).options), strict=True):
+        assert cells[1] == kind, name
+        if field.is_required() or default is ...:
+            assert cells[2] == ("required" if field.is_required() else ""), name
+        else:
+            assert yaml.safe_load(cells[2].strip("`")) == default, name
+        assert cells[3], name
+
+
+def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "tutorials" / "3-add-an-environment.md").read_text(encoding="utf-8")
+    [code, project, recipe] = [
+        re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)[0] for language in ("python", "toml", "yaml")
+    ]
+    [[id_, place]] = re.findall(r'^(\w+) = "(\w+:\w+)"$', project.partition("entry-points")[2], re.MULTILINE)
+    with importable(tmp_path):
+        install(tmp_path, "hotcold", {"hotcold/__init__.py": code}, {id_: place})
+        parsed = parse_recipe(yaml.safe_load(recipe))
+        assert parsed.evaluation.splits == ["valid"]
+        environment = parsed.environment.make("valid")
+        for task in range(environment.num_tasks):
+            observation, info = environment.reset(options={"task": task})
+            expert, over = environment.expert(), False
+            while not over:
+                twin = environment.clone()
+                action = expert.act(observation, info)["action"]
+                outcome = environment.step(action)
+                assert twin.step(action) == outcome
+                observation, _, terminated, truncated, info = outcome
+                over = terminated or truncated
+            assert info["won"]
+        for task in range(20):
+            demonstrate(environment, task, 0.3, (task,))  # 30% of the turns go wrong on purpose
+            assert environment.won
+        assert not environment.step("try the door")[4]["valid"]
+        seeds = {environment.task_id(task) for task in range(environment.num_tasks)}
+        assert seeds.isdisjoint(parsed.environment.make("train").task_id(task) for task in range(700))

@@ -1,7 +1,7 @@
-"""Reinforcement learning for long-horizon LLM agents, with credit that follows the agent's own certainty.
+"""Entropy-Modulated Policy Gradients for long-horizon language-model agents.
 
-The method in three lines: `advantages = empg.modulate_advantages(advantages, entropies, step_ids)`, where the step ids
-come from your trainer or from `empg.step_ids_from_mask(mask)`. Everything else is in the submodules.
+The method is one call: `advantages = empg.modulate_advantages(advantages, entropies, step_ids)`. The step ids come from
+your trainer or from `empg.step_ids_from_mask(mask)`. Everything else is in the submodules.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["__version__", "credit", "modulate_advantages", "step_ids_from_mask"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load torch only when the method is asked for, so that `empg --help` answers at once."""
+    """Load torch only when the method is used, so that `empg --help` is fast."""
     if name not in __all__:
         raise AttributeError(f"module 'empg' has no attribute {name!r}")
     credit = importlib.import_module("empg.credit")

@@ -1,4 +1,4 @@
-"""The commands. Everything heavy is imported by the command that needs it, so that `empg --help` answers at once."""
+"""The commands. Each command imports heavy modules only when it runs, so that `empg --help` is fast."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import empg
-from empg.errors import MissingExtraError, UserError
+from empg.errors import UserError
 
 if TYPE_CHECKING:
     from empg.recipe import Recipe
     from empg.run.doctor import Finding
 
-# Work is spread over processes, one thread each; torch reads these when it is imported.
+# Work is distributed over processes with one thread each. torch reads these variables when it is imported.
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Commands(TyperGroup):
-    """The group of commands. A `UserError` is one line on standard error; anything else keeps its traceback."""
+    """The command group. Prints a `UserError` as one line on standard error; other exceptions keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a `UserError` ends it with exit code 1."""
+        """Run the command; exit with code 1 after a `UserError`."""
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -37,11 +37,22 @@ class Commands(TyperGroup):
             raise typer.Exit(1) from None
 
 
+class PlayCommand(TyperCommand):
+    """A command whose help ends with the registered environments. They are looked up only for the help."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the registered environments below the options."""
+        from empg.environments.registry import known_ids
+
+        with formatter.section("Registered environments"):
+            formatter.write_text(", ".join(known_ids()))
+
+
 app = typer.Typer(
     name="empg",
     cls=Commands,
-    help="Train language-model agents on long tasks, with credit that follows the agent's own certainty (EMPG).\n\n"
-    "Begin with:  empg doctor recipes/demo.yaml,  then  empg train recipes/demo.yaml",
+    help="Train language-model agents on long tasks with Entropy-Modulated Policy Gradients (EMPG).\n\n"
+    "Start with:  empg doctor demo,  then  empg train demo",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -50,15 +61,17 @@ app = typer.Typer(
 )
 
 Changes = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes, e.g. seed=3 credit.empg.zeta=0.05")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe overrides, e.g. seed=3 credit.empg.zeta=0.05")
 ]
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, e.g. recipes/demo.yaml")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, e.g. runs/demo")]
-RunOption = Annotated[Path | None, typer.Option("--run", help="The folder of the run  [default: runs/<name>]")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, e.g. demo, or a YAML file")
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, e.g. runs/demo")]
+RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder  [default: runs/<name>]")]
 
 
 class Index(str, Enum):
-    """How a served corpus is searched."""
+    """The index of a served corpus."""
 
     bm25 = "bm25"
     tantivy = "tantivy"
@@ -66,7 +79,7 @@ class Index(str, Enum):
 
 
 class Pooling(str, Enum):
-    """How an encoder makes one vector of those of its tokens."""
+    """How an encoder pools its token vectors."""
 
     mean = "mean"
     cls = "cls"
@@ -87,7 +100,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     for name, value in THREADS.items():
         os.environ.setdefault(name, value)
@@ -98,19 +113,21 @@ def train(
     recipe: RecipeFile,
     changes: Changes = None,
     run: RunOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Start anew a run that is there already.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint of the run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing run.")] = False,
 ) -> None:
     """Train a recipe.
 
-    Warm start, evaluation, learning from reward, evaluation, report. The run's folder gets the resolved recipe,
-    metrics, episodes, checkpoints and report.html. A run that was stopped, even by kill -9, goes on with --resume and
-    ends as if it had never been stopped.
+    Run the warm start, an evaluation, RL, a second evaluation, and write the report. The run folder gets the resolved
+    recipe, metrics, episodes, checkpoints and report.html. Use --resume to continue a run that was stopped, even by
+    kill -9. On a CPU the result is the same as without the interruption.
     """
     resolved = _load(recipe, changes)
     folder = run or _default_run(resolved)
     if resume and force:
-        raise typer.BadParameter("--resume goes on with a run and --force starts it anew; choose one")
+        raise typer.BadParameter(
+            "--resume and --force are mutually exclusive: use --resume to continue or --force to overwrite"
+        )
     if resume:
         _same_recipe(resolved, folder)
     workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
@@ -127,26 +144,32 @@ def train(
         start(resolved, folder, resume=resume, force=force, command=shlex.join(["empg", *sys.argv[1:]]))
     except KeyboardInterrupt:
         again = shlex.join(["empg", "train", str(recipe), *(changes or ()), "--run", str(folder), "--resume"])
-        typer.echo(f"empg: stopped; go on with: {again}", err=True)
+        typer.echo(f"empg: stopped; to resume: {again}", err=True)
         raise typer.Exit(130) from None
 
 
 @app.command()
 def evaluate(
     run: RunPath,
-    checkpoint: Annotated[str | None, typer.Option(help="iter-000040, or start  [default: the newest]")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="May be repeated  [default: the recipe's]")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint to evaluate: iter-000040 or start  [default: the latest]")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split to evaluate; repeatable  [default: the recipe's]")
+    ] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Tasks per panel  [default: the recipe's]")] = None,
-    decoding: Annotated[Decoding, typer.Option(help="How tokens are chosen.")] = Decoding.sampled,
-    temperature: Annotated[float | None, typer.Option(min=1e-3, help="Of sampled  [default: the recipe's]")] = None,
+    decoding: Annotated[Decoding, typer.Option(help="Decoding of the policy.")] = Decoding.sampled,
+    temperature: Annotated[
+        float | None, typer.Option(min=1e-3, help="Sampling temperature  [default: the recipe's]")
+    ] = None,
 ) -> None:
-    """Measure a run's success.
+    """Evaluate a run on fixed panels of tasks.
 
-    The policy plays fixed panels of tasks; the results go into the run's folder, where compare finds them.
+    Write the results into the run folder, where `empg compare` reads them.
     """
-    from empg.report.before_after import Rate
-    from empg.run.display import Progress, aligned, rate
+    from empg.run.display import Progress
     from empg.run.evaluate import evaluate_run
+    from empg.run.results import evaluation_lines
 
     with Progress(0) as progress:
 
@@ -155,61 +178,31 @@ def evaluate(
             return progress.done
 
         records = evaluate_run(run, checkpoint, split or None, episodes, decoding.value, temperature, stage)
-    rows = [("success (95 % Wilson)", "episodes", "success")]
-    for record in records:
-        rows.append((f"{record['split']} ({record['decoding']})", str(record["n"]), rate(Rate.of(record))))
-        rows += [(f"  {kind}", str(part["n"]), rate(Rate.of(part))) for kind, part in sorted(record["by_type"].items())]
-        rows.append((f"  panel {record['panel']}, sha256 {record['panel_sha256'][:12]}", "", ""))
-    typer.echo("\n".join(aligned(rows)))
-    for record in records:
-        failed, broken = record["failed_turns"], record["env_errors"]
-        if failed or broken:
-            causes = f"{failed} turns needed something from outside that could not be had, {broken} episodes"
-            typer.echo(f"{record['split']}: {causes} ended in an environment error; they count as they ended")
+    typer.echo("\n".join(evaluation_lines(records)))
 
 
 @app.command()
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="The run to compare with.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run in question; may be the same.")],
-    split: Annotated[str | None, typer.Option(help="Whose panel  [default: all that both played]")] = None,
-    decoding: Annotated[Decoding, typer.Option(help="Which evaluations.")] = Decoding.sampled,
-    iteration_a: Annotated[int | None, typer.Option(min=0, help="Which evaluation of A  [default: its last]")] = None,
-    iteration_b: Annotated[int | None, typer.Option(min=0, help="Which evaluation of B  [default: its last]")] = None,
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Run to compare with.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Run to compare; may be the same run.")],
+    split: Annotated[
+        str | None, typer.Option(help="Evaluation split  [default: all that both runs were evaluated on]")
+    ] = None,
+    decoding: Annotated[Decoding, typer.Option(help="Decoding of the evaluations.")] = Decoding.sampled,
+    iteration_a: Annotated[int | None, typer.Option(min=0, help="Iteration of A  [default: its last]")] = None,
+    iteration_b: Annotated[int | None, typer.Option(min=0, help="Iteration of B  [default: its last]")] = None,
 ) -> None:
     """Compare two runs task by task.
 
-    Both must have played the same panel; other settings of play that differ, like the temperature, are named. To see
-    what training did, name a run twice, with --iteration-a 0.
+    Both runs must be evaluated on the same panel. Other differing evaluation settings, such as the temperature, are
+    reported. To see the effect of training, give the same run twice, with --iteration-a 0.
     """
     from empg.record.runfolder import RunFolder
-    from empg.record.statistics import Comparison, Paired, shared_splits
     from empg.record.statistics import compare as pair
-    from empg.run.display import aligned
+    from empg.record.statistics import shared_splits
+    from empg.run.results import comparison_lines
 
     a, b = RunFolder.open(run_a), RunFolder.open(run_b)
-
-    def row(name: str, paired: Paired) -> tuple[str, ...]:
-        points = f"{100 * paired.difference:+.1f} [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
-        return (
-            name,
-            str(paired.n),
-            f"{100 * paired.success_a:.1f} %",
-            f"{100 * paired.success_b:.1f} %",
-            points,
-            f"{paired.only_a} / {paired.only_b}",
-            f"{paired.p_value:.3g}",
-        )
-
-    def show(split: str, result: Comparison) -> None:
-        typer.echo(f"A: {run_a} at iteration {result.iteration_a}\nB: {run_b} at iteration {result.iteration_b}")
-        typer.echo(f"panel: {result.panel} ({result.decoding}), sha256 {result.panel_sha256[:12]}")
-        heading = ("", "tasks", "A", "B", "B - A, points (95 %)", "only A / only B", "McNemar p")
-        parts = [row(f"  {kind}", paired) for kind, paired in result.by_type.items()]
-        typer.echo("\n".join(aligned([heading, row(split, result.overall), *parts])))
-        if result.apart:
-            typer.echo(f"not played alike, so the difference is not of the policies alone: {'; '.join(result.apart)}")
-
     wanted = [split] if split is not None else shared_splits(a, b, decoding.value)
     if not wanted:
         raise UserError(f"{run_a} and {run_b} have no {decoding.value} evaluation of the same split")
@@ -217,17 +210,17 @@ def compare(
         result = pair(a, b, name, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
         if place:
             typer.echo("")
-        show(name, result)
+        typer.echo("\n".join(comparison_lines(run_a, run_b, result)))
 
 
 @app.command()
 def report(
     run: RunPath,
-    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
 ) -> None:
-    """Draw a run as one HTML page.
+    """Write a run's HTML report.
 
-    The page needs no network. It can be drawn while the run is going, too.
+    The report is one self-contained file that needs no network. It can also be written during training.
     """
     from empg.record.runfolder import RunFolder
     from empg.report.page import build_page
@@ -240,36 +233,38 @@ def report(
 
 @app.command()
 def figure(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, e.g. runs/s0 runs/s1")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.svg", help="Where the figure goes.")],
-    title: Annotated[str, typer.Option(help="Written above the plot.")] = "Success while learning",
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, e.g. runs/s0 runs/s1")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.svg", help="Output file.")],
+    title: Annotated[str, typer.Option(help="Title above the plot.")] = "Success during training",
     label: Annotated[
-        list[str] | None, typer.Option(help="Name of a run; once per run, in their order  [default: their seeds]")
+        list[str] | None, typer.Option(help="Label of a run; repeat it once per run, in order  [default: the seeds]")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Whose panel the dots are of  [default: the first]")] = None,
-    decoding: Annotated[Decoding, typer.Option(help="Which evaluations.")] = Decoding.sampled,
+    split: Annotated[str | None, typer.Option(help="Evaluation split of the dots  [default: the first]")] = None,
+    decoding: Annotated[Decoding, typer.Option(help="Decoding of the evaluations.")] = Decoding.sampled,
 ) -> None:
     """Draw learning curves as an SVG for a page or a paper.
 
-    Lines are the success of the training episodes (thin: every iteration, thick: its running mean), dots are
-    evaluations with their 95 % intervals. Several runs lie over one another, usually one recipe under several seeds.
-    The file needs nothing else and suits light and dark pages. For example:  empg figure runs/demo --out demo.svg
+    Lines are the success of the training episodes (thin: each iteration, thick: running mean). Dots are evaluations
+    with 95% intervals. Several runs are overlaid, usually one recipe with several seeds. The file is self-contained
+    and suits light and dark pages. For example:  empg figure runs/demo --out demo.svg
     """
     from empg.record.runfolder import RunFolder
     from empg.report.figure import draw_curve
 
     folders = [RunFolder.open(run) for run in runs]
     if label and len(label) != len(folders):
-        raise typer.BadParameter(f"--label names every run or none: {len(label)} labels for {len(folders)} runs")
+        raise typer.BadParameter(
+            f"wrong number of labels: expected one --label per run, got {len(label)} for {len(folders)} runs"
+        )
     typer.echo(draw_curve(folders, out, split=split, decoding=decoding.value, labels=label or None, title=title))
 
 
 @app.command()
 def doctor(recipe: RecipeFile, changes: Changes = None, run: RunOption = None) -> None:
-    """Say what a recipe lacks here.
+    """Check that a recipe can run on this machine.
 
-    Looks at packages, data, model, memory, disk and cores before any work starts. Ends with exit code 1 if the run
-    could not go through.
+    Check packages, data, model, memory, disk and cores before any work starts. Exit with code 1 if the recipe cannot
+    run.
     """
     resolved = _load(recipe, changes)
 
@@ -279,86 +274,94 @@ def doctor(recipe: RecipeFile, changes: Changes = None, run: RunOption = None) -
     _show(findings)
     failed = sum(finding.level == "fail" for finding in findings)
     if failed:
-        typer.echo(f"{recipe} cannot run here: {failed} to mend")
+        typer.echo(f"{recipe} cannot run here: {failed} {'problem' if failed == 1 else 'problems'} to fix")
         raise typer.Exit(1)
     typer.echo(f"{recipe} can run here")
 
 
-@app.command()
+@app.command(cls=PlayCommand)
 def play(
-    world: Annotated[str, typer.Argument(metavar="WORLD", help="alfworld, webshop, deepsearch, or a gymnasium id")],
+    environment: Annotated[
+        str, typer.Argument(metavar="ENVIRONMENT", help="Registered environment, or gymnasium id of a text environment")
+    ],
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Its options, e.g. rooms=small max_steps=20")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options, e.g. rooms=small max_steps=20")
     ] = None,
-    split: Annotated[str, typer.Option(help="Which tasks.")] = "train",
-    task: Annotated[int | None, typer.Option(min=0, help="Which of them  [default: any]")] = None,
+    split: Annotated[str, typer.Option(help="Split of the task.")] = "train",
+    task: Annotated[int | None, typer.Option(min=0, help="Task index  [default: random]")] = None,
     expert: Annotated[bool, typer.Option("--expert", help="Watch the expert play.")] = False,
-    web: Annotated[bool, typer.Option("--web", help="Serve the shop to a browser on this machine.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --web; 0 takes a free one.")] = 8000,
-    record: Annotated[Path | None, typer.Option(help="Where --web adds finished episodes, as JSON lines.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="Play in the browser, on this machine only.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --web; 0 picks a free port.")] = 8000,
+    record: Annotated[Path | None, typer.Option(help="File for finished episodes of --web (JSON lines).")] = None,
 ) -> None:
-    """Play a world yourself.
+    """Play an environment yourself.
 
-    Commands are listed by ? and completed by Tab. Lines can also come from a pipe.
+    Type ? to list the valid commands and Tab to complete one. Commands can also be read from a pipe.
     """
-    from empg.play import open_world, show_in_browser
+    from empg.play import open_environment, show_in_browser
     from empg.play import play as begin
 
     if web and (task is not None or expert):
-        raise typer.BadParameter("--web asks for the task in the browser and has no expert: leave out --task, --expert")
+        raise typer.BadParameter("--web cannot be combined with --task or --expert")
     if record is not None and not web:
-        raise typer.BadParameter("--record keeps what is done in the browser: add --web")
-    environment = open_world(world, split, options or ())
+        raise typer.BadParameter("--record needs --web")
+    opened = open_environment(environment, split, options or ())
     try:
         if web:
-            show_in_browser(environment, port, record)
+            show_in_browser(opened, port, record)
         else:
-            begin(environment, task, expert=expert)
+            begin(opened, task, expert=expert)
     finally:
-        environment.close()
+        opened.close()
 
 
 @app.command("serve-retriever")
 def serve_retriever(
-    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help='A file of lines {"id": ..., "contents": ...}')],
-    retriever: Annotated[Index, typer.Option(help="How to search.")] = Index.bm25,
-    encoder: Annotated[Path | None, typer.Option(help="The folder of a sentence-embedding model, for dense.")] = None,
-    query_prefix: Annotated[str, typer.Option(help='What it sees before a query: "query: " for E5.')] = "",
-    document_prefix: Annotated[str, typer.Option(help='And before a document: "passage: " for E5.')] = "",
-    pooling: Annotated[Pooling | None, typer.Option(help="How it pools  [default: as its folder says]")] = None,
-    device: Annotated[str, typer.Option(help="Where it runs, as torch names it.")] = "cpu",
-    faiss: Annotated[str | None, typer.Option(help="faiss's index, as HNSW32  [default: compare with all]")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Where the index is kept  [default: beside the corpus]")] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines ask.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help='File with lines {"id": ..., "contents": ...}')],
+    retriever: Annotated[Index, typer.Option(help="Kind of index.")] = Index.bm25,
+    encoder: Annotated[Path | None, typer.Option(help="Folder of a sentence-embedding model, for dense.")] = None,
+    query_prefix: Annotated[
+        str, typer.Option(help='Prefix that the encoder expects before queries: "query: " for E5.')
+    ] = "",
+    document_prefix: Annotated[
+        str, typer.Option(help='Prefix that the encoder expects before documents: "passage: " for E5.')
+    ] = "",
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="Pooling of the encoder  [default: that of its folder]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device of the encoder, in torch's notation.")] = "cpu",
+    faiss: Annotated[
+        str | None, typer.Option(help="faiss index factory string, e.g. HNSW32  [default: exact search]")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of the index  [default: next to the corpus]")] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free port.")] = 8000,
 ) -> None:
-    """Serve a corpus to search agents on this and other machines.
+    """Serve a corpus to search agents, with Search-R1's API.
 
-    Answers POST /retrieve {"queries": [...], "topk": 3, "return_scores": true} as Search-R1's server does. The corpus
-    is indexed once; from then on it starts at once.
+    Answer POST /retrieve {"queries": [...], "topk": 3, "return_scores": true}. The corpus is indexed once; later starts
+    reuse the index.
     """
-    from empg.environments.deepsearch.options import read_searching
-    from empg.environments.deepsearch.retrievers import corpus_file, open_search
+    from empg.environments.deepsearch.served_corpus import serve_corpus
 
-    try:
-        from empg.environments.deepsearch.retrieval.server import serve
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{error.name} is not installed: pip install 'empg[server]'") from None
     model = None
     if encoder is not None:
         marks = {"query_prefix": query_prefix, "document_prefix": document_prefix}
         pooled = None if pooling is None else pooling.value
-        model = {"folder": str(encoder), **marks, "pooling": pooled, "device": device}
-    how = read_searching(retriever.value, model, faiss, None, None if cache is None else str(cache))
-    searched, _ = open_search(how, corpus_file(corpus))
-    serve(searched, host, port, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+        model = {"folder": encoder, **marks, "pooling": pooled, "device": device}
+    searching = {"retriever": retriever.value, "encoder": model, "faiss": faiss, "cache": cache}
+    serve_corpus(
+        corpus, searching, host, port, ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True)
+    )
 
 
 def _load(recipe: Path, changes: list[str] | None) -> Recipe:
     from empg.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or ())
-    from empg.run.build import resolve  # brings torch, which a wrong recipe need not wait for
+    from empg.run.build import resolve  # imports torch, which is slow and not needed to report a wrong recipe
 
     return resolve(loaded)
 
@@ -367,12 +370,12 @@ def _default_run(recipe: Recipe) -> Path:
     from empg.recipe import RecipeError
 
     if Path(recipe.name).name != recipe.name:
-        raise RecipeError(f"name: {recipe.name!r} cannot name a folder; say where the run goes with --run")
+        raise RecipeError(f"name: {recipe.name!r} is not a valid folder name; set the run folder with --run")
     return Path("runs") / recipe.name
 
 
 def _same_recipe(recipe: Recipe, folder: Path) -> None:
-    """A run goes on only with the recipe that it began with."""
+    """Check that a run is resumed with its own recipe."""
     from empg.recipe import RecipeError, load_recipe
     from empg.record.runfolder import RunFolder
 
@@ -380,7 +383,7 @@ def _same_recipe(recipe: Recipe, folder: Path) -> None:
     differing = list(_differences(begun, recipe.model_dump(mode="json")))
     if differing:
         changed = "; ".join(differing[:5])
-        raise RecipeError(f"{folder} was begun with another recipe ({changed}); resume with the same one")
+        raise RecipeError(f"{folder} has another recipe ({changed}): resume with the same recipe")
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:

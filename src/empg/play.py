@@ -1,4 +1,4 @@
-"""A person plays a world in the terminal, or watches its expert."""
+"""Play an environment in the terminal, or watch its expert."""
 
 from __future__ import annotations
 
@@ -6,51 +6,34 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, TextIO
 
-import gymnasium
 import yaml
 
-from empg.environments.base import Decision, Info, TextEnvironment
-from empg.errors import MissingExtraError, UserError
-from empg.recipe import EnvironmentSection, RecipeError, parse_recipe
-from empg.rollout.env_pool import make_environment
+from empg.environments import registry
+from empg.environments.base import Decision, Info, PlayableInBrowser, TextEnvironment
+from empg.errors import UserError
 
 Ask = Callable[[str, Sequence[str]], str]
-"""Given a prompt and the commands that would do something now, the next line; raises EOFError to leave."""
+"""Return the next line, given a prompt and the valid commands; raise EOFError to quit."""
 
-HELP = "Type what to do. ? lists the commands that do something now, Tab completes them, Ctrl-D leaves."
+HELP = "Type a command; ? lists the valid ones, Tab completes them, Ctrl-D quits."
 
 
-def open_world(name: str, split: str, options: Sequence[str] = ()) -> TextEnvironment:
-    """The world of that name: a recipe's (`alfworld`) or any registered gymnasium id (`empg/ALFWorld-v1`).
+def open_environment(id_: str, split: str, options: Sequence[str] = ()) -> TextEnvironment:
+    """Open an environment as a recipe does.
 
     Args:
-        name: of the world.
-        split: which tasks.
+        id_: a registered environment (`alfworld`), or a gymnasium id of text (`empg/ALFWorld-v1`).
+        split: the split of its tasks.
         options: `key=value` arguments of its constructor; values are YAML.
 
     Raises:
-        UserError: there is no such world, or it takes no such option.
+        UserError: the environment or an option does not exist.
     """
-    import empg.environments  # registers the ids
-
-    assert empg.environments
     arguments = _arguments(options)
-    if name not in gymnasium.registry:
-        known = get_args(EnvironmentSection.model_fields["id"].annotation)
-        if name not in known:
-            raise UserError(f"there is no world {name!r}: say {', '.join(known)}, or a registered gymnasium id")
-        steps = {"max_steps": arguments.pop("max_steps")} if "max_steps" in arguments else {}
-        section = {"id": name, "options": arguments, **steps}
-        return make_environment(parse_recipe({"environment": section}, "play").environment, split)
-    try:
-        made = gymnasium.make(name, disable_env_checker=True, split=split, **arguments).unwrapped
-    except TypeError as error:
-        raise UserError(f"{name}: {str(error).partition(' was raised')[0]}") from None
-    if not isinstance(made, TextEnvironment):
-        raise UserError(f"{name} is not a world of text; it is a {type(made).__name__}")
-    return made
+    max_steps = arguments.pop("max_steps", None)
+    return registry.make(id_, split, arguments, max_steps)
 
 
 def play(
@@ -61,64 +44,63 @@ def play(
     ask: Ask | None = None,
     out: TextIO | None = None,
 ) -> bool:
-    """Play one episode; returns whether it was won.
+    """Play one episode; return whether it was solved.
 
     Args:
-        environment: the world.
-        task: which of its split; None draws one.
-        expert: the expert plays, and says what it thinks.
-        ask: where commands come from; None is the terminal, or standard input where there is none.
-        out: where the world speaks; None is standard output.
+        environment: the environment.
+        task: index of the task in the split; None draws one at random.
+        expert: let the expert play and print its thoughts.
+        ask: source of commands; None is the terminal, or standard input without a terminal.
+        out: output for observations; None is standard output.
 
     Raises:
-        UserError: there is no such task.
+        UserError: the task does not exist.
     """
     out = out or sys.stdout
     task = random.randrange(environment.num_tasks) if task is None else task
     if not 0 <= task < environment.num_tasks:
-        raise UserError(f"task {task}: {environment.split} has tasks 0 to {environment.num_tasks - 1}")
+        raise UserError(f"task {task} does not exist: expected 0 to {environment.num_tasks - 1} in {environment.split}")
     observation, info = environment.reset(options={"task": task})
     _say(out, f"{environment.split}, task {task} ({info['task_type']}), {environment.max_steps} steps. {HELP}")
-    _say(out, f"\n{observation}\n\nTask: {info['task']}")
+    _say(out, f"\n{observation}" + (f"\n\nTask: {info['task']}" if info["task"] else ""))
     turn = _expert_turn(environment, out) if expert else _person_turn(ask or terminal(), out)
     steps = 0
     while True:
         try:
             action = turn(f"{steps + 1}> ", observation, info)
         except (EOFError, KeyboardInterrupt):
-            _say(out, f"\nleft after {_count(steps)}")
+            _say(out, f"\nquit after {_count(steps)}")
             return False
         observation, _, terminated, truncated, info = environment.step(action)
         steps += 1
         _say(out, observation)
         if terminated or truncated:
             score = "" if info["score"] in (0.0, 1.0) else f", score {info['score']:.2f}"
-            end = "won" if info["won"] else "lost" if terminated else "not won: the steps are used up"
+            end = "solved" if info["won"] else "failed" if terminated else "not solved: step limit reached"
             _say(out, f"\n{end} after {_count(steps)}{score}")
             return info["won"]
 
 
 def show_in_browser(environment: TextEnvironment, port: int, record: Path | None) -> None:
-    """Serve a shop as a web site on this machine, until Ctrl-C; finished episodes are added to the file `record`.
+    """Serve the web pages of an environment on this machine, until Ctrl-C.
+
+    Args:
+        environment: an environment that is `PlayableInBrowser`.
+        port: the port; 0 picks a free one.
+        record: file to which finished episodes are appended; None records nothing.
 
     Raises:
-        UserError: the world has no web pages.
-        MissingExtraError: what serves them is not installed; the message says how to.
+        UserError: the environment has no web pages.
+        MissingExtraError: the web server is not installed; the message has the command that installs it.
         OSError: the port is taken, or the file cannot be written.
     """
-    from empg.environments.webshop import WebShopEnv
-
-    if not isinstance(environment, WebShopEnv):
-        raise UserError("--web is for webshop; this world has no web pages")
-    try:
-        from empg.environments.webshop.site import serve
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{error.name} is not installed: pip install 'empg[server]'") from None
-    serve(environment, port, record, ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+    if not isinstance(environment, PlayableInBrowser):
+        raise UserError(f"{type(environment).__name__} has no web pages: remove --web")
+    environment.serve(port, record, lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True))
 
 
 def terminal() -> Ask:
-    """Lines from the person: with history and completion on a terminal, plain lines from a pipe."""
+    """Return the source of commands: with history and completion on a terminal, plain lines from a pipe."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _piped
     from prompt_toolkit import PromptSession
@@ -127,7 +109,7 @@ def terminal() -> Ask:
 
 
 def prompted(session: Any) -> Ask:
-    """Lines of a prompt_toolkit session; Tab completes the commands that do something now."""
+    """Return the lines of a prompt_toolkit session; Tab completes the valid commands."""
     from prompt_toolkit.completion import WordCompleter
 
     def ask(prompt: str, commands: Sequence[str]) -> str:
@@ -147,7 +129,10 @@ def _person_turn(ask: Ask, out: TextIO) -> Turn:
         while True:
             line = ask(prompt, commands).strip()
             if line == "?":
-                _say(out, "\n".join(f"  {command}" for command in commands) or "This world does not list its commands.")
+                _say(
+                    out,
+                    "\n".join(f"  {command}" for command in commands) or "This environment does not list its commands.",
+                )
             elif line:
                 return line
 
@@ -178,11 +163,11 @@ def _arguments(options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         key, separator, value = option.partition("=")
         if not separator or not key.isidentifier() or key == "split":
-            raise RecipeError(f"option {option!r} is not of the form key=value, e.g. rooms=small")
+            raise UserError(f"wrong option: expected key=value, e.g. rooms=small, got {option!r}")
         try:
             arguments[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise RecipeError(f"option {option!r}: {value!r} is not a YAML value") from None
+            raise UserError(f"wrong option {option!r}: {value!r} is not a YAML value") from None
     return arguments
 
 
@@ -191,6 +176,6 @@ def _count(steps: int) -> str:
 
 
 def _say(out: TextIO, text: str) -> None:
-    """Text of a world may hold anything; nothing of it but line ends reaches the terminal as control."""
+    """Print text without control characters other than line ends, since observations may contain any character."""
     out.write("".join(c if c.isprintable() or c == "\n" else " " for c in text) + "\n")
     out.flush()

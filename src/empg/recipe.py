@@ -1,7 +1,7 @@
-"""A run, described: YAML in, validated dataclass-like models out.
+"""Recipes: read YAML into validated, immutable models.
 
-Every value that shapes a run lives here, once, with its unit and its default; the resolved recipe is written into the
-run folder, so a run can always be repeated. Unknown keys are errors that name the key and the nearest valid one.
+Every value that affects a run is defined here once, with its unit and its default. The resolved recipe is written into
+the run folder, so a run can be repeated. Unknown keys are errors that name the key and the nearest valid one.
 """
 
 from __future__ import annotations
@@ -12,32 +12,77 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from empg.environments import registry
+from empg.environments.base import TextEnvironment
+from empg.environments.options import EnvironmentOptions, read_options
+from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
+from empg.validation import explained
 
 if TYPE_CHECKING:
     from empg.credit import AdvantageEstimator
 
 
 class RecipeError(UserError):
-    """A recipe cannot be used; the message names the file and the key and says what to write instead."""
+    """A recipe cannot be used; the message names the file, the key and the fix."""
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, no unknown keys."""
+    """A section of a recipe: immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class EnvironmentSection(Section):
-    """The world."""
+    """The environment."""
 
-    id: Literal["alfworld", "webshop", "deepsearch"] = "alfworld"
-    options: dict[str, Any] = Field(default_factory=dict, description="passed to the environment's constructor")
+    id: str = Field("alfworld", description="a registered environment, or a gymnasium id of text")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="passed to the constructor of the environment; the resolved recipe has all of them",
+    )
     train_split: str = "train"
-    max_steps: int | None = Field(None, ge=1, description="turns per episode; null takes the world's own limit")
+    max_steps: int | None = Field(None, ge=1, description="turns per episode; null: the environment's own limit")
     workers: int = Field(0, ge=0, description="processes that step slow environments; 0 steps them in place")
+
+    @field_validator("id")
+    @classmethod
+    def _known(cls, id_: str) -> str:
+        registry.find(id_)
+        return id_
+
+    @field_validator("options")
+    @classmethod
+    def _complete(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "id" not in info.data:  # the id is unknown, which is reported separately
+            return options
+        model = registry.find(info.data["id"]).options
+        return read_options(model, options, within="environment.options").model_dump(mode="json")
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """The registry entry of the environment."""
+        return registry.find(self.id)
+
+    @property
+    def chosen(self) -> EnvironmentOptions:
+        """The options as the environment's own model."""
+        return read_options(self.spec.options, self.options, within="environment.options")
+
+    def maker(self, split: str) -> registry.Maker:
+        """Return a factory for environments of a split, which can be sent to another process."""
+        return registry.Maker(self.spec, split, self.options, self.max_steps)
+
+    def make(self, split: str) -> TextEnvironment:
+        """Make an environment of a split.
+
+        Raises:
+            UserError: it cannot be made on this machine, or the split does not exist.
+        """
+        return self.maker(split)()
 
 
 class TinyModel(Section):
@@ -50,9 +95,9 @@ class TinyModel(Section):
     head_dim: int | None = Field(None, ge=2, description="None: hidden_size / heads")
     intermediate_size: int = Field(384, ge=16)
     vocab_size: int = Field(1024, ge=300)
-    phrases: int = Field(64, ge=0, le=200, description="at most so many phrases of the world are one token each")
+    phrases: int = Field(64, ge=0, le=200, description="maximum number of frequent phrases that are one token each")
     max_positions: int = Field(2048, ge=128, description="tokens")
-    embedding_std: float = Field(0.02, gt=0.0, description="spread of the embeddings before any training")
+    embedding_std: float = Field(0.02, gt=0.0, description="standard deviation of the initial embeddings")
 
     @model_validator(mode="after")
     def _consistent(self) -> TinyModel:
@@ -82,39 +127,44 @@ class PolicySection(Section):
 
 
 class AgentSection(Section):
-    """What the model reads and writes."""
+    """The text that the model reads and writes."""
 
     prompt: Literal["terse", "instruct"] = Field(
         "terse", description="`terse` for models trained here, `instruct` for instruction-tuned models"
     )
-    history: Literal["merged", "per_turn"] = Field("merged", description="row format, see docs/rows.md")
+    history: Literal["merged", "per_turn"] = Field("merged", description="history format, see docs/history.md")
     window: int = Field(2, ge=0, description="earlier turns shown in a `per_turn` prompt")
     form: Literal["react", "search_r1"] = Field(
         "react", description="how a turn is written: <think> <action>, or Search-R1's <think> <search> <answer>"
     )
-    instructions: str | None = Field(None, description="of an `instruct` prompt, in place of the world's own")
+    instructions: str | None = Field(
+        None, description="instructions of an `instruct` prompt; null: the environment's own"
+    )
     show_admissible: bool = False
     max_observation_tokens: int | None = Field(
-        None, ge=8, description="longer observations are cut, visibly; the first, which tells the task, is not"
+        None, ge=8, description="longer observations are cut and marked; the first, which has the task, is not cut"
     )
-    max_invalid_turns: int = Field(10, ge=1, description="malformed turns in a row that end an episode")
+    max_invalid_turns: int = Field(10, ge=1, description="consecutive malformed turns before the episode ends")
 
 
 class WarmStartSection(Section):
-    """Supervised training on the expert's episodes, before any reinforcement learning."""
+    """Supervised training on expert episodes before reinforcement learning."""
 
     episodes: int = Field(4000, ge=1)
-    noise: float = Field(0.1, ge=0.0, lt=1.0, description="chance that a turn goes wrong, and the expert recovers")
+    noise: float = Field(
+        0.1, ge=0.0, lt=1.0, description="probability that a turn is corrupted, and the expert recovers"
+    )
     early_stop: float = Field(
-        0.0, ge=0.0, lt=1.0, description="chance that a turn cuts the task short, for good; imitated, unlike noise"
+        0.0, ge=0.0, lt=1.0, description="probability per turn that the expert stops early; such turns are imitated"
     )
     recordings: str | None = Field(
-        None, description="a file of episodes that people played, or a folder of *.jsonl; imitated beside the expert's"
+        None,
+        description="a file of recorded human episodes, or a folder of *.jsonl; imitated in addition to the expert",
     )
     episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from nothing")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="`muon` for models trained from scratch")
     lr: float = Field(2e-3, gt=0.0)
-    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
+    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="fraction of the steps")
     weight_decay: float = Field(0.05, ge=0.0)
 
 
@@ -125,8 +175,10 @@ class RolloutSection(Section):
     group_size: int = Field(8, ge=1, description="episodes per task")
     temperature: float = Field(1.0, gt=0.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    max_turn_tokens: int = Field(64, ge=1, description="tokens the policy may write in one turn")
-    max_episode_tokens: int = Field(1536, ge=64, description="of a `merged` episode or a `per_turn` turn, all told")
+    max_turn_tokens: int = Field(64, ge=1, description="maximum tokens written per turn")
+    max_episode_tokens: int = Field(
+        1536, ge=64, description="maximum tokens of a `merged` episode or a `per_turn` turn in total"
+    )
     slots: int = Field(64, ge=1, description="episodes in the KV cache at once, per worker")
 
 
@@ -189,18 +241,23 @@ class OptimizerSection(Section):
     micro_batch_tokens: int = Field(16384, ge=256, description="tokens per forward/backward, padding included")
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     autocast: bool | Literal["auto"] = Field(
-        False, description="bfloat16 forward and backward, float32 weights; `auto`: where the processor is made for it"
+        False, description="bfloat16 forward and backward, float32 weights; `auto`: if the processor supports it"
     )
 
 
 class EvaluationSection(Section):
     """Success on fixed panels."""
 
-    splits: list[str] = ["valid_seen", "valid_unseen"]
+    splits: list[str] | None = Field(None, description="one panel per split; null: those of the environment")
     episodes: int = Field(100, ge=1, description="tasks per panel")
     decoding: list[Literal["sampled", "greedy"]] = ["sampled"]
-    temperature: float = Field(1.0, gt=0.0, description="of `sampled`")
-    every: int = Field(0, ge=0, description="iterations between evaluations; 0 = only before and after")
+    temperature: float = Field(1.0, gt=0.0, description="sampling temperature")
+    every: int = Field(0, ge=0, description="iterations between evaluations; 0: only before and after")
+
+    @property
+    def panels(self) -> list[str]:
+        """The splits that are evaluated."""
+        return self.splits or []
 
 
 class Recipe(Section):
@@ -220,7 +277,15 @@ class Recipe(Section):
     credit: CreditSection = CreditSection()
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
-    evaluation: EvaluationSection = EvaluationSection()
+    evaluation: EvaluationSection = Field(EvaluationSection(), validate_default=True)
+
+    @field_validator("evaluation")
+    @classmethod
+    def _with_panels(cls, evaluation: EvaluationSection, info: ValidationInfo) -> EvaluationSection:
+        environment = info.data.get("environment")  # absent if it has an error
+        if evaluation.splits is not None or environment is None:
+            return evaluation
+        return evaluation.model_copy(update={"splits": list(environment.spec.panels)})
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -230,54 +295,74 @@ class Recipe(Section):
             method = self.credit.advantage
             raise UserError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
         if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
-            raise UserError("credit.drop_zero_variance would leave out every group: rollout.group_size must be > 1")
+            raise UserError("credit.drop_zero_variance would drop every group: rollout.group_size must be > 1")
         if self.credit.max_resample and not self.credit.drop_zero_variance:
-            raise UserError("credit.max_resample refills groups that were left out: set credit.drop_zero_variance")
+            raise UserError("credit.max_resample replaces dropped groups: set credit.drop_zero_variance=true")
         length, positions = self.rollout.max_episode_tokens, self.policy.tiny.max_positions
         if self.policy.model == "tiny" and length > positions:
-            too_much = f"rollout.max_episode_tokens ({length}) is more than policy.tiny.max_positions ({positions})"
-            raise UserError(too_much)
-        shown = (self.environment.id, self.environment.options.get("observation"))
-        if self.agent.form == "search_r1" and shown != ("deepsearch", "passages"):
-            needed = "environment.id=deepsearch with environment.options.observation=passages"
-            raise UserError(f"agent.form=search_r1 has no turns but search and answer: it needs {needed}")
+            raise UserError(
+                f"rollout.max_episode_tokens: expected <= policy.tiny.max_positions ({positions}), got {length}"
+            )
+        self.environment.chosen.check_form(self.agent.form)
         return self
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe and apply `key.path=value` overrides (values are YAML).
 
+    Args:
+        path: a file, or the name of a recipe that ships with this package, e.g. `demo`.
+        overrides: changes of single keys.
+
     Raises:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
-    path = Path(path)
+    path = find_recipe(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise RecipeError(f"{path} is not a text file in UTF-8") from None
+        raise RecipeError(f"{path} is not a UTF-8 text file") from None
     try:
         data = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(data).__name__}")
+        raise RecipeError(f"{path}: expected a mapping of keys to values, got a {type(data).__name__}")
     for override in overrides:
         _apply_override(data, override)
     return parse_recipe(data, str(path))
 
 
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: `name` itself if it is a path, else the shipped recipe of that name.
+
+    Raises:
+        RecipeError: `name` is not a file and not the name of a shipped recipe.
+    """
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1 or path.is_file():
+        return path
+    installed = Path(__file__).with_name("recipes")  # in the wheel; a checkout has them at its top
+    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+    shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    if path.name not in shipped:
+        known = ", ".join(shipped)
+        raise RecipeError(f"recipe {path.name!r:.80} not found: expected a YAML file or one of {known}")
+    return shipped[path.name]
+
+
 def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """Validate a recipe that is already a mapping; `source` is named in errors."""
+    """Validate a recipe given as a mapping; errors name `source`."""
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{source}: {_explain(item)}" for item in error.errors())) from None
+        raise RecipeError("\n".join(f"{source}: {line}" for line in explained(error, Recipe))) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The complete, resolved recipe as YAML."""
+    """Return the complete, resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -291,11 +376,11 @@ def _advantages() -> Mapping[str, AdvantageEstimator]:
 def _apply_override(data: dict[str, Any], override: str) -> None:
     key, separator, raw = override.partition("=")
     if not separator or not key:
-        raise RecipeError(f"override {override!r} is not of the form key.path=value, e.g. credit.empg.zeta=0.05")
+        raise RecipeError(f"wrong override: expected key.path=value, e.g. credit.empg.zeta=0.05, got {override!r}")
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError:
-        raise RecipeError(f"override {override!r}: {raw!r} is not a YAML value") from None
+        raise RecipeError(f"wrong override {override!r}: {raw!r} is not a YAML value") from None
     *parents, leaf = key.split(".")
     node = data
     for parent in parents:
@@ -303,29 +388,6 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[parent] = {}
         if not isinstance(child, dict):
-            raise RecipeError(f"override {override!r}: {parent!r} is a value, it has no key {leaf!r}")
+            raise RecipeError(f"wrong override {override!r}: {parent!r} is a value and has no key {leaf!r}")
         node = child
     node[leaf] = value
-
-
-def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    name = ".".join(path) or "recipe"
-    if error["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(path[-1], valid_keys(path[:-1]), n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; valid keys: {', '.join(valid_keys(path[:-1]))}"
-        return f"unknown key {name!r}{hint}"
-    if error["type"] == "value_error":  # ours: values that do not go together
-        reason = str(error["ctx"]["error"])
-        return f"{name}: {reason}" if path else reason
-    return f"{name}: {error['msg']} (got {error['input']!r:.80})"
-
-
-def valid_keys(path: Sequence[str]) -> list[str]:
-    """The keys a recipe may have below `path` (e.g. `["credit", "empg"]`)."""
-    model: type[BaseModel] = Recipe
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)

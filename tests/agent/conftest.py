@@ -1,4 +1,4 @@
-"""Conversations are told with capital letters, so these tests read them with a tokenizer that keeps them."""
+"""These conversations have capital letters, so the tests use a tokenizer that keeps them."""
 
 from __future__ import annotations
 

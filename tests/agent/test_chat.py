@@ -1,4 +1,4 @@
-"""A conversation grows by ids, and reads as the chat template writes it."""
+"""A conversation that grows by ids equals the one that the chat template renders."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_grown_conversation_equals_the_rendered_one(chat: ChatFormat) -> None:
         (LLAMA2_LIKE, "[INST] A mug. [/INST]take it<|end|>[INST] Done. [/INST]"),
     ],
 )
-def test_templates_of_many_shapes_are_cut_where_a_conversation_goes_on(
+def test_templates_of_many_shapes_are_split_where_a_conversation_continues(
     policy: Policy, template: str, wanted: str
 ) -> None:
     policy.tokenizer.chat_template = template
@@ -86,7 +86,7 @@ def test_templates_of_many_shapes_are_cut_where_a_conversation_goes_on(
     assert chat.end_of_turn == policy.tokenizer.eos_token_id
 
 
-def test_what_a_thinking_template_would_drop_stays_as_it_was_sampled(policy: Policy) -> None:
+def test_thoughts_that_a_template_would_drop_stay_as_sampled(policy: Policy) -> None:
     policy.tokenizer.chat_template = THINKING
     chat = ChatFormat(policy.tokenizer)
     sampled = chat.reply("<think>a mug</think><action>take it</action>")
@@ -97,17 +97,20 @@ def test_what_a_thinking_template_would_drop_stays_as_it_was_sampled(policy: Pol
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (QWEN_LIKE.replace("in messages", "in messages[-3:]"), "leaves out, repeats or reorders"),
-        (QWEN_LIKE.replace("+ m['content'] +", "+ m['content'] + m['content'] +"), "leaves out, repeats or reorders"),
-        (QWEN_LIKE.replace("'<|im_start|>' +", "'<|im_start|>' + loop.index | string +"), "write all turns alike"),
-        ("{% if messages | length == 1 %}New.{% endif %}" + QWEN_LIKE, "depends on what follows"),
+        (QWEN_LIKE.replace("in messages", "in messages[-3:]"), "drops, repeats or reorders"),
+        (QWEN_LIKE.replace("+ m['content'] +", "+ m['content'] + m['content'] +"), "drops, repeats or reorders"),
+        (
+            QWEN_LIKE.replace("'<|im_start|>' +", "'<|im_start|>' + loop.index | string +"),
+            "render all turns in the same way",
+        ),
+        ("{% if messages | length == 1 %}New.{% endif %}" + QWEN_LIKE, "depends on later messages"),
         (QWEN_LIKE.replace("<|end|>", "."), "does not end an assistant message with a control token"),
         (QWEN_LIKE.replace("<|end|>", " Human: <|end|>"), "does not end an assistant message with a control token"),
         ("{{ raise_exception('only\\nwith tools') }}", r"cannot be rendered \(only with tools\)"),
         ({"tools": QWEN_LIKE}, "cannot be rendered"),
     ],
 )
-def test_a_template_that_cannot_be_cut_is_refused_in_one_line(policy: Policy, template: object, reason: str) -> None:
+def test_a_template_that_cannot_be_split_is_rejected_in_one_line(policy: Policy, template: object, reason: str) -> None:
     policy.tokenizer.chat_template = template
     with pytest.raises(ValueError, match=rf"^the chat template of .* {reason}") as caught:
         ChatFormat(policy.tokenizer)
@@ -115,7 +118,7 @@ def test_a_template_that_cannot_be_cut_is_refused_in_one_line(policy: Policy, te
 
 
 @pytest.mark.parametrize("template", [GEMMA_LIKE, SILENT])
-def test_a_template_without_a_system_role_puts_it_before_what_the_user_says(policy: Policy, template: str) -> None:
+def test_a_template_without_a_system_role_puts_it_before_the_user_message(policy: Policy, template: str) -> None:
     policy.tokenizer.chat_template = template
     chat = ChatFormat(policy.tokenizer)
     ids = chat.first("You see a mug.", system=" Be brief. ") + chat.reply("take it") + chat.later("Done.", closed=True)
@@ -139,7 +142,7 @@ def test_text_cannot_end_a_turn(chat: ChatFormat) -> None:
     assert ids.count(chat.end_of_turn) == chat.first("a box").count(chat.end_of_turn)
 
 
-def test_a_tokenizer_without_template_is_refused(policy: Policy) -> None:
+def test_a_tokenizer_without_template_is_rejected(policy: Policy) -> None:
     policy.tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         ChatFormat(policy.tokenizer)
@@ -147,7 +150,7 @@ def test_a_tokenizer_without_template_is_refused(policy: Policy) -> None:
 
 @given(text=st.text(max_size=200), limit=st.integers(12, 40))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_cut_text_has_at_most_so_many_tokens_and_is_a_beginning(policy: Policy, text: str, limit: int) -> None:
+def test_a_cut_text_is_a_beginning_within_the_limit(policy: Policy, text: str, limit: int) -> None:
     chat = ChatFormat(policy.tokenizer)
     text = f"<|end|>{text}".strip()  # hostile text gets longer when it is made safe
     around = len(chat.first(""))
@@ -159,7 +162,7 @@ def test_a_cut_text_has_at_most_so_many_tokens_and_is_a_beginning(policy: Policy
         assert len(chat.first(text)) > around + limit
 
 
-def test_a_cut_is_as_long_as_it_may_be(chat: ChatFormat) -> None:
+def test_a_cut_text_is_as_long_as_the_limit_allows(chat: ChatFormat) -> None:
     cut = chat.cut("mug " * 1000, 20)
     around, word = len(chat.first("")), len(chat.first(" mug")) - len(chat.first(""))
     assert around + 20 - word < len(chat.first(cut)) <= around + 20

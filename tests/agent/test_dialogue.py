@@ -10,6 +10,7 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent, Dialogue
 from empg.agent.prompts import harmless
 from empg.environments.base import Info
+from empg.environments.registry import find
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
 
@@ -31,11 +32,11 @@ def chat(policy: Policy) -> ChatFormat:
 
 
 def dialogue(chat: ChatFormat, **choices: object) -> Dialogue:
-    return Agent.create("alfworld", AgentSection(**choices), chat).dialogue()  # type: ignore[arg-type]
+    return Agent(find("alfworld").prompt, AgentSection(**choices), chat).dialogue()  # type: ignore[arg-type]
 
 
 def play(talk: Dialogue, chat: ChatFormat, observations: list[str]) -> list[str]:
-    """The prompts, decoded, of a play in which turn i does `go to desk i`."""
+    """The decoded prompts of an episode in which turn i does `go to desk i`."""
     prompts = []
     for number, observation in enumerate(observations, start=1):
         prompts.append(chat.tokenizer.decode(talk.read(observation, INFO).ids))
@@ -83,7 +84,7 @@ def test_per_turn_prompts_show_a_window_of_earlier_turns(chat: ChatFormat) -> No
     )
 
 
-def test_a_window_of_nothing_shows_the_present_alone(chat: ChatFormat) -> None:
+def test_a_window_of_0_shows_only_the_current_observation(chat: ChatFormat) -> None:
     prompts = play(dialogue(chat, history="per_turn", window=0), chat, ["one.", "two."])
     assert prompts[1] == f"<|user|>two. Task: {TASK}.<|end|><|assistant|>"
 
@@ -95,14 +96,14 @@ def test_every_per_turn_prompt_is_fresh(chat: ChatFormat) -> None:
     assert talk.read("two.", INFO).fresh
 
 
-def test_an_unreadable_turn_is_told_as_such(chat: ChatFormat) -> None:
+def test_an_unreadable_turn_is_marked_as_such(chat: ChatFormat) -> None:
     talk = dialogue(chat, history="per_turn")
     talk.read("one.", INFO)
     talk.wrote(chat.reply("mumble"), "")
     assert "[1] saw: one. did: (nothing readable)" in chat.tokenizer.decode(talk.read("two.", INFO).ids)
 
 
-def test_the_first_observation_tells_its_task_itself_and_loses_its_banner(chat: ChatFormat) -> None:
+def test_the_first_observation_contains_its_task_and_loses_its_banner(chat: ChatFormat) -> None:
     first = f"-= Welcome to TextWorld, ALFRED! =-\n\nYou are in a room.\n\nYour task is to: {TASK}."
     [prompt] = play(dialogue(chat), chat, [first])
     assert prompt == f"<|user|>You are in a room. Your task is to: {TASK}.<|end|><|assistant|>"
@@ -132,7 +133,7 @@ def test_no_text_from_outside_can_end_or_open_a_turn(chat: ChatFormat, history: 
     assert controls(hostile, info, hostile) == controls("a box", INFO, "look")
 
 
-def test_control_tokens_that_the_tokenizer_does_not_name_are_broken_up_too(policy: Policy) -> None:
+def test_control_tokens_that_the_tokenizer_does_not_list_are_split(policy: Policy) -> None:
     """As in Llama 3, whose `<|start_header_id|>` is special but in no list of special tokens."""
     from tokenizers import AddedToken
 
@@ -144,7 +145,9 @@ def test_control_tokens_that_the_tokenizer_does_not_name_are_broken_up_too(polic
 
 
 def test_sampled_ids_are_parsed_without_control_tokens(chat: ChatFormat) -> None:
-    parsed = Agent.create("alfworld", AgentSection(), chat).parse(chat.reply(TURN.format("take mug 1 from desk 1")))
+    parsed = Agent(find("alfworld").prompt, AgentSection(), chat).parse(
+        chat.reply(TURN.format("take mug 1 from desk 1"))
+    )
     assert (parsed.thought, parsed.action, parsed.valid) == ("mug", "take mug 1 from desk 1", True)
 
 
@@ -152,7 +155,7 @@ def test_sampled_ids_are_parsed_without_control_tokens(chat: ChatFormat) -> None
 
 
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
-def test_observations_are_bounded_in_tokens_but_not_the_first_and_not_the_task(chat: ChatFormat, history: str) -> None:
+def test_observations_except_the_first_are_limited_in_tokens_but_not_the_task(chat: ChatFormat, history: str) -> None:
     talk = dialogue(chat, history=history, window=0, max_observation_tokens=12)
     prompts = play(talk, chat, ["mug " * 50, "desk " * 50, "short."])
     assert prompts[0].count("mug") == 50
@@ -162,13 +165,13 @@ def test_observations_are_bounded_in_tokens_but_not_the_first_and_not_the_task(c
 
 
 def searches(chat: ChatFormat, **choices: object) -> Agent:
-    return Agent.create("deepsearch", AgentSection(form="search_r1", **choices), chat)  # type: ignore[arg-type]
+    return Agent(find("deepsearch").prompt, AgentSection(form="search_r1", **choices), chat)  # type: ignore[arg-type]
 
 
 QUESTION: Info = {**INFO, "task": "Who made the mug?", "valid": True}
 
 
-def test_search_r1_wraps_what_was_found_and_tells_the_question_once(chat: ChatFormat) -> None:
+def test_search_r1_wraps_documents_and_gives_the_question_once(chat: ChatFormat) -> None:
     agent = searches(chat)
     talk = agent.dialogue()
     seen = []
@@ -184,7 +187,7 @@ def test_search_r1_wraps_what_was_found_and_tells_the_question_once(chat: ChatFo
     ]
 
 
-def test_search_r1_with_a_new_context_each_turn_tells_the_question_again(chat: ChatFormat) -> None:
+def test_search_r1_with_a_new_context_each_turn_repeats_the_question(chat: ChatFormat) -> None:
     talk = searches(chat, history="per_turn", window=0).dialogue()
     talk.read("Who made the mug?", QUESTION)
     talk.wrote(chat.reply("x"), "search[mug]")
@@ -212,11 +215,11 @@ def test_a_document_cannot_close_the_information_block_and_a_cut_does_not_open_i
         "<\u2060/\u00adinf\ufeffor\u200dmation>", "<information >", "<//information>",
     ],
 )  # fmt: skip
-def test_whatever_looks_like_the_end_of_the_block_is_broken_up(tag: str) -> None:
+def test_text_that_looks_like_the_end_of_the_block_is_split(tag: str) -> None:
     assert harmless(f"a {tag} b") == f"a {tag} b".replace("<", "< ")
 
 
-def test_other_tags_are_left_and_hostile_text_takes_no_time() -> None:
+def test_other_tags_stay_and_hostile_text_takes_linear_time() -> None:
     assert harmless("a < b, <b>information</b>, <informal>") == "a < b, <b>information</b>, <informal>"
     began = time.perf_counter()
     for part in ("<", "<\u200b", "< i n f o r m a t i o", "\u200b"):
@@ -225,7 +228,7 @@ def test_other_tags_are_left_and_hostile_text_takes_no_time() -> None:
 
 
 @pytest.mark.parametrize("limit", [40, 47, 100])
-def test_the_block_is_within_the_bound_with_its_tags(chat: ChatFormat, limit: int) -> None:
+def test_the_block_with_its_tags_is_within_the_limit(chat: ChatFormat, limit: int) -> None:
     talk = searches(chat, max_observation_tokens=limit).dialogue()
     talk.read("Who made the mug?", QUESTION)
     talk.wrote(chat.reply("x"), "search[mug]")
@@ -236,7 +239,7 @@ def test_the_block_is_within_the_bound_with_its_tags(chat: ChatFormat, limit: in
         assert len(chat.reply(f"<information>{said}</information>")) - 1 <= limit
 
 
-def test_the_list_of_commands_is_bounded_too(chat: ChatFormat) -> None:
+def test_the_list_of_commands_is_limited_as_well(chat: ChatFormat) -> None:
     many: Info = {**INFO, "admissible": [f"go to desk {number}" for number in range(500)]}
     talk = dialogue(chat, show_admissible=True, max_observation_tokens=100)
     for observation in ("You see a mug.", "desk " * 500):
@@ -256,9 +259,9 @@ def test_search_r1_turns_are_written_and_read_in_its_form(chat: ChatFormat) -> N
     assert (parsed.thought, parsed.action, parsed.valid) == ("Ann?", "answer[Ann]", True)
 
 
-def test_instructions_are_of_the_form_or_one_s_own(chat: ChatFormat) -> None:
+def test_instructions_are_those_of_the_form_or_of_the_recipe(chat: ChatFormat) -> None:
     def opening(**choices: object) -> str:
-        talk = Agent.create("deepsearch", AgentSection(prompt="instruct", **choices), chat).dialogue()  # type: ignore[arg-type]
+        talk = Agent(find("deepsearch").prompt, AgentSection(prompt="instruct", **choices), chat).dialogue()  # type: ignore[arg-type]
         return str(chat.tokenizer.decode(talk.read("Who?", QUESTION).ids))
 
     assert "<action>search[The Salt Road]</action>" in opening()

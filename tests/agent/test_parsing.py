@@ -1,4 +1,4 @@
-"""A turn of text, read as a thought and an action."""
+"""Parsing a turn of text into a thought and an action."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS = st.text(st.characters(exclude_characters="<>", exclude_categories=["C", 
 
 
 @given(thought=WORDS, action=WORDS)
-def test_what_is_written_is_read_back(thought: str, action: str) -> None:
+def test_parsing_inverts_writing(thought: str, action: str) -> None:
     parsed = parse_turn(write_turn(thought, action))
     assert (parsed.thought, parsed.action, parsed.valid) == (thought, action, True)
 
@@ -47,7 +47,7 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
 
 
 @given(thought=WORDS, words=WORDS, verb=st.sampled_from(["search", "answer"]))
-def test_what_is_written_as_search_r1_is_read_back(thought: str, words: str, verb: str) -> None:
+def test_parsing_inverts_writing_in_search_r1(thought: str, words: str, verb: str) -> None:
     parsed = parse_search_r1(write_search_r1(thought, f"{verb}[{words}]"))
     assert (parsed.thought, parsed.action, parsed.valid) == (thought, f"{verb}[{words}]", True)
 
@@ -88,12 +88,12 @@ def test_any_text_is_read_as_search_r1_without_an_error(parts: list[str]) -> Non
 
 
 @pytest.mark.parametrize("action", ["open[Mara Quill]", "go north", "", "search[q] "])
-def test_what_search_r1_cannot_say_is_refused(action: str) -> None:
-    with pytest.raises(ValueError, match="cannot be said in the form search_r1"):
+def test_actions_that_search_r1_does_not_have_are_rejected(action: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be expressed in agent\.form=search_r1"):
         write_search_r1("t", action)
 
 
-def test_tags_that_are_never_closed_are_read_in_no_time() -> None:
+def test_unclosed_tags_are_parsed_in_linear_time() -> None:
     """A lazy pattern takes minutes here: it goes to the end of the text from every tag."""
     began = time.perf_counter()
     for text in ("<think>" * 200_000, "<think>a</think>" + "<action>" * 200_000, "<search>" * 200_000):

@@ -1,4 +1,4 @@
-"""Panels: the same tasks in the same order for everybody, under a digest that tells when they change."""
+"""Panels contain the same tasks in the same order everywhere, and their digest changes when a task changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recipe(episodes: int = 20, **changes: object) -> Recipe:
 
 def test_a_panel_is_a_fixed_shuffle_of_the_split() -> None:
     panel = make_panel(Lamps(*FATES), 10, "lamps")
-    # Pinned: whoever changes the shuffle makes all success rates that were measured before incomparable.
+    # Pinned: a change of the shuffle makes all earlier success rates incomparable.
     assert panel.tasks == PINNED
     assert panel.task_ids == tuple(f"{task}-{FATES[task]}" for task in PINNED)
     assert (panel.name, panel.split) == ("lamps-10", "train")
@@ -30,19 +30,19 @@ def test_a_panel_is_a_fixed_shuffle_of_the_split() -> None:
     assert make_panel(Lamps(*FATES), 10, "lamps") == panel
 
 
-def test_a_longer_panel_begins_with_the_shorter_one() -> None:
+def test_a_longer_panel_starts_with_the_shorter_one() -> None:
     short, long = (make_panel(Lamps(*FATES), length, "lamps") for length in (10, 20))
     assert long.tasks[:10] == short.tasks
     assert long.sha256 != short.sha256
 
 
-def test_a_split_with_fewer_tasks_is_played_whole() -> None:
+def test_a_panel_of_a_small_split_has_all_its_tasks() -> None:
     panel = make_panel(Lamps(*FATES), 500, "lamps")
     assert sorted(panel.tasks) == list(range(30))
     assert panel.name == "lamps-30"
 
 
-def test_the_digest_changes_with_a_task_s_content_and_with_nothing_else() -> None:
+def test_the_digest_depends_only_on_the_content_of_the_tasks() -> None:
     panel = make_panel(Lamps(*FATES), 30, "lamps")
     other = make_panel(Lamps(*FATES[:-1], "press:99"), 30, "lamps")
     assert other.tasks == panel.tasks
@@ -50,7 +50,7 @@ def test_the_digest_changes_with_a_task_s_content_and_with_nothing_else() -> Non
     assert make_panel(Lamps(*FATES, max_steps=2), 30, "other").sha256 == panel.sha256
 
 
-def test_the_panel_of_a_recipe_depends_on_the_world_and_not_on_the_run() -> None:
+def test_the_panel_of_a_recipe_depends_on_the_environment_and_not_on_the_run() -> None:
     panel = panel_of(recipe(), "valid_seen")
     assert (panel.name, len(panel.tasks)) == ("alfworld-valid_seen-20", 20)
     again = recipe().model_copy(update={"seed": 7, "iterations": 3, "workers": 2})
@@ -64,6 +64,6 @@ def test_the_panel_of_a_recipe_depends_on_the_world_and_not_on_the_run() -> None
 
 
 @pytest.mark.parametrize("split", ["valid_seen", "valid_unseen"])
-def test_a_panel_has_every_type_of_task(split: str) -> None:
+def test_a_panel_has_every_task_type(split: str) -> None:
     kinds = {task_id.split("-")[0] for task_id in panel_of(recipe(100), split).task_ids}
     assert len(kinds) == 6

@@ -1,4 +1,4 @@
-"""The example is the library in small: on the same batch both give the same numbers, and it learns."""
+"""The example gives the same numbers as the library on the same batch, and it learns."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_empg_equals_the_library(batch: tuple[Tensor, ...], k: float, k_future: 
     torch.testing.assert_close(mine, modulate_advantages(*batch, k=k, k_future=k_future, zeta=zeta))
 
 
-def test_defaults_are_the_library_s() -> None:
+def test_defaults_equal_the_library() -> None:
     batch = (torch.tensor([1.0, -1.0]), torch.rand(2, 4), torch.tensor([[0, 0, -1, 1], [0, 1, 1, 2]]))
     torch.testing.assert_close(minimal.empg(*batch), modulate_advantages(*batch))
 
@@ -81,7 +81,7 @@ def test_loss_equals_the_library() -> None:
 def test_rollout_is_token_in_token_out() -> None:
     torch.manual_seed(0)
     policy = minimal.Policy()
-    minimal.learn_to_speak(policy, updates=30)
+    minimal.learn_language(policy, updates=30)
     batch = minimal.play(policy, minimal.BOXES * 8)
     agent = batch.step_ids >= 0
     again = minimal.next_word_logprobs(policy, batch.words)[agent]
@@ -91,11 +91,11 @@ def test_rollout_is_token_in_token_out() -> None:
     assert (batch.logprobs[~agent] == 0).all()
 
 
-def test_the_world() -> None:
-    world = minimal.World("green")
+def test_the_environment_returns_the_listed_words() -> None:
+    environment = minimal.Environment("green")
     turns = ["open door .", "look red .", "look green", "look green look", ".", "look red .", "open door ."]
-    assert [world.step(turn) for turn in turns] == ["locked", "empty", "key", "what?", "what?", "empty", "locked"]
-    assert world.won
+    assert [environment.step(turn) for turn in turns] == ["locked", "empty", "key", "what?", "what?", "empty", "locked"]
+    assert environment.won
 
 
 def test_it_is_short_and_needs_only_torch() -> None:
@@ -110,7 +110,7 @@ def test_it_is_short_and_needs_only_torch() -> None:
 def test_it_learns(use_empg: bool) -> None:
     torch.manual_seed(0)
     policy = minimal.Policy()
-    minimal.learn_to_speak(policy)
+    minimal.learn_language(policy)
     won = list(minimal.train(policy, use_empg, updates=25))
     assert sum(won[:2]) / 2 < 0.45
     assert sum(won[-5:]) / 5 > 0.55

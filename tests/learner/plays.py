@@ -16,11 +16,28 @@ def recipe(**sections: object) -> Recipe:
 def turn(prompt: Sequence[int], action: Sequence[int], entropy: float = 0.5, **more: object) -> Turn:
     """A turn whose tokens all have one entropy and log-probability -1."""
     count = len(action)
-    return Turn("", list(prompt), list(action), [-1.0] * count, [entropy] * count, **more)  # type: ignore[arg-type]
+    return Turn(
+        observation="",
+        prompt_ids=list(prompt),
+        action_ids=list(action),
+        logprobs=[-1.0] * count,
+        entropies=[entropy] * count,
+        **more,  # type: ignore[arg-type]
+    )
 
 
 def episode(group: int, reward: float, *turns: Turn, end: EndReason = EndReason.LOST) -> Episode:
-    return Episode("t", group, "type", "train", group, turns=list(turns), reward=reward, success=reward > 0, end=end)
+    return Episode(
+        task_id="t",
+        task_index=group,
+        task_type="type",
+        split="train",
+        group=group,
+        turns=list(turns),
+        reward=reward,
+        success=reward > 0,
+        end=end,
+    )
 
 
 def two_groups() -> list[Episode]:

@@ -11,11 +11,12 @@ from empg.rollout.types import Episode, Turn
 
 
 def turn(prompt: list[int], action: list[int]) -> Turn:
-    return Turn("", prompt, action, [-0.1 * i for i in action], [0.5] * len(action))
+    logprobs = [-0.1 * i for i in action]
+    return Turn(observation="", prompt_ids=prompt, action_ids=action, logprobs=logprobs, entropies=[0.5] * len(action))
 
 
 def episode(*turns: Turn) -> Episode:
-    return Episode("t", 0, "", "train", 0, turns=list(turns))
+    return Episode(task_id="t", task_index=0, task_type="", split="train", group=0, turns=list(turns))
 
 
 EPISODES = [

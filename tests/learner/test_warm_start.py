@@ -11,7 +11,7 @@ import torch
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
-from empg.agent.prompts import WORLDS
+from empg.environments.registry import find
 from empg.learner.warm_start import _schedule, warm_start
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy, load_policy
@@ -34,14 +34,14 @@ SHAPE = TinyModel(
 def started(
     episodes: int, history: str = "merged", seed: int = 0, world: Callable[[], Lamps] = WORLD, **sections: object
 ) -> tuple[Policy, Agent, list[dict[str, Any]]]:
-    texts = corpus(WORLD(), WORLDS["alfworld"], "react", 10, (0,))
+    texts = corpus(WORLD(), find("alfworld").prompt, "react", 10, (0,))
     policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu"), texts, seed)
     wanted = recipe(
         agent={"history": history},
         warm_start={"episodes": episodes, "episodes_per_step": 8, "lr": 1e-2, "noise": 0.1},
         **sections,
     )
-    agent = Agent.create("alfworld", wanted.agent, ChatFormat(policy.tokenizer))
+    agent = Agent(find("alfworld").prompt, wanted.agent, ChatFormat(policy.tokenizer))
     records: list[dict[str, Any]] = []
     warm_start(policy, agent, world(), wanted, Workers(), records.append)
     return policy, agent, records

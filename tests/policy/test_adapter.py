@@ -1,4 +1,4 @@
-"""A LoRA adapter begins as the seed says, in every process alike."""
+"""A LoRA adapter is initialised from the seed, equally in every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CPU attention: the fused kernel's numbers, forward and backward."""
+"""The CPU attention gives the numbers of the fused kernel, forward and backward."""
 
 from __future__ import annotations
 

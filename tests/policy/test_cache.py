@@ -1,4 +1,4 @@
-"""The slot cache: any mix of slots, lengths and orders reads as if each were alone."""
+"""The slot cache: any mix of slots, lengths and orders gives the results of separate forward passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decoder: what it samples is what the model says, whatever sits beside it in the cache."""
+"""The decoder samples from the model's distribution, whatever else is in the cache."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_sampled_scores_are_those_of_a_plain_forward_pass(policy: Policy) -> Non
         torch.testing.assert_close(torch.tensor(entropies), expected_entropies, atol=1e-5, rtol=1e-5)
 
 
-def test_a_slot_survives_its_turn_and_is_clean_when_reused(policy: Policy) -> None:
+def test_a_slot_is_kept_between_turns_and_clean_when_reused(policy: Policy) -> None:
     decoder = Decoder(policy, 2, 64, Sampling())
     rng = torch.Generator().manual_seed(2)
     [(first, *_)] = write(decoder, [1], decoder.prefill([1], [PROMPTS[0]]), 4, rng)
@@ -87,7 +87,7 @@ def test_padding_may_reach_the_end_of_a_slot(policy: Policy) -> None:
 
 def test_too_much_for_a_slot_is_an_error(policy: Policy) -> None:
     decoder = Decoder(policy, 1, 4, Sampling())
-    with pytest.raises(ValueError, match="a slot holds 4 tokens"):
+    with pytest.raises(ValueError, match="expected at most 4 tokens per slot, got"):
         decoder.prefill([0], [[5, 6, 7, 8, 9]])
 
 

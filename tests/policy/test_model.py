@@ -1,4 +1,4 @@
-"""Loading and saving: ordinary Hugging Face folders, and one clear line where there is none."""
+"""Loading and saving standard Hugging Face folders; one clear line for any other folder."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_shards_are_put_together(policy: Policy, tmp_path: Path) -> None:
     assert torch.equal(logits(policy), wanted)
 
 
-def test_weights_of_another_shape_are_refused(policy: Policy, tiny_section: PolicySection, tmp_path: Path) -> None:
+def test_weights_of_another_shape_are_rejected(policy: Policy, tiny_section: PolicySection, tmp_path: Path) -> None:
     deeper = tiny_section.model_copy(update={"tiny": tiny_section.tiny.model_copy(update={"layers": 3})})
     load_policy(deeper, ["a mug"]).save(tmp_path)
-    with pytest.raises((ValueError, RuntimeError), match=r"weights do not fit|size mismatch"):
+    with pytest.raises((ValueError, RuntimeError), match=r"weights do not match|size mismatch"):
         policy.load_weights(tmp_path)
 
 
@@ -69,7 +69,7 @@ def test_the_seed_makes_the_weights(tiny_section: PolicySection) -> None:
     assert torch.equal(state, torch.random.get_rng_state())  # nobody else's rng are touched
 
 
-def test_embeddings_begin_as_far_apart_as_the_recipe_says(tiny_section: PolicySection) -> None:
+def test_embeddings_start_with_the_standard_deviation_of_the_recipe(tiny_section: PolicySection) -> None:
     tiny = tiny_section.tiny.model_copy(update={"embedding_std": 0.08})
     usual = load_policy(tiny_section, ["a mug"]).model.state_dict()
     wide = load_policy(tiny_section.model_copy(update={"tiny": tiny}), ["a mug"]).model.state_dict()
@@ -145,17 +145,17 @@ def test_pickled_weights_are_never_read(policy: Policy, tmp_path: Path) -> None:
     policy.save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(policy.model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"there is no model\.safetensors; pickled weights .* convert them") as caught:
+    with pytest.raises(ValueError, match=r"model\.safetensors not found; pickled weights .* convert them") as caught:
         load_policy(at(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_tiny_policy_needs_texts(tiny_section: PolicySection) -> None:
-    with pytest.raises(ValueError, match=r"policy\.model=tiny needs a warm start"):
+    with pytest.raises(ValueError, match=r"policy\.model=tiny needs a corpus"):
         load_policy(tiny_section)
 
 
-def test_a_model_that_changes_its_logits_is_refused(policy: Policy, tmp_path: Path) -> None:
+def test_a_model_that_changes_its_logits_is_rejected(policy: Policy, tmp_path: Path) -> None:
     from transformers import CohereConfig, CohereForCausalLM
 
     config = CohereConfig(
@@ -167,7 +167,7 @@ def test_a_model_that_changes_its_logits_is_refused(policy: Policy, tmp_path: Pa
         model.get_input_embeddings().weight.mul_(100.0)
     model.save_pretrained(tmp_path)
     policy.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="CohereForCausalLM post-processes its logits"):
+    with pytest.raises(ValueError, match="CohereForCausalLM caps or scales its logits"):
         load_policy(at(tmp_path))
 
 

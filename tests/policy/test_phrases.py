@@ -1,4 +1,4 @@
-"""Phrases that are one token each: found in what a world repeats, never across what a policy copies."""
+"""Phrases that are one token each: frequent in an environment, never across names that a policy copies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOM = [
 ]
 
 
-def test_what_is_said_all_the_time_is_found() -> None:
+def test_frequent_phrases_are_found() -> None:
     found = find_phrases(ROOM, 64)
     assert "You arrive at shelf" in found  # the shelf is the only place of this world
     assert " On the shelf" in found
@@ -52,7 +52,7 @@ def test_texts_without_repetition_have_no_phrases() -> None:
     assert find_phrases([], 64) == []
 
 
-def test_a_name_is_cut_alike_beside_a_phrase_and_elsewhere() -> None:
+def test_a_name_has_the_same_tokens_next_to_a_phrase_and_elsewhere() -> None:
     tokenizer = make_tokenizer(ROOM, 330, phrases=16)
     name = tokenizer.encode(" soapbottle 3")
     for text in ("On the shelf 1, you see a soapbottle 3", "take soapbottle 3", "no soapbottle 3"):
@@ -81,7 +81,7 @@ TEXTS = ["click[Mug]", "(mug)", "a non-mug", '"mug"', "<action>mug</action>", "x
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_word_is_cut_alike_after_a_mark_and_after_a_space(text: str) -> None:
+def test_a_word_has_the_same_tokens_after_a_mark_and_after_a_space(text: str) -> None:
     word = _TOKENIZER.encode(" mug")
     ids = _TOKENIZER.encode(text)
     assert any(ids[place : place + len(word)] == word for place in range(len(ids)))

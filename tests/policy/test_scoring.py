@@ -1,4 +1,4 @@
-"""Scores of chosen tokens: the same numbers as the whole log-softmax, however they are cut."""
+"""Scores of selected tokens equal those of the whole log-softmax, for any chunk size."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def rated(wins: list[bool]) -> dict[str, float]:
 def evaluate(
     run: RunFolder, iteration: int, wins: str, *, sha256: str = "a" * 64, files: bool = True, temperature: float = 1.0
 ) -> None:
-    """Add an evaluation; `wins` has one letter a task: its type, upper case where it was won."""
+    """Add an evaluation; `wins` has one letter per task: its type, in upper case if it was solved."""
     won = [letter.isupper() for letter in wins]
     kinds = wins.lower()
     record = {
@@ -122,7 +122,7 @@ def test_evaluations_at_two_temperatures_are_not_paired(run: RunFolder) -> None:
     evaluate(run, 9, "PPQq", temperature=0.4)
     outcome = only(run)
     assert (outcome.paired, [t.paired for t in outcome.types]) == (None, [None, None])
-    assert outcome.unpaired_because.endswith("not played alike: temperature is 1.0 in A and 0.4 in B")
+    assert outcome.unpaired_because.endswith("evaluation settings differ: temperature is 1.0 in A and 0.4 in B")
 
 
 def test_a_lost_file_leaves_the_rates_and_says_why_they_are_not_paired(run: RunFolder) -> None:

@@ -31,18 +31,18 @@ def test_no_records_make_no_charts() -> None:
     assert charts([{"kind": "run", "seed": 0}]) == []
 
 
-def test_a_whole_run_has_the_curves_that_a_person_asks_for(finished_run: RunFolder) -> None:
+def test_a_whole_run_has_the_main_curves(finished_run: RunFolder) -> None:
     titles = [chart.title for chart in charts(finished_run.read_metrics())]
     assert titles[0] == "Success"
     assert {
         "Reward",
         "Step entropy",
         "KL",
-        "Spread of g",
-        "Tokens a turn",
+        "Spread of gradient scaling",
+        "Tokens per turn",
         "Valid actions",
-        "Time of an iteration",
-        "How episodes end",
+        "Time per iteration",
+        "End reasons of episodes",
         "Warm start: loss",
     } <= set(titles)
 
@@ -67,7 +67,7 @@ def test_success_puts_rollouts_and_panels_over_the_same_iterations() -> None:
     chart = charts(records)[0]
     assert chart.x == [0, 1, 2]
     assert [(s.label, s.values) for s in chart.series] == [
-        ("training rollouts", [None, 0.4, 0.5]),
+        ("training episodes", [None, 0.4, 0.5]),
         ("valid_seen, sampled", [0.3, None, 0.6]),
         ("valid_unseen, sampled", [None, None, 0.5]),
     ]
@@ -85,10 +85,10 @@ def test_a_warm_start_that_was_begun_again_is_drawn_once() -> None:
     assert (chart.x, chart.series[0].values) == ([1, 2], [2.9, 1.9])
 
 
-def test_what_never_happened_is_not_in_the_legend(finished_run: RunFolder) -> None:
+def test_end_reasons_that_did_not_occur_are_not_in_the_legend(finished_run: RunFolder) -> None:
     made = charts(finished_run.read_metrics())
-    assert [s.label for s in titled(made, "How episodes end").series] == ["won", "step limit", "token limit"]
-    assert [s.label for s in titled(made, "KL").series] == ["to the sampler", "to the reference"]
+    assert [s.label for s in titled(made, "End reasons of episodes").series] == ["won", "step limit", "token limit"]
+    assert [s.label for s in titled(made, "KL").series] == ["to the sampling policy", "to the reference"]
 
 
 def test_a_number_that_was_not_finite_is_a_gap() -> None:

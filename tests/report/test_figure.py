@@ -14,7 +14,7 @@ from empg.report.figure import draw_curve, running_mean
 
 MakeRun = Callable[..., RunFolder]
 SVG = "{http://www.w3.org/2000/svg}"
-TOP, BOTTOM = 92, 368  # pixels of 100 % and 0 %
+TOP, BOTTOM = 92, 368  # pixels of 100% and 0%
 
 
 def parsed(path: Path) -> ET.Element:

@@ -96,7 +96,7 @@ def test_a_whole_run_tells_what_was_gained_and_how_it_was_made(finished_run: Run
     evaluations = [r for r in finished_run.read_metrics() if r["kind"] == "eval" and r["split"] == "valid_seen"]
     before, after = evaluations[0], evaluations[-1]
     points = after["successes"] - before["successes"]  # of 100 tasks
-    assert f"{before['successes']}\u202f% → {after['successes']}\u202f%" in text
+    assert f"{before['successes']}% → {after['successes']}%" in text
     assert f"after 40 iterations {after['successes']} of 100 ({100 * after['low']:.1f} to" in text
     assert f"+{points} points on the same tasks" in text
     assert "p < 0.001" in text
@@ -263,7 +263,7 @@ def test_pointing_at_a_curve_reads_it(visit: Any, finished_run: RunFolder) -> No
     figure.query_selector(".plot").hover(position={"x": 60, "y": 100})
     page.wait_for_function("document.querySelector('.at').textContent === 'iteration 0'")
     first = next(r for r in finished_run.read_metrics() if r["kind"] == "eval")
-    assert f"{first['split']}, sampled {first['successes']}\u202f%" in figure.query_selector(".key").inner_text()
+    assert f"{first['split']}, sampled {first['successes']}%" in figure.query_selector(".key").inner_text()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ MakeRun = Callable[..., RunFolder]
 
 
 def episodes(outcomes: dict[int, str]) -> list[list[dict[str, Any]]]:
-    """Group -> one letter an episode, `w` won and `l` lost; an episode is one turn here."""
+    """Group -> one letter per episode, `w` won and `l` lost; an episode is one turn here."""
     return [[{"group": group, "success": letter == "w"}] for group, letters in outcomes.items() for letter in letters]
 
 
@@ -30,7 +30,7 @@ def shown(outcomes: dict[int, str]) -> str:
 @pytest.mark.parametrize(
     ("outcomes", "expected"),
     [
-        ({0: "wwww", 1: "wwll"}, "1w 1w 1l 1l 0w 0w"),  # the even group first; too few lost ones, so more that won
+        ({0: "wwww", 1: "wwll"}, "1w 1w 1l 1l 0w 0w"),  # the even group first; too few failures, so more successes
         ({0: "wwwllll"}, "0w 0w 0w 0l 0l 0l"),
         ({0: "llll", 1: "llll"}, "0l 0l 0l 0l 1l 1l"),
         ({0: "w"}, "0w"),

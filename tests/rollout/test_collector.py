@@ -11,6 +11,7 @@ import torch
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.environments.registry import find
 from empg.learner.batch import make_batch
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy
@@ -42,7 +43,7 @@ def collect(
     **agent: object,
 ) -> list[Episode]:
     chat = ChatFormat(policy.tokenizer)
-    form = Agent.create("alfworld", AgentSection(**agent), chat)  # type: ignore[arg-type]
+    form = Agent(find("alfworld").prompt, AgentSection(**agent), chat)  # type: ignore[arg-type]
     pool = pool or LocalEnvPool(partial(Lamps, *fates))
     return Collector(Decoder(policy, slots, limit, sampling), form, pool, "train", limit).collect(wanted, done)
 

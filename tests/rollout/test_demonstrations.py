@@ -11,8 +11,8 @@ import pytest
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
-from empg.agent.prompts import WORLDS
 from empg.environments.base import Decision, Info, RecordedEpisode
+from empg.environments.registry import find
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
 from empg.rollout.demonstrations import (
@@ -31,7 +31,7 @@ WORLD = Lamps("press:3", "press:2", "endless", max_steps=20)
 
 @pytest.fixture(params=["merged", "per_turn"])
 def agent(request: pytest.FixtureRequest, policy: Policy) -> Agent:
-    return Agent.create("alfworld", AgentSection(history=request.param), ChatFormat(policy.tokenizer))
+    return Agent(find("alfworld").prompt, AgentSection(history=request.param), ChatFormat(policy.tokenizer))
 
 
 def spoken(turns: list[Demonstrated]) -> list[tuple[str, bool]]:
@@ -95,10 +95,10 @@ def test_a_play_is_cut_before_it_passes_the_limit(agent: Agent) -> None:
 
 
 def test_a_corpus_is_what_is_read_and_written() -> None:
-    texts = corpus(WORLD, WORLDS["alfworld"], "react", 3, (0,))
+    texts = corpus(WORLD, find("alfworld").prompt, "react", 3, (0,))
     assert "Lamp 0 is lit. Task: press lamps." in texts
     assert any(text.endswith("</think><action>press 0</action>") for text in texts)
-    assert texts == corpus(WORLD, WORLDS["alfworld"], "react", 3, (0,))
+    assert texts == corpus(WORLD, find("alfworld").prompt, "react", 3, (0,))
 
 
 def test_a_third_of_the_slips_insist_and_half_of_the_rest_belong_to_another_moment() -> None:
@@ -194,7 +194,7 @@ def test_without_haste_a_play_is_what_it_was() -> None:
 
 
 def test_haste_of_an_expert_that_knows_none_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"warm_start\.early_stop: the expert of this environment knows no early_stop"):
+    with pytest.raises(ValueError, match=r"warm_start\.early_stop: the expert of this environment cannot stop early"):
         demonstrate(WORLD, 0, 0.0, (0,), early_stop=0.1)
 
 
@@ -236,7 +236,7 @@ def test_a_recording_that_does_not_fit_is_named(tmp_path: Path, line: str, compl
 
 def test_recordings_that_are_not_there_or_of_another_world_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.jsonl"):
-        with pytest.raises(ValueError, match=rf"^warm_start\.recordings={path} is no file, and no folder of"):
+        with pytest.raises(ValueError, match=rf"^warm_start\.recordings={path} is neither a file nor a folder with"):
             recording_files(path)
     (tmp_path / "a.jsonl").touch()
     with pytest.raises(ValueError, match=r"^warm_start\.recordings: episodes of this environment are not recorded"):

@@ -12,7 +12,7 @@ import pytest
 
 from empg.recipe import EnvironmentSection
 from empg.rollout import env_pool as env_pool_module
-from empg.rollout.env_pool import EnvPool, LocalEnvPool, Outcome, ProcessEnvPool, make_env_pool, make_environment
+from empg.rollout.env_pool import EnvPool, LocalEnvPool, Outcome, ProcessEnvPool, make_env_pool
 from tests.lamps import Lamps
 
 FATES = ("press:2", "win:2", "lose:1", "raise:1", "raise:0", "die:1", "endless")
@@ -105,8 +105,8 @@ def test_closing_ends_the_processes() -> None:
 
 
 def test_options_that_do_not_fit_are_named() -> None:
-    with pytest.raises(ValueError, match=r"environment\.options: .*roms"):
-        make_environment(EnvironmentSection(options={"roms": 3}), "train")
+    with pytest.raises(ValueError, match=r"unknown key 'environment\.options\.roms'; did you mean 'rooms'\?"):
+        EnvironmentSection(options={"roms": 3})
 
 
 class TestKept:
@@ -119,7 +119,7 @@ class TestKept:
             env_pool_module._kept.pop().end()
 
     def started(self, split: str = "train", task: int = 0) -> tuple[EnvPool, str, int | None]:
-        pool = make_env_pool(self.SECTION, split)
+        pool = make_env_pool(self.SECTION.maker(split), self.SECTION.workers)
         assert isinstance(pool, ProcessEnvPool)
         return pool, pool.reset([0], [task])[0].observation, pool._processes[0].process.pid
 

@@ -1,4 +1,4 @@
-"""Alarms compare a run with its own beginning."""
+"""Alarms compare a run with its first iteration."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ def alarms(**now: float) -> list[str]:
 @pytest.mark.parametrize(
     ("now", "alarm"),
     [
-        ({"entropy__step_mean": 0.049}, "entropy collapsed: 0.0490 nats a step, 1.0000 at the start"),
-        ({"rollout__turn_tokens": 41.0}, "turns grow: 41 tokens, 20 at the start, cut at 64"),
-        ({"rollout__valid_actions": 0.69}, "valid actions fall: 69%, 80% at the start"),
+        ({"entropy__step_mean": 0.049}, "entropy collapsed: 0.0490 nats per step, 1.0000 at the start"),
+        ({"rollout__turn_tokens": 41.0}, "turn length grew: 41 tokens, 20 at the start; limit 64"),
+        ({"rollout__valid_actions": 0.69}, "valid-action rate dropped: 69%, 80% at the start"),
         ({"guard__dropped_steps": 3}, "3 steps dropped: non-finite entropy or log-probability"),
         ({"guard__skipped_updates": 1}, "an optimizer step was skipped: its gradient was not finite"),
         ({"rollout__end__env_error": 0.125}, "12.5% of the episodes ended in an environment error"),
-        ({"rollout__failed_turns": 0.02}, "2.0% of the turns needed something from outside that could not be had"),
+        ({"rollout__failed_turns": 0.02}, "2.0% of the turns failed because an external service was unavailable"),
     ],
 )
-def test_each_trouble_has_its_words(now: dict[str, float], alarm: str) -> None:
+def test_each_problem_raises_its_alarm(now: dict[str, float], alarm: str) -> None:
     assert alarms(**now) == [alarm]
 
 
 @pytest.mark.parametrize(
     "now", [{"entropy__step_mean": 0.051}, {"rollout__turn_tokens": 40.0}, {"rollout__valid_actions": 0.71}]
 )
-def test_what_is_within_bounds_is_silent(now: dict[str, float]) -> None:
+def test_values_within_bounds_raise_no_alarm(now: dict[str, float]) -> None:
     assert alarms(**now) == []
 
 
-def test_turns_that_were_always_at_the_limit_are_no_alarm() -> None:
+def test_turns_that_were_always_at_the_limit_raise_no_alarm() -> None:
     long = Alarms(max_turn_tokens=64)
     long.check({"rollout/turn_tokens": 60.0})
     assert long.check({"rollout/turn_tokens": 64.0}) == []

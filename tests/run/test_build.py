@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,13 +14,14 @@ from empg.run import warm_start_cache
 from empg.run.build import build_policy, resolve
 from empg.run.warm_start_cache import starting_policy
 from empg.system.workers import Workers
+from tests.packages import importable, install_lamproom
 
 
-def test_a_model_that_reads_less_than_an_episode_is_refused(policy: Policy, tmp_path: Path) -> None:
+def test_a_model_with_a_shorter_context_than_an_episode_is_rejected(policy: Policy, tmp_path: Path) -> None:
     policy.save(tmp_path)  # it reads 512 tokens
     fits = {"policy": {"model": str(tmp_path), "device": "cpu"}, "rollout": {"max_episode_tokens": 512}}
     build_policy(parse_recipe(fits))
-    with pytest.raises(ValueError, match=r"reads 512 tokens; rollout\.max_episode_tokens \(513\) must not be more$"):
+    with pytest.raises(ValueError, match=r"expected at most 512, got 513$"):
         build_policy(parse_recipe({**fits, "rollout": {"max_episode_tokens": 513}}))
 
 
@@ -61,9 +63,10 @@ def test_a_warm_start_that_cannot_be_kept_is_said_and_the_run_goes_on(
     monkeypatch.setattr(warm_start_cache, "warm_start", lambda *arguments: None)
     policy.tokenizer.save_pretrained = onto_a_full_disk
     told = Told()
-    made = starting_policy(parse_recipe({"warm_start": {}}), Workers(), told)  # type: ignore[arg-type]
+    recipe = parse_recipe({"warm_start": {}})
+    made = starting_policy(SimpleNamespace(recipe=recipe, workers=Workers(), logger=told))  # type: ignore[arg-type]
     assert made is policy
-    assert "No space left on device; the run goes on without" in told.lines[-1]
+    assert "No space left on device; continuing without the cache" in told.lines[-1]
     assert list((tmp_path / "empg").iterdir()) == []
 
 
@@ -82,5 +85,16 @@ def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None
     alone = folder(tmp_path)
     (tmp_path / "b.jsonl").write_text("three\n")
     assert folder(tmp_path) != alone
-    with pytest.raises(ValueError, match=r"warm_start\.recordings=.*none\.jsonl is no file"):
+    with pytest.raises(ValueError, match=r"warm_start\.recordings=.*none\.jsonl is neither a file"):
         folder(tmp_path / "none.jsonl")
+
+
+def test_so_does_an_environment_of_another_package_that_changed(tmp_path: Path) -> None:
+    with importable(tmp_path):
+        install_lamproom(tmp_path)
+        recipe = parse_recipe({"environment": {"id": "lamproom"}, "warm_start": {}})
+        before = warm_start_cache._cache_folder(recipe)
+        assert warm_start_cache._cache_folder(recipe) == before
+        expert = tmp_path / "lamproom" / "lamps.py"
+        expert.write_text(expert.read_text().replace("is lit.", "is bright."))
+        assert warm_start_cache._cache_folder(recipe) != before

@@ -69,9 +69,9 @@ class TestPlain:
     def test_one_line_an_iteration_says_how_it_went_and_what_is_left(self) -> None:
         moves = [("record", [evaluation(0, 30)]), ("stage", ["rollout", 64]), ("done", [3]), ("record", [training(1)])]
         lines = shown(*moves)
-        assert lines[1] == "valid_seen (sampled) at iteration 0: success 30.0 % [25.0, 50.0] of 100"
+        assert lines[1] == "valid_seen (sampled) at iteration 0: success 30.0% [25.0, 50.0] of 100"
         assert lines[2] == (  # three more iterations of 10 s, and the evaluation of 20 s once more
-            "iteration 1/4  success  50.0 %  reward 0.500  entropy 0.500  KL 0.0010  "
+            "iteration 1/4  success  50.0%  reward 0.500  entropy 0.500  KL 0.0010  "
             "10.0 s (rollout 6.0, credit 1.0, update 3.0)  left 0:50"
         )
         assert len(lines) == 3
@@ -91,7 +91,7 @@ class TestPlain:
 
         lines = shown(*(step(number) for number in range(1, 1001)))[1:]
         assert len(lines) == 101  # the first step, and each new percent
-        assert lines[50] == "warm start  50 %  loss 1.000  tokens right 50.0 %  left 0:50"
+        assert lines[50] == "warm start  50%  loss 1.000  token accuracy 50.0%  left 0:50"
 
     def test_alarms_are_lines_of_their_own(self) -> None:
         lines = shown(("record", [training(1, alarms=["turns grow: 60 tokens, 20 at the start, cut at 64"])]))
@@ -117,15 +117,15 @@ class TestOutcome:
         ]
         lines = shown(("finish", [records, Path("runs/demo/report.html")]))[1:]
         assert [re.split(r"\s{2,}", line) for line in lines] == [
-            ["success (95 % Wilson)", "episodes", "before", "after", "difference"],
-            ["valid_seen (sampled)", "100", "31.0 % [25.0, 50.0]", "76.0 % [25.0, 50.0]", "+45.0 points"],
-            ["valid_unseen (sampled)", "100", "28.0 % [25.0, 50.0]", "70.0 % [25.0, 50.0]", "+42.0 points"],
+            ["success (95% Wilson)", "episodes", "before", "after", "difference"],
+            ["valid_seen (sampled)", "100", "31.0% [25.0, 50.0]", "76.0% [25.0, 50.0]", "+45.0 points"],
+            ["valid_unseen (sampled)", "100", "28.0% [25.0, 50.0]", "70.0% [25.0, 50.0]", "+42.0 points"],
             ["report: runs/demo/report.html"],
         ]
 
     def test_a_run_without_iterations_has_no_after(self) -> None:
         lines = shown(("finish", [[evaluation(0, 31)], Path("report.html")]))
-        assert re.split(r"\s{2,}", lines[2]) == ["valid_seen (sampled)", "100", "31.0 % [25.0, 50.0]"]
+        assert re.split(r"\s{2,}", lines[2]) == ["valid_seen (sampled)", "100", "31.0% [25.0, 50.0]"]
 
     def test_a_later_look_at_the_start_is_not_taken_for_the_end(self) -> None:
         records = [evaluation(0, 31), evaluation(4, 76), evaluation(0, 12, sha="b" * 64)]
@@ -146,7 +146,7 @@ with Progress(4) as progress:
     progress.record(evaluation(0, 30))
     progress.stage("rollout", 64)
     progress.done(16)
-    progress.record(training(1, alarms=["turns grow"]))
+    progress.record(training(1, alarms=["turn length grew"]))
     progress.stage("rollout", 64)
     time.sleep(0.4)
     progress.say("going back [bold]one[/]")
@@ -176,7 +176,15 @@ def test_a_terminal_gets_a_live_panel() -> None:
     os.close(ours)
     assert process.wait(timeout=30) == 0
     text = output.decode()
-    for wanted in ("preparing", "iteration 1/4", "50.0 %", "rollout", "turns grow", "[bold]one[/]", "+50.0 points"):
+    for wanted in (
+        "preparing",
+        "iteration 1/4",
+        "50.0%",
+        "rollout",
+        "turn length grew",
+        "[bold]one[/]",
+        "+50.0 points",
+    ):
         assert wanted in text
     assert "\x1b[" in text
 

@@ -18,6 +18,7 @@ from empg.recipe import Recipe, parse_recipe
 from empg.run.build import resolve
 from empg.run.doctor import Finding, check
 from empg.run.footprint import checkpoint_bytes, footprint, model_shape
+from tests.packages import ECHO, importable, install_lamproom
 
 SHAPE = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 64, "vocab_size": 400}
 
@@ -68,11 +69,11 @@ class TestFindings:
         finding = found(check(recipe(evaluation={"splits": ["valid_seen"], "episodes": 5000})), "valid_seen")
         assert (finding.level, finding.text) == (
             "warn",
-            "environment alfworld, valid_seen: 1000 tasks, evaluation.episodes asks for 5000",
+            "environment alfworld, valid_seen: 1000 tasks, fewer than evaluation.episodes=5000",
         )
 
     @pytest.mark.parametrize("device", ["cuda:99", "toaster"])
-    def test_a_device_that_is_not_there(self, device: str) -> None:
+    def test_a_device_that_does_not_exist(self, device: str) -> None:
         assert found(check(recipe(policy={"device": device})), f"policy.device={device}").level == "fail"
 
     def test_a_model_that_must_be_downloaded(self) -> None:
@@ -84,8 +85,8 @@ class TestFindings:
     def test_a_model_that_can_be_nothing(self, name: str) -> None:
         assert found(check(recipe(policy={"model": name})), name).level == "fail"
 
-    def test_a_folder_that_holds_no_model(self, tmp_path: Path) -> None:
-        assert "no config.json" in found(check(recipe(policy={"model": str(tmp_path)})), str(tmp_path)).text
+    def test_a_folder_that_is_not_a_model_folder(self, tmp_path: Path) -> None:
+        assert "config.json is missing" in found(check(recipe(policy={"model": str(tmp_path)})), str(tmp_path)).text
 
     def test_a_model_without_its_weights(self, tmp_path: Path) -> None:
         policy = load_policy(recipe().policy, ["a b c"])
@@ -98,11 +99,11 @@ class TestFindings:
         (tmp_path / "pytorch_model.bin").touch()
         assert "convert" in found(check(recipe(policy={"model": str(tmp_path)})), str(tmp_path)).remedy
 
-    def test_episodes_longer_than_the_model_reads(self, tmp_path: Path) -> None:
+    def test_episodes_longer_than_the_model_supports(self, tmp_path: Path) -> None:
         load_policy(recipe().policy, ["a b c"]).save(tmp_path)
         longer = recipe(policy={"model": str(tmp_path)}, rollout={"max_episode_tokens": 4096})
         finding = found(check(longer), "max_episode_tokens")
-        assert (finding.level, finding.remedy) == ("fail", "rollout.max_episode_tokens=2048")
+        assert (finding.level, finding.remedy) == ("fail", "set rollout.max_episode_tokens=2048")
 
     def test_episodes_longer_than_a_sliding_window(self, tmp_path: Path) -> None:
         load_policy(recipe().policy, ["a b c"]).save(tmp_path)
@@ -110,15 +111,15 @@ class TestFindings:
         windowed = {**config, "model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 256}
         (tmp_path / "config.json").write_text(json.dumps(windowed))
         finding = found(check(recipe(policy={"model": str(tmp_path)})), "sliding window")
-        assert (finding.level, finding.remedy) == ("fail", "rollout.max_episode_tokens=256")
+        assert (finding.level, finding.remedy) == ("fail", "set rollout.max_episode_tokens=256")
 
-    def test_a_tokenizer_and_its_chat_template_are_looked_at(self, tmp_path: Path) -> None:
+    def test_a_tokenizer_and_its_chat_template_are_checked(self, tmp_path: Path) -> None:
         load_policy(recipe().policy, ["a b c"]).save(tmp_path)
         at_hand = recipe(policy={"model": str(tmp_path)})
         assert found(check(at_hand), "chat template").level == "ok"
         (tmp_path / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
         finding = found(check(at_hand), "chat template")
-        assert (finding.level, "leaves out" in finding.text) == ("fail", True)
+        assert (finding.level, "drops, repeats or reorders" in finding.text) == ("fail", True)
         (tmp_path / "tokenizer.json").write_text("{")
         assert any(f.level == "fail" and str(tmp_path) in f.text for f in check(at_hand))
 
@@ -128,15 +129,35 @@ class TestFindings:
         known = found(check(recipe(credit={"process_reward": "empg.learner.process_reward:step_rewards"})), "process r")
         assert known.level == "ok"
 
-    def test_what_a_limit_of_tokens_is_the_limit_of(self) -> None:
+    def test_the_token_limit_is_per_turn_in_per_turn_history(self) -> None:
         turns = recipe(agent={"history": "per_turn"})
-        assert found(check(turns), "work:").text.endswith("16 episodes, at most 512 tokens a turn")
+        assert found(check(turns), "work:").text.endswith("16 episodes, at most 512 tokens per turn")
 
-    def test_slow_games_that_wait_for_one_another(self) -> None:
+    def test_slow_games_in_one_process(self) -> None:
         slow = {"options": {"backend": "textworld"}}
         finding = found(check(recipe(environment=slow)), "cores")
         assert (finding.level, "environment.workers=" in finding.remedy) == ("warn", True)
         assert "textworld" not in found(check(recipe(environment={**slow, "workers": 1})), "cores").text
+
+    def test_what_a_warm_start_imitates_must_be_there(self, tmp_path: Path) -> None:
+        with importable(tmp_path):
+            (tmp_path / "echoing.py").write_text(ECHO)
+            echo = {"id": "echoing:Echo-v0", "options": {"rounds": 3}}
+            text = "environment echoing:Echo-v0, train: "
+            lacking = found(check(recipe(environment=echo)), text)
+            assert lacking.level == "fail"
+            assert lacking.text.endswith("echoing:Echo-v0 has no expert: leave out warm_start and --expert")
+            no_words = found(check(recipe(environment=echo, warm_start=None)), text)
+            assert "policy.model=tiny takes its vocabulary from the play of an expert" in no_words.text
+            loaded = recipe(environment=echo, warm_start=None, policy={"model": "somebody/some-model"})
+            assert found(check(loaded), text).level == "ok"
+
+    def test_so_must_an_expert_that_can_stop_early(self, tmp_path: Path) -> None:
+        with importable(tmp_path):
+            install_lamproom(tmp_path)
+            lamps = {"environment": {"id": "lamproom"}, "policy": {"tiny": SHAPE}, "warm_start": {"early_stop": 0.1}}
+            finding = found(check(parse_recipe(lamps)), "environment lamproom, train")
+            assert (finding.level, "this environment cannot stop early" in finding.text) == ("fail", True)
 
     def test_a_model_too_large_for_this_machine(self) -> None:
         huge = {**SHAPE, "hidden_size": 16384, "intermediate_size": 65536, "layers": 100}

@@ -1,4 +1,4 @@
-"""What an evaluation says beside its success: what could not be had, and what broke."""
+"""What an evaluation reports in addition to success: failed turns and environment errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,19 @@ from empg.system.workers import Workers
 
 
 def _episode(place: int, *failures: str, end: EndReason = EndReason.LOST) -> Episode:
-    turns = [Turn("", [1], [2], [-1.0], [0.5], failure=failure) for failure in failures]
-    return Episode(f"t{place}", place, "2-hop bridge", "valid_id", place, turns=turns, end=end)
+    turns = [
+        Turn(observation="", prompt_ids=[1], action_ids=[2], logprobs=[-1.0], entropies=[0.5], failure=failure)
+        for failure in failures
+    ]
+    return Episode(
+        task_id=f"t{place}",
+        task_index=place,
+        task_type="2-hop bridge",
+        split="valid_id",
+        group=place,
+        turns=turns,
+        end=end,
+    )
 
 
 def test_failed_turns_and_broken_episodes_are_counted(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +39,9 @@ def test_failed_turns_and_broken_episodes_are_counted(policy: Policy, monkeypatc
     ]
     monkeypatch.setattr(empg.run.evaluate, "play", lambda *asked, **more: played)
     recipe = parse_recipe({"environment": {"id": "deepsearch"}, "evaluation": {"splits": ["valid_id"], "episodes": 3}})
-    record, rows = empg.run.evaluate.evaluate_policy(recipe, policy, "valid_id", "sampled", 0, Workers())
+    record, rows = empg.run.evaluate.evaluate_policy(
+        recipe, policy, "valid_id", decoding="sampled", iteration=0, workers=Workers()
+    )
     assert (record["failed_turns"], record["env_errors"], record["n"]) == (2, 1, 3)
     assert [row["failed_turns"] for row in rows] == [2, 0, 0]
 
@@ -39,12 +52,14 @@ def test_failed_turns_and_broken_episodes_are_counted(policy: Policy, monkeypatc
         (
             2,
             1,
-            "valid_id: 2 turns needed something from outside that could not be had, 1 episodes ended in an environment",
+            "valid_id: 2 turns hit an unavailable external service; 1 episodes ended in an environment error",
         ),
         (0, 0, ""),
     ],
 )
-def test_the_command_says_so(failed: int, broken: int, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_reports_failed_turns_and_environment_errors(
+    failed: int, broken: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rates = {"n": 4, "successes": 1, "success": 0.25, "low": 0.05, "high": 0.7}
     record: dict[str, Any] = {
         "split": "valid_id", "decoding": "sampled", "panel": "p", "panel_sha256": "0" * 64, "by_type": {}, **rates,
@@ -53,4 +68,4 @@ def test_the_command_says_so(failed: int, broken: int, line: str, monkeypatch: p
     monkeypatch.setattr(empg.run.evaluate, "evaluate_run", lambda *asked: [record])
     result = CliRunner().invoke(app, ["evaluate", "runs/any"])
     assert result.exit_code == 0, result.output
-    assert (line in result.stdout) if line else ("outside" not in result.stdout)
+    assert (line in result.stdout) if line else ("external" not in result.stdout)

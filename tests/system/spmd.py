@@ -107,9 +107,9 @@ def everything(workers: Workers, folder: Path, keep: Callable[[list[Any]], None]
 
 
 def fail(workers: Workers) -> None:
-    """A worker that dies of an error."""
+    """A worker that ends with an error."""
     workers.barrier()
-    raise ValueError("I cannot go on")
+    raise ValueError("this worker fails")
 
 
 def wait(workers: Workers) -> None:

@@ -1,4 +1,4 @@
-"""What is freed is given back: otherwise long runs grow without bound."""
+"""Freed memory is returned to the system; otherwise long runs grow without bound."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ print(before - resident())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps such pieces and can return them")
-def test_pieces_of_the_heap_go_back_to_the_system() -> None:
+def test_heap_fragments_are_returned_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", PIECES], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) > 100 << 20

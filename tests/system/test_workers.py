@@ -1,4 +1,4 @@
-"""Two workers are one: the same credit, the same gradient, the same weights."""
+"""Two workers equal one: the same credit, the same gradient, the same weights."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_one_worker_starts_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_survives_a_worker_0_that_is_killed() -> None:
+def test_no_process_remains_when_worker_0_is_killed() -> None:
     command = (
         "from tests.system import spmd\nfrom empg.system.workers import start_workers\n"
         "with start_workers(3, spmd.linger) as workers: spmd.linger(workers)"
@@ -146,7 +146,7 @@ def test_nothing_survives_a_worker_0_that_is_killed() -> None:
     assert main.communicate(timeout=10)[1] == ""
 
 
-def test_worker_0_s_own_error_shows_at_once() -> None:
+def test_an_error_of_worker_0_is_raised_immediately() -> None:
     began: list[float] = []
 
     def write(workers: Workers) -> None:
@@ -171,11 +171,11 @@ def test_a_worker_that_fails_ends_the_others_soon(capfd: pytest.CaptureFixture[s
             time.sleep(0.05)
 
     with (
-        pytest.raises(WorkerError, match="worker 1 ended with exit code 1; what it said is above"),
+        pytest.raises(WorkerError, match="worker 1 ended with exit code 1; its output is above"),
         start_workers(2, spmd.fail) as workers,
     ):
         count(workers)
     assert time.monotonic() - began < 50
-    assert "ValueError: I cannot go on" in capfd.readouterr().err
+    assert "ValueError: this worker fails" in capfd.readouterr().err
     assert not torch.distributed.is_initialized()
     assert multiprocessing.active_children() == []

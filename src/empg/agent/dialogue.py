@@ -1,4 +1,4 @@
-"""One episode as the model reads it, turn by turn, in token ids."""
+"""The conversation of one episode in token ids, turn by turn."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from empg.agent.chat import ChatFormat
 from empg.agent.parsing import FORMS, ParsedTurn
 from empg.agent.prompts import (
-    WORLDS,
-    PromptSpec,
     admissible_text,
     harmless,
     history_text,
@@ -16,13 +14,13 @@ from empg.agent.prompts import (
     instructions,
     observation_text,
 )
-from empg.environments.base import Info
+from empg.environments.base import Info, PromptSpec
 from empg.recipe import AgentSection
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What to read before the next action. `fresh` starts an empty context; otherwise the ids follow what is there."""
+    """The ids to read before the next action. `fresh` starts an empty context; otherwise they extend the context."""
 
     ids: list[int]
     fresh: bool
@@ -30,37 +28,32 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The form of a conversation: the world's words, the recipe's choices, the tokenizer's template."""
+    """Writes prompts and parses turns, from the environment's prompt spec, the recipe and the chat template."""
 
     prompt_spec: PromptSpec
     section: AgentSection
     chat: ChatFormat
 
-    @staticmethod
-    def create(environment: str, section: AgentSection, chat: ChatFormat) -> Agent:
-        """The agent for a registered environment."""
-        return Agent(WORLDS[environment], section, chat)
-
     def dialogue(self) -> Dialogue:
-        """A fresh conversation."""
+        """Start a new conversation."""
         return Dialogue(self)
 
     def parse(self, ids: list[int]) -> ParsedTurn:
-        """Read sampled ids as a turn."""
+        """Parse sampled ids as a turn."""
         return FORMS[self.section.form].parse(self.chat.text(ids))
 
     def write(self, thought: str, action: str) -> list[int]:
-        """The ids of a turn, its end among them; `parse` reads them back.
+        """Return the ids of a turn, including its end-of-turn token; `parse` is the inverse.
 
         Raises:
-            UserError: the form has no words for that action.
+            UserError: the action cannot be expressed in the form.
         """
         return self.chat.reply(FORMS[self.section.form].write(thought, action))
 
 
 @dataclass(slots=True)
 class Dialogue:
-    """The conversation of one episode: call `read`, let the policy write, call `wrote`, and so on.
+    """The conversation of one episode: call `read`, let the policy write, call `wrote`, and repeat.
 
     `merged`: the history is append-only and every id is read once. `per_turn`: each turn has its own prompt with the
     task, the last `window` (observation, action) pairs and the current observation.
@@ -72,7 +65,7 @@ class Dialogue:
     _closed: bool = True
 
     def read(self, observation: str, info: Info) -> Prompt:
-        """The ids of the next prompt."""
+        """Return the ids of the next prompt."""
         agent, first = self.agent, not self._past
         section, chat = agent.section, agent.chat
         system = None
@@ -87,7 +80,7 @@ class Dialogue:
         return Prompt(chat.first(history_text(shown, len(self._past) - len(shown)) + text, system), fresh=True)
 
     def _shown(self, observation: str, info: Info, *, first: bool) -> str:
-        """The observation as it is read: bounded, in the words of the form, with the task."""
+        """Return the observation as the model reads it: limited in length, in the form of the recipe, with the task."""
         prompt_spec, section = self.agent.prompt_spec, self.agent.section
         limit = None if first else section.max_observation_tokens
         if section.form == "react":
@@ -96,11 +89,11 @@ class Dialogue:
             return observation_text(prompt_spec, observation, info, first=first)
         if not first:
             observation = self._information(observation, info, limit)
-        # Models of this form have the question in their context once; where the context is new, it is told again.
+        # In this form the question is in the context once; in a new context it is given again.
         return observation_text(prompt_spec, observation, info, first=first or section.history == "merged")
 
     def _information(self, observation: str, info: Info, limit: int | None) -> str:
-        """What was found, in its block, which is within the limit as a whole."""
+        """Return the documents in their block, which is within the limit as a whole."""
         found = harmless(observation)
         text = information_text(found, info)
         if limit is None or not info["valid"]:
@@ -112,7 +105,7 @@ class Dialogue:
         return text
 
     def _commands(self, info: Info) -> str:
-        """The admissible commands on request, in as many tokens as an observation may have."""
+        """Return the admissible commands if the recipe shows them, within the token limit of an observation."""
         section = self.agent.section
         text = admissible_text(info) if section.show_admissible else ""
         if not text or section.max_observation_tokens is None:
@@ -123,6 +116,6 @@ class Dialogue:
         return len(self.agent.chat.reply(text)) - 1  # without the end of the turn
 
     def wrote(self, ids: list[int], action: str) -> None:
-        """Note what the policy wrote in answer to the last prompt."""
+        """Add the text that the policy wrote after the last prompt."""
         self._past.append((self._seen, action))
         self._closed = bool(ids) and ids[-1] == self.agent.chat.end_of_turn

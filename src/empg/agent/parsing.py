@@ -1,7 +1,7 @@
-"""One turn of text, read as a thought and an action.
+"""Parse one turn of text into a thought and an action.
 
 The form is `<think>why</think><action>what</action>`, or that of Search-R1. Model output is hostile input: it is
-matched, bounded and cut, never interpreted.
+matched and limited in length, never interpreted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _COMMAND = re.compile(r"(search|answer)\[(.*)\]", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    """A turn taken apart. `valid` is False when the action (or the thought) is missing or the action is over-long."""
+    """A parsed turn. `valid` is False if the action or the thought is missing, or if the action is too long."""
 
     thought: str
     action: str
@@ -26,9 +26,9 @@ class ParsedTurn:
 
 
 def parse_turn(text: str) -> ParsedTurn:
-    """Read the first `<think>` and the first `<action>` block; surrounding white space is dropped.
+    """Parse the first `<think>` and the first `<action>` block; surrounding white space is removed.
 
-    A turn without a well-formed action keeps an empty action, which no environment understands: the episode goes on
+    A turn without a well-formed action gets an empty action, which every environment rejects. The episode continues,
     and the agent reads that nothing happened.
     """
     thought, action = _block(text, "think"), _block(text, "action")
@@ -38,15 +38,14 @@ def parse_turn(text: str) -> ParsedTurn:
 
 
 def write_turn(thought: str, action: str) -> str:
-    """The text of a turn; `parse_turn` reads it back."""
+    """Return the text of a turn; `parse_turn` is the inverse."""
     return f"<think>{thought}</think><action>{action}</action>"
 
 
 def parse_search_r1(text: str) -> ParsedTurn:
-    """Read `<think>why</think>` and one of `<search>query</search>` and `<answer>text</answer>`, as Search-R1 writes.
+    """Parse `<think>why</think>` and one of `<search>query</search>` and `<answer>text</answer>`, as in Search-R1.
 
-    The first complete block counts, and nothing that follows it: Search-R1 cuts a response there. A thought may be
-    missing.
+    Only the first complete block counts, since Search-R1 cuts a response after it. The thought is optional.
     """
     thought = _block(text, "think")
     blocks = [block for block in (_block(text, "search"), _block(text, "answer")) if block is not None]
@@ -58,21 +57,23 @@ def parse_search_r1(text: str) -> ParsedTurn:
 
 
 def write_search_r1(thought: str, action: str) -> str:
-    """The text of a turn in Search-R1's form; `parse_search_r1` reads it back.
+    """Return the text of a turn in Search-R1's form; `parse_search_r1` is the inverse.
 
     Raises:
-        UserError: the action is neither `search[...]` nor `answer[...]`: the form has no other.
+        UserError: the action is neither `search[...]` nor `answer[...]`.
     """
     command = _COMMAND.fullmatch(action)
     if command is None:
-        raise UserError(f"{action!r:.80} cannot be said in the form search_r1, which has search[...] and answer[...]")
+        raise UserError(
+            f"{action!r:.80} cannot be expressed in agent.form=search_r1: expected search[...] or answer[...]"
+        )
     verb, words = command.groups()
     return f"<think>{thought}</think><{verb}>{words}</{verb}>"
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """`<tag>words</tag>`, which starts at character `start` of its text; white space is squeezed."""
+    """`<tag>words</tag>`, which starts at character `start` of its text; white space is collapsed."""
 
     tag: str
     start: int
@@ -80,7 +81,7 @@ class _Block:
 
 
 def _block(text: str, tag: str) -> _Block | None:
-    """The first complete block, in linear time: a lazy pattern would try each of many unclosed tags to the end."""
+    """Return the first complete block in linear time; a lazy pattern would scan to the end for each unclosed tag."""
     start = text.find(f"<{tag}>")
     inside = start + len(tag) + 2
     end = text.find(f"</{tag}>", inside) if start >= 0 else -1
@@ -89,7 +90,7 @@ def _block(text: str, tag: str) -> _Block | None:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A way to write turns, and to read them back."""
+    """A pair of functions that parse turns and write them."""
 
     parse: Callable[[str], ParsedTurn]
     write: Callable[[str, str], str]

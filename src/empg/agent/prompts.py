@@ -1,12 +1,11 @@
-"""What the model is told, world by world: the words around an observation."""
+"""The text of prompts: observations, instructions, commands and history."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from empg.environments.base import Info
+from empg.environments.base import Info, PromptSpec
 
 _FORM = "Think first, inside <think> </think>. Then write exactly one command inside <action> </action>, like this: "
 _SEARCH_R1 = (
@@ -19,82 +18,47 @@ _SEARCH_R1_HINT = (
     "My previous action is invalid. To search, I put the query between <search> and </search>. To answer, I put the "
     "answer between <answer> and </answer>. I try again."
 )
-# Whatever a model may take for a tag of the block: one with attributes, or with invisible characters in between, too.
-# No character is passed over from two places, so this takes linear time.
+# Anything that a model may read as a tag of the block, including tags with attributes or with invisible characters.
+# Matching takes linear time, since no character is skipped from two start positions.
 _INFORMATION_TAG = re.compile("<(?=" + "".join(rf"[^\w<]*{letter}" for letter in "information") + ")", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class PromptSpec:
-    """An environment as its agent sees it.
-
-    `role` opens an instruct prompt, and `example` is a turn in it. `banner` is cut off the first observation.
-    `told_by_observation` says that every observation already contains the task.
-    """
-
-    role: str
-    example: str
-    banner: str = ""
-    told_by_observation: bool = False
-
-
-WORLDS = {
-    "alfworld": PromptSpec(
-        role="You control a household robot by text commands. "
-        "Finish the task you are given in as few steps as you can.",
-        example="<think>I need the mug; it may be in the cabinet.</think><action>go to cabinet 1</action>",
-        banner="-= Welcome to TextWorld, ALFRED! =-",
-    ),
-    "webshop": PromptSpec(
-        role="You shop in an online store by text commands. Search, compare, choose the options that are asked for, "
-        "and buy what fits best, in as few steps as you can.",
-        example="<think>I need red lip gloss.</think><action>search[red lip gloss]</action>",
-        told_by_observation=True,
-    ),
-    "deepsearch": PromptSpec(
-        role="You answer a question by text commands: search[query] lists pages, open[title] shows one of them, and "
-        "answer[text] ends the task. Answer in as few words as the question needs, and only what you have read.",
-        example="<think>I need to know who wrote The Salt Road.</think><action>search[The Salt Road]</action>",
-    ),
-}
-
-
 def observation_text(prompt_spec: PromptSpec, observation: str, info: Info, *, first: bool) -> str:
-    """The observation as the agent reads it: without the banner, on one line, with the task repeated.
+    """Return the observation as the agent reads it: without the banner, on one line, with the task repeated.
 
-    The task is repeated at every turn because a small model copies well over short distances and forgets over long
-    ones; it costs about ten tokens.
+    The task is repeated at every turn, because a small model copies well over short distances only. This costs about
+    ten tokens.
     """
     text = " ".join(observation.replace(prompt_spec.banner, "").split()) if prompt_spec.banner else observation.strip()
-    if prompt_spec.told_by_observation or first:
-        return text
     task = info["task"]
+    if prompt_spec.told_by_observation or first or not task:
+        return text
     return f"{text} Task: {task}" if task.endswith("?") else f"{text} Task: {task}."
 
 
 def harmless(documents: str) -> str:
-    """What was found, for `information_text`: nothing in it can close the block, or open another."""
+    """Escape documents for `information_text`, so that they can neither close the block nor open another."""
     return _INFORMATION_TAG.sub("< ", documents.strip())
 
 
 def information_text(found: str, info: Info) -> str:
-    """What followed a turn in Search-R1's form: `harmless` documents as information; a hint after a malformed turn."""
+    """Return `harmless` documents as Search-R1's information block, or a hint after an invalid turn."""
     return f"<information>{found}</information>" if info["valid"] else _SEARCH_R1_HINT
 
 
 def instructions(prompt_spec: PromptSpec, form: str) -> str:
-    """The standing instructions of an instruct prompt, for one of `parsing.FORMS`."""
+    """Return the instructions of an `instruct` prompt, for one of `parsing.FORMS`."""
     return _SEARCH_R1 if form == "search_r1" else f"{prompt_spec.role}\n{_FORM}{prompt_spec.example}"
 
 
 def admissible_text(info: Info) -> str:
-    """The admissible commands, one a line; empty where the world cannot list them."""
+    """Return the admissible commands, one per line; empty if the environment cannot list them."""
     commands = info.get("admissible")
     return "" if not commands else "\nCommands you can give now:\n" + "\n".join(c for c in commands if c != "help")
 
 
 def history_text(turns: Sequence[tuple[str, str]], steps_before: int) -> str:
-    """Earlier (observation, action) pairs of a `per_turn` prompt; `steps_before` were left out of the window."""
+    """Return the earlier (observation, action) pairs of a `per_turn` prompt; `steps_before` are outside the window."""
     if not turns:
         return ""
     lines = [f"Steps taken so far: {steps_before + len(turns)}. The last {len(turns)}:"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import gymnasium
+
+from empg.errors import UserError
 
 # Among the admissible commands these stand for every search and for every answer, and are none themselves.
 SEARCH, ANSWER = "search[<your query>]", "answer[<your answer>]"
@@ -86,6 +88,39 @@ class Recorded(Protocol):
         ...
 
 
+@runtime_checkable
+class PlayableInBrowser(Protocol):
+    """An environment that has web pages for people."""
+
+    def serve(self, port: int, record: Path | None, ready: Callable[[str], None]) -> None:
+        """Serve the pages on this machine (127.0.0.1) until Ctrl-C.
+
+        Args:
+            port: 0 picks a free one.
+            record: the file that finished episodes are appended to; None keeps none.
+            ready: called with the address as soon as it answers.
+
+        Raises:
+            MissingExtraError: a package that serves pages is not installed; the message says how to install it.
+            OSError: the port is taken, or the file cannot be written.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSpec:
+    """An environment as its agent sees it.
+
+    `role` opens an instruct prompt, and `example` is a turn in it. `banner` is cut off the first observation.
+    `told_by_observation` says that every observation already contains the task.
+    """
+
+    role: str
+    example: str
+    banner: str = ""
+    told_by_observation: bool = False
+
+
 class AnyText(gymnasium.spaces.Text):
     """Every text up to a length. gymnasium's own space holds texts over a listed alphabet; pages are in no alphabet."""
 
@@ -98,7 +133,7 @@ class AnyText(gymnasium.spaces.Text):
 
 
 class TextEnvironment(gymnasium.Env[str, str]):
-    """Text in, text out. Subclasses register themselves with gymnasium as `empg/<Name>-v1`.
+    """Text in, text out. A subclass gets its name in recipes from an `EnvironmentSpec` (`registry.py`).
 
     A split is a fixed, ordered list of tasks; `reset(options={"task": i})` plays the i-th. Without it the task is
     drawn from the environment's own seeded generator. An episode is `terminated` by its outcome and `truncated` by
@@ -136,5 +171,9 @@ class TextEnvironment(gymnasium.Env[str, str]):
         raise NotImplementedError
 
     def expert(self) -> Expert:
-        """A fresh expert for the episode that was just reset."""
-        raise NotImplementedError
+        """A fresh expert for the episode that was just reset.
+
+        Raises:
+            UserError: there is no expert. The message says what cannot be done without one.
+        """
+        raise UserError(f"{type(self).__name__} has no expert: leave out warm_start and --expert")

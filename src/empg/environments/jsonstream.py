@@ -1,4 +1,4 @@
-"""Huge JSON files, one record at a time: the items of an array, the members of an object, or JSON lines."""
+"""Streaming readers for large JSON files: array items, object members or JSON lines, one record at a time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, BinaryIO
 from empg.errors import UserError
 
 _CHUNK = 1 << 20  # bytes
-_MAX_RECORD = 1 << 26  # characters; a longer record is a damaged file
+_MAX_RECORD = 1 << 26  # characters; a longer record means that the file is damaged
 _SEPARATORS = " \t\r\n,"
 
-Progress = Callable[[int], None]  # told the number of bytes read so far
+Progress = Callable[[int], None]  # receives the number of bytes read so far
 
 
 def stream_items(path: Path, progress: Progress | None = None, *, start: int = 0) -> Iterator[Any]:
-    """The items of a JSON array, or the lines of a JSON-lines file, from byte `start` on.
+    """Yield the items of a JSON array, or the lines of a JSON-lines file, starting at byte `start`.
 
     Raises:
-        UserError: the file is damaged or ends early; the message says after which item.
+        UserError: the file is damaged or truncated; the message gives the last complete item.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -32,32 +32,32 @@ def stream_items(path: Path, progress: Progress | None = None, *, start: int = 0
         while reader.peek() not in ("", "]"):
             yield reader.value()
         if is_array and reader.peek() == "":
-            raise UserError(f"{path}: the file ends after item {reader.values}; it was cut, get it again")
+            raise UserError(f"{path}: the file is truncated after item {reader.values}; download it again")
 
 
 def stream_members(path: Path, progress: Progress | None = None) -> Iterator[tuple[str, Any]]:
-    """The members of a JSON object, in order.
+    """Yield the (key, value) members of a JSON object, in order.
 
     Raises:
-        UserError: the file is no JSON object, is damaged or ends early.
+        UserError: the file is not a JSON object, is damaged or is truncated.
     """
     with path.open("rb") as file:
         reader = _Reader(file, path, progress)
         if reader.peek() != "{":
-            raise UserError(f"{path}: a JSON object was expected")
+            raise UserError(f"{path}: the file must be a JSON object")
         reader.skip()
         while reader.peek() not in ("", "}"):
             key = reader.value()
             if not isinstance(key, str) or reader.peek() != ":":
-                raise UserError(f"{path}: damaged after value {reader.values}; get it again")
+                raise UserError(f"{path}: the file is damaged after value {reader.values}; download it again")
             reader.skip()
             yield key, reader.value()
         if reader.peek() == "":
-            raise UserError(f"{path}: the file ends after value {reader.values}; it was cut, get it again")
+            raise UserError(f"{path}: the file is truncated after value {reader.values}; download it again")
 
 
 class _Reader:
-    """A window on the file that moves on value by value."""
+    """A text window that moves through the file one JSON value at a time."""
 
     def __init__(self, file: BinaryIO, path: Path, progress: Progress | None) -> None:
         self._file, self._path, self._progress = file, path, progress
@@ -67,7 +67,7 @@ class _Reader:
         self.values = 0
 
     def peek(self) -> str:
-        """The next character that is no separator, or "" at the end of the file."""
+        """Return the next character that is not a separator, or "" at the end of the file."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in _SEPARATORS:
                 self._at += 1
@@ -77,33 +77,36 @@ class _Reader:
                 return ""
 
     def skip(self) -> None:
-        """Pass over the character that was peeked at."""
+        """Skip the character that `peek` returned."""
         self._at += 1
 
     def value(self) -> Any:
-        """The next value."""
+        """Return the next value."""
         self.peek()
         while True:
             try:
                 value, self._at = self._decoder.raw_decode(self._text, self._at)
             except (json.JSONDecodeError, RecursionError) as error:
-                # Either the window ends inside the value, or the file is broken here.
+                # Either the window ends inside the value, or the file is damaged here.
                 if len(self._text) - self._at < _MAX_RECORD and self._more():
                     continue
-                where = f"after value {self.values}"
-                raise UserError(f"{self._path}: cannot be read {where} ({error}); get it again") from None
+                problem = f"the file is not valid JSON after value {self.values} ({error})"
+                raise UserError(f"{self._path}: {problem}; download it again") from None
             self.values += 1
             return value
 
     def _more(self) -> bool:
         if self._ended:
             return False
-        chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))  # doubling: a long value is retried seldom
+        # The window doubles, so that a long value is parsed only a few times.
+        chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))
         self._ended = not chunk
         try:
             text = self._utf8.decode(chunk, final=self._ended)
         except UnicodeDecodeError:
-            raise UserError(f"{self._path}: not UTF-8 after value {self.values}; get it again") from None
+            raise UserError(
+                f"{self._path}: the file is not UTF-8 after value {self.values}; download it again"
+            ) from None
         if self._progress is not None:
             self._progress(self._file.tell())
         self._text, self._at = self._text[self._at :] + text, 0

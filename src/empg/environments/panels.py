@@ -1,4 +1,4 @@
-"""Panels: fixed, ordered lists of tasks that every evaluation plays whole, named and hashed."""
+"""Panels: fixed, ordered lists of tasks with a name and a hash. Every evaluation plays all tasks of its panel."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from empg.environments.base import TextEnvironment
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Which tasks of a split are played: `tasks` are indices for `reset(options={"task": i})`, `task_ids` their ids.
+    """The tasks of a split that an evaluation plays.
 
-    `sha256` is the digest of the ordered ids; two success rates can be compared if it is the same.
+    `tasks` are indices for `reset(options={"task": i})`; `task_ids` are their ids. `sha256` is the digest of the
+    ordered ids; two success rates are comparable if it is the same.
     """
 
     name: str
@@ -24,9 +25,9 @@ class Panel:
 
 
 def make_panel(environment: TextEnvironment, episodes: int, name: str) -> Panel:
-    """The first `episodes` tasks of a fixed shuffle of the environment's split (all of them, if it has fewer).
+    """Return the first `episodes` tasks of a fixed shuffle of the environment's split (all of them, if it has fewer).
 
-    The shuffle is there because the tasks of official data are sorted by type. It does not depend on any seed of a
+    The tasks are shuffled because official data is sorted by task type. The shuffle does not depend on any seed of a
     run.
     """
     order = list(range(environment.num_tasks))

@@ -1,4 +1,4 @@
-"""Folders that are written once and read by many, such as an index: they appear when they are complete."""
+"""Atomic publication of folders that are written once and read by many processes, such as an index."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 
 def publish(folder: Path, write: Callable[[Path], None], *, sign: str = ".") -> None:
-    """Have a folder written under another name, and rename it when it is complete.
+    """Write a folder under a temporary name and rename it when it is complete.
 
-    Where another process was faster, its folder stays.
+    If another process publishes the folder first, that folder is kept.
 
     Args:
-        folder: where it goes.
-        write: fills the folder that it is given.
-        sign: a file in it that shows it to be complete; by default any folder of that name is.
+        folder: final path of the folder.
+        write: fills the folder whose path it receives.
+        sign: a file whose presence in `folder` shows that it is complete; by default every existing folder is.
     """
     work = folder.parent / f".{folder.name}-{secrets.token_hex(8)}"
-    work.mkdir(parents=True)  # readable by whom the user's umask says: others may share it
+    work.mkdir(parents=True)  # the user's umask applies, because the folder may be shared with other users
     try:
         write(work)
         try:

@@ -1,4 +1,4 @@
-"""A web application on this machine, until Ctrl-C."""
+"""Serve a web application on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def serve_app(app: Starlette, host: str, port: int, ready: Callable[[str], None]
     """Serve until Ctrl-C.
 
     Args:
-        app: what answers.
-        host: "127.0.0.1", or "0.0.0.0" to answer other machines.
-        port: 0 takes any free one.
-        ready: told the address, as `http://host:port`, as soon as it answers.
+        app: the application.
+        host: "127.0.0.1", or "0.0.0.0" to accept connections from other machines.
+        port: 0 picks any free port.
+        ready: receives the address, as `http://host:port`, as soon as the server accepts connections.
 
     Raises:
-        OSError: the port is taken.
+        UserError: the address is unavailable, for example because the port is in use.
     """
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", lifespan="off", ws="none")
     listening = _bind(host, port)
@@ -40,12 +40,12 @@ def serve_app(app: Starlette, host: str, port: int, ready: Callable[[str], None]
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket at that address. uvicorn's own way would end the process where the port is taken."""
+    """Return a socket bound to the address. uvicorn's own bind exits the process if the port is in use."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise UserError(f"cannot serve at {host}:{port} ({error.strerror}); choose another port, or 0") from None
+        raise UserError(f"cannot serve at {host}:{port} ({error.strerror}). Choose another port, or 0") from None
     return bound

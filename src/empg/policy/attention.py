@@ -1,8 +1,8 @@
-"""Attention for small models on a CPU: plain matrix products where they beat the fused kernel.
+"""Attention for small models on a CPU, by plain matrix products where they are faster than the fused kernel.
 
-torch's fused CPU kernel spends most of a tiny model's backward pass in attention. At a few hundred tokens the score
-matrix is small, so writing it out and using three matrix products is faster (about 1.7 times with two heads of 64 in
-bfloat16, see docs/log.md). Decoding against a cache, long rows and GPUs go to the fused kernel.
+With torch's fused CPU kernel, attention takes most of a tiny model's backward pass. At a few hundred tokens the score
+matrix is small, and computing it with three matrix products is faster (about 1.7 times with two heads of 64 in
+bfloat16, see docs/log.md). Single-token decoding without a mask, long rows and GPUs use the fused kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST = 1024  # tokens; beyond it the score matrix no longer fits in cache
 def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """A transformers attention function: query (B, H, T, D) in, (B, T, H, D) out."""
+    """Compute attention for transformers: query (B, H, T, D) in, (B, T, H, D) out."""
     batch, heads, length, width = query.shape
     visible = key.shape[2]
     alone = attention_mask is None and length == 1
@@ -33,7 +33,7 @@ def attention(
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     groups = getattr(module, "num_key_value_groups", 1)
     with torch.autocast("cpu", enabled=False):
-        # The heads that share a key are rows of one product: no copies of keys and values.
+        # Heads that share a key are rows of one product, so keys and values are not copied.
         pairs = batch * heads // groups
         query = (query.to(dtype) * (kwargs.get("scaling") or width**-0.5)).reshape(pairs, groups * length, width)
         key, value = (x.to(dtype).reshape(pairs, visible, width) for x in (key, value))
@@ -47,13 +47,13 @@ def attention(
 
 
 def _unseen(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores, (B, T, visible): minus infinity where a mask (B, 1, T, visible) shows nothing."""
+    """Return the bias of the scores, (B, T, visible): minus infinity where the mask (B, 1, T, visible) is False."""
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))[:, 0]
 
 
 @lru_cache(16)
 def _future(length: int, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores, (1, T, T): minus infinity where a token would look ahead."""
+    """Return the causal bias of the scores, (1, T, T): minus infinity for later tokens."""
     return torch.full((1, length, length), float("-inf"), dtype=dtype).triu(1)
 
 

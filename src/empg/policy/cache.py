@@ -1,8 +1,8 @@
-"""A KV cache whose slots outlive a turn.
+"""A KV cache with slots that are kept between turns.
 
-Each slot holds one episode's keys and values. Rows of a forward pass name the slots they belong to and the position
-they start at, so episodes of any length sit side by side, grow turn by turn, and a slot is reused when its episode
-ends. Nothing is moved, and what a slot holds is not read again.
+Each slot has the keys and values of one episode. Each row of a forward pass has a slot and a start position. So
+episodes of different lengths share a batch, grow turn by turn, and a slot is reused when its episode ends. Keys and
+values are never moved, and tokens in the cache are not computed again.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values, and return all that the rows may attend to."""
+        """Write the new keys and values, and return all keys and values that the rows may attend to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        # Two indices around a slice put the slice last: (rows, tokens, heads, dim).
+        # With two indices around a slice, the slice comes last: (rows, tokens, heads, dim).
         where = (self.owner.rows[:, None], slice(None), self.owner.positions)
         self.keys[where] = key_states.transpose(1, 2).to(self.keys.dtype)
         self.values[where] = value_states.transpose(1, 2).to(self.values.dtype)
@@ -43,12 +43,12 @@ class SlotLayer(CacheLayerMixin):
 
     def _read(self, stored: Tensor) -> Tensor:
         owner = self.owner
-        # The first n slots are read in place; any others have to be copied together, which costs as much as attention.
+        # The first n slots are read in place. Other selections must be copied, which costs as much as attention.
         seen = stored[:, :, : owner.visible]
         return seen[: len(owner.rows)] if owner.whole else seen[owner.rows]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of the keys a mask must cover."""
+        """Return length and offset of the keys that a mask must cover."""
         return self.owner.visible, 0
 
     def get_seq_length(self) -> int:
@@ -56,14 +56,16 @@ class SlotLayer(CacheLayerMixin):
         return 0
 
     def get_max_length(self) -> int:
-        """Tokens a slot can hold."""
+        """Return the number of tokens that fit into a slot."""
         return self.owner.length
+
+    get_max_cache_shape = get_max_length  # its name in older transformers
 
 
 class SlotCache(Cache):
     """The cache of a decoder: `num_slots` episodes of up to `length` tokens.
 
-    `aim` says, before a forward, which slots its rows are and where they write.
+    Call `aim` before a forward pass, to set the slots of its rows and the positions that they write.
     """
 
     def __init__(self, num_layers: int, num_slots: int, length: int, device: torch.device) -> None:
@@ -75,10 +77,10 @@ class SlotCache(Cache):
         super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
 
     def aim(self, rows: Tensor, starts: Tensor, width: int) -> Tensor:
-        """Rows (n,) write `width` tokens from `starts` (n,); returns the attention mask (n, 1, width, visible).
+        """Let rows (n,) write `width` tokens from `starts` (n,); return the attention mask (n, 1, width, visible).
 
-        A padded token writes past its row's end: no mask shows it, and the row's next real token overwrites it. Past
-        the slot's end all padding goes to one spare column. The caller sees to it that real tokens fit.
+        A padding token writes past the end of its row. Masks hide it, and the next real token of the row overwrites it.
+        Past the end of the slot, all padding goes to one spare column. The caller must ensure that real tokens fit.
         """
         self.rows = rows
         self.positions = (starts[:, None] + torch.arange(width, device=rows.device)).clamp_(max=self.length)
@@ -88,7 +90,7 @@ class SlotCache(Cache):
         return (keys <= self.positions[..., None])[:, None]
 
     def copy_slot(self, source: int, targets: Tensor, length: int) -> None:
-        """Give `targets` the first `length` tokens of slot `source` (a group's shared prompt)."""
+        """Copy the first `length` tokens of slot `source` to `targets` (the shared prompt of a group)."""
         for layer in self.layers:
             assert isinstance(layer, SlotLayer)
             layer.keys[targets, :, :length] = layer.keys[source, :, :length].clone()

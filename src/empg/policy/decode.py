@@ -1,4 +1,4 @@
-"""Sampling turns for many episodes at once, capturing log-probabilities and entropies where the tokens are sampled."""
+"""Sample turns for many episodes at once, and record log-probabilities and entropies during sampling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Sampling:
 
 @dataclass(slots=True)
 class Sampled:
-    """What one turn sampled: ids, and per id its log-probability and the distribution's entropy (nats)."""
+    """The sampled ids of one turn, with the log-probability and the entropy of the distribution (nats) per id."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -34,10 +34,10 @@ class Sampled:
 
 
 class Decoder:
-    """A KV cache of `num_slots` episodes and the two moves on it: `prefill` what was read, `advance` what is written.
+    """A KV cache of `num_slots` episodes with two operations: `prefill` prompts, and `advance` turns by one token.
 
-    The random numbers are given by the caller, one in [0, 1) per token, so what an episode samples does not depend on
-    which episodes sit beside it.
+    The caller passes the random numbers, one in [0, 1) per token. So the tokens of an episode do not depend on the
+    other episodes in the batch.
     """
 
     def __init__(self, policy: Policy, num_slots: int, length: int, sampling: Sampling) -> None:
@@ -48,11 +48,11 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Append `prompts` to `slots`; returns the logits (n, V) after each prompt's last id.
+        """Append `prompts` to `slots` and return the logits (n, V) after the last id of each prompt.
 
-        Slots that are empty and get the same prompt in one call (a group) share one computation. A member that comes
-        later, into a slot that became free, computes it again: keys of another call's shape may differ in their last
-        bit, and what an episode samples must not depend on when the others ended.
+        Empty slots that get the same prompt in one call (a group) share one computation. An episode that starts later,
+        in a slot that became free, computes the prompt again. Keys computed in a call of another shape may differ in
+        the last bit, and the tokens of an episode must not depend on when other episodes ended.
         """
         leaders: dict[tuple[int, ...], int] = {}
         unique: list[int] = []
@@ -73,12 +73,12 @@ class Decoder:
 
     @torch.inference_mode()
     def advance(self, slots: Sequence[int], ids: Sequence[int]) -> Tensor:
-        """Append one id to each slot; returns the logits (n, V) that follow."""
+        """Append one id to each slot and return the following logits (n, V)."""
         top = max(slots) + 1
         if 2 * len(slots) < top:
             return self._forward(slots, [[token] for token in ids])
-        # The cache of the first `top` slots is read in place, that of a selection would have to be copied. So the
-        # slots in between that wait are computed along, for nothing; what they write is overwritten.
+        # The cache of the first `top` slots is read in place; a selection would have to be copied. So waiting slots in
+        # between are computed as well. Their results are not used, and what they write is overwritten.
         chunks: list[list[int]] = [[] for _ in range(top)]
         for slot, token in zip(slots, ids, strict=True):
             chunks[slot] = [token]
@@ -96,20 +96,21 @@ class Decoder:
         return ids.tolist(), chosen.tolist(), entropies.tolist()
 
     def clear(self, slot: int) -> None:
-        """Forget a slot's context."""
+        """Clear the context of a slot."""
         self.lengths[slot] = 0
 
     def _forward(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
-        """Logits (n, V) after the last id of each chunk; those of an empty chunk mean nothing."""
+        """Return the logits (n, V) after the last id of each chunk; those of an empty chunk are undefined."""
         device = self.policy.device
         rows = torch.tensor(slots)
         widths = torch.tensor([len(chunk) for chunk in chunks])
-        if int((self.lengths[rows] + widths).max()) > self.cache.length:
-            raise UserError(f"a slot holds {self.cache.length} tokens; this forward would put more into one")
+        length = int((self.lengths[rows] + widths).max())
+        if length > self.cache.length:
+            raise UserError(f"the KV cache is full: expected at most {self.cache.length} tokens per slot, got {length}")
         width = int(widths.max())
         ids = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks])
         mask = self.cache.aim(rows.to(device), self.lengths[rows].to(device), width)
-        # Padding past the slot's end has no position of its own, and a table of positions may end with the slot.
+        # Padding past the end of the slot gets the last position, since a table of positions may end with the slot.
         positions = self.cache.positions.clamp(max=self.cache.length - 1)
         cache = {self.policy.cache_argument: self.cache}
         hidden = self.policy.hidden(ids.to(device), mask, position_ids=positions, use_cache=True, **cache)
@@ -132,7 +133,7 @@ class Decoder:
 
 
 def _truncate(probs: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of tokens whose probability reaches `top_p`."""
+    """Set all probabilities to 0 except those of the smallest set of tokens that reaches `top_p`."""
     if top_p >= 1.0:
         return probs
     ordered, order = probs.sort(dim=-1, descending=True)
@@ -141,7 +142,7 @@ def _truncate(probs: Tensor, top_p: float) -> Tensor:
 
 
 def _invert(probs: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse-CDF sampling; rows need not sum to one. A token of probability zero is never chosen."""
+    """Sample by the inverse CDF; rows need not sum to 1. A token with probability 0 is never chosen."""
     cumulative = probs.double().cumsum(-1)
     level = uniforms.double()[:, None] * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, level, right=True)[:, 0]

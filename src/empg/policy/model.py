@@ -1,7 +1,7 @@
-"""The policy: a Hugging Face causal language model, its tokenizer, and the two things we need of it.
+"""The policy: a Hugging Face causal language model with its tokenizer, as two functions.
 
-`hidden` runs the decoder (with or without a cache), `logits` turns chosen hidden states into logits; keeping the two
-apart is what lets scoring skip the tokens that carry no loss.
+`hidden` runs the decoder, with or without a cache. `logits` computes logits from selected hidden states. Because the
+two are separate, scoring can skip tokens that do not enter the loss.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from empg.policy import attention
 from empg.policy.tiny import make_model, make_tokenizer
 from empg.recipe import PolicySection
 
-disable_progress_bar()  # of weight shards: a run has its own display
+disable_progress_bar()  # the progress bar of weight shards; a run has its own display
 
-# Unpickling can run whatever the file's author wrote.
+# Unpickling can run arbitrary code from the file.
 CONVERT = (
-    "pickled weights (pytorch_model.bin) are never read: if you trust them, convert them once with "
-    "transformers' from_pretrained(...).save_pretrained(FOLDER), and name that folder"
+    "pickled weights (pytorch_model.bin) are not supported. If you trust them, convert them once with "
+    "transformers' from_pretrained(...).save_pretrained(FOLDER), and use that folder"
 )
 
 
 @dataclass
 class Policy:
-    """A causal language model ready to act and to learn.
+    """A causal language model for sampling and training.
 
     `model` is the bare transformers model; with LoRA, `adapter` is the peft wrapper around it, and only the adapter
-    trains.
+    is trained.
     """
 
     model: Any
@@ -53,7 +53,7 @@ class Policy:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters that train."""
+        """The trainable parameters."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     @cached_property
@@ -66,44 +66,44 @@ class Policy:
         return "cache" if "cache" in parameters else "past_key_values"
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """Last hidden states (B, T, hidden) of `input_ids` (B, T).
+        """Return the last hidden states (B, T, hidden) of `input_ids` (B, T).
 
-        Without a mask attention is causal and rows are padded on the right, where nothing real can see the padding.
+        Without a mask, attention is causal and rows are padded on the right, so real tokens never attend to padding.
         """
         output = self.model.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., vocabulary) of hidden states (..., hidden), never in less than the weights' precision.
+        """Return logits (..., vocabulary) of hidden states (..., hidden), in at least the precision of the weights.
 
-        Under bfloat16 autocast the logits would carry errors of several per cent into the log-probabilities.
+        Under bfloat16 autocast, the log-probabilities would have errors of several per cent.
         """
         head = self.model.get_output_embeddings()
         with torch.autocast(hidden.device.type, enabled=False):
             return head(hidden.to(head.weight.dtype))  # type: ignore[no-any-return]
 
     def autocast(self, setting: bool | str) -> torch.autocast:
-        """The context of a forward and backward pass under `optimizer.autocast`."""
+        """Return the context of a forward and backward pass for `optimizer.autocast`."""
         enabled = computes_bfloat16(self.device) if setting == "auto" else bool(setting)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def frozen_copy(self) -> Policy:
-        """A copy that never trains: the reference of a KL penalty."""
+        """Return a copy that is never trained: the reference of a KL penalty."""
         model = copy.deepcopy(self.model).requires_grad_(False).eval()
         return Policy(model, self.tokenizer, self.device)
 
     def save(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face folder (weights, configuration, tokenizer, chat template).
+        """Write a standard Hugging Face folder (weights, configuration, tokenizer, chat template).
 
         Raises:
-            OSError: a file cannot be written (a full disk, say).
+            OSError: a file cannot be written, e.g. because the disk is full.
         """
         with plain_os_errors():
             (self.adapter or self.model).save_pretrained(folder, safe_serialization=True)
             self.tokenizer.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
-        """Take the weights of a folder that `save` wrote."""
+        """Load the weights of a folder that `save` wrote."""
         from safetensors.torch import load_file
 
         if self.adapter is not None:
@@ -118,12 +118,12 @@ class Policy:
         tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
         if unexpected or set(missing) - tied:
             differing = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
-            raise UserError(f"{folder}: weights do not fit the model ({differing})")
+            raise UserError(f"{folder}: the weights do not match the model ({differing})")
 
 
 @contextlib.contextmanager
 def plain_os_errors() -> Iterator[None]:
-    """Tell of a write that failed as `OSError`: safetensors and tokenizers have other classes, or none, for it."""
+    """Raise failed writes as `OSError`; safetensors and tokenizers raise other classes."""
     try:
         yield
     except Exception as error:
@@ -134,7 +134,7 @@ def plain_os_errors() -> Iterator[None]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face folder, one or several shards."""
+    """Return the safetensors files of a Hugging Face folder, one or several shards."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
@@ -142,18 +142,18 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, seed: int = 0) -> Policy:
-    """The policy of a recipe.
+    """Load or create the policy of a recipe.
 
-    `tiny` makes a new model, its tokenizer trained on `corpus`; anything else is a folder or a Hugging Face name. New
-    weights (the tiny model's, a LoRA adapter's) are drawn from `seed`.
+    `tiny` creates a new model and trains its tokenizer on `corpus`. Any other name is a folder or a Hugging Face name.
+    New weights (of the tiny model or a LoRA adapter) are initialised from `seed`.
 
     Raises:
-        UserError: the model cannot be had or cannot be used, with the reason.
+        UserError: the model is unavailable or cannot be used; the message has the reason.
     """
     device = resolve_device(section.device)
     if section.model == "tiny":
         if corpus is None:
-            raise UserError("policy.model=tiny needs a warm start: its tokenizer is trained on the expert's episodes")
+            raise UserError("policy.model=tiny needs a corpus: its tokenizer is trained on expert episodes")
         tokenizer: Any = make_tokenizer(corpus, section.tiny.vocab_size, section.tiny.phrases)
         model: Any = make_model(section.tiny, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
     else:
@@ -165,12 +165,12 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
             )
         except (OSError, ValueError, SafetensorError) as error:
             if isinstance(error, OSError) and "model.safetensors" in str(error):
-                raise UserError(f"policy.model={name}: there is no model.safetensors; {CONVERT}") from None
+                raise UserError(f"policy.model={name}: model.safetensors not found; {CONVERT}") from None
             raise UserError(f"policy.model={section.model}: {' '.join(str(error).split())[:300]}") from None
     model.to(device=device, dtype=getattr(torch, section.dtype)).eval()
     for parameter in model.parameters():
-        # Weights read from a file lie where the file put them, and matrix kernels round differently at addresses that
-        # are not aligned: a resumed run would not be the same to the last bit.
+        # Weights read from a file may be at unaligned addresses, where matrix kernels round differently. A resumed run
+        # would not be bit-identical.
         parameter.data = parameter.data.clone()
     model.set_attn_implementation(attention.NAME if device.type == "cpu" else "sdpa")
     adapter = None
@@ -178,13 +178,13 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError:
-            raise UserError("policy.lora needs peft: pip install 'empg[lora]'") from None
+            raise UserError("policy.lora needs the package peft: pip install 'empg[lora]'") from None
 
         lora = LoraConfig(r=section.lora.r, lora_alpha=section.lora.alpha, target_modules=section.lora.target_modules)
-        with torch.random.fork_rng(devices=[]):  # every worker must begin from the same adapter
+        with torch.random.fork_rng(devices=[]):  # every worker must start from the same adapter
             torch.manual_seed(seed)
             adapter = get_peft_model(model, lora)
-        # A set is written in the order of its hashes, another one in every process.
+        # The order of a set depends on hashes, which differ between processes.
         lora.target_modules = sorted(lora.target_modules or ())
         model = adapter.get_base_model()
     policy = Policy(model, tokenizer, device, adapter)
@@ -193,56 +193,57 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
 
 
 def longest_context(config: Any) -> int | None:
-    """Tokens that a model (its `config`) reads as it would with all of them before its eyes; None without a limit."""
+    """Return the longest context in which every layer of a model attends to all tokens; None without a limit."""
     config = config.get_text_config()
     limits = (getattr(config, "max_position_embeddings", None), _window(config))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def require_length(config: Any, length: int, name: str) -> None:
-    """Refuse contexts of `length` tokens that the model `name` (its `config`) could not read, or would read otherwise.
+    """Reject contexts of `length` tokens that the model `name` with this `config` does not support.
 
-    The KV cache shows a token all of its context. A sliding window (Mistral, Gemma, Phi-3) or an attention chunk
-    (Llama 4) shows it less once the context is longer; up to that length the two are the same.
+    With the KV cache, a token attends to its whole context. With a sliding window (Mistral, Gemma, Phi-3) or an
+    attention chunk (Llama 4), it attends to less if the context is longer. Up to that length there is no difference.
 
     Raises:
-        UserError: in one line, what is too long for what; or layers that keep a state instead of keys and values.
+        UserError: the length exceeds a limit, or the model has layers with a state instead of keys and values.
     """
     config = config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     if unknown := kinds - {"full_attention", "sliding_attention", "chunked_attention"}:
-        raise UserError(f"policy.model={name} has layers of the kind {min(unknown)}, which the KV cache cannot hold")
+        raise UserError(f"policy.model={name} has {min(unknown)} layers, which the KV cache does not support")
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and length > positions:
         raise UserError(
-            f"policy.model={name} reads {positions} tokens; rollout.max_episode_tokens ({length}) must not be more"
+            f"rollout.max_episode_tokens exceeds the positions of policy.model={name}: "
+            f"expected at most {positions}, got {length}"
         )
     window = _window(config)
     if window is not None and length > window:
         raise UserError(
-            f"policy.model={name} attends to the last {window} tokens only (its sliding window); "
-            f"rollout.max_episode_tokens ({length}) must not be more"
+            f"rollout.max_episode_tokens exceeds the sliding window of policy.model={name}: "
+            f"expected at most {window}, got {length}"
         )
 
 
 def _window(config: Any) -> int | None:
-    """How far back the least far-sighted layer looks, tokens; None if all see everything."""
+    """Return the smallest attention window of the layers in tokens; None if all attend to everything."""
     kinds = set(getattr(config, "layer_types", None) or ())
     wanted = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-    # Without a list of layers (Mistral, Phi-3) a window that is set is that of all.
+    # Without a list of layers (Mistral, Phi-3), a window applies to all of them.
     names = [wanted[kind] for kind in kinds if kind in wanted] if kinds else ["sliding_window"]
     return min((w for name in names if (w := getattr(config, name, None)) is not None), default=None)
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device if there is one, else the CPU."""
+    """Return the device; `auto` is the first CUDA device if available, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware. Emulated, it is ten times slower than float32."""
+    """Return whether the processor multiplies bfloat16 in hardware. Emulation is ten times slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -251,9 +252,9 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 @torch.no_grad()
 def _check_split(policy: Policy) -> None:
-    """Refuse models that do something between the decoder and the logits (soft caps, scales): scores would be wrong."""
+    """Reject models that transform the logits (soft caps, scales); their scores would be wrong."""
     ids = torch.tensor([[0, 1]], device=policy.device)
     whole = policy.model(input_ids=ids).logits
     if not torch.allclose(whole, policy.logits(policy.hidden(ids)), atol=1e-3, rtol=1e-3):
         kind = type(policy.model).__name__
-        raise UserError(f"{kind} post-processes its logits (a soft cap or a scale); this trainer does not support it")
+        raise UserError(f"{kind} caps or scales its logits, which is not supported: use another policy.model")

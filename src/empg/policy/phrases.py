@@ -1,8 +1,8 @@
-"""Phrases that a world says all the time, found so that each can be one token.
+"""Find frequent phrases of an environment, so that each can be one token.
 
-"You arrive at", "I hold nothing." and the like are most of what an agent reads and writes in a world of fixed words.
-As one token each they halve the length of an episode, and with it the work of reading, writing and learning. Names and
-numbers must stay apart, because they are what a policy copies from place to place.
+"You arrive at", "I hold nothing." and similar phrases are most of the text in an environment with fixed wording. With
+one token each, an episode has half as many tokens, and rollout and update need less computation. Names and numbers must
+stay separate tokens, because the policy copies them.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-_PIECE = re.compile(r" ?[^\W\d_]+| ?\d+| ?[^\s\w]+|\s+| ?_+")  # as a byte-level BPE cuts text into words
-_GOES_ON = 0.5  # how often a piece must be followed by another to be merged with it ...
-_PRECEDED = 0.9  # ... or preceded; more, because a name that fills a slot is often preceded by the same words
-_ENDS = (".", "!", "?", ":", ";")  # of sentences
+_PIECE = re.compile(r" ?[^\W\d_]+| ?\d+| ?[^\s\w]+|\s+| ?_+")  # words as in byte-level BPE
+_FOLLOWED = 0.5  # minimum share of a piece's occurrences that the next piece follows ...
+_PRECEDED = 0.9  # ... or that the previous piece precedes; higher, since the words before a name are often equal
+_ENDS = (".", "!", "?", ":", ";")  # ends of sentences
 _ROUNDS = 24
 _PER_ROUND = 8
 
 
 def find_phrases(texts: Iterable[str], most: int) -> list[str]:
-    """At most `most` phrases of two or more words, the greatest saving first; each is in one text of forty at least.
+    """Return at most `most` phrases of two or more words, the largest saving first.
 
-    Neighbours are merged, as in byte-pair encoding but of whole words, where one calls for the other. Text is cut alike
-    wherever it stands: a phrase never holds a digit, goes over the end of a sentence, or is the beginning of a longer
-    word somewhere in the texts.
+    Each phrase occurs at least once per forty texts. Neighbours are merged, as in byte-pair encoding but with whole
+    words, where one predicts the other. So that text is split in the same way everywhere, a phrase never contains a
+    digit, never crosses the end of a sentence, and is never the beginning of a longer word in the texts.
     """
     texts = list(texts)
     at_least = max(2, len(texts) // 40)
@@ -45,7 +45,7 @@ def find_phrases(texts: Iterable[str], most: int) -> list[str]:
 
 
 def _firm_pairs(lines: list[list[str]], at_least: int) -> set[tuple[str, str]]:
-    """The most frequent pairs of neighbours that belong together; no piece is in two of them."""
+    """Return the most frequent pairs of neighbours that predict each other; a piece is in at most one of them."""
     single = Counter(piece for line in lines for piece in line)
     pairs = Counter(pair for line in lines for pair in itertools.pairwise(line))
     chosen: set[tuple[str, str]] = set()
@@ -53,7 +53,7 @@ def _firm_pairs(lines: list[list[str]], at_least: int) -> set[tuple[str, str]]:
     for (left, right), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0])):
         if count < at_least or len(chosen) == _PER_ROUND:
             break
-        firm = count >= _GOES_ON * single[left] or count >= _PRECEDED * single[right]
+        firm = count >= _FOLLOWED * single[left] or count >= _PRECEDED * single[right]
         if not firm or {left, right} & taken:
             continue
         if any(c.isdigit() for c in left + right) or "\n" in left + right or left.endswith(_ENDS):

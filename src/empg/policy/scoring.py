@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of tokens that were already sampled, without holding a batch's logits."""
+"""Compute log-probabilities and entropies of sampled tokens, without keeping the logits of a whole batch."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from torch.utils.checkpoint import checkpoint
 
 from empg.policy.model import Policy
 
-LOGIT_BUDGET = 1 << 25  # numbers of one logits chunk: 128 MiB in float32
+LOGIT_BUDGET = 1 << 25  # numbers per chunk of logits: 128 MiB in float32
 
 
 def log_softmax_and_entropy(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (..., V) and Shannon entropy (...) in nats of the policy at `temperature`, in float32.
+    """Return log-probabilities (..., V) and Shannon entropy (...) in nats of the policy at `temperature`, in float32.
 
-    Logits may be minus infinity (tokens that are masked); such tokens add nothing to the entropy, nor to its gradient.
+    Logits may be minus infinity (masked tokens); these add 0 to the entropy and to its gradient.
     """
     log_probs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    finite = log_probs.clamp(min=torch.finfo(torch.float32).min)  # 0 * -inf is no number, 0 * (a number) is 0
+    finite = log_probs.clamp(min=torch.finfo(torch.float32).min)  # 0 * -inf is NaN; 0 times a finite number is 0
     return log_probs, -(log_probs.exp() * finite).sum(-1)
 
 
 def score_tokens(
     policy: Policy, input_ids: Tensor, rows: Tensor, columns: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and full-vocabulary entropy (nats) of chosen tokens.
+    """Return log-probability and full-vocabulary entropy (nats) of selected tokens.
 
     Args:
         policy: the model; gradients flow if they are enabled.
         input_ids: (B, T) int64, padded on the right.
         rows: (M,) int64, the row of each scored token.
-        columns: (M,) int64 >= 1, its position.
+        columns: (M,) int64 >= 1, the position of each scored token.
         temperature: divides the logits.
 
     Returns:
-        Two float32 tensors (M,). Only the M positions reach the vocabulary, in chunks; with gradients each chunk's
-        logits are computed again in the backward pass when there is more than one.
+        Two float32 tensors (M,). Logits are computed for the M positions only, in chunks. With gradients and several
+        chunks, the logits of each chunk are recomputed in the backward pass.
     """
     hidden = policy.hidden(input_ids)[rows, columns - 1]
     targets = input_ids[rows, columns]

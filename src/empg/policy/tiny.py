@@ -1,8 +1,8 @@
-"""The tiny policy: a Llama of about a million parameters and a byte-level BPE of the world's own words.
+"""The tiny policy: a Llama of about 1 M parameters and a byte-level BPE trained on text of the environment.
 
-A tiny policy lives from copying, and copies token by token. So a word is written in one way wherever it stands: in
-lower case, and after a bracket as after a space. The tokenizer reads "search[Solid wood]" as "search", "[" and a word
-joiner, " solid", " wood" and "]"; and it writes "search[solid wood]".
+A tiny policy depends on copying, and it copies token by token. So a word has the same tokens everywhere: it is in lower
+case, and after a bracket it is encoded as after a space. The tokenizer encodes "search[Solid wood]" as "search", "["
+and a word joiner, " solid", " wood" and "]", and decodes it as "search[solid wood]".
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _CONTROL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-_JOINER = "\u2060"  # says that the space after it is not there
-_MARKS = "\n" + "".join(sorted({*string.punctuation} - {*"_</"}))  # a word is written after these as after a space
-# One token each, but ordinary text when decoded. Words follow the opening ones.
+_JOINER = "\u2060"  # marks that the following space is not in the text
+_MARKS = "\n" + "".join(sorted({*string.punctuation} - {*"_</"}))  # after these a word is encoded as after a space
+# One token each, but ordinary text when decoded. Words follow the opening tags.
 _TAGS = [f"<think>{_JOINER}", "</think>", f"<action>{_JOINER}", "</action>"]
 
-_INITIAL_STD = 0.02  # of every matrix
+_INITIAL_STD = 0.02  # standard deviation of every matrix
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int, phrases: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on `texts`. Any text can be encoded; it is decoded in lower case.
 
-    The tags of a turn are one token each, and so are at most `phrases` phrases that the texts repeat all the time;
-    they may take a quarter of the vocabulary's room for more than bytes.
+    The tags of a turn are one token each, and so are at most `phrases` frequent phrases. Phrases take at most a quarter
+    of the vocabulary that remains after bytes, control tokens and tags.
     """
     glued = [(Regex(rf"{re.escape(mark)}(?=\w)"), f"{mark}{_JOINER} ") for mark in _MARKS]
     normalizer = normalizers.Sequence(
@@ -45,7 +45,7 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int, phrases: int) -> PreTr
     room = vocab_size - len(_CONTROL) - len(_TAGS) - 256
     whole = [phrase for phrase in find_phrases(texts, min(phrases, room // 4)) if phrase not in _TAGS]
     one_token = re.compile("|".join(re.escape(part) for part in sorted((*_TAGS, *whole), key=len, reverse=True)))
-    words = [part for text in texts for part in one_token.split(text) if part]  # what is left to be learned
+    words = [part for text in texts for part in one_token.split(text) if part]  # the remaining text, for BPE
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # digits never merge into words: "cabinet 12" is two tokens
         [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
@@ -74,7 +74,7 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int, phrases: int) -> PreTr
 
 
 def make_model(shape: TinyModel, vocab_size: int, end_id: int, pad_id: int, seed: int) -> LlamaForCausalLM:
-    """A freshly initialised Llama; the same `seed` gives the same weights."""
+    """Create a Llama with new weights; the same `seed` gives the same weights."""
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.hidden_size,

@@ -1,1 +1,1 @@
-"""What a run leaves behind, and how it is read: the folder, the statistics, the page."""
+"""The report of a run: charts, step view, page and figure. No torch."""

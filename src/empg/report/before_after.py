@@ -1,4 +1,4 @@
-"""What training did to success: before and after on every panel, with intervals, and paired task by task."""
+"""Success before and after training on every panel, with intervals, and paired task by task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from empg.report.curves import panels
 
 @dataclass(frozen=True)
 class Rate:
-    """A success rate with its Wilson interval (95 %)."""
+    """A success rate with its 95% Wilson interval."""
 
     successes: int
     n: int
@@ -23,13 +23,13 @@ class Rate:
 
     @classmethod
     def of(cls, record: SuccessNumbers) -> Rate:
-        """From an evaluation's record, or from one of its task types."""
+        """Make a rate from an evaluation record, or from one of its task types."""
         return cls(record["successes"], record["n"], record["success"], record["low"], record["high"])
 
 
 @dataclass(frozen=True)
 class TypeOutcome:
-    """One task type of a panel; `before` and `paired` are None where there is only one evaluation."""
+    """One task type of a panel; `before` and `paired` are None if there is only one evaluation."""
 
     name: str
     before: Rate | None
@@ -39,7 +39,7 @@ class TypeOutcome:
 
 @dataclass(frozen=True)
 class PanelOutcome:
-    """One panel under one decoding: the first evaluation of the run and the last."""
+    """One panel and decoding: the first and the last evaluation of the run."""
 
     split: str
     decoding: str
@@ -51,12 +51,12 @@ class PanelOutcome:
     before: Rate | None
     after: Rate
     paired: Paired | None
-    unpaired_because: str  # empty when paired, or when there is nothing to pair
+    unpaired_because: str  # empty if paired, or if there is only one evaluation
     types: list[TypeOutcome]
 
 
 def outcomes(run: RunFolder, records: Sequence[Record]) -> list[PanelOutcome]:
-    """Every split and decoding that the run was evaluated on, in the order of the first evaluations."""
+    """Return the outcome of every evaluated split and decoding, in the order of the first evaluations."""
     evaluations = eval_records(records)
     return [
         _outcome(run, [r for r in evaluations if (r["split"], r["decoding"]) == panel]) for panel in panels(evaluations)
@@ -64,11 +64,11 @@ def outcomes(run: RunFolder, records: Sequence[Record]) -> list[PanelOutcome]:
 
 
 def before_and_after(evaluations: Sequence[EvalRecord]) -> tuple[EvalRecord, EvalRecord]:
-    """Of one split's evaluations under one decoding the first and the last iteration's, the same record if only one.
+    """Return the evaluations of the first and the last iteration, for one split and decoding; the same if only one.
 
-    `empg evaluate` may have played again: a checkpoint of the past, another panel, another temperature. One panel is
-    never set against another; an evaluation that was played before too, and at the same temperature, goes before one
-    that was not; and then what was written last counts.
+    `empg evaluate` may have added evaluations: of an earlier checkpoint, another panel, or another temperature. Both
+    evaluations are always on the same panel. An evaluation that has an earlier one, at the same temperature, is
+    preferred to one that has none. Among equals, the last one written counts.
     """
     end = max(r["iteration"] for r in evaluations)
     newest = list(reversed(evaluations))
@@ -118,8 +118,8 @@ def _outcome(run: RunFolder, evaluations: Sequence[EvalRecord]) -> PanelOutcome:
 def _compare(run: RunFolder, first: EvalRecord, last: EvalRecord) -> tuple[Comparison | None, str]:
     try:
         result = compare_evaluations(run, first, run, last)
-    except ValueError as error:  # the page is still worth drawing without the evaluations' files
+    except ValueError as error:  # the page is still useful without the evaluation files
         return None, str(error)
-    if result.apart:  # A is what the run began from, B what it came to
-        return None, f"the two were not played alike: {'; '.join(result.apart)}"
+    if result.apart:  # A is before training, B after
+        return None, f"the evaluation settings differ: {'; '.join(result.apart)}"
     return result, ""

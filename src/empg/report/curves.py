@@ -1,4 +1,4 @@
-"""What the page draws over iterations: charts made from a run's records, as plain data for the page's script."""
+"""The charts of the page over iterations, made from a run's records, as plain data for the page's script."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Values = list[float | None]
 
 @dataclass
 class Series:
-    """One thing drawn in a chart.
+    """One series of a chart.
 
     `kind` is `line`, `band` (an area from `low` to `high`), `whiskers` (dots, a thin line and intervals from `low` to
-    `high`) or `stack` (areas on top of one another, in order). `colour` is a place in the page's palette; 0 is grey.
+    `high`) or `stack` (areas on top of one another, in order). `colour` is an index into the page's palette; 0 is grey.
     """
 
     label: str
@@ -29,7 +29,7 @@ class Series:
 
 @dataclass
 class Chart:
-    """One small plot; all its series share `x`. `unit` is `percent`, `seconds` or any other word, shown as it is."""
+    """One small plot; all its series share `x`. `unit` is `percent`, `seconds` or another word, shown unchanged."""
 
     title: str
     note: str
@@ -37,13 +37,13 @@ class Chart:
     series: list[Series]
     x_label: str = "iteration"
     x: list[int] = field(default_factory=list)
-    bottom: float | None = 0.0  # where the y axis starts; None: where the numbers do
+    bottom: float | None = 0.0  # where the y axis starts; None: at the smallest value
     top: float | None = None
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A metric drawn as it is."""
+    """A metric drawn as a line, or as a part of a stack."""
 
     key: str
     label: str
@@ -63,15 +63,15 @@ class _Band:
 
 _Spec = tuple[str, str, str, Sequence["_Line | _Band"], float | None, float | None]
 
-# title, note, unit, what is drawn, bottom and top of the y axis
+# title, note, unit, series, bottom and top of the y axis
 _TRAIN: tuple[_Spec, ...] = (
-    ("Reward", "Mean over the episodes of the training rollouts", "", (_Line("rollout/reward", "reward"),), None, None),
+    ("Reward", "Mean over training episodes", "", (_Line("rollout/reward", "reward"),), None, None),
     (
         "Step entropy",
-        "How uncertain the agent was, per step: mean of its tokens' entropies",
+        "Mean token entropy of a step: high where the agent was uncertain",
         "nats",
         (
-            _Band("entropy/step_p05", "entropy/step_p95", "5 % to 95 %"),
+            _Band("entropy/step_p05", "entropy/step_p95", "5% to 95%"),
             _Line("entropy/step_p50", "median"),
             _Line("entropy/step_max", "largest", 0),
         ),
@@ -79,8 +79,8 @@ _TRAIN: tuple[_Spec, ...] = (
         None,
     ),
     (
-        "Spread of g",
-        "The step's weight by its certainty; mean 1. A narrow band means that EMPG changes little",
+        "Spread of gradient scaling",
+        "g, the weight of a step by its confidence; mean 1. A narrow band means that EMPG changes little",
         "",
         (
             _Band("credit/scale_min", "credit/scale_max", "smallest to largest"),
@@ -90,8 +90,8 @@ _TRAIN: tuple[_Spec, ...] = (
         None,
     ),
     (
-        "Groups without signal",
-        "Groups whose episodes all won or all lost: their outcome advantage is 0",
+        "Zero-variance groups",
+        "Groups whose rewards are all equal, so that the outcome advantage is 0",
         "percent",
         (_Line("credit/zero_variance_groups", "groups"),),
         0.0,
@@ -99,7 +99,7 @@ _TRAIN: tuple[_Spec, ...] = (
     ),
     (
         "Size of the advantage",
-        "Mean absolute value over steps",
+        "Mean absolute final advantage over steps",
         "",
         (_Line("credit/advantage_abs_mean", "|A|"),),
         0.0,
@@ -107,16 +107,16 @@ _TRAIN: tuple[_Spec, ...] = (
     ),
     (
         "KL",
-        "To the policy that sampled, and to the reference policy",
-        "nats a token",
-        (_Line("policy/kl_old", "to the sampler"), _Line("policy/kl_reference", "to the reference", 2)),
+        "To the sampling policy and to the reference policy",
+        "nats per token",
+        (_Line("policy/kl_old", "to the sampling policy"), _Line("policy/kl_reference", "to the reference", 2)),
         None,
         None,
     ),
     ("Gradient norm", "Before clipping", "", (_Line("policy/grad_norm", "norm"),), 0.0, None),
     (
         "Clipped tokens",
-        "Share of the tokens whose ratio left the trust region",
+        "Share of tokens without gradient because of a clip bound",
         "percent",
         (
             _Line("policy/clip_low", "below"),
@@ -126,34 +126,34 @@ _TRAIN: tuple[_Spec, ...] = (
         0.0,
         None,
     ),
-    ("Turns an episode", "Fewer is quicker", "turns", (_Line("rollout/turns", "turns"),), 0.0, None),
-    ("Tokens a turn", "Written by the agent", "tokens", (_Line("rollout/turn_tokens", "tokens"),), 0.0, None),
+    ("Turns per episode", "", "turns", (_Line("rollout/turns", "turns"),), 0.0, None),
+    ("Tokens per turn", "Written by the agent", "tokens", (_Line("rollout/turn_tokens", "tokens"),), 0.0, None),
     (
         "Valid actions",
-        "Turns whose action could be read and was possible",
+        "Turns that could be parsed and whose action the environment accepted",
         "percent",
         (_Line("rollout/valid_actions", "valid"),),
         None,
         1.0,
     ),
     (
-        "How episodes end",
-        "Training rollouts",
+        "End reasons of episodes",
+        "Training episodes",
         "percent",
         (
             _Line("rollout/end/won", "won", 1, "stack"),
             _Line("rollout/end/lost", "lost", 2, "stack"),
             _Line("rollout/end/step_limit", "step limit", 3, "stack"),
             _Line("rollout/end/token_limit", "token limit", 4, "stack"),
-            _Line("rollout/end/invalid", "invalid", 5, "stack"),
+            _Line("rollout/end/invalid", "invalid turns", 5, "stack"),
             _Line("rollout/end/env_error", "environment error", 0, "stack"),
         ),
         0.0,
         1.0,
     ),
     (
-        "Time of an iteration",
-        "Where the seconds go",
+        "Time per iteration",
+        "By phase",
         "seconds",
         (
             _Line("time/rollout", "rollout", 1, "stack"),
@@ -163,11 +163,18 @@ _TRAIN: tuple[_Spec, ...] = (
         0.0,
         None,
     ),
-    ("Loss", "Of the clipped surrogate; it need not fall", "", (_Line("policy/loss", "loss"),), None, None),
+    (
+        "Loss",
+        "Clipped surrogate with KL and entropy terms; not expected to decrease",
+        "",
+        (_Line("policy/loss", "loss"),),
+        None,
+        None,
+    ),
     ("Learning rate", "", "", (_Line("policy/lr", "rate"),), 0.0, None),
     (
         "Sampler mismatch",
-        "Mean difference of the log-probs at sampling and at scoring",
+        "Mean difference of log-probabilities between sampling and training",
         "nats",
         (_Line("policy/mismatch", "mismatch"),),
         0.0,
@@ -175,10 +182,10 @@ _TRAIN: tuple[_Spec, ...] = (
     ),
 )
 _WARM_START: tuple[_Spec, ...] = (
-    ("Warm start: loss", "Cross-entropy on the expert's turns", "nats a token", (_Line("loss", "loss"),), 0.0, None),
+    ("Warm start: loss", "Cross-entropy of the expert's tokens", "nats per token", (_Line("loss", "loss"),), 0.0, None),
     (
         "Warm start: accuracy",
-        "The expert's token is the likeliest one",
+        "Share of expert tokens with a probability above one half",
         "percent",
         (_Line("token_accuracy", "tokens"),),
         0.0,
@@ -188,7 +195,7 @@ _WARM_START: tuple[_Spec, ...] = (
 
 
 def charts(records: Sequence[Record]) -> list[Chart]:
-    """All charts that a run's records have numbers for, the most important first."""
+    """Return all charts for which the records have numbers, the most important first."""
     train, evaluations, warm = train_records(records), eval_records(records), warm_start_records(records)
     made = [_success(train, evaluations), *(_chart(spec, train, "iteration") for spec in _TRAIN)]
     made += [_chart(spec, train, "iteration") for spec in _further_statistics(train)]
@@ -197,7 +204,7 @@ def charts(records: Sequence[Record]) -> list[Chart]:
 
 
 def number(value: Any) -> float | None:
-    """The value if it is a number, else None; a flag is none."""
+    """Return the value if it is a number, else None; a bool is not a number."""
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
@@ -210,12 +217,10 @@ def _further_statistics(train: Sequence[TrainRecord]) -> list[_Spec]:
 
 def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) -> Chart:
     x = sorted({r["iteration"] for r in train} | {r["iteration"] for r in evaluations})
-    chart = Chart(
-        "Success", "Panels with their 95 % intervals (Wilson), and the training rollouts", "percent", [], x=x, top=1.0
-    )
+    chart = Chart("Success", "Panels with 95% Wilson intervals, and training episodes", "percent", [], x=x, top=1.0)
     rollouts = {r["iteration"]: number(r.get("rollout/success")) for r in train}
     if any(value is not None for value in rollouts.values()):
-        chart.series.append(Series("training rollouts", "line", [rollouts.get(i) for i in x], colour=0))
+        chart.series.append(Series("training episodes", "line", [rollouts.get(i) for i in x], colour=0))
     for colour, (split, decoding) in enumerate(panels(evaluations), 1):
         by_iteration: dict[int, Mapping[str, object]] = {
             r["iteration"]: r for r in evaluations if (r["split"], r["decoding"]) == (split, decoding)
@@ -228,13 +233,13 @@ def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) ->
 
 
 def panels(evaluations: Sequence[EvalRecord]) -> list[tuple[str, str]]:
-    """The (split, decoding) pairs that were evaluated, in the order they first were."""
+    """Return the evaluated (split, decoding) pairs, in the order of their first evaluation."""
     return list(dict.fromkeys((r["split"], r["decoding"]) for r in evaluations))
 
 
 def _chart(spec: _Spec, records: Sequence[Mapping[str, Any]], x_label: str) -> Chart:
     title, note, unit, drawn, bottom, top = spec
-    latest = {r[x_label]: r for r in records}  # a warm start that was begun again writes its steps again
+    latest = {r[x_label]: r for r in records}  # a restarted warm start writes its steps again
     records = [latest[x] for x in sorted(latest)]
     chart = Chart(title, note, unit, [], x_label, [r[x_label] for r in records], bottom, top)
     for item in drawn:
@@ -244,7 +249,7 @@ def _chart(spec: _Spec, records: Sequence[Mapping[str, Any]], x_label: str) -> C
                 chart.series.append(Series(item.label, "band", [], low, high, item.colour))
         else:
             values = _column(records, item.key)
-            # An end that never came, or a KL that is not in use, would only be noise in the legend.
+            # An end reason that did not occur, or an unused KL, would only clutter the legend.
             if any(values) or (len(drawn) == 1 and _any(values)):
                 chart.series.append(Series(item.label, item.kind, values, colour=item.colour))
     return chart

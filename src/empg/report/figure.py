@@ -1,4 +1,4 @@
-"""A learning curve as a static SVG for a README or a paper: success over iterations, several runs over one another."""
+"""Draw success over iterations as a static SVG for a README or a paper, with several runs overlaid."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from empg.report.before_after import Rate
 from empg.report.curves import number
 
 SMOOTHED = 5  # iterations in the running mean
-COLOURS = 6  # of the figure's palette; more runs than that share them
+COLOURS = 6  # size of the palette; further runs reuse the colours
 
 _TEMPLATE = Path(__file__).parent / "assets" / "curve.svg.j2"
 _WIDTH, _HEIGHT = 760, 448
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 738, 92, 368  # the edges of the plot
-_APART = 6  # pixels between the dots of runs that were evaluated at the same iteration
-_LEGEND_LETTER = 7.2  # pixels that a letter of the legend takes, on average
+_APART = 6  # pixels between the dots of runs at the same iteration
+_LEGEND_LETTER = 7.2  # average width of a letter in the legend, in pixels
 
 
 @dataclass(frozen=True)
 class Dot:
-    """An evaluation in pixels: its place, and the ends of its Wilson interval."""
+    """An evaluation in pixels: its position, and the ends of its Wilson interval. `says` is the tooltip."""
 
     x: float
     y: float
@@ -55,27 +55,27 @@ def draw_curve(
     split: str | None = None,
     decoding: str = "sampled",
     labels: Sequence[str] | None = None,
-    title: str = "Success while learning",
+    title: str = "Success during training",
 ) -> Path:
-    """Draw the learning curves of some runs and write them as one SVG that is readable on light and dark pages.
+    """Draw the learning curves of some runs and write them as one SVG, readable on light and dark pages.
 
-    A thin line is the success of an iteration's training rollouts, the thick one its running mean over `SMOOTHED`
-    iterations; dots are evaluations of one panel with their Wilson intervals (95 %).
+    A thin line is the success of the training episodes, a thick line its running mean over `SMOOTHED` iterations. Dots
+    are evaluations of one panel with 95% Wilson intervals.
 
     Args:
         runs: at least one; usually the same recipe under several seeds.
-        path: of the SVG, written whole or not at all.
-        split: whose evaluations are drawn; None takes the first that was evaluated.
+        path: path of the SVG, which is written atomically.
+        split: the split whose evaluations are drawn; None uses the first that was evaluated.
         decoding: `sampled` or `greedy`.
-        labels: one per run; None calls them by their seeds.
-        title: written above the plot.
+        labels: one per run; None uses the seeds.
+        title: title above the plot.
 
     Raises:
-        UserError: no runs, labels of another number, or runs that have nothing to draw yet.
+        UserError: no runs, a wrong number of labels, or runs without anything to draw yet.
         RunFolderError: a run's metrics.jsonl is damaged, or the figure cannot be written.
     """
     if not runs or (labels is not None and len(labels) != len(runs)):
-        raise UserError(f"a figure needs runs and as many labels, got {len(runs)} runs and labels={labels!r}")
+        raise UserError(f"wrong number of labels: expected one per run, got {len(runs)} runs and labels={labels!r}")
     told = [run.read_metrics() for run in runs]
     names = [_label(*named) for named in zip(runs, told, strict=True)] if labels is None else list(labels)
     try:
@@ -91,7 +91,7 @@ def draw_curve(
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and its neighbours, `window` (odd) in all; at the ends of those that there are."""
+    """Return the mean of each value and its neighbours, `window` (odd) in total; fewer at the ends."""
     half = window // 2
     spans = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(span) / len(span) for span in spans]
@@ -118,16 +118,16 @@ def _render(told: Sequence[Sequence[Record]], names: Sequence[str], split: str, 
         rollouts=any(train),
         panel=", ".join([f"{split} ({decoding})", *tasks]) if tasks else "",
         curves=_curves(names, train, evaluations, last),
-        y_ticks=[(_y(share / 100), f"{share} %") for share in (0, 25, 50, 75, 100)],
+        y_ticks=[(_y(share / 100), f"{share}%") for share in (0, 25, 50, 75, 100)],
         x_ticks=[(_x(iteration, last), iteration) for iteration in _ticks(last)],
     )
 
 
-# --- what is drawn -------------------------------------------------------------------------------------------------
+# --- series -------------------------------------------------------------------------------------------------
 
 
 def _train(records: Sequence[Record]) -> dict[int, float]:
-    """Success of the training rollouts by iteration."""
+    """Return the success of the training episodes by iteration."""
     found = {r["iteration"]: number(r.get("rollout/success")) for r in train_records(records)}
     return {i: success for i, success in sorted(found.items()) if success is not None}
 
@@ -137,7 +137,7 @@ def _first_split(told: Sequence[Sequence[Record]]) -> str:
 
 
 def _evaluations(records: Sequence[Record], split: str, decoding: str) -> dict[int, EvalRecord]:
-    """The evaluations of one split by iteration, all on the panel that was played last."""
+    """Return the evaluations of one split by iteration, all on the panel of the last evaluation."""
     found = [r for r in eval_records(records) if (r["split"], r["decoding"]) == (split, decoding)]
     return {r["iteration"]: r for r in found if r["panel_sha256"] == found[-1]["panel_sha256"]}
 
@@ -168,16 +168,16 @@ def _curves(
 def _dot(name: str, iteration: int, rate: Rate, x: float) -> Dot:
     says = (
         f"{name}, iteration {iteration}: {rate.successes} of {rate.n} "
-        f"({100 * rate.success:.1f} %, 95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f} %)"
+        f"({100 * rate.success:.1f}%, 95% interval {100 * rate.low:.1f} to {100 * rate.high:.1f}%)"
     )
     return Dot(round(x, 1), _y(rate.success), _y(rate.low), _y(rate.high), says)
 
 
-# --- where it is drawn ---------------------------------------------------------------------------------------------
+# --- positions ---------------------------------------------------------------------------------------------
 
 
 def _x(iteration: int, last: int) -> float:
-    inset = 14  # room for the dots of the first and the last evaluation
+    inset = 14  # space for the dots of the first and the last evaluation
     return round(_LEFT + inset + (_RIGHT - _LEFT - 2 * inset) * iteration / last, 1)
 
 
@@ -190,6 +190,6 @@ def _points(values: dict[int, float], last: int) -> str:
 
 
 def _ticks(last: int) -> range:
-    """Round iterations, at most nine of them, from 0."""
+    """Return at most nine round iteration numbers, starting at 0."""
     steps = (size * 10**power for power in range(9) for size in (1, 2, 5))
     return range(0, last + 1, next(step for step in steps if last / step <= 8))

@@ -1,7 +1,7 @@
-"""`report.html`: a run as one self-contained page that opens anywhere, reads no network and runs no text as code.
+"""Write `report.html`: one self-contained page that needs no network and never executes text of a run.
 
-Text from models and worlds reaches the page in two ways only: through Jinja's autoescape, and as JSON that the page's
-script puts in by `textContent`. A content security policy lets nothing run but the page's own scripts, by their hashes.
+Text of models and environments enters the page in two ways only: through Jinja's autoescape, and as JSON that the
+page's script inserts by `textContent`. A content security policy allows only the page's own scripts, by their hashes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _REQUIRED = {
 
 
 def build_page(run: RunFolder) -> Path:
-    """Write the run's `report.html` from its files, whole or not at all; a run that is still going has one too.
+    """Write the run's `report.html` from its files, atomically. It also works during training.
 
     Raises:
         RunFolderError: metrics.jsonl is damaged, or the page cannot be written.
@@ -63,7 +63,7 @@ def build_page(run: RunFolder) -> Path:
 
 
 def render_page(run: RunFolder) -> str:
-    """The page's HTML."""
+    """Return the HTML of the page."""
     records = run.read_metrics()
     problems = list(run.problems)
     _check(records, run)
@@ -93,13 +93,13 @@ def render_page(run: RunFolder) -> str:
 
 
 def embed_json(data: Any) -> Markup:
-    """JSON that is safe inside a `<script>` element: no `<`, `>` or `&`, so no text of it can end the element."""
+    """Return JSON that is safe inside a `<script>` element: without `<`, `>` and `&` it cannot end the element."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, dict[str, Any]]:
-    """The recipe's text and what it says; a damaged one is a problem that the page shows, not the end of the page."""
+    """Return the recipe's text and its content; for a damaged recipe, the page shows the problem."""
     text = ""
     try:
         text = run.recipe_text()
@@ -117,7 +117,7 @@ def _check(records: Sequence[Record], run: RunFolder) -> None:
                 raise RunFolderError(f"{run.metrics_path}: record {place} ({record.get('kind')}) has no {key!r}")
 
 
-# --- what the page says ------------------------------------------------------------------------------------------
+# --- content ------------------------------------------------------------------------------------------
 
 
 def _status(train: Sequence[TrainRecord], planned: Any) -> str:
@@ -147,12 +147,12 @@ def _facts(begun: Record, train: Sequence[TrainRecord], run: RunFolder) -> list[
 
 @dataclass(frozen=True)
 class _Alarm:
-    text: str  # as it was raised last
+    text: str  # of the last time it was raised
     when: str
 
 
 def _alarms(train: Sequence[TrainRecord]) -> list[_Alarm]:
-    """One line per kind of alarm, however often it was raised: its words before the colon without their numbers."""
+    """Return one line per kind of alarm. The kind is the text before the colon, without numbers."""
     raised: dict[str, list[tuple[int, str]]] = {}
     for record in train:
         for text in record.get("alarms") or ():
@@ -166,11 +166,11 @@ def _when(iterations: Sequence[int]) -> str:
     return f"{len(iterations)} iterations, {iterations[0]} to {iterations[-1]}"
 
 
-# --- words for numbers -------------------------------------------------------------------------------------------
+# --- numbers as text -------------------------------------------------------------------------------------------
 
 
 def _percent(share: float, unit: bool = True) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0") + ("\u202f%" if unit else "")
+    return f"{100 * share:.1f}".removesuffix(".0") + ("%" if unit else "")
 
 
 def _points(share: float) -> str:
@@ -194,7 +194,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-# --- what the page is made of ------------------------------------------------------------------------------------
+# --- assets ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class _Assets:
 
 @lru_cache(maxsize=1)
 def _assets() -> _Assets:
-    """Styles and scripts that go into the page as they are: our own files and the vendored library."""
+    """Return the styles and scripts of the page: our own files and the vendored library."""
     plots = _ASSETS / "uplot"
     licence = (plots / "LICENSE").read_text(encoding="utf-8")
     style = (plots / "uPlot.min.css").read_text(encoding="utf-8") + (_ASSETS / "page.css").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A handful of episodes, step by step, for the page: what was read and written, and the credit that each step got."""
+"""The step view of the page: a few episodes with what was read and written, and the credit of each step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Row = dict[str, Any]
 
 
 def step_view(run: RunFolder) -> list[Row]:
-    """The last iteration's handful first, then that of the first and of a middle one, as plain data.
+    """Return a few episodes of the last, the first and a middle iteration, in this order, as plain data.
 
-    An iteration whose file cannot be read is shown as such: `problem` says why.
+    If the file of an iteration cannot be read, `problem` has the reason.
     """
     kept = run.episode_iterations()
     chosen = list(dict.fromkeys([kept[-1], kept[0], kept[len(kept) // 2]])) if kept else []
@@ -40,7 +40,7 @@ def _iteration(run: RunFolder, iteration: int) -> Row:
     return {
         "iteration": iteration,
         "total": len(episodes),
-        # The bars of one iteration share their scale, so that its episodes can be compared by eye.
+        # The bars of one iteration share a scale, so that its episodes can be compared.
         "largest": {
             "entropy": _largest([t["entropy"] for t in turns]),
             "advantage": _largest([t["advantage"] for t in turns]),
@@ -51,7 +51,7 @@ def _iteration(run: RunFolder, iteration: int) -> Row:
 
 
 def handful(episodes: Sequence[list[Row]]) -> list[list[Row]]:
-    """Up to three won and three lost episodes, from the group with the most even outcome: the same task, both ways."""
+    """Choose up to three successful and three failed episodes, preferably of one task: the most even group first."""
     groups: dict[int, list[list[Row]]] = {}
     for turns in episodes:
         groups.setdefault(turns[0]["group"], []).append(turns)

@@ -1,8 +1,9 @@
-"""Many episodes at once: prompts are read, turns are sampled, pool are stepped, slots are refilled.
+"""Batched rollout: read prompts, sample turns, step environments, refill slots.
 
 One loop makes two kinds of forward pass over the slots of one KV cache: a *prefill* of the prompts that wait, and an
-*advance* of every turn that is being written by one token. A slot whose turn is complete steps its world at once and
-waits with its next prompt; a slot whose episode is over takes the next request.
+*advance* of every turn that is being written by one token. A slot whose turn is complete steps its environment at once
+and waits with its next prompt; a slot whose episode is over takes the next request. The rules of an episode are in
+`turns.py`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from empg.agent.dialogue import Agent, Dialogue, Prompt
-from empg.environments.base import Info
+from empg.agent.dialogue import Agent, Prompt
 from empg.policy.decode import Decoder, Sampled
-from empg.rollout.env_pool import EnvPool, Outcome
-from empg.rollout.types import EndReason, Episode, Turn
-
-# Of a turn's info: what the episode has once for all its turns, and the list that would be most of its memory.
-_TOLD_ELSEWHERE = ("task", "task_id", "task_type", "admissible")
+from empg.rollout.env_pool import EnvPool
+from empg.rollout.turns import EpisodeState
+from empg.rollout.types import Episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +34,25 @@ class Request:
     key: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class _Lane:
-    """One slot at work."""
+@dataclass(slots=True, kw_only=True)
+class Slot:
+    """One place of the KV cache and the episode in it."""
 
-    request: Request
-    episode: Episode
-    dialogue: Dialogue
-    info: Info
-    observation: str
+    index: int  # in the cache and in the environment pool
+    place: int  # of the request among all
+    state: EpisodeState
     rng: np.random.Generator  # gives one number per sampled token
-    context: int = 0  # tokens in the slot
-    prompt: Prompt | None = None  # waits to be read
-    read: list[int] = field(default_factory=list)  # the prompt of the turn being written
-    sampled: Sampled = field(default_factory=Sampled)
-    invalid_in_a_row: int = 0
+    prompt: Prompt | None = None  # not yet read by the model
+    sampled: Sampled = field(default_factory=Sampled)  # the turn being written
 
 
 class Collector:
-    """Plays requests to their end with one decoder, one agent form and one set of pool."""
+    """Plays requests to their end with one decoder, one agent form and one pool of environments."""
 
     def __init__(self, decoder: Decoder, agent: Agent, pool: EnvPool, split: str, max_episode_tokens: int) -> None:
         self.decoder, self.agent, self.pool, self.split = decoder, agent, pool, split
         self.max_episode_tokens = max_episode_tokens
-        self._lanes: dict[int, _Lane] = {}
+        self._slots: dict[int, Slot] = {}
         self._stop = set(agent.chat.stop_ids)
 
     def collect(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> list[Episode]:
@@ -69,146 +62,84 @@ class Collector:
         """
         queue = deque(enumerate(requests))
         finished: dict[int, Episode] = {}
-        order: dict[int, int] = {}
         free = list(range(self.decoder.cache.num_slots))[::-1]
-        while queue or self._lanes:
+        while queue or self._slots:
             started = []
             while queue and free:
-                slot = free.pop()
-                order[slot], request = queue.popleft()
-                started.append((slot, request))
+                place, request = queue.popleft()
+                started.append(self._slot(free.pop(), place, request))
             ended = self._start(started)
-            ended += self._read_waiting() if self._should_read() else self._write_one_token()
-            for slot, episode in ended:
-                finished[order.pop(slot)] = episode
-                self._lanes.pop(slot, None)
-                self.decoder.clear(slot)
-                free.append(slot)
+            ended += self._read_prompts() if self._should_read() else self._write_one_token()
+            for slot in ended:
+                finished[slot.place] = slot.state.episode
+                self._slots.pop(slot.index, None)
+                self.decoder.clear(slot.index)
+                free.append(slot.index)
             if ended and done is not None:
                 done(len(finished))
-        return [finished[index] for index in range(len(requests))]
+        return [finished[place] for place in range(len(requests))]
 
-    def _start(self, started: list[tuple[int, Request]]) -> list[tuple[int, Episode]]:
+    def _slot(self, index: int, place: int, request: Request) -> Slot:
+        state = EpisodeState(
+            self.agent, task=request.task, group=request.group, split=self.split, max_tokens=self.max_episode_tokens
+        )
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(request.key)))
+        return Slot(index=index, place=place, state=state, rng=rng)
+
+    def _start(self, started: list[Slot]) -> list[Slot]:
+        """Reset the environments of new slots; returns those whose episode is over at once."""
         if not started:
             return []
-        outcomes = self.pool.reset([slot for slot, _ in started], [request.task for _, request in started])
-        ended = []
-        for (slot, request), outcome in zip(started, outcomes, strict=True):
-            episode = Episode("", request.task, "", self.split, request.group)
-            if outcome.error is not None or outcome.info is None:
-                episode.end = EndReason.ENV_ERROR
-                episode.error = outcome.error or "no info"
-                ended.append((slot, episode))
-                continue
-            info = outcome.info
-            episode.task_id, episode.task_type, episode.task = info["task_id"], info["task_type"], info["task"]
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(request.key)))
-            lane = _Lane(request, episode, self.agent.dialogue(), info, outcome.observation, rng)
-            if self._next_prompt(lane):
-                self._lanes[slot] = lane
-            else:
-                ended.append((slot, episode))
-        return ended
+        tasks = [slot.state.episode.task_index for slot in started]
+        outcomes = self.pool.reset([slot.index for slot in started], tasks)
+        for slot, outcome in zip(started, outcomes, strict=True):
+            slot.prompt = slot.state.start(outcome)
+            if slot.prompt is not None:
+                self._slots[slot.index] = slot
+        return [slot for slot in started if slot.prompt is None]
 
     def _should_read(self) -> bool:
-        # An advance costs about the same however many lanes wait, and a prefill has a price of its own.
-        waiting = sum(lane.prompt is not None for lane in self._lanes.values())
-        return 4 * waiting >= len(self._lanes)
+        # An advance costs about the same however many slots wait, and a prefill has a price of its own.
+        waiting = sum(slot.prompt is not None for slot in self._slots.values())
+        return 4 * waiting >= len(self._slots)
 
-    def _read_waiting(self) -> list[tuple[int, Episode]]:
-        slots = [slot for slot, lane in self._lanes.items() if lane.prompt is not None]
-        if not slots:
-            return []
-        prompts = []
-        for slot in slots:
-            lane = self._lanes[slot]
-            assert lane.prompt is not None
-            unread = lane.sampled.ids[-1:]  # the last id of a turn was sampled but not yet read by the model
-            if lane.prompt.fresh:
-                self.decoder.clear(slot)
-                lane.context, unread = 0, []
-            lane.read, lane.prompt, lane.sampled = lane.prompt.ids, None, Sampled()
-            lane.context += len(lane.read)
-            prompts.append([*unread, *lane.read])
-        return self._take(slots, self.decoder.prefill(slots, prompts))
+    def _read_prompts(self) -> list[Slot]:
+        slots, prompts = [], []
+        for slot in self._slots.values():
+            if slot.prompt is None:
+                continue
+            unread = slot.sampled.ids[-1:]  # the last id of a turn was sampled but not yet read by the model
+            if slot.prompt.fresh:
+                self.decoder.clear(slot.index)
+                unread = []
+            slots.append(slot)
+            prompts.append([*unread, *slot.prompt.ids])
+            slot.prompt, slot.sampled = None, Sampled()
+        return self._sample(slots, self.decoder.prefill([slot.index for slot in slots], prompts)) if slots else []
 
-    def _write_one_token(self) -> list[tuple[int, Episode]]:
-        slots = [slot for slot, lane in self._lanes.items() if lane.prompt is None]
-        logits = self.decoder.advance(slots, [self._lanes[slot].sampled.ids[-1] for slot in slots])
-        return self._take(slots, logits)
+    def _write_one_token(self) -> list[Slot]:
+        slots = [slot for slot in self._slots.values() if slot.prompt is None]
+        logits = self.decoder.advance([slot.index for slot in slots], [slot.sampled.ids[-1] for slot in slots])
+        return self._sample(slots, logits)
 
-    def _take(self, slots: list[int], logits: torch.Tensor) -> list[tuple[int, Episode]]:
-        """Sample one id in every slot, and step the pool of those whose turn is complete."""
-        lanes = [self._lanes[slot] for slot in slots]
-        uniforms = torch.tensor([lane.rng.random() for lane in lanes], dtype=torch.float64)
+    def _sample(self, slots: list[Slot], logits: torch.Tensor) -> list[Slot]:
+        """Sample one id in every slot, and step the environments of those whose turn is complete."""
+        uniforms = torch.tensor([slot.rng.random() for slot in slots], dtype=torch.float64)
         chosen = self.decoder.choose(logits, uniforms)
         complete = []
-        for slot, lane, token, logprob, entropy in zip(slots, lanes, *chosen, strict=True):
-            lane.context += 1
-            lane.sampled.ids.append(token)
-            lane.sampled.logprobs.append(logprob)
-            lane.sampled.entropies.append(entropy)
-            length = len(lane.sampled.ids)
-            full = length >= self.decoder.sampling.max_turn_tokens or lane.context >= self.max_episode_tokens
-            if token in self._stop or full:
-                complete.append((slot, lane))
-        return self._act(complete) if complete else []
+        for slot, token, logprob, entropy in zip(slots, *chosen, strict=True):
+            slot.sampled.ids.append(token)
+            slot.sampled.logprobs.append(logprob)
+            slot.sampled.entropies.append(entropy)
+            limit = min(self.decoder.sampling.max_turn_tokens, slot.state.room)
+            if token in self._stop or len(slot.sampled.ids) >= limit:
+                complete.append(slot)
+        return self._step(complete) if complete else []
 
-    def _act(self, complete: list[tuple[int, _Lane]]) -> list[tuple[int, Episode]]:
-        turns = []
-        for _, lane in complete:
-            parsed = self.agent.parse(lane.sampled.ids)
-            sampled = lane.sampled
-            turn = Turn(
-                lane.observation,
-                lane.read,
-                sampled.ids,
-                sampled.logprobs,
-                sampled.entropies,
-                parsed.thought,
-                parsed.action,
-                parsed.valid,
-            )
-            lane.episode.turns.append(turn)
-            lane.dialogue.wrote(sampled.ids, parsed.action)
-            turns.append(turn)
-        outcomes = self.pool.step([slot for slot, _ in complete], [turn.action for turn in turns])
-        return [
-            (slot, lane.episode)
-            for (slot, lane), turn, outcome in zip(complete, turns, outcomes, strict=True)
-            if self._settle(lane, turn, outcome)
-        ]
-
-    def _settle(self, lane: _Lane, turn: Turn, outcome: Outcome) -> bool:
-        """Write down what the world answered; True when the episode is over."""
-        episode = lane.episode
-        if outcome.error is not None or outcome.info is None:
-            episode.end, episode.error = EndReason.ENV_ERROR, outcome.error or "no info"
-            return True
-        info = outcome.info
-        turn.valid = turn.valid and info["valid"]
-        turn.reward, turn.process_reward = outcome.reward, info.get("process_reward", 0.0)
-        turn.failure = info.get("failure", "")
-        turn.info = {key: value for key, value in info.items() if key not in _TOLD_ELSEWHERE}
-        episode.reward += outcome.reward
-        episode.score, episode.success = info["score"], info["won"]
-        lane.info, lane.observation = info, outcome.observation
-        lane.invalid_in_a_row = 0 if turn.action else lane.invalid_in_a_row + 1
-        if outcome.terminated:
-            episode.end = EndReason.WON if episode.success else EndReason.LOST
-        elif outcome.truncated:
-            episode.end = EndReason.STEP_LIMIT
-        elif lane.invalid_in_a_row >= self.agent.section.max_invalid_turns:
-            episode.end = EndReason.INVALID
-        else:
-            return not self._next_prompt(lane)
-        return True
-
-    def _next_prompt(self, lane: _Lane) -> bool:
-        """Make the next prompt wait; False (and the episode ends) when it and one more token do not fit."""
-        prompt = lane.dialogue.read(lane.observation, lane.info)
-        if (0 if prompt.fresh else lane.context) + len(prompt.ids) >= self.max_episode_tokens:
-            lane.episode.end = EndReason.TOKEN_LIMIT
-            return False
-        lane.prompt = prompt
-        return True
+    def _step(self, complete: list[Slot]) -> list[Slot]:
+        """Step the environments of slots whose turn is complete; returns the slots whose episode is over."""
+        actions = [slot.state.act(slot.sampled) for slot in complete]
+        outcomes = self.pool.step([slot.index for slot in complete], actions)
+        for slot, outcome in zip(complete, outcomes, strict=True):
+            slot.prompt = slot.state.observe(outcome)
+        return [slot for slot in complete if slot.prompt is None]

@@ -9,19 +9,22 @@ from pathlib import Path
 
 from empg.agent.dialogue import Agent
 from empg.agent.parsing import FORMS
-from empg.agent.prompts import PromptSpec, observation_text
+from empg.agent.prompts import observation_text
 from empg.environments.base import (
     ANSWER,
     SEARCH,
     Decision,
     EarlyStoppingExpert,
     Info,
+    PromptSpec,
     Recorded,
     RecordedEpisode,
     TextEnvironment,
 )
 from empg.errors import UserError
 from empg.rollout.types import Episode, Turn
+
+EARLY_STOP_UNKNOWN = "warm_start.early_stop: the expert of this environment cannot stop early; leave it at 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,12 @@ def demonstrate(
     such as taking what was not found yet. So the policy reads its own mistakes, and learns from what the expert does
     next to come back from them.
 
-    With probability `early_stop` a turn cuts the task short where it can be: the expert buys or answers at once, or
-    takes a thing to its place as it is. Such turns are imitated, unlike corrupted ones: people's plays have these
+    With probability `early_stop` a turn cuts the task short where it can be: the expert does at once what ends the task
+    (`EarlyStoppingExpert.conclude`). Such turns are imitated, unlike corrupted ones: people's plays have these
     faults too. The play ends where the expert thinks that it is done. The same `key` gives the same play.
 
     Raises:
-        UserError: early_stop is asked of an expert that knows none.
+        UserError: there is no expert, or `early_stop` is asked of one that cannot stop early.
     """
     rng = random.Random(repr(key))
     observation, info = environment.reset(options={"task": task})
@@ -59,7 +62,7 @@ def demonstrate(
     expert = environment.expert()
     hasty = expert if early_stop and isinstance(expert, EarlyStoppingExpert) else None
     if early_stop and hasty is None:
-        raise UserError("warm_start.early_stop: the expert of this environment knows no early_stop; leave it at 0")
+        raise UserError(EARLY_STOP_UNKNOWN)
     turns: list[Demonstrated] = []
     known: dict[str, None] = {}  # every command that was admissible so far, in order
     while True:
@@ -137,8 +140,8 @@ def recorded_plays(environment: TextEnvironment, path: Path, form: str) -> list[
         form: how the agent writes turns (`parsing.FORMS`); what it could not say is no example.
 
     Raises:
-        UserError: there are none, the world has no recordings, or one does not belong to it; in one line, which names
-            the file and the line of the recording.
+        UserError: there are none, the environment has no recordings, or one does not belong to it; in one line, which
+            names the file and the line of the recording.
     """
     if not isinstance(environment, Recorded):
         raise UserError("warm_start.recordings: episodes of this environment are not recorded; leave it at null")
@@ -158,12 +161,12 @@ def recording_files(path: Path) -> list[Path]:
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
-        raise UserError(f"warm_start.recordings={path} is no file, and no folder of *.jsonl files")
+        raise UserError(f"warm_start.recordings={path} is neither a file nor a folder with *.jsonl files")
     return files
 
 
 def _replay(environment: TextEnvironment, made: RecordedEpisode, form: str) -> list[Demonstrated]:
-    elsewhere = "it was made in another world, or under other rules"
+    elsewhere = "it was made in another environment, or under other rules"
     observation, info = environment.reset(options={"task": made.task})
     turns: list[Demonstrated] = []
     over = False
@@ -187,7 +190,9 @@ def _replay(environment: TextEnvironment, made: RecordedEpisode, form: str) -> l
 def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Episode, list[bool]]:
     """The play in token ids, cut before `limit` tokens are passed; and for each turn whether it was meant (no slip)."""
     info = turns[0].info
-    episode = Episode(info["task_id"], 0, info["task_type"], "", 0, info["task"])
+    episode = Episode(
+        task_id=info["task_id"], task_index=0, task_type=info["task_type"], split="", group=0, task=info["task"]
+    )
     dialogue = agent.dialogue()
     meant: list[bool] = []
     context = 0
@@ -199,8 +204,17 @@ def as_episode(turns: list[Demonstrated], agent: Agent, limit: int) -> tuple[Epi
             break
         dialogue.wrote(action_ids, turn.action)
         nothing = [0.0] * len(action_ids)
-        spoken = (turn.thought, turn.action)
-        episode.turns.append(Turn(turn.observation, prompt.ids, action_ids, nothing, nothing, *spoken))
+        episode.turns.append(
+            Turn(
+                observation=turn.observation,
+                prompt_ids=prompt.ids,
+                action_ids=action_ids,
+                logprobs=nothing,
+                entropies=nothing,
+                thought=turn.thought,
+                action=turn.action,
+            )
+        )
         meant.append(not turn.corrupted)
     return episode, meant
 

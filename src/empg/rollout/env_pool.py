@@ -8,37 +8,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-import gymnasium
-
 from empg.environments.base import Info, TextEnvironment
-from empg.errors import UserError
-from empg.recipe import EnvironmentSection
 from empg.system.processes import end_with_parent
 
-_REGISTERED = {
-    "alfworld": "empg/ALFWorld-v1",
-    "webshop": "empg/WebShop-v1",
-    "deepsearch": "empg/DeepSearch-v1",
-}
-
-
-def make_environment(section: EnvironmentSection, split: str) -> TextEnvironment:
-    """The environment of a recipe, for one split.
-
-    Raises:
-        UserError: the options do not fit the environment.
-    """
-    import empg.environments  # registers the ids
-
-    assert empg.environments
-    kwargs = {**section.options, "split": split}
-    if section.max_steps is not None:
-        kwargs["max_steps"] = section.max_steps
-    try:
-        made = gymnasium.make(_REGISTERED[section.id], disable_env_checker=True, **kwargs)
-    except TypeError as error:
-        raise UserError(f"environment.options: {str(error).partition(' was raised')[0]}") from None
-    return made.unwrapped  # type: ignore[return-value]
+Make = Callable[[], TextEnvironment]
 
 
 @dataclass(slots=True)
@@ -72,7 +45,7 @@ class EnvPool(Protocol):
 class LocalEnvPool:
     """Environments in this process, made when a slot is first used."""
 
-    def __init__(self, make: Callable[[], TextEnvironment]) -> None:
+    def __init__(self, make: Make) -> None:
         self._make = make
         self._environments: dict[int, TextEnvironment] = {}
 
@@ -110,7 +83,7 @@ class ProcessEnvPool:
     When a process dies, what its slots were playing ends with an error; it is started again when one of them is reset.
     """
 
-    def __init__(self, make: Callable[[], TextEnvironment], processes: int) -> None:
+    def __init__(self, make: Make, processes: int) -> None:
         self.make = make
         self.waiting = False  # for answers; True too when the wait was broken off
         self._processes = [_EnvProcess(make) for _ in range(processes)]
@@ -165,7 +138,7 @@ _kept: list[_KeptEnvPool] = []  # at most one: those that were used last
 class _EnvProcess:
     """One worker process, and which slots have an episode in it."""
 
-    def __init__(self, make: Callable[[], TextEnvironment]) -> None:
+    def __init__(self, make: Make) -> None:
         self._make = make
         self.playing: set[int] = set()
         self._start()
@@ -218,33 +191,28 @@ class _EnvProcess:
         self.process.join(timeout=5)  # the pipe may be seen to close before the process is seen to end
 
 
-def make_env_pool(section: EnvironmentSection, split: str) -> EnvPool:
-    """The pool of a recipe: in place, or in `environment.workers` processes.
+def make_env_pool(make: Make, processes: int) -> EnvPool:
+    """Environments in this process, or in `processes` others.
 
-    Processes stay when their pool are closed, and are given out again to whoever asks for the same next; they end
-    when others are asked for, or with this process.
+    Processes stay when their pool is closed, and are given out again to whoever asks for the same next; they end when
+    others are asked for, or with this process.
+
+    Args:
+        make: makes an environment. For processes it can be pickled; whatever it brings is imported there, so that one
+            from `EnvironmentSection.maker` brings neither the recipe nor torch.
+        processes: how many; 0 steps the environments here.
     """
-    maker = _Maker(section, split)
-    if not section.workers:
-        return LocalEnvPool(maker)
+    if not processes:
+        return LocalEnvPool(make)
     while _kept:
         pool = _kept.pop()
-        if pool.make == maker:
+        if pool.make == make:
             return pool
         pool.end()
-    return _KeptEnvPool(maker, section.workers)
+    return _KeptEnvPool(make, processes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    section: EnvironmentSection
-    split: str
-
-    def __call__(self) -> TextEnvironment:
-        return make_environment(self.section, self.split)
-
-
-def _serve(pipe: Connection, make: Callable[[], TextEnvironment]) -> None:
+def _serve(pipe: Connection, make: Make) -> None:
     end_with_parent()
     pool = LocalEnvPool(make)
     try:

@@ -1,4 +1,4 @@
-"""The vocabulary of a rollout: what one turn and one episode are.
+"""The records of a rollout: one turn, one episode.
 
 Token-in token-out: `prompt_ids` and `action_ids` are the very ids the policy read and sampled. Text is kept for people;
 it is never tokenised again.
@@ -22,15 +22,15 @@ class EndReason(str, Enum):
     ENV_ERROR = "env_error"  # the environment raised; counted, shown, never trained on
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Turn:
     """One step of an episode: what was read, what was written, what came of it.
 
     `prompt_ids` are the ids read before acting: in a `merged` episode those new since the previous turn's action, in a
     `per_turn` episode the whole prompt. `action_ids` are the sampled ids, the end-of-turn token among them when it
     was sampled. `logprobs` (of the sampled ids) and `entropies` (full vocabulary, nats, at the sampling temperature,
-    before any top-p cut) have the length of `action_ids`. `info` is what the world said of the action (`won`, `score`,
-    `valid` and whatever more it tells), without the admissible commands.
+    before any top-p cut) have the length of `action_ids`. `info` is the environment's info after the action (`won`,
+    `score`, `valid` and any further keys), without the admissible commands.
     """
 
     observation: str
@@ -43,7 +43,7 @@ class Turn:
     valid: bool = True
     reward: float = 0.0
     process_reward: float = 0.0
-    failure: str = ""  # what the action needed from outside and could not have; the episode went on
+    failure: str = ""  # why an external service that the action needs was unavailable; the episode continues
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -52,9 +52,9 @@ class Turn:
         return sum(self.entropies) / len(self.entropies) if self.entropies else 0.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Episode:
-    """One play of one task. `group` is equal for the episodes that are compared with one another."""
+    """One episode of one task. `group` is equal for the episodes that are compared with one another."""
 
     task_id: str
     task_index: int

@@ -1,1 +1,1 @@
-"""A run of a recipe: training, evaluation, checks before work, what is written and shown."""
+"""A run of a recipe: checks, training, evaluation, logging and display."""

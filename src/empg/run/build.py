@@ -1,4 +1,4 @@
-"""The parts of a run, put together from a recipe: policy, agent form, decoder, environments."""
+"""Build the parts of a run from a recipe: policy, agent, decoder, environments."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from pathlib import Path
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
-from empg.agent.prompts import WORLDS
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy, computes_bfloat16, load_policy, require_length, resolve_device
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus
-from empg.rollout.env_pool import make_env_pool, make_environment
+from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
 
-# The first number of every random key says what it is for, so that no two uses share a stream.
+# The first number of every random key identifies its use, so that no two uses share a stream.
 ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY = 10, 11, 12
 CORPUS_EPISODES = 300
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with what depends on this machine decided, so that a run's own recipe says what was done."""
+    """Resolve machine-dependent values, so that the recipe in the run folder records what was used."""
     if recipe.optimizer.autocast != "auto":
         return recipe
     autocast = computes_bfloat16(resolve_device(recipe.policy.device))
@@ -30,33 +29,34 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
-    """The recipe's policy; with `start`, as it is in that folder (what a run began from, or one of its checkpoints).
+    """Build the policy of a recipe; with `start`, load the weights of that folder (a checkpoint or `start`).
 
     Raises:
-        UserError: the model cannot be had, cannot be used, or cannot read as much as the recipe's episodes hold.
+        UserError: the model is unavailable, cannot be used, or its context is shorter than `max_episode_tokens`.
     """
     section = recipe.policy
     if start is not None and section.lora is None:
-        return _reads_enough(load_policy(section.model_copy(update={"model": str(start)})), recipe)
+        return _with_checked_length(load_policy(section.model_copy(update={"model": str(start)})), recipe)
     texts = None
     if section.model == "tiny":
-        environment = make_environment(recipe.environment, recipe.environment.train_split)
-        world = WORLDS[recipe.environment.id]
-        texts = corpus(environment, world, recipe.agent.form, CORPUS_EPISODES, (recipe.seed, CORPUS_KEY))
+        environment = recipe.environment.make(recipe.environment.train_split)
+        texts = corpus(
+            environment, recipe.environment.spec.prompt, recipe.agent.form, CORPUS_EPISODES, (recipe.seed, CORPUS_KEY)
+        )
     policy = load_policy(section, texts, recipe.seed)
     if start is not None:
         policy.load_weights(start)
-    return _reads_enough(policy, recipe)
+    return _with_checked_length(policy, recipe)
 
 
-def _reads_enough(policy: Policy, recipe: Recipe) -> Policy:
+def _with_checked_length(policy: Policy, recipe: Recipe) -> Policy:
     require_length(policy.model.config, recipe.rollout.max_episode_tokens, recipe.policy.model)
     return policy
 
 
 def build_agent(recipe: Recipe, policy: Policy) -> Agent:
-    """The form in which this policy talks with the recipe's world."""
-    return Agent.create(recipe.environment.id, recipe.agent, ChatFormat(policy.tokenizer))
+    """Build the agent of a recipe for this policy."""
+    return Agent(recipe.environment.spec.prompt, recipe.agent, ChatFormat(policy.tokenizer))
 
 
 def play(
@@ -69,12 +69,12 @@ def play(
     temperature: float | None = None,
     done: Callable[[int], None] | None = None,
 ) -> list[Episode]:
-    """Play `requests` with the recipe's settings; the episodes come back in their order."""
+    """Play `requests` with the settings of the recipe and return the episodes in the same order."""
     rollout = recipe.rollout
     sampling = Sampling(temperature or rollout.temperature, rollout.top_p, greedy, rollout.max_turn_tokens)
     slots = max(1, min(rollout.slots, len(requests)))
     decoder = Decoder(policy, slots, rollout.max_episode_tokens, sampling)
-    pool = make_env_pool(recipe.environment, split)
+    pool = make_env_pool(recipe.environment.maker(split), recipe.environment.workers)
     try:
         collector = Collector(decoder, build_agent(recipe, policy), pool, split, rollout.max_episode_tokens)
         return collector.collect(requests, done)

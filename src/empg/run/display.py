@@ -1,6 +1,6 @@
-"""What a person sees while a run works: a live table on a terminal, plain lines anywhere else.
+"""The display of a run: a live table on a terminal, plain lines anywhere else.
 
-Plain lines carry no control characters and no clock, so the logs of two equal runs differ only in their durations.
+Plain lines have no control characters and no time of day, so the logs of two equal runs differ only in durations.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from empg.report.before_after import Rate, before_and_after
 from empg.report.curves import panels
 
 FIRST_STAGE = "preparing the policy"
-SUCCESS_SHOWN = 60  # iterations in the curve of success
+SUCCESS_SHOWN = 60  # iterations in the success curve
 ALARMS_SHOWN = 3
-TIMES_AVERAGED = 10  # iterations behind the estimate of what is left
+TIMES_AVERAGED = 10  # iterations that the estimate of the remaining time averages
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Progress:
     """The display of one run of `iterations` iterations; a context manager.
 
-    On a terminal it draws a live panel four times a second from a thread of its own; otherwise every method prints at
-    most one line, flushed at once.
+    On a terminal it draws a live panel four times per second in its own thread. Otherwise every method prints at most
+    one line, flushed immediately.
     """
 
     def __init__(self, iterations: int, console: Console | None = None) -> None:
@@ -65,22 +65,22 @@ class Progress:
             self._live.stop()
 
     def stage(self, name: str, total: int | None) -> None:
-        """A stage of work begins, of `total` items if they can be counted."""
+        """Begin a stage of work, with `total` items if they can be counted."""
         self._stage, self._total, self._done, self._began = name, total or 0, 0, time.monotonic()
-        # Each iteration's own line tells of its rollout.
+        # The line of each iteration includes its rollout.
         if self._live is None and name != "rollout":
             self._print(name)
 
     def done(self, count: int) -> None:
-        """`count` items of the stage are done, all told."""
+        """Set the number of finished items of the stage."""
         self._done = count
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._print(line)
 
     def record(self, record: AnyRecord) -> None:
-        """Show a record of metrics.jsonl as it is written."""
+        """Show a record of metrics.jsonl when it is written."""
         if record["kind"] == "warm_start":
             self._show_warm_start(record)
         elif record["kind"] == "train":
@@ -89,7 +89,7 @@ class Progress:
             self._show_evaluation(record)
 
     def finish(self, records: Sequence[Record], report: Path) -> None:
-        """The run is over: success before and after on every panel, and where the report is."""
+        """End the display: print success before and after on every panel, and the path of the report."""
         self._finished = True
         if self._live is not None:
             self._live.refresh()
@@ -112,7 +112,7 @@ class Progress:
         self._total, self._done = record["steps"], record["step"]
         percent = 100 * record["step"] // record["steps"]
         if self._live is None and (before is None or percent > 100 * before["step"] // before["steps"]):
-            self._print(f"warm start {percent:3d} %  {_warm_numbers(record)}")
+            self._print(f"warm start {percent:3d}%  {_warm_numbers(record)}")
 
     def _show_train(self, record: TrainRecord) -> None:
         self._train, self._warm = record, None
@@ -141,7 +141,7 @@ class Progress:
             )
 
     def _left(self) -> float:
-        """Seconds until the run is over: iterations like the last ones, and a last evaluation like the first."""
+        """Estimate the remaining seconds from the last iterations and the first evaluation."""
         if self._train is None:
             return 0.0
         iterations = self.iterations - int(self._train["iteration"])
@@ -208,7 +208,7 @@ class Progress:
 def _train_numbers(record: TrainRecord) -> list[tuple[str, str]]:
     entropy = record.get("entropy/step_mean")
     return [
-        ("success", f"{100 * record['rollout/success']:5.1f} %"),
+        ("success", f"{100 * record['rollout/success']:5.1f}%"),
         ("reward", f"{record['rollout/reward']:.3f}"),
         ("entropy", "-" if entropy is None else f"{entropy:.3f}"),
         ("KL", f"{record['policy/kl_old']:.4f}"),
@@ -224,17 +224,17 @@ def _times(record: TrainRecord) -> str:
 
 def _warm_numbers(record: WarmStartRecord) -> str:
     left = record["time"] / record["step"] * (record["steps"] - record["step"])
-    tokens = f"tokens right {100 * record['token_accuracy']:.1f} %"
+    tokens = f"token accuracy {100 * record['token_accuracy']:.1f}%"
     return f"loss {record['loss']:.3f}  {tokens}  left {_duration(left)}"
 
 
 def rate(shown: Rate) -> str:
-    """A success rate and its interval, in per cent."""
-    return f"{100 * shown.success:.1f} % [{100 * shown.low:.1f}, {100 * shown.high:.1f}]"
+    """Format a success rate and its interval in per cent."""
+    return f"{100 * shown.success:.1f}% [{100 * shown.low:.1f}, {100 * shown.high:.1f}]"
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows of cells as lines, their columns under one another."""
+    """Format rows of cells as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -253,7 +253,7 @@ def _block(share: float) -> str:
 
 
 def _outcome_rows(evaluations: Sequence[EvalRecord]) -> list[tuple[str, str, str, str, str]]:
-    """(panel, episodes, before, after, difference in points) of every split and decoding."""
+    """Return (panel, episodes, before, after, difference in points) of every split and decoding."""
     rows = []
     for panel in panels(evaluations):
         played = [r for r in evaluations if (r["split"], r["decoding"]) == panel]
@@ -273,7 +273,7 @@ def _outcome_rows(evaluations: Sequence[EvalRecord]) -> list[tuple[str, str, str
 
 
 def _outcome_table(evaluations: Sequence[EvalRecord]) -> Table:
-    table = Table(title="success, with 95 % Wilson intervals", title_justify="left")
+    table = Table(title="success, with 95% Wilson intervals", title_justify="left")
     for heading in ("panel", "episodes", "before", "after", "difference"):
         table.add_column(heading, justify="left" if heading == "panel" else "right")
     for row in _outcome_rows(evaluations):
@@ -285,4 +285,4 @@ def _outcome_lines(evaluations: Sequence[EvalRecord]) -> list[str]:
     rows = _outcome_rows(evaluations)
     if not rows:
         return []
-    return aligned([("success (95 % Wilson)", "episodes", "before", "after", "difference"), *rows])
+    return aligned([("success (95% Wilson)", "episodes", "before", "after", "difference"), *rows])

@@ -1,4 +1,4 @@
-"""What would stop a run, found before any work starts."""
+"""Find problems that would stop a run, before any work starts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer
 
 from empg.agent.chat import ChatFormat
+from empg.environments.base import EarlyStoppingExpert, TextEnvironment
+from empg.errors import UserError
 from empg.learner.process_reward import load_step_rewards
 from empg.policy.model import CONVERT, longest_context, require_length, resolve_device, weight_files
 from empg.recipe import Recipe
-from empg.rollout.env_pool import make_environment
+from empg.rollout.demonstrations import EARLY_STOP_UNKNOWN
 from empg.run.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
 
 GIB = 1 << 30
@@ -28,7 +30,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `fail` stops the run, `warn` may; the remedy says what to do about either."""
+    """The result of one check. `fail` stops the run, `warn` may stop it; the remedy says what to do."""
 
     level: Literal["ok", "warn", "fail"]
     text: str
@@ -36,19 +38,19 @@ class Finding:
 
 
 def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
-    """Look at everything a run needs: packages, pool, device, model, memory, disk, cores.
+    """Check everything that a run needs: packages, environments, device, model, memory, disk, cores.
 
     Args:
         recipe: the run.
-        run: the folder it would be written to; None takes the disk of the present folder.
+        run: the run folder; None checks the disk of the current folder.
     """
-    findings = [*_packages(recipe), *_worlds(recipe)]
+    findings = [*_packages(recipe), *_environments(recipe)]
     device, finding = _device(recipe)
     findings.append(finding)
     model = _model(recipe)
     findings.append(model)
     if model.level == "ok" and recipe.policy.model != "tiny":
-        findings += _speech(recipe)
+        findings += _conversation(recipe)
     try:
         shape = model_shape(recipe)
     except (FileNotFoundError, ValueError):
@@ -56,8 +58,8 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
             findings.append(
                 Finding(
                     "warn",
-                    "memory: unknown without the model's configuration",
-                    f"hf download {recipe.policy.model} config.json, and ask again",
+                    "memory: unknown, because the model's configuration is not on this machine",
+                    f"run: hf download {recipe.policy.model} config.json",
                 )
             )
     else:
@@ -80,31 +82,53 @@ def _packages(recipe: Recipe) -> Iterator[Finding]:
         try:
             load_step_rewards(recipe.credit.process_reward)
         except ValueError as error:
-            yield Finding("fail", _one_line(error), "name a function that can be imported, or leave the key out")
+            yield Finding(
+                "fail", _one_line(error), "set credit.process_reward to an importable function, or remove the key"
+            )
         else:
             yield Finding("ok", f"process rewards: {recipe.credit.process_reward}")
 
 
-def _worlds(recipe: Recipe) -> Iterator[Finding]:
-    """Every split is opened and its first task started: broken options, data and engines show here."""
+def _environments(recipe: Recipe) -> Iterator[Finding]:
+    """Open every split and start its first task, to find wrong options, data, engines and experts."""
     section = recipe.environment
-    wanted = {section.train_split: 1} | dict.fromkeys(recipe.evaluation.splits, recipe.evaluation.episodes)
+    wanted = {section.train_split: 1} | dict.fromkeys(recipe.evaluation.panels, recipe.evaluation.episodes)
     for split, tasks in wanted.items():
         name = f"environment {section.id}, {split}"
         try:
-            environment = make_environment(section, split)
+            environment = section.make(split)
             environment.reset(options={"task": 0})
+            if split == section.train_split:
+                _require_expert(environment, recipe)
             count = environment.num_tasks
             environment.close()
         except (ValueError, OSError, ImportError) as error:
-            yield Finding("fail", f"{name}: {_one_line(error)}", "see environment.options in the recipe")
+            yield Finding("fail", f"{name}: {_one_line(error)}", "fix environment.options or the split in the recipe")
             continue
         if count < tasks:
             yield Finding(
-                "warn", f"{name}: {count} tasks, evaluation.episodes asks for {tasks}", "the panel takes all there are"
+                "warn", f"{name}: {count} tasks, fewer than evaluation.episodes={tasks}", "the panel uses all of them"
             )
         else:
             yield Finding("ok", f"{name}: {count:,} tasks")
+
+
+def _require_expert(environment: TextEnvironment, recipe: Recipe) -> None:
+    """Make sure that there is what a run imitates.
+
+    Raises:
+        UserError: there is not; the message names the key that asks for it.
+    """
+    if recipe.warm_start is None and recipe.policy.model != "tiny":
+        return
+    try:
+        expert = environment.expert()
+    except UserError as error:
+        if recipe.warm_start is not None:
+            raise
+        raise UserError(f"policy.model=tiny takes its vocabulary from the play of an expert: {error}") from None
+    if recipe.warm_start is not None and recipe.warm_start.early_stop and not isinstance(expert, EarlyStoppingExpert):
+        raise UserError(EARLY_STOP_UNKNOWN)
 
 
 def _device(recipe: Recipe) -> tuple[torch.device | None, Finding]:
@@ -112,14 +136,14 @@ def _device(recipe: Recipe) -> tuple[torch.device | None, Finding]:
     try:
         device = resolve_device(name)
     except RuntimeError as error:
-        return None, Finding("fail", f"policy.device={name}: {_one_line(error)}", "write auto, cpu or cuda")
+        return None, Finding("fail", f"policy.device={name}: {_one_line(error)}", "set it to auto, cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        shown = f"this machine shows {torch.cuda.device_count()} CUDA devices"
-        return None, Finding("fail", f"policy.device={name}: {shown}", "write auto or cpu")
+        shown = f"this machine has {torch.cuda.device_count()} CUDA devices"
+        return None, Finding("fail", f"policy.device={name}: {shown}", "set it to auto or cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        return None, Finding("fail", "policy.device=mps is not available here", "write auto or cpu")
+        return None, Finding("fail", "policy.device=mps is unavailable on this machine", "set it to auto or cpu")
     if device.type != "cpu" and recipe.workers > 1:
-        return device, Finding("warn", f"device: {recipe.workers} workers share {device}", "a GPU is for workers=1")
+        return device, Finding("warn", f"device: {recipe.workers} workers share {device}", "set workers=1 on a GPU")
     return device, Finding("ok", f"device: {device}")
 
 
@@ -127,10 +151,10 @@ def _model(recipe: Recipe) -> Finding:
     name = recipe.policy.model
     if name == "tiny":
         if recipe.warm_start is not None:
-            return Finding("ok", "model: tiny, made and warm-started in this run")
+            return Finding("ok", "model: tiny, created and warm-started in this run")
         return Finding(
             "warn",
-            "policy.model=tiny without a warm start begins with random weights, and meets no reward",
+            "policy.model=tiny without a warm start starts from random weights and will almost never see a reward",
             "add a warm_start section",
         )
     folder = Path(name)
@@ -138,40 +162,48 @@ def _model(recipe: Recipe) -> Finding:
         try:
             folder = Path(snapshot_download(name, local_files_only=True))
         except HFValidationError:
-            return Finding("fail", f"policy.model={name} is neither a folder nor a Hugging Face name", "mend the name")
+            return Finding(
+                "fail", f"policy.model={name} is neither a folder nor a Hugging Face name", "fix policy.model"
+            )
         except LocalEntryNotFoundError:
-            return Finding("warn", f"model: {name} is not on this machine: to be downloaded", f"hf download {name}")
+            return Finding(
+                "warn", f"model: {name} is not on this machine and will be downloaded", f"run: hf download {name}"
+            )
     try:
         model_shape(recipe)
         missing = [file.name for file in weight_files(folder) if not file.is_file()]
     except (OSError, ValueError, KeyError) as error:
-        return Finding("fail", f"policy.model={name}: {_one_line(error)}", "name a causal language model")
+        return Finding(
+            "fail", f"policy.model={name}: {_one_line(error)}", "set policy.model to a causal language model"
+        )
     if missing:
         remedy = CONVERT if any(folder.glob("*.bin")) else "download it again"
         return Finding("fail", f"policy.model={name}: {missing[0]} is missing in {folder}", remedy)
     return Finding("ok", f"model: {name}")
 
 
-def _speech(recipe: Recipe) -> Iterator[Finding]:
-    """Whether a conversation can be written as the run will write it, and read at the length it may get."""
+def _conversation(recipe: Recipe) -> Iterator[Finding]:
+    """Check the chat template, and the context length against the recipe."""
     name = recipe.policy.model
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
-        yield Finding("fail", f"policy.model={name}: {_one_line(error)}", f"hf download {name}")
+        yield Finding("fail", f"policy.model={name}: {_one_line(error)}", f"run: hf download {name}")
         return
     try:
         ChatFormat(tokenizer)
     except ValueError as error:
-        yield Finding("fail", f"policy.model={name}: {_one_line(error)}", "name an instruction-tuned model")
+        yield Finding(
+            "fail", f"policy.model={name}: {_one_line(error)}", "set policy.model to an instruction-tuned model"
+        )
     else:
-        yield Finding("ok", "chat template: can be taken apart")
+        yield Finding("ok", "chat template: supported")
     try:
         require_length(config, recipe.rollout.max_episode_tokens, name)
     except ValueError as error:
         longest = longest_context(config)
-        remedy = "name another model" if longest is None else f"rollout.max_episode_tokens={longest}"
+        remedy = "use another policy.model" if longest is None else f"set rollout.max_episode_tokens={longest}"
         yield Finding("fail", _one_line(error), remedy)
 
 
@@ -180,8 +212,8 @@ def _lengths(recipe: Recipe) -> Iterator[Finding]:
     if rollout.max_turn_tokens >= rollout.max_episode_tokens:
         yield Finding(
             "fail",
-            f"rollout.max_turn_tokens={rollout.max_turn_tokens} leaves no room for a prompt",
-            "it must be well below rollout.max_episode_tokens",
+            f"rollout.max_turn_tokens={rollout.max_turn_tokens} does not leave space for a prompt",
+            "set it well below rollout.max_episode_tokens",
         )
 
 
@@ -210,7 +242,7 @@ def _parts(parts: Footprint) -> str:
 def _less_memory(parts: Footprint, recipe: Recipe) -> str:
     stays = parts.weights + parts.gradients + parts.optimizer
     sizes = {
-        stays: "take a smaller model, policy.lora, or policy.dtype=bfloat16",
+        stays: "use a smaller model, policy.lora, or policy.dtype=bfloat16",
         parts.rollout: f"lower rollout.slots ({recipe.rollout.slots})",
         parts.update: f"lower optimizer.micro_batch_tokens ({recipe.optimizer.micro_batch_tokens})",
         parts.process: f"lower workers ({recipe.workers})",
@@ -226,8 +258,12 @@ def _disk(recipe: Recipe, shape: Shape, run: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     text = f"disk: {_size(need)} of checkpoints, {_size(free)} free at {folder}"
     if need > free:
-        return Finding("fail", text, f"lower keep_checkpoints ({recipe.keep_checkpoints}) or write --run elsewhere")
-    return Finding("warn" if 2 * need > free else "ok", text, "little will be left" if 2 * need > free else "")
+        return Finding(
+            "fail",
+            text,
+            f"lower keep_checkpoints ({recipe.keep_checkpoints}), or choose a --run folder on another disk",
+        )
+    return Finding("warn" if 2 * need > free else "ok", text, "the disk will be nearly full" if 2 * need > free else "")
 
 
 def _cores(recipe: Recipe) -> Finding:
@@ -235,13 +271,14 @@ def _cores(recipe: Recipe) -> Finding:
     busy = recipe.workers * (1 + recipe.environment.workers)
     text = f"cores: {busy} busy processes, {cores} cores"
     if busy > cores:
-        return Finding("warn", text, f"workers={max(1, cores // (1 + recipe.environment.workers))} would fit")
-    if recipe.environment.options.get("backend") == "textworld" and not recipe.environment.workers:
+        return Finding("warn", text, f"set workers={max(1, cores // (1 + recipe.environment.workers))}")
+    slow = recipe.environment.chosen.slow_steps
+    if slow and not recipe.environment.workers:
         share = cores // recipe.workers
         return Finding(
             "warn",
-            f"{text}; the textworld backend steps one game after the other in each",
-            f"environment.workers={max(1, share - 1)}, for one process a core",
+            f"{text}; {slow}",
+            f"set environment.workers={max(1, share - 1)}, for one process per core",
         )
     return Finding("ok", text)
 
@@ -250,19 +287,19 @@ def _work(recipe: Recipe) -> Finding:
     rollout = recipe.rollout
     episodes = rollout.groups * rollout.group_size
     text = f"work: {recipe.iterations} iterations of {episodes} episodes, at most "
-    if recipe.agent.history == "per_turn":  # the limit is of one turn, its prompt included
-        return Finding("ok", f"{text}{rollout.max_episode_tokens:,} tokens a turn")
+    if recipe.agent.history == "per_turn":  # the limit is per turn, including its prompt
+        return Finding("ok", f"{text}{rollout.max_episode_tokens:,} tokens per turn")
     return Finding("ok", f"{text}{episodes * rollout.max_episode_tokens / 1e3:,.0f} k tokens each")
 
 
 def _machine_memory() -> tuple[int, int]:
-    """Bytes (available, total) of this machine, or of the container that this process may use."""
+    """Return the bytes (available, total) of this machine, or of the container if its limit is lower."""
     memory = psutil.virtual_memory()
     available, total = int(memory.available), int(memory.total)
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
+    except (OSError, ValueError):  # not a container, or one without a limit ("max")
         return available, total
     return min(available, max(0, limit - used)), min(total, limit)
 

@@ -1,4 +1,4 @@
-"""Success on a whole panel, with its interval."""
+"""Evaluate a policy on whole panels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from empg.record.records import EpisodeRow, EvalRecord, SuccessNumbers
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import wilson_interval
 from empg.rollout.collector import Request
-from empg.rollout.env_pool import make_environment
 from empg.rollout.types import EndReason
 from empg.run.build import EVALUATION_KEY, build_policy, play
 from empg.run.columns import episode_rows
@@ -22,8 +21,8 @@ from empg.system.workers import Workers
 
 
 def panel_of(recipe: Recipe, split: str) -> Panel:
-    """The recipe's panel for a split: the same tasks, in the same order, for every policy."""
-    environment = make_environment(recipe.environment, split)
+    """Return the recipe's panel of a split: the same tasks, in the same order, for every policy."""
+    environment = recipe.environment.make(split)
     return make_panel(environment, recipe.evaluation.episodes, name=f"{recipe.environment.id}-{split}")
 
 
@@ -31,14 +30,15 @@ def evaluate_policy(
     recipe: Recipe,
     policy: Policy,
     split: str,
+    *,
     decoding: str,
     iteration: int,
     workers: Workers,
     done: Callable[[int], None] | None = None,
 ) -> tuple[EvalRecord, list[EpisodeRow]]:
-    """Play a whole panel once; returns the metrics record and one row per episode, on every worker alike.
+    """Play a whole panel once; return the metrics record and one row per episode, the same on every worker.
 
-    Sampling is keyed by the task's place in the panel, so two policies meet the same tasks with the same rng.
+    Sampling is keyed by the position in the panel, so all policies play the same tasks with the same random numbers.
     """
     began = time.perf_counter()
     panel = panel_of(recipe, split)
@@ -89,16 +89,17 @@ def evaluate_run(
 
     Args:
         run: the run folder.
-        checkpoint: `iter-000040`, or `start` for the policy before reinforcement learning; None is the newest.
-        splits: which panels; None takes those of the recipe.
-        episodes: tasks per panel; None takes the recipe's.
+        checkpoint: `iter-000040`, or `start` for the policy before reinforcement learning; None uses the latest.
+        splits: splits to evaluate; None uses those of the recipe.
+        episodes: tasks per panel; None uses the recipe's.
         decoding: `sampled` or `greedy`.
-        temperature: of `sampled`; None takes the recipe's.
-        stage: told the name and the length of each panel; returns what to call with the count of episodes done.
+        temperature: sampling temperature; None uses the recipe's.
+        stage: called with the name and the length of each panel; returns the function to call with the number of
+            finished episodes.
 
     Raises:
-        RunFolderError: there is no such run.
-        CheckpointError: there is no such checkpoint, or it is damaged.
+        RunFolderError: the run does not exist.
+        CheckpointError: the checkpoint does not exist or is damaged.
     """
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe_path)
@@ -109,14 +110,16 @@ def evaluate_run(
     if checkpoint is None:
         checkpoint, problems = checkpoints.newest_intact()
         if checkpoint is None:
-            raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} holds no checkpoint yet")
+            raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} does not contain a checkpoint yet")
     state = checkpoints.verify(checkpoint)
     policy = build_policy(recipe, folder.checkpoints / checkpoint)
     records = []
-    for split in splits or evaluation.splits:
+    for split in splits or evaluation.panels:
         done = stage(f"evaluate {split} ({decoding})", evaluation.episodes) if stage is not None else None
         iteration = 0 if checkpoint == START else state["iteration"]
-        record, rows = evaluate_policy(recipe, policy, split, decoding, iteration, Workers(), done)
+        record, rows = evaluate_policy(
+            recipe, policy, split, decoding=decoding, iteration=iteration, workers=Workers(), done=done
+        )
         folder.write_evaluation(record, rows)
         folder.append_metrics(record)
         records.append(record)

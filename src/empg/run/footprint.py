@@ -1,6 +1,6 @@
-"""How much memory and disk a recipe takes, worked out from the model's shape before anything is loaded.
+"""Estimate the memory and disk space of a recipe from the shape of its model, before anything is loaded.
 
-These are estimates: right within a factor of two for Llama-like models (a test measures one), rough for others.
+The estimates are within a factor of two for Llama-like models (a test measures one), and rough for others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOGIT_COPIES = 5  # scaled logits, log-probabilities, probabilities, their produ
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What of a model decides its memory; counts of parameters, dimensions and tokens."""
+    """The numbers of a model that determine its memory: parameters and dimensions."""
 
     parameters: int
     trainable: int
@@ -41,29 +41,29 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of memory per worker. `weights` to `optimizer` stay; of the others only one phase is alive at a time."""
+    """Bytes of memory per worker. `weights` to `optimizer` are permanent; the later phases use theirs one at a time."""
 
     process: int
-    weights: int  # with those of the reference policy, if the loss has one
+    weights: int  # including the reference policy, if the loss has one
     gradients: int
     optimizer: int
     rollout: int  # the KV cache, one layer's copy of it, and the logits of one token per slot
     update: int  # activations and logits of one forward and backward pass
-    exchange: int  # two flat copies of the gradients, when several workers average theirs
+    exchange: int  # two flat copies of the gradients, with several workers
 
     @property
     def total(self) -> int:
-        """The peak: what stays, and the largest of the phases."""
+        """The peak: the permanent parts plus the largest phase."""
         stays = self.process + self.weights + self.gradients + self.optimizer
         return stays + max(self.rollout, self.update, self.exchange)
 
 
 def model_shape(recipe: Recipe) -> Shape:
-    """The shape of the recipe's model. The model is made without weights; nothing is downloaded.
+    """Return the shape of the recipe's model. The model is created without weights; nothing is downloaded.
 
     Raises:
         MissingFileError: the model's configuration is not on this machine.
-        UserError: it is, but cannot be used.
+        UserError: the configuration cannot be used.
     """
     section = recipe.policy
     with torch.device("meta"):
@@ -88,19 +88,19 @@ def model_shape(recipe: Recipe) -> Shape:
 
 
 def footprint(shape: Shape, recipe: Recipe, *, on_cpu: bool) -> Footprint:
-    """Memory per worker, for b bytes per number of `policy.dtype` and P parameters, of which Q train.
+    """Estimate the memory per worker, with b bytes per number of `policy.dtype` and P parameters, of which Q train.
 
     - weights `b P`, twice with a KL penalty; gradients `b Q`; AdamW `2 b Q`.
     - rollout: `slots * (max_episode_tokens + 1) * layers * 2 * kv_heads * head_dim * b`, plus one layer's share twice,
-      plus `4 * slots * vocab * LOGIT_COPIES`. A worker has no more slots than episodes.
+      plus `4 * slots * vocab * LOGIT_COPIES`. A worker has at most as many slots as episodes.
     - update, for T = `micro_batch_tokens` in rows of L = `max_episode_tokens`: per token and layer `6 hidden * b` (the
       two norms) and `(2 heads + 2 kv_heads) * head_dim + 4 intermediate` (attention, MLP) of b bytes, or 2 bytes under
-      autocast; on the CPU with L <= 1024 also the `heads * L` attention weights; two layers' worth more for the
-      gradients on their way back; logits of `min(T, budget / vocab)` tokens, LOGIT_COPIES times in float32; under
-      autocast 2 P bytes of cast weights. A processor that emulates bfloat16 can take more.
+      autocast; on the CPU with L <= 1024 also the `heads * L` attention weights; two more layers for the gradients in
+      the backward pass; logits of `min(T, budget / vocab)` tokens, LOGIT_COPIES times in float32; under autocast 2 P
+      bytes of cast weights. A processor that emulates bfloat16 can take more.
     - exchange `2 b Q` with more than one worker.
 
-    The attention weights take L as the length of every row, the worst case.
+    For the attention weights, every row is assumed to have length L, which is the worst case.
     """
     size = 4 if recipe.policy.dtype == "float32" else 2
     inner = 2 if recipe.optimizer.autocast else size
@@ -124,9 +124,9 @@ def footprint(shape: Shape, recipe: Recipe, *, on_cpu: bool) -> Footprint:
 
 
 def checkpoint_bytes(shape: Shape, recipe: Recipe) -> int:
-    """Disk that a run's checkpoints take at most: the kept ones, the one being written, and the starting policy.
+    """Return the maximum disk space of a run's checkpoints: those kept, the one being written, and `start`.
 
-    A checkpoint is the weights (with LoRA only the adapter's) and two moments per trained parameter.
+    A checkpoint has the weights (with LoRA only those of the adapter) and two moments per trained parameter.
     """
     size = 4 if recipe.policy.dtype == "float32" else 2
     weights = size * shape.trainable
@@ -134,7 +134,7 @@ def checkpoint_bytes(shape: Shape, recipe: Recipe) -> int:
 
 
 def _slots(recipe: Recipe) -> int:
-    """Episodes that one worker ever plays at once: in a rollout, or in an evaluation."""
+    """Return the maximum number of episodes that a worker plays at once, in a rollout or an evaluation."""
     rollout = recipe.rollout
     trained = rollout.groups // recipe.workers * rollout.group_size
     evaluated = -(-recipe.evaluation.episodes // recipe.workers)
@@ -144,7 +144,7 @@ def _slots(recipe: Recipe) -> int:
 def _configuration(name: str) -> Any:
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise MissingFileError(f"{folder} holds no config.json: it is not the folder of a model")
+        raise MissingFileError(f"{folder} is not a model folder: config.json is missing")
     try:
         return AutoConfig.from_pretrained(name, local_files_only=True)
     except OSError:
@@ -154,7 +154,7 @@ def _configuration(name: str) -> Any:
 
 
 def _adapter_parameters(model: Any, lora: LoraSection) -> int:
-    """Parameters of the adapters: `r (in + out)` for each linear layer that gets one."""
+    """Return the parameters of the adapters: `r (in + out)` for each linear layer that gets one."""
     head = model.get_output_embeddings()
     wanted = [
         module

@@ -1,1 +1,1 @@
-"""Processes, memory and the cache folder of this machine."""
+"""Worker processes, memory, and the cache folder of this machine."""

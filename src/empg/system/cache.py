@@ -1,4 +1,4 @@
-"""Where this package keeps what only saves time when it is there."""
+"""The cache folder. Deleting it costs only time."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/empg`, by default `~/.cache/empg`."""
+    """Return `$XDG_CACHE_HOME/empg`, by default `~/.cache/empg`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "empg"

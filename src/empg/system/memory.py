@@ -1,6 +1,6 @@
-"""Memory that Python and torch have freed goes back to the system.
+"""Return freed memory to the operating system.
 
-Batches of ever other shapes leave glibc's heap in pieces that it keeps: a worker of the demo held 4 GiB after 58
+Varying batch shapes fragment glibc's heap, which keeps the free fragments. A worker of the demo had 4 GiB after 58
 iterations, of which three quarters were free.
 """
 
@@ -13,6 +13,6 @@ _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linu
 
 
 def release_memory() -> None:
-    """Return what is free to the system, where the C library can; takes some milliseconds."""
+    """Return free memory to the system if the C library supports it. Takes a few milliseconds."""
     if _TRIM is not None:
         _TRIM(0)

@@ -1,4 +1,4 @@
-"""A process that this package starts does not outlive the one that started it."""
+"""End child processes when their parent ends."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import threading
 
 
 def end_with_parent() -> None:
-    """End this process, without a word, as soon as its parent has ended, even by kill -9 and whatever is going on here.
+    """Exit silently when the parent process exits, even by kill -9 and whatever this process is doing.
 
-    To be called once in every process that `multiprocessing` started; in any other it does nothing.
+    Call it once in every process that `multiprocessing` started. In any other process it has no effect.
     """
     if multiprocessing.parent_process() is not None:
         threading.Thread(target=_wait_and_end, name="end-with-parent", daemon=True).start()
 
 
 def parent_is_gone(within: float) -> bool:
-    """Whether the parent has ended, or does so within so many seconds."""
+    """Return whether the parent has ended, or ends within this many seconds."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return False
@@ -28,5 +28,5 @@ def parent_is_gone(within: float) -> bool:
 def _wait_and_end() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()  # on a pipe that the parent holds open as long as it lives: portable, and no polling
+    parent.join()  # waits for a pipe that the parent keeps open while it runs: portable, without polling
     os._exit(1)

@@ -1,7 +1,7 @@
-"""Data-parallel processes on one machine: every worker plays and trains on its share, and all take the same step.
+"""Data-parallel processes on one machine. Every worker plays and trains on its share, and all take the same step.
 
-Worker 0 is the process that was started; the others are its children. When worker 0 dies, however it dies, the others
-end at once and without a word.
+Worker 0 is the process that the user started; the others are its children. When worker 0 ends for any reason, the
+others exit immediately and silently.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _OPS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp
 
 
 class WorkerError(UserError):
-    """Another worker of the run ended before its time."""
+    """Another worker of the run ended unexpectedly."""
 
 
 class _CollectiveError(WorkerError):
-    """A collective failed, as it does when another worker is gone."""
+    """A collective failed, which happens when another worker has ended."""
 
 
 @contextlib.contextmanager
@@ -40,22 +40,22 @@ def _collective() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise _CollectiveError(f"another worker cannot be reached: {' '.join(str(error).split())[:300]}") from error
+        raise _CollectiveError(f"lost connection to another worker: {' '.join(str(error).split())[:300]}") from error
 
 
 class Workers:
-    """This process among the workers of a run. With one worker every call returns at once."""
+    """This process as one of the workers of a run. With one worker every call returns immediately."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
 
     @property
     def first(self) -> bool:
-        """Whether this is worker 0, which writes files and speaks to the person."""
+        """Whether this is worker 0, which writes files and prints to the terminal."""
         return self.rank == 0
 
     def reduce(self, tensor: Tensor, op: str) -> Tensor:
-        """The `sum`, `min` or `max` of a tensor over all workers, on every worker."""
+        """Return the `sum`, `min` or `max` of a tensor over all workers, on every worker."""
         if self.size == 1:
             return tensor
         # Gloo works on the CPU; the tensors here are a few numbers.
@@ -65,11 +65,11 @@ class Workers:
         return result.to(tensor.device)
 
     def total(self, value: float) -> float:
-        """The sum of a number over all workers."""
+        """Return the sum of a number over all workers."""
         return float(self.reduce(torch.tensor(value, dtype=torch.float64), "sum"))
 
     def gather(self, value: Any) -> list[Any]:
-        """One plain value per worker, on every worker, in rank order."""
+        """Return the values of all workers, on every worker, in rank order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -78,7 +78,7 @@ class Workers:
         return values
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Sum the gradients over the workers (each already carries its share of one global mean)."""
+        """Sum the gradients over the workers. Each worker's loss is already its share of one global mean."""
         if self.size == 1:
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
@@ -88,7 +88,7 @@ class Workers:
             parameter.grad = gradient.view_as(parameter)
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all workers."""
         if self.size > 1:
             with _collective():
                 dist.barrier()
@@ -99,7 +99,7 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
     """Start `size - 1` children that run `target(workers, *args)`, and yield worker 0's own `Workers`.
 
     Raises:
-        WorkerError: another worker ended before its time.
+        WorkerError: another worker ended unexpectedly.
     """
     torch.set_num_threads(max(1, torch.get_num_threads() if size == 1 else 1))
     if size == 1:
@@ -108,7 +108,7 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="empg-") as folder:
         store = os.path.join(folder, "rendezvous")
-        # Not daemons: a daemon may have no children, and a worker may step its pool in processes.
+        # Not daemons: a daemon cannot have children, but a worker may have processes of its env pool.
         children = [context.Process(target=_child, args=(rank, size, store, target, args)) for rank in range(1, size)]
         try:
             for child in children:
@@ -118,13 +118,13 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
             for child in children:
                 child.join()
         except _CollectiveError as error:
-            # The other ends soon after its connection; on a busy machine that can take seconds.
+            # The other worker ends soon after its connection. On a busy machine that can take seconds.
             multiprocessing.connection.wait([child.sentinel for child in children], timeout=20)
             for rank, child in enumerate(children, start=1):
-                # A sentinel closes a moment before there is an exit code; a join that has time waits for that.
+                # A sentinel closes shortly before the exit code is available; a join with a timeout waits for it.
                 child.join(timeout=0.5)
                 if child.exitcode:
-                    message = f"worker {rank} ended with exit code {child.exitcode}; what it said is above"
+                    message = f"worker {rank} ended with exit code {child.exitcode}; its output is above"
                     raise WorkerError(message) from error
             raise
         finally:
@@ -143,7 +143,7 @@ def _child(rank: int, size: int, store: str, target: Callable[..., None], args: 
         _join(rank, size, store)
         target(Workers(rank, size), *args)
     except Exception:
-        if not parent_is_gone(within=0.3):  # if it is, that is why the collective failed
+        if not parent_is_gone(within=0.3):  # if it is gone, the collective failed for that reason
             traceback.print_exc()  # now: worker 0 ends this process as soon as the connection closes
         sys.exit(1)
     finally:

@@ -1,4 +1,4 @@
-"""Plays commands on our engine."""
+"""A fixture that plays commands on our engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from empg.environments.alfworld.world import Game, State
 
 @pytest.fixture
 def play() -> Callable[..., tuple[Engine, State, list[str]]]:
-    """`play(game, *commands)`: the engine, the state at the end, and what was said after each command."""
+    """Return `play(game, *commands)`, which returns the engine, the final state and the observation per command."""
 
     def play(game: Game, *commands: str) -> tuple[Engine, State, list[str]]:
         engine = Engine(game)

@@ -1,4 +1,4 @@
-"""Three rooms written by hand, small enough to know by heart."""
+"""Three small hand-written rooms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIDDLE = "loc_bar_0_bar_0_bar_0_bar_30"
 def place(
     kind: str, number: int, at: int | None = None, *, openable: bool = False, is_open: bool = False
 ) -> Receptacle:
-    """A receptacle at a location of its own, or at that of another's number."""
+    """Return a receptacle at its own location, or at location number `at`."""
     id = f"Sink_bar_{number}_bar_SinkBasin" if kind == "SinkBasin" else f"{kind}_bar_{number}"
     return Receptacle(id, kind, "", f"loc_bar_{number if at is None else at}", openable, is_open)
 
@@ -25,7 +25,7 @@ def thing(kind: str, number: int, home: str | None, **facts: object) -> Item:
 def build(
     goal: Goal, task: str, places: list[Receptacle], things: list[Item], fits: dict[str, set[str]], start: str = MIDDLE
 ) -> Game:
-    """Names everything as ALFWorld does."""
+    """Build a game and name everything like ALFWorld."""
     names = display_names([*(p.id for p in places), *(t.id for t in things)])
     return Game(
         task_id="by hand",
@@ -48,7 +48,11 @@ KITCHEN_GOALS = {
 
 
 def kitchen(task_type: TaskType = TaskType.HEAT) -> Game:
-    """Two cabinets (closed, empty), a counter with knife and mug 1, a closed fridge with an egg, a sink with mug 2."""
+    """Build a kitchen.
+
+    Two closed, empty cabinets; a counter with a knife and mug 1; a closed fridge with an egg; a microwave; a sink with
+    mug 2.
+    """
     task, goal = KITCHEN_GOALS[task_type]
     mug = {"cleanable": True, "heatable": True, "coolable": True}
     return build(
@@ -79,7 +83,7 @@ def kitchen(task_type: TaskType = TaskType.HEAT) -> Game:
 
 
 def bedroom() -> Game:
-    """A desk and its drawer share a place; the desk has the lamp, the (open) drawer a pencil, the shelf a book."""
+    """Build a bedroom: a desk with a lamp, an open drawer with a pencil at the same location, a shelf with a book."""
     return build(
         Goal(TaskType.LOOK, "Pencil", None, "DeskLamp"),
         "look at pencil under the desklamp",
@@ -94,10 +98,10 @@ def bedroom() -> Game:
 
 
 def oddities() -> Game:
-    """What official games have and generated ones do not.
+    """Build a game with features that occur in official games but not in generated ones.
 
-    A bowl that holds an apple, a lamp that can be carried, bread that is sliced from the start, a plate that lies in
-    two receptacles, a book on the floor, a start at a receptacle.
+    A bowl that contains an apple, a candle that can be carried and switched on, bread that is sliced from the start, a
+    plate in two receptacles, a book on the floor, and a start at a receptacle.
     """
     return build(
         Goal(TaskType.PICK, "Bread", "Shelf"),

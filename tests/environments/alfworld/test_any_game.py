@@ -1,4 +1,4 @@
-"""What holds in every state of every game."""
+"""Invariants of every state of every game."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ NOTHING = "Nothing happens."
 
 
 @given(st.text())
-def test_any_text_is_survived(text: str):
+def test_any_text_is_a_valid_or_a_rejected_command(text: str):
     engine = Engine(kitchen())
     state = engine.start()
     before = state.clone()
-    said, obeyed = engine.step(state, text)
-    assert obeyed == (text.strip() in engine.admissible(before))
-    assert obeyed or said == NOTHING
+    observation, valid = engine.step(state, text)
+    assert valid == (text.strip() in engine.admissible(before))
+    assert valid or observation == NOTHING
 
 
 ROOMS = [*(kitchen(task_type) for task_type in KITCHEN_GOALS), bedroom(), oddities()]
 ENGINES = [Engine(game) for game in [*ROOMS, *(generate("train", index, "small") for index in range(12))]]
 
 
-def _everything_one_could_say(engine: Engine) -> list[str]:
+def _candidate_commands(engine: Engine) -> list[str]:
     things = [item.name for item in engine.items.values()]
     places = [receptacle.name for receptacle in engine.receptacles.values()]
     knives = [item.name for item in engine.items.values() if "knife" in item.name]
@@ -41,45 +41,45 @@ def _everything_one_could_say(engine: Engine) -> list[str]:
     ]
 
 
-SAYABLE = [_everything_one_could_say(engine) for engine in ENGINES]
+CANDIDATES = [_candidate_commands(engine) for engine in ENGINES]
 walks = st.tuples(st.integers(0, len(ENGINES) - 1), st.lists(st.integers(0, 10**6), max_size=12))
 
 
 def _walk(engine: Engine, choices: list[int]):
-    """A walk that prefers doing things to going places."""
+    """Play a random walk that prefers interactions to "go to" and information commands."""
     state = engine.start()
     for choice in choices:
         commands = engine.admissible(state)
-        deeds = [
+        interactions = [
             command for command in commands if not command.startswith(("go ", "help", "look", "inventory", "exam"))
         ]
-        commands = deeds if deeds and choice % 3 else commands
+        commands = interactions if interactions and choice % 3 else commands
         engine.step(state, commands[choice % len(commands)])
     return state
 
 
 @settings(max_examples=60, deadline=None)
 @given(walks)
-def test_what_is_admissible_is_obeyed_and_nothing_else_is(walk):
+def test_exactly_the_admissible_commands_are_valid(walk):
     which, choices = walk
     engine = ENGINES[which]
     state = _walk(engine, choices)
     admissible = engine.admissible(state)
     assert admissible == sorted(set(admissible))
-    assert set(admissible) <= set(SAYABLE[which])
-    for command in SAYABLE[which]:
+    assert set(admissible) <= set(CANDIDATES[which])
+    for command in CANDIDATES[which]:
         after = state.clone()
-        said, obeyed = engine.step(after, command)
-        assert obeyed == (command in admissible), command
-        assert (said == NOTHING) == (not obeyed), command
-        if not obeyed:
+        observation, valid = engine.step(after, command)
+        assert valid == (command in admissible), command
+        assert (observation == NOTHING) == (not valid), command
+        if not valid:
             after.steps -= 1
             assert after == state, command
 
 
 @settings(max_examples=60, deadline=None)
 @given(walks)
-def test_a_clone_goes_its_own_way(walk):
+def test_a_clone_is_independent(walk):
     which, choices = walk
     engine = ENGINES[which]
     state = _walk(engine, choices)
@@ -88,7 +88,7 @@ def test_a_clone_goes_its_own_way(walk):
     for command in [c for c in engine.admissible(twin) if not c.startswith("go ")]:
         engine.step(twin, command)
     assert state == kept
-    # The same commands in the same state do the same.
+    # The same command in the same state has the same effect.
     for command in engine.admissible(state):
         one, other = state.clone(), kept.clone()
         assert engine.step(one, command) == engine.step(other, command)
@@ -97,11 +97,11 @@ def test_a_clone_goes_its_own_way(walk):
 
 @settings(max_examples=60, deadline=None)
 @given(walks)
-def test_a_thing_is_in_one_receptacle_or_in_hand(walk):
+def test_an_item_is_in_one_receptacle_or_in_hand(walk):
     which, choices = walk
     engine = ENGINES[which]
     if engine.game.task == oddities().task:
-        return  # it has a plate in two places
+        return  # its plate is in two receptacles
     state = _walk(engine, choices)
     contents = [id for inside in state.inside.values() for id in inside]
     assert sorted([*contents, *([state.holding] if state.holding else [])]) == sorted(engine.items)

@@ -1,4 +1,4 @@
-"""What ends an episode of each task, and what does not."""
+"""The winning conditions of each task type."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def _won_after_each(game, commands: list[str]) -> list[bool]:
 
 
 @pytest.mark.parametrize("task_type", list(WINS))
-def test_a_mug_that_is_ready_wins_when_it_is_put_in_place(task_type: TaskType):
+def test_delivering_a_treated_mug_wins(task_type: TaskType):
     won = _won_after_each(kitchen(task_type), [*TAKE, *WINS[task_type], *PUT])
     assert won == [False] * (len(won) - 1) + [True]
 
 
 @pytest.mark.parametrize("task_type", [TaskType.CLEAN, TaskType.HEAT, TaskType.COOL])
-def test_a_mug_that_is_not_ready_does_not_win(task_type: TaskType):
+def test_delivering_an_untreated_mug_does_not_win(task_type: TaskType):
     assert not any(_won_after_each(kitchen(task_type), [*TAKE, *PUT]))
 
 
@@ -54,8 +54,8 @@ def test_two_mugs_must_share_one_cabinet():
     assert won == [False] * 12 + [True]
 
 
-def test_look_wins_with_the_lamp_on_the_thing_in_hand_and_the_lamp_near():
-    # The lamp may be lit before: what counts is to stand by it with the pencil in hand.
+def test_look_is_won_at_a_lit_lamp_with_the_object_in_hand():
+    # The lamp may be lit first. The episode is won when the agent is at the lamp with the pencil in hand.
     commands = ["go to desk 1", "use desklamp 1", "take pencil 1 from drawer 1"]
     assert _won_after_each(bedroom(), commands) == [False, False, True]
 
@@ -65,7 +65,7 @@ def test_look_is_not_won_away_from_the_lamp():
     assert _won_after_each(bedroom(), [*commands, "go to shelf 1"]) == [False] * 4 + [True, False]
 
 
-def test_a_thing_without_the_affordance_of_the_task_does_not_win():
+def test_an_object_without_the_affordance_of_the_task_does_not_win():
     game = kitchen(TaskType.HEAT)
     items = tuple(
         replace(item, heatable=False, initially=frozenset({"hot"})) if item.type == "Mug" else item

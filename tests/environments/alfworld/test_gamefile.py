@@ -1,4 +1,4 @@
-"""Official game files: the round trip, the tree, and files that are not what they seem."""
+"""Official game files: round trips, the folder tree, and malformed files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from empg.environments.alfworld.world import Game, TaskType
 from empg.errors import MissingExtraError
 from tests.environments.alfworld.rooms import bedroom, kitchen, oddities
 
-# As much of alfworld's two texts as reading asks for.
+# The parts of alfworld's two texts that reading needs.
 LOGIC = Logic("(define (domain alfred))", '"rhs": "Your task is to: UNKNOWN GOAL." template :: "move {o} to {r}";')
 
 
 def _log(game: Game, seed: int) -> list[object]:
-    """What a random player is told."""
+    """Return everything that a random player observes."""
     rng = random.Random(seed)
     engine = Engine(game)
     state = engine.start()
@@ -46,7 +46,7 @@ def _log(game: Game, seed: int) -> list[object]:
     [kitchen(), bedroom(), oddities(), *(generate("valid_seen", index) for index in range(8))],
     ids=lambda game: game.task,
 )
-def test_a_game_that_was_written_plays_the_same(game: Game, tmp_path: Path):
+def test_a_written_and_read_game_plays_the_same(game: Game, tmp_path: Path):
     back = read_game(write_game(game, tmp_path, LOGIC))
     assert back.task == game.task
     assert back.goal == game.goal
@@ -54,7 +54,7 @@ def test_a_game_that_was_written_plays_the_same(game: Game, tmp_path: Path):
     assert [_log(back, seed) for seed in range(3)] == [_log(game, seed) for seed in range(3)]
 
 
-def test_the_walkthrough_is_kept(tmp_path: Path):
+def test_the_walkthrough_survives_the_round_trip(tmp_path: Path):
     game = replace(kitchen(), walkthrough=("go to fridge 1", "look"))
     assert read_game(write_game(game, tmp_path, LOGIC)).walkthrough == ("go to fridge 1", "look")
 
@@ -88,8 +88,8 @@ def test_the_task_id_follows_the_content(tmp_path: Path):
 
 
 @pytest.mark.parametrize("task", ['put "it" there', "put {o} there", "#look.feedback#", "a\\n", "", "x" * 501, "a\nb"])
-def test_a_sentence_that_the_grammar_would_obey_is_not_written(task: str):
-    with pytest.raises(ValueError, match="the grammar gives a meaning"):
+def test_a_sentence_with_special_characters_is_rejected(task: str):
+    with pytest.raises(ValueError, match="by hand: invalid task sentence: expected 1 to 500 characters"):
         game_data(replace(kitchen(), task=task), LOGIC)
 
 
@@ -102,13 +102,13 @@ def test_alfworlds_own_domain_and_grammar_are_found():
 
 
 class FakeEngine:
-    """As much of the real engine as a game needs to be loaded."""
+    """The part of the original engine that loading a game needs."""
 
     def load(self, data: dict[str, Any]) -> None:
         self.data = data
 
 
-def test_the_engine_of_a_game_that_is_thrown_away_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_of_a_closed_or_discarded_game_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[FakeEngine] = []
     monkeypatch.setattr(textworld, "_idle", [])
     monkeypatch.setattr(textworld, "_new_engine", lambda: made.append(FakeEngine()) or made[-1])
@@ -121,12 +121,12 @@ def test_the_engine_of_a_game_that_is_thrown_away_serves_the_next(monkeypatch: p
     assert textworld._idle == made
     del closed
     gc.collect()
-    assert textworld._idle == made  # handed back once
+    assert textworld._idle == made  # each engine is returned only once
     textworld.RealGame(kitchen(), LOGIC)
     assert len(made) == 2
 
 
-def test_without_alfworld_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_the_error_without_alfworld_names_the_install_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "alfworld", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'empg\[textworld\]'"):
         Logic.installed()
@@ -135,7 +135,7 @@ def test_without_alfworld_the_error_says_what_to_install(monkeypatch: pytest.Mon
         textworld.RealGame(kitchen(), LOGIC)
 
 
-# ---- files that are not what they seem ------------------------------------------------------------------------------
+# ---- malformed files ------------------------------------------------------------------------------------------------
 
 
 def _write(path: Path, change: dict[str, Any]) -> Path:
@@ -147,21 +147,19 @@ def _write(path: Path, change: dict[str, Any]) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pddl_problem": "missing"}, "the key 'pddl_problem' is missing or not a text"),
-        ({"pddl_problem": {"a": 1}}, "the key 'pddl_problem' is missing or not a text"),
-        ({"grammar": "missing"}, "the key 'grammar' is missing or not a text"),
+        ({"pddl_problem": "missing"}, "the key 'pddl_problem' is missing or is not a string"),
+        ({"pddl_problem": {"a": 1}}, "the key 'pddl_problem' is missing or is not a string"),
+        ({"grammar": "missing"}, "the key 'grammar' is missing or is not a string"),
         ({"grammar": 'Your task is to: win." put {o} in/on {r}'}, "older than alfworld 0.4"),
-        ({"grammar": "move {o} to {r}"}, "does not say 'Your task is to: ...'"),
-        ({"grammar": LOGIC.grammar}, "does not say 'Your task is to: ...'"),
-        ({"pddl_problem": "(" * 100_000}, "nests over 64 deep"),
+        ({"grammar": "move {o} to {r}"}, "does not contain 'Your task is to: ...'"),
+        ({"grammar": LOGIC.grammar}, "does not contain 'Your task is to: ...'"),
+        ({"pddl_problem": "(" * 100_000}, "nested too deeply: expected at most 64 levels"),
         ({"pddl_problem": "hello"}, "no :init section"),
         ({"pddl_problem": "(:init (atLocation " + "x " * 100_000 + ")) (:goal)"}, "not one complete expression"),
         ({"pddl_problem": "((:init (atLocation " + "x " * 100_000 + ")) (:goal))"}, "takes two arguments"),
     ],
 )
-def test_a_broken_game_is_an_error_of_one_line_that_names_the_file(
-    tmp_path: Path, change: dict[str, Any], message: str
-):
+def test_the_error_for_a_malformed_game_is_one_line_with_the_path(tmp_path: Path, change: dict[str, Any], message: str):
     path = _write(tmp_path / "game.tw-pddl", change)
     with pytest.raises(ValueError, match=message) as caught:
         read_game(path)
@@ -178,7 +176,7 @@ def test_a_broken_game_is_an_error_of_one_line_that_names_the_file(
         ("(cleanable Egg_bar_1)", "(objectType Fridge_bar_4 EggType)", "two things have the same id"),
     ],
 )
-def test_a_game_that_makes_no_sense_is_refused(tmp_path: Path, fact: str, other: str, message: str):
+def test_an_inconsistent_game_is_rejected(tmp_path: Path, fact: str, other: str, message: str):
     problem = game_data(kitchen(), LOGIC)["pddl_problem"]
     assert fact in problem
     path = _write(tmp_path / "game.tw-pddl", {"pddl_problem": problem.replace(fact, other)})
@@ -188,7 +186,7 @@ def test_a_game_that_makes_no_sense_is_refused(tmp_path: Path, fact: str, other:
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff\xfe", b"[" * 1_000_000, b"null", b"NaN", b"9" * 10_000])
-def test_a_file_that_is_not_a_json_object_is_refused(tmp_path: Path, content: bytes):
+def test_a_file_that_is_not_a_json_object_is_rejected(tmp_path: Path, content: bytes):
     path = tmp_path / "game.tw-pddl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"not (JSON|a JSON object)") as caught:
@@ -199,12 +197,12 @@ def test_a_file_that_is_not_a_json_object_is_refused(tmp_path: Path, content: by
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_game(kitchen(), tmp_path, LOGIC)
     monkeypatch.setattr(gamefile, "MAX_FILE_BYTES", 100)
-    with pytest.raises(ValueError, match="over 100 bytes"):
+    with pytest.raises(ValueError, match="too large: expected at most 100 bytes"):
         read_game(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere/game.tw-pddl: no such file"):
+def test_the_error_for_a_missing_file_names_the_file(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/game.tw-pddl: file not found"):
         read_game(tmp_path / "nowhere" / "game.tw-pddl")
 
 
@@ -240,12 +238,12 @@ def tree(tmp_path: Path) -> Path:
 PLAYABLE = ["look_at_obj_in_light-Pencil-None-DeskLamp-301", "pick_heat_then_place_in_recep-Mug-None-Cabinet-1"]
 
 
-def test_the_games_which_the_official_loader_plays_are_found(tree: Path):
+def test_find_games_returns_the_games_of_the_official_loader(tree: Path):
     assert [path.parents[1].name for path in find_games(tree, "train")] == PLAYABLE
     assert find_games(tree.parent, "train") == find_games(tree, "train")
 
 
-def test_a_tilde_is_the_home_folder(tree: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_tilde_is_expanded_to_the_home_folder(tree: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tree.parent))
     assert find_games("~/json_2.1.1", "train") == find_games(tree, "train")
 
@@ -268,7 +266,7 @@ def test_the_environment_plays_the_tree(tree: Path):
     assert reward == 1.0
 
 
-def test_the_tree_is_read_once_for_all_environments(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_environments_share_one_scan_of_the_tree(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scans = []
 
     def counted(*arguments: Any) -> list[Path]:
@@ -285,10 +283,10 @@ def test_the_tree_is_read_once_for_all_environments(tree: Path, monkeypatch: pyt
     assert len(scans) == 3
 
 
-def test_a_split_that_is_not_there_is_named(tree: Path):
-    with pytest.raises(FileNotFoundError, match=r"valid_unseen: no such folder; alfworld-download makes it"):
+def test_the_error_for_a_missing_split_names_it(tree: Path):
+    with pytest.raises(FileNotFoundError, match=r"valid_unseen: folder not found. Run alfworld-download"):
         find_games(tree, "valid_unseen")
-    with pytest.raises(ValueError, match="unknown split 'test': one of train, valid_seen, valid_unseen"):
+    with pytest.raises(ValueError, match="unknown split: expected one of train, valid_seen, valid_unseen, got 'test'"):
         find_games(tree, "test")
 
 
@@ -298,7 +296,7 @@ def test_a_split_without_games_is_an_error(tree: Path):
 
 
 @pytest.mark.parametrize("name", ["traj_data.json", "game.tw-pddl"])
-def test_a_broken_file_in_the_tree_is_named(tree: Path, name: str):
+def test_the_error_for_a_damaged_file_in_the_tree_names_it(tree: Path, name: str):
     path = tree / "train" / PLAYABLE[0] / "trial_T1" / name
     path.write_text('{"half": ')
     with pytest.raises(ValueError, match="not JSON") as caught:

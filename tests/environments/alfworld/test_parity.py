@@ -1,9 +1,9 @@
-"""Our engine against the real one (textworld, as alfworld 0.4.2 wraps it): equal to the letter, everywhere.
+"""Our engine is identical to the original one (textworld, as alfworld 0.4.2 wraps it), string by string.
 
-Each chunk plays its own generated games on both engines and compares what they say after every command: observation,
-admissible commands, reward, whether the episode is over, and whether the command was obeyed. Half of the games are
-played by the expert to the end, half at random; both players are interrupted by commands that cannot be obeyed. The
-counts of what was compared are recorded as properties of the tests (`pytest --junit-xml`) and printed (`pytest -s`).
+Each chunk plays its own generated games on both engines and compares their output after every command: observation,
+admissible commands, reward, end of the episode, and validity of the command. The expert plays half of the games to the
+end; the other half is played at random. Invalid commands are inserted into both. The counts of comparisons are recorded
+as test properties (`pytest --junit-xml`) and printed (`pytest -s`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from empg.environments.alfworld.world import Game, State, TaskType
 pytestmark = pytest.mark.slow
 
 CHUNKS = 12
-SMALL_GAMES = 18  # a chunk; three of each task type
+SMALL_GAMES = 18  # per chunk; three of each task type
 RANDOM_STEPS, MOST_EXPERT_STEPS = 14, 50
 
 
@@ -41,18 +41,18 @@ class Comparison:
         self.state: State = self.engine.start()
         self.real.reset()
         self.counts["games"] += 1
-        self.said = self.engine.opening(self.state)
+        self.observation = self.engine.opening(self.state)
         self._compare("")
 
     def step(self, command: str) -> None:
-        self.said, obeyed = self.engine.step(self.state, command)
+        self.observation, obeyed = self.engine.step(self.state, command)
         assert self.real.step(command) == obeyed, command
         self.counts["steps"] += 1
         self.counts["refused"] += not obeyed
         self._compare(command)
 
     def _compare(self, command: str) -> None:
-        assert self.said == self.real.observation, command
+        assert self.observation == self.real.observation, command
         assert self.admissible() == self.real.admissible, command
         assert (float(self.state.won), self.state.won) == (self.real.score, self.real.done), command
         assert self.state.won == self.real.won, command
@@ -62,7 +62,7 @@ class Comparison:
         return self.engine.admissible(self.state)
 
     def refused(self, rng: random.Random) -> str:
-        """Something that looks like a command, and cannot be obeyed now."""
+        """Return a random command that is currently invalid."""
         items = [item.name for item in self.engine.items.values()]
         places = [receptacle.name for receptacle in self.engine.receptacles.values()]
         admissible = set(self.admissible())
@@ -81,12 +81,12 @@ def _play_at_random(game: Game, counts: Counter[str], rng: random.Random, steps:
     comparison = Comparison(game, counts)
     for _ in range(steps):
         commands = comparison.admissible()
-        deeds = [c for c in commands if not c.startswith(("go to", "help", "look", "inventory"))]
+        interactions = [c for c in commands if not c.startswith(("go to", "help", "look", "inventory"))]
         if rng.random() < 0.08:
             comparison.step(comparison.refused(rng))
         else:
-            # Most commands are "go to"; without a nudge nothing would ever be picked up.
-            comparison.step(rng.choice(deeds if deeds and rng.random() < 0.7 else commands))
+            # Most commands are "go to". Without this preference almost nothing would be picked up.
+            comparison.step(rng.choice(interactions if interactions and rng.random() < 0.7 else commands))
     comparison.real.close()
 
 
@@ -94,7 +94,7 @@ def _play_by_the_expert(env: ALFWorldEnv, task: int, counts: Counter[str], rng: 
     observation, info = env.reset(options={"task": task})
     expert = env.expert()
     comparison = Comparison(generate(env.split, task, env.rooms, env.task_types), counts)
-    assert comparison.said == observation
+    assert comparison.observation == observation
     for _ in range(MOST_EXPERT_STEPS):
         if rng.random() < 0.08:
             comparison.step(comparison.refused(rng))
@@ -130,7 +130,7 @@ def test_generated_games(chunk: int, counts: Counter[str]):
         else:
             env = ALFWorldEnv(split, rooms="small", task_types=[task_type.value])
             _play_by_the_expert(env, task, counts, rng)
-    # And one full room, at random and by the expert.
+    # One full room in addition, played at random and by the expert.
     task_type = task_types[chunk % 6]
     _play_at_random(generate(split, chunk, "full", [task_type]), counts, rng, RANDOM_STEPS)
     _play_by_the_expert(ALFWorldEnv(split, task_types=[task_type.value]), chunk, counts, rng)
@@ -138,7 +138,7 @@ def test_generated_games(chunk: int, counts: Counter[str]):
 
 
 @pytest.mark.parametrize("game", [*map(kitchen, KITCHEN_GOALS), bedroom(), oddities()], ids=lambda game: game.task)
-def test_games_written_by_hand(game: Game, counts: Counter[str]):
+def test_hand_written_games(game: Game, counts: Counter[str]):
     for seed in range(3):
         _play_at_random(game, counts, random.Random(seed), 40)
 
@@ -157,23 +157,23 @@ def test_odd_commands(command: str, counts: Counter[str]):
     comparison.real.close()
 
 
-def test_the_two_backends_of_the_environment_are_alike():
+def test_both_backends_of_the_environment_behave_alike():
     ours = ALFWorldEnv("valid_seen", rooms="small", max_steps=20)
     real = ALFWorldEnv("valid_seen", rooms="small", max_steps=20, backend="textworld")
     for task in range(3):
-        said, info = ours.reset(options={"task": task})
-        assert real.reset(options={"task": task}) == (said, info)
+        observation, info = ours.reset(options={"task": task})
+        assert real.reset(options={"task": task}) == (observation, info)
         expert, over = ours.expert(), False
         while not over:
-            action = expert.act(said, info)["action"]
+            action = expert.act(observation, info)["action"]
             outcome = ours.step(action)
             assert real.step(action) == outcome
-            said, _, won, lost, info = outcome
+            observation, _, won, lost, info = outcome
             over = won or lost
     real.close()
 
 
-def test_a_clone_on_the_real_engine_goes_its_own_way():
+def test_a_clone_on_the_original_engine_is_independent():
     env = ALFWorldEnv("valid_seen", rooms="small", backend="textworld")
     _, info = env.reset(options={"task": 0})
     first, second = [command for command in info["admissible"] or [] if command.startswith("go to")][:2]
@@ -193,7 +193,7 @@ from empg.environments.alfworld.textworld import RealGame, memoise
 
 if sys.argv[1] == "memoised":
     memoise()
-for task in (0, 1, 0):  # a game comes back, so that what is remembered is used
+for task in (0, 1, 0):  # game 0 is repeated, so that the cache is used
     game, rng = RealGame(generate("train", task, "small")), random.Random(task)
     for _ in range(2):
         game.reset()
@@ -204,12 +204,12 @@ for task in (0, 1, 0):  # a game comes back, so that what is remembered is used
 """
 
 
-def test_memoise_does_not_change_what_the_engine_says():
+def test_memoise_does_not_change_the_output_of_the_engine():
     logs = [
         subprocess.run(
-            [sys.executable, "-c", PLAY, how], capture_output=True, text=True, check=True, timeout=120
+            [sys.executable, "-c", PLAY, mode], capture_output=True, text=True, check=True, timeout=120
         ).stdout
-        for how in ("plain", "memoised")
+        for mode in ("plain", "memoised")
     ]
     assert logs[0].count("\n") == 72
     assert logs[0] == logs[1]

@@ -1,4 +1,4 @@
-"""The rules of the game, command by command, on rooms written by hand."""
+"""The rules of the game, command by command, in hand-written rooms."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.environments.alfworld.rooms import bedroom, build, kitchen, oddities,
 NOTHING = "Nothing happens."
 
 
-# ---- the beginning --------------------------------------------------------------------------------------------------
+# ---- the first observation ------------------------------------------------------------------------------------------
 
 
-def test_the_opening_lists_the_room_and_the_task():
+def test_the_first_observation_lists_the_room_and_the_task():
     engine = Engine(kitchen())
     assert engine.opening(engine.start()) == (
         "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see "
@@ -25,14 +25,14 @@ def test_the_opening_lists_the_room_and_the_task():
     )
 
 
-def test_an_opening_at_a_receptacle_faces_it():
+def test_the_first_observation_at_a_receptacle_faces_it():
     engine = Engine(oddities())
     assert engine.opening(engine.start()).split("\n\n")[1] == (
         "You are facing the countertop 1. Next to it, you see nothing."
     )
 
 
-def test_commands_in_the_middle_of_the_room():
+def test_the_admissible_commands_in_the_middle_of_the_room():
     engine = Engine(kitchen())
     assert engine.admissible(engine.start()) == [
         "go to cabinet 1",
@@ -50,11 +50,11 @@ def test_commands_in_the_middle_of_the_room():
 # ---- go, look, examine, inventory, help -----------------------------------------------------------------------------
 
 
-def test_going_somewhere_shows_what_is_there(play):
-    _, _, said = play(
+def test_go_shows_the_contents_of_the_receptacle(play):
+    _, _, observations = play(
         kitchen(), "go to countertop 1", "go to fridge 1", "go to sinkbasin 1", "open fridge 1", "go to fridge 1"
     )
-    assert said == [
+    assert observations == [
         "You arrive at countertop 1. On the countertop 1, you see a knife 1, and a mug 1.",
         "You arrive at fridge 1. The fridge 1 is closed.",
         "You arrive at sinkbasin 1. On the sinkbasin 1, you see a mug 2.",
@@ -64,9 +64,9 @@ def test_going_somewhere_shows_what_is_there(play):
 
 
 @pytest.mark.parametrize("command", ["go to fridge 1", "go to fridge 2", "go to", "go fridge 1", "go to mug 1", "go"])
-def test_one_goes_only_to_another_receptacle(play, command: str):
-    engine, state, said = play(kitchen(), "go to fridge 1", command)
-    assert said[1] == NOTHING
+def test_go_is_valid_only_to_another_receptacle(play, command: str):
+    engine, state, observations = play(kitchen(), "go to fridge 1", command)
+    assert observations[1] == NOTHING
     assert command not in engine.admissible(state)
 
 
@@ -76,25 +76,27 @@ def test_look_in_the_middle_of_the_room_sees_nothing(play):
     ]
 
 
-def test_look_at_a_receptacle_does_not_tell_what_is_in_it(play):
+def test_look_at_a_receptacle_does_not_list_its_contents(play):
     assert play(kitchen(), "go to countertop 1", "look")[2][1] == (
         "You are facing the countertop 1. Next to it, you see nothing."
     )
 
 
-def test_look_names_every_receptacle_that_shares_the_place(play):
+def test_look_names_all_receptacles_of_a_shared_location(play):
     assert play(bedroom(), "go to desk 1", "look")[2] == [
         "You arrive at desk 1. On the desk 1, you see a desklamp 1.",
         "You are facing the desk 1, and drawer 1. Next to it, you see nothing.",
     ]
 
 
-def test_what_moved_between_two_receptacles_of_one_place_lies_next_to_the_first(play):
-    _, _, said = play(bedroom(), "go to desk 1", "take pencil 1 from drawer 1", "move pencil 1 to desk 1", "look")
-    assert said[-1] == "You are facing the desk 1, and drawer 1. Next to it, you see a pencil 1."
+def test_look_lists_an_item_moved_between_receptacles_of_one_location(play):
+    _, _, observations = play(
+        bedroom(), "go to desk 1", "take pencil 1 from drawer 1", "move pencil 1 to desk 1", "look"
+    )
+    assert observations[-1] == "You are facing the desk 1, and drawer 1. Next to it, you see a pencil 1."
 
 
-def test_receptacles_that_share_a_place_are_used_without_going(play):
+def test_receptacles_of_a_shared_location_are_used_without_go(play):
     engine, state, _ = play(bedroom(), "go to desk 1")
     assert engine.admissible(state) == [
         "close drawer 1",
@@ -116,20 +118,22 @@ def test_examine_a_receptacle(play):
     ]
 
 
-def test_a_thing_is_examined_only_in_hand(play):
-    _, _, said = play(kitchen(), "go to countertop 1", "examine mug 1", "take mug 1 from countertop 1", "examine mug 1")
-    assert said[1] == NOTHING
-    assert said[3] == "There's nothing special about mug 1."
+def test_an_item_can_be_examined_only_in_hand(play):
+    _, _, observations = play(
+        kitchen(), "go to countertop 1", "examine mug 1", "take mug 1 from countertop 1", "examine mug 1"
+    )
+    assert observations[1] == NOTHING
+    assert observations[3] == "There's nothing special about mug 1."
 
 
-def test_examine_tells_the_state_of_a_thing(play):
-    _, _, said = play(
+def test_examine_describes_the_state_of_an_item(play):
+    _, _, observations = play(
         kitchen(),
         *("go to sinkbasin 1", "take mug 2 from sinkbasin 1", "clean mug 2 with sinkbasin 1", "examine mug 2"),
         *("go to microwave 1", "heat mug 2 with microwave 1", "examine mug 2"),
         *("go to fridge 1", "cool mug 2 with fridge 1", "examine mug 2"),
     )
-    assert [said[3], said[6], said[9]] == [
+    assert [observations[3], observations[6], observations[9]] == [
         "This is a clean mug 2.",
         "This is a hot and clean mug 2.",
         "This is a cool and clean mug 2.",
@@ -144,22 +148,22 @@ def test_inventory(play):
 
 
 def test_help_lists_the_verbs(play):
-    said = play(kitchen(), "help")[2][0]
-    assert said.startswith(
+    observations = play(kitchen(), "help")[2][0]
+    assert observations.startswith(
         "Available commands:\n  look:                             look around your current location\n"
     )
-    assert "  move (object) to (receptacle):  place an object in or on a receptacle\n" in said
-    assert said.endswith("  slice (object) with (object):     slice an object using a sharp object\n")
+    assert "  move (object) to (receptacle):  place an object in or on a receptacle\n" in observations
+    assert observations.endswith("  slice (object) with (object):     slice an object using a sharp object\n")
 
 
 # ---- open, close, take, move ----------------------------------------------------------------------------------------
 
 
 def test_open_and_close(play):
-    engine, state, said = play(
+    engine, state, observations = play(
         kitchen(), "go to fridge 1", "open fridge 1", "open fridge 1", "close fridge 1", "close fridge 1"
     )
-    assert said[1:] == [
+    assert observations[1:] == [
         "You open the fridge 1. The fridge 1 is open. In it, you see a egg 1.",
         NOTHING,
         "You close the fridge 1.",
@@ -175,9 +179,9 @@ def test_an_open_receptacle_may_be_empty(play):
     )
 
 
-def test_what_cannot_be_opened_is_neither_opened_nor_closed(play):
-    _, _, said = play(kitchen(), "go to countertop 1", "open countertop 1", "close countertop 1")
-    assert said[1:] == [NOTHING, NOTHING]
+def test_a_receptacle_without_a_door_is_neither_opened_nor_closed(play):
+    _, _, observations = play(kitchen(), "go to countertop 1", "open countertop 1", "close countertop 1")
+    assert observations[1:] == [NOTHING, NOTHING]
 
 
 def test_a_receptacle_stays_open(play):
@@ -187,8 +191,13 @@ def test_a_receptacle_stays_open(play):
 
 
 def test_take(play):
-    engine, state, said = play(kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "examine countertop 1")
-    assert said[1:] == ["You pick up the mug 1 from the countertop 1.", "On the countertop 1, you see a knife 1."]
+    engine, state, observations = play(
+        kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "examine countertop 1"
+    )
+    assert observations[1:] == [
+        "You pick up the mug 1 from the countertop 1.",
+        "On the countertop 1, you see a knife 1.",
+    ]
     assert state.holding == "Mug_bar_2"  # mug 1: the last id of its kind has the lowest number
     assert not any(command.startswith("take") for command in engine.admissible(state))  # one hand
 
@@ -204,13 +213,15 @@ def test_take(play):
         "take",
     ],
 )
-def test_what_cannot_be_taken(play, command: str):
+def test_invalid_take_commands(play, command: str):
     assert play(kitchen(), "go to fridge 1", command)[2][1] == NOTHING
 
 
-def test_two_things_cannot_be_held(play):
-    _, _, said = play(kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "take knife 1 from countertop 1")
-    assert said[2] == NOTHING
+def test_two_items_cannot_be_held(play):
+    _, _, observations = play(
+        kitchen(), "go to countertop 1", "take mug 1 from countertop 1", "take knife 1 from countertop 1"
+    )
+    assert observations[2] == NOTHING
 
 
 def test_a_lamp_cannot_be_taken(play):
@@ -218,12 +229,12 @@ def test_a_lamp_cannot_be_taken(play):
 
 
 def test_move(play):
-    _, state, said = play(
+    _, state, observations = play(
         kitchen(),
         *("go to countertop 1", "take knife 1 from countertop 1", "go to sinkbasin 1", "move knife 1 to sinkbasin 1"),
         "examine sinkbasin 1",
     )
-    assert said[3:] == [
+    assert observations[3:] == [
         "You move the knife 1 to the sinkbasin 1.",
         "On the sinkbasin 1, you see a knife 1, and a mug 2.",
     ]
@@ -241,20 +252,20 @@ def test_move(play):
         "move mug 1",
     ],
 )
-def test_where_a_thing_cannot_be_put(play, command: str):
-    _, _, said = play(
+def test_invalid_move_commands(play, command: str):
+    _, _, observations = play(
         kitchen(TaskType.PICK), "go to countertop 1", "take mug 1 from countertop 1", "go to cabinet 1", command
     )
-    assert said[3] == NOTHING
+    assert observations[3] == NOTHING
 
 
-def test_a_receptacle_accepts_only_what_fits(play):
-    engine, state, said = play(
+def test_a_receptacle_accepts_only_allowed_types(play):
+    engine, state, observations = play(
         kitchen(),
         *("go to countertop 1", "take knife 1 from countertop 1", "go to cabinet 1", "open cabinet 1"),
         "move knife 1 to cabinet 1",
     )
-    assert said[4] == NOTHING
+    assert observations[4] == NOTHING
     assert "move knife 1 to cabinet 1" not in engine.admissible(state)
 
 
@@ -273,15 +284,15 @@ def test_a_receptacle_is_never_full():
 # ---- clean, heat, cool, use, slice ----------------------------------------------------------------------------------
 
 
-def test_heat_and_cool_undo_each_other_and_need_no_open_door(play):
-    engine, state, said = play(
+def test_heat_and_cool_undo_each_other_and_work_with_closed_doors(play):
+    engine, state, observations = play(
         kitchen(),
         *("go to sinkbasin 1", "take mug 2 from sinkbasin 1", "clean mug 2 with sinkbasin 1"),
         *("go to microwave 1", "heat mug 2 with microwave 1"),
     )
     mug = state.holding
-    assert said[2] == "You clean the mug 2 using the sinkbasin 1."
-    assert said[4] == "You heat the mug 2 using the microwave 1."
+    assert observations[2] == "You clean the mug 2 using the sinkbasin 1."
+    assert observations[4] == "You heat the mug 2 using the microwave 1."
     assert mug in state.clean
     assert mug in state.hot
     assert mug not in state.cool
@@ -296,21 +307,21 @@ def test_heat_and_cool_undo_each_other_and_need_no_open_door(play):
 @pytest.mark.parametrize(
     "command",
     [
-        "heat knife 1 with microwave 1",  # does not heat
+        "heat knife 1 with microwave 1",  # not heatable
         "heat mug 1 with microwave 1",  # not in hand
         "clean knife 1 with microwave 1",
         "heat knife 1",
         "heat knife 1 with fridge 1",
     ],
 )
-def test_what_a_microwave_does_not_do(play, command: str):
+def test_invalid_heat_and_clean_commands(play, command: str):
     assert (
         play(kitchen(), "go to countertop 1", "take knife 1 from countertop 1", "go to microwave 1", command)[2][3]
         == NOTHING
     )
 
 
-def test_commands_with_a_mug_at_the_open_fridge(play):
+def test_the_admissible_commands_with_a_mug_at_the_open_fridge(play):
     engine, state, _ = play(
         kitchen(), "go to sinkbasin 1", "take mug 2 from sinkbasin 1", "go to fridge 1", "open fridge 1"
     )
@@ -331,9 +342,9 @@ def test_commands_with_a_mug_at_the_open_fridge(play):
     ]
 
 
-def test_use_turns_on_for_good(play):
-    _, state, said = play(bedroom(), "use desklamp 1", "go to desk 1", "use desklamp 1", "use desklamp 1")
-    assert said == [
+def test_use_turns_a_lamp_on_permanently(play):
+    _, state, observations = play(bedroom(), "use desklamp 1", "go to desk 1", "use desklamp 1", "use desklamp 1")
+    assert observations == [
         NOTHING,
         "You arrive at desk 1. On the desk 1, you see a desklamp 1.",
         "You turn on the desklamp 1.",
@@ -343,12 +354,12 @@ def test_use_turns_on_for_good(play):
 
 
 def test_slice(play):
-    engine, state, said = play(
+    engine, state, observations = play(
         oddities(),
         *("slice apple 1 with butterknife 1", "take butterknife 1 from countertop 1"),
         *("slice bread 1 with butterknife 1", "slice plate 1 with butterknife 1", "slice apple 1 with butterknife 1"),
     )
-    assert said == [
+    assert observations == [
         NOTHING,  # no knife in hand
         "You pick up the butterknife 1 from the countertop 1.",
         NOTHING,  # the bread is not sliceable, and elsewhere
@@ -356,42 +367,44 @@ def test_slice(play):
         "You sliced the apple 1 with the butterknife 1.",
     ]
     assert "Apple_bar_1" in state.sliced
-    assert "slice apple 1 with butterknife 1" in engine.admissible(state)  # again and again
+    assert "slice apple 1 with butterknife 1" in engine.admissible(state)  # repeatedly
 
 
-# ---- what only official games have ----------------------------------------------------------------------------------
+# ---- features of official games only --------------------------------------------------------------------------------
 
 
-def test_a_container_shows_what_it_holds(play):
+def test_examine_lists_the_contents_of_a_container(play):
     assert play(oddities(), "take bowl 1 from countertop 1", "examine bowl 1")[2][1] == (
         "This is a normal bowl 1. In it, you see a apple 1."
     )
 
 
-def test_a_toggled_thing_in_hand_is_on(play):
-    _, _, said = play(
+def test_a_toggled_item_in_hand_is_on(play):
+    _, _, observations = play(
         oddities(),
         *("go to sidetable 1", "take candle 1 from sidetable 1", "examine candle 1", "use candle 1"),
         *("go to countertop 1", "move candle 1 to countertop 1", "use candle 1"),
         *("take candle 1 from countertop 1", "examine candle 1"),
     )
-    assert said[2:4] == ["There's nothing special about candle 1.", NOTHING]  # a lamp in hand is not used
-    assert said[8] == "This candle 1 is on."
+    assert observations[2:4] == ["There's nothing special about candle 1.", NOTHING]  # a lamp in hand is not used
+    assert observations[8] == "This candle 1 is on."
 
 
-def test_things_may_begin_sliced_and_clean(play):
+def test_items_may_start_sliced_and_clean(play):
     assert play(oddities(), "go to sidetable 1", "take bread 1 from sidetable 1", "examine bread 1")[2][2] == (
         "This is a clean sliced bread 1."
     )
 
 
-def test_a_thing_may_lie_in_two_receptacles(play):
-    _, state, said = play(oddities(), "take plate 1 from countertop 1", "go to sidetable 1", "examine sidetable 1")
-    assert "plate 1" in said[2]
+def test_an_item_may_start_in_two_receptacles(play):
+    _, state, observations = play(
+        oddities(), "take plate 1 from countertop 1", "go to sidetable 1", "examine sidetable 1"
+    )
+    assert "plate 1" in observations[2]
     assert state.inside["CounterTop_bar_1"].count("Plate_bar_1") == 0
 
 
-def test_a_thing_on_the_floor_is_out_of_reach():
+def test_an_item_on_the_floor_is_out_of_reach():
     engine = Engine(oddities())
     assert not any("book" in command for command in engine.admissible(engine.start()))
 
@@ -399,7 +412,7 @@ def test_a_thing_on_the_floor_is_out_of_reach():
 # ---- states, steps, hostile commands --------------------------------------------------------------------------------
 
 
-def test_every_command_counts_as_a_step_obeyed_or_not(play):
+def test_every_command_counts_as_a_step_valid_or_not(play):
     assert play(kitchen(), "look", "fly", "")[1].steps == 3
 
 
@@ -410,7 +423,7 @@ def test_spaces_around_a_command_are_ignored(play):
 @pytest.mark.parametrize(
     "command", ["LOOK", "Go to fridge 1", "go  to fridge 1", "go to fridge 01", "look around", "\0"]
 )
-def test_commands_are_taken_to_the_letter(play, command: str):
+def test_commands_must_match_exactly(play, command: str):
     assert play(kitchen(), command)[2] == [NOTHING]
 
 
@@ -418,23 +431,23 @@ def test_a_very_long_command_does_nothing(play):
     assert play(kitchen(), "go to " * 200_000, "take " + " from " * 100_000)[2] == [NOTHING, NOTHING]
 
 
-# ---- games that make no sense ---------------------------------------------------------------------------------------
+# ---- inconsistent games ---------------------------------------------------------------------------------------------
 
 
-def test_two_things_with_one_id_are_refused():
+def test_duplicate_ids_are_rejected():
     game = kitchen()
     with pytest.raises(ValueError, match="by hand: two things have the same id"):
         Engine(replace(game, items=(*game.items, game.items[0])))
 
 
-def test_two_things_with_one_name_are_refused():
+def test_duplicate_names_are_rejected():
     game = kitchen()
     twin = replace(game.items[0], id="Egg_bar_9")
     with pytest.raises(ValueError, match="by hand: two things have the same name"):
         Engine(replace(game, items=(*game.items, twin)))
 
 
-def test_a_thing_in_a_place_that_is_not_there_is_refused():
+def test_an_item_in_an_unknown_receptacle_is_rejected():
     game = kitchen()
     stray = replace(game.items[0], home="Attic_bar_1")
     with pytest.raises(ValueError, match="Egg_bar_1 lies in Attic_bar_1, which is not a receptacle"):

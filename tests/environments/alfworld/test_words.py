@@ -35,12 +35,12 @@ def test_names_do_not_depend_on_the_order_of_ids():
     ("names", "sentence"),
     [
         ([], "nothing"),
-        (["egg 2"], "a egg 2"),  # "a" before vowels too
+        (["egg 2"], "a egg 2"),  # "a" even before a vowel
         (["cup 1", "mug 3"], "a cup 1, and a mug 3"),  # a comma before "and", even between two
         (["cup 1", "egg 2", "mug 3"], "a cup 1, a egg 2, and a mug 3"),
     ],
 )
-def test_things_are_listed(names: list[str], sentence: str):
+def test_names_are_listed_with_articles(names: list[str], sentence: str):
     assert words.things(names) == sentence
 
 
@@ -66,9 +66,9 @@ def test_opening():
         ("sliced hot clean", "This is a hot and clean sliced mug 1."),
         ("sliced cool clean", "This is a cool and clean sliced mug 1."),
         ("lit", "This mug 1 is on."),
-        ("lit hot", "This is a hot mug 1."),  # warmth is told before light
+        ("lit hot", "This is a hot mug 1."),  # temperature takes precedence over light
     ],
 )
-def test_a_thing_in_hand_is_described_by_its_state(marks: str, sentence: str):
+def test_an_item_in_hand_is_described_by_its_state(marks: str, sentence: str):
     state = {mark: mark in marks.split() for mark in ("clean", "hot", "cool", "sliced", "lit")}
     assert words.item_sight("mug 1", **state) == sentence

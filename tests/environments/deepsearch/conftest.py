@@ -1,4 +1,4 @@
-"""The small world as a source, and the same with a dead search."""
+"""Fixtures with the small hand-written source, and the same source with an unreachable search server."""
 
 from __future__ import annotations
 

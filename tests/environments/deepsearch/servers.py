@@ -1,4 +1,4 @@
-"""Real servers for tests: one that answers, stalls or breaks off as it is told, and a small corpus to serve."""
+"""Real servers for tests: a scripted one that responds, stalls or aborts, and a small corpus to serve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from empg.environments.deepsearch.world import Document
 
 @dataclass(frozen=True)
 class Reply:
-    """What a request gets. `wait` seconds before it, `drip` seconds between its bytes, `broken` sends half of it."""
+    """A scripted response: `wait` seconds before it, `drip` seconds between bytes, and `broken` sends only half."""
 
     body: bytes = b""
     status: int = 200
@@ -41,7 +41,7 @@ class Seen:
 
 @dataclass
 class ScriptedServer:
-    """Answers each request with the next reply, the last one for ever; a path in `pages` has its own."""
+    """Responds to each request with the next reply and repeats the last one; a path in `pages` has its own reply."""
 
     replies: list[Reply] = field(default_factory=list)
     pages: dict[str, Reply] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: object, client_address: object) -> None:
-        pass  # clients here give up on purpose
+        pass  # clients abort connections on purpose
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def scripted(*replies: Reply, pages: dict[str, Reply] | None = None) -> Iterator
 
 @contextmanager
 def running(app: Starlette) -> Iterator[str]:
-    """The address of an application that uvicorn serves in a thread."""
+    """Serve an application with uvicorn in a thread and yield its address."""
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none"))
     listening = server.config.bind_socket()
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
@@ -123,7 +123,7 @@ def running(app: Starlette) -> Iterator[str]:
 
 
 def dead_url() -> str:
-    """An address at which nothing listens."""
+    """Return an address at which no server listens."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{one.getsockname()[1]}"
@@ -137,7 +137,7 @@ _SUBJECTS = ("bridges", "ferns", "canals", "operas", "lighthouses", "fevers", "o
 
 
 def people(count: int, seed: int = 0) -> tuple[list[Document], list[tuple[str, str]]]:
-    """Pages about invented people, and (query, title of the page that answers it) for every one of them."""
+    """Generate pages about invented people, and a pair (query, title of the page with the answer) for each of them."""
     rng = random.Random(seed)
 
     def name() -> str:

@@ -1,4 +1,4 @@
-"""A world small enough to know by heart."""
+"""A small hand-written set of documents and questions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pages:
 
 
 class Failing:
-    """A retriever whose server is dead."""
+    """A retriever whose server is unreachable."""
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         raise RetrievalError("http://127.0.0.1:9: connection refused\nafter 3 attempts")

@@ -1,4 +1,4 @@
-"""A solver that knows only what the pages of an encyclopaedia say: pages as text in, every answer out."""
+"""A solver that uses only the text of an encyclopaedia's pages and returns all answers to a question."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from empg.environments.deepsearch.relations import RELATIONS, plainly
 
-_KINDS = {"town", "company", "book", "film", "river", "award"}  # a person's page says the trade
+_KINDS = {"town", "company", "book", "film", "river", "award"}  # a person's page names the trade instead
 _LABELS = "|".join(relation.name.capitalize() for relation in RELATIONS)
 _FORMS = [
     (relation.name, re.compile(re.escape(form).replace(r"\{x\}", "(.+)")))
@@ -25,12 +25,12 @@ _MEASURES = {
 
 
 class Solver:
-    """What the pages tell, by title.
+    """The facts of the pages, by title.
 
     Attributes:
         aliases: titles by other names.
         facts: (title, relation) -> values.
-        meant: the titles that each name or alias may mean.
+        meant: the titles that each name or alias can refer to.
     """
 
     def __init__(self, pages: Mapping[str, str], wording: str) -> None:
@@ -60,7 +60,7 @@ class Solver:
                     self.facts[title, relation.name].add(found[1])
 
     def solve(self, text: str) -> set[str]:
-        """Every page title or number that a question's words may mean, in any reading of them."""
+        """Return all page titles or numbers that answer a question, in any reading of it."""
         comparison = _COMPARISON.fullmatch(text)
         if comparison:
             how = comparison["how"]
@@ -78,7 +78,7 @@ class Solver:
         return {value for name, phrase in readings for value in self._values(name, self._meant(phrase))}
 
     def _meant(self, phrase: str) -> set[str]:
-        """The titles of what a phrase may mean: a name, an alias, or "the RELATION of PHRASE"."""
+        """Return the titles that a phrase can refer to: a name, an alias, or "the RELATION of PHRASE"."""
         ends = set(self.meant.get(phrase, ()))
         for relation in RELATIONS:
             if phrase.startswith(f"the {relation.name} of "):

@@ -1,4 +1,4 @@
-"""The commands as a person types them: searching in a terminal, and serving a corpus to other machines."""
+"""The command line: searching in a terminal, and serving a corpus to other machines."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def played(*options: str, typed: str = "", code: int = 0) -> subprocess.Complete
     return done
 
 
-def test_a_person_searches_opens_and_answers() -> None:
+def test_play_supports_search_open_and_answer() -> None:
     typed = "search[Marsh Cup]\n?\nopen[Marsh Cup (award 2)]\nopen[Nowhere]\nanswer[nothing]\n"
     done = played("pages=200", "snippet_words=5", "--split", "train", "--task", "0", typed=typed)
     assert "1. " in done.stdout
     assert "  search[<your query>]\n" in done.stdout
     assert "There is no such page." in done.stdout
-    assert done.stdout.endswith("lost after 4 steps\n")
+    assert done.stdout.endswith("failed after 4 steps\n")
 
 
-def test_the_expert_is_watched() -> None:
+def test_play_shows_the_expert() -> None:
     done = played("--split", "valid_ood", "--task", "1", "--expert")
     assert "> search[" in done.stdout
     assert "> open[" in done.stdout
-    assert done.stdout.rstrip().splitlines()[-1].startswith("won after")
+    assert done.stdout.rstrip().splitlines()[-1].startswith("solved after")
 
 
-def test_what_cannot_be_watched_or_is_wrong_is_one_line(tmp_path: Path) -> None:
+def test_play_errors_are_one_line(tmp_path: Path) -> None:
     questions = tmp_path / "q.jsonl"
     questions.write_text(
         json.dumps({"id": "b1", "question": "On which river is Dunmere?", "golden_answers": ["Lorrow"]})
@@ -53,7 +53,7 @@ def test_what_cannot_be_watched_or_is_wrong_is_one_line(tmp_path: Path) -> None:
     done = played(data, "--split", "dev", "--task", "0", "--expert", code=1)
     assert done.stderr.splitlines()[-1].startswith("empg: question b1 of q has no gold chain")
     done = played("seed=[1]", code=1)
-    assert done.stderr == "empg: seed=[1]: a whole number is needed\n"
+    assert done.stderr == "empg: seed: Input should be a valid integer (got [1])\n"
 
 
 # ---- serving --------------------------------------------------------------------------------------------------------
@@ -67,14 +67,14 @@ def write_corpus(folder: Path) -> Path:
 
 @contextmanager
 def serving(*arguments: str) -> Iterator[str]:
-    """The address that the command prints, while it serves."""
+    """Run the command and yield the address that it prints."""
     process = subprocess.Popen(
         [EMPG, "serve-retriever", *arguments, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
-        assert line.endswith("(Ctrl-C ends it)\n"), process.communicate()[1]
+        assert line.endswith("(press Ctrl-C to stop)\n"), process.communicate()[1]
         yield line.split()[0]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) in (0, 130, -signal.SIGINT)
@@ -99,12 +99,15 @@ def test_a_corpus_is_served(retriever: str, tmp_path: Path, monkeypatch: pytest.
     assert list((tmp_path / "empg-index").iterdir())
 
 
-def test_what_is_missing_for_it_is_one_line(tmp_path: Path) -> None:
+def test_serve_errors_are_one_line(tmp_path: Path) -> None:
     corpus = str(write_corpus(tmp_path))
     for arguments, message in (
-        ([str(tmp_path / "no.jsonl")], "is not there; a corpus is a file of lines"),
+        ([str(tmp_path / "no.jsonl")], "corpus not found: expected a file with lines"),
         ([corpus, "--retriever", "dense"], "retriever='dense' needs encoder"),
-        ([corpus, "--retriever", "dense", "--encoder", str(tmp_path)], "holds no config.json"),
+        (
+            [corpus, "--retriever", "dense", "--encoder", str(tmp_path)],
+            "is not the folder of a sentence-embedding model: config.json not found",
+        ),
         ([corpus, "--faiss", "Flat"], "faiss='Flat' is for retriever='dense'"),
     ):
         done = subprocess.run([EMPG, "serve-retriever", *arguments], capture_output=True, text=True, timeout=100)

@@ -1,4 +1,4 @@
-"""Files of the known datasets, small but in each official form; and broken, foreign and missing ones."""
+"""Small files of the known datasets in each official format, and damaged, unknown and missing files."""
 
 from __future__ import annotations
 
@@ -82,17 +82,17 @@ def lines(*records: Any) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def loaded(folder: Path, text: str | bytes, name: str = "dev.json", **how: Any) -> list[Question]:
+def loaded(folder: Path, text: str | bytes, name: str = "dev.json", **options: Any) -> list[Question]:
     file = folder / name
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return list(load_questions(file, **how))
+    return list(load_questions(file, **options))
 
 
 def facts(questions: Sequence[Question]) -> list[tuple[str, str, tuple[str, ...], str]]:
     return [(question.id, question.text, question.answers, question.source) for question in questions]
 
 
-# ---- each form -------------------------------------------------------------------------------------------------------
+# ---- formats ---------------------------------------------------------------------------------------------------------
 
 
 def test_hotpotqa(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_hotpotqa(tmp_path: Path) -> None:
     ]
 
 
-def test_hotpotqa_comparison_whose_gold_pages_did_not_make_it_into_fullwiki(tmp_path: Path) -> None:
+def test_hotpotqa_without_gold_pages_in_the_context(tmp_path: Path) -> None:
     record = {**HOTPOT, "type": "comparison", "answer": "yes", "context": [["Heron", ["A bird."]]]}
     (question,) = loaded(tmp_path, json.dumps([record]))
     assert question.hops == (Hop("Ada Pell", "Ada Pell", ""), Hop("The Heron", "The Heron", ""))
@@ -150,7 +150,7 @@ def test_musique(tmp_path: Path) -> None:
         Hop("Steve Hillage spouse of #9", "Miquette", "Miquette"),  # there is no ninth step
     )
     assert (report.kept, report.unanswerable, report.malformed) == (1, 1, {})
-    assert report.summary() == "1 questions; 1 unanswerable left out"
+    assert report.summary() == "1 questions; 1 unanswerable skipped"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_natural_questions(tmp_path: Path) -> None:
     assert facts(loaded(tmp_path, text, "NQ-open.dev.jsonl")) == [("nq-1", "who sang it", ("Una Moe", "Moe"), "nq")]
 
 
-def test_tables_of_question_and_answers_as_python_prints_them(tmp_path: Path) -> None:
+def test_tables_with_answers_in_python_notation(tmp_path: Path) -> None:
     text = "who sang it\t['Una Moe', \"Una's\"]\nwho wrote it\t[\"O'Hara\"]\nwhich sign\t[?]\n"
     assert facts(loaded(tmp_path, text, "nq-test.qa.csv", dataset="nq")) == [
         ("nq-1", "who sang it", ("Una Moe", "Una's"), "nq"),
@@ -257,7 +257,7 @@ def test_generic(tmp_path: Path) -> None:
     ]
 
 
-def test_a_named_dataset_is_believed_whatever_the_form(tmp_path: Path) -> None:
+def test_a_given_dataset_overrides_recognition(tmp_path: Path) -> None:
     text = lines({"id": "test_0", "question": "Who?", "golden_answers": ["x"]})
     (question,) = loaded(tmp_path, text, "test.jsonl", dataset="musique")
     assert (question.source, question.hops) == ("musique", NO_CHAIN)
@@ -269,76 +269,76 @@ def test_the_papers_split() -> None:
     assert HOMES.keys() >= {*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION}
 
 
-# ---- what does not fit -----------------------------------------------------------------------------------------------
+# ---- malformed input -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("broken", "complaint"),
+    ("broken", "reason"),
     [
-        ([], "a record is no object"),
-        ({**HOTPOT, "question": 7}, "question is no text"),
+        ([], "record must be an object"),
+        ({**HOTPOT, "question": 7}, "question must be a string"),
         ({**HOTPOT, "question": " "}, "question is empty"),
         ({**HOTPOT, "question": "w" * 5000}, "question has more than 4,000 characters"),
         ({key: HOTPOT[key] for key in ("_id", "question", "context")}, "no answer"),  # as in the test set
         ({**HOTPOT, "answer": ""}, "no answer"),
-        ({**HOTPOT, "answer": True}, "answer holds something that is no text"),
-        ({**HOTPOT, "supporting_facts": [[]]}, "supporting title is no text"),
-        ({**HOTPOT, "context": "Ada"}, "context is no list of paragraphs"),
-        ({**HOTPOT, "context": [["Ada", [1]]]}, "paragraph text is no text"),
+        ({**HOTPOT, "answer": True}, "answer must contain only strings or integers"),
+        ({**HOTPOT, "supporting_facts": [[]]}, "supporting title must be a string"),
+        ({**HOTPOT, "context": "Ada"}, "context must be a list of paragraphs"),
+        ({**HOTPOT, "context": [["Ada", [1]]]}, "paragraph text must be a string"),
     ],
 )
-def test_a_malformed_record_is_counted_with_its_place(broken: Any, complaint: str, tmp_path: Path) -> None:
+def test_malformed_records_are_counted_with_their_position(broken: Any, reason: str, tmp_path: Path) -> None:
     report = LoadReport()
     found = loaded(tmp_path, json.dumps([HOTPOT, broken, HOTPOT, broken]), report=report, dataset="hotpotqa")
-    assert (len(found), report.kept, report.malformed) == (2, 2, {complaint: 2})
-    assert report.examples == {complaint: f"{tmp_path / 'dev.json'}, row 2"}
-    assert f"2 malformed ({complaint}; first: " in report.summary()
+    assert (len(found), report.kept, report.malformed) == (2, 2, {reason: 2})
+    assert report.examples == {reason: f"{tmp_path / 'dev.json'}, row 2"}
+    assert f"2 malformed ({reason}; first: " in report.summary()
 
 
 @pytest.mark.parametrize(
-    ("broken", "complaint"),
+    ("broken", "reason"),
     [
-        ({**TWO_WIKI, "evidences": [["Ash", "director"]]}, "evidences has an entry that is no triple"),
-        ({**MUSIQUE, "paragraphs": {}}, "paragraphs is no list of objects"),
-        ({**MUSIQUE, "question_decomposition": [1]}, "question_decomposition has a step that is no object"),
-        ({"question": "Who?", "possible_answers": "politician"}, "possible_answers is no list"),
+        ({**TWO_WIKI, "evidences": [["Ash", "director"]]}, "each entry of evidences must be a triple"),
+        ({**MUSIQUE, "paragraphs": {}}, "paragraphs must be a list of objects"),
+        ({**MUSIQUE, "question_decomposition": [1]}, "each step of question_decomposition must be an object"),
+        ({"question": "Who?", "possible_answers": "politician"}, "possible_answers must be a list"),
     ],
 )
-def test_malformed_records_of_other_datasets(broken: Any, complaint: str, tmp_path: Path) -> None:
+def test_malformed_records_of_other_datasets(broken: Any, reason: str, tmp_path: Path) -> None:
     report = LoadReport()
-    with pytest.raises(ValueError, match="has no usable question: 0 questions; 1 malformed"):
+    with pytest.raises(ValueError, match="no usable question found: 0 questions; 1 malformed"):
         loaded(tmp_path, lines(broken), "dev.jsonl", report=report)
-    assert report.malformed == {complaint: 1}
+    assert report.malformed == {reason: 1}
 
 
-def test_broken_lines_cost_only_themselves(tmp_path: Path) -> None:
+def test_a_malformed_line_affects_only_itself(tmp_path: Path) -> None:
     good = lines({"question": "Who?", "golden_answers": ["x"]}).encode()
     text = b"{cut\n" + good + b'{"question": "\xff", "golden_answers": ["x"]}\n' + b"[" * 100_000 + b"\n" + good
     report = LoadReport()
     assert [question.id for question in loaded(tmp_path, text, "dev.jsonl", report=report)] == ["dev-2", "dev-5"]
-    assert report.malformed == {"no JSON": 2, "not UTF-8": 1}
+    assert report.malformed == {"not JSON": 2, "not UTF-8": 1}
     assert report.examples["not UTF-8"].endswith("dev.jsonl, row 3")
 
 
-def test_broken_rows_of_a_table_cost_only_themselves(tmp_path: Path) -> None:
+def test_a_malformed_table_row_affects_only_itself(tmp_path: Path) -> None:
     text = b"question,answer\nWho?,x\nWhat?\nWhen?,\xff\n" + b"Where?," + b"y" * 200_000 + b"\nWhy?,z\n"
     report = LoadReport()
     assert [question.text for question in loaded(tmp_path, text, "dev.csv", report=report)] == ["Who?", "Why?"]
     assert sorted(report.malformed) == [
-        "2 columns were expected",
-        "no CSV (field larger than field limit (131072))",
+        "not CSV (field larger than field limit (131072))",
         "not UTF-8",
+        "wrong number of columns: expected 2",
     ]
 
 
-def test_a_number_too_long_to_print_costs_only_its_row(tmp_path: Path) -> None:
+def test_a_number_that_is_too_long_affects_only_its_row(tmp_path: Path) -> None:
     text = f"question,answer\nWho?,[0x{'f' * 10_000}]\nWhy?,z\n"
     report = LoadReport()
     assert [question.text for question in loaded(tmp_path, text, "dev.csv", report=report)] == ["Why?"]
-    assert report.malformed == {"answer holds a number that is too long": 1}
+    assert report.malformed == {"answer contains a number that is too long": 1}
 
 
-def test_what_was_left_out_is_logged_if_nobody_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_skipped_records_are_logged_without_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = lines({"question": "Who?", "golden_answers": ["x"]}, {"question": "Who?", "golden_answers": []})
     with caplog.at_level(logging.WARNING):
         loaded(tmp_path, text, "dev.jsonl")
@@ -348,31 +348,33 @@ def test_what_was_left_out_is_logged_if_nobody_counts(tmp_path: Path, caplog: py
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [
-        ("", "dev.jsonl", "shows no dataset in any record"),
-        (lines({"text": "a corpus"}), "dev.jsonl", r"1 malformed \(of no known form; .*name it"),
-        ('{\n  "Data": []\n}', "dev.json", "shows no dataset in any record"),
-        ('{\n  "Data": [{"Question": "q"', "dev.json", "cannot be read after"),
-        ('{\n  "Version": 1\n}', "dev.json", "is one JSON object"),
-        (json.dumps([HOTPOT])[:-9], "dev.json", "get it again"),
+        ("", "dev.jsonl", "no record identifies the dataset"),
+        (lines({"text": "a corpus"}), "dev.jsonl", r"1 malformed \(unknown format; .*Set dataset="),
+        ('{\n  "Data": []\n}', "dev.json", "no record identifies the dataset"),
+        ('{\n  "Data": [{"Question": "q"', "dev.json", "not valid JSON after"),
+        ('{\n  "Version": 1\n}', "dev.json", "got one JSON object"),
+        (json.dumps([HOTPOT])[:-9], "dev.json", "download it again"),
         (b'[{"question": "\xff"}]', "dev.json", "not UTF-8"),
-        (b"PAR1 and no more", "dev.parquet", "get it again"),
+        (b"PAR1 and no more", "dev.parquet", "download it again"),
     ],
 )
-def test_a_file_of_no_use_is_an_error(text: str | bytes, name: str, message: str, tmp_path: Path) -> None:
+def test_an_unusable_file_is_an_error(text: str | bytes, name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         loaded(tmp_path, text, name)
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_missing_file_says_where_to_get_it_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"dev.json is not there.*hotpotqa: https://hotpotqa.github.io$"):
+def test_the_error_for_a_missing_file_has_the_download_page(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"dev.json not found; .* Download: hotpotqa: https://hotpotqa.github.io$"
+    ):
         load_questions(tmp_path / "dev.json", "hotpotqa")
     with pytest.raises(FileNotFoundError, match=HOMES["musique"]):
         documents_of(tmp_path)
 
 
-def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"dataset='hotpot': one of auto, hotpotqa"):
+def test_an_unknown_dataset_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"dataset='hotpot': expected one of auto, hotpotqa"):
         load_questions(tmp_path / "dev.json", "hotpot")
 
 
@@ -385,7 +387,7 @@ _JSON = st.recursive(
 
 @settings(deadline=None)
 @given(field=st.sampled_from(sorted({**HOTPOT, **TWO_WIKI, **MUSIQUE})), value=_JSON, base=st.integers(0, 2))
-def test_any_value_in_any_field_is_a_question_or_a_complaint(
+def test_any_record_is_loaded_or_counted(
     tmp_path_factory: pytest.TempPathFactory, field: str, value: Any, base: int
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "any.json"
@@ -423,9 +425,9 @@ def test_paragraphs_with_one_title_are_one_document(tmp_path: Path) -> None:
     ]
 
 
-def test_a_dataset_without_paragraphs_is_no_corpus(tmp_path: Path) -> None:
+def test_a_dataset_without_paragraphs_is_rejected_as_a_corpus(tmp_path: Path) -> None:
     (tmp_path / "dev.jsonl").write_text(lines({"question": "Who?", "answer": ["x"]}))
-    with pytest.raises(ValueError, match="is of nq, which has no paragraphs: only hotpotqa, 2wiki, musique have"):
+    with pytest.raises(ValueError, match="no paragraphs: expected a file of hotpotqa, 2wiki, musique, got nq"):
         list(documents_of(tmp_path / "dev.jsonl"))
 
 
@@ -444,7 +446,7 @@ def test_triviaqas_official_file_is_one_object(tmp_path: Path) -> None:
             assert first.answers == ("Sinclair Lewis", "Harry Sinclair Lewis")
 
 
-def test_a_byte_order_mark_before_an_array_is_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_before_an_array_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "dev.json"
     path.write_text("\ufeff \n" + json.dumps([{"question": "Who?", "golden_answers": ["Né"]}]), encoding="utf-8")
     [question] = load_questions(path)

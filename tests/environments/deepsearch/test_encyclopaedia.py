@@ -1,4 +1,4 @@
-"""The generated encyclopaedia: as many pages as asked for, each short, its facts in agreement, its names told apart."""
+"""The generated encyclopaedia has the requested number of short pages, consistent facts and unique titles."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ def entities() -> list[Entity]:
     return [entity for kind in world().by_kind.values() for entity in kind]
 
 
-def test_there_are_as_many_pages_as_asked_for_and_every_title_opens_another() -> None:
+def test_the_number_of_pages_is_as_requested_and_titles_are_unique() -> None:
     assert len(world().documents) == 2_000
     assert len({folded(document.title) for document in world().documents}) == 2_000
     assert len({document.id for document in world().documents}) == 2_000
     assert len(make_encyclopaedia(50).documents) == 50
     assert len(make_encyclopaedia(5_003, seed=4).documents) == 5_003
-    with pytest.raises(ValueError, match="pages=49: at least 50"):
+    with pytest.raises(ValueError, match="pages=49: expected at least 50"):
         make_encyclopaedia(49)
 
 
-def test_every_kind_of_thing_has_pages_and_they_are_short() -> None:
+def test_every_kind_has_short_pages() -> None:
     assert set(world().by_kind) == {"person", "town", "company", "book", "film", "river", "award"}
     assert all(world().by_kind.values())
     words = sorted(len(document.text.split()) for document in world().documents)
     assert words[0] >= 15
-    assert words[1_900] <= 40  # 95 in 100
+    assert words[1_900] <= 40  # 95% of the pages
     assert words[-1] <= 50
 
 
-def test_a_page_states_every_fact_of_its_entity_in_a_sentence_of_its_own() -> None:
+def test_a_page_states_each_fact_in_its_own_sentence() -> None:
     pages = {document.title: document.text for document in world().documents}
     for entity in entities():
-        told = [relation for relation in RELATIONS if relation.kind == entity.kind and relation.name in entity.facts]
-        assert {relation.name for relation in told} == set(entity.facts)
-        for relation in told:
+        stated = [relation for relation in RELATIONS if relation.kind == entity.kind and relation.name in entity.facts]
+        assert {relation.name for relation in stated} == set(entity.facts)
+        for relation in stated:
             stated = [s.format(n=entity.name, v=entity.value(relation.name)) for s in relation.sentences]
             assert sum(sentence in pages[entity.title] for sentence in stated) == 1
 
 
-def test_each_way_to_state_a_fact_is_used() -> None:
+def test_every_wording_of_a_fact_is_used() -> None:
     text = " ".join(document.text for document in world().documents)
     for relation in RELATIONS:
         for sentence in relation.sentences:
             assert re.search(re.escape(sentence).replace(r"\{n\}", ".+?").replace(r"\{v\}", ".+?"), text)
 
 
-# ---- facts that agree -----------------------------------------------------------------------------------------------
+# ---- consistent facts -----------------------------------------------------------------------------------------------
 
 
 def _link(entity: Entity, relation: str) -> Entity:
@@ -78,7 +78,7 @@ def _year(entity: Entity, relation: str) -> int:
     return value
 
 
-def test_facts_lead_to_the_kind_that_they_are_declared_to() -> None:
+def test_the_values_of_facts_have_the_declared_kind() -> None:
     for relation in RELATIONS:
         for entity in world().by_kind[relation.kind]:
             value = entity.facts.get(relation.name)
@@ -88,10 +88,10 @@ def test_facts_lead_to_the_kind_that_they_are_declared_to() -> None:
                 assert value.kind == relation.target
             else:
                 assert value is None
-                assert relation.name in ("source", "teacher")  # all others are told of everyone
+                assert relation.name in ("source", "teacher")  # every entity has all other relations
 
 
-def test_what_happens_first_is_older() -> None:
+def test_the_order_of_years_is_consistent() -> None:
     by_kind = world().by_kind
     for person in by_kind["person"]:
         if "teacher" in person.facts:
@@ -106,14 +106,14 @@ def test_what_happens_first_is_older() -> None:
     assert all(_year(_link(film, "source"), "publication year") < _year(film, "release year") for film in films)
 
 
-def test_the_mouth_of_a_river_lies_on_it() -> None:
+def test_the_town_at_a_river_s_mouth_lies_on_the_river() -> None:
     assert all(_link(_link(river, "mouth"), "river") is river for river in world().by_kind["river"])
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 
-def test_namesakes_are_told_apart_in_every_title() -> None:
+def test_shared_names_are_disambiguated_in_titles() -> None:
     by_name: dict[str, list[Entity]] = defaultdict(list)
     for entity in entities():
         by_name[entity.name].append(entity)
@@ -126,13 +126,13 @@ def test_namesakes_are_told_apart_in_every_title() -> None:
     assert all(named[0].title == named[0].name for named in by_name.values() if len(named) == 1)
 
 
-def test_the_scoring_of_answers_tells_different_names_apart() -> None:
+def test_different_names_stay_different_after_normalisation() -> None:
     names = {entity.name for entity in entities()} | {entity.alias for entity in entities() if entity.alias}
     assert len({normalize(name) for name in names}) == len(names)
-    assert all(len(normalize(name).split()) == len(name.split()) for name in names)  # none has an article in it
+    assert all(len(normalize(name).split()) == len(name.split()) for name in names)  # no name contains an article
 
 
-def test_aliases_belong_to_one_and_stand_on_its_page() -> None:
+def test_an_alias_is_unique_and_on_the_page_of_its_entity() -> None:
     aliases = [entity.alias for entity in entities() if entity.alias]
     assert len(aliases) > 50
     assert len(set(aliases)) == len(aliases)
@@ -153,7 +153,7 @@ print(hashlib.sha256(text.encode()).hexdigest())
 """
 
 
-def test_the_same_seed_makes_the_same_world_in_any_process() -> None:
+def test_the_same_seed_gives_the_same_encyclopaedia_in_every_process() -> None:
     digests = {
         subprocess.run(
             [sys.executable, "-c", _PROGRAM], env={**os.environ, "PYTHONHASHSEED": seed},
@@ -167,11 +167,11 @@ def test_the_same_seed_makes_the_same_world_in_any_process() -> None:
 
 
 @pytest.mark.slow
-def test_ten_times_the_pages_take_ten_times_the_time() -> None:
+def test_generation_time_grows_linearly() -> None:
     seconds = []
     for pages in (5_000, 50_000):
         start = time.process_time()
         documents = make_encyclopaedia(pages).documents
         seconds.append(time.process_time() - start)
         assert len({document.title for document in documents}) == pages
-    assert seconds[1] < 30 * seconds[0]  # what grows with the square would take 100 times
+    assert seconds[1] < 30 * seconds[0]  # quadratic growth would take 100 times as long

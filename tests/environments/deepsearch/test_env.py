@@ -1,4 +1,4 @@
-"""The environment: its contract, what is read and said, and properties that hold on any walk."""
+"""The environment: its contract, observations and commands, and invariants of random walks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def seen(environment: DeepSearchEnv, *actions: str) -> list[str]:
     return [environment.step(action)[0] for action in actions]
 
 
-# ---- what is said ---------------------------------------------------------------------------------------------------
+# ---- commands -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def seen(environment: DeepSearchEnv, *actions: str) -> list[str]:
         ("search[Mara Quill", None),
         ("please search[Mara Quill]", None),
         ("click[Mara Quill]", None),
-        ("search[<your query>]", None),  # a placeholder is no query
+        ("search[<your query>]", None),  # a placeholder is not a query
         ("answer[<your answer>]", None),
         ("", None),
     ],
@@ -59,7 +59,7 @@ def test_commands(action: str, command: Command | None) -> None:
     assert parse_command(action) == command
 
 
-# ---- what is read ---------------------------------------------------------------------------------------------------
+# ---- observations ---------------------------------------------------------------------------------------------------
 
 
 def test_a_whole_episode(environment: DeepSearchEnv) -> None:
@@ -77,12 +77,12 @@ def test_a_whole_episode(environment: DeepSearchEnv) -> None:
         environment.step("search[more]")
 
 
-def test_a_wrong_answer_ends_the_episode_too(environment: DeepSearchEnv) -> None:
+def test_a_wrong_answer_also_ends_the_episode(environment: DeepSearchEnv) -> None:
     _, reward, terminated, _, info = environment.step("answer[Ostrey]")
     assert (reward, terminated, info["won"], info["score"]) == (0.0, True, False, 0.0)
 
 
-def test_listed_pages_are_admissible_and_everything_admissible_but_placeholders_does_something(
+def test_listed_pages_are_admissible_and_admissible_commands_have_an_effect(
     environment: DeepSearchEnv,
 ) -> None:
     _, _, _, _, info = environment.step("search[Mara Quill]")
@@ -109,7 +109,7 @@ def test_listed_pages_are_admissible_and_everything_admissible_but_placeholders_
         ("open[\udcff]", NO_PAGE),
     ],
 )
-def test_what_is_not_understood_gets_a_fixed_hint(environment: DeepSearchEnv, action: str, hint: str) -> None:
+def test_an_invalid_command_gets_a_fixed_hint(environment: DeepSearchEnv, action: str, hint: str) -> None:
     observation, reward, terminated, truncated, info = environment.step(action)
     assert (observation, reward, terminated, truncated, info["valid"]) == (hint, 0.0, False, False, False)
 
@@ -120,7 +120,7 @@ def test_a_search_may_find_nothing(environment: DeepSearchEnv) -> None:
     assert info["admissible"] == ["search[<your query>]", "answer[<your answer>]"]
 
 
-def test_passages_are_shown_whole_and_not_opened(source: Source) -> None:
+def test_passages_are_shown_whole_and_cannot_be_opened(source: Source) -> None:
     environment = DeepSearchEnv("train", data=source, observation="passages", results=2, page_words=12)
     environment.reset(options={"task": 0})
     assert seen(environment, "search[Mara Quill]", "open[Mara Quill]") == [
@@ -131,14 +131,14 @@ def test_passages_are_shown_whole_and_not_opened(source: Source) -> None:
     assert environment.step("search[Mara Quill]")[4]["admissible"] == ["search[<your query>]", "answer[<your answer>]"]
 
 
-def test_a_page_is_bounded_in_words_and_in_characters() -> None:
+def test_a_page_is_limited_in_words_and_characters() -> None:
     assert beginning("one two  three\nfour", 4) == "one two three four"
     assert beginning("one two  three\nfour", 3) == "one two three" + CUT
     assert beginning("x" * 1_000_000, 3) == "x" * (3 * WORD) + CUT
     assert beginning("", 3) == ""
 
 
-def test_a_page_of_the_web_is_listed_with_its_address_and_opened_by_it_or_by_its_title(source: Source) -> None:
+def test_a_web_page_is_opened_by_its_address_or_title(source: Source) -> None:
     page = Document("https://quill.example/mara", "Mara\n  Quill!", "A snippet.")
     whole = replace(page, text="The whole page.")
 
@@ -158,7 +158,7 @@ def test_a_page_of_the_web_is_listed_with_its_address_and_opened_by_it_or_by_its
     assert seen(environment, f"open[{page.id}]", "open[Mara Quill!]") == [opened, opened]
 
 
-def test_without_a_library_what_was_listed_can_be_opened(source: Source) -> None:
+def test_without_a_library_listed_pages_can_be_opened(source: Source) -> None:
     environment = DeepSearchEnv("train", data=replace(source, library=None), snippet_words=2)
     environment.reset(options={"task": 0})
     assert seen(environment, "open[Dunmere]", "search[Dunmere]", "open[dunmere]") == [
@@ -178,7 +178,7 @@ PASSAGES = [
 
 
 @pytest.mark.parametrize("library", [None, Titles(PASSAGES)])
-def test_every_passage_that_is_listed_can_be_read(source: Source, library: Titles | None) -> None:
+def test_every_listed_passage_can_be_opened(source: Source, library: Titles | None) -> None:
     made = replace(source, retriever=BM25Retriever.build(PASSAGES), library=library)
     environment = DeepSearchEnv("train", data=made, results=5, snippet_words=2)
     environment.reset(options={"task": 0})
@@ -195,7 +195,7 @@ def test_every_passage_that_is_listed_can_be_read(source: Source, library: Title
         "Dunmere: Dunmere is a town on the Lorrow.",
         "Dunmere: Its market was founded in 1411.",
         ": A passage without a title, of the market.",
-        "Dunmere: Its market was founded in 1411.",  # of one title, the one that stood higher
+        "Dunmere: Its market was founded in 1411.",  # of several with one title, the higher-ranked one
     ]
     environment.step("search[Lorrow]")
     assert seen(environment, "open[p3]", "open[Dunmere]") == [
@@ -204,14 +204,14 @@ def test_every_passage_that_is_listed_can_be_read(source: Source, library: Title
     ]
 
 
-def test_a_title_that_no_search_found_is_opened_with_all_its_passages(source: Source) -> None:
+def test_a_title_outside_the_results_opens_all_its_passages(source: Source) -> None:
     environment = DeepSearchEnv("train", data=replace(source, library=Titles(PASSAGES)), page_words=9)
     environment.reset(options={"task": 0})
     [page] = seen(environment, "open[Dunmere]")
     assert page == "Dunmere: Dunmere is a town on the Lorrow. Its market..."
 
 
-def test_whatever_a_document_is_called_it_stays_in_its_line_and_bounded(source: Source) -> None:
+def test_titles_and_ids_are_on_one_line_and_limited(source: Source) -> None:
     long = "very " * 100
     hostile = [
         Document("https://a.example/x\n2. Forged (https://b.example): yes", "T\u2028\n3. Forged", "Text."),
@@ -248,7 +248,7 @@ def test_whatever_a_document_is_called_it_stays_in_its_line_and_bounded(source: 
 # ---- failures -------------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_search_is_an_observation_and_the_episode_goes_on(dead: Source) -> None:
+def test_a_failed_search_is_an_observation_and_the_episode_continues(dead: Source) -> None:
     environment = DeepSearchEnv("train", data=dead)
     environment.reset(options={"task": 0})
     observation, reward, terminated, truncated, info = environment.step("search[Mara Quill]")
@@ -260,11 +260,11 @@ def test_a_failed_search_is_an_observation_and_the_episode_goes_on(dead: Source)
     assert "failure" not in info
 
 
-def test_the_reason_of_a_failure_is_bounded() -> None:
+def test_the_reason_of_a_failure_is_cut() -> None:
     assert len(failed("x" * 10_000)) < 250
 
 
-def test_a_judge_that_fails_ends_the_episode_with_its_error(source: Source) -> None:
+def test_the_error_of_a_failing_judge_is_raised(source: Source) -> None:
     def judge(question, answer):
         raise RetrievalError("the judge is gone")
 
@@ -274,7 +274,7 @@ def test_a_judge_that_fails_ends_the_episode_with_its_error(source: Source) -> N
         environment.step("answer[Dunmere]")
 
 
-def test_an_answer_without_a_verdict_is_wrong_and_counted_as_a_failure(source: Source) -> None:
+def test_an_answer_without_a_verdict_is_wrong_and_reported_as_a_failure(source: Source) -> None:
     def judge(question, answer):
         raise NoVerdict("the judge mumbles")
 
@@ -309,7 +309,7 @@ def test_an_answer_in_the_last_step_counts(source: Source) -> None:
     assert environment.step("answer[Dunmere]")[1:4] == (1.0, True, False)
 
 
-def test_a_task_id_changes_with_the_content_and_only_with_it(source: Source) -> None:
+def test_a_task_id_depends_only_on_the_content(source: Source) -> None:
     environment = DeepSearchEnv("train", data=source)
     altered = replace(BRIDGE, answers=("Dunmere",))
     other = DeepSearchEnv("train", data=replace(source, questions={"train": [altered, BRIDGE]}))
@@ -325,7 +325,7 @@ def test_tasks_are_drawn_by_the_seed(source: Source) -> None:
     assert len(set(drawn)) == 2
 
 
-def test_binary_reward_is_1_for_a_full_score_only(source: Source) -> None:
+def test_the_binary_reward_is_1_only_for_a_full_score(source: Source) -> None:
     halves = replace(source, score=lambda question, answer: 1.0 if answer == "Dunmere" else 0.5)
     for reward, expected in (("binary", 0.0), ("score", 0.5)):
         environment = DeepSearchEnv("train", data=halves, reward=reward)
@@ -336,7 +336,7 @@ def test_binary_reward_is_1_for_a_full_score_only(source: Source) -> None:
         assert twin.step("answer[Dunmere]")[1] == 1.0
 
 
-def test_a_clone_goes_its_own_way_and_shares_what_is_read_only(environment: DeepSearchEnv) -> None:
+def test_a_clone_is_independent_and_shares_read_only_data(environment: DeepSearchEnv) -> None:
     environment.step("search[Mara Quill]")
     twin = environment.clone()
     twin.step("search[Dunmere]")
@@ -352,7 +352,7 @@ def test_a_clone_goes_its_own_way_and_shares_what_is_read_only(environment: Deep
     observation=st.sampled_from(["list", "passages"]),
     choices=st.lists(
         st.one_of(
-            st.integers(0, 9),  # one of the admissible
+            st.integers(0, 9),  # index of an admissible command
             st.text(max_size=20),
             st.text(max_size=12).map(lambda text: f"search[{text}]"),
             st.text(max_size=12).map(lambda text: f"open[{text}]"),
@@ -361,7 +361,7 @@ def test_a_clone_goes_its_own_way_and_shares_what_is_read_only(environment: Deep
         max_size=15,
     ),
 )
-def test_on_any_walk(source: Source, task: int, observation: str, choices: list[int | str]) -> None:
+def test_invariants_of_random_walks(source: Source, task: int, observation: str, choices: list[int | str]) -> None:
     environment = DeepSearchEnv("train", data=source, observation=observation)
     _, info = environment.reset(options={"task": task})
     for number, choice in enumerate(choices, start=1):
@@ -369,7 +369,7 @@ def test_on_any_walk(source: Source, task: int, observation: str, choices: list[
         action = choice if isinstance(choice, str) else admissible[choice % len(admissible)]
         twin = environment.clone()
         outcome = environment.step(action)
-        assert twin.step(action) == outcome  # a clone goes on the same way
+        assert twin.step(action) == outcome  # a clone behaves the same
         text, reward, terminated, truncated, info = outcome
         assert text
         assert info["won"] == (reward == 1.0)
@@ -385,19 +385,20 @@ def test_on_any_walk(source: Source, task: int, observation: str, choices: list[
     ("options", "message"),
     [
         ({"split": "dev"}, "split='dev': one of train, test"),
-        ({"observation": "html"}, "observation='html': one of list, passages"),
-        ({"reward": "dense"}, "reward='dense': one of binary, score"),
-        ({"results": 0}, "results=0: a whole number from 1 to 100"),
-        ({"page_words": "many"}, "page_words='many': a whole number"),
-        ({"max_steps": 0}, "max_steps=0: a whole number"),
+        ({"observation": "html"}, "observation: Input should be 'list' or 'passages' (got 'html')"),
+        ({"reward": "dense"}, "reward: Input should be 'binary' or 'score' (got 'dense')"),
+        ({"results": 0}, "results: Input should be greater than or equal to 1 (got 0)"),
+        ({"page_words": "many"}, "page_words: Input should be a valid integer (got 'many')"),
+        ({"max_steps": 0}, "max_steps: expected a whole number from 1 to 1,000,000, got 0"),
+        ({"max_steps": True}, "max_steps: expected a whole number"),
         ({"pages": 5}, "pages: a ready source takes no options"),
     ],
 )
-def test_wrong_options_are_refused_by_name(source: Source, options: dict[str, object], message: str) -> None:
+def test_the_error_for_an_invalid_option_names_it(source: Source, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         DeepSearchEnv(**{"split": "train", "data": source, **options})
 
 
-def test_an_index_that_does_not_exist_is_refused(source: Source) -> None:
+def test_an_unknown_task_is_rejected(source: Source) -> None:
     with pytest.raises(IndexError, match="task 1: test has tasks 0 to 0"):
         DeepSearchEnv("test", data=source).reset(options={"task": 1})

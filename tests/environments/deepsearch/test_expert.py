@@ -1,4 +1,4 @@
-"""The expert follows the chain by real searches, reads before it knows, and finds back when it is led astray."""
+"""The expert follows the chain with real searches, uses only shown values, and recovers from random actions."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.environments.deepsearch.smallworld import BRIDGE, DOCUMENTS
 Played = tuple[bool, list[str], list[str]]
 
 
-def play(environment: DeepSearchEnv, task: int, slips: float = 0.0) -> Played:
-    """Whether it won, its thoughts, and its actions."""
+def play(environment: DeepSearchEnv, task: int, noise: float = 0.0) -> Played:
+    """Return whether the expert won, its thoughts, and its actions."""
     rng = random.Random(task)
     observation, info = environment.reset(options={"task": task})
     expert, thoughts, actions = environment.expert(), [], []
     while True:
         decision = expert.act(observation, info)
         action = decision["action"]
-        if rng.random() < slips:
+        if rng.random() < noise:
             action = rng.choice([command for command in info["admissible"] or [] if "answer" not in command])
         else:
             assert environment.clone().step(action)[4]["valid"], action
@@ -37,7 +37,7 @@ def play(environment: DeepSearchEnv, task: int, slips: float = 0.0) -> Played:
             return info["won"], thoughts, actions
 
 
-def test_it_searches_opens_reads_and_answers(source: Source) -> None:
+def test_the_expert_searches_opens_and_answers(source: Source) -> None:
     won, thoughts, actions = play(DeepSearchEnv("train", data=source), 0)
     assert won
     assert actions == [
@@ -48,29 +48,29 @@ def test_it_searches_opens_reads_and_answers(source: Source) -> None:
         "answer[Dunmere]",
     ]
     assert thoughts[2] == "director of Silent Harbour: Mara Quill. Find birthplace of Mara Quill."
-    assert thoughts[4] == "birthplace of Mara Quill: Dunmere. Answer Dunmere."  # of a chain, the last value is needed
+    assert thoughts[4] == "birthplace of Mara Quill: Dunmere. Answer Dunmere."  # a chain needs only the last value
 
 
-def test_of_branches_it_keeps_every_value_until_they_are_compared(source: Source) -> None:
+def test_the_thoughts_keep_the_values_of_all_branches(source: Source) -> None:
     _, thoughts, _ = play(DeepSearchEnv("train", data=source), 1)
     assert thoughts[-1] == "year of Silent Harbour: 1962. year of The Salt Road: 1971. Answer Silent Harbour."
 
 
-def test_a_page_that_the_search_does_not_find_is_searched_by_its_title_then_opened_by_it(source: Source) -> None:
+def test_a_page_is_searched_by_query_then_by_title_then_opened(source: Source) -> None:
     environment = DeepSearchEnv("train", data=source, results=1)
     won, _, actions = play(environment, 0)
     assert won
     assert actions[2:5] == ["search[birthplace of Mara Quill]", "search[Mara Quill]", "open[Mara Quill]"]
 
 
-def test_it_gets_through_without_any_search_that_works(dead: Source) -> None:
+def test_the_expert_wins_without_a_working_search(dead: Source) -> None:
     won, _, actions = play(DeepSearchEnv("train", data=dead), 0)
     assert won
     assert sum(action.startswith("open") for action in actions) == 2
 
 
-def test_without_a_gold_chain_there_is_no_expert(source: Source) -> None:
-    """It could but say the answer after a search for the question, whatever that found: to imitate that is to guess."""
+def test_there_is_no_expert_without_a_gold_chain(source: Source) -> None:
+    """Such an expert could only guess, and so would a policy that imitates it."""
     environment = DeepSearchEnv("test", data=source)
     environment.reset(options={"task": 0})
     with pytest.raises(ValueError, match=r"^question q3 of tests has no gold chain, so there is no expert") as caught:
@@ -79,9 +79,7 @@ def test_without_a_gold_chain_there_is_no_expert(source: Source) -> None:
 
 
 @pytest.mark.parametrize("observation", ["list", "passages"])
-def test_of_a_page_that_is_cut_before_the_value_it_says_nothing_and_answers_with_what_it_has(
-    source: Source, observation: str
-) -> None:
+def test_the_expert_answers_early_if_a_page_is_cut_before_the_value(source: Source, observation: str) -> None:
     environment = DeepSearchEnv("train", data=source, page_words=4, observation=observation)
     won, thoughts, actions = play(environment, 0)
     assert not won
@@ -90,7 +88,7 @@ def test_of_a_page_that_is_cut_before_the_value_it_says_nothing_and_answers_with
         *["open[Silent Harbour]"][: environment.opens],
         "answer[unknown]",
     ]
-    assert thoughts[-1] == "Answer unknown."  # and not a word of Mara Quill, whom it did not meet
+    assert thoughts[-1] == "Answer unknown."  # Mara Quill was not shown, so she is not mentioned
     shorter = replace(BRIDGE.hops[1], title="Dunmere", value="on the Lorrow, with many words about it that nobody has")
     longer = replace(BRIDGE, hops=(BRIDGE.hops[0], shorter))
     environment = DeepSearchEnv(
@@ -101,8 +99,8 @@ def test_of_a_page_that_is_cut_before_the_value_it_says_nothing_and_answers_with
     assert actions[-1] == "answer[Mara Quill]"
 
 
-def test_a_page_that_was_shown_whole_may_say_it_in_other_words(source: Source) -> None:
-    """As official data have it: the evidence is "United States", and the page says "American"."""
+def test_a_whole_page_may_state_the_value_in_other_words(source: Source) -> None:
+    """This occurs in official data: the evidence is "United States", but the page has "American"."""
     paraphrased = (BRIDGE.hops[0], replace(BRIDGE.hops[1], value="the town of Dunmere"))
     other = replace(source, questions={"train": [replace(BRIDGE, hops=paraphrased)]})
     won, thoughts, _ = play(DeepSearchEnv("train", data=other), 0)
@@ -110,7 +108,7 @@ def test_a_page_that_was_shown_whole_may_say_it_in_other_words(source: Source) -
     assert thoughts[-1] == "Answer Dunmere."
 
 
-def test_of_passages_with_one_title_it_opens_the_one_that_states_the_value(source: Source) -> None:
+def test_the_expert_opens_the_passage_with_the_value(source: Source) -> None:
     passages = [
         *DOCUMENTS, Document("2b", "Mara Quill", "Birthplace and place of birth and birthplace again: not said here.")
     ]  # fmt: skip
@@ -121,8 +119,8 @@ def test_of_passages_with_one_title_it_opens_the_one_that_states_the_value(sourc
     assert actions[-2:] == ["open[2]", "answer[Dunmere]"]
 
 
-def test_it_knows_a_value_only_after_its_page_was_shown(source: Source) -> None:
-    """Else a model that imitates it would learn to guess."""
+def test_the_expert_uses_a_value_only_after_its_page_was_shown(source: Source) -> None:
+    """Otherwise a policy that imitates the expert would learn to guess."""
     environment = DeepSearchEnv("train", data=source, max_steps=40)
     texts = {document.title: document.text for document in DOCUMENTS}
     for task in (0, 1):
@@ -144,13 +142,13 @@ def test_it_knows_a_value_only_after_its_page_was_shown(source: Source) -> None:
 
 
 @pytest.mark.parametrize("observation", ["list", "passages"])
-def test_it_recovers_from_slips(source: Source, observation: str) -> None:
+def test_the_expert_recovers_from_random_actions(source: Source, observation: str) -> None:
     environment = DeepSearchEnv("train", data=source, max_steps=40, observation=observation)
-    assert all(play(environment, task % 2, slips=0.3)[0] for task in range(40))
+    assert all(play(environment, task % 2, noise=0.3)[0] for task in range(40))
 
 
-def test_a_page_that_is_not_there_is_given_up_and_not_spoken_of(source: Source) -> None:
-    """As in official data whose gold pages the corpus lacks, or whose chain does not name them."""
+def test_the_expert_skips_a_missing_page_silently(source: Source) -> None:
+    """This occurs in official data, if the corpus lacks a gold page or the chain does not name it."""
     lost = replace(BRIDGE, hops=(Hop("maker of the cup", "", "Ann"), Hop("home of Ann", "Ann's Home", "Dunmere")))
     environment = DeepSearchEnv("train", data=replace(source, questions={"train": [lost]}))
     observation, info = environment.reset(options={"task": 0})
@@ -170,7 +168,7 @@ def test_a_page_that_is_not_there_is_given_up_and_not_spoken_of(source: Source) 
     assert decision["thought"] == "Answer Dunmere."
 
 
-def test_a_page_that_cannot_be_had_is_given_up_in_the_end(source: Source) -> None:
+def test_the_expert_skips_an_unavailable_page(source: Source) -> None:
     class Unreadable:
         def open(self, name: str) -> None:
             raise RetrievalError("time-out")
@@ -182,7 +180,7 @@ def test_a_page_that_cannot_be_had_is_given_up_in_the_end(source: Source) -> Non
     assert 10 < len(actions) <= 21
 
 
-def test_its_question_is_not_looked_at_again_after_a_reset(source: Source) -> None:
+def test_the_expert_of_a_new_episode_follows_the_new_question(source: Source) -> None:
     environment = DeepSearchEnv("train", data=source)
     play(environment, 0)
     won, thoughts, _ = play(environment, 1)
@@ -195,18 +193,18 @@ def test_its_question_is_not_looked_at_again_after_a_reset(source: Source) -> No
 
 @pytest.mark.parametrize("observation", ["list", "passages"])
 @pytest.mark.parametrize("split", ["train", "valid_id", "valid_ood"])
-def test_it_wins_99_in_100_of_the_generated_questions(split: str, observation: str) -> None:
+def test_the_expert_wins_99_percent_of_generated_questions(split: str, observation: str) -> None:
     environment = DeepSearchEnv(split, observation=observation)
     assert sum(play(environment, task)[0] for task in range(400)) >= 396
 
 
-def test_it_recovers_from_slips_there_too() -> None:
+def test_the_expert_recovers_from_random_actions_in_the_encyclopaedia() -> None:
     environment = DeepSearchEnv("train", max_steps=30)
-    assert sum(play(environment, task, slips=0.15)[0] for task in range(200)) >= 195
+    assert sum(play(environment, task, noise=0.15)[0] for task in range(200)) >= 195
 
 
-def test_each_thought_is_short_and_holds_the_words_of_its_action() -> None:
-    """What a small model has to write stands close by: in its thought, or in what it has just read."""
+def test_each_thought_is_short_and_contains_the_words_of_its_action() -> None:
+    """A small model can copy the words of an action from its thought or from the last observation."""
     environment = DeepSearchEnv("valid_ood")
     for task in range(200):
         _, thoughts, actions = play(environment, task)
@@ -216,7 +214,7 @@ def test_each_thought_is_short_and_holds_the_words_of_its_action() -> None:
                 assert action.partition("[")[2][:-1] in thought
 
 
-def test_in_plain_words_it_quotes_the_page_that_it_has_just_read() -> None:
+def test_with_plain_wording_the_thought_quotes_the_last_page() -> None:
     environment = DeepSearchEnv("train", wording="plain", kinds=["2-hop bridge"])
     for task in range(30):
         observation, info = environment.reset(options={"task": task})
@@ -224,7 +222,7 @@ def test_in_plain_words_it_quotes_the_page_that_it_has_just_read() -> None:
         while not over:
             decision = expert.act(observation, info)
             quote, stated, _ = decision["thought"].partition(". ")
-            if stated and not decision["action"].startswith("open["):  # which it does where results are listed
+            if stated and not decision["action"].startswith("open["):  # the command that follows listed results
                 assert f" {quote}." in observation
                 quotes.append(quote)
             observation, _, terminated, truncated, info = environment.step(decision["action"])
@@ -232,20 +230,20 @@ def test_in_plain_words_it_quotes_the_page_that_it_has_just_read() -> None:
         assert len(quotes) == 2
 
 
-def test_in_haste_it_answers_with_the_last_that_it_found(source: Source) -> None:
+def test_conclude_answers_with_the_last_found_value(source: Source) -> None:
     environment = DeepSearchEnv("train", data=source)
     for task, answer in ((0, "Mara Quill"), (1, "Silent Harbour")):  # a chain's value; one of two branches
         observation, info = environment.reset(options={"task": task})
         expert = environment.expert()
         assert isinstance(expert, EarlyStoppingExpert)
-        hasty = []
+        early = []
         while True:
             action = expert.act(observation, info)["action"]
-            hasty.append(expert.conclude(observation, info))
+            early.append(expert.conclude(observation, info))
             observation, _, terminated, _, info = environment.step(action)
             if terminated:
                 break
-        assert [decision is not None for decision in hasty] == [False, False, True, True, False]
-        assert hasty[2] is not None
-        assert hasty[2]["action"] == f"answer[{answer}]"
-        assert hasty[2]["thought"].endswith(f": {'Mara Quill' if task == 0 else '1962'}. Answer {answer}.")
+        assert [decision is not None for decision in early] == [False, False, True, True, False]
+        assert early[2] is not None
+        assert early[2]["action"] == f"answer[{answer}]"
+        assert early[2]["thought"].endswith(f": {'Mara Quill' if task == 0 else '1962'}. Answer {answer}.")

@@ -1,4 +1,4 @@
-"""Searching as a model does it: golden transcripts in both forms, what is learned of them, and failures counted."""
+"""Deep Search with a model: golden transcripts in both agent forms, the tokens learned from them, and failures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.environments.deepsearch import DeepSearchEnv
 from empg.environments.deepsearch.sources import Source
+from empg.environments.registry import find
 from empg.learner.batch import make_batch
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.model import Policy
@@ -63,14 +64,12 @@ def policy(cased_policy: Policy) -> Policy:
 
 def setting(form: str, source: Source, policy: Policy, **options: object) -> tuple[DeepSearchEnv, Agent]:
     section = AgentSection(form=form)  # type: ignore[arg-type]
-    agent = Agent.create("deepsearch", section, ChatFormat(policy.tokenizer))
+    agent = Agent(find("deepsearch").prompt, section, ChatFormat(policy.tokenizer))
     return DeepSearchEnv("train", data=source, observation=OBSERVATION[form], **options), agent  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("form", "task", "transcript"), [("react", 0, REACT), ("search_r1", 1, SEARCH_R1)])
-def test_the_expert_s_episode_reads_as_written(
-    form: str, task: int, transcript: str, source: Source, policy: Policy
-) -> None:
+def test_the_transcript_of_the_expert(form: str, task: int, transcript: str, source: Source, policy: Policy) -> None:
     environment, agent = setting(form, source, policy)
     episode, _ = as_episode(demonstrate(environment, task, 0.0, (0,)), agent, 10_000)
     ids = [i for turn in episode.turns for i in turn.prompt_ids + turn.action_ids]
@@ -79,25 +78,25 @@ def test_the_expert_s_episode_reads_as_written(
 
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
 @pytest.mark.parametrize("form", FORMS)
-def test_what_was_retrieved_is_read_and_never_learned(form: str, history: str, source: Source, policy: Policy) -> None:
+def test_retrieved_text_is_never_learned(form: str, history: str, source: Source, policy: Policy) -> None:
     environment, agent = setting(form, source, policy)
-    agent = Agent.create("deepsearch", AgentSection(form=form, history=history), agent.chat)  # type: ignore[arg-type]
+    agent = Agent(find("deepsearch").prompt, AgentSection(form=form, history=history), agent.chat)  # type: ignore[arg-type]
     episode, _ = as_episode(demonstrate(environment, 0, 0.0, (0,)), agent, 10_000)
     batch = make_batch([episode], history)
     learned: list[list[int]] = [[] for _ in batch.rows]
     for row, column in zip(batch.row.tolist(), batch.column.tolist(), strict=True):
         learned[row].append(batch.rows[row][column])
-    said = policy.tokenizer.decode([i for ids in learned for i in ids])
+    text = policy.tokenizer.decode([i for ids in learned for i in ids])
     read = policy.tokenizer.decode([i for ids in batch.rows for i in ids])
-    assert said == "".join(policy.tokenizer.decode(turn.action_ids) for turn in episode.turns)
+    assert text == "".join(policy.tokenizer.decode(turn.action_ids) for turn in episode.turns)
     for retrieved in ("She was born in", "is a film of 1962", "<|user|>", "information>", ASK):
         assert retrieved in read or (form, retrieved) == ("react", "information>")
-        assert retrieved not in said
+        assert retrieved not in text
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_slips_stay_within_the_form(form: str, source: Source, policy: Policy) -> None:
-    """A random action of a demonstration is always one that the form can say."""
+def test_corrupted_turns_fit_the_agent_form(form: str, source: Source, policy: Policy) -> None:
+    """A corrupted turn of a demonstration can always be expressed in the agent form."""
     environment, agent = setting(form, source, policy, max_steps=30)
     slips = 0
     for key in range(20):
@@ -109,7 +108,7 @@ def test_slips_stay_within_the_form(form: str, source: Source, policy: Policy) -
 
 
 class Scripted:
-    """A decoder's sampling replaced by written turns: what the model says is given, all else is real."""
+    """Replaces the sampling of the decoder by scripted turns; everything else is real."""
 
     def __init__(self, policy: Policy, turns: list[list[int]]) -> None:
         self.inner = Decoder(policy, 1, 2_000, Sampling(max_turn_tokens=200))
@@ -123,7 +122,7 @@ class Scripted:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_rollout_goes_on_after_failed_searches_and_counts_them(form: str, dead: Source, policy: Policy) -> None:
+def test_a_rollout_continues_after_failed_searches_and_counts_them(form: str, dead: Source, policy: Policy) -> None:
     _, agent = setting(form, dead, policy)
     turns = [agent.write("Ask.", action) for action in ("search[Mara]", "search[Quill]", "answer[Dunmere]")]
     make = partial(DeepSearchEnv, "train", data=dead, observation=OBSERVATION[form])
@@ -138,7 +137,7 @@ def test_a_rollout_goes_on_after_failed_searches_and_counts_them(form: str, dead
     assert rollout_numbers([row])["rollout/failed_turns"] == pytest.approx(2 / 3)
 
 
-def test_of_a_turn_with_two_blocks_the_first_is_played(source: Source, policy: Policy) -> None:
+def test_only_the_first_block_of_a_turn_is_played(source: Source, policy: Policy) -> None:
     _, agent = setting("search_r1", source, policy)
     double = "<search>Mara Quill</search><information>made up</information><answer>Ostrey</answer>"
     turns = [agent.chat.reply(double), agent.chat.reply("no block"), agent.write("So.", "answer[Dunmere]")]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from empg.environments.deepsearch import DeepSearchEnv, sources
-from empg.environments.deepsearch.options import Requests, Searching, read_searching
+from empg.environments.deepsearch.options import DeepSearchOptions, Requests, Searching
 from empg.environments.deepsearch.progress_bar import IndexingBar
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.dense import FaissIndex
@@ -45,39 +45,58 @@ def corpus(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"retriever": 5}, "retriever=5: a text is needed"),
-        ({"pages": "many"}, "pages='many': a whole number is needed"),
-        ({"pages": True}, "pages=True: a whole number is needed"),
-        ({"kinds": 5}, "kinds=5: a list of kinds of questions is needed"),
-        ({"kinds": "1-hop"}, "kinds='1-hop': a list of kinds"),
-        ({"kinds": []}, "kinds=[]: a list of kinds"),
-        ({"kinds": [["1-hop"]]}, "kinds=['1-hop']: a text is needed"),
-        ({"cache": 5}, "cache=5: a text is needed"),
-        ({"seed": [1]}, "seed=[1]: a whole number is needed"),
-        ({"wording": ["plain"]}, "wording=['plain']: one of varied, plain"),
-        ({"world": ["countries"]}, "world=['countries']: one of encyclopaedia, countries"),
-        ({"metric": ["em"]}, "metric=['em']: one of em, f1, cover_em, judge"),
-        ({"metric": "judge", "judge": {"url": "http://x", "model": ["m"]}}, "judge.model=['m']: a text is needed"),
-        ({"metric": "judge", "judge": {"url": 5, "model": "m"}}, "judge.url=5: a text is needed"),
+        ({"retriever": 5}, "retriever: Input should be a valid string (got 5)"),
+        ({"pages": "many"}, "pages: Input should be a valid integer (got 'many')"),
+        ({"pages": True}, "pages: Input should be a valid integer (got True)"),
+        ({"kinds": 5}, "kinds: Input should be a valid list (got 5)"),
+        ({"kinds": "1-hop"}, "kinds: Input should be a valid list (got '1-hop')"),
+        ({"kinds": []}, "kinds: expected at least one entry, got an empty list"),
+        ({"kinds": [["1-hop"]]}, "kinds.0: Input should be a valid string (got ['1-hop'])"),
+        ({"cache": 5}, "cache: Input should be a path (got 5)"),
+        ({"seed": [1]}, "seed: Input should be a valid integer (got [1])"),
+        ({"wording": ["plain"]}, "wording: Input should be 'varied' or 'plain' (got ['plain'])"),
+        ({"world": ["countries"]}, "world: Input should be 'encyclopaedia' or 'countries' (got ['countries'])"),
+        ({"metric": ["em"]}, "metric: Input should be 'em', 'f1', 'cover_em' or 'judge' (got ['em'])"),
+        (
+            {"metric": "judge", "judge": {"url": "http://x", "model": ["m"]}},
+            "judge.model: Input should be a valid string (got ['m'])",
+        ),
+        ({"metric": "judge", "judge": {"url": 5, "model": "m"}}, "judge.url: Input should be a valid string (got 5)"),
         (
             {"metric": "judge", "judge": {"url": "http://x", "model": "m", "max_tokens": "9"}},
-            "judge.max_tokens='9': a whole number is needed, at least 1",
+            "judge.max_tokens: Input should be a valid integer (got '9')",
         ),
         (
             {"metric": "judge", "judge": {"url": "http://x", "model": "m", "timeout": 0}},
-            "judge.timeout=0: a positive number is needed",
+            "judge.timeout: Input should be greater than 0 (got 0)",
         ),
-        ({"requests": 5}, "requests=5: a mapping is needed (known: per_second, timeout, attempts)"),
-        ({"requests": {"retries": 5}}, "requests.retries is not known (known: per_second, timeout, attempts)"),
-        ({"requests": {"timeout": "1"}}, "requests.timeout='1': a positive number is needed"),
-        ({"requests": {"per_second": 0}}, "requests.per_second=0: a positive number is needed"),
-        ({"requests": {"attempts": 0}}, "requests.attempts=0: a whole number is needed, at least 1"),
-        ({"encoder": 5}, "encoder=5: a mapping is needed (known: folder, query_prefix,"),
-        ({"encoder": {"pooling": "mean"}}, "encoder.folder is not given"),
-        ({"encoder": {"folder": "x", "prefix": "y"}}, "encoder.prefix is not known"),
-        ({"encoder": {"folder": "x", "pooling": "max"}}, "encoder.pooling='max': one of mean, cls"),
-        ({"encoder": {"folder": "x", "query_prefix": 1}}, "encoder.query_prefix=1: a text is needed"),
-        ({"encoder": {"folder": "x", "max_tokens": 0}}, "encoder.max_tokens=0: a whole number is needed, at least 1"),
+        ({"requests": 5}, "requests: Input should be a valid dictionary (got 5)"),
+        ({"requests": {"retries": 5}}, "unknown key 'requests.retries'; valid keys: per_second, timeout, attempts"),
+        ({"requests": {"timeout": "1"}}, "requests.timeout: Input should be a valid number (got '1')"),
+        ({"requests": {"per_second": 0}}, "requests.per_second: Input should be greater than 0 (got 0)"),
+        ({"requests": {"attempts": 0}}, "requests.attempts: Input should be greater than or equal to 1 (got 0)"),
+        ({"encoder": 5}, "encoder: Input should be a valid dictionary (got 5)"),
+        ({"encoder": {"pooling": "mean"}}, "encoder.folder: is required, but not given"),
+        ({"encoder": {"folder": "x", "prefix": "y"}}, "unknown key 'encoder.prefix'; did you mean 'query_prefix'?"),
+        (
+            {"encoder": {"folder": "x", "pooling": "max"}},
+            "encoder.pooling: Input should be 'mean' or 'cls' (got 'max')",
+        ),
+        (
+            {"encoder": {"folder": "x", "query_prefix": 1}},
+            "encoder.query_prefix: Input should be a valid string (got 1)",
+        ),
+        (
+            {"encoder": {"folder": "x", "max_tokens": 0}},
+            "encoder.max_tokens: Input should be greater than or equal to 1 (got 0)",
+        ),
+        ({"requests": {"timeout": float("inf")}}, "requests.timeout: Input should be a finite number (got inf)"),
+        ({"results": True}, "results: Input should be a valid integer (got True)"),
+        ({"retriever": ""}, "retriever: String should have at least 1 character (got '')"),
+        ({"cache": ""}, "cache: expected a path, got an empty text"),
+        ({"sources": 5}, "unknown key 'sources'; "),
+        ({"data": {"questions": {"a\nb": 3}}}, "data.questions: a b must be a file or a list of files"),
+        ({"metric": "judge", "judge": {"url": "http://x"}}, "judge.model: is required, but not given"),
         ({"faiss": "Flat"}, "faiss='Flat' is for retriever='dense', this is 'bm25'"),
         ({"retriever": "dense"}, "retriever='dense' needs encoder"),
         ({"retriever": "x" * 1_000}, "one of bm25, tantivy, dense"),
@@ -116,13 +135,13 @@ def test_time_out_and_attempts_reach_the_server_that_is_asked() -> None:
 def test_and_providers_and_pages_and_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted(Reply(status=503)) as busy:
         monkeypatch.setenv("SEARXNG_URL", busy.url)
-        search, pages = open_search(Searching("searxng", requests=Requests(attempts=1)), None)
+        search, pages = open_search(Searching(retriever="searxng", requests=Requests(attempts=1)), None)
         with pytest.raises(RetrievalError, match=r"answered 503 \(1 attempt\)"):
             search.search(["x"], 1)
         assert vars(vars(pages)["_http"])["request_policy"].attempts == 1
         assert not vars(vars(pages)["_http"])["request_policy"].allow_private
         judge = {"url": busy.url, "model": "m", "key_variable": None, "attempts": 1}
-        source = sources.open_source(metric="judge", judge=judge)
+        source = sources.open_source(DeepSearchOptions(metric="judge", judge=judge))
         with pytest.raises(RetrievalError, match=r"answered 503 \(1 attempt\)"):
             source.score(source.questions["train"][0], "x")
         assert len(busy.seen) == 2
@@ -198,13 +217,13 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(
     monkeypatch.setenv("SEARXNG_URL", "http://127.0.0.1:9")
     _without(monkeypatch, package, module)
     with pytest.raises(ImportError, match=re.escape(f"{package} is not installed: pip install 'empg[{extra}]'")):
-        open_search(Searching(retriever), corpus_file(corpus))
+        open_search(Searching(retriever=retriever), corpus_file(corpus))
 
 
 def test_so_is_faiss_before_anything_is_encoded(monkeypatch: pytest.MonkeyPatch, corpus: Path) -> None:
     monkeypatch.setattr("empg.environments.deepsearch.retrievers.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=re.escape("faiss is not installed: pip install 'empg[dense]'")):
-        open_search(read_searching("dense", "nowhere", "Flat", None, None), corpus_file(corpus))
+        open_search(Searching(retriever="dense", encoder={"folder": "nowhere"}, faiss="Flat"), corpus_file(corpus))
 
 
 # ---- what is kept ---------------------------------------------------------------------------------------------------
@@ -213,7 +232,7 @@ def test_so_is_faiss_before_anything_is_encoded(monkeypatch: pytest.MonkeyPatch,
 def test_the_pages_of_a_served_corpus_are_mapped_and_not_held(corpus: Path) -> None:
     with scripted(Reply(b'{"result": [[]]}')) as server:
         for _ in range(2):
-            _, library = open_search(Searching(server.url), corpus_file(corpus))
+            _, library = open_search(Searching(retriever=server.url), corpus_file(corpus))
             assert library is not None
             page = library.open("dunmere")
             assert page is not None

@@ -1,4 +1,4 @@
-"""Where questions are: splits that do not overlap, and the published files as the paper uses them."""
+"""Question files: splits must not overlap, and published files are arranged like in the paper."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from empg.environments.deepsearch import DeepSearchEnv
+from empg.environments.deepsearch.options import Data
 from empg.environments.deepsearch.places import arrange, read_places
 
 
@@ -46,7 +47,7 @@ def published(tmp_path: Path) -> Path:
     return folder
 
 
-def test_published_files_arrange_themselves_by_the_papers_table(published: Path) -> None:
+def test_published_files_are_arranged_like_in_the_paper(published: Path) -> None:
     named = {split: [str(Path(path).relative_to(published)) for path in paths] for split, paths in arrange(published)}
     assert named == {
         "train": ["2wikimultihopqa/train.jsonl", "hotpot_train_v1.1.jsonl"],
@@ -56,31 +57,31 @@ def test_published_files_arrange_themselves_by_the_papers_table(published: Path)
             "hotpot_dev_distractor_v1.jsonl",
             "webwalker_main.jsonl",
         ],
-        "test_ood": ["Bamboogle.csv", "musique_ans_v1.0_dev.jsonl"],  # and it is not trained on MuSiQue
+        "test_ood": ["Bamboogle.csv", "musique_ans_v1.0_dev.jsonl"],  # the training file of MuSiQue is not used
     }
 
 
-def test_a_folder_is_played_like_files(published: Path) -> None:
+def test_a_folder_of_published_files_can_be_played(published: Path) -> None:
     data = {"questions": str(published), "corpus": str(write(published.parent / "corpus.jsonl", {"text": "B."}))}
     assert [DeepSearchEnv(split, data=data).num_tasks for split in ("train", "test_id", "test_ood")] == [2, 4, 2]
 
 
-def test_a_folder_without_them_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_published_files_is_rejected(tmp_path: Path) -> None:
     write(tmp_path / "nq" / "test.jsonl", FLASHRAG)
     with pytest.raises(
         ValueError, match=r"has no files of the paper's datasets \(hotpotqa, 2wiki, webwalker, musique,"
     ):
-        read_places({"questions": str(tmp_path)})
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
-        read_places({"questions": "nowhere"})
+        read_places(Data(questions=str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        read_places(Data(questions="nowhere"))
 
 
-def test_a_file_is_of_one_split_only(tmp_path: Path) -> None:
-    """What is trained on would be tested on."""
+def test_a_file_in_two_splits_is_rejected(tmp_path: Path) -> None:
+    """Otherwise training and test data would overlap."""
     path = write(tmp_path / "a.jsonl", FLASHRAG)
     os.symlink(path, tmp_path / "b.jsonl")
     for other in (str(path), str(tmp_path / "b.jsonl"), str(tmp_path / "." / "x" / ".." / "a.jsonl")):
-        with pytest.raises(ValueError, match=re.escape(f"{other} is given for train and for test_id")):
+        with pytest.raises(ValueError, match=re.escape(f"{other} is in both train and test_id")):
             DeepSearchEnv(data={"questions": {"train": str(path), "test_id": [other]}})
-    with pytest.raises(ValueError, match=r"data\.questions\.train names a file twice"):
+    with pytest.raises(ValueError, match=r"data\.questions\.train lists a file twice"):
         DeepSearchEnv(data={"questions": {"train": [str(path), str(path)]}})

@@ -1,4 +1,4 @@
-"""The real-world set: honest pages, questions that a solver of the pages' text answers alike, an expert that wins."""
+"""The countries: faithful pages, questions that a solver answers from the pages' text, an expert that wins."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import pytest
 
 from empg.environments.deepsearch import DeepSearchEnv
+from empg.environments.deepsearch.options import DeepSearchOptions
 from empg.environments.deepsearch.questions import SPLITS
 from empg.environments.deepsearch.realworld import (
     KINDS,
@@ -50,7 +51,7 @@ def pages() -> dict[str, str]:
 # ---- the pages ------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_small_and_says_where_it_comes_from() -> None:
+def test_the_data_file_is_small_and_names_its_origin() -> None:
     packed = DATA.read_bytes()
     header = json.loads(gzip.decompress(packed).decode().partition("\n")[0])
     assert "World Factbook" in header["source"]
@@ -58,7 +59,7 @@ def test_it_is_small_and_says_where_it_comes_from() -> None:
     assert len(packed) < 300_000
 
 
-def test_there_are_five_pages_of_each_country_that_fit_what_the_agent_is_shown() -> None:
+def test_each_country_has_five_pages_that_fit_the_observation() -> None:
     assert len(load_countries()) == 195
     assert len(pages()) == len(country_pages()) == 5 * 195
     assert all(20 < len(text.split()) <= 200 for text in pages().values())
@@ -70,7 +71,7 @@ def test_no_two_countries_share_a_name() -> None:
     assert ["United States", "United States of America", "US"] in [country.names for country in load_countries()]
 
 
-def test_a_page_tells_in_the_words_of_the_factbook() -> None:
+def test_a_page_has_the_wording_of_the_factbook() -> None:
     assert pages()["Austria"].startswith(
         "Country: Austria. Country name: Republic of Austria. Location: Central Europe, north of Italy and Slovenia. "
         "Internet country code: .at. Nationality: Austrian(s). Background: Once the center of power for the large "
@@ -79,7 +80,7 @@ def test_a_page_tells_in_the_words_of_the_factbook() -> None:
     assert "Highest point: Grossglockner 3,798 m." in pages()["Geography of Austria"]
 
 
-def test_what_the_factbook_qualifies_is_told_but_not_asked_for() -> None:
+def test_qualified_facts_are_on_the_pages_but_not_asked_for() -> None:
     facts = {country.name: country.facts for country in load_countries()}
     assert "Cape Town (legislative capital)" in pages()["Government of South Africa"]
     assert not {name for name in ("South Africa", "Israel", "Bolivia", "Benin") if "capital" in facts[name]}
@@ -91,7 +92,7 @@ def test_what_the_factbook_qualifies_is_told_but_not_asked_for() -> None:
 # ---- the questions --------------------------------------------------------------------------------------------------
 
 
-def test_there_are_a_few_hundred_of_each_kind_that_a_split_may_have() -> None:
+def test_every_kind_of_a_split_has_enough_questions() -> None:
     assert [len(questions(split)) for split in SPLITS] == [600, 150, 150]
     for split in SPLITS:
         asked = Counter(question.kind for question in questions(split))
@@ -99,7 +100,7 @@ def test_there_are_a_few_hundred_of_each_kind_that_a_split_may_have() -> None:
         assert max(asked.values()) < 1.6 * min(asked.values())
 
 
-def test_no_question_is_in_two_splits_or_twice_in_one_whatever_the_seed() -> None:
+def test_no_question_is_repeated_or_in_two_splits_for_any_seed() -> None:
     texts = [question.text for split in SPLITS for question in questions(split)]
     assert len(set(texts)) == len({question.id for split in SPLITS for question in questions(split)}) == len(texts)
     other = {question.text for question in make_country_questions("train", seed=1)}
@@ -107,8 +108,8 @@ def test_no_question_is_in_two_splits_or_twice_in_one_whatever_the_seed() -> Non
     assert not other & {question.text for split in ("valid_id", "valid_ood") for question in questions(split)}
 
 
-def test_held_out_compositions_are_asked_about_only_out_of_distribution() -> None:
-    """And no relation is new there: each was seen in training in the same place."""
+def test_held_out_compositions_occur_only_out_of_distribution() -> None:
+    """Every relation occurs in training in the same position."""
     trained, held_out = country_compositions()
     assert not set(trained) & set(held_out)
     assert len(held_out) == 15
@@ -139,20 +140,20 @@ def test_the_first_hop_of_a_bridge_leads_to_the_second() -> None:
             assert first.value not in question.text
 
 
-def test_an_answer_is_not_in_its_question_unless_the_question_offers_it() -> None:
+def test_a_question_contains_its_answer_only_if_it_is_a_comparison() -> None:
     for split in SPLITS:
         for question in questions(split):
             named = question.answers[0].casefold() in question.text.casefold()
             assert named == (question.kind == "comparison"), question
 
 
-def test_the_same_questions_everywhere() -> None:
+def test_every_process_generates_the_same_questions() -> None:
     command = (
         "import hashlib; from empg.environments.deepsearch.realworld import *; "
         "told = repr([country_pages(), *map(make_country_questions, ('train', 'valid_id', 'valid_ood'))]); "
         "print(hashlib.sha256(told.encode()).hexdigest())"
     )
-    told = repr([country_pages(), *map(questions, SPLITS)])
+    content = repr([country_pages(), *map(questions, SPLITS)])
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     run = subprocess.run(
         [sys.executable, "-c", command],
@@ -161,21 +162,21 @@ def test_the_same_questions_everywhere() -> None:
         text=True,
         check=True,
     )
-    assert run.stdout.strip() == hashlib.sha256(told.encode()).hexdigest()
+    assert run.stdout.strip() == hashlib.sha256(content.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(("arguments", "named"), [
-    ({"split": "test"}, "split='test'"), ({"split": "train", "kinds": ["4-hop bridge"]}, "no '4-hop bridge'"),
-    ({"split": "valid_ood", "kinds": ["1-hop"]}, "nothing for valid_ood"),
+    ({"split": "test"}, "split='test'"), ({"split": "train", "kinds": ["4-hop bridge"]}, "unknown kind '4-hop bridge'"),
+    ({"split": "valid_ood", "kinds": ["1-hop"]}, "no questions for valid_ood"),
 ])  # fmt: skip
-def test_what_there_is_not_is_named(arguments: dict[str, Any], named: str) -> None:
+def test_the_error_for_an_invalid_argument_names_it(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         make_country_questions(**arguments)
 
 
-# ---- a solver that knows only the text of the pages -----------------------------------------------------------------
+# ---- a solver that uses only the text of the pages ------------------------------------------------------------------
 
-# Ways to refer to a country by what stands in a field of one of its pages, and how the field begins.
+# Phrases that refer to a country by a field of one of its pages, and the beginning of the field.
 DESCRIBED = {
     "the country whose capital is (.+)": ("Government", "Capital", "{}"),
     "the country whose highest point is (.+)": ("Geography", "Highest point", "{}"),
@@ -213,7 +214,7 @@ LESS = re.compile("earlier|smaller|fewer|shorter|lower")
 
 @cache
 def names() -> dict[str, str]:
-    """A country's name by how a sentence has it."""
+    """Return the name of each country by its form in a sentence."""
     return {form: name for name in pages() if " of " not in name or f"Geography of {name}" in pages()
             for form in (name, f"the {name}")}  # fmt: skip
 
@@ -236,7 +237,7 @@ def leader(country: str, link: str) -> str:
 
 
 def referred(inner: str) -> str:
-    """The one country that is meant."""
+    """Return the only country to which the phrase refers."""
     if inner in names():
         return names()[inner]
     for pattern, link in LINKED.items():
@@ -276,7 +277,7 @@ def solve(text: str) -> str:
 
 
 def form(question: Question) -> str:
-    """The question's words, without what they are about."""
+    """Return the wording of a question without its entities."""
     for pattern in COMPARED:
         if re.match(pattern, question.text):
             return question.text.partition(",")[0]
@@ -287,21 +288,21 @@ def form(question: Question) -> str:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_solver_that_reads_the_pages_finds_the_one_answer(split: str) -> None:
+def test_the_solver_finds_exactly_the_correct_answer(split: str) -> None:
     for question in questions(split):
         assert solve(question.text) == question.answers[0], question
         assert question.hops[-1].value == question.answers[0] or question.kind == "comparison"
 
 
-def test_the_solver_knows_what_everybody_knows() -> None:
-    """So that it does not agree with the questions in error."""
+def test_the_solver_answers_well_known_facts() -> None:
+    """This checks the solver itself, so that it cannot share an error with the questions."""
     assert solve("What is the capital of the country with which Austria shares its longest land border?") == "Berlin"
     assert solve('What is the Internet country code of the country whose national anthem is "O Canada"?') == ".ca"
     assert solve("Which became independent earlier, India or Ghana?") == "India"
     assert solve("Whose highest point is higher, the Netherlands or Nepal?") == "Nepal"
 
 
-def test_no_other_country_s_fact_is_taken_for_the_answer() -> None:
+def test_facts_of_other_countries_do_not_score_as_the_answer() -> None:
     others = [country.facts for country in load_countries()]
     for question in questions("valid_ood")[::5]:
         if question.kind == "comparison":
@@ -312,16 +313,16 @@ def test_no_other_country_s_fact_is_taken_for_the_answer() -> None:
             assert not any(score(answer, question.answers) for answer in wrong)
 
 
-# ---- as a world -----------------------------------------------------------------------------------------------------
+# ---- the environment ------------------------------------------------------------------------------------------------
 
 
-def wins(environment: DeepSearchEnv, task: int, slips: float = 0.0) -> bool:
+def wins(environment: DeepSearchEnv, task: int, noise: float = 0.0) -> bool:
     rng = random.Random(task)
     observation, info = environment.reset(options={"task": task})
     expert = environment.expert()
     while True:
         action = expert.act(observation, info)["action"]
-        if rng.random() < slips:
+        if rng.random() < noise:
             action = rng.choice([command for command in info["admissible"] or [] if "answer" not in command])
         observation, _, terminated, truncated, info = environment.step(action)
         if terminated or truncated:
@@ -330,37 +331,40 @@ def wins(environment: DeepSearchEnv, task: int, slips: float = 0.0) -> bool:
 
 @pytest.mark.parametrize("observation", ["list", "passages"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_expert_wins_99_in_100(split: str, observation: Literal["list", "passages"]) -> None:
+def test_the_expert_wins_99_percent_of_tasks(split: str, observation: Literal["list", "passages"]) -> None:
     environment = DeepSearchEnv(split, world="countries", observation=observation)
     assert sum(wins(environment, task) for task in range(150)) >= 149
 
 
-def test_the_expert_recovers_from_slips() -> None:
+def test_the_expert_recovers_from_random_actions() -> None:
     environment = DeepSearchEnv("train", max_steps=30, world="countries")
-    assert sum(wins(environment, task, slips=0.15) for task in range(100)) >= 97
+    assert sum(wins(environment, task, noise=0.15) for task in range(100)) >= 97
 
 
-def test_a_search_for_the_gold_query_finds_the_page_among_three() -> None:
-    retriever = open_source(world="countries").retriever
+def test_the_gold_query_finds_the_page_among_three_hits() -> None:
+    retriever = open_source(DeepSearchOptions(world="countries")).retriever
     hops = [hop for question in questions("valid_id") for hop in question.hops]
     found = retriever.search([hop.query for hop in hops], 3)
     listed = [any(hit.document.title == hop.title for hit in hits) for hop, hits in zip(hops, found, strict=True)]
     assert sum(listed) >= 0.94 * len(hops)
 
 
-def test_it_is_shared_and_kinds_choose() -> None:
-    first, second = open_source(world="countries"), open_source(world="countries", kinds=["comparison"])
+def test_the_source_is_shared_and_kinds_select_questions() -> None:
+    first, second = (
+        open_source(DeepSearchOptions(world="countries")),
+        open_source(DeepSearchOptions(world="countries", kinds=["comparison"])),
+    )
     assert first.retriever is second.retriever
-    assert first.questions is open_source(world="countries").questions
+    assert first.questions is open_source(DeepSearchOptions(world="countries")).questions
     assert {question.kind for question in second.questions["valid_ood"]} == {"comparison"}
 
 
-def test_a_world_that_is_none_is_named() -> None:
-    with pytest.raises(ValueError, match="world='planets': one of encyclopaedia, countries"):
-        open_source(world="planets")  # type: ignore[arg-type]
+def test_an_unknown_world_is_rejected() -> None:
+    with pytest.raises(ValueError, match="world: Input should be 'encyclopaedia' or 'countries'"):
+        DeepSearchEnv(world="planets")
 
 
-# ---- the script that made the data ----------------------------------------------------------------------------------
+# ---- the script that created the data -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -378,16 +382,16 @@ def script() -> ModuleType:
     ("one two three", 3, "one two three"), ("One two. Three four", 3, "One two"), ("a b; c d", 3, "a b"),
     ("a b (c, d e)", 4, "a b (c, d"), ("x, a (c, d e)", 4, "x"), ("a b c", 2, "a b"),
 ])  # fmt: skip
-def test_it_cuts_after_what_is_whole(script: ModuleType, text: str, words: int, kept: str) -> None:
+def test_the_script_cuts_after_a_complete_unit(script: ModuleType, text: str, words: int, kept: str) -> None:
     assert script.cut(text, words) == kept
 
 
 def profile(**government: Any) -> dict[str, Any]:
-    said = {"Country name": {"conventional short form": {"text": "Laurania"}}, "Capital": {"name": {"text": "Lorn"}}}
-    return {"Government": {**said, **government}}
+    own = {"Country name": {"conventional short form": {"text": "Laurania"}}, "Capital": {"name": {"text": "Lorn"}}}
+    return {"Government": {**own, **government}}
 
 
-def test_it_takes_facts_that_stand_without_a_but(script: ModuleType) -> None:
+def test_the_script_takes_only_unqualified_facts(script: ModuleType) -> None:
     border = {"Land boundaries": {"border countries": {"text": "UK 1,200 km, Oz 90.5 km"}}}
     made = script.country({**profile(Independence={"text": "1 May 1900 (from Oz); note - not from all"}),
                            "Geography": border})  # fmt: skip

@@ -1,4 +1,4 @@
-"""Scores of answers, worked by hand."""
+"""Hand-computed scores of answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from empg.environments.deepsearch.scoring import normalize, score
         ("The  Beatles!", "beatles"),
         ("a tale of an apple", "tale of apple"),
         ("U.S.A.", "usa"),
-        ("theatre", "theatre"),  # an article is a word
+        ("theatre", "theatre"),  # articles are removed only as whole words
         ("Café  del Mar", "café del mar"),
         ("the", ""),
     ],
@@ -25,7 +25,7 @@ def test_normalisation(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "em", "f1", "cover"),
+    ("given", "right", "em", "f1", "cover"),
     [
         ("Paris", ["paris"], 1, 1, 1),
         ("The city of Paris", ["Paris"], 0, 2 / 4, 1),  # city of paris: 1 of 3 tokens, all of 1
@@ -38,23 +38,23 @@ def test_normalisation(text: str, expected: str) -> None:
         ("1,889", ["1889"], 1, 1, 1),
         ("big big dog", ["big dog"], 0, 4 / 5, 1),  # a repeated token counts once
         ("anything", [], 0, 0, 0),
-        ("", ["the"], 0, 0, 0),  # of which nothing is left is compared as it is
+        ("", ["the"], 0, 0, 0),  # if normalisation leaves nothing, the lower-cased text is compared
         ("!", ["The The"], 0, 0, 0),
         ("the  the", ["The The"], 1, 1, 1),
         ("a band the the", ["The The"], 0, 4 / 6, 1),
         ("something", ["the"], 0, 0, 0),
     ],
 )
-def test_scores_by_hand(said: str, right: list[str], em: float, f1: float, cover: float) -> None:
-    assert score(said, right, "em") == em
-    assert score(said, right, "f1") == pytest.approx(f1)
-    assert score(said, right, "cover_em") == cover
+def test_hand_computed_scores(given: str, right: list[str], em: float, f1: float, cover: float) -> None:
+    assert score(given, right, "em") == em
+    assert score(given, right, "f1") == pytest.approx(f1)
+    assert score(given, right, "cover_em") == cover
 
 
 @settings(deadline=None)
 @given(st.text(max_size=40), st.lists(st.text(max_size=40), max_size=4))
-def test_a_score_is_a_share_and_an_exact_match_is_full_marks(said: str, right: list[str]) -> None:
-    em, f1, cover = (score(said, right, metric) for metric in ("em", "f1", "cover_em"))
+def test_scores_are_in_0_to_1_and_an_exact_match_scores_1(given: str, right: list[str]) -> None:
+    em, f1, cover = (score(given, right, metric) for metric in ("em", "f1", "cover_em"))
     assert 0.0 <= f1 <= 1.0
     assert em in (0.0, 1.0)
     if em:
@@ -63,6 +63,6 @@ def test_a_score_is_a_share_and_an_exact_match_is_full_marks(said: str, right: l
 
 @settings(deadline=None)
 @given(st.text(max_size=40), st.lists(st.text(max_size=20), min_size=1, max_size=4))
-def test_more_right_answers_never_score_less(said: str, right: list[str]) -> None:
+def test_more_correct_answers_never_lower_the_score(given: str, right: list[str]) -> None:
     for metric in ("em", "f1", "cover_em"):
-        assert score(said, right, metric) >= score(said, right[:1], metric)
+        assert score(given, right, metric) >= score(given, right[:1], metric)

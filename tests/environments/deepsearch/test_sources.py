@@ -1,4 +1,4 @@
-"""What a world is put together from: the generated encyclopaedia, official files, any retriever, any measure."""
+"""Sources: the generated encyclopaedia, official files, all retrievers and all metrics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Any]:
-    """A corpus, questions of HotpotQA with their paragraphs, and questions without any."""
+    """Write a corpus, questions of HotpotQA with their paragraphs, and questions without paragraphs."""
     corpus = [{"id": d.id, "contents": f'"{d.title}"\n{d.text}'} for d in DOCUMENTS]
     hotpot = {
         "_id": "h1",
@@ -67,7 +67,7 @@ def play_expert(environment: DeepSearchEnv, task: int = 0) -> tuple[bool, list[s
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("retriever", ["bm25", "tantivy"])
-def test_questions_and_a_corpus_of_files(files: dict[str, Any], tmp_path: Path, retriever: str, cached: bool) -> None:
+def test_questions_and_corpus_from_files(files: dict[str, Any], tmp_path: Path, retriever: str, cached: bool) -> None:
     data = {"questions": {"test_id": files["hotpot"], "test_ood": [files["rivers"], files["films"]]},
             "corpus": files["corpus"]}  # fmt: skip
     cache = str(tmp_path / "cache") if cached else None
@@ -83,7 +83,7 @@ def test_questions_and_a_corpus_of_files(files: dict[str, Any], tmp_path: Path, 
     assert actions[-2:] == ["open[Mara Quill]", "answer[Dunmere]"]
 
 
-def test_without_a_corpus_the_paragraphs_of_the_questions_are_searched(files: dict[str, Any]) -> None:
+def test_without_a_corpus_the_paragraphs_of_the_questions_are_used(files: dict[str, Any]) -> None:
     environment = DeepSearchEnv("dev", data={"questions": {"dev": files["hotpot"]}})
     won, actions = play_expert(environment)
     assert won
@@ -96,7 +96,7 @@ def test_without_a_corpus_the_paragraphs_of_the_questions_are_searched(files: di
     ]
 
 
-def test_kinds_choose_among_the_questions_of_files(files: dict[str, Any]) -> None:
+def test_kinds_select_questions_from_files(files: dict[str, Any]) -> None:
     data = {"questions": {"all": [files["rivers"], files["films"]]}, "corpus": files["corpus"]}
     assert DeepSearchEnv("all", data=data, kinds=["films"]).num_tasks == 1
     with pytest.raises(ValueError, match=re.escape("kinds=['books']: all has none of these, but rivers, films")):
@@ -106,33 +106,45 @@ def test_kinds_choose_among_the_questions_of_files(files: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"question": {}}, "data has questions and corpus, as in data: {questions:"),
-        ("hotpot.json", "data has questions and corpus"),
-        ({"questions": "hotpot.json"}, "data.questions names files by split"),
-        ({"questions": {}}, "data.questions names files by split"),
-        ({"questions": {"train": []}}, "data.questions.train is a file or a list of files"),
-        ({"questions": {"train": [3]}}, "data.questions.train is a file or a list of files"),
-        ({"questions": {"train": "x.json"}, "corpus": 5}, "data.corpus names one file"),
+        ({"question": {}}, "data.questions: is required, but not given; unknown key 'data.question'; did you mean"),
+        ("hotpot.json", "data: Input should be a valid dictionary (got 'hotpot.json')"),
+        (
+            {"questions": "hotpot.json"},
+            "data.questions: names files by split, or one folder of published files, as in data: {questions:",
+        ),
+        (
+            {"questions": {}},
+            "data.questions: names files by split, or one folder of published files, as in data: {questions:",
+        ),
+        (
+            {"questions": {"train": []}},
+            "data.questions: train must be a file or a list of files, as in data: {questions:",
+        ),
+        (
+            {"questions": {"train": [3]}},
+            "data.questions: train must be a file or a list of files, as in data: {questions:",
+        ),
+        ({"questions": {"train": "x.json"}, "corpus": 5}, "data.corpus: Input should be a valid string (got 5)"),
     ],
 )
-def test_wrong_data_is_refused_by_name(data: Any, message: str) -> None:
+def test_the_error_for_invalid_data_names_the_key(data: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         DeepSearchEnv(data=data)
 
 
-def test_missing_files_and_splits_are_named(files: dict[str, Any]) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json is not there"):
+def test_the_error_for_a_missing_file_or_split_names_it(files: dict[str, Any]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json not found"):
         DeepSearchEnv("dev", data={"questions": {"dev": "nowhere.json"}, "corpus": files["corpus"]})
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl is not there"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl: corpus not found"):
         DeepSearchEnv("dev", data={"questions": {"dev": files["rivers"]}, "corpus": "nowhere.jsonl"})
     with pytest.raises(ValueError, match="split='train': one of dev"):
         DeepSearchEnv("train", data={"questions": {"dev": files["rivers"]}, "corpus": files["corpus"]})
 
 
-# ---- search elsewhere -----------------------------------------------------------------------------------------------
+# ---- external search ------------------------------------------------------------------------------------------------
 
 
-def test_a_server_searches_and_what_it_listed_can_be_opened(files: dict[str, Any]) -> None:
+def test_the_results_of_a_server_can_be_opened(files: dict[str, Any]) -> None:
     answer = {"result": [[{"document": {"id": "4", "contents": '"Dunmere"\nA town on the Lorrow.'}, "score": 1.0}]]}
     with scripted(Reply(json.dumps(answer).encode())) as server:
         environment = DeepSearchEnv("dev", data={"questions": {"dev": files["rivers"]}}, retriever=server.url)
@@ -141,7 +153,7 @@ def test_a_server_searches_and_what_it_listed_can_be_opened(files: dict[str, Any
         assert environment.step("open[Dunmere]")[0] == "Dunmere: A town on the Lorrow."
 
 
-def test_a_dead_server_is_a_failed_search(files: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_a_failed_search(files: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts
     environment = DeepSearchEnv("dev", data={"questions": {"dev": files["rivers"]}}, retriever=dead_url())
     environment.reset(options={"task": 0})
@@ -151,13 +163,13 @@ def test_a_dead_server_is_a_failed_search(files: dict[str, Any], monkeypatch: py
     assert info["failure"]
 
 
-def test_a_provider_without_its_key_is_refused_by_the_variable_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_key_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SERPER_API_KEY", raising=False)
     with pytest.raises(ValueError, match="SERPER_API_KEY is not set"):
         DeepSearchEnv(retriever="serper")
 
 
-# ---- measures -------------------------------------------------------------------------------------------------------
+# ---- metrics --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,7 +181,7 @@ def test_a_provider_without_its_key_is_refused_by_the_variable_s_name(monkeypatc
         ("cover_em", "river Lorrow", 1.0),
     ],
 )
-def test_the_metric_is_chosen_by_name(files: dict[str, Any], metric: str, answer: str, score: float) -> None:
+def test_the_metric_is_selected_by_name(files: dict[str, Any], metric: str, answer: str, score: float) -> None:
     data = {"questions": {"dev": files["rivers"]}, "corpus": files["corpus"]}
     environment = DeepSearchEnv("dev", data=data, metric=metric, reward="score")
     environment.reset(options={"task": 0})
@@ -178,7 +190,7 @@ def test_the_metric_is_chosen_by_name(files: dict[str, Any], metric: str, answer
     assert info["won"] == (score == 1.0)
 
 
-def test_a_judge_decides_and_a_dead_one_is_an_error_of_the_world(
+def test_a_judge_scores_answers_and_an_unreachable_one_is_an_error(
     files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -240,13 +252,13 @@ def test_environments_of_a_process_share_corpus_index_and_questions() -> None:
     assert DeepSearchEnv(seed=1).source.retriever is not first.source.retriever
 
 
-def test_kinds_choose_questions() -> None:
+def test_kinds_select_questions() -> None:
     environment = DeepSearchEnv("valid_id", kinds=["1-hop", "comparison"])
     kinds = {environment.reset(options={"task": task})[1]["task_type"] for task in range(50)}
     assert kinds == {"1-hop", "comparison"}
 
 
-def test_the_same_words_find_the_same_pages_with_tantivy() -> None:
+def test_tantivy_finds_the_same_pages() -> None:
     observations = []
     for retriever in ("bm25", "tantivy"):
         environment = DeepSearchEnv("train", pages=200, retriever=retriever, results=1)
@@ -255,7 +267,7 @@ def test_the_same_words_find_the_same_pages_with_tantivy() -> None:
     assert observations[0] == observations[1]
 
 
-def test_an_index_in_a_cache_gives_the_same_results(tmp_path: Path) -> None:
+def test_a_cached_index_gives_the_same_results(tmp_path: Path) -> None:
     searches = []
     for cache in (None, str(tmp_path), str(tmp_path)):
         environment = DeepSearchEnv("train", pages=100, seed=3, cache=cache)
@@ -271,14 +283,17 @@ def test_an_index_in_a_cache_gives_the_same_results(tmp_path: Path) -> None:
         ({"split": "test"}, "split='test': one of train, valid_id, valid_ood"),
         ({"retriever": "google"}, "retriever='google': one of bm25, tantivy, dense, "),
         ({"retriever": "dense"}, "retriever='dense' needs encoder"),
-        ({"metric": "rouge"}, "metric='rouge': one of em, f1, cover_em, judge"),
+        ({"metric": "rouge"}, "metric: Input should be 'em', 'f1', 'cover_em' or 'judge' (got 'rouge')"),
         ({"metric": "judge"}, "metric='judge' needs judge: a mapping of url and model"),
-        ({"metric": "judge", "judge": {"url": "http://x", "model": "m", "key": "s"}}, "metric='judge' needs judge"),
+        (
+            {"metric": "judge", "judge": {"url": "http://x", "model": "m", "key": "s"}},
+            "unknown key 'judge.key'; valid keys: per_second, timeout",
+        ),
         ({"judge": {"url": "http://x", "model": "m"}}, "judge is for metric='judge', this is 'em'"),
-        ({"kinds": ["9-hop"]}, "kinds: there is no '9-hop'"),
-        ({"pages": 3}, "pages=3: at least 50"),
+        ({"kinds": ["9-hop"]}, "kinds: unknown kind '9-hop'"),
+        ({"pages": 3}, "pages: Input should be greater than or equal to 50 (got 3)"),
     ],
 )
-def test_wrong_options_of_the_world_are_refused_by_name(options: dict[str, object], message: str) -> None:
+def test_the_error_for_an_invalid_option_names_it(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         DeepSearchEnv(**options)

@@ -1,4 +1,4 @@
-"""The hand-written shop, made once."""
+"""A fixture with the hand-written shop, built once."""
 
 from __future__ import annotations
 

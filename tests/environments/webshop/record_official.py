@@ -1,11 +1,10 @@
-"""Re-make golden.json by running the original WebShop's page and reward code on the shops of shops.py.
+"""Regenerate golden.json by running the original WebShop's page and reward code on the shops of shops.py.
 
 python tests/environments/webshop/record_official.py PATH_TO_WEBSHOP
 
 Needs a checkout of princeton-nlp/WebShop and flask, beautifulsoup4, thefuzz==0.19.0, python-Levenshtein, tqdm, rich.
-What the original leaves to chance or to Java is put in its place: prices and price bounds are ours, search is our
-index, spaCy's tagger is our lexicon. The pages, what can be clicked, the reward and the order of the goals are the
-original's.
+The random and Java parts of the original are replaced by ours: prices and price bounds, the search index, and spaCy's
+tagger (by the lexicon). The pages, the clickable elements, the reward and the order of the goals are the original's.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from empg.environments.webshop.nouns import lexicon_nouns
 from empg.environments.webshop.shop import Shop
 from tests.environments.webshop.shops import shelves_shop, small_shop, write_official, write_shelves
 
-# By shop: (kind of goals, the asin whose first goal is played, commands)
+# Per shop: (kind of goals, the asin whose first goal is played, commands)
 SMALL = [
     (
         "synthetic",
@@ -101,7 +100,7 @@ def stand_in(name: str, **content: Any) -> None:
 
 
 def import_original(checkout: Path) -> tuple[Any, Any]:
-    """The original's engine and text environment, with stand-ins for what it imports and we do not need."""
+    """Import the original's engine and text environment, with stubs for imports that are not needed here."""
     sys.path.insert(0, str(checkout))
     stand_in("cleantext")
     stand_in("rank_bm25", BM25Okapi=None)
@@ -114,7 +113,7 @@ def import_original(checkout: Path) -> tuple[Any, Any]:
         return [types.SimpleNamespace(text=word, pos_="NOUN") for word in lexicon_nouns(title)]
 
     stand_in("spacy", load=lambda name: tag)
-    package = types.ModuleType("web_agent_site.envs")  # its own would register with gym
+    package = types.ModuleType("web_agent_site.envs")  # the original package would register with gym
     package.__path__ = [str(checkout / "web_agent_site" / "envs")]
     sys.modules["web_agent_site.envs"] = package
     from web_agent_site.engine import engine

@@ -1,5 +1,7 @@
-"""Two shops that golden.json was recorded in: seven hand-written products, one for each thing that can go wrong; and
-shelves of things that are much alike, more of them than a search shows.
+"""The two shops in which golden.json was recorded.
+
+The first has seven hand-written products, one per difficulty. The second has shelves that are nearly identical, more
+of them than a search returns.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from empg.environments.webshop.world import Product
 
 
 def record(asin: str, name: str, **fields: Any) -> dict[str, Any]:
-    """A product in the official schema; anything can be replaced."""
+    """Return a product in the official schema; `fields` override its values."""
     return {
         "asin": asin,
         "name": name,
@@ -44,7 +46,7 @@ RECORDS = [
         customization_options={"Color": values("Antique Wood", "White/Grey"), "Size": values("54 Inch", "36 Inch")},
     ),
     record("B000TABLE2", "Moss Console Table", pricing="$20.00$35.50", customization_options={"Color": None}),
-    # Values with brackets, values that another option has too, values that are words of the pages.
+    # Values with brackets, values shared by two options, values that are words of the pages.
     record(
         "B000RUGRUG",
         "Soft Area Rug",
@@ -131,7 +133,8 @@ HUMAN = {
 }
 
 
-# 54 alike, of which a search shows 50. The highest number stands first: the catalogue's order is not that of the asins.
+# 54 similar products, of which a search returns 50. The highest number comes first, so that the catalogue is not in the
+# order of the asins.
 SHELVES = [
     *(record(f"B000SHLF{n:02}", f"Shelf {n}", full_description="A shelf.", query="shelves") for n in range(54, 0, -1)),
     record(
@@ -176,14 +179,14 @@ def shelves_shop(rules: ShopRules | None = None) -> Shop:
 
 
 def write_shelves(folder: Path) -> Path:
-    """The shelves as official files; returns the products' file."""
+    """Write the shelves as official files and return the path of the products file."""
     products = write_official(folder, SHELVES)
     products.with_name("items_ins_v2_1000.json").write_text(json.dumps(SHELF_EXTRAS), encoding="utf-8")
     return products
 
 
 def write_official(folder: Path, records: list[Any] | None = None, suffix: str = "_1000") -> Path:
-    """The hand-written shop as official files; returns the products' file."""
+    """Write the hand-written shop as official files and return the path of the products file."""
     folder.mkdir(parents=True, exist_ok=True)
     products = folder / f"items_shuffle{suffix}.json"
     products.write_text(json.dumps(RECORDS if records is None else records), encoding="utf-8")

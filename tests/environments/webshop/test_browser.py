@@ -1,4 +1,4 @@
-"""The shop in a real browser (headless Chromium): a person buys, by mouse, by keyboard, and on a phone."""
+"""The shop in a real browser (headless Chromium): purchases by mouse, by keyboard, and on a phone-sized screen."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def expert_actions(environment: WebShopEnv, task: int) -> list[str]:
 
 
 def follow(page, actions: list[str]) -> None:
-    """Do with the mouse what the commands say."""
+    """Perform the commands with the mouse."""
     for action in actions:
         words = action.partition("[")[2].removesuffix("]")
         if action.startswith("search"):
@@ -66,18 +66,18 @@ def follow(page, actions: list[str]) -> None:
             button.click()
 
 
-def begin(page, served: Served, task: int) -> None:
+def start_session(page, served: Served, task: int) -> None:
     page.goto(served.url)
-    page.get_by_label("Errand").fill(str(task))
+    page.get_by_label("Task").fill(str(task))
     with page.expect_navigation():
         page.get_by_role("button", name="Start").click()
 
 
-def test_the_right_product_scores_1_and_the_visit_can_be_imitated(browser, served: Served) -> None:
+def test_buying_the_right_product_scores_1_and_is_recorded(browser, served: Served) -> None:
     task = 4
     actions = expert_actions(served.environment, task)
     page = browser.new_page()
-    begin(page, served, task)
+    start_session(page, served, task)
     assert page.locator("#instruction").inner_text() == served.environment.goal.instruction
     follow(page, actions)
     assert page.locator("#score").inner_text() == "1.0"
@@ -87,7 +87,7 @@ def test_the_right_product_scores_1_and_the_visit_can_be_imitated(browser, serve
     page.close()
 
 
-def test_a_wrong_option_scores_what_the_text_engine_says(browser, served: Served) -> None:
+def test_a_wrong_option_has_the_score_of_the_text_engine(browser, served: Served) -> None:
     environment = served.environment
     task = next(i for i in range(50) if len(environment._goal(i).options) == 2)
     actions = expert_actions(environment, task)
@@ -99,7 +99,7 @@ def test_a_wrong_option_scores_what_the_text_engine_says(browser, served: Served
     for action in changed:
         _, reward, _, _, _ = environment.step(action)
     page = browser.new_page()
-    begin(page, served, task)
+    start_session(page, served, task)
     follow(page, changed[:-1])
     assert page.get_by_role("button", name=wrong, exact=True).get_attribute("aria-pressed") == "true"
     follow(page, changed[-1:])
@@ -108,9 +108,9 @@ def test_a_wrong_option_scores_what_the_text_engine_says(browser, served: Served
     page.close()
 
 
-def test_it_can_be_done_without_a_mouse(browser, served: Served) -> None:
+def test_a_purchase_works_with_the_keyboard_only(browser, served: Served) -> None:
     page = browser.new_page()
-    begin(page, served, 0)
+    start_session(page, served, 0)
 
     def press_enter() -> None:
         with page.expect_navigation():
@@ -129,9 +129,9 @@ def test_it_can_be_done_without_a_mouse(browser, served: Served) -> None:
     page.close()
 
 
-def test_it_fits_a_phone(browser, hostile: Served) -> None:
+def test_the_pages_fit_a_phone_screen(browser, hostile: Served) -> None:
     page = browser.new_page(viewport={"width": 360, "height": 640})
-    begin(page, hostile, task_of(hostile.environment, "B000TABLE1"))
+    start_session(page, hostile, task_of(hostile.environment, "B000TABLE1"))
     for action in (
         "search[console table]",
         "click[B000TABLE1]",
@@ -141,19 +141,19 @@ def test_it_fits_a_phone(browser, hostile: Served) -> None:
     ):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         heights = page.locator("button").evaluate_all("all => all.map(b => b.getBoundingClientRect().height)")
-        assert min(heights, default=44) >= 44  # room for a finger
+        assert min(heights, default=44) >= 44  # large enough for a finger
         follow(page, [action])
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.close()
 
 
-def test_a_product_named_script_is_text(browser, hostile: Served) -> None:
+def test_markup_in_product_text_is_shown_as_text(browser, hostile: Served) -> None:
     page = browser.new_page()
-    complaints: list[str] = []
-    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    begin(page, hostile, task_of(hostile.environment, "B000SCRIPT"))
+    messages: list[str] = []
+    page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    start_session(page, hostile, task_of(hostile.environment, "B000SCRIPT"))
     follow(page, ["search[lip gloss]"])
     assert '<script>alert(1)</script> & "Sons" Lip Gloss' in page.locator("ol.results").inner_text()
     follow(page, ["click[B000SCRIPT]"])
@@ -162,13 +162,13 @@ def test_a_product_named_script_is_text(browser, hostile: Served) -> None:
     follow(page, ["click[nude <i>]", "click[Features]"])
     assert "cruelty free <img src=x>" in page.locator("ul").inner_text()
     assert page.locator("script, img, main b, main i").count() == 0
-    assert complaints == []
+    assert messages == []
     page.close()
 
 
 def test_the_back_button_and_reloading_change_nothing(browser, served: Served) -> None:
     page = browser.new_page()
-    begin(page, served, 0)
+    start_session(page, served, 0)
     follow(page, ["search[table]"])
     left = page.locator("header").inner_text()
     page.reload()

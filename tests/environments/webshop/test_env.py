@@ -1,4 +1,4 @@
-"""The environment: its contract, its options, and properties that hold on any walk."""
+"""The environment: its contract, its options, and invariants of random walks."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from hypothesis import strategies as st
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.parsing import parse_turn, write_turn
-from empg.agent.prompts import WORLDS
 from empg.environments.base import Expert, TextEnvironment
+from empg.environments.registry import find
 from empg.environments.webshop import WebShopEnv
 from empg.environments.webshop.world import Page, State
-from empg.play import open_world, play
+from empg.play import open_environment, play
 from empg.policy.tiny import make_tokenizer
 from empg.recipe import load_recipe
 from empg.rollout.demonstrations import corpus
-from empg.rollout.env_pool import make_environment
 from tests import ROOT
 from tests.environments.webshop.shops import RECORDS, record, values, write_official
 
 COMMANDS = st.one_of(
     st.sampled_from(["search[<r>]", "search[red]", "search[<c> beauty]", "click[buy now]", "nonsense", "search[ ]"]),
-    st.integers(0, 50),  # one of the admissible
+    st.integers(0, 50),  # index of an admissible command
     st.text(max_size=12),
     st.text(max_size=8).map(lambda text: f"click[{text}]"),
     st.text(max_size=8).map(lambda text: f"search[{text}]"),
@@ -48,7 +47,7 @@ def command(choice: int | str, admissible: list[str]) -> str:
 @given(
     task=st.integers(0, 10_000), choices=st.lists(COMMANDS, max_size=25), mode=st.sampled_from(["text", "text_rich"])
 )
-def test_on_any_walk(task: int, choices: list[int | str], mode: str) -> None:
+def test_invariants_of_random_walks(task: int, choices: list[int | str], mode: str) -> None:
     environment = WebShopEnv("train", products=120, observation=mode)
     _, info = environment.reset(options={"task": task % environment.num_tasks})
     for number, choice in enumerate(choices, start=1):
@@ -57,7 +56,7 @@ def test_on_any_walk(task: int, choices: list[int | str], mode: str) -> None:
         twin = environment.clone()
         outcome = environment.step(action)
         observation, reward, terminated, truncated, info = outcome
-        assert twin.step(action) == outcome  # a clone goes on the same way
+        assert twin.step(action) == outcome  # a clone behaves the same
         assert 0 <= reward <= 1
         assert info["valid"] or not listed
         assert info["won"] == (reward == 1.0)
@@ -70,7 +69,7 @@ def test_on_any_walk(task: int, choices: list[int | str], mode: str) -> None:
             break
 
 
-def test_everything_admissible_does_something() -> None:
+def test_every_admissible_command_has_an_effect() -> None:
     environment = WebShopEnv("train", products=120)
     rng = random.Random(0)
     for task in range(30):
@@ -84,7 +83,7 @@ def test_everything_admissible_does_something() -> None:
 
 
 def mugs(tmp_path: Path, *styles: str, **arguments: object) -> WebShopEnv:
-    """A shop of one mug in these styles, and goals for each."""
+    """Create a shop with one mug in these styles and one goal per style."""
     mug = record("B0000SPACE", "Mug", customization_options={"Style": values(*styles)})
     extra = {"attributes": ["x"], "instruction": "Find me a mug", "instruction_attributes": ["mug"]}
     products = write_official(tmp_path, [mug])
@@ -93,7 +92,7 @@ def mugs(tmp_path: Path, *styles: str, **arguments: object) -> WebShopEnv:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_expert_wins_through_a_parser_that_squeezes_white_space(tmp_path: Path, split: str) -> None:
+def test_the_expert_wins_if_the_parser_squeezes_white_space(tmp_path: Path, split: str) -> None:
     environment = mugs(tmp_path, "White / Grey", "plain", split=split)
     for task in range(environment.num_tasks):
         observation, info = environment.reset(options={"task": task})
@@ -104,14 +103,14 @@ def test_the_expert_wins_through_a_parser_that_squeezes_white_space(tmp_path: Pa
             assert info["admissible"] == ["search[<your query>]"] or action.lower() in info["admissible"]
             observation, _, over, _, info = environment.step(action)
             if environment.state.page is Page.ITEM:
-                assert "[SEP] white  |  grey [SEP] plain [SEP]" in observation  # as the original has it
+                assert "[SEP] white  |  grey [SEP] plain [SEP]" in observation  # as in the original
         assert info["won"]
 
 
-def test_a_value_is_clicked_whatever_its_white_space(tmp_path: Path) -> None:
+def test_a_value_is_clickable_whatever_its_white_space(tmp_path: Path) -> None:
     environment = mugs(tmp_path, "a / b", "a | b", "one\u00a0size", "two\nlines")
     for action, chosen in (
-        ("click[a | b]", "a | b"),  # a name in full comes first
+        ("click[a | b]", "a | b"),  # an exact match takes precedence
         ("click[a  |  b]", "a  |  b"),
         ("click[A  |\u00a0b]", "a | b"),
         ("click[one size]", "one\u00a0size"),
@@ -125,7 +124,7 @@ def test_a_value_is_clicked_whatever_its_white_space(tmp_path: Path) -> None:
         assert environment.state.options == {"style": chosen}
 
 
-def test_what_no_command_reaches_is_not_admissible(tmp_path: Path) -> None:
+def test_unreachable_values_are_not_admissible(tmp_path: Path) -> None:
     odd = record("B1", "Mug", customization_options={"A": values("plain [2 pack]", "search", "", "x" * 2_000, "red")})
     data = write_official(tmp_path, [odd, *RECORDS])
     for reach, more in ((False, []), (True, ["click[plain [2 pack]]", "click[search]"])):
@@ -140,10 +139,10 @@ def test_what_no_command_reaches_is_not_admissible(tmp_path: Path) -> None:
         for action in ("click[plain [2 pack]]", "click[search]"):
             assert environment.clone().step(action)[4]["valid"] == (action in more)
         environment.reset(options={"task": 0})
-        assert not environment.step("click[search]")[4]["valid"]  # the search bar is no option
+        assert not environment.step("click[search]")[4]["valid"]  # the search bar is not an option
 
 
-def test_a_command_is_read_in_no_time_whatever_its_length() -> None:
+def test_parsing_is_fast_for_commands_of_any_length() -> None:
     environment = WebShopEnv(products=50)
     environment.reset(options={"task": 0})
     began = time.perf_counter()
@@ -170,7 +169,7 @@ def test_observations_and_commands_are_in_their_spaces() -> None:
         environment.close()
 
 
-def test_a_task_s_id_changes_with_the_shop_and_its_rules() -> None:
+def test_the_task_id_changes_with_the_shop_and_its_rules() -> None:
     usual = WebShopEnv("dev")
     ids = [
         WebShopEnv("dev", **rules).task_id(0)
@@ -213,7 +212,7 @@ def test_buying_ends_the_episode() -> None:
         environment.step("search[more]")
 
 
-def test_a_clone_goes_its_own_way() -> None:
+def test_a_clone_is_independent() -> None:
     environment = WebShopEnv("train")
     environment.reset(options={"task": 0})
     environment.step("search[red]")
@@ -225,7 +224,7 @@ def test_a_clone_goes_its_own_way() -> None:
     assert twin.shop is environment.shop
 
 
-def test_binary_reward_is_1_for_a_full_score_only() -> None:
+def test_the_binary_reward_is_1_only_for_a_full_score() -> None:
     graded, binary = WebShopEnv("train"), WebShopEnv("train", reward="binary")
     for actions, full in ((("search[<r>]",), False), ((), True)):
         outcomes = []
@@ -292,19 +291,21 @@ RECIPE = load_recipe(ROOT / "recipes" / "webshop.yaml")
 
 
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
-def test_an_agent_reads_and_writes_the_recipes_shop(history: str) -> None:
-    environment = make_environment(RECIPE.environment, "dev")
-    texts = corpus(environment, WORLDS["webshop"], "react", 10, (0,))
+def test_an_agent_plays_the_shop_of_the_recipe(history: str) -> None:
+    environment = RECIPE.environment.make("dev")
+    texts = corpus(environment, find("webshop").prompt, "react", 10, (0,))
     tokenizer = make_tokenizer(texts, 1024, 64)
     chat = ChatFormat(tokenizer)
-    agent = Agent.create("webshop", RECIPE.agent.model_copy(update={"history": history, "prompt": "instruct"}), chat)
+    agent = Agent(
+        find("webshop").prompt, RECIPE.agent.model_copy(update={"history": history, "prompt": "instruct"}), chat
+    )
     observation, info = environment.reset(options={"task": 0})
     dialogue, expert = agent.dialogue(), environment.expert()
     over, first = False, True
     while not over:
         prompt = tokenizer.decode(dialogue.read(observation, info).ids)
         assert ("shop in an online store" in prompt) == (first or history == "per_turn")
-        assert "Task:" not in prompt  # every page says it
+        assert "Task:" not in prompt  # every page contains it
         assert " ".join(observation.lower().split()) in " ".join(prompt.split())
         decision = expert.act(observation, info)
         ids = agent.write(decision["thought"], decision["action"])
@@ -317,9 +318,9 @@ def test_an_agent_reads_and_writes_the_recipes_shop(history: str) -> None:
     assert info["won"]
 
 
-def test_the_shop_is_played_in_the_terminal() -> None:
-    options = [f"{name}={str(value).lower()}" for name, value in RECIPE.environment.options.items()]
-    environment = open_world("webshop", "dev", options)
+def test_the_shop_can_be_played_in_the_terminal() -> None:
+    options = [f"{name}={json.dumps(value)}" for name, value in RECIPE.environment.options.items()]
+    environment = open_environment("webshop", "dev", options)
     environment.reset(options={"task": 0})
     lines = iter(["?", "search[red]", "?", "click[Next >]", "click[Back to Search]"])
 
@@ -336,7 +337,7 @@ def test_the_shop_is_played_in_the_terminal() -> None:
     assert "Page 1 (Total results: " in text
     assert "  click[next >]\n" in text
     assert "Page 2 (Total results: " in text
-    assert text.endswith("left after 3 steps\n")
+    assert text.endswith("quit after 3 steps\n")
     out = io.StringIO()
     assert play(environment, 0, expert=True, out=out)
     assert "Thank you for shopping with us!" in out.getvalue()
@@ -346,22 +347,24 @@ def test_the_shop_is_played_in_the_terminal() -> None:
     ("arguments", "message"),
     [
         ({"split": "valid_seen"}, "split='valid_seen': one of test, dev, train"),
-        ({"max_steps": 0}, "max_steps=0"),
-        ({"observation": "html"}, "observation='html': one of text, text_rich"),
-        ({"reward": "dense"}, "reward='dense'"),
-        ({"nouns": "nltk"}, "nouns='nltk'"),
-        ({"products": 0}, "products=0"),
-        ({"results_per_page": 99}, "results_per_page=99"),
+        ({"max_steps": 0}, "max_steps: expected a whole number from 1"),
+        ({"observation": "html"}, "observation: Input should be 'text' or 'text_rich'"),
+        ({"reward": "dense"}, "reward: Input should be 'score' or 'binary'"),
+        ({"nouns": "nltk"}, "nouns: Input should be 'lexicon', 'spacy' or 'auto'"),
+        ({"products": 0}, "products: Input should be greater than or equal to 1"),
+        ({"results_per_page": 99}, "results_per_page: Input should be less than or equal to 50"),
+        ({"reward": "score", "result_per_page": 3}, "unknown key 'result_per_page'; did you mean 'results_per_page'"),
+        ({"products": "5"}, "products: Input should be a valid integer"),
         ({"human_goals": True}, "human_goals=True: this catalogue has no human goals"),
-        ({"split_scheme": "other"}, "split_scheme='other'"),
+        ({"split_scheme": "other"}, "split_scheme: Input should be 'paper' or 'verl-agent'"),
     ],
 )
-def test_wrong_arguments_are_named(arguments: dict, message: str) -> None:
+def test_the_error_for_an_invalid_argument_names_it(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WebShopEnv(**arguments)
 
 
-def test_a_task_that_is_not_there_is_refused() -> None:
+def test_an_unknown_task_is_rejected() -> None:
     environment = WebShopEnv("test")
     with pytest.raises(IndexError, match=f"test has tasks 0 to {environment.num_tasks - 1}"):
         environment.reset(options={"task": environment.num_tasks})

@@ -1,4 +1,4 @@
-"""The expert buys the right thing, says why in a line, and finds back when it is led astray."""
+"""The expert buys the right product, gives its reason in one line, and recovers from random actions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from empg.environments.base import EarlyStoppingExpert
 from empg.environments.webshop import WebShopEnv
 
 
-def play(environment: WebShopEnv, task: int, slips: float = 0.0) -> tuple[float, list[str]]:
+def play(environment: WebShopEnv, task: int, noise: float = 0.0) -> tuple[float, list[str]]:
     rng = random.Random(f"{task}")
     observation, info = environment.reset(options={"task": task})
     expert, thoughts = environment.expert(), []
@@ -18,7 +18,7 @@ def play(environment: WebShopEnv, task: int, slips: float = 0.0) -> tuple[float,
         decision = expert.act(observation, info)
         thoughts.append(decision["thought"])
         action = decision["action"]
-        if info["admissible"] and rng.random() < slips:
+        if info["admissible"] and rng.random() < noise:
             action = rng.choice([command for command in info["admissible"] if command != "click[buy now]"])
         else:
             assert environment.clone().step(action)[4]["valid"], action
@@ -28,30 +28,30 @@ def play(environment: WebShopEnv, task: int, slips: float = 0.0) -> tuple[float,
 
 
 @pytest.mark.parametrize(("split", "per_page"), [("train", 10), ("dev", 10), ("test", 3)])
-def test_it_wins_99_in_100(split: str, per_page: int) -> None:
+def test_the_expert_wins_99_percent_of_tasks(split: str, per_page: int) -> None:
     environment = WebShopEnv(split, results_per_page=per_page)
     rewards = [play(environment, task)[0] for task in range(400)]
     assert sum(reward == 1.0 for reward in rewards) >= 396
 
 
-def test_it_wins_in_a_larger_shop_too() -> None:
+def test_the_expert_also_wins_in_a_larger_shop() -> None:
     environment = WebShopEnv("test", products=4000, seed=9)
     assert sum(play(environment, task)[0] == 1.0 for task in range(200)) >= 198
 
 
-def test_it_recovers_from_slips() -> None:
+def test_the_expert_recovers_from_random_actions() -> None:
     environment = WebShopEnv("train", max_steps=30, results_per_page=4)
-    assert sum(play(environment, task, slips=0.15)[0] == 1.0 for task in range(200)) >= 190
+    assert sum(play(environment, task, noise=0.15)[0] == 1.0 for task in range(200)) >= 190
 
 
-def test_thoughts_are_short_and_say_what_is_chosen_or_missing() -> None:
+def test_thoughts_are_short_and_name_chosen_or_missing_values() -> None:
     environment = WebShopEnv("train")
     chosen, missing = 0, set()
     for task in range(100):
         _, thoughts = play(environment, task)
         goal = environment.goal
         assert all(len(thought.split()) <= 20 for thought in thoughts)
-        missing |= {said for thought in thoughts for said in goal.attributes if f"Has it {said}? Read" in thought}
+        missing |= {name for thought in thoughts for name in goal.attributes if f"Has it {name}? Read" in thought}
         if goal.options:
             assert thoughts[-1] == f"Chosen: {', '.join(environment.state.options.values())}. Buy."
             chosen += 1
@@ -59,7 +59,7 @@ def test_thoughts_are_short_and_say_what_is_chosen_or_missing() -> None:
     assert len(missing) > 5
 
 
-def test_it_does_what_can_be_done_for_human_goals(tmp_path) -> None:
+def test_the_expert_plays_human_goals(tmp_path) -> None:
     from tests.environments.webshop.shops import write_official
 
     environment = WebShopEnv("train", data=write_official(tmp_path), human_goals=True, split_scheme="verl-agent")
@@ -67,7 +67,7 @@ def test_it_does_what_can_be_done_for_human_goals(tmp_path) -> None:
     assert 0 <= reward <= 1
 
 
-def test_in_haste_it_buys_what_it_sees_with_what_is_chosen() -> None:
+def test_conclude_buys_the_current_product_with_the_chosen_options() -> None:
     environment = WebShopEnv("train")
     concluded = 0
     for task in range(40):
@@ -76,13 +76,13 @@ def test_in_haste_it_buys_what_it_sees_with_what_is_chosen() -> None:
         assert isinstance(expert, EarlyStoppingExpert)
         while True:
             action = expert.act(observation, info)["action"]
-            hasty = expert.conclude(observation, info)
-            assert (hasty is not None) == ("click[buy now]" in (info["admissible"] or []))
-            if hasty is not None:
+            early = expert.conclude(observation, info)
+            assert (early is not None) == ("click[buy now]" in (info["admissible"] or []))
+            if early is not None:
                 chosen = ", ".join(environment.state.options.values()) or "nothing"
-                assert hasty == {"thought": f"Chosen: {chosen}. Buy.", "action": "click[Buy Now]"}
-                assert environment.clone().step(hasty["action"])[2]
-                concluded += hasty["action"] != action
+                assert early == {"thought": f"Chosen: {chosen}. Buy.", "action": "click[Buy Now]"}
+                assert environment.clone().step(early["action"])[2]
+                concluded += early["action"] != action
             observation, _, terminated, _, info = environment.step(action)
             if terminated:
                 break

@@ -1,4 +1,4 @@
-"""The generated shop: the same everywhere, in the official schema, and worth reading."""
+"""The generated shop is the same in every process, follows the official schema, and needs more than a search."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def products() -> list[Product]:
     return list(generate(1000))
 
 
-def test_every_process_makes_the_same_shop_and_plays_it_the_same() -> None:
+def test_every_process_generates_and_plays_the_same_shop() -> None:
     digests = set()
     for hash_seed in ("0", "77"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
@@ -56,12 +56,12 @@ def test_every_process_makes_the_same_shop_and_plays_it_the_same() -> None:
     assert len(digests) == 1
 
 
-def test_a_product_depends_on_its_number_and_the_seed_alone(products: list[Product]) -> None:
+def test_a_product_depends_only_on_its_number_and_the_seed(products: list[Product]) -> None:
     assert list(generate(10)) == products[:10]
     assert make_record(123, 7) == make_record(123, 7) != make_record(123, 8)
 
 
-def test_a_thousand_products_in_five_departments(products: list[Product]) -> None:
+def test_a_thousand_products_cover_five_departments(products: list[Product]) -> None:
     assert len(products) == 1000
     counts = Counter(product.category for product in products)
     assert set(counts) == {"beauty", "fashion", "garden", "grocery", "electronics"}
@@ -78,8 +78,8 @@ def test_asins_are_unique_and_well_formed() -> None:
     assert all(len(a) == 10 and a.isalnum() and a.isupper() for a in asins)
 
 
-def test_near_duplicates_have_no_word_of_their_asins_in_common() -> None:
-    """Whoever copies one from a page of results can tell from its first word how it goes on."""
+def test_the_asins_of_near_duplicates_share_no_word() -> None:
+    """On a results page, the first word of an asin determines the second."""
     for first in range(0, 2000, FAMILY):
         asins = [asin(number) for number in range(first, first + FAMILY)]
         assert len({a[2:6] for a in asins}) == len({a[6:] for a in asins}) == FAMILY
@@ -92,7 +92,7 @@ def test_records_are_json_in_the_official_schema() -> None:
     assert set(extra) <= {"attributes", "instruction", "instruction_attributes"}
 
 
-def test_a_family_is_of_one_type_and_differs_where_it_matters() -> None:
+def test_the_products_of_a_family_share_a_type_and_differ_in_relevant_ways() -> None:
     for number in range(60):
         family = sorted(_family(number, 0), key=lambda member: member.is_twin)
         assert len({member.kind for member in family}) == 1
@@ -106,7 +106,7 @@ def test_a_family_is_of_one_type_and_differs_where_it_matters() -> None:
             assert any((twin.attributes, twin.options) == (one.attributes, one.options) for one in originals)
 
 
-def test_a_dearer_twin_is_beyond_the_price_bound() -> None:
+def test_an_expensive_twin_exceeds_the_price_bound() -> None:
     catalogue = make_catalogue(generate(500))
     compared = 0
     for place in range(0, 500, FAMILY):
@@ -123,7 +123,7 @@ def test_a_dearer_twin_is_beyond_the_price_bound() -> None:
     assert compared > 400
 
 
-def test_the_first_result_is_often_the_wrong_one() -> None:
+def test_the_first_result_is_often_wrong() -> None:
     environment, won = WebShopEnv("dev"), 0
     for task in range(200):
         environment.reset(options={"task": task})
@@ -137,7 +137,7 @@ def test_the_first_result_is_often_the_wrong_one() -> None:
     assert 100 < won < 160
 
 
-def test_attributes_can_be_read_and_are_not_met_by_one_another(products: list[Product]) -> None:
+def test_attributes_are_readable_and_do_not_match_each_other(products: list[Product]) -> None:
     for product in products[:200]:
         text = f"{product.title} {product.bullets[0]}".lower()
         assert all(attribute in text for attribute in product.attributes)
@@ -147,30 +147,30 @@ def test_attributes_can_be_read_and_are_not_met_by_one_another(products: list[Pr
             assert [other for other in department.attributes if meets_attribute(bare, other)] == [own]
 
 
-def test_values_of_an_option_do_not_do_for_one_another() -> None:
+def test_values_of_one_option_do_not_match_each_other() -> None:
     for department in tables.DEPARTMENTS:
         for name, values, _ in department.options:
             for value in values:
                 assert [other for other in values if meets_option(value, name, other)] == [value]
 
 
-def test_values_of_one_option_never_do_for_the_other() -> None:
+def test_values_of_different_options_do_not_match() -> None:
     for department in tables.DEPARTMENTS:
         (first, values, _), (second, others, _) = department.options
         assert not any(meets_option(value, second, other) for value in values for other in others)
         assert not any(meets_option(other, first, value) for value in values for other in others)
 
 
-def test_every_type_of_product_has_a_noun() -> None:
+def test_every_product_type_has_a_noun() -> None:
     for department in tables.DEPARTMENTS:
         assert all(lexicon_nouns(kind.name.title()) for kind in department.kinds)
 
 
-def test_impossible_counts_are_refused() -> None:
+def test_an_invalid_number_of_products_is_rejected() -> None:
     with pytest.raises(ValueError, match="products=0"):
         next(generate(0))
 
 
-def test_the_default_shop_never_changes_unnoticed(products: list[Product]) -> None:
-    """Success rates of different versions can be compared only if the shop is the same: change this hash knowingly."""
+def test_the_default_shop_has_the_pinned_hash(products: list[Product]) -> None:
+    """Success rates of different versions are comparable only with the same shop. Change this hash deliberately."""
     assert make_catalogue(products).fingerprint[:16] == "ae55489ac1e4ef6c"

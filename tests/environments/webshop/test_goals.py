@@ -1,4 +1,4 @@
-"""Goals: what is asked for, what it may cost, in which order, in which split."""
+"""Goals: instructions, price bounds, order and splits."""
 
 from __future__ import annotations
 
@@ -46,14 +46,17 @@ def test_synthetic_goals_are_all_combinations_of_option_values(shop: Shop) -> No
     )
 
 
-def test_a_dear_product_may_cost_anything_and_a_bare_one_has_one_goal(shop: Shop) -> None:
-    dear = next(goal for goal in goals(shop, "synthetic") if goal.asin == "B000DEAR01")
-    assert (dear.instruction, dear.price_upper) == ("Find me heavy duty console tables with color: gold", ANY_PRICE)
+def test_an_expensive_product_has_no_price_bound_and_a_product_without_options_one_goal(shop: Shop) -> None:
+    expensive = next(goal for goal in goals(shop, "synthetic") if goal.asin == "B000DEAR01")
+    assert (expensive.instruction, expensive.price_upper) == (
+        "Find me heavy duty console tables with color: gold",
+        ANY_PRICE,
+    )
     bare = [goal for goal in goals(shop, "synthetic") if goal.asin == "B000EMPTY1"]
     assert [goal.options for goal in bare] == [()]
 
 
-def test_human_goals_have_values_without_names_and_need_an_attribute(shop: Shop) -> None:
+def test_human_goals_have_values_without_names_and_at_least_one_attribute(shop: Shop) -> None:
     by_asin = {goal.asin: goal for goal in goals(shop, "human")}
     assert len(by_asin) == len(goals(shop, "human")) == 2
     table = by_asin["B000TABLE1"]
@@ -63,7 +66,7 @@ def test_human_goals_have_values_without_names_and_need_an_attribute(shop: Shop)
 
 
 def repeating() -> list[Product]:
-    """Products whose data says values and instructions twice, among others."""
+    """Return products whose data repeats values and instructions."""
     asked = [human("B1", "red mug", ["red"], ["red"]), human("B1", "red mug", ["red"], ["red"]),
              human("B1", "blue mug", ["red"], ["red"])]  # fmt: skip
     options = {"Color": values("red", "Red ", "RED", "blue"), "Size": values("s", "m", "S")}
@@ -73,15 +76,17 @@ def repeating() -> list[Product]:
 
 
 @pytest.mark.parametrize("kind", ["synthetic", "human"])
-def test_no_goal_is_there_twice_and_the_others_keep_their_order(kind: str) -> None:
+def test_repeated_goals_are_dropped_and_the_order_is_kept(kind: str) -> None:
     products = repeating()
     counter = GoalCounter(kind)
     for row, product in enumerate(products):
         counter.add(row, product)
     table = counter.table()
     made = [make_goal(products[row], 20.0, kind, choice) for row, choice in zip(table.row, table.choice, strict=True)]
-    said = {(goal.asin, goal.attributes, goal.options, goal.instruction.partition(", and price")[0]) for goal in made}
-    assert len(said) == len(made)
+    distinct = {
+        (goal.asin, goal.attributes, goal.options, goal.instruction.partition(", and price")[0]) for goal in made
+    }
+    assert len(distinct) == len(made)
     unshuffled = [(row, choice) for row, product in enumerate(products) for choice in range(goal_count(product, kind))]
     random.Random(233).shuffle(unshuffled)
     kept = list(zip(table.row.tolist(), table.choice.tolist(), strict=True))
@@ -89,12 +94,12 @@ def test_no_goal_is_there_twice_and_the_others_keep_their_order(kind: str) -> No
     assert (len(unshuffled), len(kept)) == {"synthetic": (14, 6), "human": (3, 2)}[kind]
 
 
-def test_one_product_cannot_make_more_goals_than_fit() -> None:
+def test_the_number_of_goals_per_product_is_limited() -> None:
     options = {f"Option {n}": values(*(f"value {v}" for v in range(100))) for n in range(6)}
     extra = {"attributes": ["x"], "instruction": "Find me a mug", "instruction_attributes": ["x"]}
     report = LoadReport()
     (product,) = clean([record("B1", "Mug", customization_options=options)], {"B1": extra}, {}, report)
-    assert report.summary() == "1 products; 1 with more than 100,000 goals, of which the first are kept"
+    assert report.summary() == "1 products; 1 with more than 100,000 goals, of which the first 100,000 are kept"
     assert not report.is_clean
     counter = GoalCounter("synthetic")
     counter.add(0, product)
@@ -104,7 +109,7 @@ def test_one_product_cannot_make_more_goals_than_fit() -> None:
     assert [value for _, value in last.options] == ["value 0"] * 3 + ["value 9", "value 99", "value 99"]
 
 
-def test_a_goal_s_id_changes_with_everything_its_reward_depends_on() -> None:
+def test_the_id_of_a_goal_changes_with_everything_that_affects_its_reward() -> None:
     product = repeating()[1]
     changes = {"title": "Pot", "query": "pots", "product_category": "A › B", "instruction": "I want a mug"}
     made = [product, *(replace(product, **{name: text}) for name, text in changes.items()),
@@ -115,7 +120,7 @@ def test_a_goal_s_id_changes_with_everything_its_reward_depends_on() -> None:
 
 
 @given(price=st.floats(0.01, 2000), key=st.text(max_size=5))
-def test_price_bounds_are_the_larger_of_two_of_the_next_four_steps(price: float, key: str) -> None:
+def test_a_price_bound_is_the_larger_of_two_of_the_next_four_steps(price: float, key: str) -> None:
     bound, words = price_bound(price, key)
     assert price_bound(price, key) == (bound, words)
     if price >= 980:
@@ -126,7 +131,7 @@ def test_price_bounds_are_the_larger_of_two_of_the_next_four_steps(price: float,
         assert words == f", and price lower than {bound:.2f} dollars"
 
 
-def test_price_bounds_take_all_of_their_values() -> None:
+def test_price_bounds_take_all_possible_values() -> None:
     assert {price_bound(25.0, str(key))[0] for key in range(200)} == {40.0, 50.0, 60.0}
 
 
@@ -163,7 +168,7 @@ def test_weights_favour_rare_attributes(shop: Shop) -> None:
     [
         ("paper", 12_087, {"test": (0, 500), "dev": (500, 1500), "train": (1500, 12_087)}),
         ("verl-agent", 6_910, {"test": (0, 500), "train": (500, 6_910)}),
-        ("paper", 600, {"test": (0, 100), "dev": (100, 300), "train": (300, 600)}),  # in proportion
+        ("paper", 600, {"test": (0, 100), "dev": (100, 300), "train": (300, 600)}),  # scaled down
         ("verl-agent", 600, {"test": (0, 300), "train": (300, 600)}),
     ],
 )
@@ -173,8 +178,8 @@ def test_splits(scheme: str, goals: int, ranges: dict[str, tuple[int, int]]) -> 
     assert sorted(i for split in ranges for i in split_range(scheme, split, goals)) == list(range(goals))
 
 
-def test_splits_that_are_not_there_are_refused() -> None:
-    with pytest.raises(ValueError, match="split='dev': one of test, train"):
+def test_unknown_and_empty_splits_are_rejected() -> None:
+    with pytest.raises(ValueError, match="split='dev': expected one of test, train"):
         split_range("verl-agent", "dev", 1000)
     with pytest.raises(ValueError, match="split_scheme='mine'"):
         split_range("mine", "test", 1000)
@@ -182,7 +187,7 @@ def test_splits_that_are_not_there_are_refused() -> None:
         split_range("paper", "test", 3)
 
 
-def test_the_counter_agrees_with_the_goals_one_by_one() -> None:
+def test_the_counter_agrees_with_individually_made_goals() -> None:
     products = list(generate(40, seed=4))
     counter = GoalCounter("synthetic")
     for row, product in enumerate(products):

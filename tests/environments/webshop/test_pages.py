@@ -1,4 +1,4 @@
-"""The pages, held to the original's to the letter: golden.json was recorded from its own code (record_official.py)."""
+"""The pages are identical to the original's. golden.json was recorded from the original code (record_official.py)."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def text(shop: Shop, state: State, goal: Goal) -> str:
 
 
 @pytest.mark.parametrize("play", GOLDEN, ids=lambda play: f"{play['kind']}-{play['goals'][play['goal']]}")
-def test_every_page_is_the_originals(shop: Shop, shelves: Shop, play: dict) -> None:
+def test_every_page_is_identical_to_the_original(shop: Shop, shelves: Shop, play: dict) -> None:
     shop, kind = {"small": shop, "shelves": shelves}[play["shop"]], play["kind"]
     assert [shop.goal(kind, i).asin for i in range(len(shop.catalogue.goals[kind]))] == play["goals"]
     goal, state = shop.goal(kind, play["goal"]), State()
     for turn in play["turns"]:
         if turn["action"] is not None:
-            # The original has "wood  |  steel" on its page and does not understand "wood | steel".
+            # The original's page has "wood  |  steel"; the original rejects "wood | steel".
             action = turn["action"] if turn["action"] != "click[wood | steel]" else "nonsense"
             shop.step(state, goal, action)
         nodes = shop.nodes(state, goal)
@@ -53,12 +53,12 @@ def test_every_page_is_the_originals(shop: Shop, shelves: Shop, play: dict) -> N
         assert (shop.score(state, goal).reward if turn["done"] else 0.0) == turn["reward"]
 
 
-def test_golden_plays_end_in_good_and_bad_purchases() -> None:
+def test_the_golden_episodes_have_good_and_bad_purchases() -> None:
     assert {play["turns"][-1]["reward"] for play in GOLDEN} > {1.0}
     assert all(play["turns"][-1]["done"] for play in GOLDEN)
 
 
-def test_index_results_and_item_read_like_this(shop: Shop) -> None:
+def test_the_text_of_the_index_results_and_item_pages(shop: Shop) -> None:
     goal = goal_of(shop, "B000TABLE1")
     wish = goal.instruction
     assert text(shop, State(), goal) == f"WebShop [SEP] Instruction: [SEP] {wish} [SEP] Search"
@@ -76,7 +76,7 @@ def test_index_results_and_item_read_like_this(shop: Shop) -> None:
     )
 
 
-def test_a_search_shows_fifty_in_pages_of_ten_in_the_order_of_their_asins(shelves: Shop) -> None:
+def test_a_search_returns_50_products_in_asin_order_on_pages_of_10(shelves: Shop) -> None:
     goal = goal_of(shelves, "B000RANGED")
     head = f"Instruction: [SEP] {goal.instruction} [SEP] Back to Search [SEP] "
     state = walk(shelves, goal, "search[shelf]", *["click[next >]"] * 4)
@@ -84,12 +84,12 @@ def test_a_search_shows_fifty_in_pages_of_ten_in_the_order_of_their_asins(shelve
     assert text(shelves, state, goal) == f"{head}Page 5 (Total results: 50) [SEP] < Prev [SEP] Next > [SEP] {hits}"
     shelves.step(state, goal, "click[next >]")
     assert text(shelves, state, goal) == f"{head}Page 6 (Total results: 50) [SEP] < Prev [SEP] Next >"
-    shelves.step(state, goal, "search[<q> shelves]")  # all of them, in the catalogue's order
+    shelves.step(state, goal, "search[<q> shelves]")  # all shelves, in catalogue order
     assert text(shelves, state, goal).startswith(f"{head}Page 1 (Total results: 54) [SEP] Next > [SEP] B000SHLF54")
 
 
-def test_prefixes_read_like_this(shop: Shop, shelves: Shop) -> None:
-    """By the rules, and not from the original: `<r>` is chance there, and `<a>` stops with an error."""
+def test_the_pages_of_the_search_prefixes(shop: Shop, shelves: Shop) -> None:
+    """These pages follow the rules, not a recording: in the original `<r>` is unseeded and `<a>` raises an error."""
     goal = goal_of(shop, "B000TABLE1")
     head = f"Instruction: [SEP] {goal.instruction} [SEP] Back to Search [SEP] Page 1 (Total results: "
     assert text(shop, walk(shop, goal, "search[<a> easy assemble]"), goal) == (
@@ -104,14 +104,14 @@ def test_prefixes_read_like_this(shop: Shop, shelves: Shop) -> None:
     assert text(shelves, walk(shelves, goal, "search[<r>]", "click[next >]", "click[< prev]"), goal) != first
 
 
-def test_a_search_works_on_every_page_and_forgets_the_options(shop: Shop) -> None:
+def test_a_search_works_on_every_page_and_clears_the_options(shop: Shop) -> None:
     goal = goal_of(shop, "B000TABLE1")
     state = walk(shop, goal, "search[table]", "click[b000table1]", "click[54 inch]", "click[features]", "search[stool]")
     assert (state.page, state.number, state.options, state.row) == (Page.RESULTS, 1, {}, None)
     assert state.visited == {"B000TABLE1"}
 
 
-def test_previous_forgets_options_on_the_item_and_keeps_them_on_its_sub_pages(shop: Shop) -> None:
+def test_previous_clears_the_options_on_item_pages_but_not_on_sub_pages(shop: Shop) -> None:
     goal = goal_of(shop, "B000TABLE1")
     state = walk(
         shop, goal, "search[table]", "click[b000table1]", "click[54 inch]", "click[description]", "click[< prev]"
@@ -129,20 +129,20 @@ def test_choosing_again_replaces_the_value_of_that_option_only(shop: Shop) -> No
     assert state.options == {"size": "36 inch", "color": "antique wood"}
 
 
-def test_what_is_not_there_does_nothing(shop: Shop) -> None:
+def test_a_click_on_a_missing_element_does_nothing(shop: Shop) -> None:
     goal, state = goal_of(shop, "B000TABLE1"), State()
     for action in ("click[search]", "click[buy now]", "search[]", "click[]", "look around", "", "buy[b000table1]"):
         assert not shop.step(state, goal, action)
         assert state == State(steps=state.steps)
 
 
-def test_equal_values_of_two_options_are_one_and_the_last_name_wins(shop: Shop) -> None:
+def test_a_value_shared_by_two_options_selects_the_last_one(shop: Shop) -> None:
     goal = goal_of(shop, "B000RUGRUG")
     state = walk(shop, goal, "search[rug]", "click[b000rugrug]", "click[plain]", "click[red]")
-    assert state.options == {"trim": "red"}  # both are values of color too
+    assert state.options == {"trim": "red"}  # both are also values of color
 
 
-def test_next_goes_on_without_end_unless_told_to_stop() -> None:
+def test_next_is_unlimited_unless_stop_at_last_page_is_set() -> None:
     official, stopping = small_shop(), small_shop(ShopRules(stop_at_last_page=True))
     goal = goal_of(official, "B000TABLE1")
     state = walk(official, goal, "search[table]", *["click[next >]"] * 7)
@@ -151,7 +151,7 @@ def test_next_goes_on_without_end_unless_told_to_stop() -> None:
     assert "next >" not in pages.clickables(stopping.nodes(walk(stopping, goal, "search[table]"), goal))
 
 
-def test_shorter_pages_hold_the_same_results_in_order() -> None:
+def test_shorter_pages_have_the_same_results_in_the_same_order() -> None:
     whole, short = small_shop(), small_shop(ShopRules(results_per_page=2, stop_at_last_page=True))
     goal = goal_of(whole, "B000TABLE1")
     state = walk(short, goal, "search[table]")
@@ -162,7 +162,7 @@ def test_shorter_pages_hold_the_same_results_in_order() -> None:
     assert not short.step(state, goal, "click[next >]")
 
 
-def test_chosen_values_are_invisible_in_text_unless_told_to_show_them() -> None:
+def test_chosen_values_are_unmarked_in_text_unless_show_chosen_options_is_set() -> None:
     official, showing = small_shop(), small_shop(ShopRules(show_chosen_options=True))
     goal = goal_of(official, "B000TABLE1")
     before = ("search[table]", "click[b000table1]")
@@ -171,15 +171,15 @@ def test_chosen_values_are_invisible_in_text_unless_told_to_show_them() -> None:
     assert "[SEP] [clicked] 54 inch [SEP] 36 inch [SEP]" in text(showing, walk(showing, goal, *choice), goal)
 
 
-def test_values_with_brackets_cannot_be_clicked_unless_told_so() -> None:
-    official, mended = small_shop(), small_shop(ShopRules(reach_bracketed_values=True))
+def test_bracketed_values_cannot_be_clicked_unless_the_rule_is_set() -> None:
+    official, extended = small_shop(), small_shop(ShopRules(reach_bracketed_values=True))
     goal = goal_of(official, "B000RUGRUG")
-    for shop, reached in ((official, False), (mended, True)):
+    for shop, reached in ((official, False), (extended, True)):
         state = walk(shop, goal, "search[rug]", "click[b000rugrug]")
         assert shop.step(state, goal, "click[plain [2 pack]]") == reached
         assert state.options == ({"style": "plain [2 pack]"} if reached else {})
 
 
-def test_rules_refuse_an_impossible_page() -> None:
+def test_an_invalid_page_size_is_rejected() -> None:
     with pytest.raises(ValueError, match="results_per_page=0"):
         ShopRules(results_per_page=0)

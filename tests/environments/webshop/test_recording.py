@@ -1,4 +1,4 @@
-"""Recorded episodes: what is written is what is read, and what is read can be played again."""
+"""Recorded episodes survive a write and a read, and can be replayed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
-from empg.agent.prompts import WORLDS
 from empg.cli import app
 from empg.environments.base import Decision
+from empg.environments.registry import find
 from empg.environments.webshop import WebShopEnv, recording
 from empg.environments.webshop.recording import Recording
 from empg.errors import UserError
@@ -57,7 +57,7 @@ def shop_for(environment: WebShopEnv, task: int, actions: Sequence[str] = ()) ->
     return recording.record(environment, task, turns)
 
 
-def test_a_recording_comes_back_and_plays_again(tmp_path: Path) -> None:
+def test_a_recording_can_be_read_and_replayed(tmp_path: Path) -> None:
     environment, path = WebShopEnv("train", products=200, max_steps=8), tmp_path / "new" / "shopping.jsonl"
     made = [shop_for(environment, 2), shop_for(environment, 5), shop_for(environment, 9, ["search[red]"] * 8)]
     recording.require_writable(path)
@@ -71,7 +71,7 @@ def test_a_recording_comes_back_and_plays_again(tmp_path: Path) -> None:
     assert plays[0][0].observation == environment.reset(options={"task": 2})[0]
 
 
-def test_the_line_is_as_documented(tmp_path: Path) -> None:
+def test_a_line_has_the_documented_fields(tmp_path: Path) -> None:
     path = tmp_path / "shopping.jsonl"
     turns = (Decision(thought="", action="search[café]"), Decision(thought="why", action="click[Buy Now]"))
     recording.append(path, [Recording("abc", "B0-1", "train", 7, RULES, turns, "bought", 0.5)])
@@ -105,7 +105,7 @@ def test_the_line_is_as_documented(tmp_path: Path) -> None:
         ({"ended": "somehow"}, "ended: one of bought, out of steps"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, change: dict, complaint: str) -> None:
+def test_the_error_for_a_malformed_line_names_the_line(tmp_path: Path, change: dict, complaint: str) -> None:
     path = tmp_path / "shopping.jsonl"
     turns = (Decision(thought="", action="search[a]"),)
     recording.append(path, [Recording("abc", "B0-1", "train", 7, RULES, turns, "bought", 1.0)])
@@ -121,7 +121,7 @@ def test_a_bad_line_is_named(tmp_path: Path, change: dict, complaint: str) -> No
         list(recording.read(path))
 
 
-def test_a_recording_from_elsewhere_is_refused() -> None:
+def test_a_recording_from_another_shop_is_rejected() -> None:
     environment = WebShopEnv("train")
     own = shop_for(environment, 2)
     for other, complaint in (
@@ -139,7 +139,7 @@ def test_a_recording_from_elsewhere_is_refused() -> None:
         recording.require_fitting(own, alike)
 
 
-def test_a_bracket_that_only_the_recorded_shop_understood_does_not_fit(tmp_path: Path) -> None:
+def test_a_recorded_click_on_a_bracketed_value_needs_the_same_rule(tmp_path: Path) -> None:
     data = write_official(tmp_path)
     official = WebShopEnv("train", data=data, split_scheme="verl-agent")
     task = task_of(official, "B000RUGRUG")
@@ -151,7 +151,7 @@ def test_a_bracket_that_only_the_recorded_shop_understood_does_not_fit(tmp_path:
     recording.require_fitting(shop_for(official.reaching(), task, [*way[:2], way[3]]), official)
 
 
-def test_a_play_that_does_not_go_as_recorded_names_its_line(tmp_path: Path) -> None:
+def test_the_error_for_a_deviating_replay_names_the_line(tmp_path: Path) -> None:
     environment, path = WebShopEnv("train", products=200), tmp_path / "shopping.jsonl"
     own = shop_for(environment, 2)
     for changed, complaint in (
@@ -168,7 +168,7 @@ def test_a_play_that_does_not_go_as_recorded_names_its_line(tmp_path: Path) -> N
         assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_cannot_be_written_is_named_before_anybody_shops(tmp_path: Path) -> None:
+def test_an_unwritable_recordings_file_is_an_error_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"^recordings cannot be written to {tmp_path}: "):
         recording.require_writable(tmp_path)
     (tmp_path / "file").touch()
@@ -185,14 +185,14 @@ def test_a_file_that_cannot_be_written_is_named_before_anybody_shops(tmp_path: P
         (["--web", "--record", "."], "recordings cannot be written to .: Is a directory"),
     ],
 )
-def test_what_could_not_be_recorded_is_said_before_serving(arguments: list[str], complaint: str) -> None:
+def test_a_setup_that_cannot_be_recorded_is_an_error_before_serving(arguments: list[str], complaint: str) -> None:
     result = CliRunner().invoke(app, ["play", "webshop", "products=50", *arguments])
     assert result.exit_code in (1, 2)
     assert complaint in " ".join(result.stderr.replace("│", " ").split())
 
 
-def visit(site: Served, task: int, actions: list[str]) -> None:
-    """What a person does in the browser."""
+def play_session(site: Served, task: int, actions: list[str]) -> None:
+    """Send the requests of a person who plays these actions in the browser."""
     page = site.start(task)
     for action in actions:
         words = action.partition("[")[2].removesuffix("]")
@@ -213,20 +213,20 @@ def tiny_recipe(recordings: Path, **warm: Any) -> Recipe:
 
 
 @pytest.mark.slow
-def test_a_visit_in_the_browser_teaches_a_policy_what_the_person_did(tmp_path: Path) -> None:
-    """From HTTP to a policy that does it again: what no expert would do (to buy unseen) is only in the recording."""
+def test_a_policy_learns_from_a_recorded_browser_session(tmp_path: Path) -> None:
+    """A policy learns an action from a session over HTTP: to buy without looking, which the expert never does."""
     path = tmp_path / "episodes.jsonl"
     environment = WebShopEnv("train", products=30, results_per_page=1, stop_at_last_page=True)
     site = Served(environment, path)
     actions = ["search[hurry]", "click[Back to Search]", "search[any old thing]", *expert_actions(environment, 0)]
     try:
-        visit(site, 0, actions)
+        play_session(site, 0, actions)
     finally:
         site.stop()
     recipe = tiny_recipe(path, episodes=120)
-    texts = corpus(environment, WORLDS["webshop"], "react", 10, (0,))
+    texts = corpus(environment, find("webshop").prompt, "react", 10, (0,))
     policy = load_policy(recipe.policy, texts, 0)
-    agent = Agent.create("webshop", recipe.agent, ChatFormat(policy.tokenizer))
+    agent = Agent(find("webshop").prompt, recipe.agent, ChatFormat(policy.tokenizer))
     warm_start(policy, agent, environment, recipe, Workers(), lambda record: None)
     decoder = Decoder(policy, 1, 2048, Sampling(greedy=True, max_turn_tokens=64))
     (episode,) = Collector(decoder, agent, LocalEnvPool(environment.clone), "train", 2048).collect(

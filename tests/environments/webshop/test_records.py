@@ -20,7 +20,7 @@ from empg.environments.jsonstream import stream_items, stream_members
 from empg.environments.webshop import WebShopEnv, indexing
 from empg.environments.webshop import env as env_module
 from empg.environments.webshop.indexing import open_official
-from empg.environments.webshop.keyed_store import Members
+from empg.environments.webshop.keyed_store import KeyedStore
 from empg.environments.webshop.nouns import lexicon_nouns
 from empg.environments.webshop.records import LoadReport, clean, find_files, read_products
 from empg.environments.webshop.world import Product
@@ -64,7 +64,7 @@ def test_options_query_and_texts() -> None:
     assert product.attributes == ("DUMMY_ATTR",)
 
 
-def test_unusable_and_repeated_asins_are_left_out_as_in_the_original() -> None:
+def test_unusable_and_repeated_asins_are_skipped_as_in_the_original() -> None:
     report = LoadReport()
     asins = ("nan", "B0123456789", "B1", "B1", "B2")
     kept = list(clean([record(asin, "Mug") for asin in asins], {}, {}, report))
@@ -73,17 +73,17 @@ def test_unusable_and_repeated_asins_are_left_out_as_in_the_original() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "complaint"),
+    ("broken", "reason"),
     [
-        ("not an object", "a record is no object"),
-        ({"asin": "B1"}, "small_description is not there"),
-        ({**record("B1", "Mug"), "name": None}, "name is no text"),
-        ({"asin": "B1", "small_description": None}, "name is no text"),
-        ({**record("B1", "Mug"), "asin": None}, "asin is no text"),
-        (record("B1", "Mug", full_description=5), "full_description is no text"),
-        (record("B1", "Mug", small_description=5), "small_description is no list of texts"),
+        ("not an object", "record must be an object"),
+        ({"asin": "B1"}, "small_description is missing"),
+        ({**record("B1", "Mug"), "name": None}, "name must be a string"),
+        ({"asin": "B1", "small_description": None}, "name must be a string"),
+        ({**record("B1", "Mug"), "asin": None}, "asin must be a string"),
+        (record("B1", "Mug", full_description=5), "full_description must be a string"),
+        (record("B1", "Mug", small_description=5), "small_description must be a list of strings"),
         *(
-            (record(asin, "Mug"), "asin is no number that can be clicked")
+            (record(asin, "Mug"), "asin must consist of ASCII letters and digits")
             for asin in (
                 "Buy Now",
                 "Reviews",
@@ -98,25 +98,28 @@ def test_unusable_and_repeated_asins_are_left_out_as_in_the_original() -> None:
                 "B²",
             )
         ),
-        (record("B1", "Mug", pricing="free"), "pricing is not readable"),
-        (record("B1", "Mug", pricing="$1.2.3"), "pricing is not readable"),
-        (record("B1", "Mug", pricing=5), "pricing is no text"),
-        (record("B1", "Mug", customization_options={"Color": "red"}), "an option that is no list"),
-        (record("B1", "Mug", customization_options={"Color": [{"price": 1}]}), "value is no text"),
-        (record("B1", "Mug", customization_options=["red"]), "customization_options is no object"),
+        (record("B1", "Mug", pricing="free"), "pricing must contain a price"),
+        (record("B1", "Mug", pricing="$1.2.3"), "pricing must contain a price"),
+        (record("B1", "Mug", pricing=5), "pricing must be a string"),
+        (
+            record("B1", "Mug", customization_options={"Color": "red"}),
+            "each option in customization_options must be a list",
+        ),
+        (record("B1", "Mug", customization_options={"Color": [{"price": 1}]}), "value must be a string"),
+        (record("B1", "Mug", customization_options=["red"]), "customization_options must be an object"),
     ],
 )
-def test_a_malformed_record_is_counted_and_named(broken: Any, complaint: str) -> None:
+def test_malformed_records_are_counted_with_a_reason(broken: Any, reason: str) -> None:
     report = LoadReport()
     kept = list(clean([record("B0", "Mug"), broken, record("B9", "Pot")], {}, {}, report))
     assert [product.asin for product in kept] == ["B0", "B9"]
-    ((said, count),) = report.malformed.items()
-    assert complaint in said
+    ((found, count),) = report.malformed.items()
+    assert reason in found
     assert count == 1
-    assert report.summary() == f"2 products; 1 malformed ({said}; first: record 1)"
+    assert report.summary() == f"2 products; 1 malformed ({found}; first: record 1)"
 
 
-def test_what_is_null_reads_as_the_originals_pages_write_it() -> None:
+def test_null_values_become_the_text_none_as_in_the_original() -> None:
     (product,), _ = cleaned(record("B1", "Mug", full_description=None, small_description=None))
     assert (product.description, product.bullets) == ("None", ("None",))
     (product,), _ = cleaned(record("B1", "Mug", small_description=["one", None]))
@@ -126,22 +129,22 @@ def test_what_is_null_reads_as_the_originals_pages_write_it() -> None:
 @pytest.mark.parametrize("spoilt", [
     {"instruction_options": None}, {"instruction_attributes": None}, {"instruction": 5}, "text", None,
 ])  # fmt: skip
-def test_a_malformed_instruction_is_left_out_alone(spoilt: Any) -> None:
+def test_a_malformed_instruction_is_skipped_without_its_product(spoilt: Any) -> None:
     report = LoadReport()
     good = HUMAN["B000TABLE1"][0]
     bad = {**good, **spoilt} if isinstance(spoilt, dict) else spoilt
     (product,) = clean([record("B1", "Mug")], {}, {"B1": [good, bad, good]}, report)
     assert [asked.text for asked in product.human] == [good["instruction"]] * 2
-    assert report.summary() == "1 products; 1 malformed instructions of people left out"
+    assert report.summary() == "1 products; 1 malformed human instructions skipped"
     assert not report.is_clean
-    assert next(clean([record("B1", "Mug")], {}, {"B1": "no list"}, report)).human == ()
+    assert next(clean([record("B1", "Mug")], {}, {"B1": "not a list"}, report)).human == ()
 
 
-def test_malformed_extras_are_complaints_too() -> None:
+def test_malformed_attribute_entries_are_counted() -> None:
     _, report = cleaned(record("B1", "Mug"), {"B1": {"attributes": [1]}})
-    assert report.malformed == {"attributes is no list of texts": 1}
+    assert report.malformed == {"attributes must be a list of strings": 1}
     _, report = cleaned(record("B1", "Mug"), {"B1": {"attributes": [], "instruction": "x"}})
-    assert report.malformed == {"instruction without text or attributes": 1}
+    assert report.malformed == {"instruction must have text and attributes": 1}
 
 
 json_values = st.recursive(
@@ -152,7 +155,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(RECORDS[0])), json_values), json_values, json_values)
-def test_no_record_whatever_it_holds_stops_the_loading(fields: dict[str, Any], extra: Any, human: Any) -> None:
+def test_no_record_stops_the_loading(fields: dict[str, Any], extra: Any, human: Any) -> None:
     report = LoadReport()
     hostile = {**record("B1", "Mug"), **fields}
     asin = hostile["asin"] if isinstance(hostile["asin"], str) else "B1"
@@ -161,18 +164,20 @@ def test_no_record_whatever_it_holds_stops_the_loading(fields: dict[str, Any], e
     assert report.kept + report.unusable + report.duplicates + sum(report.malformed.values()) == 2
 
 
-def test_files_are_found_by_folder_or_by_name(tmp_path: Path) -> None:
+def test_files_are_found_by_folder_or_by_path(tmp_path: Path) -> None:
     products = write_official(tmp_path / "one")
     assert find_files(tmp_path / "one") == find_files(products)
     assert find_files(products).attributes.name == "items_ins_v2_1000.json"
     write_official(tmp_path / "one", suffix="")
-    with pytest.raises(ValueError, match=r"items_shuffle\.json, items_shuffle_1000\.json: give the path of one"):
+    with pytest.raises(ValueError, match=r"got items_shuffle\.json, items_shuffle_1000\.json\. Pass the path of one"):
         find_files(tmp_path / "one")
     assert find_files(tmp_path / "one" / "items_shuffle.json").attributes.name == "items_ins_v2.json"
 
 
-def test_a_missing_file_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"items_shuffle\*\.json; see .* docs/webshop\.md"):
+def test_the_error_for_a_missing_file_explains_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"items_shuffle\*\.json not found; .* Download: see .* docs/webshop\.md"
+    ):
         find_files(tmp_path)
     products = write_official(tmp_path)
     (tmp_path / "items_human_ins.json").unlink()
@@ -182,19 +187,20 @@ def test_a_missing_file_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
         find_files(products)
 
 
-def test_people_s_instructions_are_asked_for_by_name(tmp_path: Path) -> None:
+def test_the_error_for_missing_human_instructions_names_the_file(tmp_path: Path) -> None:
     products = write_official(tmp_path)
     (tmp_path / "items_human_ins.json").unlink()
     with pytest.raises(FileNotFoundError, match=rf"^{tmp_path}/items_human_ins\.json .* docs/webshop\.md$"):
         WebShopEnv(data=products, human_goals=True)
 
 
-def test_a_file_without_a_usable_record_says_what_is_wrong_with_them(tmp_path: Path) -> None:
+def test_the_error_for_a_file_without_usable_records_lists_the_reasons(tmp_path: Path) -> None:
     products = write_official(tmp_path, ["junk", record("nan", "Mug"), record("Buy Now", "Mug")])
     with pytest.raises(
         ValueError,
-        match=r"items_shuffle_1000\.json: no product could be used: 0 products; 1 without a "
-        r"usable asin left out; 1 malformed \(a record is no object; first: record 0\); 1 malformed",
+        match=r"items_shuffle_1000\.json: no usable product found: 0 products; 1 without a "
+        r"usable asin skipped; 1 malformed \(asin .*; first: record 2\); "
+        r"1 malformed \(record must be an object; first: record 0\)",
     ):
         open_official(products)  # fmt: skip
     assert not list(tmp_path.glob("*index*"))
@@ -203,24 +209,24 @@ def test_a_file_without_a_usable_record_says_what_is_wrong_with_them(tmp_path: P
 def test_an_indexed_folder_has_all_its_products(tmp_path: Path) -> None:
     open_official(write_official(tmp_path / "data"), cache=tmp_path / "cache")
     (folder,) = (tmp_path / "cache").iterdir()
-    with pytest.raises(ValueError, match=rf"^products=3: {folder} is indexed already, with all its products"):
+    with pytest.raises(ValueError, match=rf"^products=3: {folder} is already indexed with all its products"):
         WebShopEnv(data=folder, products=3)
 
 
-def test_members_are_looked_up_on_disk(tmp_path: Path) -> None:
+def test_the_keyed_store_looks_values_up_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "members.json"
     path.write_text('{"B2": {"é": [1, null]}, "B1": "one", "no number": 0, "B1": "last", "toolongtobe1": 2}')
-    told: list[int] = []
-    with Members(path, lambda key: key.isalnum() and len(key) < 5, 4, told.append) as members:
+    progress: list[int] = []
+    with KeyedStore(path, lambda key: key.isalnum() and len(key) < 5, 4, progress.append) as store:
         keys = ("B1", "B2", "B", "B11", "B3", "A")
-        assert [members.get(key) for key in keys] == ["last", {"é": [1, None]}, None, None, None, None]
-    assert told[-1] == path.stat().st_size
+        assert [store.get(key) for key in keys] == ["last", {"é": [1, None]}, None, None, None, None]
+    assert progress[-1] == path.stat().st_size
     path.write_text("{}")
-    with Members(path, str.isalnum, 4) as members:
-        assert members.get("B1") is None
+    with KeyedStore(path, str.isalnum, 4) as store:
+        assert store.get("B1") is None
 
 
-def test_indexing_tells_of_every_file_and_phase(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_indexing_reports_every_file_and_stage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     products = write_official(tmp_path)
     stages: dict[str, tuple[int, list[int]]] = {}
 
@@ -230,8 +236,8 @@ def test_indexing_tells_of_every_file_and_phase(tmp_path: Path, capfd: pytest.Ca
 
     assert len(list(read_products(find_files(products), LoadReport(), stage=stage))) == len(RECORDS)
     for path in tmp_path.iterdir():
-        total, told = stages[path.name]
-        assert total == told[-1] == path.stat().st_size
+        total, progress = stages[path.name]
+        assert total == progress[-1] == path.stat().st_size
     open_official(products)
     shown = capfd.readouterr().err
     names = ("items_ins_v2_1000.json", "items_human_ins.json", "items_shuffle_1000.json", "goals", "search index")
@@ -253,23 +259,23 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
         "print(len(indexing._indexed(Path(sys.argv[1]) / 'shop', write)))\n"
     )
 
-    def begin(seconds: float) -> subprocess.Popen[str]:
+    def start(seconds: float) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-c", program, str(tmp_path), str(seconds)], stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent,
         )  # fmt: skip
 
-    killed = begin(60)
+    killed = start(60)
     assert killed.stdout is not None
     assert killed.stdout.readline() == "writes\n"
-    waiting = [begin(0), begin(0)]
+    waiting = [start(0), start(0)]
     time.sleep(2)
     assert not any(process.poll() for process in waiting)
     killed.kill()
     killed.communicate()
-    said = [process.communicate(timeout=30) for process in waiting]
-    assert sorted(out for out, _ in said) == ["7\n", "writes\n7\n"]
-    assert all("Another process is indexing" in err for _, err in said)
+    outputs = [process.communicate(timeout=30) for process in waiting]
+    assert sorted(out for out, _ in outputs) == ["7\n", "writes\n7\n"]
+    assert all("Another process is indexing" in err for _, err in outputs)
     assert [path.name for path in tmp_path.iterdir() if "-" not in path.name] == ["shop"]
 
 
@@ -294,7 +300,7 @@ def test_a_large_generated_shop_is_indexed_once_and_scores_as_in_memory(
     assert WebShopEnv("train", data=folder).shop.nouns == "lexicon"
 
 
-def test_a_whole_file_is_read_and_a_limit_counts_records(tmp_path: Path) -> None:
+def test_the_limit_counts_records(tmp_path: Path) -> None:
     files = find_files(write_official(tmp_path, ["junk", *RECORDS]))
     report = LoadReport()
     assert [p.asin for p in read_products(files, report)] == [r["asin"] for r in RECORDS]
@@ -304,17 +310,17 @@ def test_a_whole_file_is_read_and_a_limit_counts_records(tmp_path: Path) -> None
     assert set(HUMAN) <= set(EXTRAS)
 
 
-def test_what_was_malformed_is_told_once_when_indexing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_malformed_records_are_logged_once_when_indexing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     products = write_official(tmp_path, ["junk", *RECORDS])
     open_official(products)
-    assert "7 products; 1 malformed (a record is no object; first: record 0)" in caplog.text
+    assert "7 products; 1 malformed (record must be an object; first: record 0)" in caplog.text
     caplog.clear()
     assert len(open_official(products)) == 7
     assert not caplog.text
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
-def test_streams_give_what_json_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_the_streaming_readers_agree_with_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(jsonstream, "_CHUNK", chunk)
     items = [{"a": [1, ']}\\"', {"é": None}]}, "x", [], {"b": 2.5}]
     path = tmp_path / "file.json"
@@ -326,10 +332,10 @@ def test_streams_give_what_json_gives(tmp_path: Path, monkeypatch: pytest.Monkey
     assert dict(stream_members(path)) == members
 
 
-def test_a_cut_or_damaged_file_says_where(tmp_path: Path) -> None:
+def test_the_error_for_a_truncated_or_damaged_file_gives_the_position(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     for text, where in (
-        ('[{"a": 1}, {"b": 2}', "ends after item 2"),
+        ('[{"a": 1}, {"b": 2}', "the file is truncated after item 2"),
         ('[{"a": 1}, {"b": ', "after value 1"),
         ('[{"a": 1}, oops, {"b": 2}]', "after value 1"),
     ):
@@ -338,16 +344,18 @@ def test_a_cut_or_damaged_file_says_where(tmp_path: Path) -> None:
             list(stream_items(path))
     for text, where in (
         ('{"a": 1, "b"', "after value 3"),
-        ('{"a": 1', "ends after value 2"),
-        ("[1]", "object was expected"),
+        ('{"a": 1', "the file is truncated after value 2"),
+        ("[1]", "the file must be a JSON object"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=where):
             list(stream_members(path))
     for cut in (b"[1, 2, \xff]", b'[1, 2, "\xc3', b'[1, 2, "\xe2\x82"]'):
         path.write_bytes(cut)
-        with pytest.raises(ValueError, match=r"^.*file\.json: not UTF-8 after value \d; get it again$"):
+        with pytest.raises(
+            ValueError, match=r"^.*file\.json: the file is not UTF-8 after value \d; download it again$"
+        ):
             list(stream_items(path))
     path.write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="the file is not valid JSON after value 0"):
         list(stream_items(path))

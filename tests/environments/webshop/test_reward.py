@@ -1,4 +1,4 @@
-"""The reward, term by term, against cases worked out by hand."""
+"""Each term of the reward, on cases computed by hand."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def buy(product: Product = PRODUCT, goal: Goal = GOAL, price: float = 60.0, chos
     ("price", "chosen", "reward"),
     [
         (60.0, ("white | grey", "54 inch"), 5 / 5),
-        (80.0, ("white | grey", "54 inch"), 5 / 5),  # the bound itself will do
+        (80.0, ("white | grey", "54 inch"), 5 / 5),  # a price equal to the bound is accepted
         (80.01, ("white | grey", "54 inch"), 4 / 5),
         (60.0, ("white | grey", "36 inch"), 4 / 5),
         (60.0, ("54 inch",), 4 / 5),
@@ -85,13 +85,19 @@ def test_attributes(attribute: str, met: bool) -> None:
         ("Ovella Console Table", "sofas", "X", 1.0, 1.0),  # the title alone
         ("Ovella Lamp", "sofas", "X", 1.0, 1 / 3),
         ("Table Lamp", "sofas", "Home & Kitchen › Furniture › Sofas", 1.0, 1 / 3),
-        ("Lamp", "console tables", "Home & Kitchen › Furniture › Tables", 0.0, 0.0),  # a stranger's title overrides all
+        (
+            "Lamp",
+            "console tables",
+            "Home & Kitchen › Furniture › Tables",
+            0.0,
+            0.0,
+        ),  # a title without common nouns overrides everything
     ],
 )
 def test_type(title: str, query: str, breadcrumb: str, kind: float, title_score: float) -> None:
     score = buy(replace(PRODUCT, title=title, query=query, product_category=breadcrumb), chosen=("white", "54 inch"))
     assert (score.type, score.title_score) == (kind, title_score)
-    # Attributes are unchanged by that, so the reward is the type's share of all.
+    # The attributes are met in all cases, so the reward is proportional to the type term.
     assert score.reward == kind
 
 
@@ -115,7 +121,7 @@ def test_repeated_nouns_of_the_goal_count_each_time() -> None:
     assert score.title_score == 1 / 4
 
 
-def test_two_common_breadcrumbs_make_a_category() -> None:
+def test_two_common_breadcrumbs_match_the_category() -> None:
     for breadcrumb, match in (
         ("Home & Kitchen › Furniture", True),
         ("Home & Kitchen › Bath", False),
@@ -129,16 +135,16 @@ def test_two_common_breadcrumbs_make_a_category() -> None:
     [
         ("54 inch", "size", "54 inch", True),
         ("36 inch", "size", "54 inch", False),
-        ("white", "color", "white | grey", True),  # words in excess do not count
+        ("white", "color", "white | grey", True),  # additional words do not count
         ("white | grey", "color", "white | grey", True),
         ("off white", "color", "white", True),  # both are white
         ("dark red", "color", "red", False),  # dark comes first in the list of colours
-        ("large", "size", "x-large", True),  # an oddity of the original: "large" is among the words
+        ("large", "size", "x-large", True),  # a quirk of the original: "large" is one of the words
         ("rose gold", None, "gold", True),
         ("rose", None, "rose gold", False),  # rose against gold
         ("white", None, "white | grey", False),  # grey comes first in the list, so this is white against grey
         ("grey", None, "white | grey", True),
-        ("navy", "navy", "dark blue", True),  # an oddity: a name that is a colour
+        ("navy", "navy", "dark blue", True),  # a quirk: the name is a colour
         ("5″ wide", None, "5 wide", True),  # only ASCII is compared
         ("", None, "x", False),
     ],
@@ -153,16 +159,16 @@ def test_similarity_is_rounded_before_it_is_compared() -> None:
     assert similarity("a b c", "c b a") == 100
 
 
-def test_nouns_leave_out_what_describes_counts_and_measures() -> None:
+def test_nouns_exclude_descriptions_counts_and_measures() -> None:
     title = "Harrow's Long Lasting Solid-Wood Console Table for the Living Room, 54 Inch, Adjustable, T-Shirt"
     assert lexicon_nouns(title) == ("harrow", "wood", "console", "table", "room", "shirt")
 
 
-def test_nouns_of_a_generated_shop_do_not_depend_on_what_is_installed() -> None:
+def test_nouns_of_a_generated_shop_do_not_depend_on_installed_packages() -> None:
     assert noun_finder("auto", generated=True) is lexicon_nouns
 
 
-def test_spacys_tagger_finds_nouns_where_it_is_installed() -> None:
+def test_spacys_tagger_finds_nouns_if_installed() -> None:
     pytest.importorskip("spacy", reason="spaCy is not installed")
     if not any(importlib.util.find_spec(name) for name in SPACY_MODELS):
         pytest.skip(f"none of the models {', '.join(SPACY_MODELS)} is installed")
@@ -174,11 +180,11 @@ def test_spacys_tagger_finds_nouns_where_it_is_installed() -> None:
     assert not {"with", "two"} & set(nouns)
 
 
-def test_without_spacy_its_rule_is_refused_and_auto_takes_the_lexicon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_spacy_its_rule_is_rejected_and_auto_uses_the_lexicon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert noun_finder("auto", generated=False) is lexicon_nouns
     assert rule_of(lexicon_nouns) == "lexicon"
-    with pytest.raises(ValueError, match=r"^nouns='spacy' needs spaCy and one of en_core_web_sm, .*; or say nouns="):
+    with pytest.raises(ValueError, match=r"^nouns='spacy' requires spaCy and one of en_core_web_sm, .* or set nouns="):
         noun_finder("spacy", generated=True)
 
 

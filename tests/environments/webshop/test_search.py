@@ -1,4 +1,4 @@
-"""Search: the analyzer's terms, BM25 by hand, the order of equals, the special prefixes."""
+"""Search: the analyzer's terms, hand-computed BM25, the order of equal scores, the special prefixes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_scores_are_bm25_with_anserinis_constants() -> None:
     assert scores == pytest.approx([bm25(2, 2, 3) + bm25(1, 1, 3), bm25(1, 2, 2), 0], rel=1e-6)
 
 
-def test_best_first_equals_by_rank_and_strangers_never() -> None:
+def test_results_are_ordered_by_score_then_rank_and_share_a_term_with_the_query() -> None:
     index = index_of("pot", "mug", "tea mug", "mug", "pan", "mug")
     assert index.find("mug") == (1, 3, 5, 2)
     assert index.find("tea mug") == (2, 1, 3, 5)
@@ -78,7 +78,7 @@ def test_best_first_equals_by_rank_and_strangers_never() -> None:
     assert [ranked.find("mug", count) for count in (1, 2)] == [(3,), (3, 5)]
 
 
-def test_equals_stand_in_the_order_of_their_asins_as_anserini_has_them() -> None:
+def test_equal_scores_are_ordered_by_asin_like_anserini() -> None:
     products = [replace(MUG, asin=asin) for asin in ("B0C", "B0A", "B1", "B0B", "A9")]
     catalogue = make_catalogue(products)
     found = [catalogue.products(row).asin for row in catalogue.index.find("mug")]
@@ -86,13 +86,13 @@ def test_equals_stand_in_the_order_of_their_asins_as_anserini_has_them() -> None
     assert [catalogue.products(row).asin for row in catalogue.index.find("mug", 2)] == ["A9", "B0A"]
 
 
-def test_a_word_said_twice_counts_twice() -> None:
+def test_a_repeated_query_word_counts_twice() -> None:
     index = index_of("mug", "pot", "pan")
     assert index.find("mug pot pot") == (1, 0)
     assert index.find("mug mug pot") == (0, 1)
 
 
-def test_a_saved_index_finds_the_same(tmp_path: Path) -> None:
+def test_a_saved_index_gives_the_same_results(tmp_path: Path) -> None:
     index = index_of(*(f"mug number {i % 7} {'tea' * (i % 3)}" for i in range(200)))
     index.save(tmp_path / "index")
     mapped = SearchIndex.open(tmp_path / "index", np.arange(200, dtype=np.int32))
@@ -106,7 +106,7 @@ def asins(shop: Shop, query: str, seed: str = "s") -> list[str]:
 
 def test_prefixes(shop: Shop) -> None:
     assert asins(shop, "<c> beauty") == ["B000SCRIPT"]
-    assert asins(shop, "<c> beauty and more") == ["B000SCRIPT"]  # one word is read
+    assert asins(shop, "<c> beauty and more") == ["B000SCRIPT"]  # only one word is used
     assert asins(shop, "<q> bar stools") == ["B000EMPTY1", "B000BLANKS"]
     assert asins(shop, "<a> easy assemble") == ["B000TABLE1"]
     assert asins(shop, "<c>") == asins(shop, "<q> zzz") == asins(shop, "<a>") == []

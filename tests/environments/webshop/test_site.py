@@ -1,4 +1,4 @@
-"""The shop as a web site, by plain HTTP: its pages, what is escaped, what is refused, what is recorded."""
+"""The web site of the shop over plain HTTP: pages, escaping, rejected requests, recordings."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Served:
         return self._ask(urllib.request.Request(self.url + path, urlencode(fields).encode()))
 
     def start(self, task: int) -> str:
-        """Begin an episode; returns the address of its page."""
+        """Start an episode and return the path of its page."""
         with urllib.request.urlopen(f"{self.url}/start", urlencode({"task": task}).encode()) as answer:
             return answer.geturl().removeprefix(self.url)
 
@@ -87,7 +87,7 @@ def commands(page: str) -> list[str]:
     return [html.unescape(found) for found in re.findall(r'name="action" value="([^"]*)"', page)]
 
 
-def test_the_site_offers_what_the_text_offers_and_ends_with_its_score(served: Served) -> None:
+def test_the_site_has_the_commands_and_the_score_of_the_text_environment(served: Served) -> None:
     environment = served.environment
     task = task_of(environment, "B000TABLE1")
     page = served.start(task)
@@ -108,7 +108,7 @@ def test_the_site_offers_what_the_text_offers_and_ends_with_its_score(served: Se
     assert all(turn["thought"] == "" for turn in made.turns)
 
 
-def test_product_text_is_shown_as_text(served: Served) -> None:
+def test_markup_in_product_text_is_escaped(served: Served) -> None:
     page = served.start(task_of(served.environment, "B000SCRIPT"))
     _, results = served.post(f"{page}/act", query="lip gloss")
     _, item = served.post(f"{page}/act", action="click[B000SCRIPT]")
@@ -123,7 +123,7 @@ def test_product_text_is_shown_as_text(served: Served) -> None:
     assert "cruelty free &lt;img src=x&gt;" in features
 
 
-def test_nothing_may_run_or_load(served: Served) -> None:
+def test_the_security_headers_block_scripts_and_loads(served: Served) -> None:
     with urllib.request.urlopen(served.url) as answer:
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
@@ -133,21 +133,21 @@ def test_nothing_may_run_or_load(served: Served) -> None:
         assert answer.headers["Content-Type"].startswith("text/css")
 
 
-def test_other_host_names_are_refused(served: Served) -> None:
+def test_other_host_names_are_rejected(served: Served) -> None:
     assert served.get("/", host="evil.example")[0] == 400
     assert served.get("/", host="localhost")[0] == 200
 
 
-def test_stale_buttons_and_brackets_do_no_harm(served: Served) -> None:
+def test_stale_buttons_and_brackets_are_handled(served: Served) -> None:
     page = served.start(0)
     _, text = served.post(f"{page}/act", action="click[Buy Now]")
-    assert "That is not on this page any more." in text
-    assert "That is not" not in served.get(page)[1]
+    assert "This button is no longer on the page." in text
+    assert "no longer on the page" not in served.get(page)[1]
     _, text = served.post(f"{page}/act", query="a table] or [stool")
     assert "total results: " in text
 
 
-def test_every_value_that_is_shown_can_be_clicked_and_is_recorded_so(tmp_path: Path) -> None:
+def test_every_visible_value_can_be_clicked_and_recorded(tmp_path: Path) -> None:
     hostile = ["plain [2 pack]", "search", "White / Grey", "one\u00a0size", "two\nlines", "]", "[x"]
     products = [record("B1", "Mug", customization_options={"Style": values(*hostile, "")}), *RECORDS]
     environment = WebShopEnv(data=write_official(tmp_path, products), split_scheme="verl-agent", max_steps=40)
@@ -157,7 +157,7 @@ def test_every_value_that_is_shown_can_be_clicked_and_is_recorded_so(tmp_path: P
         site.post(f"{page}/act", query="mug")
         _, text = site.post(f"{page}/act", action="click[B1]")
         shown = [command for command in commands(text) if command.lower()[6:-1] not in BUTTONS]
-        shown.append("click[search]")  # as a value; the button of the search bar is elsewhere
+        shown.append("click[search]")  # as an option value; the search bar has its own button
         assert len(shown) == len(hostile)
         for command in shown:
             _, text = site.post(f"{page}/act", action=command)
@@ -172,7 +172,7 @@ def test_every_value_that_is_shown_can_be_clicked_and_is_recorded_so(tmp_path: P
         recorded_plays(environment, site.record_to, "react")
 
 
-def test_a_visit_that_cannot_be_written_is_not_lost(served: Served) -> None:
+def test_an_episode_that_cannot_be_written_is_kept(served: Served) -> None:
     served.record_to.unlink()
     served.record_to.mkdir()
     task = task_of(served.environment, "B000TABLE1")
@@ -185,12 +185,12 @@ def test_a_visit_that_cannot_be_written_is_not_lost(served: Served) -> None:
         if served.record_to.is_dir():
             served.record_to.rmdir()
     assert [status for status, _ in ends] == [200, 200]
-    assert ["This visit is not recorded yet: Is a directory." in text for _, text in ends] == [True, False]
+    assert ["This episode is not recorded yet: Is a directory." in text for _, text in ends] == [True, False]
     assert all('id="score"' in text for _, text in ends)
     assert len(list(recording.read(served.record_to))) == 2
 
 
-def test_what_cannot_begin_says_so_in_a_line(tmp_path: Path) -> None:
+def test_startup_errors_are_one_line(tmp_path: Path) -> None:
     environment = WebShopEnv(products=50)
     with pytest.raises(UserError, match=f"^recordings cannot be written to {tmp_path}: Is a directory$"):
         make_app(environment, tmp_path)
@@ -202,33 +202,33 @@ def test_what_cannot_begin_says_so_in_a_line(tmp_path: Path) -> None:
             site_module.serve(environment, port)
 
 
-def test_steps_run_out(served: Served) -> None:
+def test_the_step_limit_ends_the_episode(served: Served) -> None:
     page = served.start(0)
     for _ in range(8):
         _, text = served.post(f"{page}/act", query="table")
-    assert "All steps are used up" in text
+    assert "Step limit reached" in text
     assert "total results" not in text
     _, text = served.post(f"{page}/act", query="table")
-    assert "All steps are used up" in text
+    assert "Step limit reached" in text
     ((_, made),) = recording.read(served.record_to)
     assert (made.ended, made.score, len(made.turns)) == ("out of steps", 0.0, 8)
 
 
-def test_bad_requests_are_answered(served: Served) -> None:
+def test_invalid_requests_get_a_response(served: Served) -> None:
     for task in ("-1", "99999", "x", "²", "9" * 400):
         status, text = served.post("/start", task=task)
         assert status == 400
-        assert "There is no such task: give a number from 0 to" in text
+        assert "Unknown task: enter a number from 0 to" in text
     assert served.post("/start", task="0", junk="x" * MAX_FORM)[0] == 413
     status, text = served.post("/start", **{f"field{number}": "x" for number in range(30)})
-    assert (status, text) == (400, "That form has too many fields.")
+    assert (status, text) == (400, "The form has too many fields.")
     assert served.get("/s/unknown")[0] == 404
-    assert served.post("/s/unknown/act", action="click[Buy Now]")[0] == 200  # sent home
+    assert served.post("/s/unknown/act", action="click[Buy Now]")[0] == 200  # redirected to the home page
     assert served.get("/nowhere")[0] == 404
     assert served.get("/static/../site.py")[0] == 404
 
 
-def test_the_longest_unused_visit_is_forgotten(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_session_is_dropped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site_module, "SESSIONS_KEPT", 2)
     first, second = served.start(0), served.start(0)
     assert served.get(first)[0] == 200
@@ -237,7 +237,7 @@ def test_the_longest_unused_visit_is_forgotten(served: Served, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_serving_tells_its_address_and_stops_when_interrupted() -> None:
+def test_serving_reports_its_address_and_stops_when_interrupted() -> None:
     program = (
         "from empg.environments.webshop import WebShopEnv\n"
         "from empg.environments.webshop.site import serve\n"

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import gymnasium
 
 from empg.environments.alfworld import generator, textworld
 from empg.environments.alfworld.expert import HouseholdExpert
 from empg.environments.alfworld.gamefile import find_games, read_game
-from empg.environments.alfworld.generator import RoomSize, generate
+from empg.environments.alfworld.generator import generate
 from empg.environments.alfworld.rules import Engine
+from empg.environments.alfworld.spec import ALFWorldOptions, RoomSize
 from empg.environments.alfworld.world import State, TaskType
 from empg.environments.base import AnyText, Expert, Info, TextEnvironment
+from empg.environments.options import check_max_steps, read_options
 from empg.errors import UserError
 
 ENGINES_KEPT = 256  # the games of an iteration are played by a whole group each
-
-Backend = Literal["python", "textworld"]
 
 
 class ALFWorldEnv(TextEnvironment):
@@ -31,42 +29,28 @@ class ALFWorldEnv(TextEnvironment):
     Args:
         split: "train", "valid_seen" or "valid_unseen".
         max_steps: turns until the episode is truncated.
-        games: a folder of official games (`json_2.1.1` or its parent), or None to generate them.
-        rooms: "full" or "small" generated rooms.
-        task_types: names of the wanted task types; all six by default.
-        backend: "python" (our engine) or "textworld" (the real one; needs `empg[textworld]`).
+        options: see `spec.ALFWorldOptions`.
 
     Raises:
-        UserError: if an argument is not one of the above; the message names it.
-        MissingFileError: if official games are wanted and not there.
+        UserError: an argument is wrong; the message names it.
+        MissingFileError: official games are wanted and not there.
     """
 
-    def __init__(
-        self,
-        split: str = "train",
-        max_steps: int = 50,
-        games: str | os.PathLike[str] | None = None,
-        rooms: RoomSize = "full",
-        task_types: Sequence[str] | None = None,
-        backend: Backend = "python",
-    ) -> None:
-        if rooms not in get_args(RoomSize):
-            raise UserError(f"rooms={rooms!r}: one of {', '.join(get_args(RoomSize))}")
-        if backend not in get_args(Backend):
-            raise UserError(f"backend={backend!r}: one of {', '.join(get_args(Backend))}")
-        if max_steps < 1:
-            raise UserError(f"max_steps={max_steps}: at least 1")
+    def __init__(self, split: str = "train", max_steps: int = 50, **options: Any) -> None:
+        chosen = read_options(ALFWorldOptions, options)
         if split not in generator.SPLIT_SIZES:
             raise UserError(f"split={split!r}: one of {', '.join(generator.SPLIT_SIZES)}")
-        self.split, self.max_steps, self.rooms, self.backend = split, max_steps, rooms, backend
-        self.task_types = _task_types(task_types)
+        self.split, self.max_steps = split, check_max_steps(max_steps)
+        self.rooms, self.backend = chosen.rooms, chosen.backend
+        wanted = chosen.task_types or tuple(TaskType)
+        self.task_types = tuple(task_type for task_type in TaskType if task_type in wanted)
         self._files: tuple[Path, ...] | None = None
-        if games is not None:
-            self._files = _found(Path(games).expanduser().absolute(), split, self.task_types)
+        if chosen.games is not None:
+            self._files = _found(chosen.games.expanduser().absolute(), split, self.task_types)
         self.observation_space = AnyText(100_000)
         self.action_space = AnyText(1_000)
         self._real: textworld.RealGame | None = None
-        if backend == "textworld":
+        if chosen.backend == "textworld":
             textworld.memoise()
         # Set by `reset`.
         self._engine: Engine
@@ -171,13 +155,3 @@ def _generated(split: str, index: int, rooms: RoomSize, task_types: tuple[TaskTy
 @lru_cache(ENGINES_KEPT)
 def _official(path: Path) -> Engine:
     return Engine(read_game(path))
-
-
-def _task_types(names: Sequence[str] | None) -> tuple[TaskType, ...]:
-    if names is None:
-        return tuple(TaskType)
-    known = [task_type.value for task_type in TaskType]
-    for name in names:
-        if name not in known:
-            raise UserError(f"task_types: unknown {name!r}; known are {', '.join(known)}")
-    return tuple(task_type for task_type in TaskType if task_type.value in names)

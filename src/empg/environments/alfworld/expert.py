@@ -1,11 +1,14 @@
-"""An expert that plays like a person who knows where people keep things, and thinks aloud in a line.
+"""The household expert: it searches likely places first and gives a one-line thought for each action.
 
-It knows what it has seen in this episode and nothing more: the content of a receptacle counts only after the expert
-stood before it with the door open. Its thought always says what is in hand, because a small model copies over short
-distances far better than it remembers; and what is wanted and what is seen, side by side, because whether two words
-next to each other are the same is easily read, and whether one of them stands somewhere in a list is not. What is seen
-is what the last observation shows: where that says nothing, the expert looks again before it reaches for a thing that
-it remembers. (When it said from memory "and saw apple 1", its pupils said so of apples that were not there.)
+It uses only what was visible in this episode: the contents of a receptacle count only after the expert was at its
+location while it was open. Two rules shape its thoughts, because small models learn to imitate them:
+
+- A thought always names the item in hand, because a small model copies over short distances far better than it
+  remembers.
+- A thought names the wanted type and one seen item side by side, because comparing two neighbouring words is easier
+  than finding a word in a list. The seen item comes from the last observation only. If that observation does not
+  mention a remembered item, the expert examines its receptacle again before it takes the item. (When thoughts named
+  items from memory, as in "and saw apple 1", the trained policies named apples that were not there.)
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from empg.environments.alfworld.words import MIDDLE_OF_ROOM, listed, named
 from empg.environments.alfworld.world import Item, Receptacle, State, TaskType
 from empg.environments.base import Decision, Info
 
-# Task type -> (the word for a thing that is ready, the receptacle type that makes it so, the verb that does).
+# Task type -> (state of a treated item, receptacle type that treats it, verb of the treatment).
 _TREATMENTS = {
     TaskType.CLEAN: ("clean", "SinkBasin", "clean"),
     TaskType.HEAT: ("hot", "Microwave", "heat"),
@@ -27,7 +30,7 @@ _TREATMENTS = {
 
 
 def _homes(item_type: str, kinds: Iterable[str]) -> list[str]:
-    """Where people keep a thing, the likeliest place first."""
+    """Return the receptacle types where an item type is usually kept, the most likely first."""
     merged: dict[str, int] = {}
     for kind in kinds:
         for rank, home in enumerate(HOMES[kind].get(item_type, ())):
@@ -36,32 +39,32 @@ def _homes(item_type: str, kinds: Iterable[str]) -> list[str]:
 
 
 class HouseholdExpert:
-    """Plays one episode of an `Engine`'s game, looking at `state` as it changes."""
+    """Plays one episode of an `Engine`'s game. It reads `state`, which the environment updates."""
 
     def __init__(self, engine: Engine, state: State) -> None:
         self._engine, self._state = engine, state
         self._goal = engine.game.goal
-        # As the first observation lists them: the order in which alike places are tried.
+        # In the order of the first observation. Receptacles of the same type are tried in this order.
         self._places = [r for r in engine.receptacles.values() if r.location]
         kind = engine.game.room.rsplit(" ", 1)[0]
         self._kinds = (kind,) if kind in HOMES else tuple(HOMES)
         self._seen: set[str] = set()
-        self._hurried: set[str] = set()  # things that it takes to their place as they are
-        self._named: list[str] = []  # what the last observation mentions
-        self._sight = "nothing"  # the last thing that it lists
-        self._looked_for = ""  # what it looked for once more
+        self._untreated: set[str] = set()  # items that it delivers without cleaning, heating or cooling them
+        self._named: list[str] = []  # all names in the last observation
+        self._last_listed = "nothing"  # the last item that the last observation lists
+        self._looked_for = ""  # the item for which it has just examined a receptacle again
 
     @property
     def satisfied(self) -> bool:
-        """Whether it thinks that it is done: what it did not stop to clean, heat or cool lies where it should."""
+        """Whether the expert stops early: an item whose treatment it skipped is in a goal receptacle."""
         goals = (r for r in self._places if r.type == self._goal.receptacle_type)
-        return any(id in self._state.inside[goal.id] for goal in goals for id in self._hurried)
+        return any(id in self._state.inside[goal.id] for goal in goals for id in self._untreated)
 
     def act(self, observation: str, info: Info) -> Decision:
-        """The next thought and command."""
-        is_opening = MIDDLE_OF_ROOM in observation  # which lists places, not things
+        """Return the next thought and command."""
+        is_opening = MIDDLE_OF_ROOM in observation  # the opening lists receptacles, not items
         self._named = [] if is_opening else named(observation)
-        self._sight = "nothing" if is_opening else (listed(observation) or ["nothing"])[-1]
+        self._last_listed = "nothing" if is_opening else (listed(observation) or ["nothing"])[-1]
         self._seen.update(r.id for r in self._here() if self._is_accessible(r))
         held = self._held()
         if held is None:
@@ -72,28 +75,28 @@ class HouseholdExpert:
             thought, action = self._use_lamp()
         else:
             thought, action = self._deliver(held)
-        return self._said(held, thought, action)
+        return self._decision(held, thought, action)
 
     def conclude(self, observation: str, info: Info) -> Decision | None:
-        """Take what is in hand to its place without cleaning, heating or cooling it, from now on."""
+        """Deliver the item in hand without cleaning, heating or cooling it, in this turn and all later ones."""
         held = self._held()
         if held is None or held.type != self._goal.object_type or self._is_ready(held):
             return None
-        self._hurried.add(held.id)
-        return self._said(held, *self._deliver(held))
+        self._untreated.add(held.id)
+        return self._decision(held, *self._deliver(held))
 
-    def _said(self, held: Item | None, thought: str, action: str) -> Decision:
-        holding = "nothing" if held is None else self._in_words(held)
+    def _decision(self, held: Item | None, thought: str, action: str) -> Decision:
+        holding = "nothing" if held is None else self._held_name(held)
         return Decision(thought=f"I hold {holding}. {thought}.", action=action)
 
-    # ---- what to do ------------------------------------------------------------------------------------------------
+    # ---- actions ---------------------------------------------------------------------------------------------------
 
     def _fetch(self) -> tuple[str, str]:
-        """Nothing is in hand: take a thing of the wanted type, or look for one."""
+        """With empty hands, take an item of the wanted type or search for one."""
         wanted = self._goal.object_type
-        for receptacle, item in self._known(wanted):
+        for receptacle, item in self._seen_items(wanted):
             if not self._is_delivered(item, receptacle):
-                thought, action = self._wish(item), f"take {item.name} from {receptacle.name}"
+                thought, action = self._want_and_see(item), f"take {item.name} from {receptacle.name}"
                 if receptacle in self._here():
                     action = self._if_in_sight(item, receptacle, action)
                 return self._at(receptacle, thought, action)
@@ -101,16 +104,16 @@ class HouseholdExpert:
 
     def _use_lamp(self) -> tuple[str, str]:
         lamp_type = self._goal.lamp_type or ""
-        for receptacle, lamp in self._known(lamp_type):
-            # What is toggled can be used even in a closed receptacle: only the place matters.
+        for receptacle, lamp in self._seen_items(lamp_type):
+            # `use` works even if the receptacle is closed; only the location matters.
             if receptacle in self._here():
-                return self._wish(lamp), self._if_in_sight(lamp, receptacle, f"use {lamp.name}")
-            return self._wish(lamp), f"go to {receptacle.name}"
+                return self._want_and_see(lamp), self._if_in_sight(lamp, receptacle, f"use {lamp.name}")
+            return self._want_and_see(lamp), f"go to {receptacle.name}"
         return self._search(lamp_type)
 
     def _deliver(self, held: Item) -> tuple[str, str]:
         treatment = _TREATMENTS.get(self._goal.task_type)
-        if treatment is not None and not self._is_ready(held) and held.id not in self._hurried:
+        if treatment is not None and not self._is_ready(held) and held.id not in self._untreated:
             _, tool_type, verb = treatment
             tool = self._nearest([r for r in self._places if r.type == tool_type])
             thought = f"{verb.capitalize()} it"
@@ -121,7 +124,7 @@ class HouseholdExpert:
         return self._at(target, f"Put it in {target.type.lower()}", f"move {held.name} to {target.name}")
 
     def _put_away(self, held: Item) -> tuple[str, str]:
-        """The wrong thing is in hand: leave it at the nearest place that takes it."""
+        """Put an unwanted item into the nearest receptacle that accepts it."""
         accepting = [
             r for r in self._places if held.type in self._engine.game.can_contain.get(r.type, ())
         ] or self._places
@@ -129,21 +132,21 @@ class HouseholdExpert:
         return self._at(place, "Put it away", f"move {held.name} to {place.name}")
 
     def _search(self, item_type: str) -> tuple[str, str]:
-        """Go to the likeliest place that was not seen yet, opening what is closed on the way."""
-        thought = f"I want {item_type.lower()} and see {self._sight}"
+        """Go to the most likely receptacle not seen yet; first open a closed one at the current location."""
+        thought = f"I want {item_type.lower()} and see {self._last_listed}"
         closed_here = [r for r in self._here() if not self._is_accessible(r)]
         if closed_here:
             return thought, f"open {closed_here[0].name}"
         likely = _homes(item_type, self._kinds)
         unseen = [r for r in self._places if r.id not in self._seen]
-        if not unseen:  # everything was seen and it was nowhere: a door was closed on it, look again
+        if not unseen:  # all receptacles were seen without success, so search them again
             self._seen = {r.id for r in self._here()}
             unseen = [r for r in self._places if r.id not in self._seen]
         place = min(unseen, key=lambda r: likely.index(r.type) if r.type in likely else len(likely))
         return thought, f"go to {place.name}"
 
     def _at(self, receptacle: Receptacle, thought: str, action: str) -> tuple[str, str]:
-        """`action` if it can be done now, else the step towards it."""
+        """Return `action` if the receptacle is accessible now, else the command that leads to it."""
         if receptacle not in self._here():
             return thought, f"go to {receptacle.name}"
         if not self._is_accessible(receptacle):
@@ -151,7 +154,7 @@ class HouseholdExpert:
         return thought, action
 
     def _if_in_sight(self, item: Item, receptacle: Receptacle, action: str) -> str:
-        """`action` if the last observation shows the thing or a door hides it; else one more look at where it was."""
+        """Return `action` if the observation names the item or its receptacle is closed; else examine it once again."""
         hidden, again = not self._is_accessible(receptacle), self._looked_for == item.id
         if hidden or again or item.name in self._named:
             self._looked_for = ""
@@ -159,7 +162,7 @@ class HouseholdExpert:
         self._looked_for = item.id
         return f"examine {receptacle.name}"
 
-    # ---- what is known ---------------------------------------------------------------------------------------------
+    # ---- seen state ------------------------------------------------------------------------------------------------
 
     def _held(self) -> Item | None:
         holding = self._state.holding
@@ -171,8 +174,8 @@ class HouseholdExpert:
     def _is_accessible(self, receptacle: Receptacle) -> bool:
         return not receptacle.openable or receptacle.id in self._state.open
 
-    def _known(self, item_type: str) -> list[tuple[Receptacle, Item]]:
-        """Where things of a type were seen, the present place first."""
+    def _seen_items(self, item_type: str) -> list[tuple[Receptacle, Item]]:
+        """Return the items of a type in seen receptacles; those at the current location come first."""
         items = self._engine.items
         here = self._state.location
         return [
@@ -188,7 +191,7 @@ class HouseholdExpert:
         return treatment is None or item.id in getattr(self._state, treatment[0])
 
     def _is_delivered(self, item: Item, receptacle: Receptacle) -> bool:
-        """Whether a thing lies where it should and as it should, so that it is left alone."""
+        """Return whether an item is in its goal receptacle and treated, so that it must not be taken again."""
         if receptacle.type != self._goal.receptacle_type:
             return False
         if self._goal.task_type is TaskType.PICK_TWO:
@@ -196,7 +199,7 @@ class HouseholdExpert:
         return self._is_ready(item)
 
     def _target(self) -> Receptacle:
-        """Where to put it: beside the first of two, else the one with the lowest number."""
+        """Return the goal receptacle: the one with the first of two items, else the one with the lowest number."""
         targets = [r for r in self._places if r.type == self._goal.receptacle_type]
         if self._goal.task_type is TaskType.PICK_TWO:
             for target in targets:
@@ -208,13 +211,13 @@ class HouseholdExpert:
     def _nearest(self, places: list[Receptacle]) -> Receptacle:
         return next((r for r in places if r.location == self._state.location), places[-1])
 
-    # ---- in words --------------------------------------------------------------------------------------------------
+    # ---- texts -----------------------------------------------------------------------------------------------------
 
-    def _wish(self, item: Item) -> str:
-        """What is wanted, and what the last observation shows: the thing itself, or the last that it lists."""
-        return f"I want {item.type.lower()} and see {item.name if item.name in self._named else self._sight}"
+    def _want_and_see(self, item: Item) -> str:
+        """Name the wanted type and a seen item: `item` if the last observation names it, else the last listed one."""
+        return f"I want {item.type.lower()} and see {item.name if item.name in self._named else self._last_listed}"
 
-    def _in_words(self, held: Item) -> str:
+    def _held_name(self, held: Item) -> str:
         treatment = _TREATMENTS.get(self._goal.task_type)
         if treatment is not None and held.type == self._goal.object_type and self._is_ready(held):
             return f"{treatment[0]} {held.name}"

@@ -1,7 +1,7 @@
 """Official game files: `game.tw-pddl`, and the tree `json_2.1.1/<split>/<task>/<trial>/` of `alfworld-download`.
 
-Reading needs nothing but this package. Writing needs the text of ALFRED's domain and grammar, which the `alfworld`
-wheel carries and this package does not.
+Reading needs only this package. Writing needs ALFRED's domain and grammar, which the `alfworld` wheel contains and
+this package does not.
 """
 
 from __future__ import annotations
@@ -25,38 +25,39 @@ GAME_FILE = "game.tw-pddl"
 TRAJECTORY_FILE = "traj_data.json"
 SPLITS = ("train", "valid_seen", "valid_unseen")
 MAX_FILE_BYTES = 32_000_000
-_LONGEST_ERROR = 300  # an error quotes the file, and a file may hold anything
+_LONGEST_ERROR = 300  # characters; an error quotes the file, whose content is arbitrary
 
 _SENTENCE = re.compile(r"Your task is to: ([^\"\\\n]{1,500})\.\"")
 _PLACEHOLDER = "UNKNOWN GOAL"
-_MOVE_TEMPLATE = "move {o} to {r}"  # alfworld before 0.4 said "put {o} in/on {r}"
+_MOVE_TEMPLATE = "move {o} to {r}"  # before alfworld 0.4: "put {o} in/on {r}"
 
 
 @dataclass(frozen=True, slots=True)
 class Logic:
-    """The two texts that a game file repeats: ALFRED's PDDL domain and the grammar of its sentences."""
+    """The two texts that every game file repeats: ALFRED's PDDL domain and the grammar of its sentences."""
 
     domain: str
     grammar: str
 
     @classmethod
     def installed(cls) -> Logic:
-        """The texts of the installed `alfworld` wheel.
+        """Return the texts of the installed `alfworld` wheel.
 
         Raises:
-            ModuleNotFoundError: if it is not installed; `Logic.read` takes them from files instead.
+            MissingExtraError: if it is not installed; `Logic.read` reads them from files instead.
         """
         spec = importlib.util.find_spec("alfworld")
         if spec is None or spec.origin is None:
             raise MissingExtraError(
-                "the PDDL domain and grammar come with alfworld: pip install 'empg[textworld]', or give them as files"
+                "alfworld is not installed; it contains the PDDL domain and grammar. "
+                "Run pip install 'empg[textworld]', or read them from files with Logic.read"
             )
         data = Path(spec.origin).parent / "data"
         return cls.read(data / "alfred.pddl", data / "alfred.twl2")
 
     @classmethod
     def read(cls, domain: str | os.PathLike[str], grammar: str | os.PathLike[str]) -> Logic:
-        """The texts of two files."""
+        """Read the texts from two files."""
         return cls(Path(domain).read_text(encoding="utf-8"), Path(grammar).read_text(encoding="utf-8"))
 
 
@@ -64,25 +65,25 @@ class Logic:
 
 
 def read_game(path: str | os.PathLike[str]) -> Game:
-    """Reads one `game.tw-pddl`, and the room from the `traj_data.json` beside it if there is one.
+    """Read one `game.tw-pddl`, and the room from the `traj_data.json` in the same folder if it exists.
 
-    The task id is the names of the two folders around the file and a fingerprint of problem and sentence.
+    The task id consists of the names of the two parent folders and a fingerprint of problem and sentence.
 
     Raises:
-        MissingFileError: if there is no such file.
-        UserError: if it is not a game that this engine plays; the message names the file.
+        MissingFileError: if the file does not exist.
+        UserError: if the game is not supported by this engine; the message names the file.
     """
     path = Path(path)
     data = _load(path)
     try:
         for key in ("pddl_problem", "grammar"):
             if not isinstance(data.get(key), str):
-                raise UserError(f"the key {key!r} is missing or not a text")
+                raise UserError(f"the key {key!r} is missing or is not a string")
         if _MOVE_TEMPLATE not in data["grammar"]:
-            raise UserError("its grammar is older than alfworld 0.4; run alfworld-download again")
+            raise UserError("the grammar is older than alfworld 0.4. Run alfworld-download again")
         sentence = _SENTENCE.search(data["grammar"])
         if sentence is None or sentence[1] == _PLACEHOLDER:
-            raise UserError("its grammar does not say 'Your task is to: ...'")
+            raise UserError("the grammar does not contain 'Your task is to: ...'")
         fingerprint = hashlib.sha256(f"{sentence[1]}\n{data['pddl_problem']}".encode()).hexdigest()[:12]
         folder = path.absolute().parent
         game = parse_problem(
@@ -94,20 +95,21 @@ def read_game(path: str | os.PathLike[str]) -> Game:
         walkthrough = data.get("walkthrough")
         if isinstance(walkthrough, list) and all(isinstance(command, str) for command in walkthrough):
             game = replace(game, walkthrough=tuple(walkthrough))
-        Engine(game)  # a game that makes no sense is refused here, where the name of its file is known
+        Engine(game)  # rejects an inconsistent game here, where the error can name the file
     except ValueError as error:
         raise UserError(f"{path}: {str(error)[:_LONGEST_ERROR]}") from error
     return game
 
 
 def game_data(game: Game, logic: Logic) -> dict[str, Any]:
-    """The content of a `game.tw-pddl`, as the real engine loads it.
+    """Return the content of a `game.tw-pddl` as the original engine loads it.
 
     Raises:
-        UserError: if the sentence of the task could not stand in the grammar, or an id in the problem.
+        UserError: if the grammar cannot contain the task sentence, or the problem cannot contain an id.
     """
     if not _SENTENCE.fullmatch(f'Your task is to: {game.task}."') or "#" in game.task or "{" in game.task:
-        raise UserError(f"{game.task_id}: the task {game.task!r} has characters that the grammar gives a meaning")
+        expected = """1 to 500 characters, none of them a line break or one of " \\ # {"""
+        raise UserError(f"{game.task_id}: invalid task sentence: expected {expected}, got {game.task!r}")
     return {
         "pddl_domain": logic.domain,
         "grammar": logic.grammar.replace(_PLACEHOLDER, game.task),
@@ -118,9 +120,9 @@ def game_data(game: Game, logic: Logic) -> dict[str, Any]:
 
 
 def write_game(game: Game, folder: str | os.PathLike[str], logic: Logic | None = None) -> Path:
-    """Writes `game.tw-pddl` and `traj_data.json` into a folder, and returns the path of the first.
+    """Write `game.tw-pddl` and `traj_data.json` to a folder and return the path of the former.
 
-    `logic` defaults to that of the installed alfworld wheel.
+    `logic` defaults to the texts of the installed alfworld wheel.
     """
     folder = Path(folder)
     data = game_data(game, logic or Logic.installed())
@@ -153,21 +155,21 @@ def write_game(game: Game, folder: str | os.PathLike[str], logic: Logic | None =
 def find_games(
     root: str | os.PathLike[str], split: str, task_types: Collection[TaskType] = tuple(TaskType)
 ) -> list[Path]:
-    """The game files of a split which the official loader would play, ordered by their path inside the tree.
+    """Return the game files of a split that the official loader would play, sorted by their path inside the tree.
 
-    `root` is the folder `json_2.1.1` or the one that holds it. A game counts if it has a trajectory of a wanted task
-    type, no movable receptacle and no slicing in its path, a game file, and that file says it is solvable.
+    `root` is the folder `json_2.1.1` or its parent. A game counts if its trajectory has a wanted task type, its path
+    contains neither "movable" nor "Sliced", and its game file exists and is marked as solvable.
 
     Raises:
-        MissingFileError: if the split is not there, or holds no game.
-        UserError: if a file is broken; the message names it.
+        MissingFileError: if the split does not exist or does not contain such a game.
+        UserError: if the split is unknown or a file is damaged; the message names it.
     """
     if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
+        raise UserError(f"unknown split: expected one of {', '.join(SPLITS)}, got {split!r}")
     root = Path(root).expanduser()
     tree = root / "json_2.1.1" if (root / "json_2.1.1").is_dir() else root
     if not (tree / split).is_dir():
-        raise MissingFileError(f"{tree / split}: no such folder; alfworld-download makes it (see docs/alfworld.md)")
+        raise MissingFileError(f"{tree / split}: folder not found. Run alfworld-download (see docs/alfworld.md)")
     wanted = [TaskType(task_type).value for task_type in task_types]
     games = []
     trajectories = ((path.relative_to(tree).as_posix(), path) for path in (tree / split).rglob(TRAJECTORY_FILE))
@@ -178,21 +180,23 @@ def find_games(
         if game.exists() and _load(game).get("solvable") is True:
             games.append(game)
     if not games:
-        raise MissingFileError(f"{tree / split}: no solvable {GAME_FILE} of these task types; run alfworld-download")
+        raise MissingFileError(
+            f"{tree / split}: no solvable {GAME_FILE} of these task types found. Run alfworld-download"
+        )
     return games
 
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise MissingFileError(f"{path}: no such file")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"{path}: over {MAX_FILE_BYTES} bytes, which no game file is")
+        raise MissingFileError(f"{path}: file not found")
+    if (size := path.stat().st_size) > MAX_FILE_BYTES:
+        raise UserError(f"{path}: the file is too large: expected at most {MAX_FILE_BYTES} bytes, got {size}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+        raise UserError(f"{path}: the file is not JSON ({error})") from error
     if not isinstance(data, dict):
-        raise UserError(f"{path}: not a JSON object")
+        raise UserError(f"{path}: the file is not a JSON object")
     return data
 
 

@@ -1,11 +1,11 @@
-"""Household games from a seed: rooms of four kinds, things where people keep them, and a task that can be done.
+"""Generator of household games: rooms of four kinds, objects in their usual places, and a solvable task.
 
-A game is a function of (split, index, rooms, task types); there is no state. The splits are disjoint by construction:
+A game is a pure function of (split, index, rooms, task types). The splits are disjoint by construction:
 
-- Each kind has 30 rooms. `train` and `valid_seen` play in the first 25, `valid_unseen` in the last 5.
-- A share of the pairs (object, goal receptacle or lamp) is held out. `valid_unseen` asks for those pairs only, the
-  other splits never.
-- A game of `train` and one of `valid_seen` differ in content: the fingerprint of the content decides where it belongs.
+- Each room kind has 30 rooms. `train` and `valid_seen` use the first 25, `valid_unseen` uses the last 5.
+- A share of the pairs (object, goal receptacle or lamp) is held out. `valid_unseen` uses only those pairs; the other
+  splits never use them.
+- Games of `train` and `valid_seen` differ in content, because the fingerprint of the content decides the split.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import hashlib
 import random
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal
 
 from empg.environments.alfworld import tables
+from empg.environments.alfworld.spec import RoomSize
 from empg.environments.alfworld.words import display_names
 from empg.environments.alfworld.world import Game, Goal, Item, Receptacle, TaskType
 from empg.errors import UserError
 
 SPLIT_SIZES = {"train": 100_000, "valid_seen": 1_000, "valid_unseen": 1_000}
-RoomSize = Literal["small", "full"]
 
 SEEN_ROOMS, UNSEEN_ROOMS = range(1, 26), range(26, 31)
 HELD_OUT_SHARE = 0.15
 VALID_SEEN_SHARE = 1 / 8
-OUT_OF_PLACE = 0.08  # the chance that a thing is not where people keep it
+OUT_OF_PLACE = 0.08  # probability that an object is not in one of its usual places
 _ITEMS = {"small": (6, 9), "full": (20, 32)}
 _MAX_ATTEMPTS = 10_000
 
@@ -45,44 +44,45 @@ _NEEDS = {TaskType.CLEAN: tables.CLEANABLE, TaskType.HEAT: tables.HEATABLE, Task
 def generate(
     split: str, index: int, rooms: RoomSize = "full", task_types: Sequence[TaskType] = tuple(TaskType)
 ) -> Game:
-    """The `index`-th game of a split.
+    """Generate the `index`-th game of a split.
 
     Args:
         split: "train", "valid_seen" or "valid_unseen".
         index: 0 <= index < SPLIT_SIZES[split].
-        rooms: "full" rooms are about as large as ALFWorld's, "small" ones hold 4 to 12 receptacles and 6 to 9 things.
-        task_types: the kinds of tasks, drawn evenly.
+        rooms: "full" rooms are about as large as ALFWorld's; "small" ones have 4 to 12 receptacles and 6 to 9 objects.
+        task_types: the task types, drawn uniformly.
 
     Raises:
-        UserError: if there is no such split or no task type is given.
+        UserError: if the split is unknown or `task_types` is empty.
         IndexError: if the index is out of range.
     """
     if split not in SPLIT_SIZES:
-        raise UserError(f"unknown split {split!r}: one of {', '.join(SPLIT_SIZES)}")
+        raise UserError(f"unknown split: expected one of {', '.join(SPLIT_SIZES)}, got {split!r}")
     if not task_types:
-        raise UserError("task_types is empty")
+        raise UserError("task_types is empty: expected at least one task type")
     if not 0 <= index < SPLIT_SIZES[split]:
-        raise IndexError(f"{split} has tasks 0 to {SPLIT_SIZES[split] - 1}, not {index}")
+        raise IndexError(f"task index out of range: {split} has tasks 0 to {SPLIT_SIZES[split] - 1}, got {index}")
     kinds = ",".join(sorted(TaskType(task_type).value for task_type in task_types))
     rng = random.Random(f"alfworld/{split}/{rooms}/{kinds}/{index}")
-    # Drawn once: redrawing it after a failure would favour the types that fail least.
+    # Drawn once: redrawing it after a failed attempt would favour the types that fail least often.
     task_type = TaskType(rng.choice(sorted(TaskType(task_type).value for task_type in task_types)))
     for _ in range(_MAX_ATTEMPTS):
         game = _attempt(rng, split, task_type, rooms)
         if game is not None:
             return game
-    raise RuntimeError(f"no {task_type.value} game for {split} {index}")  # the tables would have to be very poor
+    # Unreachable unless the tables allow almost no game of this type.
+    raise RuntimeError(f"no {task_type.value} game found for {split} {index} in {_MAX_ATTEMPTS} attempts")
 
 
 def held_out(goal: Goal) -> bool:
-    """Whether a goal's pair of object and receptacle (or lamp) occurs in `valid_unseen` only."""
+    """Return whether a goal's pair of object and receptacle (or lamp) occurs in `valid_unseen` only."""
     digest = hashlib.sha256(f"{goal.object_type}>{goal.receptacle_type or goal.lamp_type}".encode()).digest()
     return digest[0] < HELD_OUT_SHARE * 256
 
 
 @cache
 def furnish(kind: str, number: int, rooms: RoomSize) -> tuple[Receptacle, ...]:
-    """The receptacles of one room; the same in every game that plays in it."""
+    """Return the receptacles of one room. They are the same in every game of that room."""
     rng = random.Random(f"alfworld/room/{kind}/{number}/{rooms}")
     places = [(x, y) for x in range(-12, 13) for y in range(-12, 13)]
     rng.shuffle(places)
@@ -97,7 +97,7 @@ def furnish(kind: str, number: int, rooms: RoomSize) -> tuple[Receptacle, ...]:
 
 
 def _attempt(rng: random.Random, split: str, task_type: TaskType, rooms: RoomSize) -> Game | None:
-    """One try; None if the room has no such task or its content belongs to another split."""
+    """Try to build one game. Return None if the room does not allow the task or the content is of another split."""
     kind = rng.choice(tables.TASK_ROOMS[task_type])
     number = rng.choice(UNSEEN_ROOMS if split == "valid_unseen" else SEEN_ROOMS)
     receptacles = furnish(kind, number, rooms)
@@ -145,7 +145,7 @@ def _choose_goal(rng: random.Random, task_type: TaskType, kind: str, present: se
 def _place_items(
     rng: random.Random, goal: Goal, kind: str, receptacles: tuple[Receptacle, ...], count: int
 ) -> list[tuple[str, str, str]] | None:
-    """(id, type, home id) of every thing; those of the goal's type never begin in a receptacle of the goal's type."""
+    """Place all objects: (id, type, home id). Objects of the goal's type never start in its receptacle type."""
     homes = tables.HOMES[kind]
     wanted = [goal.object_type] * (2 if goal.task_type is TaskType.PICK_TWO else 1)
     if goal.lamp_type is not None:
@@ -161,7 +161,7 @@ def _place_items(
         if unusual and (not usual or (type_ not in tables.LAMPS and rng.random() < OUT_OF_PLACE)):
             home = rng.choice(unusual)
         elif usual:
-            # Each place is half as likely as the one before it.
+            # Each place is half as likely as the previous one.
             home = rng.choice(rng.choices(usual, [0.5**rank for rank in range(len(usual))])[0])
         elif type_ in wanted:
             return None
@@ -189,7 +189,7 @@ def _item(id: str, type_: str, name: str, home: str) -> Item:
 
 
 def _thing_id(rng: random.Random, type_: str, x: float, y: float) -> str:
-    """An id as ALFRED writes it: type and place. A basin is a part of what holds it."""
+    """Return an id in ALFRED's format: type and position. A basin's id starts with its parent, such as "Sink"."""
     position = "_bar_".join(_decimal(v) for v in (x, rng.randint(0, 200) / 100, y))
     if type_.endswith("Basin"):
         return f"{type_.removesuffix('Basin')}_bar_{position}_bar_{type_}"

@@ -1,4 +1,4 @@
-"""ALFRED planning problems as text: `Game` to PDDL and back, with a small, bounded reader of s-expressions."""
+"""Convert a `Game` to an ALFRED planning problem in PDDL and back, with a bounded s-expression parser."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _LOOK_PREDICATES = frozenset(
 
 
 def problem_text(game: Game) -> str:
-    """The PDDL problem of a game, in the dialect of alfworld's domain; the same text for the same game everywhere.
+    """Return the PDDL problem of a game in the dialect of alfworld's domain. The text is deterministic.
 
     Raises:
         UserError: if an id or a type is not a plain PDDL name.
@@ -70,7 +70,8 @@ def problem_text(game: Game) -> str:
     ]
     for name in (line.rpartition(" - ")[0] for line in objects):
         if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
-            raise UserError(f"{game.task_id}: {name!r} is not a plain PDDL name")
+            problem = f"{name!r} is not a plain PDDL name"
+            raise UserError(f"{game.task_id}: {problem}: expected a letter, then letters, digits and underscores")
     facts = ["= (total-cost) 0", *_facts(game)]
     goal = game.goal
     if goal.task_type is TaskType.LOOK:
@@ -131,25 +132,26 @@ def _facts(game: Game) -> Iterator[str]:
 
 
 def parse_expression(text: str) -> Expression:
-    """One s-expression: a symbol is a string, a list is a list. Comments run from ";" to the end of the line.
+    """Parse one s-expression into strings and lists. Comments run from ";" to the end of the line.
 
     Raises:
-        UserError: if the text is not one complete expression, is over 16 million characters, or nests over 64 deep.
+        UserError: if the text is not one complete expression, has over 16 million characters, or is nested more than
+            64 levels deep.
     """
     if len(text) > MAX_CHARACTERS:
-        raise UserError(f"the PDDL text has {len(text)} characters; at most {MAX_CHARACTERS} are read")
+        raise UserError(f"the PDDL text is too long: expected at most {MAX_CHARACTERS} characters, got {len(text)}")
     top: list[Expression] = []
     stack = [top]
     for token in re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text)):
         if token == "(":
             if len(stack) > MAX_DEPTH:
-                raise UserError(f"the PDDL text nests over {MAX_DEPTH} deep")
+                raise UserError(f"the PDDL text is nested too deeply: expected at most {MAX_DEPTH} levels")
             inner: list[Expression] = []
             stack[-1].append(inner)
             stack.append(inner)
         elif token == ")":
             if len(stack) == 1:
-                raise UserError("the PDDL text closes a parenthesis that was not opened")
+                raise UserError("the PDDL text has an unmatched closing parenthesis")
             stack.pop()
         else:
             stack[-1].append(token)
@@ -162,10 +164,10 @@ Relations = dict[str, list[tuple[str, ...]]]
 
 
 def parse_problem(text: str, *, task: str, task_id: str, room: str = "") -> Game:
-    """The game of a PDDL problem; the sentence of the task is not in the problem and must be given.
+    """Parse a PDDL problem into a game. The task sentence is not part of the problem, so the caller passes it.
 
     Raises:
-        UserError: if the text is not such a problem, or asks for what the six tasks do not have.
+        UserError: if the text is not a valid problem, or its goal does not match any of the six task types.
     """
     problem = parse_expression(text)
     sections = {
@@ -182,10 +184,10 @@ def parse_problem(text: str, *, task: str, task_id: str, room: str = "") -> Game
         if symbols and len(symbols) == len(fact):
             relations.setdefault(symbols[0].lower(), []).append(tuple(symbols[1:]))
     if relations.get("holds"):
-        raise UserError("the game begins with a thing in hand, which this engine does not play")
+        raise UserError("games that start with an object in hand are not supported")
     places = _pairs(relations, "atLocation")
     if len(places) != 1:
-        raise UserError(f"the agent must be at one location, not {len(places)}")
+        raise UserError(f"the agent must be at exactly one location, got {len(places)}")
     types = {id: _bare(type) for id, type in _pairs(relations, "receptacleType")}
     item_types = {id: _bare(type) for id, type in _pairs(relations, "objectType")}
     names = display_names([*types, *item_types])
@@ -208,7 +210,7 @@ def _pairs(relations: Relations, predicate: str) -> list[tuple[str, str]]:
     pairs = []
     for arguments in relations.get(predicate.lower(), []):
         if len(arguments) != 2:
-            raise UserError(f"{predicate} takes two arguments, not {len(arguments)}: {' '.join(arguments)}")
+            raise UserError(f"{predicate} takes two arguments, got {len(arguments)}: {' '.join(arguments)}")
         pairs.append((arguments[0], arguments[1]))
     return pairs
 
@@ -265,10 +267,10 @@ def _items(relations: Relations, types: dict[str, str], names: dict[str, str]) -
 
 
 def parse_goal(expression: Expression) -> Goal:
-    """The goal of one of the six tasks, whatever the order and nesting of its conditions.
+    """Parse the goal of one of the six task types. The order and nesting of its conditions do not matter.
 
     Raises:
-        UserError: if the conditions are not those of one of the six tasks.
+        UserError: if the conditions do not match any of the six task types.
     """
     atoms = list(_atoms(expression))
     predicates = {atom[0] for atom in atoms}
@@ -289,13 +291,13 @@ def parse_goal(expression: Expression) -> Goal:
     wanted = set(item_type.values())
     count = 2 if task is TaskType.PICK_TWO else 1
     if task is None or len(wanted) != 1 or len(place_types) != 1 or len(item_type) != count:
-        spoken = ", ".join(sorted(predicates)) or "nothing"
-        raise UserError(f"the goal is not that of one of the six tasks; it speaks of {spoken}")
+        found = ", ".join(sorted(predicates)) or "none"
+        raise UserError(f"the goal does not match any of the six task types; its predicates are: {found}")
     return Goal(task, wanted.pop(), place_types.pop())
 
 
 def _atoms(expression: Expression) -> Iterator[tuple[str, ...]]:
-    """The atoms of a formula, predicate first and in lower case; a negation also gives the atom ("not",)."""
+    """Yield the atoms of a formula, with the predicate first in lower case. A negation also yields ("not",)."""
     if isinstance(expression, str) or not expression:
         return
     head, *rest = expression

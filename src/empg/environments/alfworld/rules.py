@@ -1,8 +1,8 @@
-"""What commands do: the transition rules of ALFWorld's PDDL domain, on a `Game` and a `State`.
+"""The transition rules of ALFWorld's PDDL domain, on a `Game` and a `State`.
 
-An `Engine` holds everything about a game that never changes, so that one engine serves any number of states. The
-rules and the sentences are those of alfworld 0.4.2 to the letter, quirks included; `tests/environments` replays games
-on the real engine to keep it so.
+An `Engine` stores everything about a game that never changes, so that one engine serves any number of states. Rules
+and sentences are identical to those of alfworld 0.4.2, including its quirks. `tests/environments` compares both
+engines string by string.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KNIVES = ("ButterKnife", "Knife")
 
 
 def _order(thing: Item | Receptacle) -> str:
-    """The real engine lists things by their id, in lower case."""
+    """Return the sort key of the original engine: the id in lower case."""
     return thing.id.lower()
 
 
@@ -26,7 +26,8 @@ class Engine:
     """The rules of one game.
 
     Raises:
-        UserError: if two things have the same id or name, or an item lies in or contains what does not exist.
+        UserError: if two things have the same id or name, an item lies in an unknown receptacle, or it contains an
+            unknown item.
     """
 
     def __init__(self, game: Game) -> None:
@@ -63,7 +64,7 @@ class Engine:
                     raise UserError(f"{game.task_id}: item {item.id} contains {inner}, which is not an item")
 
     def _can_become(self, item: Item) -> bool:
-        """Whether an item has the affordance which the goal of its task asks for."""
+        """Return whether an item has the affordance that the goal requires."""
         task = self.game.goal.task_type
         if task is TaskType.CLEAN:
             return item.cleanable
@@ -74,7 +75,7 @@ class Engine:
         return True
 
     def start(self) -> State:
-        """The state in which every episode of this game begins."""
+        """Return the initial state of every episode of this game."""
         state = State(location=self.game.start_location)
         inside: dict[str, list[str]] = {id: [] for id in self.receptacles}
         for item in self.items.values():
@@ -101,19 +102,19 @@ class Engine:
         return state
 
     def opening(self, state: State) -> str:
-        """The first observation: the room, and the task."""
+        """Return the first observation: the room and the task."""
         if state.location in self._at:
             scene = self._look(state)
         else:
-            # Here, and only here, the whole room is in sight.
+            # Only the first observation lists the whole room.
             everything = [r.name for r in self.receptacles.values() if r.location]
             scene = f"{words.MIDDLE_OF_ROOM}{words.things(everything)}."
         return words.opening(scene, self.game.task)
 
     def step(self, state: State, command: str) -> tuple[str, bool]:
-        """Obeys a command: changes `state`, returns the observation and whether the command could be obeyed.
+        """Apply a command to `state`. Return the observation and whether the command was valid.
 
-        A command that cannot be obeyed changes nothing but the count of steps.
+        An invalid command changes only the step count.
         """
         state.steps += 1
         verb, _, rest = command.strip().partition(" ")
@@ -125,7 +126,7 @@ class Engine:
         return observation, True
 
     def admissible(self, state: State) -> list[str]:
-        """Every command that can be obeyed now, sorted."""
+        """Return all currently valid commands, sorted."""
         before: list[str] = []  # sorts before "go to"
         after: list[str] = []  # sorts after "look"
         heat: list[str] = []  # sorts between them
@@ -203,7 +204,7 @@ class Engine:
             return False
         return any(len(wanted.intersection(state.inside[id])) >= enough for id in self._targets)
 
-    # ---- one rule a verb: the observation, or None where the command cannot be obeyed -------------------------------
+    # ---- one rule per verb: each returns the observation, or None if the command is invalid --------------------------
 
     def _here(self, state: State, name: str) -> Receptacle | None:
         receptacle = self._receptacle_named.get(name)
@@ -272,7 +273,7 @@ class Engine:
         return item if item is not None and item.id == state.holding else None
 
     def _treatment(self, state: State, rest: str, receptacle_type: str) -> tuple[Item, str] | None:
-        """The item in hand and the name of the sink, microwave or fridge of "<item> with <receptacle>"."""
+        """Parse "<item> with <receptacle>": return the item in hand and the name of the sink, microwave or fridge."""
         item_name, _, receptacle_name = rest.partition(" with ")
         item = self._held(state, item_name)
         receptacle = self._here(state, receptacle_name)
@@ -309,7 +310,7 @@ class Engine:
             return None
         if not any(item.id in state.inside[r.id] for r in self._at.get(state.location, ())):
             return None
-        state.lit.add(item.id)  # for good: a second use switches it off in Unity but not in the text
+        state.lit.add(item.id)  # permanent: a second `use` switches it off in Unity but not in the text engine
         return f"You turn on the {rest}."
 
     def _slice(self, state: State, rest: str) -> str | None:
@@ -327,8 +328,8 @@ class Engine:
         receptacle = self._here(state, rest)
         if receptacle is not None:
             return self._sight(state, receptacle)
-        # A thing can be examined only in hand: the domain means to allow it in sight, too, but a stray comma in its
-        # precondition ("?l - location, ?r - receptacle") makes that half unsatisfiable.
+        # An item can be examined only in hand. The domain intends to allow visible items as well, but a stray comma in
+        # its precondition ("?l - location, ?r - receptacle") makes that half unsatisfiable.
         item = self._held(state, rest)
         if item is None:
             return None

@@ -1,7 +1,7 @@
-"""What stands in a room, what lies where, and what fits into what: the tables behind the generator and the expert.
+"""Tables of the generator and the expert: receptacles per room kind, usual places of objects, accepted object types.
 
 Names are ALFRED's. `ACCEPTS` agrees with the receptacle rules of ALFRED for every pair that it lists. `HOMES` is our
-own: where people keep things, the likeliest place first.
+own table of the usual places of each object, the most likely first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLEANABLE = frozenset(
     )
 )
 
-# Room kind -> receptacle type -> how many of it: (fewest, most) in a small room, (fewest, most) in a full one.
+# Room kind -> receptacle type -> counts: (minimum, maximum) in a small room, (minimum, maximum) in a full one.
 ROOMS: dict[str, dict[str, tuple[tuple[int, int], tuple[int, int]]]] = {
     "kitchen": {
         "Cabinet": ((1, 3), (4, 9)),
@@ -86,7 +86,7 @@ TASK_ROOMS: dict[TaskType, tuple[str, ...]] = {
     TaskType.PICK_TWO: ("kitchen", "living room", "bedroom", "bathroom"),
 }
 
-# Room kind -> object type -> the receptacle types where it is kept, the likeliest first.
+# Room kind -> object type -> the receptacle types where it is kept, the most likely first.
 HOMES: dict[str, dict[str, tuple[str, ...]]] = {
     "kitchen": {
         "Apple": ("Fridge", "CounterTop", "DiningTable"),

@@ -1,9 +1,9 @@
-"""The real engine (TextWorld's PDDL environment, as ALFWorld wraps it) behind the same calls as our own.
+"""Adapter for the original engine: TextWorld's PDDL environment as ALFWorld wraps it.
 
-It is the oracle for our rules, and a backend for those who want it: `pip install 'empg[textworld]'`.
+It is the reference for our rules in tests, and an optional backend: `pip install 'empg[textworld]'`.
 
-As it comes, it translates the same planning problem twice at every reset and parses the same scraps of grammar for
-every command it lists. `memoise` remembers both; what the engine says does not change (a test compares the two).
+By default it translates the same planning problem twice at every reset, and parses the same parts of the grammar for
+every command it lists. `memoise` caches both. The output does not change; a test compares it with the uncached engine.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from empg.errors import MissingExtraError
 REMEDY = "the textworld backend is not installed: pip install 'empg[textworld]'"
 
 # A translated problem is a few megabytes of text.
-_PROBLEMS_REMEMBERED = 32
-_PHRASES_REMEMBERED = 4096
+_CACHED_PROBLEMS = 32
+_CACHED_PHRASES = 4096
 
-# Engines that no game uses now. They are kept because unloading one's planner library crashes the process at exit.
+# Unused engines. They are kept because unloading an engine's planner library crashes the process at exit.
 _idle: list[Any] = []
 
 
 class RealGame:
-    """One game on the real engine.
+    """One game on the original engine.
 
-    `observation`, `admissible` (sorted), `won`, `score` and `done` describe the present state, as the engine says;
-    `reset` must come first.
+    `observation`, `admissible` (sorted), `won`, `score` and `done` are the engine's output for the current state. Call
+    `reset` first.
 
     Raises:
-        ModuleNotFoundError: if the engine is not installed.
+        MissingExtraError: if the engine is not installed.
     """
 
     observation: str
@@ -49,23 +49,23 @@ class RealGame:
     def __init__(self, game: Game, logic: Logic | None = None) -> None:
         data = game_data(game, logic or _installed_logic())
         self._engine = _idle.pop() if _idle else _new_engine()
-        # A game that nobody closes, as that of a clone that was thrown away, gives it back when it is collected.
-        self._hand_back = weakref.finalize(self, _idle.append, self._engine)
-        with _arguments_kept():
+        # A game that is never closed, such as a discarded clone, returns its engine when it is garbage-collected.
+        self._return_engine = weakref.finalize(self, _idle.append, self._engine)
+        with _preserved_argv():
             self._engine.load(data)
 
     def reset(self) -> None:
-        """Begins the game anew."""
-        with _arguments_kept():
+        """Restart the game."""
+        with _preserved_argv():
             self._read(self._engine.reset())
         self.score, self.done = 0.0, False
 
     def step(self, command: str) -> bool:
-        """Sends a command, and returns whether the engine could obey it."""
-        obeyed = command.strip() in self.admissible
+        """Send a command and return whether it was valid."""
+        valid = command.strip() in self.admissible
         state, self.score, self.done = self._engine.step(command)
         self._read(state)
-        return obeyed
+        return valid
 
     def _read(self, state: Any) -> None:
         self.observation = state.feedback
@@ -73,8 +73,8 @@ class RealGame:
         self.won = bool(state["won"])
 
     def close(self) -> None:
-        """Hands the engine back for the next game; this one is over."""
-        self._hand_back()
+        """Return the engine to the pool for the next game. This game cannot be used afterwards."""
+        self._return_engine()
         self._engine = None
 
 
@@ -94,8 +94,8 @@ def _installed_logic() -> Logic:
 
 
 @contextlib.contextmanager
-def _arguments_kept() -> Iterator[None]:
-    """The translator overwrites `sys.argv`; this puts it back."""
+def _preserved_argv() -> Iterator[None]:
+    """Restore `sys.argv`, which the translator overwrites."""
     arguments = sys.argv
     try:
         yield
@@ -105,23 +105,23 @@ def _arguments_kept() -> Iterator[None]:
 
 @functools.cache
 def memoise() -> None:
-    """Makes the real engine of this process remember its translations and its parsed phrases; a second call is idle.
+    """Cache the translations and parsed phrases of the original engine in this process. Repeated calls do nothing.
 
     Raises:
-        ModuleNotFoundError: if the engine is not installed.
+        MissingExtraError: if the engine is not installed.
     """
     try:
         import fast_downward
         from textworld.envs.pddl import textgen
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{REMEDY} ({error})") from error
-    fast_downward.pddl2sas = functools.lru_cache(_PROBLEMS_REMEMBERED)(fast_downward.pddl2sas)
-    textgen._parse_and_convert = _remembered(textgen._parse_and_convert)
+    fast_downward.pddl2sas = functools.lru_cache(_CACHED_PROBLEMS)(fast_downward.pddl2sas)
+    textgen._parse_and_convert = _cached(textgen._parse_and_convert)
 
 
-def _remembered(parse: Callable[..., Any]) -> Callable[..., Any]:
-    """The same parser with a memory; each caller gets its own copy, because the engine writes into what it gets."""
-    once = functools.lru_cache(_PHRASES_REMEMBERED)(parse)
+def _cached(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """Cache a parser. Each caller gets its own copy, because the engine modifies the result."""
+    once = functools.lru_cache(_CACHED_PHRASES)(parse)
 
     @functools.wraps(parse)
     def parse_again(*args: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the agent reads: the sentences of alfworld 0.4.2's grammar, and the names of things."""
+"""The text that the agent reads: the sentences of alfworld 0.4.2's grammar, and the names of things."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Available commands:
 
 
 def display_names(ids: Iterable[str]) -> dict[str, str]:
-    """Names the things of one room: "Mug_bar_..." becomes "mug 2".
+    """Map the ids of one room to display names: "Mug_bar_..." becomes "mug 2".
 
-    All ids of a room must be named together. The first id of a kind in alphabetical order gets the highest number,
-    and an id that mentions a basin is a basin: "Sink_bar_<place>_bar_SinkBasin" is "sinkbasin 1".
+    All ids of a room must be passed together. The first id of a kind in alphabetical order gets the highest number.
+    An id that contains "basin" names a basin: "Sink_bar_<place>_bar_SinkBasin" is "sinkbasin 1".
     """
     ordered = sorted(ids, key=str.lower)
     kinds = {}
@@ -50,7 +50,7 @@ def display_names(ids: Iterable[str]) -> dict[str, str]:
 
 
 def listing(names: Sequence[str]) -> str:
-    """Joins names as the grammar does: "nothing", "x", "x, and y", "x, y, and z"."""
+    """Join names like the grammar: "nothing", "x", "x, and y", "x, y, and z"."""
     if not names:
         return "nothing"
     if len(names) == 1:
@@ -59,32 +59,32 @@ def listing(names: Sequence[str]) -> str:
 
 
 def named(observation: str) -> list[str]:
-    """Every name that an observation mentions, places and things, in order."""
+    """Return all names in an observation, receptacles and items, in order."""
     return re.findall(r"\b[a-z]+ [0-9]+\b", observation)
 
 
 def listed(observation: str) -> list[str]:
-    """The names that it lists, in order: those with an article."""
+    """Return the names with an article in an observation, in order. These are the listed items."""
     return re.findall(r"\ba ([a-z]+ [0-9]+)\b", observation)
 
 
 def things(names: Sequence[str]) -> str:
-    """The same with articles; the article is "a" before vowels too."""
+    """Join names with articles; the article is "a" even before vowels."""
     return listing(["a " + name for name in names])
 
 
 def opening(scene: str, task: str) -> str:
-    """The first observation of an episode."""
+    """Return the first observation of an episode."""
     return f"-= Welcome to TextWorld, ALFRED! =-\n\n{scene}\n\nYour task is to: {task}."
 
 
 def facing(receptacles: Sequence[str], beside: Sequence[str]) -> str:
-    """What `look` shows at a receptacle, or at several that share a place."""
+    """Return the observation of `look` at one receptacle, or at several that share a location."""
     return f"You are facing the {listing(receptacles)}. Next to it, you see {things(beside)}."
 
 
 def receptacle_sight(name: str, openable: bool, is_open: bool, contents: Sequence[str]) -> str:
-    """What is to be seen of a receptacle by one who stands before it."""
+    """Return the visible state and contents of a receptacle at the agent's location."""
     if not openable:
         return f"On the {name}, you see {things(contents)}."
     if is_open:
@@ -93,14 +93,14 @@ def receptacle_sight(name: str, openable: bool, is_open: bool, contents: Sequenc
 
 
 def item_sight(name: str, *, clean: bool, hot: bool, cool: bool, sliced: bool, lit: bool) -> str:
-    """What `examine` shows of a thing that holds nothing itself."""
+    """Return the observation of `examine` for an item that is not a container."""
     warmth = "hot" if hot else "cool" if cool else ""
     if clean and warmth:
         state = f"{warmth} and clean"
     elif clean:
         state = "clean"
     elif warmth:
-        # The one place where a cool thing is called cold.
+        # The only place where the grammar says "cold" instead of "cool".
         state = "cold" if cool and not hot and not sliced else warmth
     else:
         state = ""
@@ -112,5 +112,5 @@ def item_sight(name: str, *, clean: bool, hot: bool, cool: bool, sliced: bool, l
 
 
 def container_sight(name: str, contents: Sequence[str]) -> str:
-    """What `examine` shows of a thing that can hold others, such as a bowl."""
+    """Return the observation of `examine` for an item that can contain others, such as a bowl."""
     return f"This is a normal {name}. In it, you see {things(contents)}."

@@ -1,8 +1,7 @@
-"""What a household game is: the facts that never change (`Game`) and the few that do (`State`).
+"""Data model of a household game: the constant facts (`Game`) and the changing ones (`State`).
 
-A `Game` is one task in one room, whatever it came from: the generator, an official `game.tw-pddl` file, or a
-hand-written test. The rules (`rules.py`), the words (`words.py`), the file format (`gamefile.py`) and the expert
-(`expert.py`) all read this one description.
+A `Game` is one task in one room, from the generator, an official `game.tw-pddl` file or a hand-written test. The rules
+(`rules.py`), the words (`words.py`), the file format (`gamefile.py`) and the expert (`expert.py`) all use it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from enum import Enum
 
 
 class TaskType(str, Enum):
-    """The six ALFWorld tasks, named as `traj_data.json` names them."""
+    """The six ALFWorld task types, with their names in `traj_data.json`."""
 
     PICK = "pick_and_place_simple"
     LOOK = "look_at_obj_in_light"
@@ -39,7 +38,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Receptacle:
-    """A place that holds things. `id` is the PDDL id, `name` the words an agent reads ("cabinet 3")."""
+    """A place that contains items. `id` is the PDDL id; `name` is the text that an agent reads ("cabinet 3")."""
 
     id: str
     type: str
@@ -51,12 +50,12 @@ class Receptacle:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A thing that can lie in a receptacle.
+    """An item that can be in a receptacle.
 
     `home` is the id of the receptacle it starts in (None: on the floor, out of reach). The fields after `sliceable`
-    occur in official games only. `also_in` are further receptacles that it starts in; `location` is where the game
-    says it is when that is not the place of its home; `container` and `contains` make `examine` look into it;
-    `initially` holds words of {"clean", "hot", "cool", "lit", "sliced"}.
+    occur in official games only. `also_in` are further receptacles that it starts in. `location` is the item's
+    location in the game file if it differs from the location of its home. `container` and `contains` make `examine`
+    list its contents. `initially` is a subset of {"clean", "hot", "cool", "lit", "sliced"}.
     """
 
     id: str
@@ -81,8 +80,8 @@ class Game:
     """One task in one room.
 
     `task` is the sentence without its trailing dot ("put a hot mug in cabinet"). `can_contain` maps a receptacle
-    type to the object types it accepts. `task_id` is stable for a given content: it ends in a fingerprint of it.
-    `walkthrough` is a winning list of commands when one is known.
+    type to the object types it accepts. `task_id` is stable for a given content, because it ends in a fingerprint of
+    it. `walkthrough` is a winning list of commands, if one is known.
     """
 
     task_id: str
@@ -98,11 +97,11 @@ class Game:
 
 @dataclass(slots=True)
 class State:
-    """What changes during an episode; keys and values are PDDL ids. Copying it is the whole of `clone()`.
+    """Everything that changes during an episode. Keys and values are PDDL ids. Copying it is all that `clone()` does.
 
-    `inside` lists the items of each receptacle in the order in which they are told. `near` are the pairs (item,
-    location) and `taken` the pairs (item, receptacle it was taken out of and not put back into): what `look` and
-    `slice` go by where several receptacles share a location.
+    `inside` lists the items of each receptacle in the order in which observations list them. `near` contains pairs
+    (item, location). `taken` contains pairs (item, receptacle it was taken out of and not put back into). `look` and
+    `slice` depend on both where several receptacles share a location.
     """
 
     location: str
@@ -121,7 +120,7 @@ class State:
 
     @property
     def where(self) -> dict[str, str | None]:
-        """The receptacle of each item; None for the one that is held."""
+        """The receptacle of each item; None for the item in hand."""
         places: dict[str, str | None] = {
             item: receptacle for receptacle, items in self.inside.items() for item in items
         }
@@ -130,7 +129,7 @@ class State:
         return places
 
     def clone(self) -> State:
-        """An independent copy, in a microsecond or two."""
+        """Return an independent copy; this takes one or two microseconds."""
         return State(
             self.location,
             self.holding,

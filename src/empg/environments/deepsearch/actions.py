@@ -1,4 +1,4 @@
-"""What an agent may say: `search[query]`, `open[title, id or address]`, `answer[text]`; and what pages are called."""
+"""Parse the agent's commands `search[query]`, `open[title, id or address]` and `answer[text]`, and name pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from empg.environments.base import ANSWER, SEARCH
 from empg.environments.deepsearch.world import Document
 
 MAX_TEXT = 500  # characters between the brackets
-MAX_LABEL = 200  # characters of a title, an id or an address, wherever it is shown
+MAX_LABEL = 200  # characters of a title, an id or an address in observations
 CUT = "..."
 _FORM = re.compile(r"\s*(search|open|answer)\s*\[(.*)\]\s*", re.IGNORECASE | re.DOTALL)
 
@@ -28,7 +28,7 @@ class Command:
 
 
 def parse_command(action: str) -> Command | None:
-    """Read a command; None if it is none, is over-long, or is one of the placeholders."""
+    """Parse a command. Return None if it is invalid, too long, or one of the placeholders."""
     match = _FORM.fullmatch(action) if len(action) <= MAX_TEXT + 100 else None
     if match is None:
         return None
@@ -39,10 +39,10 @@ def parse_command(action: str) -> Command | None:
 
 
 def page_names(listed: Sequence[Document]) -> list[str]:
-    """What `open[...]` calls each of the pages that a search listed; "" for one that has no name at all.
+    """Return the name of each listed page for `open[...]`; "" for a page without a name.
 
-    A page of the web goes by its address, any other by its title. Passages of one title, and those without any, go by
-    their ids. All are shown, and understood, as `label` has them.
+    A web page is named by its address, any other page by its title. Passages that share a title, and passages without
+    one, are named by their ids. All names are shown and accepted in the form that `label` returns.
     """
     titles = Counter(folded(label(document.title)) for document in listed)
     names = []
@@ -54,24 +54,24 @@ def page_names(listed: Sequence[Document]) -> list[str]:
 
 
 def open_command(name: str) -> str:
-    """How a page of that name is opened."""
+    """Return the command that opens the page with this name."""
     return f"open[{name}]"
 
 
 def label(text: str) -> str:
-    """A title, an id or an address as it is shown within a line: at most `MAX_LABEL` characters, then `...`.
+    """Return a title, an id or an address on one line, cut to `MAX_LABEL` characters and marked with `...`.
 
-    Whatever a server, a provider or a corpus holds there, it can neither begin a line of its own nor fill a context.
+    Text from a server, a provider or a corpus can therefore neither start a new line nor fill the context.
     """
     line = " ".join(text.split())
     return line if len(line) <= MAX_LABEL else line[:MAX_LABEL].rstrip() + CUT
 
 
 def folded(name: str) -> str:
-    """A title without regard to case and spaces."""
+    """Return the form of a title that ignores case and repeated spaces."""
     return " ".join(name.split()).casefold()
 
 
 def is_address(name: str) -> bool:
-    """Whether a page's id is an address of the web."""
+    """Return whether a page's id is a web address."""
     return name.startswith(("http://", "https://"))

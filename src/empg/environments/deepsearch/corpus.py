@@ -1,8 +1,7 @@
-"""A corpus in a file of JSON lines: `{"id", "contents"}` as Search-R1 has it, or `{"id", "title", "text"}`.
+"""Read a corpus of JSON lines: `{"id", "contents"}` (Search-R1's format) or `{"id", "title", "text"}`.
 
-It is read line by line, and indexed once into a folder of the cache: documents, an index and a table of titles, all
-memory-mapped, so that twenty million passages are opened in milliseconds and shared by every process that searches
-them.
+The file is read line by line and indexed once into a cache folder: documents, an index and a table of titles, all
+memory-mapped. Twenty million passages are then opened in milliseconds and shared by all processes that search them.
 """
 
 from __future__ import annotations
@@ -27,52 +26,52 @@ from empg.environments.publishing import publish
 from empg.errors import MissingFileError, UserError
 
 _log = logging.getLogger(__name__)
-_MAX_TITLE = 500  # characters; a first line that is longer is text
-_MAX_PAGE = 100_000  # characters of all passages of a title
+_MAX_TITLE = 500  # characters; a longer first line belongs to the text
+_MAX_PAGE = 100_000  # characters of all passages of one title
 
 
 @dataclass(slots=True)
 class CorpusReport:
-    """What became of a corpus's lines; `examples` has the number of the first line of each complaint."""
+    """Counts of the lines of a corpus. `examples` maps each reason to the number of its first malformed line."""
 
     kept: int = 0
     malformed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, int] = field(default_factory=dict)
 
-    def complain(self, complaint: str, line: int) -> None:
+    def count_malformed(self, reason: str, line: int) -> None:
         """Count a malformed line."""
-        self.malformed[complaint] += 1
-        self.examples.setdefault(complaint, line)
+        self.malformed[reason] += 1
+        self.examples.setdefault(reason, line)
 
     def summary(self) -> str:
-        """One line for a person."""
+        """Return a one-line summary."""
         parts = [f"{self.kept:,} documents"]
-        for complaint, count in sorted(self.malformed.items()):
-            parts.append(f"{count:,} malformed ({complaint}; first: line {self.examples[complaint]})")
+        for reason, count in sorted(self.malformed.items()):
+            parts.append(f"{count:,} malformed ({reason}; first: line {self.examples[reason]})")
         return "; ".join(parts)
 
 
 def read_corpus(path: Path, report: CorpusReport | None = None) -> Iterator[Document]:
-    """Stream the documents of a file; lines that are none are left out and counted.
+    """Stream the documents of a file. Malformed lines are skipped and counted.
 
-    `report` is filled on the way; without one, what was left out is a warning in the log.
+    `report` is updated during the iteration. Without a report, skipped lines are logged as a warning.
 
     Raises:
-        MissingFileError: there is no such file; the message says what it should hold.
-        UserError: at the end, no line was a document.
+        MissingFileError: the file does not exist; the message describes its format.
+        UserError: no line is a document (raised at the end).
     """
     must_exist(path)
     return _read(path, CorpusReport() if report is None else report, warn=report is None)
 
 
 def must_exist(path: Path) -> None:
-    """Refuse to go on without a corpus.
+    """Check that the corpus file exists.
 
     Raises:
-        MissingFileError: there is no such file; the message says what it should hold.
+        MissingFileError: the file does not exist; the message describes its format.
     """
     if not path.is_file():
-        raise MissingFileError(f'{path} is not there; a corpus is a file of lines {{"id": ..., "contents": ...}}')
+        raise MissingFileError(f'{path}: corpus not found: expected a file with lines {{"id": ..., "contents": ...}}')
 
 
 def _read(path: Path, report: CorpusReport, warn: bool) -> Iterator[Document]:
@@ -84,12 +83,12 @@ def _read(path: Path, report: CorpusReport, warn: bool) -> Iterator[Document]:
             try:
                 document = _document(line, number)
             except ValueError as error:
-                report.complain(str(error), number)
+                report.count_malformed(str(error), number)
                 continue
             report.kept += 1
             yield document
     if report.kept == before:
-        raise UserError(f"{path} has no usable document: {report.summary()}")
+        raise UserError(f"{path}: no usable document found: {report.summary()}")
     if warn and report.malformed:
         _log.warning("%s: %s", path, report.summary())
 
@@ -103,35 +102,35 @@ def _document(line: bytes, number: int) -> Document:
         raise UserError("not an object")
     name = record.get("id", number)
     if isinstance(name, bool) or not isinstance(name, str | int):
-        raise UserError("id is no text")
+        raise UserError("id must be a string or an integer")
     title, text = record.get("title"), record.get("text")
     if text is None:
         text = record.get("contents")
     if not isinstance(text, str):
-        raise UserError("neither text nor contents")
+        raise UserError("text or contents must be a string")
     if title is None:
         title, text = _cut_title(text)
     if not isinstance(title, str):
-        raise UserError("title is no text")
+        raise UserError("title must be a string")
     if not title.strip() and not text.strip():
         raise UserError("empty")
     return Document(clean_text(str(name)), clean_text(" ".join(title.split())), clean_text(text))
 
 
 def _cut_title(contents: str) -> tuple[str, str]:
-    """Search-R1's contents: the title in quotation marks on the first line, then the text."""
+    """Split Search-R1's contents: the quoted title on the first line, then the text."""
     first, newline, rest = contents.partition("\n")
     if newline and len(first) <= _MAX_TITLE:
         title = first.strip()
         quoted = len(title) > 1 and title.startswith('"') and title.endswith('"')
-        return title[1:-1] if quoted else title, rest  # one pair only: the title may have its own
+        return title[1:-1] if quoted else title, rest  # removes one pair only, because the title may contain quotes
     return "", contents
 
 
 class StoredTitles:
-    """Whole pages by title, over documents on disk: a sorted table of hashes, memory-mapped. Implements `Library`.
+    """Opens whole pages by title from documents on disk, with a memory-mapped sorted table of hashes.
 
-    Of several documents with one title (the passages of a long page), all together are the page.
+    Implements `Library`. All documents with one title (the passages of a long page) form one page.
     """
 
     def __init__(self, folder: Path, documents: Sequence[Document]) -> None:
@@ -140,7 +139,7 @@ class StoredTitles:
         self._documents = documents
 
     def open(self, name: str) -> Document | None:
-        """The page of that title, without regard to case and spaces."""
+        """Return the page with this title, without regard to case and spaces."""
         return joined(self._named(folded(name)))
 
     def _named(self, wanted: str) -> Iterator[Document]:
@@ -153,7 +152,7 @@ class StoredTitles:
 
 
 class Titles:
-    """The same over documents in memory. Implements `Library`."""
+    """Opens whole pages by title from documents in memory. Implements `Library`."""
 
     def __init__(self, documents: Sequence[Document]) -> None:
         self._pages: dict[str, list[Document]] = {}
@@ -161,12 +160,12 @@ class Titles:
             self._pages.setdefault(folded(document.title), []).append(document)
 
     def open(self, name: str) -> Document | None:
-        """The page of that title, without regard to case and spaces."""
+        """Return the page with this title, without regard to case and spaces."""
         return joined(self._pages.get(folded(name), ()))
 
 
 def joined(passages: Iterable[Document]) -> Document | None:
-    """The passages of one title as one page, under the id of the first, up to `_MAX_PAGE` characters; None of none."""
+    """Join the passages of one title to a page of up to `_MAX_PAGE` characters with the first id; None if empty."""
     first: Document | None = None
     texts: list[str] = []
     left = _MAX_PAGE
@@ -182,7 +181,7 @@ def joined(passages: Iterable[Document]) -> Document | None:
 def open_titles(
     documents: Sequence[Document], fingerprint: str, cache: Path, progress: Progress | None = None
 ) -> StoredTitles:
-    """The table of a corpus's titles, made on first use. The arguments are those of `open_bm25`."""
+    """Open the table of a corpus's titles, which is built on first use. The arguments are those of `open_bm25`."""
     folder = cache / f"titles-{fingerprint}"
     if not folder.is_dir():
 
@@ -192,7 +191,7 @@ def open_titles(
                 hashes[row] = _hash(folded(documents[row].title))
                 if progress is not None:
                     progress(row + 1)
-            order = np.argsort(hashes, kind="stable")  # of one title, the first document stays first
+            order = np.argsort(hashes, kind="stable")  # documents of one title keep their order
             np.save(work / "hashes.npy", hashes[order])
             np.save(work / "rows.npy", order.astype(np.int64))
 

@@ -1,8 +1,8 @@
-"""Questions of the known datasets, from their official files or the forms they are passed on in; and their paragraphs.
+"""Load questions and paragraphs of the known datasets, from official files or common redistributed formats.
 
-Nothing of them ships with this package. Files are read record by record; which dataset a file is of shows in its
-records, or is said. A record that does not fit is counted with its place and left out; a file that cannot be read, or
-has no usable question at all, is an error.
+The datasets are not distributed with this package. Files are read record by record. The dataset of a file is recognised
+by its records, or set by the caller. Malformed records are skipped and counted with their position. A file that cannot
+be read, or that has no usable question, is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from empg.environments.deepsearch.record_files import Unreadable, listed, read_rows
+from empg.environments.deepsearch.record_files import Unreadable, listed, read_records
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.world import Document, Hop, Question
 from empg.errors import MissingFileError, UserError
@@ -31,26 +31,26 @@ HOMES = {
     "popqa": "https://github.com/AlexTMallen/adaptive-retrieval",
     "generic": "https://huggingface.co/datasets/RUC-NLPIR/FlashRAG_datasets",
 }
-"""The datasets by name, and where each can be had."""
+"""The download page of each dataset, by name."""
 
 IN_DISTRIBUTION = ("hotpotqa", "2wiki", "webwalker")
-"""What the paper trains on, and whose test sets it calls in-distribution (section 4.1)."""
+"""Datasets that the paper trains on; it calls their test sets in-distribution (section 4.1)."""
 OUT_OF_DISTRIBUTION = ("musique", "bamboogle")
-"""What the paper only tests on."""
+"""Datasets that the paper only tests on."""
 
 WITH_CONTEXT = ("hotpotqa", "2wiki", "musique")
 MAX_QUESTION = 4_000  # characters; the longest of these datasets have about 400
-_STEP = re.compile(r"#(\d+)")  # MuSiQue's way to say "the answer of that step"
+_STEP = re.compile(r"#(\d+)")  # MuSiQue's notation for "the answer of this step"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class LoadReport:
-    """What became of the records of one or more files.
+    """Counts of the records of one or more files.
 
-    `unanswerable` are MuSiQue's that are meant to have no answer. `malformed` counts the rest of what was left out,
-    by complaint; `examples` has file and row of the first of each. Rows count from 1: lines of a text file, items of
-    a JSON array.
+    `unanswerable` counts MuSiQue's intentionally unanswerable questions. `malformed` counts all other skipped records
+    by reason; `examples` maps each reason to the file and row of its first record. Rows count from 1: lines of a text
+    file, items of a JSON array.
     """
 
     kept: int = 0
@@ -58,18 +58,18 @@ class LoadReport:
     malformed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
-    def complain(self, complaint: str, path: Path, row: int) -> None:
+    def count_malformed(self, reason: str, path: Path, row: int) -> None:
         """Count a malformed record."""
-        self.malformed[complaint] += 1
-        self.examples.setdefault(complaint, f"{path}, row {row}")
+        self.malformed[reason] += 1
+        self.examples.setdefault(reason, f"{path}, row {row}")
 
     def summary(self) -> str:
-        """One line for a person."""
+        """Return a one-line summary."""
         parts = [f"{self.kept:,} questions"]
         if self.unanswerable:
-            parts.append(f"{self.unanswerable:,} unanswerable left out")
-        for complaint, count in sorted(self.malformed.items()):
-            parts.append(f"{count:,} malformed ({complaint}; first: {self.examples[complaint]})")
+            parts.append(f"{self.unanswerable:,} unanswerable skipped")
+        for reason, count in sorted(self.malformed.items()):
+            parts.append(f"{count:,} malformed ({reason}; first: {self.examples[reason]})")
         return "; ".join(parts)
 
 
@@ -77,33 +77,33 @@ def load_questions(path: str | Path, dataset: str = "auto", report: LoadReport |
     """Stream the questions of a file: JSON array, JSON lines, CSV, TSV or Parquet.
 
     Args:
-        path: of the file.
-        dataset: one of `HOMES`; it becomes `Question.source`. "auto" recognises it by the first record that shows it.
-        report: is filled on the way; without one, what was left out is a warning in the log.
+        path: path of the file.
+        dataset: one of `HOMES`; it becomes `Question.source`. "auto" uses the first recognisable record.
+        report: updated during the iteration; without one, skipped records are logged as a warning.
 
     Raises:
-        MissingFileError: the file is not there; the message says where to get it.
-        UserError: there is no such dataset; or, on the way, the file is damaged, of no known form, or has no usable
-            question.
+        MissingFileError: the file does not exist; the message says where to download it.
+        UserError: the dataset is unknown; or, during the iteration, the file is damaged, its format is unknown, or it
+            has no usable question.
     """
     file = _find(path, dataset)
     return _questions(file, dataset, LoadReport() if report is None else report, warn=report is None)
 
 
 def documents_of(path: str | Path, dataset: str = "auto", report: LoadReport | None = None) -> Iterator[Document]:
-    """The paragraphs that come with the questions of HotpotQA, 2WikiMultiHopQA or MuSiQue, as a corpus.
+    """Yield the paragraphs that come with the questions of HotpotQA, 2WikiMultiHopQA or MuSiQue, as a corpus.
 
-    Each title is one document, with every different paragraph that the file has under it, in order of appearance. All
-    are held in memory.
+    Each title is one document with all its distinct paragraphs, in order of appearance. All documents are held in
+    memory.
 
     Args:
-        path: of the file.
+        path: path of the file.
         dataset: one of `WITH_CONTEXT`, or "auto".
         report: as in `load_questions`; `kept` is not counted.
 
     Raises:
         MissingFileError: see `load_questions`.
-        UserError: likewise; or the dataset comes without paragraphs.
+        UserError: see `load_questions`; or the dataset has no paragraphs.
     """
     file = _find(path, dataset)
     return _documents(file, dataset, LoadReport() if report is None else report, warn=report is None)
@@ -111,12 +111,12 @@ def documents_of(path: str | Path, dataset: str = "auto", report: LoadReport | N
 
 def _find(path: str | Path, dataset: str) -> Path:
     if dataset != "auto" and dataset not in HOMES:
-        raise UserError(f"dataset={dataset!r}: one of auto, {', '.join(HOMES)}")
+        raise UserError(f"dataset={dataset!r}: expected one of auto, {', '.join(HOMES)}")
     file = Path(path)
     if not file.is_file():
         shown = HOMES if dataset == "auto" else {dataset: HOMES[dataset]}
         places = "; ".join(f"{name}: {home}" for name, home in shown.items())
-        raise MissingFileError(f"{file} is not there, or is no file. It does not ship with this package; get {places}")
+        raise MissingFileError(f"{file} not found; it is not distributed with empg. Download: {places}")
     return file
 
 
@@ -128,13 +128,13 @@ def _questions(path: Path, dataset: str, report: LoadReport, warn: bool) -> Iter
                 report.unanswerable += 1
                 continue
             question = _question(record, name, path, row)
-        except _Malformed as error:
-            report.complain(str(error), path, row)
+        except _MalformedError as error:
+            report.count_malformed(str(error), path, row)
             continue
         report.kept += 1
         yield question
     if report.kept == before:
-        raise UserError(f"{path} has no usable question: {report.summary()}")
+        raise UserError(f"{path}: no usable question found: {report.summary()}")
     if warn and (report.malformed or report.unanswerable):
         _log.warning("%s: %s", path, report.summary())
 
@@ -144,46 +144,46 @@ def _documents(path: Path, dataset: str, report: LoadReport, warn: bool) -> Iter
     source = dataset
     for row, record, source in _recognised(path, dataset, report):
         if source not in WITH_CONTEXT:
-            raise UserError(f"{path} is of {source}, which has no paragraphs: only {', '.join(WITH_CONTEXT)} have")
+            raise UserError(f"{path}: no paragraphs: expected a file of {', '.join(WITH_CONTEXT)}, got {source}")
         try:
             paragraphs = _paragraphs(record)
-        except _Malformed as error:
-            report.complain(str(error), path, row)
+        except _MalformedError as error:
+            report.count_malformed(str(error), path, row)
             continue
         for title, text in paragraphs:
             pages.setdefault(title, {})[text] = None
     if not pages:
-        raise UserError(f"{path} has no usable paragraph: {report.summary()}")
+        raise UserError(f"{path}: no usable paragraph found: {report.summary()}")
     if warn and report.malformed:
         _log.warning("%s: %s", path, report.summary())
     for title, texts in pages.items():
         yield Document(f"{source}/{title}", title, "\n".join(texts))
 
 
-class _Malformed(Exception):
-    """A record that does not fit its schema."""
+class _MalformedError(Exception):
+    """A record does not match its schema."""
 
 
-# ---- which dataset ---------------------------------------------------------------------------------------------------
+# ---- recognising the dataset -----------------------------------------------------------------------------------------
 
 
 def _recognised(path: Path, dataset: str, report: LoadReport) -> Iterator[tuple[int, dict[str, Any], str]]:
-    """Row, record with keys in lower case, and dataset; what cannot be a record is counted."""
+    """Yield row, record with lower-case keys, and dataset. Unrecognised records are counted."""
     name = None if dataset == "auto" else dataset
-    for row, record in read_rows(path):
+    for row, record in read_records(path):
         if isinstance(record, Unreadable):
-            report.complain(record.why, path, row)
+            report.count_malformed(record.reason, path, row)
         elif not isinstance(record, dict):
-            report.complain("a record is no object", path, row)
+            report.count_malformed("record must be an object", path, row)
         else:
             lower = {str(key).strip().lower(): value for key, value in record.items()}
             name = name or _recognise(record, lower)
             if name is None:
-                report.complain("of no known form", path, row)
+                report.count_malformed("unknown format", path, row)
             else:
                 yield row, lower, name
     if name is None:
-        raise UserError(f"{path} shows no dataset in any record: {report.summary()}; name it (dataset=...)")
+        raise UserError(f"{path}: no record identifies the dataset: {report.summary()}. Set dataset=...")
 
 
 def _recognise(record: Mapping[str, Any], lower: Mapping[str, Any]) -> str | None:
@@ -214,14 +214,14 @@ def _recognise(record: Mapping[str, Any], lower: Mapping[str, Any]) -> str | Non
 def _question(record: Mapping[str, Any], name: str, path: Path, row: int) -> Question:
     text = _text(record.get("question"), "question")
     if len(text) > MAX_QUESTION:
-        raise _Malformed(f"question has more than {MAX_QUESTION:,} characters")
+        raise _MalformedError(f"question has more than {MAX_QUESTION:,} characters")
     source = name
     if name == "generic":
-        said = record.get("data_source")
-        source = said if isinstance(said, str) and said else path.stem
+        data_source = record.get("data_source")
+        source = data_source if isinstance(data_source, str) and data_source else path.stem
     answers = _answers(record)
-    named = (record.get(key) for key in ("_id", "id", "question_id", "questionid"))
-    identity = next((clean_text(str(said)) for said in named if isinstance(said, (str, int)) and said != ""), "")
+    ids = (record.get(key) for key in ("_id", "id", "question_id", "questionid"))
+    identity = next((clean_text(str(own)) for own in ids if isinstance(own, (str, int)) and own != ""), "")
     kind = _kind(record, name, identity)
     hops: tuple[Hop, ...] = ()
     if name == "musique" and "question_decomposition" in record:
@@ -234,56 +234,56 @@ def _question(record: Mapping[str, Any], name: str, path: Path, row: int) -> Que
 
 
 def _kind(record: Mapping[str, Any], name: str, identity: str) -> str:
-    """The dataset's own word for the sort of question; "" where it has none."""
+    """Return the dataset's own term for the kind of question, or "" if it has none."""
     if name == "musique" and "__" in identity:
         return identity.partition("__")[0]  # "3hop1": three hops, first shape
     nested = record.get("metadata") or record.get("info")
     for where, key in ((record, "type"), (record, "prop"), (nested, "type")):
-        said = where.get(key) if isinstance(where, Mapping) else None
-        if isinstance(said, str) and said.strip():
-            return clean_text(said.strip())
+        value = where.get(key) if isinstance(where, Mapping) else None
+        if isinstance(value, str) and value.strip():
+            return clean_text(value.strip())
     return ""
 
 
 def _answers(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Every right answer once, the canonical one first."""
+    """Return the distinct correct answers, the canonical one first."""
     key = next((key for key in ("golden_answers", "possible_answers", "answers", "answer") if key in record), "answer")
     given = record.get(key)
     if key == "possible_answers" and isinstance(given, str):
         given = listed(given)
         if isinstance(given, str):
-            raise _Malformed("possible_answers is no list")
+            raise _MalformedError("possible_answers must be a list")
     if isinstance(given, Mapping):  # TriviaQA
         lower = {str(name).lower(): value for name, value in given.items()}
         given = [*_as_list(lower.get("value")), *_as_list(lower.get("aliases"))]
     found: dict[str, None] = {}
     for answer in [*_as_list(given), *_as_list(record.get("answer_aliases"))]:
         if isinstance(answer, bool) or not isinstance(answer, (str, int)):
-            raise _Malformed(f"{key} holds something that is no text")
+            raise _MalformedError(f"{key} must contain only strings or integers")
         try:
             text = str(answer)
-        except ValueError:  # Python refuses to print an integer of thousands of digits
-            raise _Malformed(f"{key} holds a number that is too long") from None
+        except ValueError:  # Python does not print integers with thousands of digits
+            raise _MalformedError(f"{key} contains a number that is too long") from None
         found[" ".join(clean_text(text).split())] = None
     found.pop("", None)
     if not found:
-        raise _Malformed("no answer")
+        raise _MalformedError("no answer")
     return tuple(found)
 
 
 def _steps(record: Mapping[str, Any]) -> tuple[Hop, ...]:
-    """MuSiQue's decomposition, with "#1" replaced by the answer of the first step."""
+    """Parse MuSiQue's decomposition, with "#1" replaced by the answer of the first step."""
     titles = {
         place: _text(paragraph.get("title"), "paragraph title")
         for place, paragraph in _indexed(record.get("paragraphs", []))
     }
     steps = record["question_decomposition"]
     if not isinstance(steps, list):
-        raise _Malformed("question_decomposition is no list")
+        raise _MalformedError("question_decomposition must be a list")
     hops: list[Hop] = []
     for step in steps:
         if not isinstance(step, dict):
-            raise _Malformed("question_decomposition has a step that is no object")
+            raise _MalformedError("each step of question_decomposition must be an object")
         asked = _text(step.get("question"), "step question").replace(" >> ", " ")
 
         def earlier(match: re.Match[str], known: int = len(hops)) -> str:
@@ -297,12 +297,12 @@ def _steps(record: Mapping[str, Any]) -> tuple[Hop, ...]:
 
 
 def _evidences(record: Mapping[str, Any]) -> tuple[Hop, ...]:
-    """2WikiMultiHopQA's triples. A subject's page may have more in its title: "Sahara (1943 film)"."""
+    """Parse 2WikiMultiHopQA's triples. The title of a subject's page may be longer: "Sahara (1943 film)"."""
     titles = [title for title, _ in _paragraphs(record)]
     hops = []
     for triple in _as_list(record["evidences"]):
         if not isinstance(triple, list) or len(triple) != 3:
-            raise _Malformed("evidences has an entry that is no triple")
+            raise _MalformedError("each entry of evidences must be a triple")
         subject, relation, value = (_text(part, "evidence") for part in triple)
         longer = next((title for title in titles if title.startswith(f"{subject} (")), subject)
         hops.append(Hop(f"{subject} {relation}", subject if subject in titles else longer, value))
@@ -310,13 +310,13 @@ def _evidences(record: Mapping[str, Any]) -> tuple[Hop, ...]:
 
 
 def _supporting(record: Mapping[str, Any], answer: str) -> tuple[Hop, ...]:
-    """HotpotQA's gold pages, the one that states the answer last.
+    """Return HotpotQA's gold pages as hops; pages that contain the answer come last.
 
-    Nothing says what is to be taken from a page: its value is the answer, else the title of the next where it names
-    that, else nothing.
+    The data does not name the fact on a page. The value of a hop is the title of the next page if the page contains it,
+    else the answer if the page contains it, else empty.
     """
     facts = record["supporting_facts"]
-    if isinstance(facts, dict):  # as in Parquet
+    if isinstance(facts, dict):  # the format of Parquet files
         named = _as_list(facts.get("title"))
     else:
         named = [fact[0] if isinstance(fact, list) and fact else None for fact in _as_list(facts)]
@@ -326,24 +326,24 @@ def _supporting(record: Mapping[str, Any], answer: str) -> tuple[Hop, ...]:
     hops = []
     for title, following in zip(titles, [*titles, None][1:], strict=True):
         text = texts.get(title, "")
-        value = next((said for said in (following, answer) if said is not None and said.casefold() in text), "")
+        value = next((own for own in (following, answer) if own is not None and own.casefold() in text), "")
         hops.append(Hop(title, title, value))
     return tuple(hops)
 
 
 def _paragraphs(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Title and text of the paragraphs that come with a question."""
+    """Return title and text of the paragraphs that come with a question."""
     if "paragraphs" in record:
         pairs = [(p.get("title"), p.get("paragraph_text")) for _, p in _indexed(record["paragraphs"])]
     else:
         context = record.get("context")
-        if isinstance(context, dict):  # as in Parquet
+        if isinstance(context, dict):  # the format of Parquet files
             texts = context.get("sentences", context.get("content"))
             if not isinstance(context.get("title"), list) or not isinstance(texts, list):
-                raise _Malformed("context is no list of paragraphs")
+                raise _MalformedError("context must be a list of paragraphs")
             context = [list(pair) for pair in zip(context["title"], texts, strict=False)]
         if not isinstance(context, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in context):
-            raise _Malformed("context is no list of paragraphs")
+            raise _MalformedError("context must be a list of paragraphs")
         pairs = [(title, text) for title, text in context]
     read = []
     for title, text in pairs:
@@ -354,19 +354,19 @@ def _paragraphs(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _indexed(paragraphs: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if not isinstance(paragraphs, list) or not all(isinstance(paragraph, dict) for paragraph in paragraphs):
-        raise _Malformed("paragraphs is no list of objects")
+        raise _MalformedError("paragraphs must be a list of objects")
     for place, paragraph in enumerate(paragraphs):
-        said = paragraph.get("idx", place)
-        yield (said if isinstance(said, int) else place), paragraph
+        index = paragraph.get("idx", place)
+        yield (index if isinstance(index, int) else place), paragraph
 
 
 def _text(value: Any, name: str, empty: bool = False) -> str:
-    """A text on one line."""
+    """Return a text on one line."""
     if not isinstance(value, str):
-        raise _Malformed(f"{name} is no text")
+        raise _MalformedError(f"{name} must be a string")
     text = " ".join(clean_text(value).split())
     if not text and not empty:
-        raise _Malformed(f"{name} is empty")
+        raise _MalformedError(f"{name} is empty")
     return text
 
 

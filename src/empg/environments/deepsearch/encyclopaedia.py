@@ -1,7 +1,8 @@
-"""A made-up encyclopaedia: people, towns, companies, books, films, rivers and awards, and how they hang together.
+"""A generated encyclopaedia: people, towns, companies, books, films, rivers and awards, and their relations.
 
-Pages are short, and each sentence can be quoted. A name that two things share is told apart in every title, as in
-"Silent Harbour (film)". Facts agree with each other: teachers are older than their pupils, a river's mouth lies on it.
+Pages are short, and each sentence can be quoted. If several entities share a name, every title is disambiguated, as in
+"Silent Harbour (film)". Facts are consistent: teachers are older than their students, and the town at a river's mouth
+lies on that river.
 """
 
 from __future__ import annotations
@@ -11,29 +12,28 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 
 from empg.environments.deepsearch import names
+from empg.environments.deepsearch.options import FEWEST_PAGES, Wording
 from empg.environments.deepsearch.relations import RELATIONS, number, plainly
 from empg.environments.deepsearch.world import Document
 from empg.errors import UserError
 
-Wording = Literal["varied", "plain"]
 SHARES = {"person": 0.40, "town": 0.16, "company": 0.12, "book": 0.12, "film": 0.10, "river": 0.05, "award": 0.05}
 _TRADES = ("painter", "pilot", "doctor", "baker", "poet", "judge", "sailor", "singer", "farmer", "dancer")
 _NAME = {
     "person": names.person, "town": names.town, "company": names.company, "book": names.work, "film": names.work,
     "river": names.river, "award": names.award,
 }  # fmt: skip
-_ALIASED = 0.12  # of people and companies
-_NAMESAKE = 0.05  # of people, on purpose
-_FROM_A_BOOK = 0.6  # of films; half of these have its name
-_SMALLEST = 50
+_ALIASED = 0.12  # share of people and companies with an alias
+_NAMESAKE = 0.05  # share of people that deliberately reuse a name
+_FROM_A_BOOK = 0.6  # share of films based on a book; half of these have its name
 
 
 @dataclass
 class Entity:
-    """One page's subject. `title` is unique in the encyclopaedia, `name` need not be; `alias` is unique or empty."""
+    """The subject of one page. `title` is unique, `name` may be shared, and `alias` is unique or empty."""
 
     kind: str
     name: str
@@ -43,38 +43,38 @@ class Entity:
     facts: dict[str, Entity | int] = field(default_factory=dict)
 
     def value(self, relation: str) -> str:
-        """A fact's object as pages word it."""
+        """Return a fact's object in the wording of the pages."""
         value = self.facts[relation]
         return value.title if isinstance(value, Entity) else number(relation, value)
 
 
 @dataclass(frozen=True)
 class Encyclopaedia:
-    """The entities by kind, and their pages."""
+    """Entities by kind, and their pages."""
 
     by_kind: Mapping[str, tuple[Entity, ...]]
     wording: Wording = "varied"
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
-        """The pages, kind after kind."""
+        """The pages, grouped by kind."""
         entities = [entity for kind in SHARES for entity in self.by_kind[kind]]
         return tuple(Document(f"page-{row}", e.title, _page(e, row, self.wording)) for row, e in enumerate(entities))
 
 
 def make_encyclopaedia(pages: int = 2_000, seed: int = 0, wording: Wording = "varied") -> Encyclopaedia:
-    """Make `pages` pages; the same arguments make the same ones everywhere.
+    """Generate `pages` pages. The same arguments give the same pages everywhere.
 
-    A page states a fact in one of several ways, or with `wording="plain"` always as "Employer Oak Mills.", which
-    a small model learns to quote.
+    A page states a fact in one of several ways, or with `wording="plain"` always in the form "Employer Oak Mills.",
+    which a small model learns to quote.
 
     Raises:
-        UserError: `pages` is less than 50, too few for every kind of question; or there is no such wording.
+        UserError: `pages` is less than 50, which is too few for every kind of question, or the wording is unknown.
     """
     if wording not in get_args(Wording):
-        raise UserError(f"wording={wording!r}: one of {', '.join(get_args(Wording))}")
-    if pages < _SMALLEST:
-        raise UserError(f"pages={pages}: at least {_SMALLEST}")
+        raise UserError(f"wording={wording!r}: expected one of {', '.join(get_args(Wording))}")
+    if pages < FEWEST_PAGES:
+        raise UserError(f"pages={pages}: expected at least {FEWEST_PAGES}")
     rng = random.Random(f"encyclopaedia {seed}")
     counts = {kind: max(2, round(pages * share)) for kind, share in SHARES.items()}
     counts["person"] += pages - sum(counts.values())
@@ -96,7 +96,7 @@ def _named(kind: str, count: int, rng: random.Random) -> list[Entity]:
 
 
 def _relate(by_kind: Mapping[str, tuple[Entity, ...]], rng: random.Random) -> None:
-    """Give every entity its facts, at random but for those that must agree."""
+    """Assign random facts to every entity, except for those that must be consistent."""
     for relation in RELATIONS:
         target = relation.target
         choices: Sequence[Entity | int] = by_kind[target] if isinstance(target, str) else target
@@ -115,7 +115,7 @@ def _relate(by_kind: Mapping[str, tuple[Entity, ...]], rng: random.Random) -> No
 
 
 def _choose_teachers(people: tuple[Entity, ...], rng: random.Random) -> None:
-    """Everyone was taught by someone born in an earlier year; the eldest by nobody."""
+    """Choose for everyone a teacher born in an earlier year; the oldest people have none."""
 
     def born(person: Entity) -> int:
         year = person.facts["birth year"]
@@ -133,7 +133,7 @@ def _choose_teachers(people: tuple[Entity, ...], rng: random.Random) -> None:
 
 
 def _tell_apart(entities: list[Entity]) -> None:
-    """Give titles: the name; where several share it, with the kind or trade; and where that is not enough, a number."""
+    """Assign titles: the name; if it is shared, the name with kind or trade; if that is shared too, with a number."""
     sharing: dict[str, int] = {}
     for entity in entities:
         sharing[entity.name] = sharing.get(entity.name, 0) + 1

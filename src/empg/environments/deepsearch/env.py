@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import gymnasium
 
@@ -23,13 +23,14 @@ from empg.environments.deepsearch.actions import (
     parse_command,
 )
 from empg.environments.deepsearch.expert import SearchingExpert
+from empg.environments.deepsearch.options import DeepSearchOptions
 from empg.environments.deepsearch.sources import Source, open_source
 from empg.environments.deepsearch.world import Document, NoVerdict, Question, RetrievalError, State
+from empg.environments.options import check_max_steps, read_options
 from empg.errors import UserError
 
 _REMEMBERED = 1_000  # documents that an episode found and can open by name
-Observation = Literal["list", "passages"]
-Reward = Literal["binary", "score"]
+_SHOWN = {"results", "snippet_words", "page_words", "observation", "reward"}  # what goes with a ready source
 
 
 class DeepSearchEnv(TextEnvironment):
@@ -42,55 +43,26 @@ class DeepSearchEnv(TextEnvironment):
     Args:
         split: of the questions: "train", "valid_id" or "valid_ood" of the package's own, else as named in `data`.
         max_steps: turns until the episode is truncated.
-        data: None for a world that comes with the package, the generated encyclopaedia unless `world="countries"`
-            chooses real text; files, see `sources.open_source`; or a ready world.
-        results: how many a search lists.
-        snippet_words: of each result in the list.
-        page_words: of a page, and of each passage; what is longer is cut, visibly.
-        observation: "list": results by title and first words, to be opened; or "passages": whole, in the words of
-            Search-R1, and nothing to open.
-        reward: "binary", 1 if the score is 1 and else 0; or "score", what the metric says, in [0, 1].
-        world: the rest goes to `sources.open_source`.
+        options: see `options.DeepSearchOptions`. From Python, `data` may also be a ready `Source`, with the options
+            that say what is shown of it.
 
     Raises:
-        UserError: an argument is not one of the above, or the data has no such split; the message names it.
+        UserError: an argument is wrong, or the data has no such split; the message names it.
         OSError: a file cannot be read.
     """
 
-    def __init__(
-        self,
-        split: str = "train",
-        max_steps: int = 12,
-        *,
-        data: Mapping[str, Any] | Source | None = None,
-        results: int = 3,
-        snippet_words: int = 10,
-        page_words: int = 200,
-        observation: Observation = "list",
-        reward: Reward = "binary",
-        **world: Any,
-    ) -> None:
-        for name, value, allowed in (
-            ("observation", observation, get_args(Observation)),
-            ("reward", reward, get_args(Reward)),
-        ):
-            if value not in allowed:
-                raise UserError(f"{name}={value!r}: one of {', '.join(allowed)}")
-        for name, number, highest in (
-            ("max_steps", max_steps, 10_000),
-            ("results", results, 100),
-            ("snippet_words", snippet_words, 1_000),
-            ("page_words", page_words, 100_000),
-        ):
-            if not isinstance(number, int) or not 1 <= number <= highest:
-                raise UserError(f"{name}={number!r}: a whole number from 1 to {highest:,}")
-        if isinstance(data, Source) and world:
-            raise UserError(f"{', '.join(sorted(world))}: a ready source takes no options")
-        self.source = data if isinstance(data, Source) else open_source(data, **world)
+    def __init__(self, split: str = "train", max_steps: int = 12, **options: Any) -> None:
+        ready = options.pop("data") if isinstance(options.get("data"), Source) else None
+        others = sorted(options.keys() - _SHOWN)
+        if ready is not None and others:
+            raise UserError(f"{', '.join(others)}: a ready source takes no options")
+        chosen = read_options(DeepSearchOptions, options)
+        self.source = open_source(chosen) if ready is None else ready
         if split not in self.source.questions:
             raise UserError(f"split={split!r}: one of {', '.join(self.source.questions)}")
-        self.split, self.max_steps, self._observation, self._reward = split, max_steps, observation, reward
-        self._results, self._snippet_words, self._page_words = results, snippet_words, page_words
+        self.split, self.max_steps = split, check_max_steps(max_steps)
+        self._observation, self._reward = chosen.observation, chosen.reward
+        self._results, self._snippet_words, self._page_words = chosen.results, chosen.snippet_words, chosen.page_words
         self._questions: Sequence[Question] = self.source.questions[split]
         if not self._questions:
             raise UserError(f"split={split!r} has no questions")

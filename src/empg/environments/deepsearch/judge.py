@@ -1,8 +1,8 @@
 """A model that judges answers, behind an OpenAI-compatible `POST /chat/completions`.
 
-The prompt is judge.txt. A verdict is one of two words and nothing else; whatever else the judge says gets a reminder,
-and if that does not help the answer does not count as right, and its turn counts as one that failed. Verdicts are kept
-on disk, so that a run can be repeated without asking again; what could not be had or read is never kept.
+The prompt is judge.txt. A verdict is exactly one of two words. Any other reply gets one reminder; if the next reply is
+not a verdict either, the answer counts as wrong and the turn is reported as failed. Verdicts are cached on disk, so
+that a run can be repeated without new requests. Failures are never cached.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from empg.environments.deepsearch.options import KEY_VARIABLE
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy, read_variable
 from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
 from empg.errors import UserError
 
-KEY_VARIABLE = "JUDGE_API_KEY"
 REQUEST_POLICY = RequestPolicy(timeout=60.0)  # judges are slower than searches
 MAX_ANSWER = 2_000  # characters of a given answer; the rest is cut
-MAX_GOLDS = 50  # right answers that the judge is shown
+MAX_GOLDS = 50  # correct answers in the prompt
 _MAX_ECHO = 500  # characters of an unreadable verdict that the reminder repeats
 _REMINDER = "That was not one of the two words. Reply with exactly one word: CORRECT or INCORRECT."
-_BREAKS = re.compile("[\x7f-\x9f\u2028\u2029]")  # what JSON leaves as it is, though it can look like a new line
+_BREAKS = re.compile("[\x7f-\x9f\u2028\u2029]")  # not escaped by JSON, but may look like line breaks
 _VERDICT = re.compile(r"\s*(CORRECT|INCORRECT)\.?\s*", re.IGNORECASE)
 
 
 @dataclass(slots=True)
 class JudgeReport:
-    """How the answers were judged: by `asked` requests, from `cached` verdicts, or not at all (`unreadable`)."""
+    """Counts of `asked` requests, of `cached` verdicts and of `unreadable` replies."""
 
     asked: int = 0
     cached: int = 0
@@ -46,18 +46,18 @@ class Judge:
     """A judge of answers; safe to use from several threads.
 
     Args:
-        url: of the API, as `https://HOST/v1`, with or without `/chat/completions`.
-        model: its name there.
-        key_variable: the environment variable that holds the key; None sends none, as for a server of one's own.
-        cache: a folder that keeps verdicts by model, prompt, question, answer and right answers; None asks every time.
-        request_policy: time-outs, attempts and rate. By default a minute an attempt.
-        max_tokens: of a verdict; more for a model that thinks first.
+        url: URL of the API, such as `https://HOST/v1`, with or without `/chat/completions`.
+        model: name of the model in the API.
+        key_variable: environment variable of the API key; None sends no key, for example to a local server.
+        cache: folder for verdicts by model, prompt, question, answer and correct answers; None disables the cache.
+        request_policy: timeout, attempts and rate. The default timeout is one minute per attempt.
+        max_tokens: token limit of a verdict; increase it for a reasoning model.
 
     Attributes:
-        report: what was done so far.
+        report: counts of requests so far.
 
     Raises:
-        UserError: the url is none of http or https, the model has no name, or the variable is not set.
+        UserError: the URL is not http or https, the model is empty, or the variable is not set.
     """
 
     def __init__(
@@ -71,16 +71,18 @@ class Judge:
         max_tokens: int = 16,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise UserError(f"{url!r} is no address of a judge: give https://HOST/v1")
+            raise UserError(f"invalid judge URL: expected https://HOST/v1, got {url!r}")
         if not model:
-            raise UserError("the judge's model is not named")
+            raise UserError("the model of the judge is empty. Set judge.model")
         self.report = JudgeReport()
         path = "/chat/completions"
         self._url = url if url.endswith(path) else url.rstrip("/") + path
         self._model, self._max_tokens = model, max_tokens
         self._headers = {}
         if key_variable is not None:
-            key = read_variable(key_variable, "the judge needs its key there, or key_variable=None")
+            key = read_variable(
+                key_variable, "the judge needs an API key. Set the variable, or set key_variable to null"
+            )
             self._headers["Authorization"] = f"Bearer {key}"
         self._prompt = resources.files(__package__).joinpath("judge.txt").read_text(encoding="utf-8")
         self._prompt_hash = hashlib.sha256(f"{self._prompt}\n{_REMINDER}".encode()).hexdigest()
@@ -89,32 +91,32 @@ class Judge:
         self._counting = threading.Lock()
 
     def __call__(self, question: Question, answer: str) -> float:
-        """1.0 if the judge holds the answer to be right, else 0.0: a score of `sources.Source`.
+        """Return 1.0 if the judge accepts the answer, else 0.0. Implements `sources.Score`.
 
         Raises:
-            NoVerdict: its verdict cannot be read.
+            NoVerdict: the reply of the judge is not a verdict.
             RetrievalError: see `judge`.
         """
         verdict = self.judge(question.text, question.answers, answer)
         if verdict is None:
-            raise NoVerdict("the judge said neither CORRECT nor INCORRECT")
+            raise NoVerdict("the judge replied neither CORRECT nor INCORRECT")
         return float(verdict)
 
     def judge(self, question: str, answers: Sequence[str], answer: str) -> bool | None:
-        """Whether an answer is right, which an empty one is not; None where the verdict cannot be read.
+        """Return whether an answer is correct, or None if the judge gave no verdict. An empty answer is never correct.
 
         Raises:
-            RetrievalError: the judge cannot be had, refuses the request, or answers something else than a chat.
+            RetrievalError: the judge is unavailable, rejects the request, or does not return a chat completion.
         """
         question, given = clean_text(question), clean_text(answer.strip()[:MAX_ANSWER])
         golds = [clean_text(gold) for gold in answers[:MAX_GOLDS]]
         if not given or not golds:
             return False
         key = (self._model, self._prompt_hash, question, given, *golds)
-        known = None if self._cache is None else self._cache.get(*key)
-        if isinstance(known, bool):
+        cached = None if self._cache is None else self._cache.get(*key)
+        if isinstance(cached, bool):
             self._count(cached=1)
-            return known
+            return cached
         verdict = self._ask(self._filled(question, golds, given))
         if verdict is None:
             self._count(unreadable=1)
@@ -124,7 +126,7 @@ class Judge:
         return verdict
 
     def _filled(self, question: str, golds: list[str], given: str) -> str:
-        """The prompt. As JSON nothing that was said can look like a part of it."""
+        """Fill the prompt. Values are JSON, so that no text in them can look like a part of the prompt."""
         shown = {"question": question, "golds": golds, "answer": given}
         return self._prompt.format(**{name: _on_one_line(value) for name, value in shown.items()})
 
@@ -133,11 +135,11 @@ class Judge:
         for _ in range(2):
             self._count(asked=1)
             payload = {"model": self._model, "messages": messages, "temperature": 0, "max_tokens": self._max_tokens}
-            said = read_reply(self._http.json("POST", self._url, headers=self._headers, payload=payload))
-            verdict = read_verdict(said)
+            reply = read_reply(self._http.json("POST", self._url, headers=self._headers, payload=payload))
+            verdict = read_verdict(reply)
             if verdict is not None:
                 return verdict
-            echo = {"role": "assistant", "content": clean_text(said[:_MAX_ECHO]) or "(nothing)"}
+            echo = {"role": "assistant", "content": clean_text(reply[:_MAX_ECHO]) or "(nothing)"}
             messages = [messages[0], echo, {"role": "user", "content": _REMINDER}]
         return None
 
@@ -148,29 +150,29 @@ class Judge:
             self.report.unreadable += unreadable
 
 
-def read_verdict(said: str) -> bool | None:
-    """True for CORRECT, False for INCORRECT, in any case and with a full stop at most; None for anything else."""
-    match = _VERDICT.fullmatch(said)
+def read_verdict(reply: str) -> bool | None:
+    """Return True for CORRECT and False for INCORRECT (any case, optional full stop); None for anything else."""
+    match = _VERDICT.fullmatch(reply)
     return None if match is None else match[1].upper() == "CORRECT"
 
 
 def read_reply(answer: Any) -> str:
-    """The text of a chat completion; "" where the model said nothing.
+    """Return the text of a chat completion, or "" if the model returned no content.
 
     Raises:
-        RetrievalError: it is no chat completion.
+        RetrievalError: the response is not a chat completion.
     """
     choices = answer.get("choices") if isinstance(answer, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, dict) else None
     content = message.get("content") if isinstance(message, dict) else 0
     if content is None:
-        return ""  # refused, or ran out of tokens while thinking
+        return ""  # the model refused, or reached the token limit while reasoning
     if not isinstance(content, str):
-        raise RetrievalError("the judge answered something else than a chat completion")
+        raise RetrievalError("the judge did not return a chat completion")
     return content
 
 
 def _on_one_line(value: Any) -> str:
-    """As JSON without anything that a model may take for the end of a line."""
+    """Return the value as JSON without characters that a model may read as a line break."""
     return _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))

@@ -1,6 +1,6 @@
-"""Made-up names of people, towns, companies, books, films, rivers and awards, from a small stock of parts.
+"""Generated names of people, towns, companies, books, films, rivers and awards, from a small set of parts.
 
-Few parts, each of them common, so that the subword vocabulary of a small model cuts any name into two to four pieces.
+The parts are few and common, so that the subword vocabulary of a small model splits any name into two to four tokens.
 """
 
 from __future__ import annotations
@@ -57,42 +57,42 @@ _NOUNS = _words("""
     Piano Promise Queen Road Room Season Shadow Ship Song Stone Storm Street Summer Tower Train Valley Voice
     Wall Window
 """)
-_LETTERS = "BCDEFGHJKLMNOPRSTUVW"  # "A." is an article to the scoring of answers
+_LETTERS = "BCDEFGHJKLMNOPRSTUVW"  # without "A.", which the scoring of answers would drop as an article
 
 
 def person(rng: random.Random) -> str:
-    """A first name and a last name; one in ten has a middle initial."""
+    """Draw a first name and a last name; one in ten has a middle initial."""
     initial = f"{rng.choice(_LETTERS)}. " if rng.random() < 0.1 else ""
     return f"{rng.choice(_FIRST)} {initial}{rng.choice(_LAST)}"
 
 
 def town(rng: random.Random) -> str:
-    """One word of two parts."""
+    """Draw the name of a town: one word of two parts."""
     return rng.choice(_PLACE_BEGINS) + rng.choice(_PLACE_ENDS)
 
 
 def river(rng: random.Random) -> str:
-    """Two syllables; two in three say which of those that share them."""
+    """Draw the name of a river: two syllables, and in two of three cases a distinguishing first word."""
     kind = f"{rng.choice(_RIVER_KINDS)} " if rng.random() < 2 / 3 else ""
     return f"{kind}{rng.choice(_RIVER_BEGINS)}{rng.choice(_RIVER_ENDS)}"
 
 
 def company(rng: random.Random) -> str:
-    """A last name or a place, and a trade."""
+    """Draw the name of a company: a last name or a town, and a trade."""
     head = rng.choice(_LAST) if rng.random() < 0.6 else town(rng)
     return f"{head} {rng.choice(_COMPANY_ENDS)}"
 
 
 def work(rng: random.Random) -> str:
-    """The title of a book or film."""
+    """Draw the title of a book or film."""
     return f"{rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}"
 
 
 def award(rng: random.Random) -> str:
-    """A prize named after someone."""
+    """Draw the name of an award: a last name and a kind of prize."""
     return f"{rng.choice(_LAST)} {rng.choice(('Prize', 'Medal', 'Award', 'Cup'))}"
 
 
 def nickname(rng: random.Random, name: str) -> str:
-    """Another name of the person `name`."""
+    """Draw an alias of the person `name`."""
     return f"{rng.choice(_ADJECTIVES)} {name.split()[-1]}"

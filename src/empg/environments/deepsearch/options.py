@@ -1,166 +1,198 @@
-"""What a recipe says of searching, read once: whatever is wrong there is an error of one line that names its key."""
+"""The options of Deep Search: what is asked, what is searched, how, and how answers are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
+
+from empg.environments.deepsearch.scoring import Metric
+from empg.environments.options import EnvironmentOptions, FilePath, OptionSection, Several
 from empg.errors import UserError
 
 if TYPE_CHECKING:
     from empg.environments.deepsearch.retrieval.transport import RequestPolicy
 
 Pooling = Literal["mean", "cls"]
+World = Literal["encyclopaedia", "countries"]
+Wording = Literal["varied", "plain"]
+Observation = Literal["list", "passages"]
+Reward = Literal["binary", "score"]
+Text = Annotated[StrictStr, Field(min_length=1)]
+
+LOCAL = ("bm25", "tantivy", "dense")
+"""Retrievers that search a corpus in the process of the environment."""
+FEWEST_PAGES = 50  # too few for every kind of question below
+QUESTION_FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+KEY_VARIABLE = "JUDGE_API_KEY"
+DATA_EXAMPLE = "data: {questions: {train: FILE, test_id: [FILE, FILE]}, corpus: FILE}"
 
 
-@dataclass(frozen=True, slots=True)
-class Requests:
+class Requests(OptionSection):
     """How other machines are asked, where it differs from what is usual (`transport.RequestPolicy`)."""
 
-    per_second: float | None = None
-    timeout: float | None = None
-    attempts: int | None = None
+    per_second: StrictFloat | None = Field(
+        None, gt=0.0, description="requests per second of one process; null: no limit"
+    )
+    timeout: StrictFloat | None = Field(
+        None, gt=0.0, description="seconds per attempt; null: 10 for a search, 15 for a page, 60 for a judge"
+    )
+    attempts: StrictInt | None = Field(None, ge=1, description="attempts per request, at most; null: 3, for a page 2")
 
     def over(self, usual: RequestPolicy) -> RequestPolicy:
-        """The usual request_policy with these in their place."""
-        return replace(
-            usual,
-            per_second=usual.per_second if self.per_second is None else self.per_second,
-            timeout=usual.timeout if self.timeout is None else self.timeout,
-            attempts=usual.attempts if self.attempts is None else self.attempts,
-        )
+        """The usual request policy with these values in their place."""
+        given = {"per_second": self.per_second, "timeout": self.timeout, "attempts": self.attempts}
+        return replace(usual, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Embedding:
+class Encoder(OptionSection):
     """A sentence-embedding model, as `encoder.HuggingFaceEncoder` takes it."""
 
-    folder: Path
-    query_prefix: str = ""
-    document_prefix: str = ""
-    pooling: Pooling | None = None
-    max_tokens: int | None = None
-    device: str = "cpu"
+    folder: FilePath = Field(description="the folder of the model")
+    query_prefix: StrictStr = Field("", description="text before each query, `query: ` for E5")
+    document_prefix: StrictStr = Field("", description="text before each document, `passage: ` for E5")
+    pooling: Pooling | None = Field(None, description="how the vectors of tokens become one; null: as the folder says")
+    max_tokens: StrictInt | None = Field(None, ge=1, description="tokens per text; null: as the folder says")
+    device: Text = Field("cpu", description="where it runs, as torch names it")
 
 
-@dataclass(frozen=True, slots=True)
-class Searching:
-    """How a corpus or the web is searched; hashable, so that what is made of it can be shared.
+class Judging(Requests):
+    """A model behind an OpenAI-compatible endpoint that judges answers, and how it is asked."""
 
-    Attributes:
-        retriever: "bm25", "tantivy" or "dense" over a corpus; the address of a server that answers `/retrieve`; or a
-            search provider of the web ("serper", "tavily", "brave", "searxng").
-        encoder: of "dense".
-        faiss: the index of "dense", as faiss's factory names it ("Flat", "HNSW32", "IVF4096,PQ64"); None compares with
-            every vector.
-        requests: to servers, providers and pages.
-        cache: a folder that keeps indices and what other machines answered. None keeps no answers, and an index only
-            where the corpus has a place for it.
-    """
+    url: Text = Field(description="the address of the API, `https://HOST/v1`")
+    model: Text = Field(description="the name of the model there")
+    key_variable: Text | None = Field(
+        KEY_VARIABLE, description="the environment variable that holds the key; null sends no key"
+    )
+    max_tokens: StrictInt = Field(16, ge=1, description="tokens per verdict; more for a model that thinks first")
 
-    retriever: str = "bm25"
-    encoder: Embedding | None = None
-    faiss: str | None = None
-    requests: Requests = field(default_factory=Requests)
-    cache: Path | None = None
 
-    def __post_init__(self) -> None:
+class Data(OptionSection):
+    """Files of questions and pages."""
+
+    questions: dict[str, tuple[str, ...]] | str = Field(
+        description="per split, a file or a list of files; or one folder of the published files"
+    )
+    corpus: StrictStr | None = Field(
+        None, description="a file of pages; null: local retrievers search the paragraphs that come with the questions"
+    )
+
+    @field_validator("questions", mode="before")
+    @classmethod
+    def _by_split(cls, given: Any) -> Any:
+        if isinstance(given, str) and Path(given).suffix.lower() not in QUESTION_FILES:
+            return given
+        if not isinstance(given, Mapping) or not given:
+            raise UserError(f"names files by split, or one folder of published files, as in {DATA_EXAMPLE}")
+        files = {}
+        for split, named in given.items():
+            paths = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list | tuple) else ()
+            if not isinstance(split, str) or not paths or not all(isinstance(path, str) for path in paths):
+                raise UserError(f"{split} must be a file or a list of files, as in {DATA_EXAMPLE}")
+            files[split] = paths
+        return files
+
+
+def _folder_alone(given: Any) -> Any:
+    return {"folder": given} if isinstance(given, str | Path) else given
+
+
+def _none_alone(given: Any) -> Any:
+    return {} if given is None else given
+
+
+class Searching(OptionSection):
+    """How a corpus or the web is searched; hashable, so that what is made of it can be shared."""
+
+    retriever: Text = Field(
+        "bm25",
+        description="`bm25`, `tantivy` or `dense` over a corpus; the address of a server that answers `/retrieve`; or "
+        "a search provider of the web (`serper`, `tavily`, `brave`, `searxng`)",
+    )
+    encoder: Annotated[Encoder | None, BeforeValidator(_folder_alone)] = Field(
+        None, description="the model of `dense`: a folder, or a mapping"
+    )
+    faiss: Text | None = Field(
+        None,
+        description="the index of `dense`, as the factory of faiss names it (`Flat`, `HNSW32`); null compares with "
+        "every vector",
+    )
+    requests: Annotated[Requests, BeforeValidator(_none_alone)] = Field(
+        Requests(), description="how servers, providers and pages are asked"
+    )
+    cache: FilePath | None = Field(
+        None,
+        description="a folder that keeps indices and the answers of other machines; null keeps no answers, and an "
+        "index only beside the file of a corpus",
+    )
+
+    @model_validator(mode="after")
+    def _dense_alone(self) -> Searching:
         if self.faiss is not None and self.retriever != "dense":
-            raise UserError(f"faiss={self.faiss!r} is for retriever='dense', this is {self.retriever!r}")
+            raise UserError(f"faiss={self.faiss!r} is for retriever='dense', this is {self.retriever!r:.80}")
         if self.retriever == "dense" and self.encoder is None:
             raise UserError("retriever='dense' needs encoder: the folder of a sentence-embedding model")
+        return self
 
 
-def read_searching(retriever: Any, encoder: Any, faiss: Any, requests: Any, cache: Any) -> Searching:
-    """The options of a recipe, checked.
+class DeepSearchOptions(Searching, EnvironmentOptions):
+    """Options of Deep Search."""
 
-    Raises:
-        UserError: one of them is of another kind, or is not known; the message names it.
-    """
-    return Searching(
-        text("retriever", retriever),
-        _read_encoder(encoder),
-        None if faiss is None else text("faiss", faiss),
-        read_requests("requests", requests),
-        None if cache is None else Path(text("cache", cache)),
+    results: StrictInt = Field(3, ge=1, le=100, description="results of a search")
+    snippet_words: StrictInt = Field(10, ge=1, le=1_000, description="words of each result in a list")
+    page_words: StrictInt = Field(
+        200, ge=1, le=100_000, description="words of a page, and of each passage; the rest is cut, visibly"
     )
-
-
-def read_requests(name: str, said: Any) -> Requests:
-    """`{per_second, timeout, attempts}`, each of them optional.
-
-    Raises:
-        UserError: it is something else; the message names the key.
-    """
-    known = _mapping(name, {} if said is None else said, ("per_second", "timeout", "attempts"))
-    per_second, timeout, attempts = (known.get(key) for key in ("per_second", "timeout", "attempts"))
-    return Requests(
-        None if per_second is None else number(f"{name}.per_second", per_second),
-        None if timeout is None else number(f"{name}.timeout", timeout),
-        None if attempts is None else whole(f"{name}.attempts", attempts, 1),
+    observation: Observation = Field(
+        "list",
+        description="`list`: titles and first words, to be opened; `passages`: whole results, as Search-R1 shows them, "
+        "and nothing to open",
     )
-
-
-def _read_encoder(said: Any) -> Embedding | None:
-    if said is None:
-        return None
-    keys = ("folder", "query_prefix", "document_prefix", "pooling", "max_tokens", "device")
-    known = _mapping("encoder", {"folder": said} if isinstance(said, str) else said, keys)
-    if "folder" not in known:
-        raise UserError("encoder.folder is not given: name the folder of a sentence-embedding model")
-    pooling, max_tokens = known.get("pooling"), known.get("max_tokens")
-    if pooling is not None and pooling not in get_args(Pooling):
-        raise UserError(f"encoder.pooling={pooling!r:.80}: one of {', '.join(get_args(Pooling))}")
-    return Embedding(
-        Path(text("encoder.folder", known["folder"])),
-        text("encoder.query_prefix", known.get("query_prefix", ""), empty=True),
-        text("encoder.document_prefix", known.get("document_prefix", ""), empty=True),
-        pooling,
-        None if max_tokens is None else whole("encoder.max_tokens", max_tokens, 1),
-        text("encoder.device", known.get("device", "cpu")),
+    reward: Reward = Field("binary", description="`binary`: 1 for a full score, else 0; `score`: the score, in [0, 1]")
+    metric: Literal[Metric, "judge"] = Field("em", description="how an answer is scored")
+    judge: Judging | None = Field(None, description="the judge of `metric: judge`")
+    data: Data | None = Field(None, description="files; null plays a world of the package")
+    world: World = Field(
+        "encyclopaedia", description="without `data`: the generated encyclopaedia, or `countries`, real text"
     )
+    pages: StrictInt = Field(2_000, ge=FEWEST_PAGES, description="pages of the encyclopaedia")
+    wording: Wording = Field(
+        "varied", description="wording of its facts; `plain` says all of them alike, for small models"
+    )
+    seed: StrictInt = Field(0, description="seed of the encyclopaedia, and of the questions about either world")
+    kinds: Several[StrictStr] | None = Field(None, description="kinds of questions; null takes all")
 
+    @model_validator(mode="after")
+    def _judged(self) -> DeepSearchOptions:
+        if self.judge is not None and self.metric != "judge":
+            raise UserError(f"judge is for metric='judge', this is {self.metric!r}")
+        if self.judge is None and self.metric == "judge":
+            raise UserError("metric='judge' needs judge: a mapping of url and model")
+        return self
 
-def text(name: str, value: Any, *, empty: bool = False) -> str:
-    """A text.
+    @property
+    def searching(self) -> Searching:
+        """The part that says how to search."""
+        return Searching(**{name: getattr(self, name) for name in Searching.model_fields})
 
-    Raises:
-        UserError: it is something else.
-    """
-    if not isinstance(value, str) or not (value or empty):
-        raise UserError(f"{name}={value!r:.80}: a text is needed")
-    return value
+    @property
+    def slow_steps(self) -> str:
+        """Other machines take long to answer."""
+        if self.retriever not in LOCAL:
+            return "steps that search wait for another machine"
+        return "steps that answer wait for the judge" if self.judge is not None else ""
 
+    def check_form(self, form: str) -> None:
+        """Make sure that an agent of that form can say what these options need.
 
-def whole(name: str, value: Any, lowest: int | None = None) -> int:
-    """A whole number.
-
-    Raises:
-        UserError: it is something else, or below the lowest.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or (lowest is not None and value < lowest):
-        least = "" if lowest is None else f", at least {lowest}"
-        raise UserError(f"{name}={value!r:.80}: a whole number is needed{least}")
-    return value
-
-
-def number(name: str, value: Any) -> float:
-    """A positive number.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise UserError(f"{name}={value!r:.80}: a positive number is needed")
-    return float(value)
-
-
-def _mapping(name: str, value: Any, keys: tuple[str, ...]) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{name}={value!r:.80}: a mapping is needed (known: {', '.join(keys)})")
-    unknown = [key for key in value if key not in keys]
-    if unknown:
-        raise UserError(f"{name}.{unknown[0]!s:.80} is not known (known: {', '.join(keys)})")
-    return value
+        Raises:
+            UserError: Search-R1's turns cannot open pages.
+        """
+        if form == "search_r1" and self.observation != "passages":
+            raise UserError(
+                "agent.form=search_r1 has no turns but search and answer: it needs "
+                "environment.options.observation=passages"
+            )

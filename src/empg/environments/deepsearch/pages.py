@@ -1,4 +1,4 @@
-"""What an agent reads: results as a list or as passages, pages, and fixed hints. All of it is bounded, visibly."""
+"""The observations of the agent: result lists, passages, pages and fixed hints. Cuts are always marked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ NOTHING = "Nothing found."
 NO_PAGE = "There is no such page. Open one of the results, or search."
 HINT = "Not understood. Say search[query], open[title] or answer[text]."
 PASSAGES_HINT = "Not understood. Say search[query] or answer[text]."
-WORD = 20  # characters of a long word: bounds text that has no spaces
+WORD = 20  # characters counted per word; bounds text without spaces
 
 
 def result_list(documents: Sequence[Document], words: int) -> str:
-    """One line a result: its number, its title, its name where that is another, and the first `words` words."""
+    """Render one line per result: number, title, name (if it differs from the title), and the first `words` words."""
     lines = []
     for number, (document, name) in enumerate(zip(documents, page_names(documents), strict=True), start=1):
         title = label(document.title)
@@ -25,7 +25,7 @@ def result_list(documents: Sequence[Document], words: int) -> str:
 
 
 def passages(documents: Sequence[Document], words: int) -> str:
-    """The results as Search-R1 shows them, each bounded to `words` words."""
+    """Render the results in Search-R1's format, each cut to `words` words."""
     lines = [
         f'Doc {number}(Title: "{label(document.title)}") {beginning(document.text, words)}'
         for number, document in enumerate(documents, start=1)
@@ -34,21 +34,21 @@ def passages(documents: Sequence[Document], words: int) -> str:
 
 
 def page(document: Document, words: int) -> str:
-    """A page: its title and its first `words` words."""
+    """Render a page: its title and its first `words` words."""
     return f"{label(document.title)}: {beginning(document.text, words)}"
 
 
 def failed(reason: str) -> str:
-    """A search or a page that could not be had; the reason in at most 200 characters."""
+    """Render a failed search or page request, with at most 200 characters of the reason."""
     return f"Search failed: {one_line(reason)[:200].rstrip('.')}."
 
 
 def beginning(text: str, words: int) -> str:
-    """The first `words` words (and at most 20 characters for each) on one line, and `...` if there are more."""
+    """Return the first `words` words (at most 20 characters per word) on one line, and `...` if there are more."""
     parts = text[: WORD * words].split(maxsplit=words)
     return " ".join(parts[:words]) + (CUT if len(parts) > words or len(text) > WORD * words else "")
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space made one space."""
+    """Replace every run of white space by one space."""
     return " ".join(text.split())

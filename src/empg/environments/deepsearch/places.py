@@ -1,66 +1,51 @@
-"""Where questions and corpus are, as a recipe's `data` says; and the paper's arrangement of the published files."""
+"""Parse a recipe's `data`: files of questions by split and the corpus. Arrange published files like the paper."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from empg.environments.deepsearch.datasets import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, load_questions
+from empg.environments.deepsearch.options import DATA_EXAMPLE, QUESTION_FILES, Data
 from empg.errors import MissingFileError, UserError
 
 Files = tuple[tuple[str, tuple[str, ...]], ...]
-"""By split, its files."""
+"""Pairs of a split and its files."""
 
-_EXAMPLE = "data: {questions: {train: FILE, test_id: [FILE, FILE]}, corpus: FILE}"
-_KINDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _OTHER_NAMES = {"2wikimultihopqa": "2wiki", "webwalkerqa": "webwalker"}
 
 
-def read_places(data: Any) -> tuple[Files, str | None]:
-    """The files of each split, and the corpus.
+def read_places(data: Data) -> tuple[Files, str | None]:
+    """Return the files of each split, and the corpus.
 
     Raises:
-        UserError: it says something else, or names a file twice: what is trained on must not be what is tested on.
-        MissingFileError: there is no such folder.
+        UserError: a file is named twice (training and test data must not overlap).
+        MissingFileError: the folder does not exist.
     """
-    if not isinstance(data, Mapping) or not set(data) <= {"questions", "corpus"}:
-        raise UserError(f"data has questions and corpus, as in {_EXAMPLE}")
-    corpus, questions = data.get("corpus"), data.get("questions")
-    if not (corpus is None or isinstance(corpus, str)):
-        raise UserError(f"data.corpus names one file, as in {_EXAMPLE}")
-    if isinstance(questions, str) and Path(questions).suffix.lower() not in _KINDS:
-        return arrange(Path(questions)), corpus
-    if not isinstance(questions, Mapping) or not questions:
-        raise UserError(f"data.questions names files by split, or one folder of published files, as in {_EXAMPLE}")
-    files = []
-    for split, named in questions.items():
-        paths = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list | tuple) else ()
-        if not isinstance(split, str) or not paths or not all(isinstance(path, str) for path in paths):
-            raise UserError(f"data.questions.{split} is a file or a list of files, as in {_EXAMPLE}")
-        files.append((split, paths))
+    if isinstance(data.questions, str):
+        return arrange(Path(data.questions)), data.corpus
+    files = tuple(data.questions.items())
     _check_apart(files)
-    return tuple(files), corpus
+    return files, data.corpus
 
 
 @lru_cache(8)
 def arrange(folder: Path) -> Files:
-    """The published files of a folder as the paper uses them: `train`, `test_id` and `test_ood`.
+    """Arrange the published files of a folder like the paper: `train`, `test_id` and `test_ood`.
 
-    Trained on are the training files of `IN_DISTRIBUTION`; its other files are tested on, in distribution, and those of
-    `OUT_OF_DISTRIBUTION` out of it, of which training files are left alone. A file is for training if its name says so.
-    Its dataset shows in its records, else in the name of its folder. Files of other datasets are left alone.
+    `train` has the training files of `IN_DISTRIBUTION`, and `test_id` its other files. `test_ood` has the files of
+    `OUT_OF_DISTRIBUTION` except its training files. A file is a training file if its name contains "train". Its dataset
+    is recognised by its records, else by the name of its folder. Files of other datasets are ignored.
 
     Raises:
-        MissingFileError: there is no such folder.
-        UserError: no file in it is of one of those datasets, or one of the files has no questions.
+        MissingFileError: the folder does not exist.
+        UserError: the folder has no file of these datasets, or one of the files has no questions.
     """
     if not folder.is_dir():
-        raise MissingFileError(f"{folder} is no folder; data.questions names files by split, as in {_EXAMPLE}")
+        raise MissingFileError(f"{folder} is not a folder. Set data.questions to files by split, e.g. {DATA_EXAMPLE}")
     splits: dict[str, list[str]] = {"train": [], "test_id": [], "test_ood": []}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _KINDS and path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in QUESTION_FILES and path.is_file()):
         dataset, trains = _dataset(path), "train" in path.stem.lower()
         if dataset in IN_DISTRIBUTION:
             splits["train" if trains else "test_id"].append(str(path))
@@ -68,8 +53,9 @@ def arrange(folder: Path) -> Files:
             splits["test_ood"].append(str(path))
     found = tuple((split, tuple(paths)) for split, paths in splits.items() if paths)
     if not found:
-        known = ", ".join((*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION))
-        raise UserError(f"{folder} has no files of the paper's datasets ({known}); name your files by split")
+        datasets = ", ".join((*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION))
+        problem = f"{folder} has no files of the paper's datasets ({datasets})"
+        raise UserError(f"{problem}. Set data.questions to files by split")
     return found
 
 
@@ -79,14 +65,12 @@ def _dataset(path: Path) -> str:
     return next((name for name in names if name in (*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION)), names[0])
 
 
-def _check_apart(files: list[tuple[str, tuple[str, ...]]]) -> None:
+def _check_apart(files: Files) -> None:
     where: dict[str, str] = {}
     for split, paths in files:
         for path in paths:
             before = where.setdefault(os.path.realpath(path), split)
             if before != split:
-                raise UserError(
-                    f"data.questions: {path} is given for {before} and for {split}; splits must not overlap"
-                )
+                raise UserError(f"data.questions: {path} is in both {before} and {split}; splits must not overlap")
         if len({os.path.realpath(path) for path in paths}) < len(paths):
-            raise UserError(f"data.questions.{split} names a file twice")
+            raise UserError(f"data.questions.{split} lists a file twice")

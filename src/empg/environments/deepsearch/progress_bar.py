@@ -1,4 +1,4 @@
-"""Progress of work that is done once: an index of a corpus."""
+"""A progress bar for indexing a corpus."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-_PAUSE = 0.1  # seconds between two looks: documents can be done faster than a terminal draws
+_REFRESH_INTERVAL = 0.1  # seconds between updates, because documents are indexed faster than a terminal can draw
 
 
 class IndexingBar:
-    """A progress bar on standard error that appears when there is progress to show.
+    """A progress bar on standard error. It appears with the first update.
 
     Args:
-        what: stands before it.
-        total: documents; None where that shows at the end.
+        label: text before the bar.
+        total: number of documents; None if it is known only at the end.
     """
 
-    def __init__(self, what: str, total: int | None = None) -> None:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    def __init__(self, label: str, total: int | None = None) -> None:
+        columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=Console(stderr=True))
         self._total = total
         self._task: TaskID | None = None
@@ -31,17 +31,17 @@ class IndexingBar:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._task is None:
             return
-        whole = self._done if kind is None else self._total  # what was broken off is not whole
-        self._progress.update(self._task, completed=self._done, total=whole)
+        total = self._done if kind is None else self._total  # after an exception the bar stays incomplete
+        self._progress.update(self._task, completed=self._done, total=total)
         self._progress.stop()
 
     def show(self, done: int) -> None:
-        """So many documents are done."""
+        """Set the number of finished documents."""
         self._done = done
         if self._task is None:
             self._progress.start()
             self._task = self._progress.add_task("", total=self._total)
         now = time.monotonic()
-        if now - self._drawn >= _PAUSE:
+        if now - self._drawn >= _REFRESH_INTERVAL:
             self._drawn = now
             self._progress.update(self._task, completed=done)

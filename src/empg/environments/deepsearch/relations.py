@@ -1,4 +1,4 @@
-"""What is told of each kind of thing in the made-up encyclopaedia, and in which words it is stated and asked for."""
+"""The relations of the generated encyclopaedia, with the wording of their statements and questions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A relation that gives an entity one value, so that a chain of relations has one end.
+    """A relation with one value per entity, so that a chain of relations has a unique end.
 
-    `kind` is the kind of entity that has it; `target` the kind of its value, or the numbers that the value is one of.
-    `sentences` are ways to state it on a page ({n}: the entity, {v}: the value); `question` asks for it of {x}.
+    `kind` is the kind of its entities. `target` is the kind of its value, or the range of a number. `sentences` are
+    ways to state it on a page ({n}: the entity, {v}: the value). `question` asks for the value for {x}.
     """
 
     name: str
@@ -20,8 +20,8 @@ class Relation:
     question: str
 
 
-# Quantities are round, for few tokens. The years keep order: whoever founds, writes, directs or wins was born before,
-# and a book is older than its films.
+# Quantities are round, so that they have few tokens. Years are consistent: founders, authors, directors and winners are
+# born before the event, and a book is older than its films.
 RELATIONS = (
     Relation("birthplace", "person", "town",
              ("The birthplace of {n} is {v}.", "{n} was born in {v}."), "Where was {x} born?"),
@@ -65,14 +65,14 @@ RELATIONS = (
              ("The sponsor of the {n} is {v}.", "It is given by {v}."), "Which company gives {x}?"),
 )  # fmt: skip
 RELATION = {relation.name: relation for relation in RELATIONS}
-INVERSE = ("mouth", "river")  # a river's mouth lies on that river: this chain says nothing
+INVERSE = ("mouth", "river")  # the river of a river's mouth is that river, so this chain is trivial
 
 
 def number(relation: str, value: int) -> str:
-    """A number in words of a page: years plainly, quantities with commas."""
+    """Format a number like the pages: years without commas, quantities with commas."""
     return str(value) if relation.endswith("year") else f"{value:,}"
 
 
 def plainly(relation: str, value: str) -> str:
-    """A fact as a table has it: the value follows its name at once, so that whoever can copy can quote it."""
+    """Return a fact in the plain form "Relation value.", which a model can quote by copying."""
     return f"{relation.capitalize()} {value}."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from empg.environments.deepsearch.corpus import Titles, must_exist, open_titles, read_corpus
-from empg.environments.deepsearch.options import Searching
+from empg.environments.deepsearch.options import LOCAL, Searching
 from empg.environments.deepsearch.progress_bar import IndexingBar
 from empg.environments.deepsearch.retrieval.stored import Progress, fingerprint_files, open_documents
 from empg.environments.deepsearch.world import Document, Library, Retriever
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from empg.environments.deepsearch.retrieval.dense import DenseRetriever
     from empg.environments.deepsearch.retrieval.encoder import HuggingFaceEncoder
     from empg.environments.deepsearch.retrieval.tantivy_index import TantivyRetriever
-
-LOCAL = ("bm25", "tantivy", "dense")
 
 
 @dataclass(frozen=True)

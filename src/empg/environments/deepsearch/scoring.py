@@ -1,8 +1,8 @@
-"""How right an answer is: exact match, token F1 and cover match, with the field's normalisation.
+"""Answer metrics: exact match, token F1 and cover match, with the field's normalisation.
 
-As in the evaluation scripts of SQuAD and HotpotQA: lower case, no punctuation, no articles, single spaces. Where a
-question has several right answers, the best counts. A right answer of which nothing would be left ("The The") is
-compared as it is, in lower case: else saying nothing would be as good.
+The normalisation is that of the evaluation scripts of SQuAD and HotpotQA: lower case, no punctuation, no articles,
+single spaces. If a question has several correct answers, the best match counts. If normalisation would leave nothing of
+a correct answer ("The The"), it is only lower-cased; otherwise an empty answer would be correct.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ _VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 
 def normalize(text: str) -> str:
-    """Lower case, without ASCII punctuation and English articles, single spaces."""
+    """Normalise a text: lower case, no ASCII punctuation, no English articles, single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def score(answer: str, answers: Sequence[str], metric: Metric = "em") -> float:
-    """How right `answer` is, in [0, 1]: the best over `answers`, the ones that count as right.
+    """Score `answer` in [0, 1]: the best match over the correct `answers`.
 
     Args:
-        answer: what was said.
-        answers: what is right; none of them makes everything wrong.
-        metric: "em": equal after normalisation; "f1": harmonic mean of token precision and recall; "cover_em": a right
-            answer stands, as whole words, in what was said.
+        answer: the given answer.
+        answers: the correct answers; if empty, the score is 0.
+        metric: "em": equal after normalisation; "f1": harmonic mean of token precision and recall; "cover_em": the
+            given answer contains a correct one as whole words.
     """
     measure = {"em": _exact, "f1": _f1, "cover_em": _covers}[metric]
     return max((measure(*_comparable(answer, right)) for right in answers), default=0.0)
 
 
-def _comparable(said: str, right: str) -> tuple[str, str]:
-    if kept := normalize(right):
-        return normalize(said), kept
-    return " ".join(said.lower().split()), " ".join(right.lower().split())
+def _comparable(given: str, right: str) -> tuple[str, str]:
+    if normalized := normalize(right):
+        return normalize(given), normalized
+    return " ".join(given.lower().split()), " ".join(right.lower().split())
 
 
-def _exact(said: str, right: str) -> float:
-    return float(said == right)
+def _exact(given: str, right: str) -> float:
+    return float(given == right)
 
 
-def _f1(said: str, right: str) -> float:
-    if said != right and _VERDICTS & {said, right}:
+def _f1(given: str, right: str) -> float:
+    if given != right and _VERDICTS & {given, right}:
         return 0.0  # "no" is not half of "no answer"
-    tokens, gold = said.split(), right.split()
+    tokens, gold = given.split(), right.split()
     if not tokens or not gold:
         return float(tokens == gold)
     common = sum((Counter(tokens) & Counter(gold)).values())
     return 2 * common / (len(tokens) + len(gold))
 
 
-def _covers(said: str, right: str) -> float:
-    return float(said == right or (right != "" and f" {right} " in f" {said} "))
+def _covers(given: str, right: str) -> float:
+    return float(given == right or (right != "" and f" {right} " in f" {given} "))

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 from empg.environments.deepsearch.datasets import documents_of, load_questions
-from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, Wording, make_encyclopaedia
-from empg.environments.deepsearch.options import Requests, Searching, read_requests, read_searching, text, whole
+from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, make_encyclopaedia
+from empg.environments.deepsearch.options import LOCAL, DeepSearchOptions, Judging, Searching, Wording
 from empg.environments.deepsearch.places import Files, read_places
 from empg.environments.deepsearch.questions import KINDS, SPLITS, make_questions
 from empg.environments.deepsearch.realworld import KINDS as COUNTRY_KINDS
 from empg.environments.deepsearch.realworld import country_pages, make_country_questions
 from empg.environments.deepsearch.retrieval.stored import fingerprint_documents, fingerprint_files
-from empg.environments.deepsearch.retrievers import LOCAL, Corpus, corpus_file, open_search
+from empg.environments.deepsearch.retrievers import Corpus, corpus_file, open_search
 from empg.environments.deepsearch.scoring import Metric, score
 from empg.environments.deepsearch.world import Document, Library, Question, Retriever
 from empg.errors import UserError
@@ -25,7 +24,6 @@ Score = Callable[[Question, str], float]
 """How good an answer to a question is, in [0, 1]."""
 
 Searched = tuple[Retriever, Library | None]
-World = Literal["encyclopaedia", "countries"]
 
 
 @dataclass(frozen=True)
@@ -45,108 +43,43 @@ class Source:
     score: Score
 
 
-def open_source(
-    data: Mapping[str, Any] | None = None,
-    *,
-    world: World = "encyclopaedia",
-    pages: int = 2_000,
-    wording: Wording = "varied",
-    seed: int = 0,
-    kinds: Sequence[str] | None = None,
-    retriever: str = "bm25",
-    encoder: str | Mapping[str, Any] | None = None,
-    faiss: str | None = None,
-    requests: Mapping[str, Any] | None = None,
-    cache: str | None = None,
-    metric: Metric | Literal["judge"] = "em",
-    judge: Mapping[str, Any] | None = None,
-) -> Source:
+def open_source(options: DeepSearchOptions) -> Source:
     """Put a world together. What is made once is shared by all who ask for it in this process.
 
-    Args:
-        data: None for a `world` that comes with the package. Else `questions`: by the name of a split, a file or a
-            list of files (see `datasets.load_questions`), or a folder of the published ones (see
-            `places.arrange`); and `corpus`: a file (see `corpus.read_corpus`), without which a local retriever
-            searches the paragraphs that come with the questions, of all splits.
-        world: "encyclopaedia", made up; or "countries", real text of the World Factbook, see `realworld`.
-        pages: of the encyclopaedia.
-        wording: of its facts: "varied", or "plain" for small models, see `make_encyclopaedia`.
-        seed: of the encyclopaedia, and of the questions about either world.
-        kinds: which kinds of questions; None takes all.
-        retriever: see `options.Searching`.
-        encoder: of "dense": the folder of a sentence-embedding model, or a mapping of `folder` and what else
-            `encoder.HuggingFaceEncoder` takes: `query_prefix`, `document_prefix`, `pooling`, `max_tokens`, `device`.
-        faiss: of "dense", see `options.Searching`.
-        requests: to servers, providers and pages: `per_second`, `timeout` (seconds), `attempts`.
-        cache: see `options.Searching`.
-        metric: of answers, see `scoring.score`; or "judge".
-        judge: of metric "judge": `url` and `model`, and what else `judge.Judge` takes, and how it is asked (as in
-            `requests`). Its verdicts go to the cache.
-
     Raises:
-        UserError: an argument is none of these; the message names it.
+        UserError: files, kinds of questions or the retriever do not fit; the message names the option.
         MissingFileError: a file is not there; the message says where to get it.
         MissingExtraError: see `open_search`.
     """
-    how = read_searching(retriever, encoder, faiss, requests, cache)
-    scored = _scorer(metric, judge, how.cache)
-    chosen = _read_kinds(kinds)
-    whole("pages", pages)
-    whole("seed", seed)
+    how, kinds, seed = options.searching, options.kinds, options.seed
+    scored = _judge(options.judge, how.cache) if options.metric == "judge" else _Scored(options.metric)
     questions: Mapping[str, Sequence[Question]]
-    if world not in get_args(World):
-        raise UserError(f"world={world!r:.80}: one of {', '.join(get_args(World))}")
-    if wording not in get_args(Wording):
-        raise UserError(f"wording={wording!r:.80}: one of {', '.join(get_args(Wording))}")
-    if data is None and world == "countries":
-        questions = _country_questions(seed, chosen)
-        searched = _country_search(how)
-    elif data is None:
-        questions = _generated_questions(pages, wording, seed, chosen)
-        searched = _generated_search(pages, wording, seed, how)
-    else:
-        files, corpus = read_places(data)
-        questions = _file_questions(files, chosen)
+    if options.data is not None:
+        files, corpus = read_places(options.data)
+        questions = _file_questions(files, kinds)
         context = () if corpus else tuple(dict.fromkeys(path for _, paths in files for path in paths))
         searched = _file_search(corpus, context, how)
+    elif options.world == "countries":
+        questions = _country_questions(seed, kinds)
+        searched = _country_search(how)
+    else:
+        questions = _generated_questions(options.pages, options.wording, seed, kinds)
+        searched = _generated_search(options.pages, options.wording, seed, how)
     return Source(questions, *searched, scored)
 
 
-def _read_kinds(kinds: Any) -> tuple[str, ...] | None:
-    if kinds is None:
-        return None
-    if not isinstance(kinds, list | tuple) or not kinds:
-        raise UserError(f"kinds={kinds!r:.80}: a list of kinds of questions is needed")
-    return tuple(text("kinds", kind) for kind in kinds)
-
-
-def _scorer(metric: Any, judge: Any, cache: Path | None) -> Score:
-    if metric in get_args(Metric):
-        if judge is not None:
-            raise UserError(f"judge is for metric='judge', this is {metric!r}")
-        return _Scored(metric)
-    if metric != "judge":
-        raise UserError(f"metric={metric!r:.80}: one of {', '.join(get_args(Metric))}, judge")
-    own, asking = ("url", "model", "key_variable", "max_tokens"), ("per_second", "timeout", "attempts")
-    if not isinstance(judge, Mapping) or not {"url", "model"} <= set(judge) <= {*own, *asking}:
-        known = ", ".join((*own, *asking))
-        raise UserError(f"metric='judge' needs judge: a mapping of url and model (known: {known})")
-    said = {name: judge[name] for name in own if name in judge}
-    for name in ("url", "model"):
-        text(f"judge.{name}", said[name])
-    if said.get("key_variable") is not None:
-        text("judge.key_variable", said["key_variable"])
-    if "max_tokens" in said:
-        whole("judge.max_tokens", said["max_tokens"], 1)
-    requests = read_requests("judge", {name: judge[name] for name in asking if name in judge})
-    return _judge(tuple(sorted(said.items())), requests, cache)
-
-
 @lru_cache(4)
-def _judge(options: tuple[tuple[str, Any], ...], requests: Requests, cache: Path | None) -> Score:
+def _judge(options: Judging, cache: Path | None) -> Score:
     from empg.environments.deepsearch.judge import REQUEST_POLICY, Judge  # needs httpx
 
-    return Judge(**dict(options), cache=cache, request_policy=requests.over(REQUEST_POLICY))
+    return Judge(
+        options.url,
+        options.model,
+        key_variable=options.key_variable,
+        cache=cache,
+        request_policy=options.over(REQUEST_POLICY),
+        max_tokens=options.max_tokens,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What Deep Search is made of: documents, questions with the chain that answers them, and what asks a corpus."""
+"""Data model of Deep Search: documents, questions with their gold chains, the state, and the retriever protocols."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A page or passage. `title` is what `open[...]` names it by, or `id`: a web page's is its address."""
+    """A page or passage. `open[...]` names it by `title` or by `id`; the id of a web page is its address."""
 
     id: str
     title: str
@@ -18,11 +18,11 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One step of the reasoning that answers a question: what to search for, where it stands, what it yields.
+    """One reasoning step towards the answer of a question: a query, the page with the fact, and the fact's value.
 
-    `query` is what one would search for, knowing the question and the values of the hops before. `title` is the page
-    that states the fact and `value` the fact's object as the page words it. `fact` says it in a sentence, to be
-    quoted; empty where the data has none.
+    `query` is a search query that needs only the question and the values of earlier hops. `title` is the page that
+    states the fact. `value` is the fact's object in the page's wording. `fact` states it in a quotable sentence; it is
+    empty if the data has none.
     """
 
     query: str
@@ -33,11 +33,11 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with every answer that counts as right; the first is the canonical one.
+    """A question with all answers that count as correct; the first is the canonical one.
 
-    `kind` is its task type: hop count and shape of the generated ones ("2-hop bridge"), the dataset's own word
-    otherwise. `source` names the dataset. `hops` is the gold chain, empty where the data has none; in it, `Hop.query`
-    may be the title of a gold page where the data says no more.
+    `kind` is the task type: hop count and shape of generated questions ("2-hop bridge"), else the dataset's own term.
+    `source` is the name of the dataset. `hops` is the gold chain; it is empty if the data has none. `Hop.query` is the
+    title of a gold page if the data has nothing more specific.
     """
 
     id: str
@@ -50,14 +50,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where an episode is.
+    """The state of an episode.
 
     Attributes:
         listed: the results of the last search.
-        found: those of all searches, the newest first: they can still be opened.
-        page: what the last observation shows whole, if it shows a page.
+        found: the results of all searches, newest first; they can still be opened.
+        page: the page in the last observation, if it shows one.
         answer: set by the turn that ends the episode.
-        steps: turns taken.
+        steps: number of turns taken.
     """
 
     listed: tuple[Document, ...] = ()
@@ -69,41 +69,44 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document that a search found; higher scores are better, and comparable within one search only."""
+    """A document found by a search. Higher scores are better; scores are comparable only within one search."""
 
     document: Document
     score: float
 
 
 class RetrievalError(Exception):
-    """A search or a page could not be had from outside (dead server, time-out, refused key); the message says why."""
+    """An external search or page request failed (unreachable server, timeout, rejected key); the message says why.
+
+    Agents read the message in the observation of the failed turn (`pages.failed`).
+    """
 
 
 class NoVerdict(Exception):
-    """Whether an answer is right could not be found out; the message says why. It counts as wrong, and is told."""
+    """The judge returned no verdict; the message says why. The answer counts as wrong, and the failure is reported."""
 
 
 class Retriever(Protocol):
-    """Finds documents for queries, best first; the same query gives the same hits in the same order."""
+    """Finds documents for queries, best first. The same query returns the same hits in the same order."""
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most `k` hits for each query.
+        """Return at most `k` hits per query.
 
         Raises:
-            RetrievalError: the search is done elsewhere and failed.
+            RetrievalError: an external search failed.
         """
         ...
 
 
 class Library(Protocol):
-    """Gives whole pages by what the agent calls them."""
+    """Opens whole pages by title or address."""
 
     def open(self, name: str) -> Document | None:
-        """The page of that title or address, or None where there is none.
+        """Return the page with this title or address, or None if it does not exist.
 
-        Titles match without regard to case and spaces; all passages of one title are one page.
+        Titles match without regard to case and spaces. All passages of one title form one page.
 
         Raises:
-            RetrievalError: the page is elsewhere and could not be had.
+            RetrievalError: an external page could not be fetched.
         """
         ...

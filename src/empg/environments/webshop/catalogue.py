@@ -1,7 +1,7 @@
-"""The catalogue: every product, where to find it, its goals and its search index; in memory, or mapped from a folder.
+"""The catalogue: products, lookup tables, goals and the search index, in memory or memory-mapped from a folder.
 
-A folder is written once (`write_catalogue`) and then opened in a second or two by any number of processes, which share
-its pages through the operating system. Products are kept as JSON, back to back, and read when they are looked at.
+A folder is written once (`write_catalogue`). Any number of processes can then open it in one or two seconds and share
+its memory pages. Products are stored as concatenated JSON and parsed on access.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.world import HumanInstruction, Product
 from empg.errors import MissingFileError, UserError
 
-FORMAT = 2  # raise it when what the folder holds, or how a product is cleaned, changes
-SIGN = "catalogue.json"  # written last: the folder that has it is complete
-PRODUCTS_KEPT = 16_384  # products that stay parsed; a few kB each
+FORMAT = 2  # increase it when the content of the folder or the cleaning of products changes
+SIGN = "catalogue.json"  # written last, so a folder that contains it is complete
+PRODUCTS_KEPT = 16_384  # parsed products in the cache; a few kB each
 
 Done = Callable[[int], None]
 Stage = Callable[[str, int], Done]
-"""Begins a named stage of so much work, and returns what is told how much of it is done."""
+"""Starts a stage with a name and a total amount of work. Returns a function that receives the amount done."""
 
 
 class EmptyCatalogueError(UserError):
-    """No product could be used."""
+    """The catalogue has no usable product."""
 
 
 class Groups:
-    """Rows by a label: a category, a query, an attribute. Memory-mapped where the catalogue is."""
+    """Rows by label (a category, a query or an attribute). Memory-mapped if the catalogue is."""
 
     def __init__(self, names: list[str], starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]) -> None:
         self.names, self.starts, self.rows = names, starts, rows
         self._number = {name: number for number, name in enumerate(names)}
 
     def find(self, name: str) -> npt.NDArray[np.int32]:
-        """The rows of a label, in the catalogue's order; none if nothing has it."""
+        """Return the rows of a label in catalogue order; the array is empty for an unknown label."""
         number = self._number.get(name)
         if number is None:
             return self.rows[:0]
@@ -57,18 +57,20 @@ class Groups:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalogue:
-    """Products by row, 0 to N-1, and what is found through them.
+    """Products by row, 0 to N-1, with their lookup tables, goals and search index.
 
     Attributes:
-        records: every product as JSON, back to back.
-        starts: `(N + 1,)` where each begins.
-        asins: `(N,)` in lower case, sorted, and `asin_rows` their rows.
-        prices: `(N,)` dollars; what the reward goes by (a price tag may show a range).
+        records: all products as concatenated JSON.
+        starts: `(N + 1,)` byte offset of each product.
+        asins: `(N,)` in lower case, sorted.
+        asin_rows: `(N,)` rows of `asins`.
+        prices: `(N,)` dollars, used by the reward (a price tag may show a range).
         groups: rows by "category", "query" and "attribute".
         goals: the goal tables, by kind.
         index: the search index over the rows.
-        fingerprint: of the content; equal catalogues have equal fingerprints.
-        generated: whether the products are the generator's.
+        fingerprint: hash of the content; equal catalogues have equal fingerprints.
+        generated: whether the products are generated.
+        products: returns the product of a row.
     """
 
     records: bytes | mmap.mmap
@@ -87,7 +89,7 @@ class Catalogue:
         return len(self.prices)
 
     def row(self, asin: str) -> int | None:
-        """The row of an asin, in upper or lower case."""
+        """Return the row of an asin in upper or lower case, or None if it is unknown."""
         place = int(np.searchsorted(self.asins, asin.lower()))
         if place < len(self.asins) and self.asins[place] == asin.lower():
             return int(self.asin_rows[place])
@@ -95,7 +97,7 @@ class Catalogue:
 
 
 def make_catalogue(products: Iterable[Product], *, generated: bool = False) -> Catalogue:
-    """A catalogue in memory.
+    """Build a catalogue in memory.
 
     Raises:
         EmptyCatalogueError: there are no products.
@@ -110,10 +112,11 @@ def make_catalogue(products: Iterable[Product], *, generated: bool = False) -> C
 def write_catalogue(
     products: Iterable[Product], folder: Path, *, generated: bool = False, stage: Stage | None = None
 ) -> None:
-    """Index products into a folder that `open_catalogue` maps.
+    """Index products into a folder for `open_catalogue`.
 
-    Products are streamed; what stays in memory is four bytes a word and about 100 bytes a product. The folder appears
-    when it is complete. Where another process was faster, its folder stays. `stage` is told what follows the products.
+    Products are streamed. Memory holds four bytes per word and about 100 bytes per product. The folder appears when it
+    is complete. If another process publishes it first, that folder is kept. `stage` receives the stages that follow the
+    products.
 
     Raises:
         EmptyCatalogueError: there are no products.
@@ -138,18 +141,19 @@ def write_catalogue(
 
 
 def open_catalogue(folder: Path) -> Catalogue:
-    """Map a catalogue that `write_catalogue` wrote.
+    """Memory-map a catalogue that `write_catalogue` wrote.
 
     Raises:
-        MissingFileError: there is none.
+        MissingFileError: the folder is not a catalogue.
         UserError: it was written by another version of this package.
     """
     file = folder / SIGN
     if not file.is_file():
-        raise MissingFileError(f"{folder} holds no catalogue")
+        raise MissingFileError(f"{folder} is not a catalogue: {SIGN} not found")
     about = json.loads(file.read_text(encoding="utf-8"))
     if about.get("format") != FORMAT:
-        raise UserError(f"{folder} has format {about.get('format')}, not {FORMAT}: remove it, to index anew")
+        problem = f"unsupported format: expected {FORMAT}, got {about.get('format')}"
+        raise UserError(f"{folder}: {problem}. Delete it to rebuild the index")
     names = about["names"]
     loaded = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
     with (folder / "records.jsonl").open("rb") as records:
@@ -160,7 +164,7 @@ def open_catalogue(folder: Path) -> Catalogue:
 
 @dataclass(slots=True)
 class _Parts:
-    """A catalogue on its way."""
+    """The data that is collected while a catalogue is built."""
 
     terms: TermCounter
     starts: list[int]
@@ -175,7 +179,7 @@ class _Parts:
         return {kind: list(rows) for kind, rows in self.labels.items()}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Everything but the records and the search index, by the name of its file."""
+        """Return all arrays except the records and the search index, by file name."""
         asins = np.asarray(self.asins, dtype=np.str_)
         order = np.argsort(asins, kind="stable")
         rank = np.empty(len(order), dtype=np.int32)
@@ -218,7 +222,7 @@ def _collect(products: Iterable[Product], records: BinaryIO) -> _Parts:
         for counter in counters.values():
             counter.add(row, product)
     if not parts.asins:
-        raise EmptyCatalogueError("the catalogue is empty: no product could be used")
+        raise EmptyCatalogueError("the catalogue is empty: no usable product found")
     parts.fingerprint = digest.hexdigest()
     return parts
 
@@ -260,6 +264,6 @@ def _read(text: bytes) -> Product:
 
 
 def _actual_price(product: Product) -> float:
-    """The one price of a range, drawn from a seed of the product's own; the original draws it unseeded."""
+    """Draw one price of a range from a seed of the product; the original draws it unseeded."""
     low, high = product.pricing[0], product.pricing[-1]
     return low if low == high else random.Random(f"webshop price/{product.asin}").uniform(low, high)

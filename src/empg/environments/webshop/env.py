@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from empg.environments.base import SEARCH, AnyText, Expert, Info, RecordedEpisode, TextEnvironment
+from empg.environments.options import check_max_steps, read_options
 from empg.environments.webshop import pages, recording
 from empg.environments.webshop.catalogue import Catalogue
 from empg.environments.webshop.expert import ShoppingExpert
-from empg.environments.webshop.goals import GoalKind, SplitScheme, split_range
+from empg.environments.webshop.goals import GoalKind, split_range
 from empg.environments.webshop.indexing import open_generated, open_official
-from empg.environments.webshop.nouns import NounRule, noun_finder
+from empg.environments.webshop.nouns import noun_finder
 from empg.environments.webshop.reward import Score
 from empg.environments.webshop.shop import Shop, ShopRules
+from empg.environments.webshop.spec import NounRule, WebShopOptions
 from empg.environments.webshop.world import Goal, Page, State
-from empg.errors import UserError
+from empg.errors import MissingExtraError, UserError
 
-Observation = Literal["text", "text_rich"]
-Reward = Literal["score", "binary"]
 PRODUCTS = 1_000  # of the generated shop
 
 
@@ -38,65 +37,33 @@ class WebShopEnv(TextEnvironment):
     Args:
         split: "train", "dev" or "test" ("train" or "test" with the verl-agent scheme).
         max_steps: turns until the episode is truncated.
-        data: official files, their folder, or an indexed folder; None for the generated shop.
-        products: how many products: of the generated shop (default 1,000), or the first records of official files
-            (default all).
-        seed: of the generated shop.
-        cache: where an index is kept: of official files, by default beside them; of a large generated shop, by default
-            in `$XDG_CACHE_HOME/empg`.
-        human_goals: goals that people wrote (official files only) instead of synthetic ones.
-        split_scheme: "paper" or "verl-agent"; see `goals.split_range`.
-        observation: "text", or "text_rich" where what was clicked is marked.
-        reward: "score", the official reward in [0, 1]; or "binary", 1 if that is 1 and else 0.
-        nouns: how the reward finds the nouns of a title; see `nouns.noun_finder`.
-        results_per_page: see `ShopRules`, as for the rest.
+        options: see `spec.WebShopOptions`.
 
     Raises:
-        UserError: an argument is not one of the above, or there are no such goals; the message names it.
+        UserError: an argument is wrong, or there are no such goals; the message names it.
         MissingFileError: an official file is missing; the message says which.
     """
 
-    def __init__(
-        self,
-        split: str = "train",
-        max_steps: int = 15,
-        *,
-        data: str | os.PathLike[str] | None = None,
-        products: int | None = None,
-        seed: int = 0,
-        cache: str | os.PathLike[str] | None = None,
-        human_goals: bool = False,
-        split_scheme: SplitScheme = "paper",
-        observation: Observation = "text",
-        reward: Reward = "score",
-        nouns: NounRule = "auto",
-        results_per_page: int = 10,
-        show_chosen_options: bool = False,
-        stop_at_last_page: bool = False,
-        reach_bracketed_values: bool = False,
-    ) -> None:
-        for name, value, allowed in (
-            ("observation", observation, get_args(Observation)),
-            ("reward", reward, get_args(Reward)),
-            ("nouns", nouns, get_args(NounRule)),
-        ):
-            if value not in allowed:
-                raise UserError(f"{name}={value!r}: one of {', '.join(allowed)}")
-        if max_steps < 1:
-            raise UserError(f"max_steps={max_steps}: at least 1")
-        rules = ShopRules(results_per_page, show_chosen_options, stop_at_last_page, reach_bracketed_values)
-        kept = Path(cache) if cache is not None else None
-        if data is None:
-            catalogue = _generated_catalogue(PRODUCTS if products is None else products, seed, kept)
+    def __init__(self, split: str = "train", max_steps: int = 15, **options: Any) -> None:
+        chosen = read_options(WebShopOptions, options)
+        rules = ShopRules(
+            chosen.results_per_page,
+            chosen.show_chosen_options,
+            chosen.stop_at_last_page,
+            chosen.reach_bracketed_values,
+        )
+        if chosen.data is None:
+            catalogue = _generated_catalogue(chosen.products or PRODUCTS, chosen.seed, chosen.cache)
         else:
-            catalogue = _official_catalogue(Path(data), products, kept, human_goals)
-        self.shop = _shop(catalogue, nouns, rules)
-        self.split, self.max_steps, self._observation, self._reward = split, max_steps, observation, reward
-        self.goal_kind: GoalKind = "human" if human_goals else "synthetic"
+            catalogue = _official_catalogue(chosen.data, chosen.products, chosen.cache, chosen.human_goals)
+        self.shop = _shop(catalogue, chosen.nouns, rules)
+        self.split, self.max_steps = split, check_max_steps(max_steps)
+        self._observation, self._reward = chosen.observation, chosen.reward
+        self.goal_kind: GoalKind = "human" if chosen.human_goals else "synthetic"
         goals = len(self.shop.catalogue.goals[self.goal_kind])
         if not goals:
-            raise UserError(f"human_goals={human_goals}: this catalogue has no {self.goal_kind} goals")
-        self._goals = split_range(split_scheme, split, goals)
+            raise UserError(f"human_goals={chosen.human_goals}: this catalogue has no {self.goal_kind} goals")
+        self._goals = split_range(chosen.split_scheme, split, goals)
         self.observation_space = AnyText(1_000_000)
         self.action_space = AnyText(1_000)
         self.state = State()
@@ -169,6 +136,14 @@ class WebShopEnv(TextEnvironment):
             UserError: one was not; the message names the file and the line.
         """
         return recording.fitting(file, self)
+
+    def serve(self, port: int, record: Path | None, ready: Callable[[str], None]) -> None:
+        """Serve this shop as a web site on this machine until Ctrl-C; see `base.PlayableInBrowser`."""
+        try:
+            from empg.environments.webshop.site import serve
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(f"{error.name} is not installed: pip install 'empg[server]'") from None
+        serve(self, port, record, ready)
 
     @property
     def _bought(self) -> bool:

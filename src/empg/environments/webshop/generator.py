@@ -1,8 +1,9 @@
-"""A shop from a seed, in the official schema: 10 products or a million, each a function of (seed, number).
+"""Generate a shop from a seed, in the official schema: 10 products or a million, each a function of (seed, number).
 
 Products come in families of five near-duplicates of one type: one is plain, one lacks an attribute that the others
-have, one has other option values, and two are twins of those, dearer than any price bound of theirs allows. Goals are
-made from the first three. So a good search is not enough: whoever buys its first result is wrong one time in three.
+have, one has other option values, and two are twins of those three whose price exceeds every price bound of theirs.
+Goals are made from the first three. A good search alone is therefore not enough: the first result is wrong one time in
+three.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from empg.errors import UserError
 Options = dict[str, tuple[str, ...]]
 
 FAMILY = 5
-ATTRIBUTES = 3  # of a product: two in its title, one in its first bullet
-INSTRUCTION_SHARE = 0.8  # of the products that are nobody's dearer twin
-FROM_BULLET_SHARE = 0.3  # of the instructions: ask for the attribute that the title does not have
-_DEARER = (55, 90)  # dollars above the family's price; the bounds of the others end below
+ATTRIBUTES = 3  # per product: two in its title, one in its first bullet
+INSTRUCTION_SHARE = 0.8  # share of the products, without the expensive twins, that have an instruction
+FROM_BULLET_SHARE = 0.3  # share of the instructions that ask for the attribute in the bullet
+_TWIN_SURCHARGE = (55, 90)  # dollars above the family's price; the price bounds of the others are lower
 _ASIN_SYLLABLES = tuple(f"{c}{v}" for c in "BDFGHJKLMNPRSTVWXYZC" for v in "AEIOU")
 _ASIN_WORDS = len(_ASIN_SYLLABLES) ** 2
-_ASIN_SIDE = 40  # words for each place that 1,600 neighbouring products share; divides the 10,000 evenly
+_ASIN_SIDE = 40  # words per place that 1,600 neighbouring products share; divides 10,000 evenly
 
 
 def generate(count: int, seed: int = 0) -> Iterator[Product]:
-    """The first `count` products of the shop of a seed.
+    """Generate the first `count` products of the shop of a seed.
 
     Raises:
-        UserError: `count` is not positive or more than there are asins (100 million).
+        UserError: `count` is not positive or exceeds the number of asins (100 million).
     """
     if not 1 <= count <= _ASIN_WORDS**2:
-        raise UserError(f"products={count}: from 1 to {_ASIN_WORDS**2:,}")
+        raise UserError(f"products={count}: expected 1 to {_ASIN_WORDS**2:,}")
     report = LoadReport()
     for number in range(count):
         record, extra = make_record(number, seed)
@@ -47,7 +48,7 @@ def generate(count: int, seed: int = 0) -> Iterator[Product]:
 
 
 def make_record(number: int, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Product `number` as `items_shuffle.json` would hold it, and its entry in `items_ins_v2.json`."""
+    """Return product `number` in the format of `items_shuffle.json`, and its entry for `items_ins_v2.json`."""
     family, place = divmod(number, FAMILY)
     member = _family(family, seed)[place]
     department, kind, attributes = member.department, member.kind, member.attributes
@@ -78,21 +79,21 @@ def make_record(number: int, seed: int = 0) -> tuple[dict[str, Any], dict[str, A
 
 
 def asin(number: int, seed: int = 0) -> str:
-    """The asin of a product: "B0" and two words of two syllables.
+    """Return the asin of a product: "B0" and two words of two syllables.
 
-    Products with low numbers share few words (1,000 products have 40 for each place), so that a small model's tokenizer
-    knows them whole and copies an asin in a few tokens. Neighbours, which are the near-duplicates that a search finds
-    together, have no word in common: on a page of results, after the first word of an asin only one other can follow.
+    Products with low numbers share few words (1,000 products have 40 per place), so that a small model's tokenizer has
+    whole tokens for them and an asin is a few tokens long. Neighbours, which are the near-duplicates that a search
+    finds together, have no word in common. On a results page, the first word of an asin thus determines the second.
     """
     block, within = divmod(number, _ASIN_SIDE**2)
     shell = math.isqrt(block)
     past = block - shell * shell
-    corner = (past, shell) if past < shell else (shell, past - shell)  # every pair once, the smallest first
+    corner = (past, shell) if past < shell else (shell, past - shell)  # each pair once, the smallest first
     row, column = divmod(within, _ASIN_SIDE)
     places = (corner[0] * _ASIN_SIDE + column, corner[1] * _ASIN_SIDE + (column + row) % _ASIN_SIDE)
     words = []
     for shift, which in zip(_asin_shifts(seed), places, strict=True):
-        # A bijection: the factor is odd and no multiple of 5, and there are 100 ** 2 words.
+        # A bijection: there are 100 ** 2 words, and the factor is coprime to 10.
         code = (which * 6_181 + shift) % _ASIN_WORDS
         words.append("".join(_ASIN_SYLLABLES[digit] for digit in divmod(code, len(_ASIN_SYLLABLES))))
     return "B0" + "".join(words)
@@ -100,13 +101,13 @@ def asin(number: int, seed: int = 0) -> str:
 
 @lru_cache
 def _asin_shifts(seed: int) -> tuple[int, ...]:
-    """By how much the two words of an asin are shifted; kept, because a seeded generator is dear to make."""
+    """Return the shifts of the two words of an asin. Cached, because seeding a random generator is slow."""
     return tuple(random.Random(f"webshop/{seed}/asin/{place}").randrange(_ASIN_WORDS) for place in range(2))
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A product of a family, without what is its own alone."""
+    """A product of a family, without the fields that are drawn per product."""
 
     department: Department
     kind: Kind
@@ -118,7 +119,7 @@ class _Member:
 
 @lru_cache(1)
 def _family(family: int, seed: int) -> list[_Member]:
-    """The near-duplicates, in random order."""
+    """Generate the near-duplicates of a family, in random order."""
     rng = random.Random(f"webshop/{seed}/family/{family}")
     department = rng.choice(tables.DEPARTMENTS)
     attributes = tuple(rng.sample(department.attributes, ATTRIBUTES))
@@ -131,7 +132,7 @@ def _family(family: int, seed: int) -> list[_Member]:
     differing = replace(plain, options=_draw_options(rng, department), price=plain.price + rng.randint(-2, 2))
     originals = [plain, lacking, differing]
     twins = [
-        replace(original, price=plain.price + rng.randint(*_DEARER), is_twin=True)
+        replace(original, price=plain.price + rng.randint(*_TWIN_SURCHARGE), is_twin=True)
         for original in rng.sample(originals, FAMILY - len(originals))
     ]
     members = [*originals, *twins]
@@ -140,7 +141,7 @@ def _family(family: int, seed: int) -> list[_Member]:
 
 
 def _draw_options(rng: random.Random, department: Department) -> Options:
-    """Mostly two options, sometimes one or none, each with a few values in a fixed order."""
+    """Draw mostly two options, sometimes one or none, each with a few values in a fixed order."""
     kept = rng.choices((2, 1, 0), (75, 20, 5))[0]
     drawn: Options = {}
     for name, values, count in department.options[:kept]:
@@ -150,7 +151,7 @@ def _draw_options(rng: random.Random, department: Department) -> Options:
 
 
 def _price_tag(rng: random.Random, price: int) -> str:
-    """One price; sometimes a narrow range; seldom nothing, which stands for 100 dollars."""
+    """Draw a price tag: usually one price, sometimes a narrow range, rarely empty, which means 100 dollars."""
     cents = rng.choice((0.99, 0.95, 0.49, 0.0))
     sort = rng.choices(("price", "range", "nothing"), (84, 14, 2))[0]
     low = max(price, 3) + cents

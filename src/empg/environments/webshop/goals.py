@@ -1,10 +1,10 @@
-"""Every goal of a catalogue as a pair of numbers, and how one becomes an instruction.
+"""All goals of a catalogue as pairs of numbers, and the construction of a goal and its instruction.
 
 Synthetic goals: a product with an instruction has one goal per combination of its option values. Human goals: one per
-instruction that people wrote. The order (products as they come, combinations as `itertools.product` makes them, then
-one shuffle with seed 233) is the original's, so that goal i here is goal i there, up to the first that repeats another:
-where a product's data says a value or an instruction twice, only the first of equal goals stays, so that none is in two
-splits.
+human instruction. The order is the original's: products in catalogue order, combinations in the order of
+`itertools.product`, then one shuffle with seed 233. Goal i is therefore goal i of the original up to the first repeated
+goal. If a product's data repeats a value or an instruction, only the first of equal goals is kept, so that no goal is
+in two splits.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from empg.environments.webshop.spec import SplitScheme
 from empg.environments.webshop.world import Goal, HumanInstruction, Product
 from empg.errors import UserError
 
 GoalKind = Literal["synthetic", "human"]
-SplitScheme = Literal["paper", "verl-agent"]
 
 SHUFFLE_SEED = 233
 ANY_PRICE = 1_000_000.0  # dollars
-MAX_GOALS = 100_000  # of one product; those of the thousand official products have 17 on average
+MAX_GOALS = 100_000  # per product; the thousand official products have 17 on average
 _PRICE_STEPS = [10.0 * step for step in range(1, 100)]
 
 # Positions after the shuffle; the last split takes the rest.
@@ -39,12 +39,12 @@ _SPLITS: dict[SplitScheme, tuple[tuple[str, int], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class GoalTable:
-    """The goals of one kind, shuffled: `(G,)` arrays, perhaps memory-mapped.
+    """The goals of one kind, shuffled: `(G,)` arrays, possibly memory-mapped.
 
     Attributes:
         row: int32, the product's row in the catalogue.
-        choice: int32, which combination of its options, or which of its human instructions.
-        weight: float64, how often the goal is drawn when none is named.
+        choice: int32, index of the combination of options or of the human instruction.
+        weight: float64, relative probability of the goal when `reset` draws one.
     """
 
     row: npt.NDArray[np.int32]
@@ -56,19 +56,19 @@ class GoalTable:
 
 
 class GoalCounter:
-    """Collects the goals of one kind while products stream by."""
+    """Collects the goals of one kind from streamed products."""
 
     def __init__(self, kind: GoalKind) -> None:
         self.kind = kind
         self._rows: list[int] = []
         self._counts: list[int] = []
         self._goals = 0
-        self._repeats: list[npt.NDArray[np.int64]] = []  # places, before the shuffle, of goals that were there before
+        self._repeats: list[npt.NDArray[np.int64]] = []  # positions of repeated goals, before the shuffle
         self._attributes: list[tuple[str, ...]] = []
         self._frequency: Counter[str] = Counter()
 
     def add(self, row: int, product: Product) -> None:
-        """The next product."""
+        """Add the next product."""
         count = goal_count(product, self.kind)
         if not count:
             return
@@ -84,7 +84,7 @@ class GoalCounter:
                 self._frequency[attribute] += count
 
     def table(self) -> GoalTable:
-        """All goals, shuffled. Rare attributes weigh more in synthetic goals; human goals weigh the same."""
+        """Return all goals, shuffled. Synthetic goals with rare attributes weigh more; human goals weigh the same."""
         counts = np.asarray(self._counts, dtype=np.int64)
         shuffled = list(range(self._goals))
         random.Random(SHUFFLE_SEED).shuffle(shuffled)
@@ -103,22 +103,22 @@ class GoalCounter:
 
 
 def goal_count(product: Product, kind: GoalKind) -> int:
-    """How many goals a product makes, the repeated ones among them: the first `MAX_GOALS`, if it would make more."""
+    """Return the number of goals of a product, including repeated ones and at most `MAX_GOALS`."""
     if kind == "human":
         return min(len(product.human), MAX_GOALS)
     return 0 if product.instruction is None else min(combinations(product), MAX_GOALS)
 
 
 def combinations(product: Product) -> int:
-    """How many ways there are to choose one value of each option."""
+    """Return the number of ways to choose one value of each option."""
     return math.prod(len(values) for values in product.options.values())
 
 
 def make_goal(product: Product, price: float, kind: GoalKind, choice: int) -> Goal:
-    """The goal that a row of a `GoalTable` stands for.
+    """Construct the goal of a row of a `GoalTable`.
 
-    The price bound is drawn from a seed of its own (the product for synthetic goals, as all its combinations share
-    one; the instruction for human goals), so it is the same in every process. The original draws it unseeded.
+    The price bound is drawn from its own seed, so it is the same in every process; the original draws it unseeded. The
+    seed is the product for synthetic goals, whose combinations share one bound, and the instruction for human goals.
     """
     if kind == "human":
         asked = product.human[choice]
@@ -150,7 +150,7 @@ def make_goal(product: Product, price: float, kind: GoalKind, choice: int) -> Go
 
 
 def price_bound(price: float, key: str) -> tuple[float, str]:
-    """The highest price that will do, in dollars, and the words for it; any price, if there are no steps above."""
+    """Draw the highest acceptable price in dollars, and its words. Without two higher steps there is no price limit."""
     above = [step for step in _PRICE_STEPS if step > price][:4]
     if len(above) < 2:
         return ANY_PRICE, ""
@@ -159,19 +159,19 @@ def price_bound(price: float, key: str) -> tuple[float, str]:
 
 
 def split_range(scheme: SplitScheme, split: str, goals: int) -> range:
-    """Which positions of a `GoalTable` a split plays.
+    """Return the positions of a `GoalTable` that belong to a split.
 
-    "paper": test [0, 500), dev [500, 1500), train the rest. "verl-agent": test [0, 500), train the rest. A catalogue
-    with so few goals that train would be less than half gives its held-out splits a share in proportion instead.
+    "paper": test [0, 500), dev [500, 1500), train the rest. "verl-agent": test [0, 500), train the rest. If `train`
+    would have less than half of the goals, the held-out splits are scaled down proportionally.
 
     Raises:
-        UserError: there is no such scheme or split, or it would be empty.
+        UserError: the scheme or split is unknown, or the split is empty.
     """
     if scheme not in _SPLITS:
-        raise UserError(f"split_scheme={scheme!r}: one of {', '.join(_SPLITS)}")
+        raise UserError(f"split_scheme={scheme!r}: expected one of {', '.join(_SPLITS)}")
     sizes = dict(_SPLITS[scheme])
     if split not in sizes:
-        raise UserError(f"split={split!r}: one of {', '.join(sizes)}")
+        raise UserError(f"split={split!r}: expected one of {', '.join(sizes)}")
     held_out = sum(sizes.values())
     scale = min(1.0, goals / (2 * held_out))
     start = 0
@@ -179,14 +179,14 @@ def split_range(scheme: SplitScheme, split: str, goals: int) -> range:
         end = start + int(size * scale) if size else goals
         if name == split:
             if start == end:
-                raise UserError(f"split {split!r} is empty: the catalogue has only {goals} goals; use more products")
+                raise UserError(f"split {split!r} is empty: the catalogue has only {goals} goals. Use more products")
             return range(start, end)
         start = end
     raise AssertionError(split)
 
 
 def _repeats(product: Product, kind: GoalKind, count: int) -> npt.NDArray[np.int64]:
-    """Which of the `count` goals of a product say what an earlier one says."""
+    """Return the indices of those of the `count` goals of a product that equal an earlier one."""
     if kind == "human":
         first: dict[HumanInstruction, int] = {}
         again = [first.setdefault(asked, place) != place for place, asked in enumerate(product.human[:count])]
@@ -195,14 +195,14 @@ def _repeats(product: Product, kind: GoalKind, count: int) -> npt.NDArray[np.int
     if all(len(set(values)) == len(values) for values in product.options.values()):
         return rest[:0]
     for name in sorted(product.options, reverse=True):
-        values, known = product.options[name], dict[str, int]()
+        values, first_place = product.options[name], dict[str, int]()
         rest, digits = np.divmod(rest, len(values))
-        repeated |= np.asarray([known.setdefault(v, place) != place for place, v in enumerate(values)])[digits]
+        repeated |= np.asarray([first_place.setdefault(v, place) != place for place, v in enumerate(values)])[digits]
     return np.flatnonzero(repeated)
 
 
 def _combination(product: Product, choice: int) -> tuple[tuple[str, str], ...]:
-    """The `choice`-th of `itertools.product` over the option values, names sorted."""
+    """Return the `choice`-th combination of `itertools.product` over the option values, with names sorted."""
     pairs = []
     for name in sorted(product.options, reverse=True):
         choice, digit = divmod(choice, len(product.options[name]))

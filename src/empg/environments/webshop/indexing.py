@@ -1,4 +1,4 @@
-"""From files or a seed to an open catalogue: indexed once, then mapped, however many processes ask for it at once."""
+"""Open a catalogue from files or from a seed. It is indexed once, by one process, and then memory-mapped."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from empg.environments.webshop.world import Product
 from empg.errors import UserError
 from empg.system.cache import cache_folder
 
-IN_MEMORY = 20_000  # products of a generated shop that is made anew in every process, in some seconds
+IN_MEMORY = 20_000  # products; up to this size every process generates the shop itself, which takes a few seconds
 _log = logging.getLogger(__name__)
 
 
 def open_official(
     data: Path, limit: int | None = None, cache: Path | None = None, *, people: bool = False
 ) -> Catalogue:
-    """The catalogue of official files, indexed on first use into a folder beside them (or in `cache`).
+    """Open the catalogue of official files. On first use it is indexed into their folder, or into `cache`.
 
     Args:
-        data: the folder of the files, the products' file, or a folder that `write_catalogue` wrote.
-        limit: only the first records, as the original's `num_products`.
-        cache: where the index is kept; a folder that can be written.
-        people: what people asked for is needed, too.
+        data: the folder of the files, the path of the products file, or a folder written by `write_catalogue`.
+        limit: use only the first records, like the original's `num_products`.
+        cache: a writable folder for the index.
+        people: require the file of human instructions as well.
 
     Raises:
-        MissingFileError: a file is missing; the message says which.
-        UserError: a file is damaged, or has no product that could be used; or `limit` is asked of an indexed folder.
+        MissingFileError: a file is missing; the message names it.
+        UserError: a file is damaged or has no usable product, or `limit` is set for an indexed folder.
         PermissionError: the index cannot be written.
     """
     if (data / SIGN).is_file():
         if limit is not None:
-            raise UserError(f"products={limit}: {data} is indexed already, with all its products; leave products out")
+            raise UserError(f"products={limit}: {data} is already indexed with all its products. Remove products")
         return open_catalogue(data)
     files = find_files(data, people=people)
 
@@ -63,7 +63,7 @@ def open_official(
         try:
             write_catalogue(read_products(files, report, limit, stage), folder, stage=stage)
         except EmptyCatalogueError:
-            raise UserError(f"{files.products}: no product could be used: {report.summary()}") from None
+            raise UserError(f"{files.products}: no usable product found: {report.summary()}") from None
         (_log.info if report.is_clean else _log.warning)("%s: %s", files.products.name, report.summary())
 
     folder = (cache or files.products.parent) / f"empg-index-{_fingerprint(files, limit)}"
@@ -71,9 +71,9 @@ def open_official(
 
 
 def open_generated(products: int, seed: int = 0, cache: Path | None = None) -> Catalogue:
-    """The generated shop of a seed: in memory, or, above `IN_MEMORY` products, indexed once into a folder.
+    """Open the generated shop of a seed: in memory, or indexed once into a folder above `IN_MEMORY` products.
 
-    `cache` is where that is kept; `$XDG_CACHE_HOME/empg` by default.
+    `cache` is the parent of that folder; `$XDG_CACHE_HOME/empg` by default.
     """
     if products <= IN_MEMORY:
         return make_catalogue(generate(products, seed), generated=True)
@@ -86,7 +86,7 @@ def open_generated(products: int, seed: int = 0, cache: Path | None = None) -> C
 
 
 def _indexed(folder: Path, write: Callable[[Path, Stage], None]) -> Catalogue:
-    """The catalogue of a folder, which is written first where it is not there; by one process at a time."""
+    """Open the catalogue of a folder. If it does not exist, one process writes it first."""
     if not (folder / SIGN).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(folder), _Bars(f"Indexing the catalogue (once, into {folder})") as bars:
@@ -97,7 +97,7 @@ def _indexed(folder: Path, write: Callable[[Path, Stage], None]) -> Catalogue:
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes the folder, and say so. A process that dies does not hold the others up."""
+    """Wait, with a message, until no other process writes the folder. A process that dies releases the lock."""
     path = folder.with_name(f".{folder.name}.lock")
     while True:
         with path.open("a") as file:
@@ -106,7 +106,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 Console(stderr=True).print(f"Another process is indexing {folder}: waiting for it", soft_wrap=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_still(file.fileno(), path):  # who had it before has taken it away
+            if not _is_same_file(file.fileno(), path):  # the previous owner has deleted the lock file
                 continue
             try:
                 yield
@@ -115,7 +115,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
             return
 
 
-def _is_still(handle: int, path: Path) -> bool:
+def _is_same_file(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
@@ -123,7 +123,7 @@ def _is_still(handle: int, path: Path) -> bool:
 
 
 class _Bars:
-    """Stages of work as progress bars on standard error; the title comes with the first."""
+    """Shows the stages of work as progress bars on standard error. The first stage prints the title."""
 
     def __init__(self, title: str) -> None:
         columns = (TextColumn("  {task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
@@ -139,7 +139,7 @@ class _Bars:
         self._progress.stop()
 
     def stage(self, name: str, total: int) -> Done:
-        """Begin a stage."""
+        """Start a stage."""
         if not self._progress.tasks:
             self._progress.console.print(self._title, soft_wrap=True)
             self._progress.start()
@@ -156,7 +156,7 @@ def _counted(products: Iterator[Product], done: Done) -> Iterator[Product]:
 
 
 def _fingerprint(files: OfficialFiles, limit: int | None) -> str:
-    """Of the files as they are now, so that other files get another index."""
+    """Return a fingerprint of the names, sizes and times of the files, so that changed files get another index."""
     parts = [f"{FORMAT}/{limit}"]
     for path in (files.products, files.attributes, files.human):
         if path is not None:
@@ -167,12 +167,12 @@ def _fingerprint(files: OfficialFiles, limit: int | None) -> str:
 
 @functools.cache
 def _code() -> str:
-    """Of the code that makes and indexes a shop: another generator makes another one."""
+    """Return a fingerprint of the code that generates and indexes a shop, so that changed code gets another index."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in (here.parent / "analysis.py", *(here / f"{name}.py" for name in _SHAPING)):
+    for file in (here.parent / "analysis.py", *(here / f"{name}.py" for name in _CONTENT_MODULES)):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
 
-_SHAPING = ("catalogue", "generator", "goals", "records", "search", "tables", "world")
+_CONTENT_MODULES = ("catalogue", "generator", "goals", "records", "search", "tables", "world")

@@ -1,4 +1,4 @@
-"""The members of a huge JSON object by their keys, kept on disk: the official attributes are 178 MB."""
+"""Disk-backed lookup of the values of a large JSON object by key. The official attributes file has 178 MB."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import numpy as np
 from empg.environments.jsonstream import Progress, stream_members
 
 
-class Members:
-    """A look-up table that is read once from a file; of the values only the places in a scratch file are in memory.
+class KeyedStore:
+    """A lookup table that is read once from a file. Values are in a scratch file; memory contains only their offsets.
 
     Args:
-        path: a JSON object.
-        keep: which keys are kept; they must be of ASCII letters and digits.
-        width: the longest of these.
-        progress: told the bytes read.
+        path: a file with one JSON object.
+        keep: selects the keys to keep; they must consist of ASCII letters and digits.
+        width: length of the longest kept key, in bytes.
+        progress: receives the number of bytes read.
 
     Raises:
-        UserError: the file is no JSON object, is damaged or ends early.
+        UserError: the file is not a JSON object, is damaged or is truncated.
     """
 
     def __init__(self, path: Path, keep: Callable[[str], bool], width: int, progress: Progress | None = None) -> None:
@@ -44,14 +44,14 @@ class Members:
         self._order = np.argsort(names, kind="stable")
         self._names, self._starts = names[self._order], starts
 
-    def __enter__(self) -> Members:
+    def __enter__(self) -> KeyedStore:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     def get(self, key: str) -> Any:
-        """The value of a kept key, the last one if it comes several times; None if there is none."""
+        """Return the value of a kept key (the last one if the key is repeated), or None if the key is missing."""
         name = np.bytes_(key.encode())
         place = int(np.searchsorted(self._names, name, side="right")) - 1
         if place < 0 or self._names[place] != name:
@@ -61,5 +61,5 @@ class Members:
         return json.loads(self._scratch.read(self._starts[number + 1] - self._starts[number]))
 
     def close(self) -> None:
-        """Let go of the scratch file."""
+        """Close and delete the scratch file."""
         self._scratch.close()

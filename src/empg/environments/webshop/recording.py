@@ -16,15 +16,13 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from empg.environments.base import Decision, RecordedEpisode
+from empg.environments.webshop.episode import ShopEpisode
 from empg.environments.webshop.shop import parse_command
 from empg.environments.webshop.world import Page
 from empg.errors import UserError
-
-if TYPE_CHECKING:
-    from empg.environments.webshop.env import WebShopEnv
 
 FORMAT = "empg-webshop-episode-2"
 ENDS = ("bought", "out of steps")
@@ -47,7 +45,7 @@ class Recording:
     score: float
 
 
-def record(environment: WebShopEnv, task: int, turns: Sequence[Decision]) -> Recording:
+def record(environment: ShopEpisode, task: int, turns: Sequence[Decision]) -> Recording:
     """The recording of an environment whose episode has just ended, with a purchase or without."""
     shop, goal, state = environment.shop, environment.goal, environment.state
     bought = state.page is Page.DONE
@@ -105,7 +103,7 @@ def read(path: Path) -> Iterator[tuple[str, Recording]]:
                 yield where, made
 
 
-def require_fitting(recording: Recording, environment: WebShopEnv) -> None:
+def require_fitting(recording: Recording, environment: ShopEpisode) -> None:
     """Make sure that a recording can be played again in an environment.
 
     Raises:
@@ -128,7 +126,7 @@ def require_fitting(recording: Recording, environment: WebShopEnv) -> None:
         raise UserError(f"the recording of {recording.task_id} was made under other rules: {listed}")
 
 
-def fitting(file: Path, environment: WebShopEnv) -> Iterator[RecordedEpisode]:
+def fitting(file: Path, environment: ShopEpisode) -> Iterator[RecordedEpisode]:
     """The episodes of a file that belongs to an environment.
 
     Raises:
@@ -142,7 +140,7 @@ def fitting(file: Path, environment: WebShopEnv) -> Iterator[RecordedEpisode]:
         yield RecordedEpisode(where, made.task, made.turns, made.score)
 
 
-def _rules(environment: WebShopEnv) -> dict[str, bool | int | str]:
+def _rules(environment: ShopEpisode) -> dict[str, bool | int | str]:
     """What a replay and its score depend on, beside the catalogue and the goal."""
     shop = environment.shop
     rules = {name: getattr(shop.rules, name) for name in _RULES}

@@ -1,7 +1,7 @@
-"""Official WebShop files as products: the cleaning rules of the original, and an account of what did not fit them.
+"""Read official WebShop files: the cleaning rules of the original, and a report of skipped records.
 
-`items_shuffle*.json` holds the products, `items_ins_v2*.json` their attributes and synthetic instructions,
-`items_human_ins.json` what people asked for. None of them ships with this package: docs/webshop.md says where they are.
+`items_shuffle*.json` contains the products, `items_ins_v2*.json` their attributes and synthetic instructions,
+`items_human_ins.json` the human instructions. They are not distributed with this package; see docs/webshop.md.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from typing import Any
 from empg.environments.jsonstream import stream_items
 from empg.environments.webshop.catalogue import Done, Stage
 from empg.environments.webshop.goals import MAX_GOALS, combinations
-from empg.environments.webshop.keyed_store import Members
+from empg.environments.webshop.keyed_store import KeyedStore
 from empg.environments.webshop.pages import BUTTONS
 from empg.environments.webshop.world import HumanInstruction, Product
 from empg.errors import MissingFileError, UserError
 
-NO_PRICE = 100.0  # dollars; what a product without a price costs
+NO_PRICE = 100.0  # dollars; the price of a product without a price
 MAX_ASIN = 10
-NO_ATTRIBUTES = ("DUMMY_ATTR",)  # the original's, for a product that has no entry; it can match nothing
-_GET = "see 'The official data' in docs/webshop.md"
+NO_ATTRIBUTES = ("DUMMY_ATTR",)  # the original's value for a product without an entry; it matches nothing
+_DOWNLOAD = "it is not distributed with empg. Download: see 'The official data' in docs/webshop.md"
 
 
 @dataclass(slots=True)
 class LoadReport:
-    """What became of the records: `kept`, `duplicates` and `unusable` asins are the original's rules.
+    """Counts of read records. `kept`, `duplicates` and `unusable` asins follow the original's rules.
 
-    `malformed` counts by complaint the records that the original would have crashed on, or that could not be clicked;
-    `examples` has the position of the first of each. `instructions` counts what people asked for that is malformed, and
-    is left out without its product; `cut` the products with so many options that only the first `MAX_GOALS` goals stay.
+    `malformed` counts, by reason, the records that would crash the original or that could not be clicked; `examples`
+    maps each reason to the position of its first record. `instructions` counts malformed human instructions, which are
+    skipped without their product. `cut` counts products with so many options that only the first `MAX_GOALS` goals are
+    kept.
     """
 
     kept: int = 0
@@ -45,35 +46,35 @@ class LoadReport:
     malformed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, int] = field(default_factory=dict)
 
-    def complain(self, complaint: str, position: int) -> None:
+    def count_malformed(self, reason: str, position: int) -> None:
         """Count a malformed record."""
-        self.malformed[complaint] += 1
-        self.examples.setdefault(complaint, position)
+        self.malformed[reason] += 1
+        self.examples.setdefault(reason, position)
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything was as the schema says."""
+        """Whether all records match the schema."""
         return not (self.malformed or self.instructions or self.cut)
 
     def summary(self) -> str:
-        """One line for a person."""
+        """Return a one-line summary."""
         parts = [f"{self.kept:,} products"]
         if self.duplicates:
-            parts.append(f"{self.duplicates:,} duplicates left out")
+            parts.append(f"{self.duplicates:,} duplicates skipped")
         if self.unusable:
-            parts.append(f"{self.unusable:,} without a usable asin left out")
-        for complaint, count in sorted(self.malformed.items()):
-            parts.append(f"{count:,} malformed ({complaint}; first: record {self.examples[complaint]})")
+            parts.append(f"{self.unusable:,} without a usable asin skipped")
+        for reason, count in sorted(self.malformed.items()):
+            parts.append(f"{count:,} malformed ({reason}; first: record {self.examples[reason]})")
         if self.instructions:
-            parts.append(f"{self.instructions:,} malformed instructions of people left out")
+            parts.append(f"{self.instructions:,} malformed human instructions skipped")
         if self.cut:
-            parts.append(f"{self.cut:,} with more than {MAX_GOALS:,} goals, of which the first are kept")
+            parts.append(f"{self.cut:,} with more than {MAX_GOALS:,} goals, of which the first {MAX_GOALS:,} are kept")
         return "; ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class OfficialFiles:
-    """Where the three files are; `human` is None where there is none."""
+    """Paths of the three files; `human` is None if that file does not exist."""
 
     products: Path
     attributes: Path
@@ -81,55 +82,56 @@ class OfficialFiles:
 
 
 def find_files(data: Path, *, people: bool = False) -> OfficialFiles:
-    """The official files beside one another: `data` is their folder, or the products' file.
+    """Find the official files. `data` is their common folder, or the path of the products file.
 
-    With `people`, what they asked for must be there, too.
+    With `people`, the file of human instructions is required as well.
 
     Raises:
-        MissingFileError: one is missing; the message says which, and how to get it.
-        UserError: the folder has several products' files.
+        MissingFileError: a file is missing; the message names it and explains how to get it.
+        UserError: the folder has several products files.
     """
     if data.is_dir():
         found = sorted(data.glob("items_shuffle*.json"))
         if len(found) > 1:
-            raise UserError(f"{data} has {', '.join(path.name for path in found)}: give the path of one of them")
+            names = ", ".join(path.name for path in found)
+            raise UserError(f"{data}: expected one products file, got {names}. Pass the path of one of them")
         if not found:
-            raise MissingFileError(f"{data} has no items_shuffle*.json; {_GET}")
+            raise MissingFileError(f"{data}/items_shuffle*.json not found; {_DOWNLOAD}")
         data = found[0]
     if not data.is_file():
-        raise MissingFileError(f"{data} is not there; {_GET}")
+        raise MissingFileError(f"{data} not found; {_DOWNLOAD}")
     suffix = data.stem.removeprefix("items_shuffle")  # "_1000" belongs to items_ins_v2_1000.json
     attributes = data.with_name(f"items_ins_v2{suffix}.json")
     if not attributes.is_file():
-        raise MissingFileError(f"{attributes} (attributes and synthetic instructions) is not there; {_GET}")
+        raise MissingFileError(f"{attributes} (attributes and synthetic instructions) not found; {_DOWNLOAD}")
     human = data.with_name("items_human_ins.json")
     if people and not human.is_file():
-        raise MissingFileError(f"{human} (what people asked for, for human_goals) is not there; {_GET}")
+        raise MissingFileError(f"{human} (human instructions, required by human_goals) not found; {_DOWNLOAD}")
     return OfficialFiles(data, attributes, human if human.is_file() else None)
 
 
 def read_products(
     files: OfficialFiles, report: LoadReport, limit: int | None = None, stage: Stage | None = None
 ) -> Iterator[Product]:
-    """Stream the products of official files; `report` is filled on the way.
+    """Stream the products of official files and update `report`.
 
-    `limit` stops after that many records (not products), as the original's `num_products` does. `stage` is told of each
-    file and the bytes read of it.
+    `limit` stops after that many records (not products), like the original's `num_products`. `stage` receives the name
+    of each file and the number of bytes read from it.
 
     Raises:
-        UserError: a file is not JSON or was cut.
+        UserError: a file is not JSON or is truncated.
     """
 
     def begin(path: Path) -> tuple[Done, int]:
         size = path.stat().st_size
         return (stage(path.name, size) if stage is not None else lambda done: None), size
 
-    def members(path: Path) -> Members:
-        return Members(path, _is_asin, MAX_ASIN, begin(path)[0])
+    def store(path: Path) -> KeyedStore:
+        return KeyedStore(path, _is_asin, MAX_ASIN, begin(path)[0])
 
     with ExitStack() as opened:
-        attributes = opened.enter_context(members(files.attributes))
-        human: Members | dict[str, Any] = opened.enter_context(members(files.human)) if files.human else {}
+        attributes = opened.enter_context(store(files.attributes))
+        human: KeyedStore | dict[str, Any] = opened.enter_context(store(files.human)) if files.human else {}
         done, size = begin(files.products)
         yield from clean(stream_items(files.products, done), attributes, human, report, limit)
         done(size)
@@ -137,12 +139,12 @@ def read_products(
 
 def clean(
     records: Iterable[Any],
-    attributes: Mapping[str, Any] | Members,
-    human: Mapping[str, Any] | Members,
+    attributes: Mapping[str, Any] | KeyedStore,
+    human: Mapping[str, Any] | KeyedStore,
     report: LoadReport,
     limit: int | None = None,
 ) -> Iterator[Product]:
-    """Turn records of the official schema into products, leaving out what cannot be used and counting it."""
+    """Convert records of the official schema to products. Records that cannot be used are skipped and counted."""
     seen: set[str] = set()
     for position, record in enumerate(records):
         if position == limit:
@@ -156,10 +158,10 @@ def clean(
                 report.duplicates += 1
                 continue
             if not _is_asin(asin):
-                raise _Malformed("asin is no number that can be clicked")
+                raise _MalformedError("asin must consist of ASCII letters and digits and differ from all button names")
             product = _product(record, asin, attributes.get(asin), _human(human.get(asin), report))
-        except _Malformed as error:
-            report.complain(str(error), position)
+        except _MalformedError as error:
+            report.count_malformed(str(error), position)
             continue
         seen.add(asin.lower())
         report.kept += 1
@@ -167,12 +169,12 @@ def clean(
         yield product
 
 
-class _Malformed(Exception):
-    """A record that does not fit the schema."""
+class _MalformedError(Exception):
+    """A record does not match the schema."""
 
 
 def _is_asin(text: str) -> bool:
-    """Whether a text can be an asin; a click on one that is also a button's name would not be on the product."""
+    """Return whether a text is a usable asin. A click on an asin that equals a button name would press the button."""
     return 0 < len(text) <= MAX_ASIN and text.isascii() and text.isalnum() and text.lower() not in BUTTONS
 
 
@@ -182,12 +184,12 @@ def _product(record: Mapping[str, Any], asin: str, extra: Any, human: tuple[Huma
     instruction, instruction_attributes = None, _texts((), "instruction_attributes")
     if extra is not None:
         if not isinstance(extra, dict):
-            raise _Malformed("attributes entry is no object")
+            raise _MalformedError("attributes entry must be an object")
         attributes = _texts(extra.get("attributes", NO_ATTRIBUTES), "attributes")
         instruction = extra.get("instruction")
         instruction_attributes = _texts(extra.get("instruction_attributes") or (), "instruction_attributes")
         if instruction is not None and not (isinstance(instruction, str) and instruction_attributes):
-            raise _Malformed("instruction without text or attributes")
+            raise _MalformedError("instruction must have text and attributes")
     return Product(
         asin=asin,
         title=_text(record, "name"),
@@ -209,18 +211,18 @@ def _product(record: Mapping[str, Any], asin: str, extra: Any, human: tuple[Huma
 
 
 def _pricing(tag: Any) -> tuple[float, ...]:
-    """A price ("$65.99"), a range ("$20.00$35.50"), or nothing."""
+    """Parse a price ("$65.99"), a range ("$20.00$35.50"), or an empty value."""
     if not tag:
         return (NO_PRICE,)
     if not isinstance(tag, str):
-        raise _Malformed("pricing is no text")
+        raise _MalformedError("pricing must be a string")
     digits = [re.sub(r"[^\d.]", "", part) for part in tag.split("$")[1:3]]
     try:
         prices = tuple(float(part) for part in digits)
     except ValueError:
-        raise _Malformed("pricing is not readable") from None
+        raise _MalformedError("pricing must contain a price") from None
     if not prices:
-        raise _Malformed("pricing is not readable")
+        raise _MalformedError("pricing must contain a price")
     return prices
 
 
@@ -228,22 +230,22 @@ def _options(customization: Any) -> dict[str, tuple[str, ...]]:
     if not customization:
         return {}
     if not isinstance(customization, dict):
-        raise _Malformed("customization_options is no object")
+        raise _MalformedError("customization_options must be an object")
     options = {}
     for name, contents in customization.items():
         if contents is None:
             continue
         if not isinstance(contents, list):
-            raise _Malformed("customization_options has an option that is no list")
+            raise _MalformedError("each option in customization_options must be a list")
         values = [_text(content, "value") for content in contents]
         options[name.lower()] = tuple(value.strip().replace("/", " | ").lower() for value in values)
     return options
 
 
 def _human(entries: Any, report: LoadReport) -> tuple[HumanInstruction, ...]:
-    """People's instructions; those without attributes make no goal and are left out, as in the original.
+    """Parse human instructions. Those without attributes do not define a goal and are skipped, as in the original.
 
-    One that is malformed is left out, too, and counted; the product and its other instructions stay.
+    Malformed instructions are skipped and counted. The product and its other instructions are kept.
     """
     kept: list[HumanInstruction] = []
     for entry in entries if isinstance(entries, list) else () if entries is None else (entries,):
@@ -252,7 +254,7 @@ def _human(entries: Any, report: LoadReport) -> tuple[HumanInstruction, ...]:
             attributes, options = (
                 _texts(entry.get(key), key) for key in ("instruction_attributes", "instruction_options")
             )
-        except _Malformed:
+        except _MalformedError:
             report.instructions += 1
         else:
             if attributes:
@@ -261,26 +263,26 @@ def _human(entries: Any, report: LoadReport) -> tuple[HumanInstruction, ...]:
 
 
 def _nullable(record: Mapping[str, Any], key: str) -> Any:
-    """A value that may be null; the original's pages show that as "None"."""
-    value = record.get(key, _Malformed)
-    if value is _Malformed:
-        raise _Malformed(f"{key} is not there")
+    """Return a value that may be null. The original's pages show null as "None"."""
+    if key not in record:
+        raise _MalformedError(f"{key} is missing")
+    value = record[key]
     return "None" if value is None else value
 
 
 def _text(record: Any, key: str) -> str:
     if not isinstance(record, dict):
-        raise _Malformed("a record is no object")
+        raise _MalformedError("record must be an object")
     return _checked(record.get(key), key)
 
 
 def _checked(value: Any, key: str) -> str:
     if not isinstance(value, str):
-        raise _Malformed(f"{key} is no text")
+        raise _MalformedError(f"{key} must be a string")
     return value
 
 
 def _texts(values: Any, key: str) -> tuple[str, ...]:
     if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
-        raise _Malformed(f"{key} is no list of texts")
+        raise _MalformedError(f"{key} must be a list of strings")
     return tuple(values)

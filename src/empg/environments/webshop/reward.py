@@ -1,8 +1,8 @@
-"""WebShop's reward, term by term: how near a purchase comes to what was asked for.
+"""WebShop's reward: how well a purchase matches the goal.
 
     reward = type * (attributes met + options met + price met) / (attributes asked + options asked + 1)
 
-It is 1 only if everything is met. The oddities are the official ones and are kept: see docs/webshop.md.
+It is 1 only if everything is met. The quirks of the official reward are kept; see docs/webshop.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from empg.environments.webshop.world import Goal, Product
 
 MATCH_ABOVE = 85  # token_set_ratio, from 0 to 100
 
-# The order decides: "dark red" is dark, "rose gold" is gold.
+# The first match in this order decides: "dark red" is dark, "rose gold" is gold.
 COLOURS = tuple(
     """
     alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo
@@ -34,10 +34,10 @@ COLOURS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The reward of a purchase and what it is made of.
+    """The reward of a purchase and its terms.
 
-    `type` is 1, 0.5, 0.1 or 0; `attributes` and `options` count what is met; `price` says whether the price is within
-    the bound; `reward` is in [0, 1].
+    `type` is 1, 0.5, 0.1 or 0. `attributes` and `options` count the met ones. `price` is whether the price is within
+    the bound. `reward` is in [0, 1].
     """
 
     reward: float
@@ -58,15 +58,15 @@ def score_purchase(
     product_nouns: Sequence[str],
     goal_nouns: Sequence[str],
 ) -> Score:
-    """The reward of buying `product` at `price` dollars with the `chosen` option values.
+    """Score the purchase of `product` at `price` dollars with the `chosen` option values.
 
     Args:
-        product: what is bought.
+        product: the bought product.
         price: its actual price; the price tag may show a range.
         chosen: the chosen option values, in the order in which their options were first chosen.
-        goal: what was asked for.
-        product_nouns: the nouns of the product's title, repetitions kept (`nouns.py`).
-        goal_nouns: those of the goal's title.
+        goal: the goal of the episode.
+        product_nouns: the nouns of the product's title, with repetitions (`nouns.py`).
+        goal_nouns: the nouns of the goal's title.
     """
     query_match = product.query == goal.query
     category_match = len(_breadcrumbs(product.product_category) & _breadcrumbs(goal.product_category)) >= 2
@@ -82,7 +82,7 @@ def score_purchase(
 
 
 def meets_attribute(product: Product, wanted: str) -> bool:
-    """Whether a product has an attribute: among its own, or word for word in its text."""
+    """Return whether a product has an attribute: as one of its attributes, or literally in its text."""
     if any(similarity(own, wanted) > MATCH_ABOVE for own in product.attributes):
         return True
     texts = (product.title, " ".join(product.bullets), product.description)
@@ -90,10 +90,10 @@ def meets_attribute(product: Product, wanted: str) -> bool:
 
 
 def meets_option(value: str, name: str | None, wanted: str) -> bool:
-    """Whether a chosen value does for a wanted option; colours are compared by their basic colour.
+    """Return whether a chosen value matches a wanted option. Colours are compared by their basic colour.
 
-    A synthetic goal's option is a (name, value) pair, of which the official code compares the printed form. Only a
-    pair whose name or value *is* a basic colour is reduced to it; words in excess do not count against a match.
+    A synthetic goal's option is a (name, value) pair; the official code compares its printed form. A pair is reduced to
+    a basic colour only if its name or value *is* one. Additional words do not prevent a match.
     """
     if name is None:
         return similarity(_colour(value), _colour(wanted)) > MATCH_ABOVE
@@ -103,7 +103,7 @@ def meets_option(value: str, name: str | None, wanted: str) -> bool:
 
 @lru_cache(65536)
 def similarity(first: str, second: str) -> int:
-    """How alike two phrases are as sets of words: 0 to 100, as thefuzz computes and rounds it (ASCII only)."""
+    """Return the similarity of two phrases as word sets, 0 to 100, computed and rounded like thefuzz (ASCII only)."""
     return round(token_set_ratio(_ascii(first), _ascii(second), processor=default_process))
 
 
@@ -123,12 +123,12 @@ def _breadcrumbs(product_category: str) -> set[str]:
 def _title_score(product_nouns: Sequence[str], goal_nouns: Sequence[str]) -> float:
     if not goal_nouns:
         return 0.2
-    # Common nouns count once, the goal's nouns as often as they occur.
+    # The numerator counts each common noun once; the denominator counts the goal's nouns with repetitions.
     return len(set(product_nouns) & set(goal_nouns)) / len(goal_nouns)
 
 
 def _type_score(same_kind: bool, title_score: float) -> float:
-    # A title that shares nothing overrides a matching query or category.
+    # A title without common nouns overrides a matching query or category.
     if title_score == 0:
         return 0.0
     if title_score < 0.1:

@@ -1,6 +1,6 @@
-"""The shop's search: BM25 as Anserini computes it, over one text per product; see `environments/analysis.py`.
+"""The shop's search: Anserini's BM25 over one text per product; see `environments/analysis.py`.
 
-The index is bm25s's, saved as arrays that are memory-mapped.
+The index is a bm25s index. It is saved as arrays and memory-mapped.
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.analysis import K1, B, TermCounter, analyze
-from empg.environments.webshop.world import Product
-
-HITS = 50
+from empg.environments.webshop.world import HITS, Product
 
 
 def product_text(product: Product) -> str:
-    """What is searched: title, description, first bullet, options."""
+    """Return the searchable text of a product: title, description, first bullet, options."""
     options = ", and ".join(f"{name}: {', '.join(values)}" for name, values in product.options.items())
     first_bullet = product.bullets[0] if product.bullets else ""
     return f"{product.title} {product.description} {first_bullet} {options}".lower()
 
 
 class SearchIndex:
-    """BM25 over documents 0 to N-1. `ranks` `(N,)` order documents of equal score, lowest first.
+    """BM25 over documents 0 to N-1. `ranks` `(N,)` orders documents of equal score, lowest first.
 
-    Anserini orders them by their ids, which are the asins.
+    Anserini orders documents of equal score by their ids, which are the asins.
     """
 
     def __init__(self, index: bm25s.BM25, ranks: npt.NDArray[np.int32]) -> None:
@@ -44,7 +42,7 @@ class SearchIndex:
 
     @classmethod
     def open(cls, folder: Path, ranks: npt.NDArray[np.int32]) -> SearchIndex:
-        """A saved index, memory-mapped."""
+        """Open a saved index, memory-mapped."""
         return cls(bm25s.BM25.load(folder, mmap=True), ranks)
 
     def save(self, folder: Path) -> None:
@@ -52,9 +50,9 @@ class SearchIndex:
         self._index.save(folder, show_progress=False)
 
     def find(self, query: str, count: int = HITS) -> tuple[int, ...]:
-        """The best documents for a query, at most `count`, best first; equals stand in the order of their ranks.
+        """Return the best documents for a query, at most `count`, best first. Equal scores are ordered by rank.
 
-        Documents that share no term with the query are no hits.
+        Documents that share no term with the query are not returned.
         """
         terms = [self._vocabulary[term] for term in analyze(query) if term in self._vocabulary]
         if not terms:
@@ -63,9 +61,9 @@ class SearchIndex:
         hits = np.flatnonzero(scores)
         if len(hits) > count:
             found = scores[hits]
-            last = np.sort(found)[-count]  # np.partition is ten times slower: most scores are equal to many others
+            last = np.sort(found)[-count]  # np.partition is ten times slower here, because most scores are tied
             above = hits[found > last]
-            equals, room = hits[found == last], count - len(above)
-            hits = np.concatenate([above, equals[np.argpartition(self._ranks[equals], room - 1)[:room]]])
+            ties, room = hits[found == last], count - len(above)
+            hits = np.concatenate([above, ties[np.argpartition(self._ranks[ties], room - 1)[:room]]])
         order = np.lexsort((self._ranks[hits], -scores[hits]))
         return tuple(hits[order].tolist())

@@ -1,4 +1,4 @@
-"""The rules: what `search[...]` and `click[...]` do. One `Shop` is shared by every episode that plays in it."""
+"""The rules of `search[...]` and `click[...]`. All episodes in a shop share one `Shop` object."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ from empg.environments.webshop.goals import GoalKind, make_goal
 from empg.environments.webshop.nouns import NounFinder, rule_of
 from empg.environments.webshop.pages import Kind, Node, Results
 from empg.environments.webshop.reward import Score, score_purchase
-from empg.environments.webshop.search import HITS
-from empg.environments.webshop.world import Goal, Page, Product, State
+from empg.environments.webshop.world import HITS, Goal, Page, Product, State
 from empg.errors import UserError
 
 SEARCHES_KEPT = 8_192
 GOALS_KEPT = 4_096
 Rows = Sequence[int] | npt.NDArray[np.int32]
 
-MAX_COMMAND = 1_000  # characters; a longer one is not understood
+MAX_COMMAND = 1_000  # characters; a longer command is invalid
 _COMMAND = re.compile(r"(.+)\[(.+)\]")
 _COMMAND_WITH_BRACKETS = re.compile(r"([^\[]+)\[(.+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class ShopRules:
-    """Where this shop may differ from the original; the defaults do not.
+    """Options that deviate from the original; the defaults do not.
 
     Attributes:
-        results_per_page: products on a results page.
-        show_chosen_options: mark chosen values in `text` mode; the original does not show them there at all.
-        stop_at_last_page: no `Next >` where nothing follows; the original goes on to empty pages without end.
-        reach_bracketed_values: let `click[...]` name a value that holds a bracket, or is the word "search"; the
-            original cannot.
+        results_per_page: products per results page.
+        show_chosen_options: mark chosen values in `text` mode; the original does not mark them in this mode.
+        stop_at_last_page: hide `Next >` on the last page; the original continues with empty pages without end.
+        reach_bracketed_values: allow `click[...]` on a value that contains a bracket or is the word "search"; the
+            original does not.
     """
 
     results_per_page: int = 10
@@ -51,14 +50,14 @@ class ShopRules:
 
     def __post_init__(self) -> None:
         if not 1 <= self.results_per_page <= HITS:
-            raise UserError(f"results_per_page={self.results_per_page}: from 1 to {HITS}")
+            raise UserError(f"results_per_page={self.results_per_page}: expected 1 to {HITS}")
 
 
 def parse_command(action: str, *, reach: bool) -> tuple[str, str]:
-    """The name and the (lower-case) argument of a command; two empty strings if it is none.
+    """Parse a command into its name and its lower-case argument. Return two empty strings if it is not a command.
 
-    `reach` is `ShopRules.reach_bracketed_values`. Without it the last bracket that opens is the one that counts, and
-    `click[search]` is no command, whatever the page shows: as in the original.
+    `reach` is `ShopRules.reach_bracketed_values`. Without it, as in the original, the argument starts at the last
+    opening bracket, and `click[search]` is never a command.
     """
     pattern = _COMMAND_WITH_BRACKETS if reach else _COMMAND
     match = pattern.match(action) if len(action) <= MAX_COMMAND else None
@@ -67,10 +66,10 @@ def parse_command(action: str, *, reach: bool) -> tuple[str, str]:
 
 
 class Shop:
-    """A catalogue that can be walked through.
+    """A catalogue with the rules of navigation and purchase.
 
-    `nouns` names the rule by which the reward finds nouns. `identity` is a fingerprint of what every goal's difficulty
-    depends on: the catalogue, the rules, the nouns.
+    `nouns` is the name of the reward's noun rule. `identity` is a fingerprint of everything on which the difficulty of
+    a goal depends: the catalogue, the rules and the noun rule.
     """
 
     def __init__(self, catalogue: Catalogue, find_nouns: NounFinder, rules: ShopRules) -> None:
@@ -82,17 +81,17 @@ class Shop:
         self._goal = lru_cache(GOALS_KEPT)(self._make_goal)
 
     def goal(self, kind: GoalKind, number: int) -> Goal:
-        """The goal at a position of the shuffled table."""
+        """Return the goal at a position of the shuffled table."""
         return self._goal(kind, number)
 
-    # ---- moving ----------------------------------------------------------------------------------------------------
+    # ---- commands --------------------------------------------------------------------------------------------------
 
     def parse(self, action: str) -> tuple[str, str]:
-        """See `parse_command`."""
+        """Parse a command under the rules of this shop; see `parse_command`."""
         return parse_command(action, reach=self.rules.reach_bracketed_values)
 
     def clicks(self, nodes: Sequence[Node]) -> list[str]:
-        """The commands that click something on a page, in its order; white space is squeezed, as in a parsed turn."""
+        """Return the valid click commands of a page, in page order, with white space squeezed as in a parsed turn."""
         found = pages.clickables(nodes)
         arguments = dict.fromkeys(squeeze(name) for name in found)
         return [
@@ -102,7 +101,7 @@ class Shop:
         ]
 
     def step(self, state: State, goal: Goal, action: str) -> bool:
-        """Act. False if nothing came of it: no command, or nothing on this page goes by that name."""
+        """Apply a command to `state`. Return False if it is not a command or its argument is not on this page."""
         state.steps += 1
         name, argument = self.parse(action)
         if name == "search" and argument:
@@ -116,20 +115,20 @@ class Shop:
 
     @staticmethod
     def _named(clickables: dict[str, Node], argument: str) -> tuple[str, Node] | None:
-        """What an argument names, and its name on the page; None if nothing can be clicked by it.
+        """Return the element that an argument names and its name on the page, or None if there is none.
 
-        Turns are read with white space squeezed, while pages have it as the data does ("white  |  grey", a no-break
-        space): a name in full comes first, then the first that differs in white space only.
+        White space is squeezed in parsed turns but not on pages ("white  |  grey", no-break spaces). An exact match
+        takes precedence over the first match that differs only in white space.
         """
         squeezed = squeeze(argument)
         alike = (name for name in clickables if squeeze(name) == squeezed)
         name = next((name for name in (argument, squeezed) if name in clickables), None) or next(alike, None)
         if name is None or (name == "search" and clickables[name].kind is not Kind.OPTION):
-            return None  # the search bar is for words
+            return None  # the button of the search bar cannot be clicked
         return name, clickables[name]
 
     def _click(self, state: State, name: str, node: Node) -> None:
-        # By name before kind, as the original: an option value "features" opens the features.
+        # The name takes precedence over the kind, as in the original: an option value "features" opens the features.
         if name == pages.BUY.lower():
             state.page = Page.DONE
         elif name == pages.BACK.lower():
@@ -155,10 +154,10 @@ class Shop:
         state.page, state.keywords, state.number = Page.RESULTS, keywords, number
         state.row, state.options, state.draw = None, {}, state.steps
 
-    # ---- looking ---------------------------------------------------------------------------------------------------
+    # ---- pages -----------------------------------------------------------------------------------------------------
 
     def nodes(self, state: State, goal: Goal) -> list[Node]:
-        """The page in view."""
+        """Return the current page."""
         if state.page is Page.INDEX:
             return pages.index_page(goal.instruction)
         if state.page is Page.RESULTS:
@@ -171,12 +170,12 @@ class Shop:
         return pages.done_page(product.asin, state.options, self.score(state, goal).reward)
 
     def product(self, state: State) -> Product:
-        """The product in view."""
-        assert state.row is not None, f"no product is in view on the {state.page.value} page"
+        """Return the current product."""
+        assert state.row is not None, f"the {state.page.value} page has no product"
         return self.catalogue.products(state.row)
 
     def results(self, state: State, goal: Goal) -> Results:
-        """The results page that was last looked at."""
+        """Return the last results page."""
         hits = self.find(state.keywords, f"{goal.task_id}/{state.draw}")
         size = self.rules.results_per_page
         shown = [self.catalogue.products(int(row)) for row in hits[(state.number - 1) * size : state.number * size]]
@@ -184,10 +183,10 @@ class Shop:
         return Results(shown, state.number, len(hits), has_next)
 
     def find(self, keywords: Sequence[str], seed: str) -> Rows:
-        """The rows that keywords find, best first.
+        """Return the catalogue rows for keywords, best first.
 
-        A first word of `<r>` finds 50 at random (drawn from `seed`); `<c>`, `<q>` and `<a>` find every product of the
-        category, query or attribute that follows, in the catalogue's order; anything else is searched for.
+        The prefix `<r>` selects 50 random products (drawn from `seed`). `<c>`, `<q>` and `<a>` select all products of
+        the category, query or attribute that follows, in catalogue order. All other keywords are a text search.
         """
         first, rest = keywords[0], keywords[1:]
         groups = self.catalogue.groups
@@ -200,10 +199,10 @@ class Shop:
             return groups["query" if first == "<q>" else "attribute"].find(" ".join(rest).strip())
         return self._search(" ".join(keywords))
 
-    # ---- the end ---------------------------------------------------------------------------------------------------
+    # ---- purchase --------------------------------------------------------------------------------------------------
 
     def score(self, state: State, goal: Goal) -> Score:
-        """What buying the product in view, with the options chosen so far, is worth."""
+        """Score the purchase of the current product with the options chosen so far."""
         assert state.row is not None
         product = self.product(state)
         price = float(self.catalogue.prices[state.row])
@@ -218,7 +217,7 @@ class Shop:
 
 
 def squeeze(text: str) -> str:
-    """The words of a text, one blank between them."""
+    """Return the words of a text separated by single spaces."""
     return " ".join(text.split())
 
 

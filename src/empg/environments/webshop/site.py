@@ -1,7 +1,7 @@
-"""The shop as a web site on this machine: the same engine, pages for people, and their shopping kept as episodes.
+"""The shop as a local web site: the same engine with HTML pages. Finished sessions are recorded as episodes.
 
-Every visitor's session is an environment. A page is drawn from its state (GET), and a button sends the very command
-that an agent would give (POST), after which the browser is sent back to the page: reloading does nothing twice.
+Every session has its own environment. A GET request renders a page from its state. A button sends the same command
+that an agent would send (POST) and then redirects the browser to the page, so reloading never repeats a command.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from starlette.staticfiles import StaticFiles
 from empg.environments.base import Decision
 from empg.environments.serving import serve_app
 from empg.environments.webshop import recording
-from empg.environments.webshop.env import WebShopEnv
+from empg.environments.webshop.episode import ShopEpisode
 from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
 from empg.environments.webshop.recording import Recording
 from empg.environments.webshop.shop import squeeze
 from empg.environments.webshop.world import Page
 
-SESSIONS_KEPT = 1_000  # the longest unused is forgotten first
-MAX_FORM, MAX_FIELDS = 10_000, 20  # bytes; more fields than any form here has
-UNWRITTEN_KEPT = 1_000  # episodes that wait for a disk with room
+SESSIONS_KEPT = 1_000  # the least recently used session is dropped first
+MAX_FORM, MAX_FIELDS = 10_000, 20  # bytes; fields (no form of this site has as many)
+UNWRITTEN_KEPT = 1_000  # episodes kept in memory while the recordings file cannot be written
 _NO_BRACKETS = str.maketrans("[]", "  ")
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
-    # Product text is escaped; should it ever not be, nothing in it may run, load or send.
+    # Product text is escaped. If escaping ever fails, this policy keeps it from running, loading or sending anything.
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -52,20 +52,20 @@ _HEADERS = {
 class Session:
     """One visitor's episode."""
 
-    environment: WebShopEnv
+    environment: ShopEpisode
     task: int
     turns: list[Decision] = field(default_factory=list)
     notice: str = ""
-    ended: str = ""  # why nothing more can be done
+    ended: str = ""  # why the episode ended; empty while it runs
 
 
 class Site:
-    """The application's state: its shop, its sessions, and the file that finished episodes go to.
+    """The application's state: its shop, its sessions, and the file of finished episodes.
 
-    A person who sees a button expects it to work, so the shop is one where every value that is shown can be clicked.
+    Every visible button must work, so the shop uses the rule `reach_bracketed_values`.
     """
 
-    def __init__(self, environment: WebShopEnv, record_to: Path | None) -> None:
+    def __init__(self, environment: ShopEpisode, record_to: Path | None) -> None:
         if record_to is not None:
             recording.require_writable(record_to)
         self._environment, self._record_to = environment.reaching(), record_to
@@ -78,16 +78,16 @@ class Site:
     # ---- pages -----------------------------------------------------------------------------------------------------
 
     async def home(self, request: Request) -> Response:
-        """Where a task is chosen."""
+        """Show the page where a task is chosen."""
         return self._page("home.html", split=self._environment.split, tasks=self._environment.num_tasks)
 
     async def start(self, request: Request) -> Response:
-        """Begin an episode: the task that the form names, or any."""
+        """Start an episode with the task in the form, or with a random one if the field is empty."""
         form = await _form(request)
         named = form.get("task", "").strip()
         tasks = self._environment.num_tasks
         if named and not (named.isascii() and named.isdigit() and len(named) < 10 and int(named) < tasks):
-            return self._page("home.html", 400, split=self._environment.split, tasks=tasks, notice=_no_task(tasks))
+            return self._page("home.html", 400, split=self._environment.split, tasks=tasks, notice=_unknown_task(tasks))
         task = int(named) if named else random.randrange(tasks)
         environment = self._environment.clone()
         environment.reset(options={"task": task})
@@ -98,12 +98,12 @@ class Site:
         return RedirectResponse(f"/s/{key}", 303)
 
     async def show(self, request: Request) -> Response:
-        """The page that a session is on."""
+        """Show the current page of a session."""
         key = request.path_params["key"]
         session = self._find(key)
         if session is None:
             return self._page("home.html", 404, split=self._environment.split, tasks=self._environment.num_tasks,
-                              notice="That visit is over. Start a new one.")  # fmt: skip
+                              notice="This session has ended. Start a new one.")  # fmt: skip
         environment, notice = session.environment, session.notice
         session.notice = ""
         shop, state, goal = environment.shop, environment.state, environment.goal
@@ -118,40 +118,40 @@ class Site:
         return self._page(f"{state.page.value}.html", **about, left=left, turns=session.turns)
 
     async def act(self, request: Request) -> Response:
-        """One command, as an agent would give it."""
+        """Apply one command, in the form in which an agent sends it."""
         key = request.path_params["key"]
         session = self._find(key)
         if session is None:
             return RedirectResponse("/", 303)
         form = await _form(request)
-        # A bracket would end the command; search knows no brackets anyway.
+        # A bracket would end the command. Search ignores brackets anyway.
         query = squeeze(form.get("query", "").translate(_NO_BRACKETS))
         action = f"search[{query}]" if query else squeeze(form.get("action", ""))
         if not session.ended and action:
             self._step(session, action)
         return RedirectResponse(f"/s/{key}", 303)
 
-    # ---- what they do ----------------------------------------------------------------------------------------------
+    # ---- helpers ---------------------------------------------------------------------------------------------------
 
     def _step(self, session: Session, action: str) -> None:
         environment = session.environment
         _, _, bought, out_of_steps, info = environment.step(action)
         session.turns.append(Decision(thought="", action=action))
         if not info["valid"]:
-            session.notice = "That is not on this page any more."
+            session.notice = "This button is no longer on the page."
         if bought or out_of_steps:
             session.ended = "bought" if bought else "out of steps"
             self._record(session)
 
     def _record(self, session: Session) -> None:
-        """Add the episode to the file; if that fails, say so, and try again with the next one."""
+        """Append the episode to the file. If that fails, show a notice and retry with the next episode."""
         if self._record_to is None:
             return
         self._unwritten.append(recording.record(session.environment, session.task, session.turns))
         try:
             recording.append(self._record_to, self._unwritten)
         except OSError as error:
-            session.notice = f"This visit is not recorded yet: {error.strerror or error}."
+            session.notice = f"This episode is not recorded yet: {error.strerror or error}."
         else:
             self._unwritten.clear()
 
@@ -165,11 +165,11 @@ class Site:
         return HTMLResponse(self._templates.get_template(template).render(values), status, _HEADERS)
 
 
-def make_app(environment: WebShopEnv, record_to: Path | None = None) -> Starlette:
-    """The web application of a shop. Finished episodes are added to the file `record_to` (`recording.py`).
+def make_app(environment: ShopEpisode, record_to: Path | None = None) -> Starlette:
+    """Create the web application of a shop. Finished episodes are appended to the file `record_to` (`recording.py`).
 
     Raises:
-        OSError: nothing can be written to `record_to`.
+        UserError: `record_to` is not writable.
     """
     site = Site(environment, record_to)
     routes = [
@@ -179,7 +179,7 @@ def make_app(environment: WebShopEnv, record_to: Path | None = None) -> Starlett
         Route("/s/{key}/act", site.act, methods=["POST"]),
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
     ]
-    # A page of another site cannot reach the shop under a name of its own.
+    # Only these host names are accepted, which prevents DNS rebinding by other sites.
     return Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS))],
@@ -188,7 +188,7 @@ def make_app(environment: WebShopEnv, record_to: Path | None = None) -> Starlett
 
 
 def serve(
-    environment: WebShopEnv,
+    environment: ShopEpisode,
     port: int = 8000,
     record_to: Path | None = None,
     ready: Callable[[str], None] | None = None,
@@ -196,32 +196,32 @@ def serve(
     """Serve a shop on this machine (127.0.0.1) until Ctrl-C.
 
     Args:
-        environment: its shop, split and rules are served.
-        port: 0 takes any free one.
-        record_to: where finished episodes are added.
-        ready: told the address as soon as it answers.
+        environment: the environment whose shop, split and rules are served.
+        port: 0 picks any free port.
+        record_to: file to which finished episodes are appended.
+        ready: receives the address as soon as the server accepts connections.
 
     Raises:
-        OSError: the port is taken, or nothing can be written to `record_to`.
+        UserError: the port is in use, or `record_to` is not writable.
     """
     serve_app(make_app(environment, record_to), "127.0.0.1", port, ready)
 
 
 class _BadForm(Exception):
-    """A form that no page here has; `args` are the answer and its status."""
+    """A form that no page of this site sends; `args` are the response text and the status code."""
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form, the last of each name."""
+    """Return the fields of a form. If a name occurs several times, the last value is used."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_FORM:
-            raise _BadForm("That form is too long.", 413)
+            raise _BadForm("The form is too long.", 413)
     try:
         fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=MAX_FIELDS)
     except ValueError:
-        raise _BadForm("That form has too many fields.", 400) from None
+        raise _BadForm("The form has too many fields.", 400) from None
     return {name: values[-1] for name, values in fields.items()}
 
 
@@ -230,5 +230,5 @@ async def _refuse(request: Request, error: Exception) -> Response:
     return PlainTextResponse(text, status, _HEADERS)
 
 
-def _no_task(tasks: int) -> str:
-    return f"There is no such task: give a number from 0 to {tasks - 1}."
+def _unknown_task(tasks: int) -> str:
+    return f"Unknown task: enter a number from 0 to {tasks - 1}."

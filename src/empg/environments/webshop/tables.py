@@ -1,7 +1,7 @@
-"""What the generated shop sells: five departments, the types of products in each, and the words for them.
+"""Tables of the generated shop: five departments, the product types in each, and their words.
 
-Chosen so that the official reward tells them apart: two values of one option never match each other, and an attribute
-is found only where it is written.
+The words are chosen so that the official reward distinguishes them. Two values of one option never match each other,
+and an attribute is found only where it is written.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A type of product: what people call it, its shelf, and what it costs (dollars, lowest and highest)."""
+    """A product type: its name, its shelf (the subcategory), and its price range in dollars (lowest, highest)."""
 
     name: str
     shelf: str
@@ -20,7 +20,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Department:
-    """A category of the catalogue. `options` are (name, values to draw from, how many a product has)."""
+    """A category of the catalogue. `options` are (name, possible values, number of values per product)."""
 
     category: str
     breadcrumb: str
@@ -134,5 +134,5 @@ DEPARTMENTS = (
 
 BRAND_SYLLABLES = tuple("ba ve lo mi ra zu ken dor lin tas pel mar jo sti vo ny gra hul fe qui".split())  # noqa: SIM905
 
-# {0}: the attributes and the type of product ("long lasting, oil free eye cream").
+# {0}: the attributes and the product type ("long lasting, oil free eye cream").
 REQUESTS = ("Find me {0}", "I need {0}", "I am looking for {0}", "I want to buy {0}")

@@ -1,8 +1,7 @@
-"""What a shop is: products and goals, which never change, and the `State` of one shopper, which does.
+"""Data model of a shop: the constant products and goals, and the changing `State` of one episode.
 
-A `Product` is a catalogue entry as the pages and the reward see it, whether it came from the generator or from an
-official file. A `Goal` is what one episode is about. The rules (`shop.py`), the pages (`pages.py`), the reward
-(`reward.py`) and the expert (`expert.py`) all read these three.
+A `Product` is a catalogue entry, from the generator or from an official file. A `Goal` is the goal of one episode. The
+rules (`shop.py`), the pages (`pages.py`), the reward (`reward.py`) and the expert (`expert.py`) all use these classes.
 """
 
 from __future__ import annotations
@@ -11,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+HITS = 50  # products that a search finds, at most
+
 
 @dataclass(frozen=True, slots=True)
 class HumanInstruction:
-    """What a person asked for when shown a product: the sentence, and what annotators found in it."""
+    """A human request for a shown product: the sentence, and the attributes and options that annotators found in it."""
 
     text: str
     attributes: tuple[str, ...]
@@ -23,11 +24,11 @@ class HumanInstruction:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One entry of the catalogue, cleaned as WebShop cleans it (`records.py`).
+    """One entry of the catalogue, cleaned by WebShop's rules (`records.py`).
 
-    `pricing` holds the lowest and highest price in dollars (once, if they are equal); `options` maps a lower-case
-    name ("color") to its lower-case values in page order. `attributes` are hidden from the shopper. `instruction`
-    and `instruction_attributes` make synthetic goals, `human` makes human ones.
+    `pricing` contains the lowest and highest price in dollars (one value if they are equal). `options` maps a
+    lower-case name ("color") to its lower-case values in page order. `attributes` are hidden from the agent.
+    `instruction` and `instruction_attributes` define synthetic goals; `human` defines human goals.
     """
 
     asin: str
@@ -46,17 +47,17 @@ class Product:
 
     @property
     def price_tag(self) -> str:
-        """The price as the pages write it: "$65.99", or "$20.0 to $35.5"."""
+        """The price in the format of the pages: "$65.99", or "$20.0 to $35.5"."""
         return " to ".join(f"${price}" for price in self.pricing)
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What one episode is about.
+    """The goal of one episode.
 
     `options` are (name, value) pairs; the name is None for human goals, which list values only. `price_upper` is in
-    dollars and 1,000,000 when any price will do. `task_id` is the asin and a fingerprint of the goal; an
-    environment adds one of its shop (`WebShopEnv.task_id`).
+    dollars; it is 1,000,000 if there is no price limit. `task_id` is the asin and a fingerprint of the goal; an
+    environment appends a fingerprint of its shop (`WebShopEnv.task_id`).
     """
 
     task_id: str
@@ -72,7 +73,7 @@ class Goal:
 
 
 class Page(str, Enum):
-    """Where a shopper can be."""
+    """The type of the current page."""
 
     INDEX = "index"
     RESULTS = "results"
@@ -83,11 +84,11 @@ class Page(str, Enum):
 
 @dataclass(slots=True)
 class State:
-    """What changes during an episode. Copying it is the whole of `clone()`.
+    """Everything that changes during an episode. Copying it is all that `clone()` does.
 
-    `keywords` and `number` say which results page was last looked at; `row` is the product in view; `sub` the open sub
-    page; `options` the chosen values by name; `visited` the asins looked at since the last `Back to Search`; `draw`
-    the step of the last search (it seeds the random prefix `<r>`).
+    `keywords` and `number` identify the last results page. `row` is the current product. `sub` is the open sub page.
+    `options` maps names to chosen values. `visited` contains the asins opened since the last `Back to Search`. `draw`
+    is the step of the last search; it seeds the random prefix `<r>`.
     """
 
     page: Page = Page.INDEX
@@ -101,7 +102,7 @@ class State:
     steps: int = 0
 
     def clone(self) -> State:
-        """An independent copy, in a microsecond."""
+        """Return an independent copy; this takes about a microsecond."""
         return State(
             self.page,
             self.keywords,

@@ -1,4 +1,4 @@
-// Draws the charts of `report-data` with uPlot. Colours come from the page's CSS, so dark mode is one redraw.
+// Draws the charts of `report-data` with uPlot. Colours come from the page's CSS, so dark mode needs only a redraw.
 (() => {
   "use strict";
   const { charts } = JSON.parse(document.getElementById("report-data").textContent);
@@ -8,13 +8,13 @@
 
   function show(value, unit) {
     if (value === null || value === undefined) return "–";
-    if (unit === "percent") return `${+(100 * value).toFixed(Math.abs(value) < 0.1 ? 2 : 1)}\u202f%`;
+    if (unit === "percent") return `${+(100 * value).toFixed(Math.abs(value) < 0.1 ? 2 : 1)}%`;
     const size = Math.abs(value);
     if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(1);
     return size >= 100 ? value.toFixed(0) : `${+value.toPrecision(3)}`;
   }
 
-  // Running sums from the last series up, so that the first of a legend lies on top.
+  // Running sums from the last series up, so that the first of a legend is on top.
   function stacked(series) {
     let below = null;
     return series.reduceRight((sums, s) => {
@@ -58,12 +58,12 @@
     const low = Math.min(...values), high = Math.max(...values);
     const margin = 0.07 * (high - low) || Math.abs(high) * 0.1 || 1;
     const floor = chart.bottom !== null && low >= chart.bottom;
-    const least = low >= 0 ? Math.max(0, low - margin) : low - margin; // no room below zero for what is never negative
+    const least = low >= 0 ? Math.max(0, low - margin) : low - margin; // no space below zero for values that are never negative
     const ceiling = chart.top !== null && high <= chart.top;
     return [floor ? chart.bottom : least, ceiling ? chart.top : high + margin];
   }
 
-  // Dots and their intervals; panels that share an iteration stand side by side.
+  // Dots and their intervals; panels of the same iteration are drawn side by side.
   function whiskers(chart) {
     const drawn = chart.series.filter((s) => s.kind === "whiskers");
     return (u) => {
@@ -97,7 +97,7 @@
       list.append(item);
       return value;
     });
-    // The last number that there is at or before a place: what one wants to know when the cursor is elsewhere.
+    // The last number at or before an index, for panels that have none at the cursor.
     const at = (list, i) => list.slice(0, i + 1).findLast((v) => v !== null);
     return (i) =>
       chart.series.forEach((s, n) => {

@@ -1,4 +1,4 @@
-// The step view: text goes in by `textContent` only, whatever a model or a world wrote is shown as text.
+// The step view. Text is inserted by `textContent` only, so output of models and environments is shown as text.
 (() => {
   "use strict";
   const { steps } = JSON.parse(document.getElementById("report-data").textContent);
@@ -13,11 +13,11 @@
   const signed = (v) => (v === null ? "–" : `${v < 0 ? "\u2212" : "+"}${Math.abs(v).toFixed(2)}`);
   const plain = (v) => (v === null ? "–" : v.toFixed(2));
   const END = {
-    won: "won", lost: "lost", step_limit: "step limit", token_limit: "token limit", invalid: "malformed turns",
+    won: "won", lost: "lost", step_limit: "step limit", token_limit: "token limit", invalid: "invalid turns",
     env_error: "environment error",
   };
 
-  // A bar in a track, `share` of its length; in a two-sided one it grows from the middle, to the left below zero.
+  // A bar that fills `share` of a track. In a two-sided track it starts in the middle and goes left below zero.
   function gauge(symbol, title, value, share, kind) {
     const box = make("div", "gauge"), track = make("div", `track ${kind}`), bar = make("i");
     const two = kind.startsWith("two");
@@ -36,7 +36,7 @@
     );
     if (turn.g !== null) {
       box.append(
-        gauge("g", "scale of the advantage; the middle is 1", plain(turn.g), (turn.g - 1) / largest.scaling, "two scale"),
+        gauge("g", "gradient scaling; the middle is 1", plain(turn.g), (turn.g - 1) / largest.scaling, "two scale"),
         gauge("f", "clarity of the next step, 0 to 1", plain(turn.f), turn.f, "clarity"),
       );
     }
@@ -53,7 +53,7 @@
     text.append(make("p", "observation", turn.observation));
     if (turn.thought) text.append(make("p", "thought", turn.thought));
     const action = make("p", "action", turn.action || "(no action)");
-    if (!turn.valid) action.append(make("span", "flag", turn.action ? "not possible" : "malformed"));
+    if (!turn.valid) action.append(make("span", "flag", turn.action ? "rejected" : "malformed"));
     if (turn.dropped) action.append(make("span", "flag", "dropped from the update"));
     if (turn.reward) action.append(make("span", "flag good", `reward ${signed(turn.reward)}`));
     if (turn.process) action.append(make("span", "flag", `process reward ${signed(turn.process)}`));
@@ -62,7 +62,7 @@
     return row;
   }
 
-  // The whole episode at a glance: entropy above, advantage below, one column a step.
+  // Overview of the episode: entropy above, advantage below, one column per step.
   function strip(episode, largest) {
     const box = make("div", "strip");
     for (const turn of episode.turns) {

@@ -1,4 +1,4 @@
-"""BM25: scores by hand, the order of equals, hostile queries, folders that are complete or not there, and parity."""
+"""BM25: hand-computed scores, the order of equal scores, hostile queries, atomic index folders, and parity."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_scores_are_bm25_with_anserinis_constants() -> None:
         return rarity * frequency / (frequency + 0.9 * (1 - 0.4 + 0.4 * length / 3))
 
     [hits] = retriever.search(["mug tea"], 5)
-    assert [hit.document.id for hit in hits] == ["d0", "d1"]  # d2 shares no word: no hit
+    assert [hit.document.id for hit in hits] == ["d0", "d1"]  # d2 shares no word with the query
     assert [hit.score for hit in hits] == pytest.approx([bm25(2, 2, 3) + bm25(1, 1, 3), bm25(1, 2, 2)], rel=1e-6)
 
 
@@ -56,13 +56,13 @@ def test_the_title_is_searched_with_the_text() -> None:
     assert ids(retriever, "Where is Mount Sard?") == ["2"]
 
 
-def test_equals_stand_in_the_corpus_order() -> None:
+def test_equal_scores_are_in_corpus_order() -> None:
     retriever = BM25Retriever.build(docs(*["red fox"] * 900, "red"))
     assert ids(retriever, "fox", 4) == ["d0", "d1", "d2", "d3"]
     assert ids(retriever, "red", 3) == ["d900", "d0", "d1"]
 
 
-def test_queries_are_answered_each_on_its_own() -> None:
+def test_queries_are_independent() -> None:
     retriever = BM25Retriever.build(docs("fox", "hare"))
     together = retriever.search(["fox", "none of it", "hare", "fox"], 3)
     assert together == [retriever.search([query], 3)[0] for query in ("fox", "none of it", "hare", "fox")]
@@ -72,7 +72,7 @@ def test_queries_are_answered_each_on_its_own() -> None:
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 0.5, 1.25, 2.0, 3.5]), min_size=1, max_size=3_000), st.integers(1, MAX_HITS))
 @settings(max_examples=60, deadline=None)
-def test_best_rows_are_those_of_a_full_sort(values: list[float], k: int) -> None:
+def test_best_rows_agree_with_a_full_sort(values: list[float], k: int) -> None:
     scores = np.asarray(values, dtype=np.float32)
     expected = sorted((row for row in range(len(values)) if values[row] > 0), key=lambda row: (-values[row], row))
     assert best_rows(scores, k) == expected[:k]
@@ -80,7 +80,7 @@ def test_best_rows_are_those_of_a_full_sort(values: list[float], k: int) -> None
     assert best_rows(scores, k, above=-np.inf) == everything[:k]
 
 
-# ---- what agents and data may hold ---------------------------------------------------------------------------------
+# ---- hostile queries and documents ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("query", ["", " \n", "the of and", "\0", "(((", "\ud800\udfff", "a" * 5_000, "zzz", "foxes2"])
@@ -90,7 +90,7 @@ def test_queries_without_known_words_find_nothing(query: str) -> None:
 
 @given(st.text(max_size=50) | st.text(st.characters(categories=["Cs", "Cc", "L"]), max_size=50))
 @settings(max_examples=200, deadline=None)
-def test_any_text_is_a_query(text: str) -> None:
+def test_any_text_is_a_valid_query(text: str) -> None:
     hits = BM25Retriever.build(docs("a red fox", "the hare")).search([text], 3)[0]
     assert len(hits) <= 2
     clean_query(text).encode()
@@ -102,20 +102,20 @@ def test_a_query_is_cut() -> None:
     assert len(clean_query("ab " * 10_000)) <= MAX_QUERY
 
 
-def test_documents_may_be_empty_or_broken() -> None:
+def test_documents_may_be_empty_or_have_invalid_characters() -> None:
     corpus = [Document("1", "", ""), Document("2", "\ud800", "a\0b\ud83d fox")]
     assert ids(BM25Retriever.build(corpus), "fox") == ["2"]
     assert ids(BM25Retriever.build(corpus[:1]), "fox") == []
 
 
-def test_an_empty_corpus_and_a_wrong_count_are_refused(tmp_path: Path) -> None:
+def test_an_empty_corpus_and_an_invalid_count_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the corpus is empty"):
         BM25Retriever.build([])
     with pytest.raises(ValueError, match="the corpus is empty"):
         write_bm25([], tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
     for count in (0, -1, MAX_HITS + 1):
-        with pytest.raises(ValueError, match="hits were asked for"):
+        with pytest.raises(ValueError, match="invalid number of hits: expected 1 to 100"):
             BM25Retriever.build(docs("a fox")).search(["fox"], count)
 
 
@@ -132,17 +132,19 @@ def asked() -> list[tuple[str, str]]:
     return people(1_200)[1]
 
 
-def test_scores_are_those_of_bm25s(corpus: list[Document], asked: list[tuple[str, str]]) -> None:
+def test_scores_agree_with_bm25s(corpus: list[Document], asked: list[tuple[str, str]]) -> None:
     terms = [analyze(f"{document.title}\n{document.text}") for document in corpus]
     reference = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
     reference.index(terms, show_progress=False)
     retriever = BM25Retriever.build(corpus)
     for query, _ in asked[:100]:
-        known = [term for term in analyze(query) if term in reference.vocab_dict]
-        np.testing.assert_array_equal(retriever.scores(query), reference.get_scores(known))
+        terms = [term for term in analyze(query) if term in reference.vocab_dict]
+        np.testing.assert_array_equal(retriever.scores(query), reference.get_scores(terms))
 
 
-def test_mapped_hits_are_those_in_memory(corpus: list[Document], asked: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_mapped_hits_agree_with_those_in_memory(
+    corpus: list[Document], asked: list[tuple[str, str]], tmp_path: Path
+) -> None:
     write_bm25(iter(corpus), tmp_path / "index")
     mapped, in_memory = BM25Retriever.open(tmp_path / "index"), BM25Retriever.build(corpus)
     queries = [query for query, _ in asked[:200]]
@@ -155,7 +157,7 @@ def test_the_gold_page_is_found(corpus: list[Document], asked: list[tuple[str, s
 
 
 def recall(retriever: Retriever, asked: Sequence[tuple[str, str]], k: int = 3) -> float:
-    """The share of queries with the gold page among the first `k`."""
+    """Return the share of queries with the gold page among the first `k` hits."""
     found = retriever.search([query for query, _ in asked], k)
     return sum(
         any(hit.document.title == gold for hit in hits) for hits, (_, gold) in zip(found, asked, strict=True)
@@ -174,13 +176,13 @@ def test_tantivy_finds_the_gold_page_as_often(
 
 
 @pytest.mark.parametrize("query", ['"fox', "fox AND (", "text:fox^2 -hare", "fo*", "\ud800 fox", "[a TO z] fox", ""])
-def test_tantivy_looks_words_up_and_nothing_else(query: str) -> None:
+def test_tantivy_does_not_parse_queries(query: str) -> None:
     tantivy_index = pytest.importorskip("empg.environments.deepsearch.retrieval.tantivy_index")
     retriever = tantivy_index.TantivyRetriever.build(docs("a red fox", "the dog"))
     assert ids(retriever, query) == (["d0"] if "fox" in query else [])
 
 
-def test_tantivys_equals_stand_in_the_corpus_order() -> None:
+def test_equal_scores_of_tantivy_are_in_corpus_order() -> None:
     tantivy_index = pytest.importorskip("empg.environments.deepsearch.retrieval.tantivy_index")
     retriever = tantivy_index.TantivyRetriever.build(docs(*["red fox"] * 500, "red"))
     assert ids(retriever, "fox", 3) == ["d0", "d1", "d2"]
@@ -190,17 +192,17 @@ def test_tantivys_equals_stand_in_the_corpus_order() -> None:
 # ---- folders -------------------------------------------------------------------------------------------------------
 
 
-def test_an_index_is_made_once_for_a_corpus_and_anew_for_another(tmp_path: Path) -> None:
+def test_an_index_is_built_once_per_corpus(tmp_path: Path) -> None:
     first, second = docs("a fox"), docs("a fox", "a hare")
     made: list[int] = []
     for corpus in (first, first, second, first):
         retriever = open_bm25(lambda c=corpus: c, fingerprint_documents(corpus), tmp_path, made.append)
         assert ids(retriever, "hare") == [document.id for document in corpus[1:]]
-    assert made == [1, 1, 2]  # progress: one document, then two; the second and fourth time nothing
+    assert made == [1, 1, 2]  # progress of the first index and of the second; reopening reports none
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_fingerprints_follow_content_order_and_files(tmp_path: Path) -> None:
+def test_fingerprints_depend_on_content_order_and_files(tmp_path: Path) -> None:
     one, two = Document("1", "a", "b"), Document("2", "a", "b")
     prints = [fingerprint_documents(corpus) for corpus in ([one], [two], [one, two], [two, one], [])]
     assert len(set(prints)) == 5
@@ -213,18 +215,18 @@ def test_fingerprints_follow_content_order_and_files(tmp_path: Path) -> None:
     assert fingerprint_files(file) != before
 
 
-def test_a_failed_index_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_index_leaves_no_folder(tmp_path: Path) -> None:
     def broken() -> list[Document]:
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
         open_bm25(broken, "0", tmp_path)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FileNotFoundError, match="holds no BM25 index"):
+    with pytest.raises(FileNotFoundError, match="is not a BM25 index"):
         BM25Retriever.open(tmp_path)
 
 
-def test_whoever_is_first_publishes(tmp_path: Path) -> None:
+def test_the_first_published_folder_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     publish(folder, lambda work: (work / "by").write_text("one") and None)
     publish(folder, lambda work: (work / "by").write_text("two") and None)
@@ -253,7 +255,7 @@ def test_stored_documents_are_a_sequence(tmp_path: Path) -> None:
     assert stored[-1] == corpus[2]
     assert stored[1:] == corpus[1:]
     for row in (3, -4):
-        with pytest.raises(IndexError, match="there is no document"):
+        with pytest.raises(IndexError, match="document index out of range"):
             stored[row]
 
 

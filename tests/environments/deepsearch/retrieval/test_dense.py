@@ -1,4 +1,4 @@
-"""Searching by meaning: encoders from folders, exact and faiss indices, and a real model that a package ships."""
+"""Dense retrieval: encoders from folders, exact and faiss indexes, and a real model from a package."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = ("the", "a", "lake", "river", "mountain", "red", "blue", "deep", "cold",
 
 
 class Counting:
-    """Vectors by hand: how often each of `WORDS` occurs."""
+    """A simple encoder: a vector counts each of `WORDS`."""
 
     name = "counting"
 
@@ -50,7 +50,7 @@ def docs(*texts: str) -> list[Document]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with random weights, in a folder as sentence-transformers lays it out."""
+    """Write a tiny BERT with random weights to a folder in the format of sentence-transformers."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     vocabulary = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, ":"])}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- the encoder ---------------------------------------------------------------------------------------------------
 
 
-def test_a_vector_is_the_mean_of_the_tokens_states(folder: Path) -> None:
+def test_a_vector_is_the_mean_of_the_token_states(folder: Path) -> None:
     encoder = HuggingFaceEncoder(folder)
     vectors = encoder.documents(["the red fox", "lake"])
     assert (vectors.shape, vectors.dtype) == ((2, 16), np.float32)
@@ -84,13 +84,13 @@ def test_a_vector_is_the_mean_of_the_tokens_states(folder: Path) -> None:
     assert first[0] == pytest.approx(torch.nn.functional.normalize(states[0], dim=0).numpy(), abs=1e-5)
 
 
-def test_company_does_not_change_a_vector(folder: Path) -> None:
+def test_the_batch_does_not_change_a_vector(folder: Path) -> None:
     encoder = HuggingFaceEncoder(folder)
     together = encoder.queries(["fox", "the deep cold blue lake . the red mountain"])
     assert together[0] == pytest.approx(encoder.queries(["fox"])[0], abs=1e-6)
 
 
-def test_long_texts_are_cut_to_the_models_places(folder: Path) -> None:
+def test_long_texts_are_cut_to_the_model_s_length(folder: Path) -> None:
     encoder = HuggingFaceEncoder(folder)
     assert encoder.documents(["fox " * 500])[0] == pytest.approx(encoder.documents(["fox " * 18])[0], abs=1e-6)
     short = HuggingFaceEncoder(folder, max_tokens=3)
@@ -105,7 +105,7 @@ def test_prefixes_mark_queries_and_documents(folder: Path) -> None:
     assert marked.name != plain.name
 
 
-def test_a_folder_says_how_its_model_pools(folder: Path, tmp_path: Path) -> None:
+def test_the_pooling_is_read_from_the_folder(folder: Path, tmp_path: Path) -> None:
     import shutil
 
     own = shutil.copytree(folder, tmp_path / "own")
@@ -116,10 +116,10 @@ def test_a_folder_says_how_its_model_pools(folder: Path, tmp_path: Path) -> None
     expected = HuggingFaceEncoder(folder, pooling="cls", max_tokens=3).documents(["fox hare"])
     assert HuggingFaceEncoder(own).documents(["fox hare"])[0] == pytest.approx(expected[0], abs=1e-6)
     config.write_text(json.dumps({"pooling_mode_lasttoken": True}))
-    with pytest.raises(ValueError, match="pools by lasttoken: only the mean and the first token"):
+    with pytest.raises(ValueError, match="unsupported pooling: expected mean_tokens or cls_token, got lasttoken"):
         HuggingFaceEncoder(own)
     (own / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Dense"}]))
-    with pytest.raises(ValueError, match="has a layer 'Dense' after the transformer"):
+    with pytest.raises(ValueError, match="unsupported layer: expected Transformer, Pooling or Normalize, got 'Dense'"):
         HuggingFaceEncoder(own)
 
 
@@ -128,14 +128,16 @@ def test_pickled_weights_are_not_read(folder: Path, tmp_path: Path) -> None:
 
     own = shutil.copytree(folder, tmp_path / "own")
     (own / "model.safetensors").rename(own / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match=r"holds no model\.safetensors"):
+    with pytest.raises(
+        FileNotFoundError, match=r"is not the folder of a sentence-embedding model: model\.safetensors not found"
+    ):
         HuggingFaceEncoder(own)
 
 
 # ---- the index -----------------------------------------------------------------------------------------------------
 
 
-def test_hits_are_ranked_by_inner_product_and_equals_by_order() -> None:
+def test_hits_are_ranked_by_inner_product_then_by_row() -> None:
     retriever = DenseRetriever.build(docs("red fox", "hare", "red red fox", "fox red"), Counting())
     [hits] = retriever.search(["red fox"], 3)
     assert [(hit.document.id, hit.score) for hit in hits] == [("0", 1.0), ("3", 1.0), ("2", 0.94868)]
@@ -144,14 +146,14 @@ def test_hits_are_ranked_by_inner_product_and_equals_by_order() -> None:
 
 
 def test_documents_are_encoded_in_batches_with_progress() -> None:
-    encoder, told = Counting(), list[int]()
-    DenseRetriever.build(docs(*["fox"] * 130), encoder, progress=told.append)
-    assert (encoder.calls, told) == ([64, 64, 2], [64, 128, 130])
+    encoder, progress = Counting(), list[int]()
+    DenseRetriever.build(docs(*["fox"] * 130), encoder, progress=progress.append)
+    assert (encoder.calls, progress) == ([64, 64, 2], [64, 128, 130])
     with pytest.raises(ValueError, match="the corpus is empty"):
         DenseRetriever.build([], encoder)
 
 
-def test_vectors_are_made_once_for_corpus_and_encoder(tmp_path: Path) -> None:
+def test_vectors_are_encoded_once_per_corpus_and_encoder(tmp_path: Path) -> None:
     encoder, corpus = Counting(), docs("red fox", "hare")
     first = open_dense(lambda: corpus, "0", encoder, tmp_path)
     again = open_dense(lambda: corpus, "0", encoder, tmp_path)
@@ -164,7 +166,7 @@ def test_vectors_are_made_once_for_corpus_and_encoder(tmp_path: Path) -> None:
     assert other.calls == [2]
 
 
-def test_an_exact_index_is_a_full_sort() -> None:
+def test_the_exact_index_agrees_with_a_full_sort() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((2_000, 8)).astype(np.float32)
     queries = rng.standard_normal((5, 8)).astype(np.float32)
@@ -191,12 +193,12 @@ def test_faiss_finds_what_the_exact_index_finds(tmp_path: Path) -> None:
     assert agreed >= 45
     assert len(open_dense(lambda: corpus[:2], "1", encoder, tmp_path, "Flat").search(["x"], 5)[0]) == 2
     for factory in ("NoSuch", "IVF4096,Flat"):
-        with pytest.raises(ValueError, match=f"faiss cannot make an index '{factory}'"):
+        with pytest.raises(ValueError, match=f"faiss cannot build the index '{factory}'"):
             open_dense(lambda: corpus, "2", encoder, tmp_path, factory)
 
 
 class Hashing:
-    """Letters in threes, hashed to 64 signs: close texts are close."""
+    """An encoder that hashes trigrams to 64 signs, so that similar texts have similar vectors."""
 
     name = "hashing"
 
@@ -226,7 +228,7 @@ def real_model() -> Path:
     return Path(SHIPPED.origin).parent / "model"
 
 
-def test_a_real_model_finds_meanings_where_words_differ(real_model: Path) -> None:
+def test_a_real_model_matches_meanings_with_different_words(real_model: Path) -> None:
     encoder = HuggingFaceEncoder(real_model)
     corpus = docs(
         "The physician treated patients with fevers in the harbour town.",

@@ -1,4 +1,4 @@
-"""A retriever on the network, both ends: the protocol to the letter, and servers that stall, fail or lie."""
+"""The retrieval server and its client: the exact protocol, and servers that stall, fail or send invalid data."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def server(corpus: list[Document]) -> Iterator[str]:
 # ---- parity --------------------------------------------------------------------------------------------------------
 
 
-def test_served_hits_are_those_in_memory_and_mapped_to_the_letter(
-    corpus: list[Document], server: str, tmp_path: Path
-) -> None:
+def test_served_hits_equal_those_in_memory_and_mapped(corpus: list[Document], server: str, tmp_path: Path) -> None:
     write_bm25(corpus, tmp_path / "index")
     queries = [query for query, _ in people(300)[1]] + ["quoted naïve line", "", "no such wordzz", "x" * 5_000]
     in_memory = BM25Retriever.build(corpus).search(queries, 5)
@@ -66,11 +64,11 @@ def test_served_hits_are_those_in_memory_and_mapped_to_the_letter(
 
 def test_an_address_may_end_in_retrieve(server: str) -> None:
     assert ServedRetriever(f"{server}/retrieve").search(["quoted"], 1) == ServedRetriever(server).search(["quoted"], 1)
-    with pytest.raises(ValueError, match="is no address of a retrieval server"):
+    with pytest.raises(ValueError, match="invalid retrieval server URL: expected http://HOST:PORT"):
         ServedRetriever("localhost:8000")
 
 
-def test_the_wire_is_search_r1s(server: str) -> None:
+def test_the_protocol_is_that_of_search_r1(server: str) -> None:
     asked = {"queries": ["quoted naïve"], "topk": 1, "return_scores": True}
     answered = httpx.post(f"{server}/retrieve", json=asked).json()
     [[entry]] = answered["result"]
@@ -83,7 +81,7 @@ def test_the_wire_is_search_r1s(server: str) -> None:
     assert len(httpx.post(f"{server}/retrieve", json={"queries": ["painter"], "topk": None}).json()["result"][0]) == 3
 
 
-def test_contents_and_their_parts() -> None:
+def test_contents_are_split_into_title_and_text() -> None:
     assert contents(Document("1", "A\nB", "c\nd")) == '"A B"\nc\nd'
     assert split_contents('"A B"\nc\nd') == ("A B", "c\nd")
     assert split_contents('A "B"\nc') == ('A "B"', "c")
@@ -91,34 +89,34 @@ def test_contents_and_their_parts() -> None:
     assert split_contents("") == ("", "")
 
 
-# ---- the server refuses --------------------------------------------------------------------------------------------
+# ---- invalid requests ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
-        (b"{", "the body is no JSON"),
-        (b"[" * 100_000, "the body is no JSON"),
-        (b"[]", "the body is no JSON object"),
-        (b"{}", "queries: give a list of texts"),
-        (b'{"queries": "fox"}', "queries: give a list of texts"),
-        (b'{"queries": []}', "queries: give a list of texts"),
-        (b'{"queries": ["fox", 1]}', "queries: give a list of texts"),
-        (json.dumps({"queries": ["a"] * (MAX_QUERIES + 1)}).encode(), "queries: at most 4,096 at once"),
-        (b'{"queries": ["a"], "topk": -1}', "topk: give a whole number from 1 to 100"),
-        (b'{"queries": ["a"], "topk": "many"}', "topk: give a whole number from 1 to 100"),
-        (b'{"queries": ["a"], "topk": 1.5}', "topk: give a whole number from 1 to 100"),
-        (json.dumps({"queries": ["a"], "topk": MAX_HITS + 1}).encode(), "topk: give a whole number from 1 to 100"),
-        (b'{"queries": ["a"], "return_scores": "perhaps"}', "return_scores: give true or false"),
+        (b"{", "body is not JSON"),
+        (b"[" * 100_000, "body is not JSON"),
+        (b"[]", "body is not a JSON object"),
+        (b"{}", "queries must be a non-empty list of strings"),
+        (b'{"queries": "fox"}', "queries must be a non-empty list of strings"),
+        (b'{"queries": []}', "queries must be a non-empty list of strings"),
+        (b'{"queries": ["fox", 1]}', "queries must be a non-empty list of strings"),
+        (json.dumps({"queries": ["a"] * (MAX_QUERIES + 1)}).encode(), "queries must have at most 4,096 items"),
+        (b'{"queries": ["a"], "topk": -1}', "topk must be an integer from 1 to 100"),
+        (b'{"queries": ["a"], "topk": "many"}', "topk must be an integer from 1 to 100"),
+        (b'{"queries": ["a"], "topk": 1.5}', "topk must be an integer from 1 to 100"),
+        (json.dumps({"queries": ["a"], "topk": MAX_HITS + 1}).encode(), "topk must be an integer from 1 to 100"),
+        (b'{"queries": ["a"], "return_scores": "perhaps"}', "return_scores must be true or false"),
     ],
 )
-def test_wrong_requests_are_422(server: str, body: bytes, detail: str) -> None:
+def test_invalid_requests_get_422(server: str, body: bytes, detail: str) -> None:
     answer = httpx.post(f"{server}/retrieve", content=body)
     assert (answer.status_code, answer.json()) == (422, {"detail": detail})
 
 
-def test_search_r1s_own_traffic_is_answered(server: str) -> None:
-    """A batch of 512 questions in groups of 5 is one request, whatever a model wrote into its queries."""
+def test_the_requests_of_search_r1_are_supported(server: str) -> None:
+    """A batch of 512 questions in groups of 5 is one request with arbitrary query texts."""
 
     def ask(**body: Any) -> Any:
         answer = httpx.post(f"{server}/retrieve", json=body, timeout=60)
@@ -138,11 +136,11 @@ def test_search_r1s_own_traffic_is_answered(server: str) -> None:
         assert set(ask(queries=["painter"], return_scores=flag)[0][0]) == {"id", "contents"}
 
 
-def test_other_requests(server: str) -> None:
+def test_health_and_other_requests(server: str) -> None:
     assert httpx.post(f"{server}/retrieve", content=b"x" * (MAX_BODY + 1)).status_code == 413
     assert httpx.get(f"{server}/retrieve").status_code == 405
     assert httpx.get(f"{server}/health").json() == {"status": "ok"}
-    # Half a surrogate pair is valid JSON.
+    # A lone surrogate is valid JSON.
     assert httpx.post(f"{server}/retrieve", content=b'{"queries": ["\\ud800"]}').json() == {"result": [[]]}
 
 
@@ -151,7 +149,7 @@ class _Failing:
         raise RetrievalError("the provider is down")
 
 
-def test_a_retriever_that_fails_is_502_and_the_client_says_so() -> None:
+def test_a_failing_retriever_gives_502() -> None:
     with running(retriever_app(_Failing())) as url:
         answer = httpx.post(f"{url}/retrieve", json={"queries": ["fox"]})
         assert (answer.status_code, answer.json()) == (502, {"detail": "the provider is down"})
@@ -159,7 +157,7 @@ def test_a_retriever_that_fails_is_502_and_the_client_says_so() -> None:
             ServedRetriever(url, request_policy=QUICK).search(["fox"], 1)
 
 
-def test_serve_tells_where_it_answers_and_stops(corpus: list[Document]) -> None:
+def test_serve_reports_its_address_and_stops(corpus: list[Document]) -> None:
     program = (
         "from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever\n"
         "from empg.environments.deepsearch.retrieval.server import serve\n"
@@ -178,7 +176,7 @@ def test_serve_tells_where_it_answers_and_stops(corpus: list[Document]) -> None:
 # ---- servers that fail ---------------------------------------------------------------------------------------------
 
 
-def test_a_dead_port_is_an_error_soon() -> None:
+def test_an_unreachable_port_is_an_error_quickly() -> None:
     begun = time.monotonic()
     with pytest.raises(RetrievalError, match=r"^127\.0\.0\.1:\d+ cannot be reached \(3 attempts\)$"):
         ServedRetriever(dead_url(), request_policy=QUICK).search(["fox"], 1)
@@ -190,7 +188,7 @@ def test_a_dead_port_is_an_error_soon() -> None:
     [Reply(ONE, wait=30), Reply(ONE, drip=0.05), Reply(ONE, drip=0.4)],
     ids=["silent", "a byte now and then", "a byte rarely"],
 )
-def test_a_server_that_stalls_is_left_at_the_deadline(stall: Reply) -> None:
+def test_a_stalling_server_is_an_error_at_the_deadline(stall: Reply) -> None:
     begun = time.monotonic()
     with (
         scripted(stall) as script,
@@ -203,7 +201,7 @@ def test_a_server_that_stalls_is_left_at_the_deadline(stall: Reply) -> None:
     assert len(script.seen) == 2
 
 
-def test_a_server_whose_headers_never_end_is_left_at_the_deadline() -> None:
+def test_endless_headers_are_an_error_at_the_deadline() -> None:
     def drip(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection:
@@ -225,7 +223,7 @@ def test_a_server_whose_headers_never_end_is_left_at_the_deadline() -> None:
 @pytest.mark.parametrize(
     "failing", [Reply(status=500), Reply(status=503), Reply(ONE, broken=True)], ids=["500", "503", "broken off"]
 )
-def test_what_may_pass_is_tried_again(failing: Reply) -> None:
+def test_transient_failures_are_retried(failing: Reply) -> None:
     with scripted(failing, failing, Reply(ONE)) as script:
         [[hit]] = ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 1)
     assert hit == Hit(Document("d1", "A Fox", "Red."), 1.5)
@@ -233,7 +231,7 @@ def test_what_may_pass_is_tried_again(failing: Reply) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 301, 204])
-def test_what_will_not_pass_is_not_tried_again(status: int) -> None:
+def test_permanent_failures_are_not_retried(status: int) -> None:
     with (
         scripted(Reply(status=status), Reply(ONE)) as script,
         pytest.raises(RetrievalError, match=rf"(answered|refused the request \(){status}|{status}"),
@@ -242,7 +240,7 @@ def test_what_will_not_pass_is_not_tried_again(status: int) -> None:
     assert len(script.seen) == 1
 
 
-def test_retry_after_is_obeyed_if_it_is_soon() -> None:
+def test_a_short_retry_after_is_respected() -> None:
     busy = Reply(status=429, headers=(("Retry-After", "1"),))
     begun = time.monotonic()
     with scripted(busy, Reply(ONE)) as script:
@@ -260,12 +258,12 @@ def test_retry_after_is_obeyed_if_it_is_soon() -> None:
 
 
 @pytest.mark.parametrize("later", ["soon", "-5", "9" * 400, ""])
-def test_a_retry_after_that_means_nothing_is_left(later: str) -> None:
+def test_an_invalid_retry_after_is_ignored(later: str) -> None:
     with scripted(Reply(status=503, headers=(("Retry-After", later),)), Reply(ONE)) as script:
         assert ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 1)
 
 
-# ---- servers that lie ----------------------------------------------------------------------------------------------
+# ---- servers that send invalid data --------------------------------------------------------------------------------
 
 
 def _hit(**changes: Any) -> bytes:
@@ -287,7 +285,7 @@ def _hit(**changes: Any) -> bytes:
         b"\xff\xfe\x00", b'{"result": [[{"document": {"id": "1", "contents": "\xff"}, "score": 1}]]}',
     ],
 )  # fmt: skip
-def test_hostile_answers_are_errors_of_one_line(body: bytes) -> None:
+def test_invalid_responses_are_errors_of_one_line(body: bytes) -> None:
     with scripted(Reply(body)) as script, pytest.raises(RetrievalError) as caught:
         ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 1)
     message = str(caught.value)
@@ -297,7 +295,7 @@ def test_hostile_answers_are_errors_of_one_line(body: bytes) -> None:
     assert len(script.seen) == 1
 
 
-def test_more_than_was_asked_for_is_cut() -> None:
+def test_extra_hits_are_cut() -> None:
     body = result([(f"d{number}", "x" * 200_000, 1.0) for number in range(5)])
     with scripted(Reply(body)) as script:
         [hits] = ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 2)
@@ -314,7 +312,7 @@ def packed(body: bytes, encoding: str) -> Reply:
     return Reply(body, headers=(("Content-Encoding", encoding),))
 
 
-def test_what_is_small_when_packed_is_bounded_unpacked() -> None:
+def test_the_decompressed_size_is_limited() -> None:
     empty = gzip.compress(b"")
     for bomb in (gzip.compress(b" " * 20_000_000), gzip.compress(b" " * 900) * 2, empty * 1_000):
         with (
@@ -325,8 +323,8 @@ def test_what_is_small_when_packed_is_bounded_unpacked() -> None:
         assert script.seen[0].headers["accept-encoding"] == "gzip"
 
 
-def test_what_is_packed_twice_or_otherwise_is_not_unpacked() -> None:
-    """Half a kilobyte that would be a gigabyte, within the time and the memory of any other request."""
+def test_other_and_repeated_encodings_are_rejected() -> None:
+    """Half a kilobyte that would decompress to a gigabyte takes no more time and memory than other requests."""
     inner = zlib.compressobj(9, zlib.DEFLATED, 31)
     once = b"".join(inner.compress(b" " * (1 << 20)) for _ in range(256)) + inner.flush()
     bomb = gzip.compress(once)
@@ -347,18 +345,18 @@ def test_what_is_packed_twice_or_otherwise_is_not_unpacked() -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
 @pytest.mark.parametrize("body", [gzip.compress(ONE), gzip.compress(ONE[:9]) + gzip.compress(ONE[9:]) + b"\0" * 9])
-def test_packed_answers_are_read(encoding: str, body: bytes) -> None:
+def test_compressed_responses_are_read(encoding: str, body: bytes) -> None:
     with scripted(packed(body, encoding)) as script:
         assert ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 1)[0][0].document.text == "Red."
 
 
 @pytest.mark.parametrize("body", [b"no gzip", gzip.compress(ONE)[:-9], gzip.compress(ONE)[:5]])
-def test_damaged_packing_is_an_error(body: bytes) -> None:
+def test_damaged_compression_is_an_error(body: bytes) -> None:
     with scripted(packed(body, "gzip")) as script, pytest.raises(RetrievalError, match="cannot be unpacked"):
         ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 1)
 
 
-def test_a_server_that_fails_in_a_row_is_left_alone_for_a_while_then_asked_once() -> None:
+def test_the_circuit_opens_after_consecutive_failures_then_allows_one_request() -> None:
     request_policy = replace(QUICK, failure_threshold=4, cool_down=0.4)
     with scripted(Reply(status=503)) as script:
         retriever = ServedRetriever(script.url, request_policy=request_policy)
@@ -380,7 +378,7 @@ def test_a_server_that_fails_in_a_row_is_left_alone_for_a_while_then_asked_once(
         time.sleep(0.45)
         assert retriever.search(["fox"], 1)[0]
         script.replies[:] = [Reply(status=503), Reply(ONE)]
-        assert retriever.search(["hare"], 1)[0]  # one that answers again gets all of the failure_threshold
+        assert retriever.search(["hare"], 1)[0]  # a success resets the failure count
         assert len(script.seen) == 8
 
 
@@ -394,30 +392,30 @@ def test_a_stalled_server_does_not_stop_a_run() -> None:
         assert time.monotonic() - begun < 10  # each alone would take 0.6
 
 
-def test_half_pairs_become_text_that_can_be_written() -> None:
+def test_lone_surrogates_become_encodable_text() -> None:
     [[hit]] = read_answer({"result": [[{"document": {"id": 7, "contents": '"\ud800"\n\udfff'}, "score": 1}]]}, 1, 1)
     assert hit == Hit(Document("7", "?", "?"), 1.0)
 
 
 def test_documents_without_scores_and_bare_ones_are_read() -> None:
-    """As Search-R1's servers of the web answer, and those of a corpus without `return_scores`."""
+    """These are the formats of Search-R1's web servers, and of its corpus servers without `return_scores`."""
     texts = [{"contents": '"A"\na'}, {"id": "b", "contents": '"B"\nb'}]
     for entries in ([{"document": text} for text in texts], texts):
         [hits] = read_answer({"result": [entries]}, 1, 5)
         assert hits == [Hit(Document("A", "A", "a"), 1.0), Hit(Document("b", "B", "b"), 0.5)]
 
 
-def test_passages_without_ids_are_told_apart() -> None:
+def test_passages_without_ids_get_distinct_ids() -> None:
     entries = [{"document": {"contents": f'"T"\n{number}'}, "score": 1} for number in range(3)]
     [hits] = read_answer({"result": [entries]}, 1, 5)
     assert [hit.document.id for hit in hits] == ["T", "T #2", "T #3"]
 
 
-def test_a_first_line_that_is_too_long_for_a_title_is_text() -> None:
+def test_a_long_first_line_belongs_to_the_text() -> None:
     assert split_contents("word " * 200 + "\nmore") == ("", "word " * 200 + "\nmore")
 
 
-def test_a_document_without_id_goes_by_its_title() -> None:
+def test_the_title_replaces_a_missing_id() -> None:
     [[hit]] = read_answer({"result": [[{"document": {"contents": '"T"\nx'}, "score": 1}]]}, 1, 1)
     assert hit.document.id == "T"
 
@@ -425,7 +423,7 @@ def test_a_document_without_id_goes_by_its_title() -> None:
 # ---- cache and rate ------------------------------------------------------------------------------------------------
 
 
-def test_answers_are_kept_by_url_query_and_count(tmp_path: Path) -> None:
+def test_responses_are_cached_by_url_query_and_count(tmp_path: Path) -> None:
     answers = Reply(result([("d1", "x", 1.0)])), Reply(result([("d2", "x", 1.0)])), Reply(result([("d3", "x", 1.0)]))
     with scripted(*answers) as script:
         retriever = ServedRetriever(script.url, tmp_path, QUICK)
@@ -437,7 +435,7 @@ def test_answers_are_kept_by_url_query_and_count(tmp_path: Path) -> None:
         asked = json.loads(script.seen[0].body)
         assert asked == {"queries": ["fox"], "topk": 1, "return_scores": True}
         url = script.url
-    # The server is gone, and another process knows the answer.
+    # The server has stopped, but another process finds the response in the cache.
     program = (
         "import sys; from pathlib import Path;"
         "from empg.environments.deepsearch.retrieval.served import ServedRetriever;"
@@ -449,7 +447,7 @@ def test_answers_are_kept_by_url_query_and_count(tmp_path: Path) -> None:
     assert printed.strip() == repr([[first]])
 
 
-def test_only_what_is_not_known_is_asked_and_failures_are_not_kept(tmp_path: Path) -> None:
+def test_only_missing_queries_are_sent_and_failures_are_not_cached(tmp_path: Path) -> None:
     with scripted(Reply(b"{"), Reply(ONE), Reply(result([], [("d9", "x", 2.0)]))) as script:
         retriever = ServedRetriever(script.url, tmp_path, QUICK)
         with pytest.raises(RetrievalError):
@@ -458,11 +456,11 @@ def test_only_what_is_not_known_is_asked_and_failures_are_not_kept(tmp_path: Pat
         found = retriever.search(["hare", "fox", "owl"], 1)
         assert [[hit.document.id for hit in hits] for hits in found] == [[], ["d1"], ["d9"]]
         assert json.loads(script.seen[-1].body)["queries"] == ["hare", "owl"]
-        assert retriever.search(["hare"], 1) == [[]]  # that there is nothing is an answer too
+        assert retriever.search(["hare"], 1) == [[]]  # an empty result is also cached
         assert len(script.seen) == 3
 
 
-def test_a_damaged_file_is_no_answer(tmp_path: Path) -> None:
+def test_a_damaged_cache_file_is_ignored(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path)
     cache.put({"a": 1}, "url", "fox", 1)
     assert cache.get("url", "fox", 1) == {"a": 1}
@@ -477,11 +475,11 @@ def test_a_damaged_file_is_no_answer(tmp_path: Path) -> None:
         assert retriever.search(["fox"], 1)[0][0].document.id == "d1"
 
 
-def test_an_answer_that_cannot_be_kept_is_still_an_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_response_that_cannot_be_cached_is_returned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("no folder")
     with scripted(Reply(ONE)) as script:
         assert ServedRetriever(script.url, tmp_path / "file", QUICK).search(["fox"], 1)[0][0].document.id == "d1"
-    assert "an answer is not kept" in caplog.text
+    assert "response not cached" in caplog.text
 
 
 def test_threads_share_a_client_and_its_cache(tmp_path: Path, server: str) -> None:
@@ -501,7 +499,7 @@ def test_threads_share_a_client_and_its_cache(tmp_path: Path, server: str) -> No
     assert found == [expected] * 4
 
 
-def test_requests_keep_their_distance() -> None:
+def test_the_request_rate_is_limited() -> None:
     with scripted(Reply(ONE)) as script:
         retriever = ServedRetriever(script.url, request_policy=RequestPolicy(per_second=20))
         begun = time.monotonic()
@@ -513,6 +511,6 @@ def test_requests_keep_their_distance() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"timeout": 0}, {"attempts": 0}, {"backoff": -1}, {"per_second": 0}, {"failure_threshold": 0}]
 )
-def test_manners_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="positive"):
+def test_an_invalid_request_policy_is_rejected(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"positive|must not be negative"):
         RequestPolicy(**wrong)

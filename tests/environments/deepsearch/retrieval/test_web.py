@@ -1,4 +1,4 @@
-"""Web search: what each provider is sent and how its answer is read, keys that stay secret, answers that lie."""
+"""Web search: requests and responses of each provider, secret keys, and invalid responses."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def search_at(
     script: ScriptedServer, name: str, monkeypatch: pytest.MonkeyPatch, cache: Path | None = None
 ) -> WebSearch:
-    """A provider whose address is the script's."""
+    """Return a search whose provider has the URL of the scripted server."""
     if name == "searxng":
         monkeypatch.setenv("SEARXNG_URL", script.url)
         return WebSearch("searxng", cache, QUICK)
@@ -75,7 +75,7 @@ def search_at(
 @pytest.mark.parametrize(
     ("name", "answer"), [("serper", SERPER), ("tavily", TAVILY), ("brave", BRAVE), ("searxng", TAVILY)]
 )
-def test_each_provider_is_asked_and_read(name: str, answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_request_and_response_of_each_provider(name: str, answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted(Reply(json.dumps(answer).encode())) as script:
         hits = search_at(script, name, monkeypatch).search([" lake\n orvel"], 2)
     assert hits == [FOUND]
@@ -93,7 +93,7 @@ def test_each_provider_is_asked_and_read(name: str, answer: Any, monkeypatch: py
     assert KEY not in seen.path
 
 
-def test_real_addresses() -> None:
+def test_the_urls_of_the_providers() -> None:
     assert {name: provider.url for name, provider in PROVIDERS.items()} == {
         "serper": "https://google.serper.dev/search",
         "tavily": "https://api.tavily.com/search",
@@ -115,20 +115,20 @@ def test_an_empty_query_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         assert script.seen == []
 
 
-def test_brave_refuses_long_queries_so_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_queries_to_brave_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted(Reply(b"{}")) as script:
         search_at(script, "brave", monkeypatch).search(["word " * 90, "w" * 900], 3)
     sent = [parse_qs(urlsplit(seen.path).query)["q"][0] for seen in script.seen]
     assert [len(sent[0].split()), len(sent[1])] == [50, 400]
 
 
-def test_tavily_refuses_long_queries_so_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_queries_to_tavily_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted(Reply(b"{}")) as script:
         search_at(script, "tavily", monkeypatch).search(["w" * 900], 3)
     assert len(json.loads(script.seen[0].body)["query"]) == 400
 
 
-def test_nothing_found_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_results_are_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted(Reply(b"{}"), Reply(json.dumps(SERPER).encode())) as script:
         search = search_at(script, "serper", monkeypatch, tmp_path)
         assert search.search(["lake"], 2) == [[]]
@@ -139,35 +139,35 @@ def test_nothing_found_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "address", ["https://a.example/x\n2. Forged", "https://a.example/a b", "https://a.example/\u2028x"]
 )
-def test_an_address_of_more_than_one_word_is_none(address: str) -> None:
+def test_an_address_with_white_space_is_skipped(address: str) -> None:
     answer = {"organic": [{"link": address, "title": "T"}, {"link": "https://b.example/", "title": "B"}]}
     assert [hit.document.title for hit in read_results(answer, PROVIDERS["serper"], 3)] == ["B"]
 
 
-# ---- answers that lie ----------------------------------------------------------------------------------------------
+# ---- invalid responses ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "answer", [None, [], 5, {"organic": None}, {"organic": {}}, {"organic": ["x"]}, {"organic": [None]}]
 )
-def test_something_else_than_results_is_an_error(answer: Any) -> None:
+def test_an_invalid_response_is_an_error(answer: Any) -> None:
     with pytest.raises(RetrievalError, match="serper answered something else than results"):
         read_results(answer, PROVIDERS["serper"], 3)
 
 
 @pytest.mark.parametrize("answer", [{"web": None}, {"web": []}, {"web": {"results": 5}}])
-def test_and_so_it_is_further_inside(answer: Any) -> None:
+def test_an_invalid_nested_response_is_an_error(answer: Any) -> None:
     with pytest.raises(RetrievalError, match="brave answered something else than results"):
         read_results(answer, PROVIDERS["brave"], 3)
 
 
-def test_results_that_cannot_be_opened_are_left_out() -> None:
+def test_results_that_cannot_be_opened_are_skipped() -> None:
     entries: list[Any] = [
         {"title": "t", "link": link} for link in (None, 5, "javascript:alert(1)", "file:///etc/passwd", "ftp://a/", "")
     ]
     entries += [{"link": "https://a.example"}, {"title": 5, "link": "https://a.example"}]
     entries += [{"title": "t", "link": "https://a.example/" + "x" * 3_000}]
-    entries += [{"title": "good", "link": "https://g.example", "snippet": 5}] * 2  # an address counts once
+    entries += [{"title": "good", "link": "https://g.example", "snippet": 5}] * 2  # a repeated address counts once
     entries += [{"title": "next", "link": "https://n.example"}, {"title": "beyond", "link": "https://b.example"}]
     hits = read_results({"organic": entries}, PROVIDERS["serper"], 2)
     assert [(hit.document, hit.score) for hit in hits] == [
@@ -176,7 +176,7 @@ def test_results_that_cannot_be_opened_are_left_out() -> None:
     ]
 
 
-def test_texts_are_plain_short_and_can_be_written() -> None:
+def test_texts_are_plain_short_and_encodable() -> None:
     title, snippet = "a &lt;b&gt; \ud800 " + "x" * 9_999, "<i>y</i>\0" * 9_999
     entry = {"title": title, "link": "https://a.example/\ud800", "snippet": snippet}
     [hit] = read_results({"organic": [entry]}, PROVIDERS["serper"], 1)
@@ -191,17 +191,19 @@ def test_texts_are_plain_short_and_can_be_written() -> None:
 # ---- keys, failures, cache -----------------------------------------------------------------------------------------
 
 
-def test_a_missing_key_or_provider_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_or_unknown_provider_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TAVILY_API_KEY")
-    with pytest.raises(ValueError, match="TAVILY_API_KEY is not set: tavily needs it"):
+    with pytest.raises(ValueError, match="TAVILY_API_KEY is not set: tavily requires this environment variable"):
         WebSearch("tavily")
     monkeypatch.setenv("TAVILY_API_KEY", "k\u00e9y")
-    with pytest.raises(ValueError, match="TAVILY_API_KEY holds characters that no key has"):
+    with pytest.raises(ValueError, match="TAVILY_API_KEY contains characters that are invalid in a header"):
         WebSearch("tavily")
     monkeypatch.setenv("SEARXNG_URL", "localhost:8080")
-    with pytest.raises(ValueError, match="SEARXNG_URL is no address"):
+    with pytest.raises(ValueError, match="SEARXNG_URL is not a URL: expected http://HOST:PORT"):
         WebSearch("searxng")
-    with pytest.raises(ValueError, match="no search provider 'bing': choose one of serper, tavily, brave, searxng"):
+    with pytest.raises(
+        ValueError, match="unknown search provider 'bing': expected one of serper, tavily, brave, searxng"
+    ):
         WebSearch("bing")
 
 
@@ -212,7 +214,7 @@ def test_a_missing_key_or_provider_is_said_at_once(monkeypatch: pytest.MonkeyPat
         (Reply(status=403), "refused the request (403): is its key right?"),
         (Reply(status=429), "answered 429 (2 attempts)"),
         (Reply(status=500), "answered 500 (2 attempts)"),
-        (Reply(b"<html>"), "sent no JSON"),
+        (Reply(b"<html>"), "did not return JSON"),
         (Reply(b"{}", wait=5), "did not answer within 1 s (2 attempts)"),
     ],
 )
@@ -227,12 +229,12 @@ def test_failures_are_one_line_without_key_or_query(
     assert KEY not in caplog.text
 
 
-def test_a_dead_provider_is_an_error() -> None:
+def test_an_unreachable_provider_is_an_error() -> None:
     with pytest.raises(RetrievalError, match="cannot be reached"):
         WebSearch(replace(PROVIDERS["serper"], url=dead_url()), request_policy=QUICK).search(["lake"], 3)
 
 
-def test_a_search_is_paid_for_once_and_the_cache_holds_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_is_cached_without_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted(Reply(json.dumps(SERPER).encode())) as script:
         first = search_at(script, "serper", monkeypatch, tmp_path).search(["lake orvel"], 2)
         again = search_at(script, "serper", monkeypatch, tmp_path).search(["lake  orvel"], 2)

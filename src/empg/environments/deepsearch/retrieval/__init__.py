@@ -1,7 +1,7 @@
-"""Ways to search behind one protocol (`Retriever` in `world.py`), each in its own file, imported from there.
+"""Retrievers with one protocol (`Retriever` in `world.py`), one per file.
 
-`bm25.py` is the default: in memory or memory-mapped. `tantivy_index.py` is another lexical one, `dense.py` searches by
-embeddings (`encoder.py`), `served.py` asks a server such as `server.py`, `web.py` asks a search provider, `pages.py`
-reads pages. `transport.py` is all that talks to other machines, `cache.py` keeps their answers, `stored.py` documents
-on disk.
+`bm25.py` is the default, in memory or memory-mapped. `tantivy_index.py` is another lexical retriever. `dense.py`
+searches by embeddings (`encoder.py`). `served.py` queries a server such as `server.py`, `web.py` queries a search
+provider, and `page_reader.py` reads web pages. `transport.py` sends all requests to other machines, `cache.py` caches
+their responses, and `stored.py` stores documents on disk.
 """

@@ -1,9 +1,9 @@
-"""Connections that keep to their time, and to public addresses: what lies under every request.
+"""The connection layer of all requests: one deadline per request, and a restriction to public addresses.
 
-httpx bounds one wait; a server that sends a byte now and then can hold a request for ever, and so can a name server.
-Here every wait of a request ends at one deadline, through a proxy, too. And a page of the web may name, or redirect to,
-a machine of this network: the address that is connected to is the very one that was checked, so a name cannot change
-its address in between.
+httpx limits only single waits, so a server that occasionally sends a byte, or a slow name server, could block a request
+forever. Here all waits of a request end at one deadline, including those for a proxy. A web page may also link or
+redirect to a machine of the local network. Therefore the connection uses exactly the address that was checked, so that
+a name cannot change its address in between.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class PrivateAddressError(Exception):
 
 
 def resolve(host: str, port: int, timeout: float | None = None) -> list[str]:
-    """The addresses of a host.
+    """Return the addresses of a host.
 
-    The system's resolver knows no deadline: it works in a thread that is left behind when the time is over.
+    The system's resolver has no timeout, so it runs in a thread that is abandoned after `timeout` seconds.
 
     Raises:
-        TimeoutError: there was no answer within `timeout` seconds.
+        TimeoutError: the name was not resolved within `timeout` seconds.
         OSError: the name does not resolve.
-        UnicodeError: it cannot be a name.
+        UnicodeError: the name is invalid.
     """
     found: list[str] = []
     problems: list[BaseException] = []
@@ -46,7 +46,7 @@ def resolve(host: str, port: int, timeout: float | None = None) -> list[str]:
             problems.append(problem)
 
     try:
-        return [str(ipaddress.ip_address(host))]  # needs no asking
+        return [str(ipaddress.ip_address(host))]  # an IP address is not resolved
     except ValueError:
         asking = threading.Thread(target=ask, daemon=True, name="resolver")
     asking.start()
@@ -59,11 +59,11 @@ def resolve(host: str, port: int, timeout: float | None = None) -> list[str]:
 
 
 def public_addresses(host: str, port: int, timeout: float | None = None) -> list[str]:
-    """The addresses of a host, none of them private.
+    """Return the addresses of a host, all of them public.
 
     Raises:
         PrivateAddressError: one of them is not public.
-        OSError: see `resolve`, and for what else.
+        TimeoutError, OSError, UnicodeError: see `resolve`.
     """
     addresses = resolve(host, port, timeout)
     for address in addresses:
@@ -73,7 +73,7 @@ def public_addresses(host: str, port: int, timeout: float | None = None) -> list
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address may be reached for an agent; one that hides an IPv4 address is judged by that."""
+    """Return whether an IP address is public. An IPv6 address that embeds an IPv4 address is checked by the latter."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         hidden = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -86,23 +86,23 @@ def is_public(address: str) -> bool:
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_GLOBAL = ipaddress.IPv6Network("2000::/3")  # what IANA gives out; the rest is local, translated or long gone
+_GLOBAL = ipaddress.IPv6Network("2000::/3")  # allocated by IANA; all others are local, translated or obsolete
 _NOT_PUBLIC = (
-    ipaddress.IPv4Network("192.0.0.0/24"),  # of protocols; Python calls parts of it global
-    ipaddress.IPv4Network("168.63.129.16/32"),  # a cloud's own machine, though the address looks public
+    ipaddress.IPv4Network("192.0.0.0/24"),  # protocol assignments; Python treats parts of it as global
+    ipaddress.IPv4Network("168.63.129.16/32"),  # an internal address of a cloud provider in a public range
 )
 
 
 class Deadline(threading.local):
-    """When the request that this thread is making must be over; seconds of `time.monotonic`."""
+    """The deadline of the current request of each thread, in seconds of `time.monotonic`."""
 
     at = float("inf")
 
     def cut(self, timeout: float | None) -> float:
-        """The wait that is left, at most `timeout`.
+        """Return the remaining seconds, at most `timeout`.
 
         Raises:
-            httpcore.TimeoutException: none is left.
+            httpcore.TimeoutException: the deadline has passed.
         """
         left = self.at - time.monotonic()
         if left <= 0:
@@ -177,15 +177,15 @@ class _Body(httpx.SyncByteStream):
 
 
 class Transport(httpx.BaseTransport):
-    """Requests over connections of their own, that end at `deadline`.
+    """Sends requests over its own connections, which end at `deadline`.
 
     Args:
-        deadline: of the request that a thread is making.
-        allow_private: whether the machine that is connected to may have an address that is not public.
-        proxy: the address of one that the requests go through, which may be of this network; None connects directly.
+        deadline: deadline of the current request of each thread.
+        allow_private: whether servers may have a private address.
+        proxy: URL of a proxy, which may have a private address; None connects directly.
 
     Raises:
-        UserError: the proxy's kind is not known, or needs a package that is not there.
+        UserError: the type of the proxy is not supported, or requires a package that is not installed.
     """
 
     def __init__(self, deadline: Deadline, allow_private: bool, proxy: str | None = None) -> None:
@@ -196,18 +196,20 @@ class Transport(httpx.BaseTransport):
             return
         kinds = {"http": httpcore.HTTPProxy, "https": httpcore.HTTPProxy, "socks5": httpcore.SOCKSProxy}
         try:
-            known = httpx.Proxy(proxy if "://" in proxy else f"http://{proxy}")
-            url = httpcore.URL(scheme=known.url.raw_scheme, host=known.url.raw_host, port=known.url.port, target="/")
-            self._pool = kinds[known.url.scheme](
-                proxy_url=url, proxy_auth=known.raw_auth, ssl_context=secured, network_backend=_Backend(deadline, True)
+            parsed = httpx.Proxy(proxy if "://" in proxy else f"http://{proxy}")
+            url = httpcore.URL(scheme=parsed.url.raw_scheme, host=parsed.url.raw_host, port=parsed.url.port, target="/")
+            self._pool = kinds[parsed.url.scheme](
+                proxy_url=url, proxy_auth=parsed.raw_auth, ssl_context=secured, network_backend=_Backend(deadline, True)
             )
-        except (httpx.InvalidURL, KeyError, ValueError):  # whose message may hold a password
-            raise UserError("the proxy that this environment names is none of http, https and socks5") from None
+        except (httpx.InvalidURL, KeyError, ValueError):  # their messages may contain a password
+            raise UserError("unsupported proxy in the environment variables: expected http, https or socks5") from None
         except RuntimeError:
-            raise UserError("the proxy that this environment names needs pip install 'httpx[socks]'") from None
+            raise UserError(
+                "the socks5 proxy in the environment variables requires a package. Run pip install 'httpx[socks]'"
+            ) from None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send it; the exceptions are httpcore's."""
+        """Send a request. Exceptions are those of httpcore."""
         url = request.url
         answer = self._pool.handle_request(
             httpcore.Request(
@@ -221,5 +223,5 @@ class Transport(httpx.BaseTransport):
         return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer))
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close all connections."""
         self._pool.close()

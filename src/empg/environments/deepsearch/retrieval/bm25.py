@@ -1,9 +1,9 @@
-"""BM25 over a corpus, as Lucene computes it with Anserini's constants (k1 = 0.9, b = 0.4): the default retriever.
+"""The default retriever: Lucene's BM25 over a corpus with Anserini's constants (k1 = 0.9, b = 0.4).
 
-bm25s scores every word of every document once and keeps the scores by word. A query then adds up a few short arrays:
-in memory for a corpus of thousands, memory-mapped from a folder for one of millions, with the same code and the same
-hits. Title and text are indexed as one. Documents without a word of the query are no hits, and equals stand in the
-corpus's order.
+bm25s scores every word of every document once and stores the scores by word. A query then adds a few short arrays, in
+memory for a corpus of thousands, memory-mapped from a folder for a corpus of millions. Code and hits are the same in
+both cases. Title and text are indexed together. Documents without a query word are not hits. Equal scores are in corpus
+order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class BM25Retriever:
         self.documents = documents
         self._vocabulary: dict[str, int] = index.vocab_dict
         # Word w scores weights[starts[w]:starts[w+1]] in the documents rows[starts[w]:starts[w+1]].
-        # (Plain views of mapped arrays: numpy's memmap class makes every slice ten times dearer.)
+        # (Plain views of mapped arrays, because slicing numpy's memmap class is ten times slower.)
         self._weights: npt.NDArray[np.float32] = np.asarray(index.scores["data"])
         self._rows: npt.NDArray[np.int32] = np.asarray(index.scores["indices"])
         self._starts: npt.NDArray[np.int64] = np.asarray(index.scores["indptr"])
@@ -42,7 +42,7 @@ class BM25Retriever:
         """Index documents in memory.
 
         Raises:
-            UserError: there is none.
+            UserError: the corpus is empty.
         """
         check_corpus(documents)
         counter = TermCounter()
@@ -54,22 +54,22 @@ class BM25Retriever:
 
     @classmethod
     def open(cls, folder: Path) -> BM25Retriever:
-        """Map an index that `write_bm25` wrote.
+        """Memory-map an index that `write_bm25` wrote.
 
         Raises:
-            MissingFileError: there is none.
+            MissingFileError: the folder is not a BM25 index.
         """
         if not (folder / "bm25").is_dir():
-            raise MissingFileError(f"{folder} holds no BM25 index")
+            raise MissingFileError(f"{folder} is not a BM25 index: {folder / 'bm25'} not found")
         return cls(StoredDocuments(folder), bm25s.BM25.load(folder / "bm25", mmap=True))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most `k` hits for each query; scores are BM25's."""
+        """Return at most `k` hits per query, with BM25 scores."""
         check_count(k)
         return [self._search(query, k) for query in queries]
 
     def scores(self, query: str) -> npt.NDArray[np.float32]:
-        """`(N,)` the score of every document; a word that the query repeats counts again."""
+        """Return the scores `(N,)` of all documents. A repeated query word counts each time."""
         scores = np.zeros(len(self.documents), dtype=np.float32)
         for term in analyze(clean_query(query)):
             number = self._vocabulary.get(term)
@@ -84,12 +84,12 @@ class BM25Retriever:
 
 
 def write_bm25(documents: Iterable[Document], folder: Path, progress: Progress | None = None) -> None:
-    """Index documents into a folder that `BM25Retriever.open` maps. The folder appears when it is complete.
+    """Index documents into a folder for `BM25Retriever.open`. The folder appears when it is complete.
 
-    Documents are streamed; what stays in memory is about 4 bytes a word, and 12 more while bm25s works.
+    Documents are streamed. Memory holds about 4 bytes per word, and 12 more while bm25s builds the index.
 
     Raises:
-        UserError: there is none.
+        UserError: the corpus is empty.
     """
 
     def write(work: Path) -> None:
@@ -104,13 +104,13 @@ def write_bm25(documents: Iterable[Document], folder: Path, progress: Progress |
 def open_bm25(
     documents: Callable[[], Iterable[Document]], fingerprint: str, cache: Path, progress: Progress | None = None
 ) -> BM25Retriever:
-    """The index of a corpus, made on first use and mapped from then on.
+    """Open the index of a corpus, which is built on first use and then memory-mapped.
 
     Args:
-        documents: gives the corpus; asked only where there is no index of that fingerprint.
-        fingerprint: of the corpus (`fingerprint_files`, `fingerprint_documents`); another one means another index.
-        cache: the folder that holds the indices.
-        progress: told how many documents are done.
+        documents: returns the corpus; called only if there is no index with this fingerprint.
+        fingerprint: fingerprint of the corpus (`fingerprint_files`, `fingerprint_documents`), which names the index.
+        cache: the folder that contains the indexes.
+        progress: receives the number of indexed documents.
     """
     folder = cache / f"bm25-{fingerprint}"
     if not folder.is_dir():
@@ -124,8 +124,8 @@ def _text(document: Document) -> str:
 
 def _index(counter: TermCounter) -> bm25s.BM25:
     index: Any = bm25s.BM25(k1=K1, b=B, method="lucene", csc_backend="numpy", backend="numpy")
-    # bm25s cannot index a corpus without any word: the empty one stands in, and no query holds it.
+    # bm25s cannot index a corpus without words. The empty word is a placeholder that no query contains.
     vocabulary = counter.vocabulary or {"": 0}
-    with np.errstate(invalid="ignore"):  # it then divides by a mean length of 0, and uses nothing of it
+    with np.errstate(invalid="ignore"):  # it then divides by a mean length of 0, but the result is unused
         index.index((counter.documents, vocabulary), create_empty_token=False, show_progress=False)
     return index

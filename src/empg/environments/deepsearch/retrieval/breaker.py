@@ -1,15 +1,18 @@
-"""A circuit breaker: a server that fails and fails is left alone for a while, instead of being waited for each time."""
+"""A circuit breaker: after repeated failures, requests to a server fail at once for a while instead of timing out."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-_MOST = 1_000  # servers remembered: pages of the web are on many
+_MAX_HOSTS = 1_000  # tracked servers; web pages are on many
 
 
 class Breaker:
-    """A thread-safe circuit breaker: a server that fails `failure_threshold` times in a row is skipped for a while."""
+    """A thread-safe circuit breaker per server.
+
+    The circuit opens after `failure_threshold` consecutive failures, for `cool_down` seconds.
+    """
 
     def __init__(self, failure_threshold: int, cool_down: float) -> None:
         self._failure_threshold, self._cool_down = failure_threshold, cool_down
@@ -18,7 +21,7 @@ class Breaker:
         self._lock = threading.Lock()
 
     def refuses(self, host: str) -> bool:
-        """Whether a server must not be asked now. After its pause one may ask; the rest wait for what that finds."""
+        """Return whether the circuit is open. After the cool-down, one request is let through to test the server."""
         with self._lock:
             until = self._until.get(host)
             if until is None:
@@ -29,12 +32,12 @@ class Breaker:
             return now < until
 
     def failed(self, host: str) -> bool:
-        """Count an attempt that failed; True if the server is left alone from now on."""
+        """Count a failed attempt. Return True if the circuit is open from now on."""
         with self._lock:
-            if len(self._failures) >= _MOST and host not in self._failures:
-                forgotten = next(iter(self._failures))
-                del self._failures[forgotten]
-                self._until.pop(forgotten, None)
+            if len(self._failures) >= _MAX_HOSTS and host not in self._failures:
+                oldest = next(iter(self._failures))
+                del self._failures[oldest]
+                self._until.pop(oldest, None)
             self._failures[host] = self._failures.get(host, 0) + 1
             if self._failures[host] < self._failure_threshold:
                 return False
@@ -42,7 +45,7 @@ class Breaker:
             return True
 
     def answered(self, host: str) -> None:
-        """Forget the failures of a server that answers."""
+        """Reset the failures of a server after a successful response."""
         with self._lock:
             self._failures.pop(host, None)
             self._until.pop(host, None)

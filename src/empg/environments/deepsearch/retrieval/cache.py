@@ -1,7 +1,8 @@
-"""Answers of other machines, kept on disk: asked once, the same ever after, in every process.
+"""A disk cache for the responses of other machines, shared by all processes.
 
-One small JSON file an answer, named by the hash of its question, written beside and renamed: several processes may
-share a folder. Nothing expires; deleting the folder forgets. Only answers are kept, never failures, and no keys.
+Each response is one small JSON file, named by the hash of its request. It is written under a temporary name and
+renamed, so several processes can share a folder. Nothing expires; delete the folder to clear the cache. Only successful
+responses are stored, without API keys.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ _log = logging.getLogger(__name__)
 
 
 class DiskCache:
-    """JSON values by JSON keys."""
+    """Stores JSON values by JSON keys."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, *key: str | int) -> Any | None:
-        """What was put there; None where nothing was, or where the file is damaged."""
+        """Return the stored value, or None if there is none or its file is damaged."""
         try:
             stored = json.loads(self._file(key).read_bytes())
         except (OSError, ValueError, RecursionError):
             return None
-        # The key is kept too: a file that another version or hand left there is no answer.
+        # The key is stored as well, so that a file from another source or version is ignored.
         return stored["value"] if isinstance(stored, dict) and stored.get("key") == list(key) else None
 
     def put(self, value: Any, *key: str | int) -> None:
-        """Keep a value that is not None. A folder that cannot be written is a warning: the answer itself is there."""
+        """Store a value that is not None. If the folder is not writable, only a warning is logged."""
         file = self._file(key)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ class DiskCache:
                 work.unlink(missing_ok=True)
                 raise
         except OSError as error:
-            _log.warning("an answer is not kept, and will be asked for again: %s", error)
+            _log.warning("response not cached, it will be requested again: %s", error)
 
     def _file(self, key: tuple[str | int, ...]) -> Path:
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()

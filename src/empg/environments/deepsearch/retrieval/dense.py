@@ -1,8 +1,8 @@
-"""Searching by meaning: texts as vectors (an encoder), and the nearest of them (a vector index).
+"""Dense retrieval: an encoder maps texts to vectors, and a vector index finds the nearest ones.
 
-The encoder is any sentence-embedding model in a Hugging Face folder (`HuggingFaceEncoder`), or anything else that
-turns texts into vectors. The index is exact by default, memory-mapped; faiss (extra `dense`) serves corpora of
-millions, with whatever index its factory string names.
+The encoder is a sentence-embedding model in a Hugging Face folder (`HuggingFaceEncoder`), or any other `Encoder`. The
+default index is exact and memory-mapped. For corpora of millions, faiss (extra `dense`) builds any index that its
+factory string describes.
 """
 
 from __future__ import annotations
@@ -25,57 +25,57 @@ from empg.errors import UserError
 
 Vectors = npt.NDArray[np.float32]  # (texts, dimensions)
 
-_BATCH = 64  # documents encoded at once
-_DIGITS = 5  # of a similarity that count: encoding in other company moves the digits after them
+_BATCH = 64  # documents per batch of the encoder
+_DIGITS = 5  # decimal places of a similarity; later ones depend on the composition of the batch
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors of length 1; the similarity of two is their inner product."""
+    """Maps texts to vectors of length 1. The similarity of two texts is the inner product of their vectors."""
 
-    name: str  # with the same name, the same vectors: an index is made anew for another
+    name: str  # equal names mean equal vectors; an index is rebuilt for another name
 
     def documents(self, texts: Sequence[str]) -> Vectors:
-        """`(texts, dimensions)`."""
+        """Encode documents to `(texts, dimensions)`."""
         ...
 
     def queries(self, texts: Sequence[str]) -> Vectors:
-        """`(texts, dimensions)`; some models mark queries."""
+        """Encode queries to `(texts, dimensions)`; some models use a prefix for queries."""
         ...
 
 
 class VectorIndex(Protocol):
-    """The nearest of vectors 0 to N-1."""
+    """Finds the nearest of vectors 0 to N-1."""
 
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
-        """Inner products and rows, each `(queries, k)`, best first; the row is -1 where there are no more."""
+        """Return inner products and rows, each `(queries, k)`, best first; missing rows are -1."""
         ...
 
 
 class ExactIndex:
-    """Compares with every vector."""
+    """Compares a query with every vector."""
 
     def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors
 
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
-        """See `VectorIndex`; of those equal in the digits that count, the first rows."""
+        """Implement `VectorIndex`. Similarities that are equal after rounding are ordered by row."""
         similarities = np.round(queries @ self._vectors.T, _DIGITS)
         rows = np.array([best_rows(own, min(k, len(own)), above=-np.inf) for own in similarities])
         return np.take_along_axis(similarities, rows, axis=1), rows
 
 
 class FaissIndex:
-    """A faiss index, memory-mapped where its kind can be."""
+    """A faiss index, memory-mapped if its type supports it."""
 
     def __init__(self, index: Any) -> None:
         self._index = index
 
     @classmethod
     def make(cls, vectors: Vectors, factory: str) -> FaissIndex:
-        """Train and fill the index that a factory string names ("Flat", "HNSW32", "IVF4096,PQ64").
+        """Train and fill the index of a factory string ("Flat", "HNSW32", "IVF4096,PQ64").
 
         Raises:
-            UserError: faiss knows no such index, or there are too few vectors to train it.
+            UserError: the factory string is invalid, or there are too few vectors to train the index.
         """
         import faiss
 
@@ -85,30 +85,30 @@ class FaissIndex:
                 index.train(vectors)
             index.add(vectors)
         except RuntimeError as error:
-            raise UserError(f"faiss cannot make an index {factory!r} of {len(vectors):,} vectors") from error
+            raise UserError(f"faiss cannot build the index {factory!r} from {len(vectors):,} vectors") from error
         return cls(index)
 
     @classmethod
     def read(cls, file: Path) -> FaissIndex:
-        """Map an index that `write` wrote."""
+        """Memory-map an index that `write` wrote."""
         import faiss
 
         return cls(faiss.read_index(str(file), faiss.IO_FLAG_MMAP))
 
     def write(self, file: Path) -> None:
-        """Write it to a file."""
+        """Write the index to a file."""
         import faiss
 
         faiss.write_index(self._index, str(file))
 
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
-        """See `VectorIndex`."""
+        """Implement `VectorIndex`."""
         similarities, rows = self._index.search(np.ascontiguousarray(queries), k)
         return similarities, rows
 
 
 class DenseRetriever:
-    """The documents whose vectors are nearest to the query's."""
+    """Returns the documents whose vectors are nearest to that of the query."""
 
     def __init__(self, documents: Sequence[Document], encoder: Encoder, index: VectorIndex) -> None:
         self.documents = documents
@@ -125,13 +125,13 @@ class DenseRetriever:
         """Encode and index documents in memory; see `open_dense`.
 
         Raises:
-            UserError: there is none, or faiss cannot make such an index.
+            UserError: the corpus is empty, or faiss cannot build the index.
         """
         vectors = np.concatenate(list(_encode(documents, encoder, progress)))
         return cls(documents, encoder, ExactIndex(vectors) if factory is None else FaissIndex.make(vectors, factory))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most `k` hits for each query; scores are inner products, equals stand in the corpus's order."""
+        """Return at most `k` hits per query. Scores are inner products; equal scores are in corpus order."""
         check_count(k)
         cleaned = [clean_query(query) for query in queries]
         if not cleaned:
@@ -152,18 +152,18 @@ def open_dense(
     factory: str | None = None,
     progress: Progress | None = None,
 ) -> DenseRetriever:
-    """The vectors of a corpus, made on first use and mapped from then on; see `bm25.open_bm25`.
+    """Open the vectors of a corpus, which are encoded on first use and then memory-mapped; see `bm25.open_bm25`.
 
     Args:
-        documents: gives the corpus; asked only where there is no index of it.
-        fingerprint: of the corpus.
-        encoder: another one (by its name) means another index.
-        cache: the folder that holds the indices.
-        factory: of faiss; None compares with every vector, exactly.
-        progress: told how many documents are encoded.
+        documents: returns the corpus; called only if there is no index of it.
+        fingerprint: fingerprint of the corpus.
+        encoder: the encoder; its name is part of the name of the index.
+        cache: the folder that contains the indexes.
+        factory: faiss factory string; None means exact search.
+        progress: receives the number of encoded documents.
 
     Raises:
-        UserError: the corpus is empty, or faiss cannot make such an index.
+        UserError: the corpus is empty, or faiss cannot build the index.
     """
     kind = hashlib.sha256(f"{encoder.name}/{factory}".encode()).hexdigest()[:8]
     folder = cache / f"dense-{fingerprint}-{kind}"

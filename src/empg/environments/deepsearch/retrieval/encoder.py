@@ -1,4 +1,4 @@
-"""A sentence-embedding model from a Hugging Face folder, such as `sentence-transformers` saves them."""
+"""A sentence-embedding model from a Hugging Face folder in the format of `sentence-transformers`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from empg.environments.deepsearch.options import Pooling
 from empg.environments.deepsearch.retrieval.dense import Vectors
 from empg.errors import MissingFileError, UserError
 
-_FILE = 1 << 24  # bytes read at once
+_CHUNK = 1 << 24  # bytes per read
 
 
 class HuggingFaceEncoder:
-    """Vectors by a transformer: its last hidden states, averaged over the tokens (or the first one), length 1.
+    """Encodes texts with a transformer: last hidden states, pooled over tokens (mean or first token), length 1.
 
-    Needs torch and transformers, which the package has anyway; they are imported when an encoder is made.
+    Needs torch and transformers, which are imported when an encoder is created.
 
     Args:
-        folder: holds `config.json`, `model.safetensors` and the tokenizer. Nothing in it is executed or unpickled.
-        query_prefix: what the model was trained to see before a query ("query: " for E5).
-        document_prefix: and before a document ("passage: " for E5).
-        pooling: None takes what the folder says (`1_Pooling/config.json`), else the mean.
-        max_tokens: longer texts are cut; None takes what the folder says (`sentence_bert_config.json`), else 512.
-        device: as torch names it.
+        folder: contains `config.json`, `model.safetensors` and the tokenizer. Nothing in it is executed or unpickled.
+        query_prefix: prefix that the model expects before queries ("query: " for E5).
+        document_prefix: prefix that the model expects before documents ("passage: " for E5).
+        pooling: None uses the folder's `1_Pooling/config.json`, or the mean if it is missing.
+        max_tokens: longer texts are cut; None uses the folder's `sentence_bert_config.json`, or 512 if it is missing.
+        device: torch device.
 
     Raises:
-        MissingFileError: the folder holds no model.
-        UserError: it pools in another way than these two.
+        MissingFileError: the folder is not a model folder.
+        UserError: the model has another pooling than these two, or further layers.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class HuggingFaceEncoder:
     ) -> None:
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise MissingFileError(f"{folder} holds no {name}: give the folder of a sentence-embedding model")
+                raise MissingFileError(f"{folder} is not the folder of a sentence-embedding model: {name} not found")
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()  # of weight shards
+        disable_progress_bar()  # the one for weight shards
         self._pooling = pooling or _pooling_of(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
@@ -62,11 +62,11 @@ class HuggingFaceEncoder:
         self.name = "-".join(map(str, (folder.name, *about)))
 
     def documents(self, texts: Sequence[str]) -> Vectors:
-        """`(texts, dimensions)`."""
+        """Encode documents to `(texts, dimensions)`."""
         return self._encode([self._prefixes["documents"] + text for text in texts])
 
     def queries(self, texts: Sequence[str]) -> Vectors:
-        """`(texts, dimensions)`."""
+        """Encode queries to `(texts, dimensions)`."""
         return self._encode([self._prefixes["queries"] + text for text in texts])
 
     def _encode(self, texts: list[str]) -> Vectors:
@@ -91,21 +91,21 @@ def _pooling_of(folder: Path) -> Pooling:
     kinds = [str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
     unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
     if unknown:
-        raise UserError(f"{folder} has a layer {unknown[0]!r} after the transformer, which is not known here")
+        raise UserError(f"{folder}: unsupported layer: expected Transformer, Pooling or Normalize, got {unknown[0]!r}")
     config = _read(folder / "1_Pooling" / "config.json") or {}
     chosen = [key.removeprefix("pooling_mode_") for key in sorted(config) if config[key] is True and "mode" in key]
     if chosen in ([], ["mean_tokens"]):
         return "mean"
     if chosen == ["cls_token"]:
         return "cls"
-    raise UserError(f"{folder} pools by {', '.join(chosen)}: only the mean and the first token are known here")
+    raise UserError(f"{folder}: unsupported pooling: expected mean_tokens or cls_token, got {', '.join(chosen)}")
 
 
 def _max_tokens_of(folder: Path, config: Any) -> int:
-    said = (_read(folder / "sentence_bert_config.json") or {}).get("max_seq_length") or 512
-    # A model has so many places and no more; RoBERTa's kind loses two of them to padding.
-    places = getattr(config, "max_position_embeddings", said) - (2 if "roberta" in config.model_type else 0)
-    return int(min(said, places))
+    limit = (_read(folder / "sentence_bert_config.json") or {}).get("max_seq_length") or 512
+    # The number of position embeddings is a hard limit. RoBERTa models reserve two of them for padding.
+    positions = getattr(config, "max_position_embeddings", limit) - (2 if "roberta" in config.model_type else 0)
+    return int(min(limit, positions))
 
 
 def _read(file: Path) -> Any:
@@ -113,9 +113,9 @@ def _read(file: Path) -> Any:
 
 
 def _digest(folder: Path) -> str:
-    """Of the weights: another model under the same name must not find the old vectors."""
+    """Hash the weights, so that another model in a folder of the same name does not use old vectors."""
     digest = hashlib.sha256()
     with (folder / "model.safetensors").open("rb") as file:
-        while part := file.read(_FILE):
+        while part := file.read(_CHUNK):
             digest.update(part)
     return digest.hexdigest()[:12]

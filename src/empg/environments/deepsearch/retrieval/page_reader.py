@@ -1,7 +1,7 @@
-"""Reading pages of the web: what a page says, without its menus, scripts and advertisements (trafilatura).
+"""Read web pages as plain text without menus, scripts and advertisements (trafilatura).
 
-Addresses come from an agent, and pages from anyone. Only http and https, only public addresses (each redirect is
-checked again), only text, only so many bytes and characters, and what is read is plain text.
+Addresses come from an agent, and pages from anyone. Only http, https and public addresses are allowed, and each
+redirect is checked again. Only text is read, up to a limit of bytes and characters.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from empg.environments.deepsearch.retrieval.web import MAX_ADDRESS, MAX_TITLE
 from empg.environments.deepsearch.world import Document, RetrievalError
 
 MAX_TEXT = 100_000  # characters of a page; the rest is cut
-MAX_TAGS = 40_000  # its time grows faster than a page: from here on all text is taken, without judgement
+MAX_TAGS = 40_000  # extraction time grows superlinearly; pages with more tags are converted to text as a whole
 MAX_REDIRECTS = 5
 PAGE_REQUEST_POLICY = RequestPolicy(timeout=15.0, attempts=2, max_bytes=2 << 20, allow_private=False)
 _HTML = frozenset({"text/html", "application/xhtml+xml", ""})
 _PLAIN = frozenset({"text/plain", "text/markdown"})
 _GONE = frozenset({404, 410})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_HEAD = 100_000  # characters, or bytes, in which title and charset are looked for
+_HEAD = 100_000  # characters or bytes that are searched for title and charset
 _TITLE = re.compile(r"<title[^<>]{0,200}>([^<]{0,1000})", re.IGNORECASE)
 _CHARSET = re.compile(rb"""<meta[^<>]{0,200}charset=["']?([\w.:-]{1,40})""", re.IGNORECASE)
 _NO_CHARSETS = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
@@ -38,11 +38,11 @@ _log = logging.getLogger(__name__)
 
 
 class WebLibrary:
-    """The pages of the web, by address; safe to use from several threads.
+    """Opens web pages by address; safe to use from several threads. Implements `Library`.
 
     Args:
-        cache: a folder that keeps pages by address; None reads every time.
-        request_policy: time-outs, attempts, rate and bytes; without `allow_private`, private addresses are refused.
+        cache: folder for pages by address; None disables the cache.
+        request_policy: timeout, attempts, rate and bytes; without `allow_private`, private addresses are rejected.
     """
 
     def __init__(self, cache: Path | None = None, request_policy: RequestPolicy = PAGE_REQUEST_POLICY) -> None:
@@ -50,23 +50,23 @@ class WebLibrary:
         self._cache = None if cache is None else DiskCache(cache)
 
     def open(self, name: str) -> Document | None:
-        """The page at an address, cut at `MAX_TEXT` characters.
+        """Return the page at an address, cut to `MAX_TEXT` characters.
 
-        None where there is no such page, where the name is no address of the web, or is one of this network.
+        Return None if the page does not exist, if the name is not a web address, or if the address is private.
 
         Raises:
-            RetrievalError: the page cannot be had, or is no text.
+            RetrievalError: the page could not be fetched, or is not text.
         """
         address = web_address(name)
         if address is None:
             return None
-        known = None if self._cache is None else self._cache.get("page", address)
-        if isinstance(known, list) and len(known) == 3 and all(isinstance(part, str) for part in known):
-            return Document(*known)
+        cached = None if self._cache is None else self._cache.get("page", address)
+        if isinstance(cached, list) and len(cached) == 3 and all(isinstance(part, str) for part in cached):
+            return Document(*cached)
         try:
             answer = self._follow(address)
-        except PrivateAddressError as refused:
-            _log.warning("not opened: %s", refused)
+        except PrivateAddressError as error:
+            _log.warning("page not opened: %s", error)
             return None
         if answer is None:
             return None
@@ -90,7 +90,7 @@ class WebLibrary:
 
 
 def web_address(name: str) -> str | None:
-    """The address that a name is, without its fragment; None if it is none of http or https."""
+    """Return a name as a web address without its fragment; None if it is not an http or https address."""
     address = clean_text(name.strip())
     if len(address) > MAX_ADDRESS or not address.isprintable() or " " in address:
         return None
@@ -106,10 +106,10 @@ def web_address(name: str) -> str | None:
 
 
 def read_page(answer: Answer) -> Document:
-    """Title and text of a response.
+    """Return title and text of a response.
 
     Raises:
-        RetrievalError: its status is not 200, it is no text, or nothing in it can be read.
+        RetrievalError: its status is not 200, it is not text, or it contains no readable text.
     """
     host = _host(answer.url)
     if answer.status != 200:
@@ -126,7 +126,7 @@ def read_page(answer: Answer) -> Document:
 
 
 def _extract(source: str) -> tuple[str, str]:
-    """Title and text of HTML."""
+    """Extract title and text from HTML."""
     title = _TITLE.search(source[:_HEAD])
     try:
         if source.count("<") > MAX_TAGS:
@@ -134,14 +134,14 @@ def _extract(source: str) -> tuple[str, str]:
         else:
             page = trafilatura.bare_extraction(source, fast=True, include_comments=False)
             text = "" if page is None or isinstance(page, dict) else page.text or ""
-    except Exception as error:  # it walks what anyone may have written: whatever fails in there, the page is unreadable
+    except Exception as error:  # pages are arbitrary input, so any failure of the library makes the page unreadable
         _log.warning("trafilatura failed on a page: %r", error)
         text = ""
     return html.unescape(title[1]) if title else "", text
 
 
 def _decode(answer: Answer) -> str:
-    """By the declared charset, if it is one; Python also decodes what is none, some of it in quadratic time."""
+    """Decode with the declared charset. Python codecs that are not charsets are ignored; some take quadratic time."""
     declared = _CHARSET.search(answer.body[:_HEAD]) if answer.content_type in _HTML else None
     for charset in (answer.charset, declared[1].decode() if declared else None):
         try:
@@ -152,13 +152,13 @@ def _decode(answer: Answer) -> str:
     try:
         return answer.body.decode("utf-8")
     except UnicodeDecodeError as problem:
-        # One that was cut may end within a letter; otherwise it is what browsers take it for.
+        # A cut body may end inside a character. Otherwise cp1252 is assumed, like in browsers.
         within = problem.start >= len(answer.body) - 3
         return answer.body.decode("utf-8" if within else "cp1252", "replace")
 
 
 def _legible(text: str) -> str:
-    """Without control characters, but for the ends of lines."""
+    """Remove control characters except line feeds and tabs."""
     return "".join(letter for letter in clean_text(text) if letter.isprintable() or letter in "\n\t")
 
 

@@ -1,4 +1,4 @@
-"""The best of many scores."""
+"""Select the best of many scores."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 
 def best_rows(scores: npt.NDArray[np.float32], k: int, above: float = 0.0) -> list[int]:
-    """The rows of the `k` highest scores over `above`, best first; equals in the order of their rows.
+    """Return the rows of the `k` highest scores over `above`, best first. Equal scores are ordered by row.
 
-    Of blocks of rows, the k-th highest maximum is a bound that at least `k` rows reach, and usually few more: what is
-    left to sort is short. (`np.partition` takes milliseconds where most scores are equal, as BM25's are.)
+    The k-th highest maximum over blocks of rows is a bound that at least `k` rows reach, and usually few more, so that
+    only a few rows are sorted. (`np.partition` takes milliseconds if most scores are equal, as for BM25.)
     """
     block = max(1, len(scores) // max(512, 8 * k))
     maxima = scores[: len(scores) // block * block].reshape(-1, block).max(axis=1)

@@ -1,6 +1,6 @@
-"""Asking a retrieval server as Search-R1's: `POST /retrieve {queries, topk, return_scores}`.
+"""Query a retrieval server with Search-R1's API: `POST /retrieve {queries, topk, return_scores}`.
 
-Its answer is checked line by line before anything of it is used or kept: the server may be another's.
+The server may be untrusted, so its response is validated completely before it is used or cached.
 """
 
 from __future__ import annotations
@@ -17,47 +17,47 @@ from empg.environments.deepsearch.retrieval.transport import HttpClient, Request
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError
 from empg.errors import UserError
 
-REQUEST_POLICY = RequestPolicy()  # unless others are given
-QUERIES_AT_ONCE = 64
+REQUEST_POLICY = RequestPolicy()  # the default
+QUERIES_AT_ONCE = 64  # queries per request
 MAX_TEXT = 100_000  # characters of a document; the rest is cut
-MAX_TITLE = 500  # characters; a first line that is longer is text
+MAX_TITLE = 500  # characters; a longer first line belongs to the text
 
 
 class ServedRetriever:
-    """The documents of a server's corpus; safe to use from several threads.
+    """Searches the corpus of a retrieval server; safe to use from several threads.
 
     Args:
-        url: where the server answers, with or without `/retrieve`.
-        cache: a folder that keeps answers by url, query and k; None asks every time.
-        request_policy: time-outs, attempts and rate.
+        url: URL of the server, with or without `/retrieve`.
+        cache: folder for responses by URL, query and k; None disables the cache.
+        request_policy: timeout, attempts and rate.
 
     Raises:
-        UserError: the url is none of http or https.
+        UserError: the URL is not http or https.
     """
 
     def __init__(self, url: str, cache: Path | None = None, request_policy: RequestPolicy = REQUEST_POLICY) -> None:
         if not url.startswith(("http://", "https://")):
-            raise UserError(f"{url!r} is no address of a retrieval server: give http://HOST:PORT")
+            raise UserError(f"invalid retrieval server URL: expected http://HOST:PORT, got {url!r}")
         self._url = url if url.endswith("/retrieve") else f"{url.rstrip('/')}/retrieve"
         self._http = HttpClient(request_policy)
         self._cache = None if cache is None else DiskCache(cache)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most `k` hits for each query, in the server's order.
+        """Return at most `k` hits per query, in the server's order.
 
         Raises:
-            RetrievalError: the server cannot be had, or its answer is not of the protocol.
+            RetrievalError: the server is unavailable, or its response does not follow the protocol.
         """
         check_count(k)
         cleaned = [clean_query(query) for query in queries]
         found: dict[str, list[Hit]] = {}
         missing: list[str] = []
         for query in dict.fromkeys(cleaned):
-            known = None if self._cache is None else unpack_hits(self._cache.get(self._url, query, k))
-            if known is None:
+            cached = None if self._cache is None else unpack_hits(self._cache.get(self._url, query, k))
+            if cached is None:
                 missing.append(query)
             else:
-                found[query] = known
+                found[query] = cached
         for start in range(0, len(missing), QUERIES_AT_ONCE):
             asked = missing[start : start + QUERIES_AT_ONCE]
             for query, hits in zip(asked, self._ask(asked, k), strict=True):
@@ -72,13 +72,13 @@ class ServedRetriever:
 
 
 def read_answer(answer: Any, queries: int, k: int) -> list[list[Hit]]:
-    """The hits of a `/retrieve` response, at most `k` for each query.
+    """Parse the hits of a `/retrieve` response, at most `k` per query.
 
-    Read are documents with their scores, as from Search-R1's servers of a corpus; without, as from its servers of the
-    web; and bare, as without `return_scores`. Where there is no score it is 1 / rank.
+    Three formats are accepted: documents with scores (Search-R1's corpus servers), documents without scores (its web
+    servers), and bare documents (without `return_scores`). A missing score is replaced by 1 / rank.
 
     Raises:
-        RetrievalError: it is not of the protocol; the message says where.
+        RetrievalError: the response does not follow the protocol; the message gives the position.
     """
     lists = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(lists, list) or len(lists) != queries:
@@ -92,7 +92,7 @@ def read_answer(answer: Any, queries: int, k: int) -> list[list[Hit]]:
 
 
 def split_contents(contents: str) -> tuple[str, str]:
-    """Title and text, as Search-R1's corpora hold them: the title on the first line, in quotes."""
+    """Split Search-R1's contents into title and text. The title is on the first line, in quotes."""
     title, _, text = contents.partition("\n")
     title = title.strip()
     if len(title) > MAX_TITLE:
@@ -103,12 +103,12 @@ def split_contents(contents: str) -> tuple[str, str]:
 
 
 def pack_hits(hits: Sequence[Hit]) -> list[list[str | float]]:
-    """Hits as JSON, for the cache."""
+    """Convert hits to JSON for the cache."""
     return [[hit.document.id, hit.document.title, hit.document.text, hit.score] for hit in hits]
 
 
 def unpack_hits(packed: Any) -> list[Hit] | None:
-    """What `pack_hits` packed, or None if it is something else."""
+    """Convert the output of `pack_hits` back to hits. Return None for any other value."""
     try:
         return [Hit(Document(name, title, text), float(score)) for name, title, text, score in packed]
     except (TypeError, ValueError):
@@ -121,7 +121,7 @@ def _read_hits(entries: list[Any], place: str) -> list[Hit]:
         hit = _read_hit(entry, f"{place}[{rank}]", 1 / (rank + 1))
         name = hit.document.id
         seen[name] += 1
-        if seen[name] > 1:  # passages without ids go by their titles, of which a page has one: numbers tell them apart
+        if seen[name] > 1:  # passages of a page without ids share its title as id, so a number is appended
             hit = replace(hit, document=replace(hit.document, id=f"{name} #{seen[name]}"))
         hits.append(hit)
     return hits
@@ -134,11 +134,11 @@ def _read_hit(entry: Any, place: str, unscored: float) -> Hit:
     if not isinstance(document, dict) or not isinstance(contents, str):
         raise RetrievalError(f"the retrieval server's answer is wrong: {place} has no document with contents")
     score = unscored if bare else entry.get("score", unscored)
-    # Compared as it is: an integer of a thousand digits is no float.
+    # Compared without conversion, because an integer of a thousand digits cannot become a float.
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not -1e300 < score < 1e300:
         raise RetrievalError(f"the retrieval server's answer is wrong: the score of {place} is no number")
     title, text = split_contents(clean_text(contents[:MAX_TEXT]))
-    name = document.get("id", title)  # some of Search-R1's servers send none
+    name = document.get("id", title)  # some of Search-R1's servers send no id
     if not isinstance(name, (str, int)) or isinstance(name, bool):
         raise RetrievalError(f"the retrieval server's answer is wrong: the id of {place} is no text")
     return Hit(Document(clean_text(str(name)), title, text), float(score))

@@ -1,4 +1,4 @@
-"""A retriever on the network, as Search-R1's server answers: `POST /retrieve {queries, topk, return_scores}`."""
+"""A retrieval server with Search-R1's API: `POST /retrieve {queries, topk, return_scores}`."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from empg.environments.deepsearch.world import Document, Hit, RetrievalError, Re
 from empg.environments.serving import serve_app
 
 MAX_BODY = 16 << 20  # bytes
-MAX_QUERIES = 4_096  # in one request: Search-R1 asks for a whole batch at once
+MAX_QUERIES = 4_096  # per request; Search-R1 sends a whole batch at once
 DEFAULT_HITS = 3
-# Its server's fields are pydantic's, which read "3", 3.0 and "true" as they are meant.
+# Search-R1's server parses its fields with pydantic, which accepts "3", 3.0 and "true".
 _COUNT = TypeAdapter(int | None)
 _FLAG = TypeAdapter(bool)
 
 
 def retriever_app(retriever: Retriever) -> Starlette:
-    """The web application of a retriever, which must be safe to use from several threads.
+    """Create the web application of a retriever, which must be safe to use from several threads.
 
-    `POST /retrieve` answers `{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}`, or the bare
-    documents without `return_scores`; `contents` is `"Title"` and the text on the lines after it. Without `topk`, or
-    with 0, there are `DEFAULT_HITS`; queries that are too long for a search are cut. What cannot be answered is 422 (or
-    413) with `{"detail"}`, and 502 where the retriever itself asks another machine in vain.
-    `GET /health` answers `{"status": "ok"}`.
+    `POST /retrieve` returns `{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}`, or bare documents
+    without `return_scores`. `contents` is `"Title"` on the first line and the text on the following lines. If `topk` is
+    missing or 0, there are `DEFAULT_HITS` hits. Queries that are too long for a search are cut. Invalid requests get
+    422 (or 413) with `{"detail"}`; if the retriever's own external request fails, the status is 502.
+    `GET /health` returns `{"status": "ok"}`.
     """
 
     async def retrieve(request: Request) -> JSONResponse:
         try:
-            asked = _read(await _body(request))
-            found = await run_in_threadpool(retriever.search, asked.queries, asked.count)
-        except _Refused as problem:
+            parsed = _parse(await _body(request))
+            found = await run_in_threadpool(retriever.search, parsed.queries, parsed.count)
+        except _RequestError as problem:
             return JSONResponse({"detail": str(problem)}, problem.status)
         except RetrievalError as problem:
             return JSONResponse({"detail": str(problem)}, 502)
-        return JSONResponse({"result": [[_answer(hit, asked.with_scores) for hit in hits] for hits in found]})
+        return JSONResponse({"result": [[_answer(hit, parsed.with_scores) for hit in hits] for hits in found]})
 
     async def health(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -58,25 +58,25 @@ def serve(
     """Serve a retriever until Ctrl-C, in this process.
 
     Args:
-        retriever: safe to use from several threads.
-        host: "0.0.0.0" answers to other machines; there is no password.
-        port: 0 takes any free one.
-        ready: told the address as soon as it answers.
+        retriever: a retriever that is safe to use from several threads.
+        host: "0.0.0.0" accepts connections from other machines, without authentication.
+        port: 0 picks any free port.
+        ready: receives the address as soon as the server accepts connections.
 
     Raises:
-        OSError: the port is taken.
+        UserError: the port is in use.
     """
     serve_app(retriever_app(retriever), host, port, ready)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Request:
     queries: list[str]
     count: int
     with_scores: bool
 
 
-class _Refused(Exception):
+class _RequestError(Exception):
     def __init__(self, reason: str, status: int = 422) -> None:
         super().__init__(reason)
         self.status = status
@@ -87,33 +87,33 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
-            raise _Refused(f"the body is longer than {MAX_BODY:,} bytes", 413)
+            raise _RequestError(f"body must have at most {MAX_BODY:,} bytes", 413)
     return bytes(body)
 
 
-def _read(body: bytes) -> _Asked:
+def _parse(body: bytes) -> _Request:
     try:
-        asked: Any = json.loads(body)
+        fields: Any = json.loads(body)
     except (ValueError, RecursionError):
-        raise _Refused("the body is no JSON") from None
-    if not isinstance(asked, dict):
-        raise _Refused("the body is no JSON object")
-    queries = asked.get("queries")
+        raise _RequestError("body is not JSON") from None
+    if not isinstance(fields, dict):
+        raise _RequestError("body is not a JSON object")
+    queries = fields.get("queries")
     if not isinstance(queries, list) or not queries or not all(isinstance(query, str) for query in queries):
-        raise _Refused("queries: give a list of texts")
+        raise _RequestError("queries must be a non-empty list of strings")
     if len(queries) > MAX_QUERIES:
-        raise _Refused(f"queries: at most {MAX_QUERIES:,} at once")
+        raise _RequestError(f"queries must have at most {MAX_QUERIES:,} items")
     try:
-        count = _COUNT.validate_python(asked.get("topk")) or DEFAULT_HITS
+        count = _COUNT.validate_python(fields.get("topk")) or DEFAULT_HITS
     except ValidationError:
         count = -1
     if not 1 <= count <= MAX_HITS:
-        raise _Refused(f"topk: give a whole number from 1 to {MAX_HITS}")
+        raise _RequestError(f"topk must be an integer from 1 to {MAX_HITS}")
     try:
-        with_scores = _FLAG.validate_python(asked.get("return_scores", False))
+        with_scores = _FLAG.validate_python(fields.get("return_scores", False))
     except ValidationError:
-        raise _Refused("return_scores: give true or false") from None
-    return _Asked([clean_text(query) for query in queries], count, with_scores)
+        raise _RequestError("return_scores must be true or false") from None
+    return _Request([clean_text(query) for query in queries], count, with_scores)
 
 
 def _answer(hit: Hit, with_score: bool) -> dict[str, Any]:
@@ -122,5 +122,5 @@ def _answer(hit: Hit, with_score: bool) -> dict[str, Any]:
 
 
 def contents(document: Document) -> str:
-    """A document as Search-R1's corpora hold it; a title has one line there."""
+    """Return a document in the format of Search-R1's corpora, with the title on one line."""
     return clean_text(f'"{" ".join(document.title.splitlines())}"\n{document.text}')

@@ -1,7 +1,7 @@
-"""Documents on disk, and what names the folder of an index: written once, shared through the page cache.
+"""Documents on disk and the fingerprints that name index folders. Folders are written once and memory-mapped.
 
-A folder is named by the fingerprint of what it was made from. A changed corpus therefore gets a new folder, and an
-index that another process has mapped is never written over.
+A folder is named by the fingerprint of its source. A changed corpus therefore gets a new folder, and an index that
+another process has mapped is never overwritten.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from empg.environments.deepsearch.world import Document
 from empg.environments.publishing import publish
 from empg.errors import UserError
 
-Progress = Callable[[int], None]  # told the number of documents done
+Progress = Callable[[int], None]  # receives the number of finished documents
 
-FORMAT = 2  # raise it when what a folder holds, or how text is analysed, changes
+FORMAT = 2  # increase it when the content of a folder or the analysis of text changes
 
 
 def fingerprint_documents(documents: Iterable[Document]) -> str:
-    """Of their content and order: 16 hexadecimal digits."""
+    """Return a fingerprint of the content and order of documents: 16 hexadecimal digits."""
     digest = hashlib.sha256(f"{FORMAT}".encode())
     for document in documents:
         digest.update(_as_line(document))
@@ -34,10 +34,10 @@ def fingerprint_documents(documents: Iterable[Document]) -> str:
 
 
 def fingerprint_files(*files: Path) -> str:
-    """Of files as they are now, by name, size and time of change: for corpora that are too large to read twice.
+    """Return a fingerprint of the names, sizes and times of files, for corpora that are too large to read twice.
 
     Raises:
-        MissingFileError: one is missing.
+        FileNotFoundError: a file is missing.
     """
     parts = [f"{FORMAT}"]
     for file in files:
@@ -49,10 +49,10 @@ def fingerprint_files(*files: Path) -> str:
 def store_documents(
     documents: Iterable[Document], folder: Path, progress: Progress | None = None
 ) -> Iterator[Document]:
-    """Pass documents through, writing each into the folder; `StoredDocuments(folder)` reads them back.
+    """Yield documents and write each of them to the folder; `StoredDocuments(folder)` reads them back.
 
     Raises:
-        UserError: there is none.
+        UserError: the corpus is empty.
     """
     starts = [0]
     with (folder / "documents.jsonl").open("wb") as file:
@@ -71,12 +71,12 @@ def store_documents(
 def open_documents(
     documents: Callable[[], Iterable[Document]], fingerprint: str, cache: Path, progress: Progress | None = None
 ) -> StoredDocuments:
-    """The documents of a corpus that is not searched here, stored on first use and mapped from then on.
+    """Open the documents of a corpus that has no local index. They are stored on first use and then memory-mapped.
 
     The arguments are those of `bm25.open_bm25`.
 
     Raises:
-        UserError: there is none.
+        UserError: the corpus is empty.
     """
     folder = cache / f"documents-{fingerprint}"
     if not folder.is_dir():
@@ -90,7 +90,7 @@ def open_documents(
 
 
 class StoredDocuments(Sequence[Document]):
-    """Documents of a folder, parsed when they are looked at; memory-mapped."""
+    """The memory-mapped documents of a folder, parsed on access."""
 
     def __init__(self, folder: Path) -> None:
         self._starts: npt.NDArray[np.int64] = np.load(folder / "starts.npy", mmap_mode="r")
@@ -110,7 +110,7 @@ class StoredDocuments(Sequence[Document]):
         if row < 0:
             row += len(self)
         if not 0 <= row < len(self):
-            raise IndexError(f"there is no document {row}")
+            raise IndexError(f"document index out of range: expected 0 to {len(self) - 1}, got {row}")
         name, title, text = json.loads(self._lines[self._starts[row] : self._starts[row + 1]])
         return Document(name, title, text)
 

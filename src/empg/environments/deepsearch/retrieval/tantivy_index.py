@@ -1,7 +1,7 @@
-"""BM25 by tantivy (Rust): indexes a large corpus several times as fast, and in far less memory (extra `tantivy`).
+"""BM25 with tantivy (Rust, extra `tantivy`): indexes a large corpus several times faster and with far less memory.
 
-Its constants are its own (k1 = 1.2, b = 0.75) and it keeps a document's length in one byte, so that hits differ a
-little from `bm25.py`'s. A query is never given to its query language: its words are looked up, whatever they are.
+It uses other constants (k1 = 1.2, b = 0.75) and stores a document's length in one byte, so its hits differ slightly
+from those of `bm25.py`. Queries are never parsed by tantivy's query language; their words are looked up as terms.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from empg.environments.deepsearch.world import Document, Hit
 from empg.environments.publishing import publish
 from empg.errors import MissingFileError
 
-_HEAP = 128 << 20  # bytes that the writer may fill before it writes a segment
-_SPARE = 32  # hits looked at beyond k, to see where equals end
+_HEAP = 128 << 20  # bytes of memory before the writer flushes a segment
+_SPARE = 32  # hits requested beyond k, to find the end of a tie
 
 
 class TantivyRetriever:
@@ -37,24 +37,24 @@ class TantivyRetriever:
         """Index documents in memory.
 
         Raises:
-            UserError: there is none.
+            UserError: the corpus is empty.
         """
         check_corpus(documents)
         return cls(documents, _fill(_new_index(None), documents, progress))
 
     @classmethod
     def open(cls, folder: Path) -> TantivyRetriever:
-        """Map an index that `open_tantivy` wrote.
+        """Memory-map an index that `open_tantivy` wrote.
 
         Raises:
-            MissingFileError: there is none.
+            MissingFileError: the folder is not a tantivy index.
         """
         if not (folder / "tantivy").is_dir():
-            raise MissingFileError(f"{folder} holds no tantivy index")
+            raise MissingFileError(f"{folder} is not a tantivy index: {folder / 'tantivy'} not found")
         return cls(StoredDocuments(folder), tantivy.Index.open(str(folder / "tantivy")))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most `k` hits for each query; scores are tantivy's, equals stand in the corpus's order."""
+        """Return at most `k` hits per query, with tantivy's scores. Equal scores are in corpus order."""
         check_count(k)
         return [self._search(query, k) for query in queries]
 
@@ -68,7 +68,7 @@ class TantivyRetriever:
         asked = tantivy.Query.boolean_query(clauses)
         limit = k + _SPARE
         hits = self._searcher.search(asked, limit, count=False).hits
-        # Which equals are found depends on how the index lies on disk: look until all those of the k-th place are in.
+        # The order of ties depends on the index's layout on disk, so search until all ties of the k-th hit are found.
         while len(hits) == limit and hits[-1][0] == hits[k - 1][0]:
             limit *= 8
             hits = self._searcher.search(asked, limit, count=False).hits
@@ -80,7 +80,7 @@ class TantivyRetriever:
 def open_tantivy(
     documents: Callable[[], Iterable[Document]], fingerprint: str, cache: Path, progress: Progress | None = None
 ) -> TantivyRetriever:
-    """The index of a corpus, made on first use and mapped from then on; see `bm25.open_bm25`.
+    """Open the index of a corpus, which is built on first use and then memory-mapped; see `bm25.open_bm25`.
 
     Raises:
         UserError: the corpus is empty.
@@ -117,7 +117,7 @@ def _fill(index: tantivy.Index, documents: Iterable[Document], progress: Progres
 
 
 def _analyzer() -> tantivy.TextAnalyzer:
-    """Letters and digits in a row are a word; lower case; `bm25.py`'s stop words; stemmed."""
+    """Create the analyzer: words of letters and digits, lower case, the stop words of `bm25.py`, stemming."""
     return (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
         .filter(tantivy.Filter.remove_long(256))

@@ -1,9 +1,9 @@
-"""HTTP client with deadline, retries, rate limit, circuit breaker and size bounds; every failure is one line.
+"""HTTP client with deadline, retries, rate limit, circuit breaker and size bounds. Every failure is one line.
 
-Retried, after waits that double and are jittered: no connection, no answer in time, 429 and 5xx. A server that says
-when to come back (Retry-After) is obeyed if that is soon. Everything else fails at once; and so does everything for a
-while, once a server has failed many times in a row: a run must not stand still, time-out after time-out, for a server
-that is gone.
+Failed connections, timeouts and the statuses in `_RETRIED` (such as 429 and 503) are retried after jittered waits that
+double. A Retry-After header is respected if its wait is short. All other failures are final. After many consecutive
+failures of a server, its circuit opens and requests fail at once for a while, so that a run does not wait for timeouts
+of a dead server.
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ _USER_AGENT = "empg (research agent)"
 
 
 def read_variable(name: str, needed: str) -> str:
-    """What an environment variable holds for another machine, such as a key.
+    """Return the value of an environment variable for another machine, such as an API key.
 
     Args:
-        name: of the variable.
-        needed: who needs it, for the message.
+        name: name of the variable.
+        needed: why it is needed and what to do, for the message.
 
     Raises:
-        UserError: it is not set, or holds what cannot stand in a header.
+        UserError: it is not set, or contains characters that are invalid in a header.
     """
-    held = os.environ.get(name, "").strip()
-    if not held or not held.isascii() or not held.isprintable():
-        state = "is not set" if not held else "holds characters that no key has"
-        raise UserError(f"{name} {state}: {needed}")
-    return held
+    value = os.environ.get(name, "").strip()
+    if not value or not value.isascii() or not value.isprintable():
+        problem = "is not set" if not value else "contains characters that are invalid in a header"
+        raise UserError(f"{name} {problem}: {needed}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPolicy:
-    """How another machine is asked.
+    """Limits of requests to other machines.
 
     Attributes:
-        timeout: seconds for one attempt, from the connection to the last byte.
-        attempts: how often, at most.
-        backoff: seconds before the second attempt, doubled for each further one; between half and all of it is waited.
-        longest_wait: seconds; a server that wants a longer pause has failed.
-        per_second: requests that this process sends in a second; None sends them as they come.
-        failure_threshold: attempts that fail in a row, whoever makes them, before a server is left alone.
-        cool_down: seconds for which it is; then one attempt shows whether it is back.
-        max_bytes: of a response, once unpacked.
-        allow_private: whether the machine may have an address that is not public; pages of the web may not.
-        seed: of the jitter.
+        timeout: seconds per attempt, from the connection to the last byte.
+        attempts: maximal number of attempts.
+        backoff: seconds before the second attempt, doubled for each further one; the actual wait is 50% to 100% of it.
+        longest_wait: seconds; if a longer wait is required, the request fails.
+        per_second: maximal number of requests per second in this process; None means no limit.
+        failure_threshold: consecutive failed attempts, over all threads, that open the circuit of a server.
+        cool_down: seconds for which the circuit stays open; then one attempt tests the server.
+        max_bytes: maximal size of a decompressed response.
+        allow_private: whether the server may have a private address; web pages may not.
+        seed: seed of the jitter.
     """
 
     timeout: float = 10.0
@@ -83,14 +83,14 @@ class RequestPolicy:
         if self.timeout <= 0 or self.attempts < 1 or self.failure_threshold < 1 or self.max_bytes < 1:
             raise UserError("timeout, attempts, failure_threshold and max_bytes must be positive")
         if self.backoff < 0 or self.cool_down < 0:
-            raise UserError("backoff and cool_down must be positive, or 0")
+            raise UserError("backoff and cool_down must not be negative")
         if self.per_second is not None and self.per_second <= 0:
-            raise UserError(f"per_second is {self.per_second}: give a positive number, or None for no limit")
+            raise UserError(f"per_second={self.per_second}: expected a positive number, or None for no limit")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `body` is at most `max_bytes` long, and `cut` where there was more."""
+    """A response. `body` has at most `max_bytes` bytes; `cut` is whether there were more."""
 
     url: str
     status: int
@@ -102,7 +102,7 @@ class Answer:
 
 
 class _TransientError(Exception):
-    """What may be over at the next attempt; `wait` is when the server says so, in seconds."""
+    """A failure that may not occur again at the next attempt. `wait` is the server's requested wait in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -110,7 +110,7 @@ class _TransientError(Exception):
 
 
 class HttpClient:
-    """Requests by one set of request_policy; safe to use from several threads, and cheap to keep."""
+    """Sends requests under one `RequestPolicy`; safe to use from several threads."""
 
     def __init__(self, request_policy: RequestPolicy) -> None:
         self.request_policy = request_policy
@@ -134,12 +134,12 @@ class HttpClient:
         params: Mapping[str, str | int] | None = None,
         payload: Any = None,
     ) -> Answer:
-        """The response, whatever its status, unless that is one to be retried. Redirects are not followed.
+        """Return the response with any status that is not retried. Redirects are not followed.
 
         Raises:
-            RetrievalError: no attempt succeeded, or the circuit is open (`RequestPolicy.failure_threshold`); the
-                message names the host, no key and no query.
-            PrivateAddressError: the host's address is not public, and must be.
+            RetrievalError: no attempt succeeded, or the circuit is open (`RequestPolicy.failure_threshold`). The
+                message contains the host, but neither key nor query.
+            PrivateAddressError: the host's address is private and the policy does not allow this.
         """
         host, request_policy = _host(url), self.request_policy
         for attempt in range(1, request_policy.attempts + 1):
@@ -153,22 +153,21 @@ class HttpClient:
                 self._breaker.answered(host)
                 return answer
             except _TransientError as problem:
-                left_alone = self._breaker.failed(host)
+                circuit_open = self._breaker.failed(host)
                 wait = request_policy.backoff * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.0)
                 if problem.wait is not None:
                     wait = max(wait, problem.wait)
-                if attempt == request_policy.attempts or left_alone or wait > request_policy.longest_wait:
+                if attempt == request_policy.attempts or circuit_open or wait > request_policy.longest_wait:
                     tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
                     raise RetrievalError(f"{host} {problem} ({tries})") from problem
                 time.sleep(wait)
         raise AssertionError("unreachable")
 
     def json(self, method: str, url: str, **request: Any) -> Any:
-        """The JSON of a 200 response; see `request`.
+        """Return the JSON of a 200 response; see `request`.
 
         Raises:
-            RetrievalError: there was none after all attempts, the status is another, or the body is too long or no
-                JSON.
+            RetrievalError: no attempt succeeded, the status is not 200, or the body is too long or not JSON.
         """
         answer, host = self.request(method, url, **request), _host(url)
         if answer.status in (401, 403):
@@ -180,7 +179,7 @@ class HttpClient:
         try:
             return json.loads(answer.body)
         except (ValueError, RecursionError) as error:
-            raise RetrievalError(f"{host} sent no JSON") from error
+            raise RetrievalError(f"{host} did not return JSON") from error
 
     def _attempt(
         self,
@@ -197,8 +196,8 @@ class HttpClient:
                 self._check_as_named(url)
             with self._clients[proxy].stream(method, url, headers=headers, params=params, json=payload) as response:
                 if response.status_code in _RETRIED:
-                    said = response.headers.get("Retry-After")
-                    raise _TransientError(f"answered {response.status_code}", _retry_after(said))
+                    retry_after = _retry_after(response.headers.get("Retry-After"))
+                    raise _TransientError(f"answered {response.status_code}", retry_after)
                 packed = response.headers.get("Content-Encoding", "")
                 body, cut = read_body(response.iter_raw(), packed, self.request_policy.max_bytes)
                 return Answer(
@@ -219,17 +218,17 @@ class HttpClient:
             follow_redirects=False,
             trust_env=False,
         )
-        weakref.finalize(self, client.close)  # environments come and go, and none of them closes what it searches
+        weakref.finalize(self, client.close)  # environments do not close their retrievers
         return client
 
     def _proxy_of(self, url: str) -> str | None:
-        """The proxy that the environment names for an address; None where it names none, or says `no_proxy`."""
+        """Return the proxy for a URL from the environment variables; None if there is none or `no_proxy` applies."""
         target = httpx.URL(url)
         proxy = self._proxies.get(target.scheme) or self._proxies.get("all")
         return None if not proxy or proxy_bypass(target.host) else proxy
 
     def _check_as_named(self, url: str) -> None:
-        """Refuse what this machine knows to be private. A name that only the proxy can resolve is left to the proxy."""
+        """Reject hosts that this machine resolves to a private address. Names it cannot resolve go to the proxy."""
         target = httpx.URL(url)
         with suppress(OSError, UnicodeError):
             public_addresses(target.host, target.port or 443, self._deadline.cut(None))
@@ -244,10 +243,10 @@ class HttpClient:
 
 
 def _host(url: str) -> str:
-    """Who is asked, for messages.
+    """Return the host of a URL, for messages.
 
     Raises:
-        RetrievalError: the address cannot be read.
+        RetrievalError: the URL is invalid.
     """
     try:
         return httpx.URL(url).netloc.decode("ascii", "replace")
@@ -257,7 +256,7 @@ def _host(url: str) -> str:
 
 @contextmanager
 def _one_line(timeout: float) -> Iterator[None]:
-    """The exceptions of two libraries as ours. A protocol error is passing too: a server that dies looks like that."""
+    """Convert exceptions of httpx and httpcore to ours. Protocol errors count as transient, as of a dying server."""
     try:
         yield
     except (httpx.TimeoutException, httpcore.TimeoutException) as error:
@@ -273,7 +272,7 @@ def _one_line(timeout: float) -> Iterator[None]:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date."""
+    """Return the seconds of a Retry-After header, which is a number or a date; None if it is missing or invalid."""
     if value is None:
         return None
     if value.strip().isdecimal() and len(value) < 10:

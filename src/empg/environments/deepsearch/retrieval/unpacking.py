@@ -1,7 +1,8 @@
-"""Bodies of responses, unpacked piece by piece: what is small on the wire must not become huge in memory.
+"""Decompress response bodies in pieces, so that a small response cannot become huge in memory.
 
-httpx unpacks whatever a server names, several times over, and hands out what each step gives at once: two kilobytes
-packed twice are gigabytes. Here a body is packed once, by gzip, or not at all; nothing else was asked for.
+httpx applies every encoding that a server names, even repeatedly, and returns the output of each step at once. Two
+kilobytes that are compressed twice can become gigabytes. Here a body must be compressed once with gzip or not at all,
+because requests accept nothing else.
 """
 
 from __future__ import annotations
@@ -9,30 +10,30 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 
-ACCEPTED = "gzip"  # what a request says in Accept-Encoding
-_PIECE = 1 << 16  # bytes unpacked at once
+ACCEPTED = "gzip"  # value of Accept-Encoding in requests
+_PIECE = 1 << 16  # bytes per decompressed piece
 _GZIP = 16 + zlib.MAX_WBITS
 _MAGIC = b"\x1f\x8b"
 
 
 class PackedError(Exception):
-    """A body is packed in a way that was not asked for, or is damaged."""
+    """A body has an encoding that was not requested, or is damaged."""
 
 
 def read_body(chunks: Iterable[bytes], encoding: str, most: int) -> tuple[bytes, bool]:
-    """A body, cut at `most` bytes, and whether it was cut.
+    """Return a decompressed body, cut to `most` bytes, and whether it was cut.
 
     Args:
-        chunks: as they come from the wire; no more than `most` bytes of them are looked at either.
-        encoding: the value of the header Content-Encoding.
-        most: bytes.
+        chunks: the raw body; reading also stops after `most` raw bytes.
+        encoding: value of the header Content-Encoding.
+        most: maximal number of bytes.
 
     Raises:
-        PackedError: it is packed more than once or by something else than gzip, or cannot be unpacked.
+        PackedError: the body is compressed more than once, not with gzip, or damaged.
     """
     name = encoding.strip().lower()
     if name not in ("", "identity", "gzip", "x-gzip"):
-        raise PackedError(f"packed as {name!r}")
+        raise PackedError(f"unsupported content encoding {name!r}")
     body, taken = bytearray(), 0
     unzip = _Gzip() if name in ("gzip", "x-gzip") else None
     for chunk in chunks:
@@ -41,15 +42,15 @@ def read_body(chunks: Iterable[bytes], encoding: str, most: int) -> tuple[bytes,
             body += piece
             if len(body) > most:
                 return bytes(body[:most]), True
-        if taken > most:  # members of a gzip file, or blocks of one, may all be empty
+        if taken > most:  # gzip members and blocks can be empty, so the output alone is not a bound
             return bytes(body), True
     if unzip is not None and not unzip.complete:
-        raise PackedError("it ends early")
+        raise PackedError("the body is truncated")
     return bytes(body), False
 
 
 class _Gzip:
-    """The members of a gzip file, one after the other; what stands behind them is padding."""
+    """Decompresses the members of a gzip file in order. Data after the last member is padding."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(_GZIP)
@@ -60,7 +61,7 @@ class _Gzip:
         return self._member.eof or not self._begun
 
     def unpack(self, packed: bytes) -> Iterator[bytes]:
-        """Pieces of at most `_PIECE` bytes."""
+        """Yield decompressed pieces of at most `_PIECE` bytes."""
         while packed and not self._padding:
             if self._member.eof:
                 if not _MAGIC.startswith(packed[:2]):

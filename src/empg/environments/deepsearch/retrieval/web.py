@@ -1,7 +1,7 @@
-"""Searching the web through a provider's API; what it answers is checked, and a search is paid for once (`cache`).
+"""Web search through a provider's API. Responses are validated, and each search is paid for only once (`cache`).
 
-A provider is two small functions: what to send, and where its results stand in the answer. Keys come from the
-environment and go into a header, never into an address, a message or the cache.
+A `Provider` describes the request and the position of the results in the response. API keys come from environment
+variables and are sent in a header; they never appear in a URL, a message or the cache.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from empg.environments.deepsearch.retrieval.transport import HttpClient, Request
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError
 from empg.errors import UserError
 
-REQUEST_POLICY = RequestPolicy()  # unless others are given
+REQUEST_POLICY = RequestPolicy()  # the default
 MAX_SNIPPET = 4_000  # characters
 MAX_TITLE = 300
 MAX_ADDRESS = 2_000
-_SHORT = 400  # characters; two of the providers refuse longer queries
+_SHORT = 400  # characters; two of the providers reject longer queries
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
 
 
@@ -43,12 +43,12 @@ class Provider:
     """A search engine with an API.
 
     Attributes:
-        name: as users call it.
-        variable: the environment variable that holds its key, or its address where there is no key.
-        url: its address; "" where the variable holds it.
-        ask: from query, number of hits and key, what to send.
-        path: the keys under which the answer holds its list of results.
-        keys: the keys of a result's address, title and snippet.
+        name: name in recipes.
+        variable: environment variable of its API key, or of its URL if it has no key.
+        url: its URL; "" if the variable contains it.
+        ask: builds the request from query, number of hits and key.
+        path: keys that lead to the list of results in the response.
+        keys: keys of a result's address, title and snippet.
     """
 
     name: str
@@ -69,7 +69,7 @@ def _tavily(query: str, k: int, key: str) -> Ask:
 
 
 def _brave(query: str, k: int, key: str) -> Ask:
-    short = " ".join(query.split()[:50])[:_SHORT]  # it refuses queries of more than 50 words, too
+    short = " ".join(query.split()[:50])[:_SHORT]  # it also rejects queries of more than 50 words
     return Ask(
         "GET", {"X-Subscription-Token": key, "Accept": "application/json"}, params={"q": short, "count": min(k, 20)}
     )
@@ -100,17 +100,17 @@ PROVIDERS = {
 
 
 class WebSearch:
-    """The web as a retriever: a hit's document is the address (`id`), title and snippet of a page; score 1 / rank.
+    """A web search engine as a retriever; safe to use from several threads.
 
-    Safe to use from several threads.
+    The document of a hit has the address (`id`), title and snippet of a page. Its score is 1 / rank.
 
     Args:
-        provider: one of `PROVIDERS`, by name or itself.
-        cache: a folder that keeps what was found by provider, query and k; None asks every time.
-        request_policy: time-outs, attempts and rate (`per_second`: providers allow 1 to 50).
+        provider: a `Provider`, or the name of one in `PROVIDERS`.
+        cache: folder for results by provider, query and k; None disables the cache.
+        request_policy: timeout, attempts and rate (`per_second`: providers allow 1 to 50).
 
     Raises:
-        UserError: there is no such provider, or its environment variable is not set.
+        UserError: the provider is unknown, or its environment variable is not set.
     """
 
     def __init__(
@@ -118,21 +118,21 @@ class WebSearch:
     ) -> None:
         self._provider = PROVIDERS.get(provider) if isinstance(provider, str) else provider
         if self._provider is None:
-            raise UserError(f"there is no search provider {provider!r}: choose one of {', '.join(PROVIDERS)}")
-        held = read_variable(self._provider.variable, f"{self._provider.name} needs it in the environment")
-        self._key, self._url = held, self._provider.url
+            raise UserError(f"unknown search provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
+        setting = read_variable(self._provider.variable, f"{self._provider.name} requires this environment variable")
+        self._key, self._url = setting, self._provider.url
         if not self._url:
-            if not held.startswith(("http://", "https://")):
-                raise UserError(f"{self._provider.variable} is no address: give http://HOST:PORT")
-            self._key, self._url = "", held if held.endswith("/search") else f"{held.rstrip('/')}/search"
+            if not setting.startswith(("http://", "https://")):
+                raise UserError(f"{self._provider.variable} is not a URL: expected http://HOST:PORT")
+            self._key, self._url = "", setting if setting.endswith("/search") else f"{setting.rstrip('/')}/search"
         self._http = HttpClient(request_policy)
         self._cache = None if cache is None else DiskCache(cache)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most `k` hits for each query, in the provider's order; an empty query has none.
+        """Return at most `k` hits per query, in the provider's order. An empty query has no hits.
 
         Raises:
-            RetrievalError: the provider cannot be had, refuses, or answers something else.
+            RetrievalError: the provider is unavailable, rejects the request, or sends an invalid response.
         """
         check_count(k)
         return [self._search(clean_query(query), k) for query in queries]
@@ -142,22 +142,24 @@ class WebSearch:
             return []
         assert self._provider is not None
         key = (self._provider.name, self._url, query, k)
-        known = None if self._cache is None else unpack_hits(self._cache.get(*key))
-        if known is not None:
-            return known
+        cached = None if self._cache is None else unpack_hits(self._cache.get(*key))
+        if cached is not None:
+            return cached
         ask = self._provider.ask(query, k, self._key)
         answer = self._http.json(ask.method, self._url, headers=ask.headers, params=ask.params, payload=ask.payload)
         hits = read_results(answer, self._provider, k)
-        if self._cache is not None and hits:  # nothing found may be a hiccup, which must not be kept for ever
+        if self._cache is not None and hits:  # an empty result may be temporary, so it is not cached
             self._cache.put(pack_hits(hits), *key)
         return hits
 
 
 def read_results(answer: Any, provider: Provider, k: int) -> list[Hit]:
-    """The first `k` pages of a provider's answer, each address once; a result without address or title is left out.
+    """Return the first `k` pages of a provider's response with distinct addresses.
+
+    Results without an address or a title are skipped.
 
     Raises:
-        RetrievalError: it is not what the provider answers.
+        RetrievalError: the response does not have the provider's format.
     """
     for name in provider.path:
         if not isinstance(answer, dict):
@@ -174,7 +176,7 @@ def read_results(answer: Any, provider: Provider, k: int) -> list[Hit]:
             continue
         address = clean_text(address.strip())
         if not address.isprintable() or " " in address or len(address) > MAX_ADDRESS:
-            continue  # it could look like more lines than one, and no browser would open it
+            continue  # it could look like several lines, and no browser would open it
         if address.startswith(("http://", "https://")) and len(pages) < k:
             shown = _plain(snippet, MAX_SNIPPET) if isinstance(snippet, str) else ""
             pages.setdefault(address, Document(address, _plain(title, MAX_TITLE), shown))
@@ -182,5 +184,5 @@ def read_results(answer: Any, provider: Provider, k: int) -> list[Hit]:
 
 
 def _plain(text: str, longest: int) -> str:
-    """On one line, without the tags that mark the words found, cut."""
+    """Return a text on one line, without the tags that mark matching words, cut to `longest` characters."""
     return " ".join(html.unescape(_TAG.sub("", clean_text(text[: 2 * longest]))).split())[:longest]

@@ -1,4 +1,4 @@
-"""Reading pages: what of a page is read, what is refused, and where an agent may not go."""
+"""The page reader: the text of a page, rejected pages, and addresses that an agent may not open."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def opened(script: ScriptedServer, path: str = "/page") -> Document | None:
     return WebLibrary(request_policy=HERE).open(script.url + path)
 
 
-# ---- what is read --------------------------------------------------------------------------------------------------
+# ---- text of pages -------------------------------------------------------------------------------------------------
 
 
-def test_a_page_is_its_text_without_scripts_and_menus() -> None:
+def test_a_page_has_no_scripts_and_menus() -> None:
     with scripted(html(PAGE)) as script:
         page = opened(script)
     assert page is not None
@@ -61,7 +61,7 @@ def test_a_page_is_its_text_without_scripts_and_menus() -> None:
         assert part not in page.text
 
 
-def test_plain_text_is_read_as_it_is() -> None:
+def test_plain_text_is_unchanged() -> None:
     with scripted(Reply("Lake <b>Orvel</b>\x07\nnaïve".encode(), content_type="text/plain; charset=utf-8")) as script:
         page = opened(script, "/notes/orvel.txt")
     assert page == Document(f"{script.url}/notes/orvel.txt", "orvel.txt", "Lake <b>Orvel</b>\nnaïve")
@@ -89,7 +89,7 @@ def test_charsets(content_type: str, encoding: str, meta: str) -> None:
     assert f"{word} have crossed" in page.text
 
 
-def test_a_title_is_plain() -> None:
+def test_a_title_is_plain_text() -> None:
     titled = PAGE.replace(b"<title>Lake Orvel", b"<TITLE lang=en>\n Lake &amp; \n&lt;Orvel&gt;")
     with scripted(html(titled), html(PAGE.replace(b"<title>Lake Orvel</title>", b""))) as script:
         with_title, without = opened(script), opened(script)
@@ -99,9 +99,9 @@ def test_a_title_is_plain() -> None:
     assert without.title == "127.0.0.1"
 
 
-def test_a_huge_page_is_cut_not_refused() -> None:
+def test_a_huge_page_is_cut() -> None:
     begun = time.monotonic()
-    for more in (b"<p>more and more text here.</p>", b"<p>a"):  # the second has too many tags to be weighed
+    for more in (b"<p>more and more text here.</p>", b"<p>a"):  # the second has too many tags for extraction
         with scripted(html(PAGE[:-14] + more * 400_000)) as script:
             page = opened(script)
         assert page is not None
@@ -111,7 +111,7 @@ def test_a_huge_page_is_cut_not_refused() -> None:
     assert time.monotonic() - begun < 60
 
 
-def test_a_small_body_that_unpacks_to_a_huge_one_is_cut_too() -> None:
+def test_a_body_that_decompresses_to_a_huge_one_is_cut() -> None:
     body = gzip.compress(PAGE[:-14] + b" " * 50_000_000)
     with scripted(html(body, headers=(("Content-Encoding", "gzip"),))) as script:
         page = opened(script)
@@ -129,7 +129,7 @@ def test_a_small_body_that_unpacks_to_a_huge_one_is_cut_too() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_hostile_html_is_a_page_or_an_error_and_soon(body: bytes) -> None:
+def test_hostile_html_is_a_page_or_an_error_quickly(body: bytes) -> None:
     begun = time.monotonic()
     with scripted(html(body)) as script:
         try:
@@ -145,7 +145,7 @@ def test_hostile_html_is_a_page_or_an_error_and_soon(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/pdf", "image/png", "application/octet-stream", "text/css"])
-def test_what_is_no_text_is_an_error(kind: str) -> None:
+def test_content_that_is_not_text_is_an_error(kind: str) -> None:
     reply = Reply(b"%PDF", content_type=kind)
     with scripted(reply) as script, pytest.raises(RetrievalError, match=f"is '{kind}', not text"):
         opened(script)
@@ -154,7 +154,7 @@ def test_what_is_no_text_is_an_error(kind: str) -> None:
 # ---- servers -------------------------------------------------------------------------------------------------------
 
 
-def test_redirects_are_followed_a_few_times() -> None:
+def test_the_number_of_redirects_is_limited() -> None:
     def to(location: str) -> Reply:
         return Reply(status=302, headers=(("Location", location),))
 
@@ -171,7 +171,7 @@ def test_redirects_are_followed_a_few_times() -> None:
 
 
 @pytest.mark.parametrize("status", [404, 410])
-def test_a_page_that_is_not_there_is_none(status: int) -> None:
+def test_a_missing_page_is_none(status: int) -> None:
     with scripted(html(PAGE, status=status)) as script:
         assert opened(script) is None
 
@@ -183,7 +183,7 @@ def test_other_statuses_are_errors(status: int, times: int) -> None:
     assert len(script.seen) == times
 
 
-def test_a_stalling_server_and_a_dead_one_are_errors() -> None:
+def test_a_stalling_and_an_unreachable_server_are_errors() -> None:
     library = WebLibrary(request_policy=replace(HERE, timeout=0.3))
     begun = time.monotonic()
     for stall in (html(PAGE, wait=30), html(PAGE, drip=0.05)):
@@ -196,7 +196,7 @@ def test_a_stalling_server_and_a_dead_one_are_errors() -> None:
     assert time.monotonic() - begun < 60
 
 
-def test_pages_are_kept_and_failures_are_not(tmp_path: Path) -> None:
+def test_pages_are_cached_and_failures_are_not(tmp_path: Path) -> None:
     with scripted(html(PAGE, status=500), html(PAGE, status=500), html(PAGE)) as script:
         library = WebLibrary(tmp_path, HERE)
         with pytest.raises(RetrievalError):
@@ -207,7 +207,7 @@ def test_pages_are_kept_and_failures_are_not(tmp_path: Path) -> None:
         assert len(script.seen) == 3
 
 
-# ---- where an agent may not go -------------------------------------------------------------------------------------
+# ---- forbidden addresses -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_pages_are_kept_and_failures_are_not(tmp_path: Path) -> None:
         "data:text/html,x",
     ],
 )  # fmt: skip
-def test_other_names_are_no_addresses(name: str) -> None:
+def test_other_names_are_not_addresses(name: str) -> None:
     assert web_address(name) is None
     assert WebLibrary().open(name) is None
 
@@ -247,7 +247,7 @@ def test_public_addresses(address: str) -> None:
     assert is_public(address)
 
 
-def test_this_machine_is_not_the_web(caplog: pytest.LogCaptureFixture) -> None:
+def test_this_machine_cannot_be_opened(caplog: pytest.LogCaptureFixture) -> None:
     with scripted(html(PAGE)) as script, caplog.at_level(logging.WARNING):
         port = script.url.rpartition(":")[2]
         for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "0.0.0.0"):
@@ -256,8 +256,8 @@ def test_this_machine_is_not_the_web(caplog: pytest.LogCaptureFixture) -> None:
     assert "is not on the public internet" in caplog.text
 
 
-def test_a_redirect_does_not_lead_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page of the web redirects to this machine: the first host is let through, the second is not."""
+def test_a_redirect_to_this_machine_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web page redirects to this machine: the first host is allowed, the second is not."""
     monkeypatch.setattr(
         addresses, "public_addresses",
         lambda host, port, timeout: ["127.0.0.1"] if host == "public.example" else public_addresses(host, port),
@@ -279,8 +279,8 @@ def test_a_name_with_one_private_address_is_private(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("kind", ["http_proxy", "all_proxy"])
-def test_a_proxy_that_is_not_used_changes_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """The address that is connected to is the one that was checked: the name is asked for once."""
+def test_an_unused_proxy_changes_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The connection uses the address that was checked, because the name is resolved only once."""
     asked: list[str] = []
     connected: list[tuple[str, int]] = []
 
@@ -303,7 +303,7 @@ def test_a_proxy_that_is_not_used_changes_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("proxied", [False, True])
-def test_all_of_a_request_ends_in_time(monkeypatch: pytest.MonkeyPatch, proxied: bool) -> None:
+def test_all_waits_of_a_request_end_at_the_deadline(monkeypatch: pytest.MonkeyPatch, proxied: bool) -> None:
     with scripted(html(PAGE, drip=0.1)) as slow:
         if proxied:
             monkeypatch.setenv("http_proxy", slow.url)
@@ -314,7 +314,7 @@ def test_all_of_a_request_ends_in_time(monkeypatch: pytest.MonkeyPatch, proxied:
         assert time.monotonic() - begun < 3
 
 
-def test_resolving_a_name_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_resolution_counts_towards_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **more: time.sleep(3))
     for private in (False, True):
         library = WebLibrary(request_policy=replace(HERE, timeout=0.2, allow_private=private))
@@ -325,11 +325,11 @@ def test_resolving_a_name_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("proxy", ["ftp://secret@p.example", "http://secret:x@[::1", "socks5://secret@p.example:1"])
-def test_a_proxy_of_another_kind_is_refused_in_a_line_without_its_password(
+def test_the_error_for_an_unsupported_proxy_does_not_contain_its_password(
     monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("http_proxy", proxy)
-    with pytest.raises(ValueError, match="the proxy that this environment names") as caught:
+    with pytest.raises(ValueError, match="proxy in the environment variables") as caught:
         WebLibrary()
     assert "secret" not in str(caught.value)
 
@@ -340,6 +340,6 @@ def test_behind_a_proxy_names_are_still_checked(monkeypatch: pytest.MonkeyPatch)
         library = WebLibrary(request_policy=replace(HERE, allow_private=False))
         assert library.open(inside.url) is None
         assert (proxy.seen, inside.seen) == ([], [])
-        page = library.open("http://no-such-host.invalid/page")  # the proxy knows it
+        page = library.open("http://no-such-host.invalid/page")  # the proxy resolves it
         assert page is not None
         assert page.title == "Lake Orvel"

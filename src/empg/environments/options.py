@@ -1,0 +1,93 @@
+"""The options of an environment, checked in one place: by a recipe, by `empg play` and by the constructor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from empg.errors import UserError
+from empg.validation import OptionError, explained
+
+
+class OptionSection(BaseModel):
+    """A group of options: immutable, hashable where its values are, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class EnvironmentOptions(OptionSection):
+    """The keyword arguments of an environment's constructor, beside `split` and `max_steps`.
+
+    A subclass has one field per argument, each with a default and a description that gives the meaning and the unit.
+    Values must survive a round trip through JSON, because the resolved recipe stores them.
+    """
+
+    def check_form(self, form: str) -> None:
+        """Make sure that an environment with these options takes turns of that form (`agent.form` in a recipe).
+
+        Raises:
+            UserError: it does not.
+        """
+        if form != "react":
+            raise UserError(
+                f"agent.form={form} has no turns but search and answer: it needs an environment that takes them, such "
+                "as environment.id=deepsearch with environment.options.observation=passages"
+            )
+
+    @property
+    def slow_steps(self) -> str:
+        """Why a step takes long enough for `environment.workers` to pay off; empty where it does not."""
+        return ""
+
+
+Options = TypeVar("Options", bound=OptionSection)
+
+
+def read_options(model: type[Options], given: Mapping[str, Any], within: str = "") -> Options:
+    """Check options against their model, and fill in the defaults.
+
+    Args:
+        model: the model.
+        given: the options.
+        within: the path of the key that holds them in a recipe, for the messages; empty elsewhere.
+
+    Raises:
+        OptionError: an option is unknown, or has a wrong value.
+    """
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        raise OptionError(explained(error, model, within)) from None
+
+
+def check_max_steps(max_steps: Any, highest: int = 1_000_000) -> int:
+    """The limit of steps that a constructor was given.
+
+    Raises:
+        OptionError: it is not a whole number from 1 to `highest`.
+    """
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or not 1 <= max_steps <= highest:
+        raise OptionError([f"max_steps: expected a whole number from 1 to {highest:,}, got {max_steps!r:.80}"])
+    return max_steps
+
+
+def _given_path(value: Any) -> Any:
+    if value == "":
+        raise UserError("expected a path, got an empty text")
+    return value
+
+
+def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not value:
+        raise UserError("expected at least one entry, got an empty list")
+    return value
+
+
+Item = TypeVar("Item")
+FilePath = Annotated[Path, BeforeValidator(_given_path)]
+"""A file or folder, given as a text or a path."""
+Several = Annotated[tuple[Item, ...], AfterValidator(_filled)]
+"""A list that is not empty, kept as a tuple."""

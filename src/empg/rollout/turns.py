@@ -1,0 +1,118 @@
+"""The rules of an episode: what a turn becomes, what is kept of it, and when and why the episode ends.
+
+They need no decoder: whatever samples the tokens (our collector, TRL, verl) plays an `EpisodeState` like this:
+
+    prompt = state.start(outcome of reset)
+    while prompt is not None:
+        action = state.act(tokens that the policy wrote after the prompt)
+        prompt = state.observe(outcome of the environment's step with that action)
+    state.episode
+"""
+
+from __future__ import annotations
+
+from empg.agent.dialogue import Agent, Prompt
+from empg.environments.base import Info
+from empg.policy.decode import Sampled
+from empg.rollout.env_pool import Outcome
+from empg.rollout.types import EndReason, Episode, Turn
+
+# Keys of `info` that a turn does not keep: the episode has the first three, and the last is most of the memory.
+_NOT_KEPT = ("task", "task_id", "task_type", "admissible")
+
+
+class EpisodeState:
+    """One episode while it is played.
+
+    Attributes:
+        episode: what has been played so far.
+        context: tokens that the policy has in its context: prompts and, in a `merged` history, all earlier turns.
+    """
+
+    def __init__(self, agent: Agent, *, task: int, group: int, split: str, max_tokens: int) -> None:
+        self.episode = Episode(task_id="", task_index=task, task_type="", split=split, group=group)
+        self.context = 0
+        self._agent, self._max_tokens = agent, max_tokens
+        self._dialogue = agent.dialogue()
+        self._observation = ""
+        self._read: list[int] = []
+        self._invalid_in_a_row = 0
+
+    @property
+    def room(self) -> int:
+        """Tokens that the policy may still write in this turn before the episode reaches its token limit."""
+        return self._max_tokens - self.context
+
+    def start(self, outcome: Outcome) -> Prompt | None:
+        """Take the environment's reset; returns the first prompt, or None when the episode is over already."""
+        info = self._info(outcome)
+        if info is None:
+            return None
+        self.episode.task_id, self.episode.task_type = info["task_id"], info["task_type"]
+        self.episode.task = info["task"]
+        return self._next_prompt(outcome.observation, info)
+
+    def act(self, sampled: Sampled) -> str:
+        """Add the turn that the policy wrote after the last prompt; returns its action, empty if it is malformed."""
+        parsed = self._agent.parse(sampled.ids)
+        self.context += len(sampled.ids)
+        turn = Turn(
+            observation=self._observation,
+            prompt_ids=self._read,
+            action_ids=sampled.ids,
+            logprobs=sampled.logprobs,
+            entropies=sampled.entropies,
+            thought=parsed.thought,
+            action=parsed.action,
+            valid=parsed.valid,
+        )
+        self.episode.turns.append(turn)
+        self._dialogue.wrote(sampled.ids, parsed.action)
+        return turn.action
+
+    def observe(self, outcome: Outcome) -> Prompt | None:
+        """Take the environment's answer to the last action; returns the next prompt, or None at the episode's end."""
+        info = self._info(outcome)
+        if info is None:
+            return None
+        episode, turn = self.episode, self.episode.turns[-1]
+        turn.valid = turn.valid and info["valid"]
+        turn.reward, turn.process_reward = outcome.reward, info.get("process_reward", 0.0)
+        turn.failure = info.get("failure", "")
+        turn.info = {key: value for key, value in info.items() if key not in _NOT_KEPT}
+        episode.reward += outcome.reward
+        episode.score, episode.success = info["score"], info["won"]
+        self._invalid_in_a_row = 0 if turn.action else self._invalid_in_a_row + 1
+        end = self._end_reason(outcome)
+        if end is not None:
+            episode.end = end
+            return None
+        return self._next_prompt(outcome.observation, info)
+
+    def _end_reason(self, outcome: Outcome) -> EndReason | None:
+        """Why the episode is over after this outcome; None if it continues."""
+        if outcome.terminated:
+            return EndReason.WON if self.episode.success else EndReason.LOST
+        if outcome.truncated:
+            return EndReason.STEP_LIMIT
+        if self._invalid_in_a_row >= self._agent.section.max_invalid_turns:
+            return EndReason.INVALID
+        return None
+
+    def _info(self, outcome: Outcome) -> Info | None:
+        """The environment's info; None ends the episode because the environment raised."""
+        if outcome.error is None and outcome.info is not None:
+            return outcome.info
+        self.episode.error, self.episode.end = outcome.error or "no info", EndReason.ENV_ERROR
+        return None
+
+    def _next_prompt(self, observation: str, info: Info) -> Prompt | None:
+        """The next prompt; None when it and one more token do not fit."""
+        self._observation = observation
+        prompt = self._dialogue.read(observation, info)
+        context = (0 if prompt.fresh else self.context) + len(prompt.ids)
+        if context >= self._max_tokens:
+            self.episode.end = EndReason.TOKEN_LIMIT
+            return None
+        self.context, self._read = context, prompt.ids
+        return prompt

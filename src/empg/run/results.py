@@ -1,0 +1,51 @@
+"""Results of evaluations as lines of text: what `empg evaluate` and `empg compare` print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from empg.record.records import EvalRecord
+from empg.record.statistics import Comparison, Paired
+from empg.report.before_after import Rate
+from empg.run.display import aligned, rate
+
+
+def evaluation_lines(records: Sequence[EvalRecord]) -> Iterator[str]:
+    """A table of the success on each panel and task type, and what went wrong outside the policy."""
+    rows = [("success (95% Wilson)", "episodes", "success")]
+    for record in records:
+        rows.append((f"{record['split']} ({record['decoding']})", str(record["n"]), rate(Rate.of(record))))
+        rows += [(f"  {kind}", str(part["n"]), rate(Rate.of(part))) for kind, part in sorted(record["by_type"].items())]
+        rows.append((f"  panel {record['panel']}, sha256 {record['panel_sha256'][:12]}", "", ""))
+    yield from aligned(rows)
+    for record in records:
+        failed, broken = record["failed_turns"], record["env_errors"]
+        if failed or broken:
+            failures = f"{failed} turns hit an unavailable external service"
+            errors = f"{broken} episodes ended in an environment error and count as failures"
+            yield f"{record['split']}: {failures}; {errors}"
+
+
+def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterator[str]:
+    """Two runs on one panel: what was compared, a table by task type, and settings that differ."""
+    yield f"A: {run_a} at iteration {result.iteration_a}"
+    yield f"B: {run_b} at iteration {result.iteration_b}"
+    yield f"panel: {result.panel} ({result.decoding}), sha256 {result.panel_sha256[:12]}"
+    heading = ("", "tasks", "A", "B", "B - A, points (95%)", "only A / only B", "McNemar p")
+    parts = [_paired_row(f"  {kind}", paired) for kind, paired in result.by_type.items()]
+    yield from aligned([heading, _paired_row(result.split, result.overall), *parts])
+    if result.apart:
+        settings = "; ".join(result.apart)
+        yield f"warning: evaluation settings differ, so the difference is not due to the policies alone: {settings}"
+
+
+def _paired_row(name: str, paired: Paired) -> tuple[str, ...]:
+    return (
+        name,
+        str(paired.n),
+        f"{100 * paired.success_a:.1f}%",
+        f"{100 * paired.success_b:.1f}%",
+        f"{100 * paired.difference:+.1f} [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]",
+        f"{paired.only_a} / {paired.only_b}",
+        f"{paired.p_value:.3g}",
+    )

@@ -1,0 +1,244 @@
+"""The registry: every environment by its name, whoever brought it, and one clear line for what cannot be had."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+
+from empg.environments.base import PromptSpec, TextEnvironment
+from empg.environments.options import EnvironmentOptions
+from empg.environments.registry import Maker, find, known_ids, make, register
+from empg.environments.spec import EnvironmentSpec
+from empg.errors import UserError
+from empg.recipe import Recipe, RecipeError, parse_recipe
+from empg.rollout.env_pool import ProcessEnvPool
+from tests.packages import importable, install, install_lamproom
+
+OWN = ["alfworld", "webshop", "deepsearch"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which packages are installed."""
+    with importable(tmp_path):
+        yield tmp_path
+
+
+def refusal(id_: str) -> str:
+    with pytest.raises(UserError) as caught:
+        find(id_)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestOwn:
+    @pytest.mark.parametrize("id_", OWN)
+    def test_one_spec_says_all(self, id_: str) -> None:
+        spec = find(id_)
+        assert spec.id == id_
+        assert spec.panels
+        assert pickle.loads(pickle.dumps(spec)) == spec
+        assert find(str(spec.gymnasium_id)) is spec
+        environment = make(id_, spec.panels[0])
+        assert isinstance(environment, TextEnvironment)
+        assert type(environment) is type(gymnasium.make(str(spec.gymnasium_id)).unwrapped)
+
+    @pytest.mark.parametrize("id_", OWN)
+    def test_every_option_is_described_has_a_default_and_comes_back_from_json(self, id_: str) -> None:
+        model = find(id_).options
+        assert all(field.description and not field.is_required() for field in model.model_fields.values())
+        chosen = model()
+        assert model.model_validate(chosen.model_dump(mode="json")) == chosen
+
+    def test_nothing_of_them_is_imported_with_the_package(self) -> None:
+        code = (
+            "import sys, empg.environments, gymnasium; from empg.recipe import Recipe; Recipe(); print(*("
+            "name for name in sys.modules if name.endswith('.env') or name in ('torch', 'bm25s', 'rapidfuzz')"
+            ")); gymnasium.make('empg/ALFWorld-v1')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "\n"
+
+
+class TestRegister:
+    SPEC = EnvironmentSpec(
+        id="lamps",
+        entry_point="tests.lamps:Lamps",
+        options=EnvironmentOptions,
+        prompt=PromptSpec("Press.", "<action>press 1</action>"),
+        panels=("train",),
+        gymnasium_id="empg-test/Lamps-v0",
+    )
+
+    def test_by_id_and_by_gymnasium_id(self) -> None:
+        register(self.SPEC)
+        register(self.SPEC)  # again is no conflict
+        assert find("lamps") is find("empg-test/Lamps-v0") is self.SPEC
+        assert "lamps" in known_ids()
+        assert "empg-test/Lamps-v0" in gymnasium.registry
+
+    def test_an_id_is_taken_once(self) -> None:
+        with pytest.raises(UserError, match="id 'alfworld' is taken already"):
+            register(replace(self.SPEC, id="alfworld"))
+
+    def test_what_is_no_text_environment_is_refused(self) -> None:
+        spec = replace(self.SPEC, id="odd", entry_point="types:SimpleNamespace")
+        with pytest.raises(UserError, match="'odd': expected a TextEnvironment from types:SimpleNamespace, got a Simp"):
+            Maker(spec, "train")()
+
+
+class TestOtherPackages:
+    def test_a_declared_environment_is_found_and_made_with_its_options(self, folder: Path) -> None:
+        install_lamproom(folder)
+        assert known_ids() == [*OWN, "lamproom"]
+        assert "lamproom" not in sys.modules  # its name is known before it is imported
+        environment = make("lamproom", "night", {"presses": 3}, 5)
+        assert (environment.num_tasks, environment.max_steps, environment.task_id(2)) == (6, 5, "2-press:3")
+        assert find("lamproom/LampRoom-v0") is find("lamproom")
+        assert gymnasium.make("lamproom/LampRoom-v0", split="night").unwrapped.num_tasks == 6
+
+    def test_a_recipe_takes_it_and_stores_its_options_and_panels(self, folder: Path) -> None:
+        install_lamproom(folder)
+        recipe = parse_recipe({"environment": {"id": "lamproom", "options": {"presses": 1}}})
+        assert recipe.environment.options == {"presses": 1, "log": None}
+        assert recipe.evaluation.splits == ["night"]
+        assert recipe.environment.make("night").task_id(5) == "5-press:1"
+        with pytest.raises(RecipeError, match=r"unknown key 'environment\.options\.press'; did you mean 'presses'\?"):
+            parse_recipe({"environment": {"id": "lamproom", "options": {"press": 1}}})
+        with pytest.raises(RecipeError, match=r"options\.presses: Input should be less than or equal to 3"):
+            parse_recipe({"environment": {"id": "lamproom", "options": {"presses": 4}}})
+
+    @pytest.mark.parametrize(
+        ("place", "message"),
+        [
+            ("absent:SPEC", "cannot be loaded from absent:SPEC: ModuleNotFoundError: No module named 'absent'"),
+            ("broken:NOTHING", "AttributeError: module 'broken' has no attribute 'NOTHING'"),
+            ("explodes:SPEC", "cannot be loaded from explodes:SPEC: ZeroDivisionError: two lines"),
+            ("broken:SPEC", "expected an EnvironmentSpec of that id, got a str"),
+            ("lamproom:SPEC", "expected an EnvironmentSpec of that id, got one of id 'lamproom'"),
+        ],
+    )
+    def test_a_broken_one_is_named_and_leaves_the_rest_alone(self, folder: Path, place: str, message: str) -> None:
+        modules = {"broken.py": "SPEC = 'x'", "explodes.py": "raise ZeroDivisionError('two\\nlines')"}
+        install(folder, "acme-worlds", modules, {"acme": place})
+        install_lamproom(folder)
+        said = refusal("acme")
+        assert said.startswith("environment 'acme' of acme-worlds 0.1")
+        assert message in said
+        assert find("lamproom").id == "lamproom"
+        assert find("alfworld").id == "alfworld"
+        assert Recipe().environment.id == "alfworld"
+
+    def test_two_packages_with_one_id_are_named(self, folder: Path) -> None:
+        install_lamproom(folder)
+        install(folder, "lamps-too", {}, {"lamproom": "lamproom:SPEC"})
+        assert "is declared by" in refusal("lamproom")
+        assert "lamproom 0.1" in refusal("lamproom")
+        assert "lamps-too 0.1" in refusal("lamproom")
+
+    def test_no_package_takes_the_name_of_an_own_environment(self, folder: Path) -> None:
+        install(folder, "acme-worlds", {}, {"alfworld": "absent:SPEC"})
+        assert find("alfworld").entry_point == "empg.environments.alfworld.env:ALFWorldEnv"
+        assert known_ids() == OWN
+
+
+@pytest.mark.parametrize(
+    ("id_", "message"),
+    [
+        (
+            "alfwrld",
+            "unknown environment 'alfwrld'; did you mean 'alfworld'? Known: alfworld, webshop, deepsearch",
+        ),
+        ("empg/WebShop-v2", "did you mean 'empg/WebShop-v1'?"),
+        ("", "unknown environment ''. Known: alfworld"),
+        ("a\nb", "unknown environment 'a\\nb'"),
+        ("no.such.module:Thing-v0", "the module no.such.module cannot be imported: No module named 'no'"),
+        ("json:Thing-v0", "unknown environment 'json:Thing-v0'"),
+        ("../x:y", "unknown environment '../x:y'"),
+        (":", "unknown environment ':'"),
+        ("x" * 10_000, "unknown environment 'xxxx"),
+    ],
+)
+def test_an_unknown_one_is_refused_in_a_line_that_names_the_nearest(id_: str, message: str) -> None:
+    said = refusal(id_)
+    assert message in said
+    assert len(said) < 300
+    with pytest.raises(RecipeError, match=r"^recipe: environment\.id: "):
+        parse_recipe({"environment": {"id": id_}})
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"options": {"rooms": "big"}}, "environment.options.rooms: Input should be 'small' or 'full' (got 'big')"),
+        ({"options": {"romms": "small"}}, "unknown key 'environment.options.romms'; did you mean 'rooms'?"),
+        ({"options": {"max_steps": 3}}, "unknown key 'environment.options.max_steps'; valid keys: games, rooms,"),
+        ({"options": {"task_types": ["bake"]}}, "environment.options.task_types.0: Input should be 'pick_and_place"),
+        ({"options": []}, "environment.options: Input should be a valid dictionary (got [])"),
+        ({"id": "webshop", "options": {"seed": True}}, "environment.options.seed: Input should be a valid integer"),
+        (
+            {"id": "deepsearch", "options": {"requests": {"timeout": 0}}},
+            "environment.options.requests.timeout: Input should be greater than 0 (got 0)",
+        ),
+        ({"id": "deepsearch", "options": {"metric": "judge"}}, "environment.options: metric='judge' needs judge"),
+        ({"id": 5}, "environment.id: Input should be a valid string (got 5)"),
+    ],
+)
+def test_wrong_options_are_named_as_keys_of_the_recipe(environment: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({"environment": environment})
+    assert str(caught.value).startswith("recipe: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resolved_recipe_has_every_option_and_is_read_back_the_same() -> None:
+    given = {"id": "deepsearch", "options": {"kinds": ["1-hop"], "encoder": "e5", "cache": "~/x", "retriever": "dense"}}
+    recipe = parse_recipe({"environment": given})
+    options = recipe.environment.options
+    assert set(options) == set(find("deepsearch").options.model_fields)
+    assert (options["kinds"], options["cache"], options["encoder"]["folder"]) == (["1-hop"], "~/x", "e5")
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_search_r1_needs_passages() -> None:
+    form = {"agent": {"form": "search_r1"}}
+    with pytest.raises(RecipeError, match=r"it needs environment\.options\.observation=passages$"):
+        parse_recipe({**form, "environment": {"id": "deepsearch"}})
+    parse_recipe({**form, "environment": {"id": "deepsearch", "options": {"observation": "passages"}}})
+
+
+@pytest.mark.parametrize(
+    ("id_", "options", "slow"),
+    [
+        ("alfworld", {}, False),
+        ("alfworld", {"backend": "textworld"}, True),
+        ("deepsearch", {}, False),
+        ("deepsearch", {"retriever": "http://127.0.0.1:9"}, True),
+        ("deepsearch", {"metric": "judge", "judge": {"url": "http://127.0.0.1:9", "model": "m"}}, True),
+    ],
+)
+def test_options_say_whether_steps_are_slow(id_: str, options: dict[str, Any], slow: bool) -> None:
+    assert bool(find(id_).options(**options).slow_steps) == slow
+
+
+def test_a_process_that_steps_environments_imports_neither_torch_nor_the_recipe(folder: Path) -> None:
+    install_lamproom(folder)
+    log = folder / "made"
+    recipe = parse_recipe({"environment": {"id": "lamproom", "options": {"log": str(log)}}})
+    pool = ProcessEnvPool(recipe.environment.maker("night"), 1)
+    try:
+        assert pool.reset([0], [1])[0].observation == "Lamp 3 is lit."
+    finally:
+        pool.close()
+    process, *heavy = log.read_text().split()
+    assert int(process) == pool._processes[0].process.pid
+    assert heavy == []

@@ -1,0 +1,89 @@
+"""The rules of an episode, played without a decoder, as another engine would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from empg.agent.chat import ChatFormat
+from empg.agent.dialogue import Agent
+from empg.environments.registry import find
+from empg.policy.decode import Sampled
+from empg.policy.model import Policy
+from empg.recipe import AgentSection
+from empg.rollout.env_pool import LocalEnvPool
+from empg.rollout.turns import EpisodeState
+from empg.rollout.types import EndReason, Episode
+from tests.lamps import Lamps
+
+
+def play(
+    policy: Policy, fate: str, turns: Sequence[str], *, max_tokens: int = 400, max_steps: int = 6, **section: object
+) -> Episode:
+    """One episode in which the policy writes `turns`; the end-of-turn token closes each."""
+    agent = Agent(find("alfworld").prompt, AgentSection(**section), ChatFormat(policy.tokenizer))  # type: ignore[arg-type]
+    pool = LocalEnvPool(lambda: Lamps(fate, max_steps=max_steps))
+    state = EpisodeState(agent, task=0, group=3, split="train", max_tokens=max_tokens)
+    prompt = state.start(*pool.reset([0], [0]))
+    for text in turns:
+        assert prompt is not None
+        ids = agent.chat.reply(text)
+        action = state.act(Sampled(ids, [-0.5] * len(ids), [0.25] * len(ids)))
+        prompt = state.observe(*pool.step([0], [action]))
+    assert prompt is None, "the episode continues"
+    return state.episode
+
+
+PRESS = "<think>it is lit.</think><action>press {}</action>"
+RIGHT = [PRESS.format(0), PRESS.format(2)]
+
+
+def test_a_won_episode_keeps_what_was_written_and_what_the_environment_answered(policy: Policy) -> None:
+    episode = play(policy, "press:2", RIGHT)
+    assert (episode.end, episode.success, episode.reward, episode.score) == (EndReason.WON, True, 1.0, 1.0)
+    assert (episode.task_id, episode.task_type, episode.task) == ("0-press:2", "press", "press lamps")
+    assert (episode.group, episode.split, episode.task_index) == (3, "train", 0)
+    first, last = episode.turns
+    assert (first.thought, first.action, first.valid, first.reward) == ("it is lit.", "press 0", True, 0.0)
+    assert (last.observation, last.action, last.reward, last.info["won"]) == ("Lamp 2 is lit.", "press 2", 1.0, True)
+    assert first.entropy == 0.25
+    assert first.info.keys() == {"won", "score", "valid"}  # no task and no list of commands
+
+
+def test_the_context_of_a_merged_episode_is_all_that_was_read_and_written(policy: Policy) -> None:
+    agent = Agent(find("alfworld").prompt, AgentSection(), ChatFormat(policy.tokenizer))
+    state = EpisodeState(agent, task=0, group=0, split="train", max_tokens=400)
+    prompt = state.start(*LocalEnvPool(lambda: Lamps("endless")).reset([0], [0]))
+    assert prompt is not None
+    assert (state.context, state.room) == (len(prompt.ids), 400 - len(prompt.ids))
+    state.act(Sampled([5, 6, 7], [0.0] * 3, [0.0] * 3))
+    assert state.context == len(prompt.ids) + 3
+
+
+@pytest.mark.parametrize(
+    ("fate", "turns", "section", "end"),
+    [
+        ("lose:1", ["<think></think><action>press 9</action>"], {}, EndReason.LOST),
+        ("endless", RIGHT, {"max_steps": 2}, EndReason.STEP_LIMIT),
+        ("endless", ["press 0", "<think>no action</think>"], {"max_invalid_turns": 2}, EndReason.INVALID),
+        ("raise:1", RIGHT[:1], {}, EndReason.ENV_ERROR),
+        ("raise:0", [], {}, EndReason.ENV_ERROR),
+        ("endless", [], {"max_tokens": 10}, EndReason.TOKEN_LIMIT),
+    ],
+)
+def test_every_end_has_its_reason(
+    policy: Policy, fate: str, turns: list[str], section: dict[str, int], end: EndReason
+) -> None:
+    episode = play(policy, fate, turns, **section)  # type: ignore[arg-type]
+    assert episode.end is end
+    assert not episode.success
+    assert len(episode.turns) == len(turns)
+    assert bool(episode.error) == (end is EndReason.ENV_ERROR)
+
+
+def test_malformed_turns_end_an_episode_only_if_they_are_consecutive(policy: Policy) -> None:
+    turns = ["nothing", PRESS.format(0), "nothing", PRESS.format(2)]
+    episode = play(policy, "press:2", turns, max_invalid_turns=2)
+    assert episode.end is EndReason.WON
+    assert [turn.valid for turn in episode.turns] == [False, True, False, True]
