@@ -13,7 +13,8 @@ import torch
 
 torch.set_num_threads(1)
 
-from empg.policy.model import Policy, load_policy
+from empg.policy.load import load_policy
+from empg.policy.model import Policy
 from empg.recipe import PolicySection, TinyModel
 
 WORDS = [

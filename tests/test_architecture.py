@@ -23,8 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "agent": {"errors", "environments", "recipe"},
     "policy": {"errors", "recipe"},
     "rollout": {"errors", "system", "environments", "recipe", "agent", "policy"},
-    "learner": {"errors", "system", "credit", "environments", "recipe", "agent", "policy", "rollout"},
     "record": {"errors"},
+    "learner": {"errors", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "record"},
     "report": {"errors", "record"},
     "play": {"errors", "environments"},
     "run": {
@@ -32,6 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "report",
     },
     "cli": {"errors", "environments", "recipe", "record", "report", "play", "run"},
+    "extras": set(),
+    "__main__": {"extras", "cli"},
 }  # fmt: skip
 # Packages that only some rooms, or single modules, may import.
 ENCODER = "environments.deepsearch.retrieval.encoder"  # a sentence-embedding model, loaded only for dense retrieval

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from empg.policy.model import load_policy
+from empg.policy.load import load_policy
 from empg.recipe import PolicySection
 from tests.conftest import WORDS
 from tests.packages import ECHO, install_lamproom

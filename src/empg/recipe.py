@@ -6,6 +6,7 @@ the run folder, so a run can be repeated. Unknown keys are errors that name the 
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -140,7 +141,15 @@ class AgentSection(Section):
     instructions: str | None = Field(
         None, description="instructions of an `instruct` prompt; null: the environment's own"
     )
-    show_admissible: bool = False
+    show_admissible: bool | Literal["auto"] = Field(
+        "auto", description="list the admissible commands; `auto`: in `instruct` prompts of the form react"
+    )
+    template_arguments: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the chat template, e.g. {enable_thinking: false}"
+    )
+    date: datetime.date | None = Field(
+        None, description="date that the chat template prints; null: the day on which the run starts"
+    )
     max_observation_tokens: int | None = Field(
         None, ge=8, description="longer observations are cut and marked; the first, which has the task, is not cut"
     )
@@ -292,8 +301,7 @@ class Recipe(Section):
         if self.rollout.groups % self.workers:
             raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
         if self.rollout.group_size == 1 and _advantages()[self.credit.advantage].compares_within_group:
-            method = self.credit.advantage
-            raise UserError(f"credit.advantage={method} compares episodes: rollout.group_size must be > 1")
+            raise UserError(f"credit.advantage={self.credit.advantage} compares episodes: set rollout.group_size > 1")
         if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
             raise UserError("credit.drop_zero_variance would drop every group: rollout.group_size must be > 1")
         if self.credit.max_resample and not self.credit.drop_zero_variance:
@@ -308,11 +316,7 @@ class Recipe(Section):
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a YAML recipe and apply `key.path=value` overrides (values are YAML).
-
-    Args:
-        path: a file, or the name of a recipe that ships with this package, e.g. `demo`.
-        overrides: changes of single keys.
+    """Read a YAML recipe, by its path or the name of a shipped one, and apply `key.path=value` overrides (YAML values).
 
     Raises:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.

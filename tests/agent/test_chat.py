@@ -73,7 +73,7 @@ def test_a_grown_conversation_equals_the_rendered_one(chat: ChatFormat) -> None:
             LLAMA3_LIKE,
             "<|pad|><user>\n\nA mug.<|end|><assistant>\n\ntake it<|end|><user>\n\nDone.<|end|><assistant>\n\n",
         ),
-        (LLAMA2_LIKE, "[INST] A mug. [/INST]take it<|end|>[INST] Done. [/INST]"),
+        (LLAMA2_LIKE, "[INST] A mug. [/INST] take it <|end|>[INST] Done. [/INST]"),
     ],
 )
 def test_templates_of_many_shapes_are_split_where_a_conversation_continues(

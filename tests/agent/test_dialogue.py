@@ -109,11 +109,44 @@ def test_the_first_observation_contains_its_task_and_loses_its_banner(chat: Chat
     assert prompt == f"<|user|>You are in a room. Your task is to: {TASK}.<|end|><|assistant|>"
 
 
-def test_admissible_commands_and_instructions_on_request(chat: ChatFormat) -> None:
-    [prompt] = play(dialogue(chat, show_admissible=True, prompt="instruct"), chat, ["one."])
-    assert prompt.startswith("<|system|>You control a household robot")
-    assert "<action>go to cabinet 1</action>" in prompt
-    assert prompt.endswith("one.\nCommands you can give now:\nlook<|end|><|assistant|>")
+REMINDER = "Think inside <think> </think>, then write exactly one command inside <action> </action>."
+
+
+def test_admissible_commands_on_request(chat: ChatFormat) -> None:
+    [prompt] = play(dialogue(chat, show_admissible=True), chat, ["one."])
+    assert prompt == "<|user|>one.\nCommands you can give now:\nlook<|end|><|assistant|>"
+
+
+@pytest.mark.parametrize("history", ["merged", "per_turn"])
+def test_an_instruct_prompt_ends_with_the_commands_and_the_form_at_every_turn(chat: ChatFormat, history: str) -> None:
+    prompts = play(dialogue(chat, prompt="instruct", history=history), chat, ["one.", "two."])
+    assert prompts[0].startswith("<|system|>You control a household robot")
+    assert "<action>go to cabinet 1</action>" in prompts[0]
+    for prompt, shown in zip(prompts, ("one.", f"two. Task: {TASK}."), strict=True):
+        assert prompt.endswith(f"{shown}\nCommands you can give now:\nlook\n{REMINDER}<|end|><|assistant|>")
+    assert prompts[-1].count(REMINDER) == 1
+
+
+def test_the_commands_of_an_instruct_prompt_can_be_left_out(chat: ChatFormat) -> None:
+    [prompt] = play(dialogue(chat, prompt="instruct", show_admissible=False), chat, ["one."])
+    assert prompt.endswith(f"one.\n{REMINDER}<|end|><|assistant|>")
+
+
+@pytest.mark.parametrize("history", ["merged", "per_turn"])
+def test_after_an_unreadable_turn_an_instruct_prompt_says_what_was_missing(chat: ChatFormat, history: str) -> None:
+    talk = dialogue(chat, prompt="instruct", history=history)
+    hint = "Your last reply had no command inside <action> </action>, so nothing was done."
+    for action, hinted in (("", False), ("look", True), ("look", False)):  # what is done, and what is read before it
+        assert (f"{hint} {REMINDER}" in chat.tokenizer.decode(talk.read("one.", INFO).ids)) is hinted
+        talk.wrote(chat.reply("x"), action)
+
+
+def test_an_instruct_agent_reads_commands_as_the_environment_gives_them(chat: ChatFormat) -> None:
+    talk = dialogue(chat, prompt="instruct")
+    talk.read("one.", INFO)
+    parsed = talk.parse(chat.reply("<action> Look. </action>"))
+    assert (parsed.action, parsed.valid) == ("look", False)  # executed; without a thought it is not in the form
+    assert talk.parse(chat.reply("<think>t</think><action>LOOK</action>")).valid
 
 
 @pytest.mark.parametrize("history", ["merged", "per_turn"])

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.agent.parsing import MAX_ACTION_CHARS, parse_search_r1, parse_turn, write_search_r1, write_turn
+from empg.agent.parsing import (
+    MAX_ACTION_CHARS,
+    parse_leniently,
+    parse_search_r1,
+    parse_turn,
+    write_search_r1,
+    write_turn,
+)
 
 WORDS = st.text(st.characters(exclude_characters="<>", exclude_categories=["C", "Z"]), min_size=1, max_size=20)
 
@@ -41,6 +48,41 @@ def test_forms(text: str, action: str, valid: bool) -> None:
 def test_any_text_is_read_without_an_error(text: str) -> None:
     parsed = parse_turn(text)
     assert parsed.valid == bool(parsed.action)
+
+
+# ---- models that were not trained in the form -----------------------------------------------------------------------
+
+ADMISSIBLE = ("go to fridge 1", "click[buy now]", "search[<your query>]", "open[U.S. Inc.]")
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "action", "valid"),
+    [
+        ("<think>t</think><action>Go to Fridge 1.</action>", "t", "go to fridge 1", True),
+        ("<think>t</think><action>Go to fridge 2.</action>", "t", "Go to fridge 2.", True),  # not admissible: as it is
+        ("<action>Click[Buy Now]</action>", "", "click[buy now]", False),
+        ("<think>t</think><action>Search [Red Mug].</action>", "t", "search[Red Mug]", True),
+        ("<think>t</think><action>open[u.s. inc.]</action>", "t", "open[U.S. Inc.]", True),
+        ("why\n</think>\n\n<action>go to fridge 1</action>", "why", "go to fridge 1", True),  # never opened
+        ("<think>I write <action>x</action>.</think><action>go to fridge 1</action>", "I write <action>x</action>.",
+         "go to fridge 1", True),
+        ("<think>t <action>look</action></think>", "t <action>look</action>", "look", True),
+        ("<think>t <action>go to fridge 1</action>", "", "go to fridge 1", False),
+        ("<think></think><action>go to fridge 1</action>", "", "go to fridge 1", True),
+        ("<think>t</think>go to fridge 1", "t", "", False),
+        ("<action>" + "x" * (MAX_ACTION_CHARS + 1) + "</action>", "", "", False),
+        ("", "", "", False),
+    ],
+)  # fmt: skip
+def test_lenient_forms(text: str, thought: str, action: str, valid: bool) -> None:
+    parsed = parse_leniently(text, ADMISSIBLE)
+    assert (parsed.thought, parsed.action, parsed.valid) == (thought, action, valid)
+
+
+@given(thought=WORDS, action=WORDS)
+def test_what_is_written_is_read_back_leniently(thought: str, action: str) -> None:
+    parsed = parse_leniently(write_turn(thought, action))
+    assert (parsed.thought, parsed.action, parsed.valid) == (thought, action, True)
 
 
 # ---- the form of Search-R1 ------------------------------------------------------------------------------------------
@@ -99,4 +141,5 @@ def test_unclosed_tags_are_parsed_in_linear_time() -> None:
     for text in ("<think>" * 200_000, "<think>a</think>" + "<action>" * 200_000, "<search>" * 200_000):
         assert not parse_turn(text).valid
         assert not parse_search_r1(text).valid
+        assert not parse_leniently(text, ADMISSIBLE * 50).valid
     assert time.perf_counter() - began < 1

@@ -12,7 +12,8 @@ import torch
 
 from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.learner.update import make_optimizer
-from empg.policy.model import Policy, load_policy
+from empg.policy.load import load_policy
+from empg.policy.model import Policy
 from empg.recipe import LoraSection, OptimizerSection, PolicySection
 
 
@@ -97,7 +98,7 @@ import json, resource, sys
 from pathlib import Path
 from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.learner.update import make_optimizer
-from empg.policy.model import load_policy
+from empg.policy.load import load_policy
 from empg.recipe import OptimizerSection, PolicySection
 
 policy = load_policy(PolicySection(model=sys.argv[1], device="cpu"))

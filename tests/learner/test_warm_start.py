@@ -14,7 +14,8 @@ from empg.agent.dialogue import Agent
 from empg.environments.registry import find
 from empg.learner.warm_start import _schedule, warm_start
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import Policy, load_policy
+from empg.policy.load import load_policy
+from empg.policy.model import Policy
 from empg.recipe import PolicySection, TinyModel
 from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from empg.policy.model import Policy, load_policy
+from empg.policy.load import load_policy
+from empg.policy.model import Policy
 from empg.recipe import LoraSection, PolicySection
 
 pytest.importorskip("peft")
@@ -18,7 +19,7 @@ pytest.importorskip("peft")
 DIGEST = """
 import hashlib, sys
 import torch
-from empg.policy.model import load_policy
+from empg.policy.load import load_policy
 from empg.recipe import LoraSection, PolicySection
 
 torch.manual_seed(int(sys.argv[2]))  # whatever else the process drew before

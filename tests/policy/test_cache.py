@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from empg.policy.cache import SlotCache
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import Policy, load_policy
+from empg.policy.load import load_policy
+from empg.policy.model import Policy
 from empg.recipe import PolicySection, TinyModel
 
 SHAPE = TinyModel(

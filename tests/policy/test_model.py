@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from empg.policy.model import Policy, computes_bfloat16, load_policy, resolve_device
+from empg.policy.load import load_policy
+from empg.policy.model import Policy, computes_bfloat16, resolve_device
 from empg.recipe import LoraSection, PolicySection
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])

@@ -47,6 +47,7 @@ def test_a_won_episode_keeps_what_was_written_and_what_the_environment_answered(
     first, last = episode.turns
     assert (first.thought, first.action, first.valid, first.reward) == ("it is lit.", "press 0", True, 0.0)
     assert (last.observation, last.action, last.reward, last.info["won"]) == ("Lamp 2 is lit.", "press 2", 1.0, True)
+    assert (first.text, last.text) == (f"{RIGHT[0]}<|end|>", f"{RIGHT[1]}<|end|>")
     assert first.entropy == 0.25
     assert first.info.keys() == {"won", "score", "valid"}  # no task and no list of commands
 

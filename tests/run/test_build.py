@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
+from tokenizers import normalizers
 
 from empg.policy.model import Policy, computes_bfloat16
-from empg.recipe import parse_recipe
+from empg.recipe import dump_recipe, parse_recipe
 from empg.run import warm_start_cache
-from empg.run.build import build_policy, resolve
+from empg.run.build import build_agent, build_policy, resolve
 from empg.run.warm_start_cache import starting_policy
 from empg.system.workers import Workers
 from tests.packages import importable, install_lamproom
@@ -30,6 +32,34 @@ def test_a_settled_recipe_says_what_is_done_on_this_machine(setting: bool | str)
     recipe = resolve(parse_recipe({"policy": {"device": "cpu"}, "optimizer": {"autocast": setting}}))
     assert recipe.optimizer.autocast is (computes_bfloat16(torch.device("cpu")) if setting == "auto" else setting)
     assert resolve(recipe) == recipe
+
+
+def test_the_date_that_a_template_prints_is_fixed_for_the_run(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    recipe = parse_recipe({"policy": {"model": str(tmp_path), "device": "cpu"}})
+    assert resolve(recipe).agent.date is None  # this template prints no date
+    policy.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + policy.tokenizer.chat_template
+    policy.save(tmp_path)
+    today = resolve(recipe).agent.date
+    assert today is not None
+    then = parse_recipe({**recipe.model_dump(), "agent": {"date": "2001-02-03"}})
+    assert resolve(then) == then
+    assert parse_recipe(yaml.safe_load(dump_recipe(then))) == then
+    first = build_agent(then, policy).chat.first("A mug.")
+    assert "03 feb 2001" in policy.tokenizer.decode(first).lower()
+
+
+def test_an_agent_stops_at_every_end_of_its_model(policy: Policy) -> None:
+    recipe = parse_recipe({"policy": {"device": "cpu"}})
+    other = policy.tokenizer.convert_tokens_to_ids("<|user|>")
+    policy.model.generation_config.eos_token_id = [other, policy.tokenizer.eos_token_id]
+    assert build_agent(recipe, policy).chat.stop_ids == sorted([other, policy.tokenizer.eos_token_id])
+
+
+def test_a_tokenizer_that_cannot_write_a_turn_is_refused(policy: Policy) -> None:
+    policy.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("<", " ")
+    with pytest.raises(ValueError, match="cannot write turns of the form react: expected 'look', read ''"):
+        build_agent(parse_recipe({"policy": {"device": "cpu"}}), policy)
 
 
 class Told:

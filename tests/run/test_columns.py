@@ -45,6 +45,16 @@ def test_a_step_that_did_not_count_says_why() -> None:
     assert columns["entropy"][9] == 0.5
 
 
+def test_a_row_keeps_what_was_written_and_its_whole_process_reward() -> None:
+    episodes = two_groups()
+    said = episodes[0].turns[0]
+    said.text, said.valid, said.process_reward = "<think>no tag", False, 0.2
+    columns = turn_columns(0, assign_credit(episodes, recipe(credit={"invalid_penalty": 0.5}), Workers()))
+    assert columns["text"][:2] == ["<think>no tag", ""]
+    assert columns["action_ids"][:2] == [[30, 31], [32]]
+    assert columns["process_reward"][:2] == pytest.approx([-0.3, 0.0])
+
+
 def test_the_plain_base_algorithm_has_no_columns_of_the_method() -> None:
     columns = turn_columns(0, assign_credit(two_groups(), recipe(credit={"empg": None}), Workers()))
     assert "scale" not in columns

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 from empg.learner.checkpoint import Checkpoints
 from empg.learner.update import make_optimizer
-from empg.policy.model import load_policy
+from empg.policy.load import load_policy
 from empg.recipe import Recipe, parse_recipe
 from empg.run.build import resolve
 from empg.run.doctor import Finding, check
@@ -123,6 +124,20 @@ class TestFindings:
         (tmp_path / "tokenizer.json").write_text("{")
         assert any(f.level == "fail" and str(tmp_path) in f.text for f in check(at_hand))
 
+    def test_a_turn_is_written_and_read_with_the_template_of_the_model(self, tmp_path: Path) -> None:
+        policy = load_policy(recipe().policy, ["a b c"])
+        opened = policy.tokenizer.chat_template.replace("<|assistant|>{%", "<|assistant|><think>\n{%")
+        assert opened != policy.tokenizer.chat_template
+        policy.tokenizer.chat_template = opened
+        policy.save(tmp_path)
+        folder = {"model": str(tmp_path)}
+        assert found(check(recipe(policy=folder)), "chat template").level == "ok"
+        unknown = recipe(policy=folder, agent={"template_arguments": {"enable_thinking": False}})
+        assert found(check(unknown), "agent.template_arguments").level == "fail"
+        policy.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("<", " ")
+        policy.save(tmp_path)
+        assert found(check(recipe(policy=folder)), "cannot write turns of the form react").level == "fail"
+
     def test_a_function_that_cannot_be_imported(self) -> None:
         finding = found(check(recipe(credit={"process_reward": "no_such_module:f"})), "process_reward")
         assert (finding.level, "No module named" in finding.text) == ("fail", True)
@@ -209,7 +224,7 @@ import json, resource, sys
 import torch
 from empg.learner.update import make_optimizer
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import load_policy
+from empg.policy.load import load_policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import parse_recipe
 

@@ -17,7 +17,8 @@ import torch
 
 from empg.learner.assign import assign_credit
 from empg.learner.update import Update, make_optimizer
-from empg.policy.model import Policy, load_policy
+from empg.policy.load import load_policy
+from empg.policy.model import Policy
 from empg.recipe import LoraSection, PolicySection
 from empg.rollout.env_pool import ProcessEnvPool
 from empg.rollout.types import Episode

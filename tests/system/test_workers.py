@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from empg.learner.checkpoint import CheckpointError
-from empg.policy.model import load_policy
+from empg.policy.load import load_policy
 from empg.recipe import PolicySection, TinyModel
 from empg.system.workers import WorkerError, Workers, start_workers
 from tests import ROOT

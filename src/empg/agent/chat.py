@@ -4,96 +4,139 @@ Rendering the whole conversation again at every turn would re-tokenise what the 
 rendered once with marks in place of the texts. The pieces between the marks close one message and open the next. A
 template may render an earlier message differently from the last one (Qwen 3 removes its thoughts). The pieces are
 taken from a conversation that continues, and the text of the policy stays unchanged.
+
+Each piece is encoded together with the text before it, and its ids are cut from the result. Encoded alone, it could get
+a word mark at its beginning (SentencePiece), or keep a space that the preceding token absorbs.
 """
 
 from __future__ import annotations
 
+import datetime
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
+from empg.agent.parsing import TAGS
+from empg.agent.template import ChatTemplate, Messages
 from empg.errors import UserError
 
 CUT = " [cut]"  # the end of a text that was cut
 _SEPARATOR = "\u2063"  # invisible; templates do not change or strip it
 _MARK = f"{_SEPARATOR}empg{_SEPARATOR}"
+# What a generation prompt may end with: a thought that it opens, or opens and closes.
+_OPENED_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?$")
 
 
 class ChatFormat:
     """The form of a conversation for one tokenizer.
 
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        ends: additional ids that end a turn (those of the model's generation configuration).
+        arguments: template arguments, e.g. `{"enable_thinking": False}`.
+        date: the date that the template prints; None is today.
+
     Attributes:
         end_of_turn: id of the token that ends an assistant message.
-        stop_ids: ids that end the sampling of a turn (`end_of_turn` and the tokenizer's own end of sequence).
+        stop_ids: ids that end the sampling of a turn: `end_of_turn`, the tokenizer's own end of sequence, and `ends`.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            name = tokenizer.name_or_path
-            raise UserError(f"tokenizer {name!r} has no chat template: use an instruction-tuned model")
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        ends: Iterable[int] = (),
+        arguments: Mapping[str, Any] | None = None,
+        date: datetime.date | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer, arguments, date)
         # Some tokenizers (Llama 3) list only a few of their control tokens; the others are marked among the added
         # tokens.
-        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        special = {*map(str, tokenizer.all_special_tokens), *added}
-        self._special = sorted(special, key=lambda token: (-len(token), token))
-        self._later, self.end_of_turn = self._split_template()
-        end_of_sequence = tokenizer.eos_token_id
-        self.stop_ids = sorted({self.end_of_turn, self.end_of_turn if end_of_sequence is None else end_of_sequence})
-        self._first = self._opening(None)
-        self._encode = functools.lru_cache(maxsize=65536)(self._ids)
+        added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        named = {str(token): tokenizer.convert_tokens_to_ids(str(token)) for token in tokenizer.all_special_tokens}
+        # The policy reads and writes the tags of a turn, even if they are special tokens of the tokenizer.
+        control = {token: index for token, index in {**added, **named}.items() if token not in TAGS}
+        self._control_ids = set(control.values())
+        broken = {token: self._split_token(token, index) for token, index in control.items()}
+        self._special = sorted(broken.items(), key=lambda item: (-len(item[0]), item[0]))
+        self._encode = functools.lru_cache(maxsize=65536)(self._following)
+        self._opening = functools.lru_cache(maxsize=64)(self._opening_with)
+        self._later, self.end_of_turn, self._margins = self._split_template()
+        own = tokenizer.eos_token_id
+        self.stop_ids = sorted({self.end_of_turn, *([] if own is None else [own]), *ends})
 
     def first(self, text: str, system: str | None = None) -> list[int]:
         """Return the ids of a conversation that starts with `text` from the user and waits for the assistant.
 
         `system` is the system message. If the template does not support one, it is put before the user's message.
         """
-        before, after = self._first if system is None else self._opening(system)
-        return list(self._encode(before + self._safe(text) + after))
+        before, after = self._opening(system)
+        return list(self._encode("", before + self._safe(text) + after))
 
-    def later(self, text: str, *, closed: bool) -> list[int]:
+    def later(self, text: str, *, closed: bool, system: str | None = None) -> list[int]:
         """Return the ids that follow the assistant's sampled ids: `text` from the user, then the assistant's opening.
 
         `closed` says whether the assistant sampled its end-of-turn token. If not, because the turn was cut, the token
-        is inserted here.
+        is inserted here. `system` is the system message of the conversation; in some templates the assistant's opening
+        depends on it.
         """
         before, after = self._later
-        ids = list(self._encode(before + self._safe(text) + after))
+        after = after if system is None or self._opening(None)[1] == (new := self._opening(system)[1]) else new
+        ids = list(self._encode(self._end, before + self._safe(text) + after))
         return ids if closed else [self.end_of_turn, *ids]
 
-    def reply(self, text: str) -> list[int]:
+    def reply(self, text: str, system: str | None = None) -> list[int]:
         """Return the ids of a whole assistant message, including its end-of-turn token (for supervised training)."""
-        return [*self._encode(self._safe(text)), self.end_of_turn]
+        before, after = self._margins
+        return [*self._encode(self._opening(system)[1], before + self._safe(text) + after), self.end_of_turn]
 
-    def text(self, ids: list[int]) -> str:
+    def opened(self, system: str | None = None) -> str:
+        """Return the thought that the generation prompt opens: `<think>`, with or without `</think>`, or nothing.
+
+        The white space after it is included. It counts as part of the assistant's turn.
+        """
+        found = _OPENED_THOUGHT.search(self._opening(system)[1])
+        return found[0] if found else ""
+
+    def text(self, ids: Sequence[int]) -> str:
         """Decode sampled ids without the tokenizer's control tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return self.raw_text([index for index in ids if index not in self._control_ids])
+
+    def raw_text(self, ids: Sequence[int]) -> str:
+        """Decode sampled ids with the tokenizer's control tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def length(self, text: str) -> int:
+        """Count the tokens of a text inside a message."""
+        return len(self._ids(self._safe(text)))
 
     def cut(self, text: str, limit: int) -> str:
         """Return the text, or its beginning and the mark `[cut]` if it has more than `limit` tokens."""
         text = text.strip()
-        if self._count(text) <= limit:
+        if self.length(text) <= limit:
             return text
         ends: Sequence[int] = [word.end() for word in re.finditer(r"\S+", text)]
-        if self._count(text[: ends[0]] + CUT) > limit:
+        if self.length(text[: ends[0]] + CUT) > limit:
             ends = range(ends[0])  # a word that is too long is cut at any character
         fits, too_long = 0, len(ends)
         while too_long - fits > 1:  # indices into `ends`; the kept text was counted, whatever the tokenizer does
             middle = (fits + too_long) // 2
-            if self._count(text[: ends[middle]] + CUT) <= limit:
+            if self.length(text[: ends[middle]] + CUT) <= limit:
                 fits = middle
             else:
                 too_long = middle
         return text[: ends[fits]] + CUT
 
-    def _count(self, text: str) -> int:
-        return len(self._ids(self._safe(text)))
+    def _split_template(self) -> tuple[tuple[str, str], int, tuple[str, str]]:
+        """Split the template into the pieces around the messages.
 
-    def _split_template(self) -> tuple[tuple[str, str], int]:
-        """Return the text before and after a later user message, and the id that ends the preceding assistant message.
+        Returns:
+            The text before and after a later user message, the id that ends the preceding assistant message, and the
+            white space before and after the text of an assistant message.
 
         Raises:
             UserError: the template cannot be split: it changes or reorders texts, an assistant message does not end
@@ -102,6 +145,9 @@ class ChatFormat:
         roles = ("user", "assistant", "user", "assistant", "user")
         marks = [f"{_SEPARATOR}{role}{number}{_SEPARATOR}" for number, role in enumerate(roles)]
         messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        wrong = self._template.try_out([messages[:1], messages[:3], messages])
+        if wrong:
+            raise self._refusal(wrong)
         short = self._between(messages[:3], marks[:3])
         long = self._between(messages, marks)
         if not short[2] == long[2] == long[4] or not short[3] == long[5] or not short[:2] == long[:2]:
@@ -110,17 +156,19 @@ class ChatFormat:
             raise self._refusal("starts a conversation in a way that depends on later messages")
         own = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
         ends = [token for token in self._ids(short[2]) if token in own]
-        end = self.tokenizer.decode(ends[:1])
-        blank, _, opening = short[2].partition(end) if end else (short[2], "", "")
-        if not end or blank.strip():  # without one, only the token limit would end a turn
+        self._end = str(self.tokenizer.decode(ends[:1]))
+        blank, _, opening = short[2].partition(self._end) if self._end else (short[2], "", "")
+        if not self._end or blank.strip():  # without one, only the token limit would end a turn
             raise self._refusal("does not end an assistant message with a control token")
-        return (opening, short[3]), ends[0]
+        lead = short[1].removeprefix(short[3])
+        return (opening, short[3]), ends[0], ("" if lead.strip() or lead == short[1] else lead, blank)
 
-    def _opening(self, system: str | None) -> tuple[str, str]:
+    def _opening_with(self, system: str | None) -> tuple[str, str]:
+        """Return the text before and after the first user message."""
         user = {"role": "user", "content": _MARK}
         if system is not None:
             try:
-                rendered = self._rendered([{"role": "system", "content": system}, user])
+                rendered = self._template.render([{"role": "system", "content": system}, user])
             except TemplateError:
                 rendered = ""
             if system.strip() in rendered:
@@ -133,15 +181,20 @@ class ChatFormat:
 
     def _safe(self, text: str) -> str:
         # A page or a product must not be able to end the turn, so control tokens inside text are split.
-        for token in self._special:
+        for token, broken in self._special:
             if token in text:
-                text = text.replace(token, token[0] + "\u200b" + token[1:])
+                text = text.replace(token, broken)
         return text
 
-    def _between(self, messages: list[dict[str, str]], marks: list[str]) -> tuple[str, ...]:
+    def _split_token(self, token: str, index: int) -> str:
+        """Split a control token with an invisible space, or with a plain one if the tokenizer removes that."""
+        broken = token[0] + "\u200b" + token[1:]
+        return broken if index not in self._ids(broken) else f"{token[0]} {token[1:]}"
+
+    def _between(self, messages: Messages, marks: list[str]) -> tuple[str, ...]:
         """Return the template's text around the marks: one piece more than the number of marks."""
         try:
-            rendered = self._rendered(messages)
+            rendered = self._template.render(messages)
         except (TemplateError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise self._refusal(f"cannot be rendered ({reason})") from None
@@ -161,8 +214,15 @@ class ChatFormat:
         name = self.tokenizer.name_or_path
         return UserError(f"the chat template of {name!r} {reason}: use another model or template")
 
-    def _rendered(self, messages: list[dict[str, str]]) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    def _following(self, before: str, text: str) -> list[int]:
+        """Return the ids of `text` after `before`."""
+        if not before:
+            return self._ids(text)
+        context, whole = self._ids(before), self._ids(before + text)
+        if whole[: len(context)] == context:
+            return whole[len(context) :]
+        # A token crosses the boundary. The policy has read all of `before`, so it cannot write that token.
+        return self._ids(text)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

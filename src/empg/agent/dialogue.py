@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from empg.agent.chat import ChatFormat
-from empg.agent.parsing import FORMS, ParsedTurn
+from empg.agent.parsing import FORMS, ParsedTurn, parse_leniently
 from empg.agent.prompts import (
     admissible_text,
     harmless,
@@ -13,8 +14,10 @@ from empg.agent.prompts import (
     information_text,
     instructions,
     observation_text,
+    reminder,
 )
 from empg.environments.base import Info, PromptSpec
+from empg.errors import UserError
 from empg.recipe import AgentSection
 
 
@@ -38,17 +41,59 @@ class Agent:
         """Start a new conversation."""
         return Dialogue(self)
 
-    def parse(self, ids: list[int]) -> ParsedTurn:
-        """Parse sampled ids as a turn."""
-        return FORMS[self.section.form].parse(self.chat.text(ids))
+    @property
+    def system(self) -> str | None:
+        """The system message of every conversation, or None."""
+        if self.section.prompt == "terse":
+            return None
+        return self.section.instructions or instructions(self.prompt_spec, self.section.form)
+
+    @property
+    def lenient(self) -> bool:
+        """Whether prompts and parsing are for a model that was not trained on the format."""
+        return self.section.prompt == "instruct" and self.section.form == "react"
+
+    def parse(self, ids: Sequence[int], admissible: Sequence[str] = ()) -> ParsedTurn:
+        """Parse sampled ids as a turn. A thought that the prompt opened counts as opened."""
+        text = self.chat.text(ids)
+        if not text.lstrip().startswith("<think>"):  # some models open the thought again
+            text = self.chat.opened(self.system) + text
+        return parse_leniently(text, admissible) if self.lenient else FORMS[self.section.form].parse(text)
 
     def write(self, thought: str, action: str) -> list[int]:
         """Return the ids of a turn, including its end-of-turn token; `parse` is the inverse.
 
+        If the prompt opens the thought, the turn starts inside it. If the prompt also closes it, the turn has no
+        thought.
+
         Raises:
             UserError: the action cannot be expressed in the form.
         """
-        return self.chat.reply(FORMS[self.section.form].write(thought, action))
+        text = FORMS[self.section.form].write(thought, action)
+        opened = self.chat.opened(self.system)
+        if "</think>" in opened:
+            text = text.partition("</think>")[2]
+        elif opened:
+            text = text.removeprefix("<think>")
+        return self.chat.reply(text, self.system)
+
+    def check(self) -> None:
+        """Write a turn and read it back.
+
+        Raises:
+            UserError: with this tokenizer and chat template, the turn changes.
+        """
+        action = "search[mug]" if self.section.form == "search_r1" else "look"
+        ids = self.write("why", action)
+        parsed = self.parse(ids)
+        thought = "" if "</think>" in self.chat.opened(self.system) else "why"
+        stopped = [place for place, index in enumerate(ids) if index in self.chat.stop_ids]
+        if parsed != ParsedTurn(thought, action, valid=True) or stopped != [len(ids) - 1]:
+            raise UserError(
+                f"the tokenizer {self.chat.tokenizer.name_or_path!r} cannot write turns of the form "
+                f"{self.section.form}: expected {action!r}, read {parsed.action!r} from "
+                f"{self.chat.raw_text(ids)[:200]!r}. Use another model or agent.form"
+            )
 
 
 @dataclass(slots=True)
@@ -63,18 +108,20 @@ class Dialogue:
     _past: list[tuple[str, str]] = field(default_factory=list)
     _seen: str = ""
     _closed: bool = True
+    _admissible: Sequence[str] = ()
 
     def read(self, observation: str, info: Info) -> Prompt:
         """Return the ids of the next prompt."""
         agent, first = self.agent, not self._past
         section, chat = agent.section, agent.chat
-        system = None
-        if section.prompt == "instruct":
-            system = section.instructions or instructions(agent.prompt_spec, section.form)
+        system = agent.system
         self._seen = self._shown(observation, info, first=first)
+        self._admissible = info.get("admissible") or []
         text = self._seen + self._commands(info)
+        if agent.lenient:
+            text += reminder(after_unreadable=not first and not self._past[-1][1])
         if section.history == "merged":
-            ids = chat.first(text, system) if first else chat.later(text, closed=self._closed)
+            ids = chat.first(text, system) if first else chat.later(text, closed=self._closed, system=system)
             return Prompt(ids, fresh=first)
         shown = self._past[-section.window :] if section.window else []
         return Prompt(chat.first(history_text(shown, len(self._past) - len(shown)) + text, system), fresh=True)
@@ -99,21 +146,23 @@ class Dialogue:
         if limit is None or not info["valid"]:
             return text
         room = limit
-        while room > 1 and (over := self._length(text) - limit) > 0:
-            room = max(1, room - over if room < limit else limit - self._length(information_text("", info)))
+        while room > 1 and (over := self.agent.chat.length(text) - limit) > 0:
+            room = max(1, room - over if room < limit else limit - self.agent.chat.length(information_text("", info)))
             text = information_text(self.agent.chat.cut(found, room), info)
         return text
 
     def _commands(self, info: Info) -> str:
-        """Return the admissible commands if the recipe shows them, within the token limit of an observation."""
+        """Return the admissible commands if they are shown, within the token limit of an observation."""
         section = self.agent.section
-        text = admissible_text(info) if section.show_admissible else ""
+        show = self.agent.lenient if section.show_admissible == "auto" else section.show_admissible
+        text = admissible_text(info) if show else ""
         if not text or section.max_observation_tokens is None:
             return text
         return "\n" + self.agent.chat.cut(text, section.max_observation_tokens)
 
-    def _length(self, text: str) -> int:
-        return len(self.agent.chat.reply(text)) - 1  # without the end of the turn
+    def parse(self, ids: Sequence[int]) -> ParsedTurn:
+        """Parse the ids that the policy sampled after the last prompt."""
+        return self.agent.parse(ids, self._admissible)
 
     def wrote(self, ids: list[int], action: str) -> None:
         """Add the text that the policy wrote after the last prompt."""

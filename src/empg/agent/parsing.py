@@ -7,12 +7,16 @@ matched and limited in length, never interpreted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from empg.errors import UserError
 
 MAX_ACTION_CHARS = 500
+TAGS = tuple(
+    f"<{slash}{name}>" for name in ("think", "action", "search", "answer", "information") for slash in ("", "/")
+)
+_FREE = re.compile(r"(\w+) ?\[(.*)\]\.?", re.DOTALL)
 _COMMAND = re.compile(r"(search|answer)\[(.*)\]", re.DOTALL)
 
 
@@ -35,6 +39,37 @@ def parse_turn(text: str) -> ParsedTurn:
     words = action.words if action else ""
     valid = thought is not None and 0 < len(words) <= MAX_ACTION_CHARS
     return ParsedTurn(thought.words if thought else "", words if valid else "", valid)
+
+
+def parse_leniently(text: str, admissible: Sequence[str] = ()) -> ParsedTurn:
+    """Read a turn of a model that was not trained on the format. A recognizable command is executed.
+
+    A thought may lack its opening tag. It may also be missing, but then the turn is not valid. The command is taken
+    from the text after the thought, because thoughts may quote the format. Case and a final period do not count when
+    the action is compared with the admissible commands.
+    """
+    before, closed, after = text.partition("</think>")
+    thought = " ".join(before.partition("<think>")[2 if "<think>" in before else 0].split()) if closed else ""
+    action = _block(after, "action") or _block(text, "action")
+    words = action.words if action else ""
+    words = _admissible_form(words, admissible) if 0 < len(words) <= MAX_ACTION_CHARS else ""
+    return ParsedTurn(thought, words, bool(closed and words))
+
+
+def _admissible_form(action: str, admissible: Sequence[str]) -> str:
+    """Return the admissible command that equals the action up to case and a final period, else the action.
+
+    Commands with free text (`search[<your query>]`) are compared up to the bracket.
+    """
+    wanted = {action.casefold(), action.rstrip(" .").casefold()}
+    for command in admissible:
+        if command.casefold() in wanted:
+            return command
+    free = _FREE.fullmatch(action)
+    verbs = {command.partition("[<")[0] for command in admissible if "[<" in command}
+    if free is not None and free[1].casefold() in verbs:
+        return f"{free[1].casefold()}[{free[2]}]"
+    return action
 
 
 def write_turn(thought: str, action: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from empg.environments.base import Info, PromptSpec
 
 _FORM = "Think first, inside <think> </think>. Then write exactly one command inside <action> </action>, like this: "
+_REMINDER = "Think inside <think> </think>, then write exactly one command inside <action> </action>."
+_UNREADABLE = "Your last reply had no command inside <action> </action>, so nothing was done. "
 _SEARCH_R1 = (
     "Answer the question. Whenever you learn something, reason about it inside <think> </think>. If you lack "
     "knowledge, ask a search engine with <search> query </search>; what it finds stands between <information> and "
@@ -49,6 +51,11 @@ def information_text(found: str, info: Info) -> str:
 def instructions(prompt_spec: PromptSpec, form: str) -> str:
     """Return the instructions of an `instruct` prompt, for one of `parsing.FORMS`."""
     return _SEARCH_R1 if form == "search_r1" else f"{prompt_spec.role}\n{_FORM}{prompt_spec.example}"
+
+
+def reminder(*, after_unreadable: bool) -> str:
+    """The end of every prompt for a model that was not trained on the format, with a hint after a malformed turn."""
+    return "\n" + (_UNREADABLE if after_unreadable else "") + _REMINDER
 
 
 def admissible_text(info: Info) -> str:

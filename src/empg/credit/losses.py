@@ -219,18 +219,7 @@ def policy_loss(
     Raises:
         ValueError: shapes differ, or a term with a coefficient lacks its tensor or gradient.
     """
-    require_vector("logprobs", logprobs, "token", "M")
-    given = {"old_logprobs": old_logprobs, "advantages": advantages, "weights": weights}
-    for name, values in {**given, "ref_logprobs": ref_logprobs, "entropies": entropies}.items():
-        if values is not None:
-            require_shape(name, values, logprobs.shape, of="logprobs")
-    if config.kl_coef and ref_logprobs is None:
-        raise ValueError("ref_logprobs: kl_coef needs the log-probabilities of the reference, got None")
-    if config.entropy_coef and (entropies is None or (logprobs.requires_grad and not entropies.requires_grad)):
-        raise ValueError(
-            "entropies: entropy_coef needs the token entropies of the learning policy, with their gradient"
-        )
-
+    _require_inputs(logprobs, old_logprobs, advantages, weights, config, ref_logprobs, entropies)
     surrogate = clipped_surrogate(
         logprobs,
         old_logprobs,
@@ -263,6 +252,28 @@ def policy_loss(
             max_ratio=torch.cat([ratio, ratio.new_zeros(1)]).amax(),
         )
     return loss, stats
+
+
+def _require_inputs(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    config: LossConfig,
+    ref_logprobs: Tensor | None,
+    entropies: Tensor | None,
+) -> None:
+    require_vector("logprobs", logprobs, "token", "M")
+    given = {"old_logprobs": old_logprobs, "advantages": advantages, "weights": weights}
+    for name, values in {**given, "ref_logprobs": ref_logprobs, "entropies": entropies}.items():
+        if values is not None:
+            require_shape(name, values, logprobs.shape, of="logprobs")
+    if config.kl_coef and ref_logprobs is None:
+        raise ValueError("ref_logprobs: kl_coef needs the log-probabilities of the reference, got None")
+    if config.entropy_coef and (entropies is None or (logprobs.requires_grad and not entropies.requires_grad)):
+        raise ValueError(
+            "entropies: entropy_coef needs the token entropies of the learning policy, with their gradient"
+        )
 
 
 def _bounded_exp(log_ratio: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class Assigned:
         episodes: the E episodes that were played and can be compared, in batch order.
         batch: their tokens.
         base_advantages: (N,) advantage of each step from the base algorithm.
+        process_reward: (N,) process reward of each step: of the environment, the recipe's function and the penalty.
         signal: (E,) bool, False for episodes that are dropped because their group has zero variance.
         counted: (N,) bool, the steps that are trained on.
         advantages: (N,) final advantage of each step, 0 for a step that is not counted.
@@ -45,6 +46,7 @@ class Assigned:
     episodes: list[Episode]
     batch: TokenBatch
     base_advantages: Tensor
+    process_reward: Tensor
     signal: Tensor
     counted: Tensor
     advantages: Tensor
@@ -92,12 +94,12 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -
     finite = entropy.isfinite()
     finite[batch.step[~batch.logprobs.isfinite()]] = False
     counted = finite & signal[inputs.episode]
-    process_reward = _process_rewards(episodes, recipe)[counted]
+    process_reward = _process_rewards(episodes, recipe)
     table = StepTable(
         entropy=entropy[counted],
         episode=inputs.episode[counted],
         advantage=base[counted],
-        process_reward=process_reward,
+        process_reward=process_reward[counted],
     )
     advantages = torch.zeros(len(entropy))
     step_credit = None
@@ -105,11 +107,12 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -
         step_credit = modulate(table, EMPGConfig(**credit.empg.model_dump()), workers.reduce)
         advantages[counted] = step_credit.advantage
     else:
-        advantages[counted] = table.advantage + process_reward
+        advantages[counted] = table.advantage + process_reward[counted]
     return Assigned(
         episodes=episodes,
         batch=batch,
         base_advantages=base,
+        process_reward=process_reward,
         signal=signal,
         counted=counted,
         advantages=advantages,

@@ -13,7 +13,7 @@ import torch
 from empg.agent.dialogue import Agent
 from empg.environments.base import TextEnvironment
 from empg.errors import UserError
-from empg.learner.batch import make_batch, micro_batches
+from empg.learner.batch import TokenBatch, make_batch, micro_batches
 from empg.learner.muon import Muon
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
@@ -63,33 +63,18 @@ def warm_start(
             )
         plays = [as_episode(turns, agent, recipe.rollout.max_episode_tokens) for turns in shown]
         batch = make_batch([episode for episode, _ in plays], recipe.agent.history)
-        meant = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)), dtype=torch.bool)
-        if step == 0 and not workers.total(len(meant)):
+        imitated = torch.tensor(list(itertools.chain.from_iterable(marks for _, marks in plays)), dtype=torch.bool)
+        if step == 0 and not workers.total(len(imitated)):
             limit = recipe.rollout.max_episode_tokens
             raise UserError(f"rollout.max_episode_tokens={limit} is too small for one expert turn; increase it")
-        keep = meant[batch.step]
-        total = workers.total(int(keep.sum()))
-        loss, right = 0.0, 0.0
-        for micro in micro_batches(batch, keep, recipe.optimizer.micro_batch_tokens, policy.device):
-            with policy.autocast(recipe.optimizer.autocast):
-                logprobs, _ = score_tokens(policy, micro.input_ids, micro.rows, micro.columns)
-            micro_loss = -logprobs.sum() / total
-            micro_loss.backward()
-            loss += float(micro_loss.detach())
-            # A token with a probability above one half is the most likely one: a lower bound of the accuracy.
-            right += float((logprobs.detach() > math.log(0.5)).sum()) / total
-        workers.average_gradients(policy.parameters)
-        torch.nn.utils.clip_grad_norm_(policy.parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        loss, accuracy = _imitate(policy, optimizers, batch, imitated[batch.step], recipe, workers)
         report(
             {
                 "kind": "warm_start",
                 "step": step + 1,
                 "steps": steps,
-                "loss": workers.total(loss),
-                "token_accuracy": workers.total(right),
+                "loss": loss,
+                "token_accuracy": accuracy,
                 "lr": rate,
                 "time": time.perf_counter() - began,
             }
@@ -97,6 +82,33 @@ def warm_start(
         if step % _TIDY_EVERY == 0:
             release_memory()
     policy.model.eval()
+
+
+def _imitate(
+    policy: Policy,
+    optimizers: list[torch.optim.Optimizer],
+    batch: TokenBatch,
+    keep: torch.Tensor,
+    recipe: Recipe,
+    workers: Workers,
+) -> tuple[float, float]:
+    """Take one optimizer step on the tokens `keep (M,)`; returns their mean loss (nats) and a bound of the accuracy."""
+    total = workers.total(int(keep.sum()))
+    loss, right = 0.0, 0.0
+    for micro in micro_batches(batch, keep, recipe.optimizer.micro_batch_tokens, policy.device):
+        with policy.autocast(recipe.optimizer.autocast):
+            logprobs, _ = score_tokens(policy, micro.input_ids, micro.rows, micro.columns)
+        micro_loss = -logprobs.sum() / total
+        micro_loss.backward()
+        loss += float(micro_loss.detach())
+        # A token with a probability above one half is the most likely one: a lower bound of the accuracy.
+        right += float((logprobs.detach() > math.log(0.5)).sum()) / total
+    workers.average_gradients(policy.parameters)
+    torch.nn.utils.clip_grad_norm_(policy.parameters, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return workers.total(loss), workers.total(right)
 
 
 def _optimizers(policy: Policy, section: WarmStartSection) -> list[torch.optim.Optimizer]:

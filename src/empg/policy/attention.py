@@ -23,11 +23,12 @@ LONGEST = 1024  # tokens; beyond it the score matrix no longer fits in cache
 def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Compute attention for transformers: query (B, H, T, D) in, (B, T, H, D) out."""
+    """Compute attention for transformers: query (B, H, T, D) in, (B, T, H, width of the values) out."""
     batch, heads, length, width = query.shape
     visible = key.shape[2]
     alone = attention_mask is None and length == 1
-    if query.device.type != "cpu" or visible > LONGEST or kwargs.get("dropout") or alone:
+    biased = attention_mask is not None and attention_mask.dtype != torch.bool  # numbers to add to the scores (Doge)
+    if query.device.type != "cpu" or visible > LONGEST or kwargs.get("dropout") or alone or biased:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     # Under autocast torch would compute the softmax in float32 and copy the scores back and forth.
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
@@ -36,14 +37,14 @@ def attention(
         # Heads that share a key are rows of one product, so keys and values are not copied.
         pairs = batch * heads // groups
         query = (query.to(dtype) * (kwargs.get("scaling") or width**-0.5)).reshape(pairs, groups * length, width)
-        key, value = (x.to(dtype).reshape(pairs, visible, width) for x in (key, value))
+        key, value = (x.to(dtype).reshape(pairs, visible, x.shape[-1]) for x in (key, value))
         hidden = _future(length, dtype) if attention_mask is None else _unseen(attention_mask, dtype)
         if len(hidden) > 1:  # a row of the batch has one pair for each of its keys
             hidden = hidden.repeat_interleave(heads // groups, 0)
         hidden = hidden.repeat(1, groups, 1)
         scores = torch.baddbmm(hidden, query, key.transpose(1, 2))
         mixed = torch.softmax(scores, dim=-1) @ value
-        return mixed.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
+        return mixed.view(batch, heads, length, value.shape[-1]).transpose(1, 2).contiguous(), None
 
 
 def _unseen(mask: Tensor, dtype: torch.dtype) -> Tensor:

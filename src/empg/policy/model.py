@@ -12,30 +12,21 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from empg.errors import UserError
-from empg.policy import attention
-from empg.policy.tiny import make_model, make_tokenizer
-from empg.recipe import PolicySection
+from empg.policy.source import load_weights
 
 disable_progress_bar()  # the progress bar of weight shards; a run has its own display
-
-# Unpickling can run arbitrary code from the file.
-CONVERT = (
-    "pickled weights (pytorch_model.bin) are not supported. If you trust them, convert them once with "
-    "transformers' from_pretrained(...).save_pretrained(FOLDER), and use that folder"
-)
 
 
 @dataclass
@@ -64,6 +55,15 @@ class Policy:
         """
         parameters = inspect.signature(self.model.get_decoder().forward).parameters
         return "cache" if "cache" in parameters else "past_key_values"
+
+    @property
+    def ends(self) -> list[int]:
+        """The ids that end a text according to the model's configuration and generation configuration."""
+        model, found = self.model, set()
+        for source in (getattr(model, "generation_config", None), model.config.get_text_config()):
+            ids = getattr(source, "eos_token_id", None)
+            found |= set(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
+        return sorted(found)
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return the last hidden states (B, T, hidden) of `input_ids` (B, T).
@@ -104,21 +104,12 @@ class Policy:
 
     def load_weights(self, folder: Path) -> None:
         """Load the weights of a folder that `save` wrote."""
-        from safetensors.torch import load_file
-
-        if self.adapter is not None:
-            from peft import set_peft_model_state_dict
-
-            set_peft_model_state_dict(self.adapter, load_file(folder / "adapter_model.safetensors"))
+        if self.adapter is None:
+            load_weights(self.model, folder)
             return
-        state: dict[str, Tensor] = {}
-        for file in weight_files(folder):
-            state.update(load_file(file))
-        missing, unexpected = self.model.load_state_dict(state, strict=False)
-        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
-        if unexpected or set(missing) - tied:
-            differing = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
-            raise UserError(f"{folder}: the weights do not match the model ({differing})")
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.adapter, load_file(folder / "adapter_model.safetensors"))
 
 
 @contextlib.contextmanager
@@ -141,61 +132,10 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / "model.safetensors"]
 
 
-def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, seed: int = 0) -> Policy:
-    """Load or create the policy of a recipe.
-
-    `tiny` creates a new model and trains its tokenizer on `corpus`. Any other name is a folder or a Hugging Face name.
-    New weights (of the tiny model or a LoRA adapter) are initialised from `seed`.
-
-    Raises:
-        UserError: the model is unavailable or cannot be used; the message has the reason.
-    """
-    device = resolve_device(section.device)
-    if section.model == "tiny":
-        if corpus is None:
-            raise UserError("policy.model=tiny needs a corpus: its tokenizer is trained on expert episodes")
-        tokenizer: Any = make_tokenizer(corpus, section.tiny.vocab_size, section.tiny.phrases)
-        model: Any = make_model(section.tiny, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
-    else:
-        name = section.model
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
-            )
-        except (OSError, ValueError, SafetensorError) as error:
-            if isinstance(error, OSError) and "model.safetensors" in str(error):
-                raise UserError(f"policy.model={name}: model.safetensors not found; {CONVERT}") from None
-            raise UserError(f"policy.model={section.model}: {' '.join(str(error).split())[:300]}") from None
-    model.to(device=device, dtype=getattr(torch, section.dtype)).eval()
-    for parameter in model.parameters():
-        # Weights read from a file may be at unaligned addresses, where matrix kernels round differently. A resumed run
-        # would not be bit-identical.
-        parameter.data = parameter.data.clone()
-    model.set_attn_implementation(attention.NAME if device.type == "cpu" else "sdpa")
-    adapter = None
-    if section.lora is not None:
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError:
-            raise UserError("policy.lora needs the package peft: pip install 'empg[lora]'") from None
-
-        lora = LoraConfig(r=section.lora.r, lora_alpha=section.lora.alpha, target_modules=section.lora.target_modules)
-        with torch.random.fork_rng(devices=[]):  # every worker must start from the same adapter
-            torch.manual_seed(seed)
-            adapter = get_peft_model(model, lora)
-        # The order of a set depends on hashes, which differ between processes.
-        lora.target_modules = sorted(lora.target_modules or ())
-        model = adapter.get_base_model()
-    policy = Policy(model, tokenizer, device, adapter)
-    _check_split(policy)
-    return policy
-
-
 def longest_context(config: Any) -> int | None:
     """Return the longest context in which every layer of a model attends to all tokens; None without a limit."""
     config = config.get_text_config()
-    limits = (getattr(config, "max_position_embeddings", None), _window(config))
+    limits = (getattr(config, "max_position_embeddings", None), _window(config), _original_length(config))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -204,6 +144,9 @@ def require_length(config: Any, length: int, name: str) -> None:
 
     With the KV cache, a token attends to its whole context. With a sliding window (Mistral, Gemma, Phi-3) or an
     attention chunk (Llama 4), it attends to less if the context is longer. Up to that length there is no difference.
+
+    Longrope (Phi-3.5, Phi-4-mini) uses other rotary factors if the longest row of a forward pass exceeds the original
+    length. The keys in the cache would keep the factors of shorter texts.
 
     Raises:
         UserError: the length exceeds a limit, or the model has layers with a state instead of keys and values.
@@ -224,6 +167,24 @@ def require_length(config: Any, length: int, name: str) -> None:
             f"rollout.max_episode_tokens exceeds the sliding window of policy.model={name}: "
             f"expected at most {window}, got {length}"
         )
+    original = _original_length(config)
+    if original is not None and length > original:
+        raise UserError(
+            f"rollout.max_episode_tokens exceeds the length at which longrope changes in policy.model={name}: "
+            f"expected at most {original}, got {length}"
+        )
+
+
+def _original_length(config: Any) -> int | None:
+    """Return the number of tokens up to which longrope uses its short factors; None without longrope."""
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = getattr(config, name, None) or {}
+        kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # Gemma 3 has one per kind of layer
+        for part in kinds:
+            if "longrope" in (part.get("rope_type"), part.get("type")):
+                key = "original_max_position_embeddings"
+                return int(part.get(key) or getattr(config, key, None) or config.max_position_embeddings)
+    return None
 
 
 def _window(config: Any) -> int | None:
@@ -248,13 +209,3 @@ def computes_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device.type == "cpu" and bool(supported)
-
-
-@torch.no_grad()
-def _check_split(policy: Policy) -> None:
-    """Reject models that transform the logits (soft caps, scales); their scores would be wrong."""
-    ids = torch.tensor([[0, 1]], device=policy.device)
-    whole = policy.model(input_ids=ids).logits
-    if not torch.allclose(whole, policy.logits(policy.hidden(ids)), atol=1e-3, rtol=1e-3):
-        kind = type(policy.model).__name__
-        raise UserError(f"{kind} caps or scales its logits, which is not supported: use another policy.model")

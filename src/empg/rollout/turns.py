@@ -54,7 +54,7 @@ class EpisodeState:
 
     def act(self, sampled: Sampled) -> str:
         """Add the turn that the policy wrote after the last prompt; returns its action, empty if it is malformed."""
-        parsed = self._agent.parse(sampled.ids)
+        parsed = self._dialogue.parse(sampled.ids)
         self.context += len(sampled.ids)
         turn = Turn(
             observation=self._observation,
@@ -62,6 +62,7 @@ class EpisodeState:
             action_ids=sampled.ids,
             logprobs=sampled.logprobs,
             entropies=sampled.entropies,
+            text=self._agent.chat.raw_text(sampled.ids),
             thought=parsed.thought,
             action=parsed.action,
             valid=parsed.valid,

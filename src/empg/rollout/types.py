@@ -29,7 +29,8 @@ class Turn:
     `prompt_ids` are the ids read before acting: in a `merged` episode those new since the previous turn's action, in a
     `per_turn` episode the whole prompt. `action_ids` are the sampled ids, the end-of-turn token among them when it
     was sampled. `logprobs` (of the sampled ids) and `entropies` (full vocabulary, nats, at the sampling temperature,
-    before any top-p cut) have the length of `action_ids`. `info` is the environment's info after the action (`won`,
+    before any top-p cut) have the length of `action_ids`. `text` is what the sampled ids say, control tokens included.
+    `info` is the environment's info after the action (`won`,
     `score`, `valid` and any further keys), without the admissible commands.
     """
 
@@ -38,6 +39,7 @@ class Turn:
     action_ids: list[int]
     logprobs: list[float]
     entropies: list[float]
+    text: str = ""
     thought: str = ""
     action: str = ""
     valid: bool = True

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.agent.template import prints_date
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import Policy, computes_bfloat16, load_policy, require_length, resolve_device
+from empg.policy.load import load_policy
+from empg.policy.model import Policy, computes_bfloat16, require_length, resolve_device
+from empg.policy.source import load_tokenizer
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus
@@ -21,11 +25,14 @@ CORPUS_EPISODES = 300
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Resolve machine-dependent values, so that the recipe in the run folder records what was used."""
-    if recipe.optimizer.autocast != "auto":
-        return recipe
-    autocast = computes_bfloat16(resolve_device(recipe.policy.device))
-    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"autocast": autocast})})
+    """Resolve values that depend on the machine and the day, so that the recipe in the run folder records them."""
+    if recipe.optimizer.autocast == "auto":
+        autocast = computes_bfloat16(resolve_device(recipe.policy.device))
+        recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"autocast": autocast})})
+    if recipe.policy.model != "tiny" and recipe.agent.date is None and prints_date(load_tokenizer(recipe.policy.model)):
+        today = datetime.date.today()
+        recipe = recipe.model_copy(update={"agent": recipe.agent.model_copy(update={"date": today})})
+    return recipe
 
 
 def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
@@ -55,8 +62,16 @@ def _with_checked_length(policy: Policy, recipe: Recipe) -> Policy:
 
 
 def build_agent(recipe: Recipe, policy: Policy) -> Agent:
-    """Build the agent of a recipe for this policy."""
-    return Agent(recipe.environment.spec.prompt, recipe.agent, ChatFormat(policy.tokenizer))
+    """Build the agent of a recipe for this policy.
+
+    Raises:
+        UserError: the policy's tokenizer or chat template cannot write the recipe's turns.
+    """
+    section = recipe.agent
+    chat = ChatFormat(policy.tokenizer, ends=policy.ends, arguments=section.template_arguments, date=section.date)
+    agent = Agent(recipe.environment.spec.prompt, section, chat)
+    agent.check()
+    return agent
 
 
 def play(

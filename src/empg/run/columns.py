@@ -31,7 +31,7 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
             numbers = iter(getattr(assigned.credit, key).tolist())
             values[name] = [next(numbers) if c else None for c in counted]
     advantage = assigned.advantages.tolist()
-    base = assigned.base_advantages.tolist()
+    base, process_reward = assigned.base_advantages.tolist(), assigned.process_reward.tolist()
     signal = assigned.signal.tolist()
     rows: list[dict[str, Any]] = []
     for number, episode in enumerate(assigned.episodes):
@@ -55,11 +55,13 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
                     **whole,
                     "turn": index,
                     "observation": turn.observation,
+                    "text": turn.text,
+                    "action_ids": turn.action_ids,
                     "thought": turn.thought,
                     "action": turn.action,
                     "valid": turn.valid,
                     "reward": turn.reward,
-                    "process_reward": turn.process_reward,
+                    "process_reward": process_reward[step],
                     "entropy": turn.entropy if math.isfinite(turn.entropy) else None,
                     **{name: column[step] for name, column in values.items()},
                     "advantage_outcome": base[step],

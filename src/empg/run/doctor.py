@@ -14,13 +14,14 @@ import psutil
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoTokenizer
 
 from empg.agent.chat import ChatFormat
+from empg.agent.dialogue import Agent
 from empg.environments.base import EarlyStoppingExpert, TextEnvironment
 from empg.errors import UserError
 from empg.learner.process_reward import load_step_rewards
-from empg.policy.model import CONVERT, longest_context, require_length, resolve_device, weight_files
+from empg.policy.model import longest_context, require_length, resolve_device, weight_files
+from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary
 from empg.recipe import Recipe
 from empg.rollout.demonstrations import EARLY_STOP_UNKNOWN
 from empg.run.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
@@ -183,22 +184,26 @@ def _model(recipe: Recipe) -> Finding:
 
 
 def _conversation(recipe: Recipe) -> Iterator[Finding]:
-    """Check the chat template, and the context length against the recipe."""
-    name = recipe.policy.model
+    """Check the chat template with one turn of the recipe's form, the vocabulary, and the context length."""
+    name, section = recipe.policy.model, recipe.agent
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        config, tokenizer = load_config(name, local=True), load_tokenizer(name, local=True)
     except (OSError, ValueError) as error:
-        yield Finding("fail", f"policy.model={name}: {_one_line(error)}", f"run: hf download {name}")
+        yield Finding("fail", _one_line(error), f"run: hf download {name}")
         return
     try:
-        ChatFormat(tokenizer)
+        chat = ChatFormat(tokenizer, arguments=section.template_arguments, date=section.date)
+        Agent(recipe.environment.spec.prompt, section, chat).check()
     except ValueError as error:
         yield Finding(
             "fail", f"policy.model={name}: {_one_line(error)}", "set policy.model to an instruction-tuned model"
         )
     else:
-        yield Finding("ok", "chat template: supported")
+        yield Finding("ok", "chat template: supported, a written turn is read back")
+    try:
+        require_vocabulary(tokenizer, config.get_text_config().vocab_size, name)
+    except ValueError as error:
+        yield Finding("fail", _one_line(error), "use the model's own tokenizer")
     try:
         require_length(config, recipe.rollout.max_episode_tokens, name)
     except ValueError as error:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from empg.errors import MissingFileError, UserError
 from empg.policy.attention import LONGEST
 from empg.policy.scoring import LOGIT_BUDGET
+from empg.policy.source import load_config, reason
 from empg.policy.tiny import make_model
 from empg.recipe import LoraSection, Recipe
 
@@ -70,7 +70,7 @@ def model_shape(recipe: Recipe) -> Shape:
         if section.model == "tiny":
             model: Any = make_model(section.tiny, section.tiny.vocab_size, 1, 0, recipe.seed)
         else:
-            model = AutoModelForCausalLM.from_config(_configuration(section.model))
+            model = _without_weights(section.model)
     config = model.config.get_text_config()
     parameters = sum(p.numel() for p in model.parameters())
     heads = int(config.num_attention_heads)
@@ -146,11 +146,17 @@ def _configuration(name: str) -> Any:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise MissingFileError(f"{folder} is not a model folder: config.json is missing")
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=True)
+        return load_config(name, local=True)
     except OSError:
         raise MissingFileError(f"{name} is not on this machine") from None
-    except (ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{name}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _without_weights(name: str) -> Any:
+    config = _configuration(name)
+    try:
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
+    except (ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{name}: {reason(error)}") from None
 
 
 def _adapter_parameters(model: Any, lora: LoraSection) -> int:

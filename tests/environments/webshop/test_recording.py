@@ -21,7 +21,7 @@ from empg.environments.webshop.recording import Recording
 from empg.errors import UserError
 from empg.learner.warm_start import warm_start
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import load_policy
+from empg.policy.load import load_policy
 from empg.recipe import Recipe, parse_recipe
 from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus, recorded_plays

@@ -53,8 +53,8 @@ class HuggingFaceEncoder:
 
         disable_progress_bar()  # the one for weight shards
         self._pooling = pooling or _pooling_of(folder)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
         self._model: Any = model.to(device).eval()
         self._max_tokens = max_tokens or _max_tokens_of(folder, model.config)
         self._prefixes = {"queries": query_prefix, "documents": document_prefix}

@@ -1,0 +1,165 @@
+"""Loading a published model: its configuration, tokenizer and weights, but never its Python code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+
+from empg.errors import UserError
+
+# Unpickling can run arbitrary code from the file.
+CONVERT = (
+    "pickled weights (pytorch_model.bin) are not supported. If you trust them, convert them once with "
+    "transformers' from_pretrained(...).save_pretrained(FOLDER), and use that folder"
+)
+
+# Upper bounds for the numbers in a configuration. Models are built layer by layer, so a wrong count would take hours.
+_LARGEST = ((re.compile("layer"), 1_000), (re.compile("expert|head"), 10_000), (re.compile("size|dim|embd"), 1 << 26))
+
+_OTHER = "Use another model, such as one of the Qwen or Llama families"
+
+
+def load_config(name: str, *, local: bool = False) -> Any:
+    """Load the configuration of a model.
+
+    Args:
+        name: a folder or a Hugging Face name.
+        local: do not download anything.
+
+    Raises:
+        UserError: the configuration cannot be used.
+        OSError: it is unavailable.
+    """
+    try:
+        settings, _ = PretrainedConfig.get_config_dict(name, local_files_only=local)
+        _check_settings(settings)
+        return AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # a damaged file can raise any exception inside transformers
+        raise UserError(f"policy.model={name}: {reason(error)}") from None
+
+
+def load_tokenizer(name: str, *, local: bool = False) -> Any:
+    """Load the tokenizer of a model.
+
+    Raises:
+        UserError: the tokenizer is unavailable or cannot be used.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise UserError(f"policy.model={name}: {reason(error)}") from None
+
+
+def load_model(name: str, config: Any) -> Any:
+    """Load a model with float32 weights.
+
+    Raises:
+        UserError: the model is unavailable or cannot be used, or some of its weights are missing.
+    """
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        if isinstance(error, OSError) and "model.safetensors" in str(error):
+            raise UserError(f"policy.model={name}: model.safetensors not found; {CONVERT}") from None
+        raise UserError(f"policy.model={name}: {reason(error)}") from None
+    model, report = loaded
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        missing = sorted(report["missing_keys"])
+        raise UserError(
+            f"policy.model={name}: {len(missing)} weights are missing, {missing[0]} among them. "
+            "Use a complete causal language model"
+        )
+    return model
+
+
+def load_weights(model: Any, folder: Any) -> None:
+    """Load the weights of a folder that `model.save_pretrained` wrote.
+
+    transformers reads them, because it may save weights under names that differ from the model's own (mixtures of
+    experts).
+
+    Raises:
+        UserError: the weights do not match the model.
+    """
+    try:
+        loaded, report = type(model).from_pretrained(
+            folder, config=model.config, dtype=model.dtype, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: the weights do not match the model ({reason(error)})") from None
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing or unexpected:
+        differing = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
+        raise UserError(f"{folder}: the weights do not match the model ({differing})")
+    model.load_state_dict(loaded.state_dict())
+
+
+def require_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
+    """Reject a tokenizer whose ids exceed the `rows` rows of the model's embedding.
+
+    Control tokens are allowed beyond the embedding if the chat template does not use them (an added padding token, for
+    example), because the model never reads them.
+
+    Raises:
+        UserError: a token that the model may read has no row.
+    """
+    used = f"{tokenizer.chat_template} {tokenizer.eos_token} {tokenizer.bos_token}"
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    outside = [
+        token
+        for token, index in tokenizer.get_vocab().items()
+        if index >= rows and (index not in special or token in used)
+    ]
+    if outside:
+        raise UserError(
+            f"policy.model={name}: its tokenizer has {len(outside):,} tokens ({min(outside)!r:.40} is one) beyond the "
+            f"{rows:,} rows of its embedding. Use the tokenizer that the model was trained with"
+        )
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Reject absurd sizes and quantized weights before the configuration or the model is built."""
+    for key, value in _numbers(settings):
+        for pattern, largest in _LARGEST:
+            if pattern.search(key):
+                if not -largest <= value <= largest:
+                    raise UserError(
+                        f"config.json: {key} is out of range: expected at most {largest:,}, got {value:.6g}. "
+                        "Use another model"
+                    )
+                break
+    if settings.get("quantization_config") is not None:
+        raise UserError("quantized weights cannot be trained. Use the unquantized model")
+
+
+def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, value
+
+
+def reason(error: BaseException) -> str:
+    """Return why transformers could not build a model, in one line."""
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+        return f"the model needs its own Python code, which is never executed. {_OTHER}"
+    if isinstance(error, ValueError) and "scaled_dot_product_attention" in str(error):
+        kind = str(error).partition(" ")[0]
+        return f"{kind} needs a special kind of attention (sinks, soft caps, biases), which is not supported. {_OTHER}"
+    return f"{' '.join(str(error).split())[:300]}" or type(error).__name__

@@ -1,0 +1,143 @@
+"""A model from somewhere else: its code never runs, and what is missing or absurd in it is one line."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
+
+from empg.policy.load import load_policy
+from empg.policy.model import Policy
+from empg.policy.source import load_config, load_tokenizer, require_vocabulary
+from empg.recipe import PolicySection, parse_recipe
+from empg.run.doctor import check
+
+
+def at(folder: Path) -> PolicySection:
+    return PolicySection(model=str(folder), device="cpu")
+
+
+def failures(folder: Path) -> list[str]:
+    """What the doctor finds wrong with the model in a folder."""
+    recipe = parse_recipe(
+        {
+            "policy": {"model": str(folder), "device": "cpu"},
+            "environment": {"options": {"rooms": "small"}},
+            "rollout": {"max_episode_tokens": 512},
+        }
+    )
+    return [f.text for f in check(recipe) if f.level == "fail" and str(folder) in f.text]
+
+
+def change(file: Path, **settings: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("config.json", {"model_type": "mine", "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}}),
+        ("config.json", {"model_type": "mamba2x", "auto_map": {"AutoConfig": "mine.C"}}),
+        ("tokenizer_config.json", {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.T", None]}}),
+    ],
+)
+def test_code_that_a_model_brings_is_never_run_and_never_asked_about(
+    policy: Policy, tmp_path: Path, file: str, settings: dict[str, Any]
+) -> None:
+    policy.save(tmp_path)
+    change(tmp_path / file, **settings)
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\nM = T = C\n")
+    said = []
+    try:  # a tokenizer that transformers has itself may still be usable
+        load_policy(at(tmp_path))
+    except ValueError as error:
+        said.append(str(error))
+    if file == "config.json":
+        assert "needs its own Python code, which is never executed" in said[0]
+        assert failures(tmp_path)
+    assert all("\n" not in line for line in [*said, *failures(tmp_path)])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 10**9), ("vocab_size", 10**15), ("hidden_size", 10**12), ("head_dim", 10**10),
+        ("num_attention_heads", 10**9), ("intermediate_size", -(10**12)), ("num_hidden_layers", 1e12),
+    ],
+)  # fmt: skip
+def test_absurd_sizes_are_refused_at_once(policy: Policy, tmp_path: Path, key: str, value: float) -> None:
+    policy.save(tmp_path)
+    change(tmp_path / "config.json", **{key: value})
+    began = time.process_time()
+    with pytest.raises(ValueError, match=rf"config\.json: {key} is out of range: expected at most .*, got"):
+        load_config(str(tmp_path), local=True)
+    assert any(key in text for text in failures(tmp_path))
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_attention_heads", 0), ("hidden_size", 33), ("vocab_size", -5), ("hidden_size", "many")]
+)
+def test_impossible_sizes_are_one_line(policy: Policy, tmp_path: Path, key: str, value: object) -> None:
+    policy.save(tmp_path)
+    change(tmp_path / "config.json", **{key: value})
+    with pytest.raises(ValueError, match=r"^policy\.model=") as caught:
+        load_policy(at(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert all("\n" not in text for text in failures(tmp_path))
+
+
+def test_quantized_weights_are_refused(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    change(tmp_path / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ValueError, match="quantized weights cannot be trained"):
+        load_policy(at(tmp_path))
+
+
+def test_a_missing_output_layer_is_not_filled_with_noise(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    load_policy(at(tmp_path))  # it is the embedding
+    change(tmp_path / "config.json", tie_word_embeddings=False)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" not in weights
+    with pytest.raises(ValueError, match=r"1 weights are missing, lm_head\.weight among them"):
+        load_policy(at(tmp_path))
+    save_file({**weights, "lm_head.weight": weights["model.embed_tokens.weight"] + 0}, tmp_path / "model.safetensors")
+    load_policy(at(tmp_path))
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused_before_the_run(policy: Policy, tmp_path: Path) -> None:
+    policy.tokenizer.add_tokens(["brandnew"])
+    policy.save(tmp_path)
+    said = r"its tokenizer has 1 tokens \('brandnew' is one\) beyond the \d+ rows of its embedding"
+    with pytest.raises(ValueError, match=said):
+        load_policy(at(tmp_path))
+    assert any("beyond the" in text for text in failures(tmp_path))
+
+
+def test_a_control_token_beyond_the_embedding_that_nothing_writes_does_no_harm(policy: Policy) -> None:
+    rows = len(policy.tokenizer)
+    policy.tokenizer.add_tokens([AddedToken("[PAD]", special=True)], special_tokens=True)
+    require_vocabulary(policy.tokenizer, rows, "m")
+    policy.tokenizer.chat_template += "{{ '[PAD]' }}"
+    with pytest.raises(ValueError, match="beyond the"):
+        require_vocabulary(policy.tokenizer, rows, "m")
+
+
+def test_every_end_of_the_model_s_configurations_is_known(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    change(tmp_path / "config.json", eos_token_id=7)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 5]}))
+    assert load_policy(at(tmp_path)).ends == [3, 5, 7]
+
+
+def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^policy\.model=") as caught:
+        load_tokenizer(str(tmp_path), local=True)
+    assert "\n" not in str(caught.value)
