@@ -84,8 +84,8 @@ def test_a_package_brings_a_fourth_environment(place: Path) -> None:
     assert "alfworld, webshop, deepsearch, lamproom" in empg(place, "play", "--help").stdout
     played = empg(place, "play", "lamproom", "presses=1", "--split", "night", "--task", "1", said="press 3\n").stdout
     assert played.startswith("night, task 1 (press), 4 steps.")
-    assert played.endswith("won after 1 step\n")
-    assert "won after" in empg(place, "play", "lamproom", "--task", "1", "--expert").stdout
+    assert played.endswith("solved after 1 step\n")
+    assert "solved after" in empg(place, "play", "lamproom", "--task", "1", "--expert").stdout
     wrong = empg(place, "play", "lamproom", "presss=1", code=1).stderr
     assert wrong == "empg: unknown key 'presss'; did you mean 'presses'?\n"
     checked = empg(place, "doctor", "lamps.yaml").stdout
