@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from empg.credit import ADVANTAGES
 from empg.recipe import Recipe, RecipeError, dump_recipe, load_recipe, parse_recipe
 from empg.validation import valid_keys
 from tests import ROOT
@@ -34,7 +35,7 @@ def write(tmp_path: Path):
         ("optimizer: {lr: fast}", "optimizer.lr: Input should be a valid number"),
         ("credit: {empg: {zeta: .inf}}", "credit.empg.zeta: Input should be a finite number"),
         ("loss: {entropy_coef: .nan}", "loss.entropy_coef: Input should be a finite number"),
-        ("credit: {advantage: grop}", "credit.advantage: expected one of dr_grpo, grpo, reinforce, rloo, got 'grop'"),
+        ("credit: {advantage: grop}", f"credit.advantage: expected one of {', '.join(ADVANTAGES)}, got 'grop'"),
         ("credit: {advantage: grop}", ". Did you mean 'grpo'?"),
         ("environment: alfworld", "environment: Input should be a valid dictionary"),
         ("{workers: 3, rollout: {groups: 16}}", "rollout.groups (16) must be a multiple of workers (3)"),

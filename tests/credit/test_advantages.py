@@ -51,8 +51,9 @@ class TestTable:
         page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
         assert re.search(rf"^\| [^|]+ \| `{name}` \|", page, re.MULTILINE)
 
-    def test_reinforce_alone_accepts_groups_of_one_episode(self) -> None:
-        assert [name for name, entry in ADVANTAGES.items() if not entry.compares_within_group] == ["reinforce"]
+    def test_groups_of_one_episode_are_for_reinforce(self) -> None:
+        assert not ADVANTAGES["reinforce"].compares_within_group
+        assert all(ADVANTAGES[name].compares_within_group for name in ("rloo", "grpo", "dr_grpo"))
 
 
 class TestContract:

@@ -146,7 +146,7 @@ class TestRefused:
                 [1.0, 0.0],
                 [0, 0],
                 {"method": "gae"},
-                "^method: expected one of dr_grpo, grpo, reinforce, rloo, got 'gae'",
+                f"^method: expected one of {', '.join(ADVANTAGES)}, got 'gae'",
             ),
             ([1.0, 0.0], [0, 0], {"weighting": "token"}, "^weighting: expected episode or step, got 'token'"),
             ([1.0, 0.0], [0, 0], {"weighting": "step"}, "^num_steps: "),

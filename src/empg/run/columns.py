@@ -1,4 +1,4 @@
-"""What an iteration leaves behind: one row per turn for the Parquet file, and the numbers of the metrics record."""
+"""The results of an iteration: one row per turn for the Parquet file, and the numbers of the metrics record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Columns = dict[str, list[Any]]
 
 
 def turn_columns(iteration: int, assigned: Assigned) -> Columns:
-    """One row per turn, in time order, with everything that its credit was made of; None where a step did not count."""
+    """Return one row per turn, in time order, with all terms of its credit; None for a step that is not counted."""
     counted = assigned.counted.tolist()
     values: dict[str, list[Any]] = {}
     if assigned.credit is not None:
@@ -76,7 +76,7 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
 
 
 def join_columns(shares: Sequence[Columns]) -> Columns:
-    """The rows of all workers, one after the other, with episodes numbered through."""
+    """Concatenate the rows of all workers and number their episodes consecutively."""
     joined: Columns = {}
     episodes = 0
     for share in shares:
@@ -91,7 +91,7 @@ def join_columns(shares: Sequence[Columns]) -> Columns:
 
 
 def episode_rows(episodes: Sequence[Episode]) -> list[EpisodeRow]:
-    """One row per episode: what an evaluation keeps, and what the rollout's numbers are made of."""
+    """Return one row per episode, for the file of an evaluation and for the numbers of a rollout."""
     return [
         {
             "task_id": e.task_id,
@@ -112,7 +112,7 @@ def episode_rows(episodes: Sequence[Episode]) -> list[EpisodeRow]:
 
 
 def rollout_numbers(rows: Sequence[EpisodeRow]) -> RolloutNumbers:
-    """How the episodes of an iteration went."""
+    """Return the numbers of the rollout of an iteration."""
     played = [r for r in rows if r["end"] != EndReason.ENV_ERROR.value]
     turns = sum(r["turns"] for r in played)
     ends = Counter(r["end"] for r in rows)
@@ -136,7 +136,7 @@ def rollout_numbers(rows: Sequence[EpisodeRow]) -> RolloutNumbers:
 
 
 def credit_numbers(columns: Columns) -> CreditNumbers:
-    """The gauges of the method: step entropy (nats) and the spread of what was made of it."""
+    """Return the gauges of the method: step entropy (nats) and the spread of the credit."""
     numbers: CreditNumbers = {}
     entropy = _present(columns.get("entropy"))
     if len(entropy):

@@ -1,4 +1,4 @@
-"""The run as it is written down: metrics, episodes, TensorBoard, the live display. Only the first worker writes."""
+"""The logger of a run: metrics, episodes, TensorBoard, live display. Only the first worker writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Done = Callable[[int], None]
 
 
 class RunLogger:
-    """Collects what the workers did and writes it; on every worker but the first it only collects."""
+    """Gathers the results of all workers and writes them; on any worker but the first it only gathers."""
 
     def __init__(self, folder: RunFolder, recipe: Recipe, workers: Workers) -> None:
         self.folder, self.recipe, self.workers = folder, recipe, workers
@@ -55,7 +55,7 @@ class RunLogger:
             self._board.close()
 
     def begin(self, command: str) -> None:
-        """The first record: what made this run."""
+        """Write the first record of a run."""
         record: RunRecord = {
             "kind": "run",
             "version": empg.__version__,
@@ -67,18 +67,18 @@ class RunLogger:
         self._write(record)
 
     def rewind(self, iteration: int) -> None:
-        """Forget what was written after `iteration` iterations; -1 forgets the first evaluation too."""
+        """Remove what was written after `iteration` iterations; -1 also removes the first evaluation."""
         if self.workers.first:
             self.folder.truncate_metrics(iteration)
         self.workers.barrier()
 
     def say(self, line: str) -> None:
-        """A line for the person."""
+        """Print a line."""
         if self.progress is not None:
             self.progress.say(line)
 
     def stage(self, name: str, total: int | None = None) -> Done | None:
-        """Begin a stage of work; the returned function takes the count of what is done."""
+        """Begin a stage of work; the returned function takes the number of finished items."""
         if self.progress is None:
             return None
         self.progress.stage(name, total)
@@ -93,7 +93,7 @@ class RunLogger:
         return self.stage(f"evaluate {split} ({decoding})", -(-self.recipe.evaluation.episodes // self.workers.size))
 
     def warm_start(self, record: WarmStartRecord) -> None:
-        """One step of the warm start."""
+        """Write the record of one step of the warm start."""
         self._write(record)
 
     def iteration(
@@ -104,7 +104,10 @@ class RunLogger:
         stats: UpdateStats,
         clock: tuple[float, float, float, float],
     ) -> None:
-        """Everything about one iteration, from all workers; `clock`: began, rolled out, credited, updated (seconds)."""
+        """Write everything about one iteration, from all workers.
+
+        `clock` is the time in seconds at its start, after the rollout, after the credit and after the update.
+        """
         shares = self.workers.gather(
             (
                 turn_columns(iteration, assigned),
@@ -140,13 +143,13 @@ class RunLogger:
         self._write(record)
 
     def evaluation(self, record: EvalRecord, rows: list[EpisodeRow]) -> None:
-        """A panel was played."""
+        """Write the record and the episodes of an evaluation."""
         if self.workers.first:
             self.folder.write_evaluation(record, rows)
             self._write(record)
 
     def finish(self) -> None:
-        """The run is over: draw the report and say where it is."""
+        """Write the report and print where it is."""
         if self.progress is not None:
             from empg.report.page import build_page
 
