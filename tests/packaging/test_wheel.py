@@ -6,11 +6,11 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .conftest import ROOT, run
-
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 SMALL = [
@@ -40,17 +40,18 @@ def test_it_holds_the_package_and_the_recipes(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"empg", f"{wheel.name.split('-py3')[0]}.dist-info"}
 
 
-def test_the_method_needs_torch_alone(wheel: Path, install: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_method_needs_torch_alone(wheel: Path, install: Callable[..., Path], run: Any, tmp_path: Path) -> None:
     programs = install(str(wheel))
     [block] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert run([programs / "python", "-c", block], tmp_path) == "torch.Size([2, 10])\n"
-    listed = run([programs / "python", "-c", "import numpy"], tmp_path, accept=1)
-    assert "No module named 'numpy'" in listed
-    line = run([programs / "empg", "train", "demo"], tmp_path, accept=1)
+    assert "No module named 'numpy'" in run([programs / "python", "-c", "import numpy"], tmp_path, code=1)
+    line = run([programs / "empg", "train", "demo"], tmp_path, code=1)
     assert line == "empg needs the extra 'train': pip install \"empg[train]\"\n"
 
 
-def test_everything_trains_away_from_the_repository(wheel: Path, install: Callable[..., Path], tmp_path: Path) -> None:
+def test_everything_trains_away_from_the_repository(
+    wheel: Path, install: Callable[..., Path], run: Any, tmp_path: Path
+) -> None:
     programs = install(f"empg[all] @ {wheel.as_uri()}")
     script = "from pathlib import Path; import empg; print(Path(empg.__file__).parent / 'recipes' / 'demo.yaml')"
     recipe = run([programs / "python", "-c", script], tmp_path).strip()
