@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 UNREACHABLE = ("NewConnectionError", "Failed to fetch", "dns error", "ConnectTimeout", "operation timed out")
 
 
-def run(command: list[str | Path], folder: Path, accept: int = 0) -> str:
+def run(command: Sequence[str | Path], folder: Path, accept: int = 0) -> str:
     """Run a command without this checkout on Python's path; returns what it printed, on standard error if it failed."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
@@ -47,7 +47,7 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         venv.create(folder, with_pip=True)
         python = folder / "bin" / "python"
         torch = metadata.version("torch").split("+")[0]
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         run([*pip, f"torch=={torch}"], folder)
         run([sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *requirements], folder)
         return folder / "bin"

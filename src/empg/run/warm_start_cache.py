@@ -85,7 +85,7 @@ def _recorded(recipe: Recipe) -> list[str]:
 
 
 def _brought(recipe: Recipe) -> list[str]:
-    """A digest of the code of another package's environment: a changed expert makes another warm start there as well."""
+    """A digest of the code of another package's environment: a changed expert makes another warm start there too."""
     top = recipe.environment.spec.module.partition(".")[0]
     if top in ("", "empg"):
         return []
