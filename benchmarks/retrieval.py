@@ -47,7 +47,7 @@ def make_corpus(size: int, queries: int) -> tuple[list[Document], list[str]]:
     vocabulary = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(3, 9))) for _ in range(30_000)]
     frequency = 1 / np.arange(1, len(vocabulary) + 1)
     drawn = numbers.choice(len(vocabulary), size=(size, 60), p=frequency / frequency.sum())
-    documents = []
+    documents: list[Document] = []
     for row in drawn:
         words = [vocabulary[word] for word in row[: rng.randint(20, 60)]]
         documents.append(Document(str(len(documents)), " ".join(words[:3]), " ".join(words[3:])))

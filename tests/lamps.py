@@ -43,12 +43,14 @@ class Lamps(TextEnvironment):
     def task_id(self, index: int) -> str:
         return f"{index}-{self.fates[index]}"
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+    def reset(  # type: ignore[override]  # as in TextEnvironment
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
         self.task, self.turns, self.pressed = (options or {})["task"], 0, 0
         self._meet_fate()
         return self._observation(), self._info(won=False, valid=True)
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
         self.turns += 1
         self._meet_fate()
         kind, count = self._fate()

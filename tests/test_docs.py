@@ -303,7 +303,7 @@ def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path) -> None:
         install(tmp_path, "hotcold", {"hotcold/__init__.py": code}, {id_: place})
         parsed = parse_recipe(yaml.safe_load(recipe))
         assert parsed.evaluation.splits == ["valid"]
-        environment = parsed.environment.make("valid")
+        environment: Any = parsed.environment.make("valid")  # its class is in the page
         for task in range(environment.num_tasks):
             observation, info = environment.reset(options={"task": task})
             expert, over = environment.expert(), False

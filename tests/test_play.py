@@ -110,7 +110,7 @@ class TestWorld:
             open_environment(name, "train", options)
 
     def test_a_world_of_numbers_is_refused(self) -> None:
-        gymnasium.register("empg-test/Numbers-v0", entry_point=lambda split: gymnasium.Env())
+        gymnasium.register("empg-test/Numbers-v0", entry_point=lambda **_: gymnasium.Env())
         with pytest.raises(ValueError, match="is not a text environment"):
             open_environment("empg-test/Numbers-v0", "train")
 

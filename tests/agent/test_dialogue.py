@@ -32,7 +32,7 @@ def chat(policy: Policy) -> ChatFormat:
 
 
 def dialogue(chat: ChatFormat, **choices: object) -> Dialogue:
-    return Agent(find("alfworld").prompt, AgentSection(**choices), chat).dialogue()  # type: ignore[arg-type]
+    return Agent(find("alfworld").prompt, AgentSection(**choices), chat).dialogue()
 
 
 def play(talk: Dialogue, chat: ChatFormat, observations: list[str]) -> list[str]:
@@ -198,7 +198,7 @@ def test_observations_except_the_first_are_limited_in_tokens_but_not_the_task(ch
 
 
 def searches(chat: ChatFormat, **choices: object) -> Agent:
-    return Agent(find("deepsearch").prompt, AgentSection(form="search_r1", **choices), chat)  # type: ignore[arg-type]
+    return Agent(find("deepsearch").prompt, AgentSection(form="search_r1", **choices), chat)
 
 
 QUESTION: Info = {**INFO, "task": "Who made the mug?", "valid": True}
@@ -294,7 +294,7 @@ def test_search_r1_turns_are_written_and_read_in_its_form(chat: ChatFormat) -> N
 
 def test_instructions_are_those_of_the_form_or_of_the_recipe(chat: ChatFormat) -> None:
     def opening(**choices: object) -> str:
-        talk = Agent(find("deepsearch").prompt, AgentSection(prompt="instruct", **choices), chat).dialogue()  # type: ignore[arg-type]
+        talk = Agent(find("deepsearch").prompt, AgentSection(prompt="instruct", **choices), chat).dialogue()
         return str(chat.tokenizer.decode(talk.read("Who?", QUESTION).ids))
 
     assert "<action>search[The Salt Road]</action>" in opening()

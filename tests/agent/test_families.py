@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +25,7 @@ INFO: Info = {
 
 
 def agent(chat: ChatFormat, **choices: object) -> Agent:
-    return Agent(find("alfworld").prompt, AgentSection(**choices), chat)  # type: ignore[arg-type]
+    return Agent(find("alfworld").prompt, AgentSection(**choices), chat)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -41,7 +42,7 @@ def test_the_ids_of_a_conversation_are_those_of_the_template(name: str, kind: st
     for answer in ("You take the mug 1.", "You look."):
         ids += chat.reply(said, system) + chat.later(answer, closed=True, system=system)
         messages += [{"role": "assistant", "content": said}, {"role": "user", "content": answer}]
-    wanted = made.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    wanted: Any = made.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert made.decode(ids) == made.decode(wanted)
     assert ids == wanted
 
@@ -134,7 +135,7 @@ def test_the_date_of_a_template_is_the_run_s(name: str, shown: str) -> None:
 
 def test_every_id_that_ends_a_turn_stops_it() -> None:
     made = tokenizer(FAMILIES["llama3"])
-    message, text = made.convert_tokens_to_ids(["<|eom_id|>", "<|begin_of_text|>"])
+    message, text = (cast("int", made.convert_tokens_to_ids(token)) for token in ("<|eom_id|>", "<|begin_of_text|>"))
     chat = ChatFormat(made, ends=[message, text])
     assert chat.stop_ids == sorted({message, text, chat.end_of_turn, made.eos_token_id})
     talk = agent(chat).dialogue()

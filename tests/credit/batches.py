@@ -6,14 +6,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from empg.credit import Reduce, StepTable
+from empg.credit import Reduce, ReduceOp, StepTable
 from tests.credit.reference import Entropies
 
+Result = TypeVar("Result")
 GARBAGE = float("nan")  # the value at padding and observations: any use of it is visible
 
 
@@ -71,17 +73,17 @@ constants = st.fixed_dictionaries(
 )
 
 
-def on_workers(workers: int, work: Callable[[int, Reduce], object]) -> list[object]:
+def on_workers(workers: int, work: Callable[[int, Reduce], Result]) -> list[Result]:
     """Run `work(rank, reduce)` on threads that meet at every reduction; one that skips any breaks the barrier."""
     barrier = threading.Barrier(workers)
     parts: list[Tensor] = [torch.empty(0)] * workers
 
-    def run(rank: int) -> object:
-        def reduce(local: Tensor, op: str) -> Tensor:
+    def run(rank: int) -> Result:
+        def reduce(local: Tensor, op: ReduceOp) -> Tensor:
             parts[rank] = local
             barrier.wait(timeout=10)
             every = torch.stack(parts)
-            everywhere = {"min": every.amin, "max": every.amax, "sum": every.sum}[op](0)
+            everywhere = {"min": every.amin(0), "max": every.amax(0), "sum": every.sum(0)}[op]
             barrier.wait(timeout=10)
             return everywhere
 

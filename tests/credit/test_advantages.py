@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def inputs(**changes: object) -> AdvantageInputs:
     return AdvantageInputs(**{**fields, **changes})
 
 
-def estimator(estimate: object, compares_within_group: bool = False) -> AdvantageEstimator:
+def estimator(estimate: Callable[[AdvantageInputs], Tensor], compares_within_group: bool = False) -> AdvantageEstimator:
     return AdvantageEstimator(name="mine", summary="", compares_within_group=compares_within_group, estimate=estimate)
 
 
@@ -43,6 +44,7 @@ class TestTable:
         text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
         definition = importlib.import_module(f"empg.credit.advantages.{name}").__doc__
         assert len(text.splitlines()) <= 50
+        assert definition is not None
         assert re.search(r"^    A\(i\) = ", definition, re.MULTILINE)
         assert re.search(r"arXiv \d{4}\.\d{5}|, \d{4}\.$", definition)
 

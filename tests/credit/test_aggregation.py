@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.credit import aggregate, token_weights
+from empg.credit import Aggregation, aggregate, token_weights
 from tests.credit import reference
 
-MODES = ["token_mean", "episode_mean", "constant"]
+MODES: list[Aggregation] = ["token_mean", "episode_mean", "constant"]
 Tokens = list[tuple[int, float]]
 tokens_of_episodes = st.lists(st.tuples(st.integers(-3, 3), st.integers(-64, 64).map(lambda n: n / 16)), min_size=1)
 
@@ -24,7 +26,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @given(tokens_of_episodes)
-def test_equals_the_naive_loop(mode: str, tokens: Tokens) -> None:
+def test_equals_the_naive_loop(mode: Aggregation, tokens: Tokens) -> None:
     episode, losses = zip(*tokens, strict=True)
     mine = aggregate(torch.tensor(losses), torch.tensor(episode), mode, constant=6.0)
     expected = reference.aggregate(list(losses), list(episode), mode, constant=6.0)
@@ -33,18 +35,18 @@ def test_equals_the_naive_loop(mode: str, tokens: Tokens) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @given(tokens_of_episodes)
-def test_workers_add_up_when_counts_are_global(mode: str, tokens: Tokens) -> None:
+def test_workers_add_up_when_counts_are_global(mode: Aggregation, tokens: Tokens) -> None:
     episode, losses = torch.tensor([i for i, _ in tokens]), torch.tensor([loss for _, loss in tokens])
-    counts = {"num_episodes": len(episode.unique()), "num_tokens": len(episode), "constant": 6.0}
+    counts: dict[str, Any] = {"num_episodes": len(episode.unique()), "num_tokens": len(episode), "constant": 6.0}
     shares = [episode % 2 == 0, episode % 2 == 1]  # whole episodes to each worker, perhaps none
-    split = sum(aggregate(losses[share], episode[share], mode, **counts) for share in shares)
+    split = sum((aggregate(losses[share], episode[share], mode, **counts) for share in shares), torch.tensor(0.0))
     whole = aggregate(losses, episode, mode, constant=6.0)
     torch.testing.assert_close(split, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["token_mean", "episode_mean"])
 @given(tokens_of_episodes)
-def test_weights_sum_to_one(mode: str, tokens: Tokens) -> None:
+def test_weights_sum_to_one(mode: Aggregation, tokens: Tokens) -> None:
     weights = token_weights(torch.tensor([i for i, _ in tokens]), mode)
     assert weights.sum().item() == pytest.approx(1, rel=1e-5)
     assert weights.dtype == torch.float32
@@ -57,7 +59,7 @@ def test_the_gradient_flows_through_the_loss() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_no_tokens(mode: str) -> None:
+def test_no_tokens(mode: Aggregation) -> None:
     assert token_weights(torch.zeros(0, dtype=torch.long), mode, constant=1.0).shape == (0,)
 
 
@@ -78,7 +80,7 @@ def test_no_tokens(mode: str) -> None:
 )
 def test_bad_input(episode: torch.Tensor, mode: str, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        token_weights(episode, mode, **options)
+        token_weights(episode, mode, **options)  # type: ignore[arg-type]  # "mean" on purpose
 
 
 def test_losses_and_episodes_of_different_length() -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from empg.credit import (
     MAX_EXPONENT,
+    KLEstimator,
     LossConfig,
     LossStats,
+    Reduce,
     clipped_surrogate,
     kl_divergence,
     outcome_advantages,
@@ -63,10 +65,12 @@ class TestClippedSurrogate:
         st.sampled_from([0.2, 0.28]),
         st.sampled_from([None, 1.5, 3.0]),
     )
-    def test_equals_the_reference(self, tokens: list, low: float, high: float, dual: float | None) -> None:
+    def test_equals_the_reference(
+        self, tokens: list[tuple[float, float, float]], low: float, high: float, dual: float | None
+    ) -> None:
         logprobs, old, advantages = torch.tensor(tokens).T
         out = clipped_surrogate(logprobs, old, advantages, clip_low=low, clip_high=high, dual_clip=dual)
-        expected = [reference.surrogate(*token, low, high, dual) for token in tokens]
+        expected = [reference.surrogate(*token, low=low, high=high, dual=dual) for token in tokens]
         np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
     def test_on_policy_its_gradient_is_that_of_reinforce(self) -> None:
@@ -80,6 +84,7 @@ class TestClippedSurrogate:
         loss = clipped_surrogate(logprobs, torch.tensor([-1e6]), torch.tensor([advantage]))
         loss.sum().backward()
         assert loss.isfinite().all()
+        assert logprobs.grad is not None
         assert logprobs.grad.item() == 0
         assert abs(loss.item()) <= math.exp(MAX_EXPONENT) * 1.001
 
@@ -92,7 +97,7 @@ class TestKL:
         assert kl_divergence(logprobs, ref, "k3").item() == pytest.approx(0.5 - 1 + math.log(2))
 
     @pytest.mark.parametrize("estimator", ["k1", "k3"])
-    def test_k1_and_k3_are_unbiased(self, estimator: str) -> None:
+    def test_k1_and_k3_are_unbiased(self, estimator: KLEstimator) -> None:
         p, q = torch.tensor([0.1, 0.2, 0.7]).double(), torch.tensor([0.3, 0.3, 0.4]).double()
         expected = (p * (p.log() - q.log())).sum()
         torch.testing.assert_close((p * kl_divergence(p.log(), q.log(), estimator)).sum(), expected)
@@ -100,13 +105,14 @@ class TestKL:
     def test_expected_gradients(self) -> None:
         logits, q = torch.tensor([0.1, -0.4, 0.9], dtype=torch.double), torch.tensor([0.3, 0.3, 0.4]).double()
 
-        def gradient(estimate: str | None) -> Tensor:
+        def gradient(estimate: KLEstimator | None) -> Tensor:
             leaf = logits.clone().requires_grad_()
             logp = leaf.log_softmax(0)
             if estimate is None:
                 (logp.exp() * (logp - q.log())).sum().backward()
             else:
                 (logp.exp().detach() * kl_divergence(logp, q.log(), estimate)).sum().backward()
+            assert leaf.grad is not None
             return leaf.grad
 
         torch.testing.assert_close(gradient("k1"), torch.zeros(3).double())
@@ -114,13 +120,13 @@ class TestKL:
 
     @pytest.mark.parametrize("estimator", ["k2", "k3"])
     @given(st.lists(st.tuples(st.floats(-50, 0), st.floats(-50, 0)), min_size=1, max_size=8))
-    def test_never_negative(self, estimator: str, tokens: list[tuple[float, float]]) -> None:
+    def test_never_negative(self, estimator: KLEstimator, tokens: list[tuple[float, float]]) -> None:
         logprobs, ref = torch.tensor(tokens).T
         assert (kl_divergence(logprobs, ref, estimator) >= 0).all()
 
     def test_unknown_estimator(self) -> None:
         with pytest.raises(ValueError, match=r"^estimator: expected k1, k2 or k3, got 'k4'"):
-            kl_divergence(torch.zeros(1), torch.zeros(1), "k4")
+            kl_divergence(torch.zeros(1), torch.zeros(1), "k4")  # type: ignore[arg-type]
 
 
 class TestPolicyLoss:
@@ -153,6 +159,7 @@ class TestPolicyLoss:
             entropies=entropies,
         )
         loss.backward()
+        assert logits.grad is not None
         after = (logits - 0.1 * logits.grad).detach().log_softmax(-1)
         assert -(after.exp() * after).sum() > entropies.sum()
 
@@ -192,6 +199,8 @@ class TestPolicyLoss:
                 loss, new = policy_loss(*inputs, ref_logprobs=ref[part])
                 loss.backward()
                 stats = new if stats is None else stats + new
+            assert logprobs.grad is not None
+            assert stats is not None
             return logprobs.grad, stats
 
         gradient, stats = update([torch.arange(100)])
@@ -202,7 +211,7 @@ class TestPolicyLoss:
     def test_statistics_over_workers(self) -> None:
         parts = [ratios(1.0, 2.0), ratios(0.5), ratios()]
 
-        def work(rank: int, reduce: object) -> dict[str, float]:
+        def work(rank: int, reduce: Reduce) -> dict[str, float]:
             logprobs, old = parts[rank]
             ones = torch.ones_like(old)
             return policy_loss(logprobs, old, ones, ones, LossConfig())[1].over_workers(reduce).metrics()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from empg.credit import EMPGConfig, StepTable, modulate, modulate_advantages, to
 from tests.credit import reference
 from tests.credit.batches import Batch, batches, constants
 
-CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
 
 
 def table(
@@ -45,7 +46,7 @@ class TestEquations:
         torch.testing.assert_close(credit.advantage, modulated - modulated.mean())
 
     @given(batches(), constants)
-    def test_every_intermediate_equals_the_reference(self, batch: Batch, constants: dict[str, float]) -> None:
+    def test_every_intermediate_equals_the_reference(self, batch: Batch, constants: dict[str, Any]) -> None:
         credit = modulate(batch.table(), EMPGConfig(**constants))
         expected = reference.empg(batch.advantages, batch.entropies, **constants)
         np.testing.assert_allclose(batch.table().entropy, expected.entropy, rtol=1e-6)
@@ -83,7 +84,7 @@ class TestEquations:
         np.testing.assert_allclose(credit.advantage, expected.final, **CLOSE)
 
     @given(batches(), constants)
-    def test_each_token_carries_the_advantage_of_its_step(self, batch: Batch, constants: dict[str, float]) -> None:
+    def test_each_token_carries_the_advantage_of_its_step(self, batch: Batch, constants: dict[str, Any]) -> None:
         advantages, entropies, step_ids = batch.tensors()
         tokens = modulate_advantages(advantages, entropies, step_ids, **constants)
         expected = iter(reference.empg(batch.advantages, batch.entropies, **constants).final)
@@ -103,12 +104,12 @@ class TestEquations:
 
 class TestProperties:
     @given(batches(), constants)
-    def test_scaling_has_mean_one(self, batch: Batch, constants: dict[str, float]) -> None:
+    def test_scaling_has_mean_one(self, batch: Batch, constants: dict[str, Any]) -> None:
         scale = modulate(batch.table(), EMPGConfig(**constants)).scale
         assert scale.double().mean().item() == pytest.approx(1, abs=1e-6)
 
     @given(batches(), constants)
-    def test_final_advantage_has_mean_zero(self, batch: Batch, constants: dict[str, float]) -> None:
+    def test_final_advantage_has_mean_zero(self, batch: Batch, constants: dict[str, Any]) -> None:
         credit = modulate(batch.table(), EMPGConfig(**constants))
         assert credit.advantage.double().mean().item() == pytest.approx(0, abs=2e-6)
 

@@ -79,7 +79,7 @@ def test_step_weighting_counts_an_episode_once_per_step(method: str, batch: Grou
 @pytest.mark.parametrize("method", METHODS)
 @given(grouped_rewards(), st.data())
 def test_the_order_of_the_episodes_does_not_matter(
-    method: str, weighting: str, batch: Groups, data: st.DataObject
+    method: str, weighting: Weighting, batch: Groups, data: st.DataObject
 ) -> None:
     rewards, groups = (torch.tensor(column) for column in batch)
     num_steps = torch.tensor([data.draw(st.integers(1, 6)) for _ in rewards])

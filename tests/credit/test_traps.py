@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from empg.credit import (
     EMPGConfig,
+    KLEstimator,
     LossConfig,
     StepTable,
     kl_divergence,
@@ -92,7 +94,7 @@ def test_the_next_step_is_never_taken_from_the_next_episode() -> None:
     ("constant", "changed"),
     [({"k": 2.0}, "scale"), ({"k_future": 2.0}, "clarity"), ({"zeta": 0.5}, "modulated"), ({"eps": 0.5}, "scale")],
 )
-def test_every_constant_reaches_its_term(constant: dict[str, float], changed: str) -> None:
+def test_every_constant_reaches_its_term(constant: dict[str, Any], changed: str) -> None:
     default, other = modulate(BATCH.table()), modulate(BATCH.table(), EMPGConfig(**constant))
     assert not torch.allclose(getattr(default, changed), getattr(other, changed))
     assert not torch.allclose(modulate_advantages(*BATCH.tensors()), modulate_advantages(*BATCH.tensors(), **constant))
@@ -135,11 +137,12 @@ def test_normalisation_is_over_the_batch_not_the_episode() -> None:
 
 @pytest.mark.parametrize("far", [-1e4, -90.0, 90.0, 1e4])
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
-def test_kl_does_not_overflow_to_nan(far: float, estimator: str) -> None:
+def test_kl_does_not_overflow_to_nan(far: float, estimator: KLEstimator) -> None:
     logprobs = torch.tensor([-1.0 - far], requires_grad=True)
     kl = kl_divergence(logprobs, torch.tensor([-1.0]), estimator)
     kl.sum().backward()
     assert kl.isfinite().all()
+    assert logprobs.grad is not None
     assert logprobs.grad.isfinite().all()
 
 
@@ -147,6 +150,7 @@ def test_kl_keeps_its_gradient_far_from_the_reference() -> None:
     # The exponent is bounded only on the side where it overflows: the other side keeps its gradient.
     logprobs = torch.tensor([-0.1], requires_grad=True)
     kl_divergence(logprobs, torch.tensor([-200.0]), "k3").sum().backward()
+    assert logprobs.grad is not None
     assert logprobs.grad.item() == pytest.approx(1)
 
 
@@ -157,6 +161,7 @@ def test_one_extreme_token_does_not_spoil_an_update() -> None:
     loss, stats = policy_loss(logprobs, old, -ones, ones, LossConfig(kl_coef=0.1), ref_logprobs=ref)
     loss.backward()
     assert loss.isfinite()
+    assert logprobs.grad is not None
     assert logprobs.grad.isfinite().all()
     assert all(math.isfinite(value) for value in stats.metrics().values())
 

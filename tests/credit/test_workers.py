@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.spawn import spawn
 
-from empg.credit import Reduce, distributed_reduce, modulate_advantages, outcome_advantages
+from empg.credit import Reduce, Weighting, distributed_reduce, modulate_advantages, outcome_advantages
 from tests.credit.batches import Batch, batches, constants, on_workers
 
 
 @settings(max_examples=40)
 @given(batches(max_episodes=8), constants, st.data())
-def test_four_workers_equal_one(batch: Batch, constants: dict[str, float], data: st.DataObject) -> None:
+def test_four_workers_equal_one(batch: Batch, constants: dict[str, Any], data: st.DataObject) -> None:
     advantages, entropies, step_ids = batch.tensors()
     whole = modulate_advantages(advantages, entropies, step_ids, **constants)
     owner = torch.tensor([data.draw(st.integers(0, 3)) for _ in batch.advantages])  # some workers may hold nothing
@@ -51,15 +53,16 @@ def test_workers_without_any_step_at_all() -> None:
 
 
 @pytest.mark.parametrize("weighting", ["episode", "step"])
-def test_the_batch_mean_of_reinforce_is_global(weighting: str) -> None:
+def test_the_batch_mean_of_reinforce_is_global(weighting: Weighting) -> None:
     rewards, groups, num_steps = torch.tensor([1.0, 0.0, 0.0, 0.5]), torch.zeros(4).long(), torch.tensor([1, 2, 3, 4])
     whole = outcome_advantages(rewards, groups, "reinforce", weighting=weighting, num_steps=num_steps)
     bounds = [0, 1, 1, 4]  # the second worker has no episode
 
     def work(rank: int, reduce: Reduce) -> torch.Tensor:
         mine = slice(bounds[rank], bounds[rank + 1])
-        counts = {"weighting": weighting, "num_steps": num_steps[mine]}
-        return outcome_advantages(rewards[mine], groups[mine], "reinforce", reduce=reduce, **counts)
+        return outcome_advantages(
+            rewards[mine], groups[mine], "reinforce", reduce=reduce, weighting=weighting, num_steps=num_steps[mine]
+        )
 
     torch.testing.assert_close(torch.cat(on_workers(3, work)), whole)
 
@@ -97,7 +100,7 @@ def test_real_processes_equal_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (world, port, inputs, str(tmp_path)), nprocs=world)
+    spawn(_process, (world, port, inputs, str(tmp_path)), nprocs=world)
     whole = modulate_advantages(*inputs)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     torch.testing.assert_close(parts[1], torch.cat([whole[1::world], whole[0::world]]))

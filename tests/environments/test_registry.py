@@ -103,7 +103,9 @@ class TestOtherPackages:
         environment = make("lamproom", "night", {"presses": 3}, 5)
         assert (environment.num_tasks, environment.max_steps, environment.task_id(2)) == (6, 5, "2-press:3")
         assert find("lamproom/LampRoom-v0") is find("lamproom")
-        assert gymnasium.make("lamproom/LampRoom-v0", split="night").unwrapped.num_tasks == 6
+        made = gymnasium.make("lamproom/LampRoom-v0", split="night").unwrapped
+        assert isinstance(made, TextEnvironment)
+        assert made.num_tasks == 6
 
     def test_a_recipe_takes_it_and_stores_its_options_and_panels(self, folder: Path) -> None:
         install_lamproom(folder)

@@ -66,8 +66,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(policy: Policy
         weights.write_bytes(content if damage == "flip" else content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=r"iter-000002.*model\.safetensors"):
         checkpoints.load("iter-000002", policy, None)
-    name, problems = checkpoints.newest_intact()
-    assert name == "iter-000001"
+    intact, problems = checkpoints.newest_intact()
+    assert intact == "iter-000001"
     assert "iter-000002" in problems[0]
     assert checkpoints.load("iter-000001", policy, None) == {"iteration": 1}
 

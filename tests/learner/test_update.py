@@ -220,7 +220,7 @@ def test_weight_decay_applies_to_matrices_only(policy: Policy) -> None:
 
 def test_schedules_by_hand() -> None:
     def rates(schedule: str, warmup: int) -> list[float]:
-        section = OptimizerSection(lr=1.0, schedule=schedule, warmup_iterations=warmup)  # type: ignore[arg-type]
+        section = OptimizerSection(lr=1.0, schedule=schedule, warmup_iterations=warmup)
         return [round(learning_rate(section, i, 4), 4) for i in range(4)]
 
     assert rates("constant", 0) == [1, 1, 1, 1]

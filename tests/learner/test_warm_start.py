@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from empg.policy.decode import Decoder, Sampling
 from empg.policy.load import load_policy
 from empg.policy.model import Policy
 from empg.recipe import PolicySection, TinyModel
+from empg.record.records import WarmStartRecord
 from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus
 from empg.rollout.env_pool import LocalEnvPool
@@ -34,7 +34,7 @@ SHAPE = TinyModel(
 
 def started(
     episodes: int, history: str = "merged", seed: int = 0, world: Callable[[], Lamps] = WORLD, **sections: object
-) -> tuple[Policy, Agent, list[dict[str, Any]]]:
+) -> tuple[Policy, Agent, list[WarmStartRecord]]:
     texts = corpus(WORLD(), find("alfworld").prompt, "react", 10, (0,))
     policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu"), texts, seed)
     wanted = recipe(
@@ -43,7 +43,7 @@ def started(
         **sections,
     )
     agent = Agent(find("alfworld").prompt, wanted.agent, ChatFormat(policy.tokenizer))
-    records: list[dict[str, Any]] = []
+    records: list[WarmStartRecord] = []
     warm_start(policy, agent, world(), wanted, Workers(), records.append)
     return policy, agent, records
 

@@ -40,7 +40,7 @@ def gemma3() -> Any:
 
 
 def gpt2() -> Any:
-    ends = {"bos_token_id": 1, "eos_token_id": 1}
+    ends: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 1}
     return GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=LENGTH, **ends))
 
 

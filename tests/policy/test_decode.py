@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def score(policy: Policy, ids: list[int], first: int) -> tuple[torch.Tensor, tor
 
 def write(decoder: Decoder, slots: list[int], logits: torch.Tensor, tokens: int, rng: torch.Generator):
     """Sample `tokens` ids in every slot; the last one is not read yet, as after a turn."""
-    out = [([], [], []) for _ in slots]
+    out: list[tuple[list[Any], list[Any], list[Any]]] = [([], [], []) for _ in slots]
     for step in range(tokens):
         chosen = decoder.choose(logits, torch.rand(len(slots), generator=rng))
         for lane, values in zip(out, zip(*chosen, strict=True), strict=True):
@@ -60,11 +62,14 @@ def test_a_slot_is_kept_between_turns_and_clean_when_reused(policy: Policy) -> N
 
 
 def test_a_groups_prompt_is_prefilled_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    widths = []
+    widths: list[torch.Size] = []
     hidden = Policy.hidden
-    monkeypatch.setattr(
-        Policy, "hidden", lambda self, ids, *a, **k: widths.append(ids.shape) or hidden(self, ids, *a, **k)
-    )
+
+    def watched(self: Policy, ids: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+        widths.append(ids.shape)
+        return hidden(self, ids, *more, **options)
+
+    monkeypatch.setattr(Policy, "hidden", watched)
     decoder = Decoder(policy, 4, 64, Sampling())
     logits = decoder.prefill([0, 1, 2, 3], [PROMPTS[2], PROMPTS[2], PROMPTS[1], PROMPTS[2]])
     assert widths == [torch.Size([2, len(PROMPTS[2])])]

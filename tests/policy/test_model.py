@@ -22,7 +22,7 @@ def logits(policy: Policy) -> torch.Tensor:
 
 
 def at(folder: Path, **more: object) -> PolicySection:
-    return PolicySection(model=str(folder), device="cpu", **more)  # type: ignore[arg-type]
+    return PolicySection(model=str(folder), device="cpu", **more)
 
 
 def test_transformers_alone_loads_what_we_save(policy: Policy, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_model_that_changes_its_logits_is_rejected(policy: Policy, tmp_path: P
     )  # fmt: skip
     model = CohereForCausalLM(config)
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(100.0)
+        model.get_parameter("model.embed_tokens.weight").mul_(100.0)
     model.save_pretrained(tmp_path)
     policy.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="CohereForCausalLM caps or scales its logits"):

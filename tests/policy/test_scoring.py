@@ -50,9 +50,14 @@ def test_scores_and_gradients_do_not_depend_on_the_chunks(
 
 def test_no_chunk_holds_more_logits_than_the_budget(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "LOGIT_BUDGET", 4 * policy.model.config.vocab_size)
-    sizes = []
+    sizes: list[int] = []
     logits = Policy.logits
-    monkeypatch.setattr(Policy, "logits", lambda self, hidden: sizes.append(len(hidden)) or logits(self, hidden))
+
+    def counted(self: Policy, hidden: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(hidden))
+        return logits(self, hidden)
+
+    monkeypatch.setattr(Policy, "logits", counted)
     score_tokens(policy, IDS, ROWS, COLUMNS)
     assert sizes == [4, 4, 2]
 

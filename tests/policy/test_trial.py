@@ -22,12 +22,12 @@ SHAPE: dict[str, Any] = {
     "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "max_position_embeddings": 64,
 }  # fmt: skip
-EXPERTS = {
+EXPERTS: dict[str, Any] = {
     "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
     "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
     "shared_expert_intermediate_size": 32,
 }  # fmt: skip
-LATENT = {  # keys wider than values
+LATENT: dict[str, Any] = {  # keys wider than values
     "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
     "v_head_dim": 12, "head_dim": 8,
 }  # fmt: skip
@@ -37,7 +37,7 @@ SUPPORTED: dict[str, dict[str, Any]] = {
     "phimoe": EXPERTS, "granitemoe": EXPERTS, "glm4_moe": {**EXPERTS, "head_dim": 8},
     "deepseek_v2": {**EXPERTS, **LATENT}, "deepseek_v3": {**EXPERTS, **LATENT},
 }  # fmt: skip
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "llama4_text": ({**EXPERTS, "intermediate_size_mlp": 32}, "does not run with this trainer's KV cache"),
     "gemma2": ({"head_dim": 8}, "needs a special kind of attention"),
     "gpt_oss": (EXPERTS, "needs a special kind of attention"),
@@ -113,9 +113,7 @@ def test_attention_that_differs_from_the_model_s_own_is_refused() -> None:
 @pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
 def test_longrope_is_capped_at_its_original_length(place: str) -> None:
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
-    config = Phi3Config(
-        **{**SHAPE, "max_position_embeddings": 64}, original_max_position_embeddings=16, **{place: rope}
-    )
+    config = Phi3Config(**{**SHAPE, "max_position_embeddings": 64, "original_max_position_embeddings": 16, place: rope})
     require_length(config, 16, "phi")
     assert longest_context(config) == 16
     with pytest.raises(ValueError, match=r"longrope changes in policy\.model=phi: expected at most 16, got 17$"):

@@ -125,7 +125,7 @@ def write_evaluations(run: RunFolder, iteration: int, progress: float, draw: np.
         kinds = [TASK_TYPES[i % len(TASK_TYPES)] for i in range(PANEL)]
         slope = np.array([0.06 * (TASK_TYPES.index(kind) - 2.5) for kind in kinds])
         wins = draw.random(PANEL) < np.clip(learned(progress) - harder + ease - slope, 0.01, 0.99)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "task_id": f"{split}/{kind}/{i:04d}",
                 "task_index": i,

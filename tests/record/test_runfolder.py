@@ -19,7 +19,7 @@ from empg.record.tables import EPISODES, EVALUATIONS, TableError
 
 MakeRun = Callable[..., RunFolder]
 
-TURN = {
+TURN: dict[str, list[Any]] = {
     "iteration": [3, 3],
     "episode": [0, 0],
     "group": [0, 0],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from empg.record.records import Record, eval_records
 from empg.record.runfolder import RunFolder
 from empg.report.curves import Chart, charts, number, panels
 
@@ -13,7 +14,7 @@ def titled(made: list[Chart], title: str) -> Chart:
     return chart
 
 
-def played(iteration: int, split: str, success: float, **changes: Any) -> dict[str, Any]:
+def played(iteration: int, split: str, success: float, **changes: Any) -> Record:
     return {
         "kind": "eval",
         "iteration": iteration,
@@ -97,7 +98,9 @@ def test_a_number_that_was_not_finite_is_a_gap() -> None:
 
 
 def test_a_statistic_of_the_update_without_a_chart_of_its_own_gets_one_under_its_name() -> None:
-    records = [{"kind": "train", "iteration": i, "policy/loss": 0.1, "policy/spread": i / 4} for i in (1, 2)]
+    records: list[Record] = [
+        {"kind": "train", "iteration": i, "policy/loss": 0.1, "policy/spread": i / 4} for i in (1, 2)
+    ]
     records.append({"kind": "train", "iteration": 3, "policy/loss": 0.1, "policy/spread": None, "policy/late": 7.0})
     made = charts(records)
     assert [chart.title for chart in made] == ["Loss", "policy/spread", "policy/late"]
@@ -111,4 +114,4 @@ def test_text_and_flags_are_no_numbers() -> None:
 
 def test_panels_come_in_the_order_they_were_first_played() -> None:
     records = [played(0, "b", 0.1), played(0, "a", 0.1), played(5, "b", 0.1), played(5, "a", 0.1, decoding="greedy")]
-    assert panels(records) == [("b", "sampled"), ("a", "sampled"), ("a", "greedy")]
+    assert panels(eval_records(records)) == [("b", "sampled"), ("a", "sampled"), ("a", "greedy")]

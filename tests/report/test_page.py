@@ -223,7 +223,7 @@ def visit(browser: Any) -> Any:
         messages: list[str] = []
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
-        page.on("request", lambda request: request.url.startswith("file:") or messages.append(request.url))
+        page.on("request", lambda request: None if request.url.startswith("file:") else messages.append(request.url))
         opened.append((page, messages))
         page.goto(build_page(run).absolute().as_uri())
         return page

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def collect(
     **agent: object,
 ) -> list[Episode]:
     chat = ChatFormat(policy.tokenizer)
-    form = Agent(find("alfworld").prompt, AgentSection(**agent), chat)  # type: ignore[arg-type]
+    form = Agent(find("alfworld").prompt, AgentSection(**agent), chat)
     pool = pool or LocalEnvPool(partial(Lamps, *fates))
     return Collector(Decoder(policy, slots, limit, sampling), form, pool, "train", limit).collect(wanted, done)
 
@@ -175,12 +176,21 @@ def test_a_turn_ends_with_its_end_token_or_at_its_limit(policy: Policy) -> None:
         assert len(turn.action_ids) == len(turn.logprobs) == len(turn.entropies)
 
 
-def test_a_group_reads_its_first_prompt_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Return a list that gets the shape of the ids of every forward pass."""
+    reads: list[torch.Size] = []
     hidden = Policy.hidden
-    monkeypatch.setattr(
-        Policy, "hidden", lambda self, ids, *a, **k: reads.append(ids.shape) or hidden(self, ids, *a, **k)
-    )
+
+    def watched(self: Policy, ids: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+        reads.append(ids.shape)
+        return hidden(self, ids, *more, **options)
+
+    monkeypatch.setattr(Policy, "hidden", watched)
+    return reads
+
+
+def test_a_group_reads_its_first_prompt_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = watch_reads(monkeypatch)
     prompt = ChatFormat(policy.tokenizer).first("Lamp 1 is lit.")
     collect(policy, [Request(2, 0, (0, member)) for member in range(8)], slots=8)
     assert reads[0] == (1, len(prompt))
@@ -188,13 +198,9 @@ def test_a_group_reads_its_first_prompt_once(policy: Policy, monkeypatch: pytest
 
 def test_nothing_is_read_twice(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every id but the last sampled one goes through the model once (one slot: no padding, no sharing)."""
-    reads = []
-    hidden = Policy.hidden
-    monkeypatch.setattr(
-        Policy, "hidden", lambda self, ids, *a, **k: reads.append(ids.numel()) or hidden(self, ids, *a, **k)
-    )
+    reads = watch_reads(monkeypatch)
     [episode] = collect(policy, [Request(2, 0, (0,))], slots=1)
-    assert sum(reads) == sum(len(p) + len(a) for p, a in ids(episode)) - 1
+    assert sum(shape.numel() for shape in reads) == sum(len(p) + len(a) for p, a in ids(episode)) - 1
 
 
 def test_progress_counts_the_episodes_that_ended(policy: Policy) -> None:

@@ -139,7 +139,7 @@ class Quitter(Presser):
 class Tiring(Lamps):
     """Lamps that one may give up."""
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
         observation, reward, terminated, truncated, info = super().step(action)
         return observation, reward, terminated or action == "give up", truncated, info
 

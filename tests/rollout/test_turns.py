@@ -22,7 +22,7 @@ def play(
     policy: Policy, fate: str, turns: Sequence[str], *, max_tokens: int = 400, max_steps: int = 6, **section: object
 ) -> Episode:
     """One episode in which the policy writes `turns`; the end-of-turn token closes each."""
-    agent = Agent(find("alfworld").prompt, AgentSection(**section), ChatFormat(policy.tokenizer))  # type: ignore[arg-type]
+    agent = Agent(find("alfworld").prompt, AgentSection(**section), ChatFormat(policy.tokenizer))
     pool = LocalEnvPool(lambda: Lamps(fate, max_steps=max_steps))
     state = EpisodeState(agent, task=0, group=3, split="train", max_tokens=max_tokens)
     prompt = state.start(*pool.reset([0], [0]))
@@ -76,7 +76,7 @@ def test_the_context_of_a_merged_episode_is_all_that_was_read_and_written(policy
 def test_every_end_has_its_reason(
     policy: Policy, fate: str, turns: list[str], section: dict[str, int], end: EndReason
 ) -> None:
-    episode = play(policy, fate, turns, **section)  # type: ignore[arg-type]
+    episode = play(policy, fate, turns, **section)
     assert episode.end is end
     assert not episode.success
     assert len(episode.turns) == len(turns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_a_further_statistic_of_the_loss_arrives_in_all_outputs_under_its_name(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loss_with_more(
-        logprobs: Tensor, old: Tensor, advantages: Tensor, *rest: object, **terms: object
+        logprobs: Tensor, old: Tensor, advantages: Tensor, *rest: Any, **terms: Any
     ) -> tuple[Tensor, LossStats]:
         loss, stats = policy_loss(logprobs, old, advantages, *rest, **terms)
         more = {"positive": (advantages > 0).float().sum(), "largest_advantage": advantages.max()}

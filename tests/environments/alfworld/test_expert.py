@@ -15,7 +15,8 @@ def play(game: Game, interruptions: dict[int, str] | None = None) -> list[str]:
     engine = Engine(game)
     state = engine.start()
     expert = HouseholdExpert(engine, state)
-    observation, turns = engine.opening(state), []
+    turns: list[str] = []
+    observation = engine.opening(state)
     while not state.won:
         assert len(turns) < 20, turns
         if command := (interruptions or {}).get(len(turns)):
@@ -77,7 +78,8 @@ def play_with_early_stop(game: Game, from_turn: int) -> tuple[list[str], bool]:
     engine = Engine(game)
     state = engine.start()
     expert = HouseholdExpert(engine, state)
-    observation, turns = engine.opening(state), []
+    turns: list[str] = []
+    observation = engine.opening(state)
     while not state.won and not expert.satisfied:
         decision = expert.act(observation, {})
         if len(turns) == from_turn:

@@ -110,8 +110,13 @@ class FakeEngine:
 
 def test_the_engine_of_a_closed_or_discarded_game_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[FakeEngine] = []
+
+    def new_engine() -> FakeEngine:
+        made.append(FakeEngine())
+        return made[-1]
+
     monkeypatch.setattr(textworld, "_idle", [])
-    monkeypatch.setattr(textworld, "_new_engine", lambda: made.append(FakeEngine()) or made[-1])
+    monkeypatch.setattr(textworld, "_new_engine", new_engine)
     closed, forgotten = textworld.RealGame(kitchen(), LOGIC), textworld.RealGame(kitchen(), LOGIC)
     closed.close()
     closed.close()

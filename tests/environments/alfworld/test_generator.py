@@ -13,12 +13,12 @@ from empg.environments.alfworld.generator import (
     SEEN_ROOMS,
     SPLIT_SIZES,
     UNSEEN_ROOMS,
-    RoomSize,
     furnish,
     generate,
     held_out,
 )
 from empg.environments.alfworld.rules import Engine
+from empg.environments.alfworld.spec import RoomSize
 from empg.environments.alfworld.world import Game, TaskType
 
 GAMES = 150  # games per split and room size

@@ -52,8 +52,8 @@ def test_a_page_states_each_fact_in_its_own_sentence() -> None:
         stated = [relation for relation in RELATIONS if relation.kind == entity.kind and relation.name in entity.facts]
         assert {relation.name for relation in stated} == set(entity.facts)
         for relation in stated:
-            stated = [s.format(n=entity.name, v=entity.value(relation.name)) for s in relation.sentences]
-            assert sum(sentence in pages[entity.title] for sentence in stated) == 1
+            wordings = [s.format(n=entity.name, v=entity.value(relation.name)) for s in relation.sentences]
+            assert sum(sentence in pages[entity.title] for sentence in wordings) == 1
 
 
 def test_every_wording_of_a_fact_is_used() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from empg.environments.deepsearch.pages import HINT, NO_PAGE, NOTHING, PASSAGES_
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
 from empg.environments.deepsearch.sources import Source
 from empg.environments.deepsearch.world import Document, Hit, NoVerdict, RetrievalError, State
+from tests.environments.commands import admissible
 from tests.environments.deepsearch.smallworld import BRIDGE, DOCUMENTS, exact
 
 
@@ -153,7 +155,7 @@ def test_a_web_page_is_opened_by_its_address_or_title(source: Source) -> None:
     environment.reset(options={"task": 0})
     observation, _, _, _, info = environment.step("search[mara]")
     assert observation == "1. Mara Quill! (https://quill.example/mara): A snippet."
-    assert info["admissible"][1] == "open[https://quill.example/mara]"
+    assert admissible(info)[1] == "open[https://quill.example/mara]"
     opened = "Mara Quill!: The whole page."
     assert seen(environment, f"open[{page.id}]", "open[Mara Quill!]") == [opened, opened]
 
@@ -190,7 +192,7 @@ def test_every_listed_passage_can_be_opened(source: Source, library: Titles | No
         "4. (p3): A passage...",
         "5. p2: A page...",
     ]
-    assert info["admissible"][1:-1] == ["open[p2]", "open[p1]", "open[p3]", "open[p2]"][:3]
+    assert admissible(info)[1:-1] == ["open[p2]", "open[p1]", "open[p3]", "open[p2]"][:3]
     assert seen(environment, "open[p1]", "open[P2]", "open[p3]", "open[dunmere]") == [
         "Dunmere: Dunmere is a town on the Lorrow.",
         "Dunmere: Its market was founded in 1411.",
@@ -232,7 +234,7 @@ def test_titles_and_ids_are_on_one_line_and_limited(source: Source) -> None:
     assert [line.partition(".")[0] for line in lines] == ["1", "2", "3", "4"]
     assert all(len(line) < 2 * MAX_LABEL + 100 for line in lines)
     assert lines[1].count(CUT) == 2
-    commands = info["admissible"][1:-1]
+    commands = admissible(info)[1:-1]
     assert len(commands) == 4
     for command, document in zip(commands, hostile, strict=True):
         text, _, _, _, after = environment.step(command)
@@ -365,16 +367,17 @@ def test_invariants_of_random_walks(source: Source, task: int, observation: str,
     environment = DeepSearchEnv("train", data=source, observation=observation)
     _, info = environment.reset(options={"task": task})
     for number, choice in enumerate(choices, start=1):
-        admissible = info["admissible"]
-        action = choice if isinstance(choice, str) else admissible[choice % len(admissible)]
+        listed = admissible(info)
+        action = choice if isinstance(choice, str) else listed[choice % len(listed)]
         twin = environment.clone()
         outcome = environment.step(action)
         assert twin.step(action) == outcome  # a clone behaves the same
         text, reward, terminated, truncated, info = outcome
         assert text
         assert info["won"] == (reward == 1.0)
-        assert info["valid"] or action not in admissible or "<your " in action
-        assert terminated == (parse_command(action) is not None and parse_command(action).verb == "answer")
+        assert info["valid"] or action not in listed or "<your " in action
+        understood = parse_command(action)
+        assert terminated == (understood is not None and understood.verb == "answer")
         assert truncated == (number == environment.max_steps and not terminated)
         assert terminated or (reward, info["score"]) == (0.0, 0.0)
         if terminated or truncated:
@@ -394,7 +397,7 @@ def test_invariants_of_random_walks(source: Source, task: int, observation: str,
         ({"pages": 5}, "pages: a ready source takes no options"),
     ],
 )
-def test_the_error_for_an_invalid_option_names_it(source: Source, options: dict[str, object], message: str) -> None:
+def test_the_error_for_an_invalid_option_names_it(source: Source, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         DeepSearchEnv(**{"split": "train", "data": source, **options})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -62,10 +63,10 @@ def policy(cased_policy: Policy) -> Policy:
     return cased_policy
 
 
-def setting(form: str, source: Source, policy: Policy, **options: object) -> tuple[DeepSearchEnv, Agent]:
-    section = AgentSection(form=form)  # type: ignore[arg-type]
+def setting(form: str, source: Source, policy: Policy, **options: Any) -> tuple[DeepSearchEnv, Agent]:
+    section = AgentSection(form=form)
     agent = Agent(find("deepsearch").prompt, section, ChatFormat(policy.tokenizer))
-    return DeepSearchEnv("train", data=source, observation=OBSERVATION[form], **options), agent  # type: ignore[arg-type]
+    return DeepSearchEnv("train", data=source, observation=OBSERVATION[form], **options), agent
 
 
 @pytest.mark.parametrize(("form", "task", "transcript"), [("react", 0, REACT), ("search_r1", 1, SEARCH_R1)])
@@ -80,7 +81,7 @@ def test_the_transcript_of_the_expert(form: str, task: int, transcript: str, sou
 @pytest.mark.parametrize("form", FORMS)
 def test_retrieved_text_is_never_learned(form: str, history: str, source: Source, policy: Policy) -> None:
     environment, agent = setting(form, source, policy)
-    agent = Agent(find("deepsearch").prompt, AgentSection(form=form, history=history), agent.chat)  # type: ignore[arg-type]
+    agent = Agent(find("deepsearch").prompt, AgentSection(form=form, history=history), agent.chat)
     episode, _ = as_episode(demonstrate(environment, 0, 0.0, (0,)), agent, 10_000)
     batch = make_batch([episode], history)
     learned: list[list[int]] = [[] for _ in batch.rows]

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 
-from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, Wording, make_encyclopaedia
-from empg.environments.deepsearch.options import DeepSearchOptions
+from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, make_encyclopaedia
+from empg.environments.deepsearch.options import DeepSearchOptions, Wording
 from empg.environments.deepsearch.questions import KINDS, SPLITS, compositions, make_questions
 from empg.environments.deepsearch.relations import RELATIONS
 from empg.environments.deepsearch.scoring import score

@@ -294,6 +294,6 @@ def test_a_cached_index_gives_the_same_results(tmp_path: Path) -> None:
         ({"pages": 3}, "pages: Input should be greater than or equal to 50 (got 3)"),
     ],
 )
-def test_the_error_for_an_invalid_option_names_it(options: dict[str, object], message: str) -> None:
+def test_the_error_for_an_invalid_option_names_it(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         DeepSearchEnv(**options)

@@ -18,12 +18,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+from empg.environments.webshop.goals import GoalKind
 from empg.environments.webshop.nouns import lexicon_nouns
 from empg.environments.webshop.shop import Shop
 from tests.environments.webshop.shops import shelves_shop, small_shop, write_official, write_shelves
 
 # Per shop: (kind of goals, the asin whose first goal is played, commands)
-SMALL = [
+SMALL: list[tuple[GoalKind, str, list[str]]] = [
     (
         "synthetic",
         "B000TABLE1",
@@ -78,7 +79,7 @@ SMALL = [
     ("human", "B000SCRIPT", ["search[gloss]", "click[b000script]", "click[rose gold]", "click[buy now]"]),
     ("synthetic", "B000DEAR01", ["search[marble table]", "click[b000dear01]", "click[gold]", "click[buy now]"]),
 ]
-SHELVES = [
+SHELVES: list[tuple[GoalKind, str, list[str]]] = [
     (
         "synthetic",
         "B000RANGED",
@@ -135,7 +136,7 @@ class Searcher:
         return types.SimpleNamespace(raw=lambda: json.dumps({"id": self._shop.catalogue.products(row).asin}))
 
 
-def play(module: Any, shop: Shop, data: Path, kind: str, asin: str, actions: list[str]) -> dict[str, Any]:
+def play(module: Any, shop: Shop, data: Path, kind: GoalKind, asin: str, actions: list[str]) -> dict[str, Any]:
     environment = module.WebAgentTextEnv("text", str(data), human_goals=kind == "human")
     server = environment.server
     for row in range(len(shop.catalogue)):

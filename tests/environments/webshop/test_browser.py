@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,8 +92,9 @@ def test_a_wrong_option_has_the_score_of_the_text_engine(browser, served: Served
     environment = served.environment
     task = next(i for i in range(50) if len(environment._goal(i).options) == 2)
     actions = expert_actions(environment, task)
-    wanted = environment.goal.options[0][1]
-    values = environment.shop.product(environment.state).options[environment.goal.options[0][0]]
+    name, wanted = environment.goal.options[0]
+    assert name is not None
+    values = environment.shop.product(environment.state).options[name]
     wrong = next(value for value in values if value != wanted)
     changed = [f"click[{wrong}]" if action == f"click[{wanted}]" else action for action in actions]
     environment.reset(options={"task": task})
@@ -150,7 +152,12 @@ def test_the_pages_fit_a_phone_screen(browser, hostile: Served) -> None:
 def test_markup_in_product_text_is_shown_as_text(browser, hostile: Served) -> None:
     page = browser.new_page()
     messages: list[str] = []
-    page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
+
+    def dismiss(dialog: Any) -> None:
+        messages.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))
     start_session(page, hostile, task_of(hostile.environment, "B000SCRIPT"))

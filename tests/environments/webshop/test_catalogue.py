@@ -55,8 +55,10 @@ def test_products_survive_the_round_trip() -> None:
 
 def test_asins_are_found_in_either_case() -> None:
     catalogue = small_catalogue()
-    assert catalogue.products(catalogue.row("b000script")).asin == "B000SCRIPT"
-    assert catalogue.row("B000SCRIPT") == catalogue.row("b000script")
+    row = catalogue.row("b000script")
+    assert row is not None
+    assert catalogue.products(row).asin == "B000SCRIPT"
+    assert catalogue.row("B000SCRIPT") == row
     assert catalogue.row("b000") is catalogue.row("zzz") is None
 
 

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import pytest
@@ -26,6 +27,7 @@ from empg.policy.tiny import make_tokenizer
 from empg.recipe import load_recipe
 from empg.rollout.demonstrations import corpus
 from tests import ROOT
+from tests.environments.commands import admissible
 from tests.environments.webshop.shops import RECORDS, record, values, write_official
 
 COMMANDS = st.one_of(
@@ -37,10 +39,10 @@ COMMANDS = st.one_of(
 )
 
 
-def command(choice: int | str, admissible: list[str]) -> str:
+def command(choice: int | str, listed: list[str]) -> str:
     if isinstance(choice, str):
         return choice
-    return admissible[choice % len(admissible)] if admissible else "click[a]"
+    return listed[choice % len(listed)] if listed else "click[a]"
 
 
 @settings(max_examples=150, deadline=None)
@@ -51,8 +53,8 @@ def test_invariants_of_random_walks(task: int, choices: list[int | str], mode: s
     environment = WebShopEnv("train", products=120, observation=mode)
     _, info = environment.reset(options={"task": task % environment.num_tasks})
     for number, choice in enumerate(choices, start=1):
-        action = command(choice, info["admissible"])
-        listed = action in info["admissible"]
+        action = command(choice, admissible(info))
+        listed = action in admissible(info)
         twin = environment.clone()
         outcome = environment.step(action)
         observation, reward, terminated, truncated, info = outcome
@@ -75,14 +77,14 @@ def test_every_admissible_command_has_an_effect() -> None:
     for task in range(30):
         _, info = environment.reset(options={"task": task})
         for _ in range(6):
-            for action in info["admissible"]:
+            for action in admissible(info):
                 assert environment.clone().step(action)[4]["valid"], action
-            action = rng.choice([a for a in info["admissible"] if a != "click[buy now]"])
+            action = rng.choice([a for a in admissible(info) if a != "click[buy now]"])
             action = "search[red]" if action.startswith("search") else action
             _, _, _, _, info = environment.step(action)
 
 
-def mugs(tmp_path: Path, *styles: str, **arguments: object) -> WebShopEnv:
+def mugs(tmp_path: Path, *styles: str, **arguments: Any) -> WebShopEnv:
     """Create a shop with one mug in these styles and one goal per style."""
     mug = record("B0000SPACE", "Mug", customization_options={"Style": values(*styles)})
     extra = {"attributes": ["x"], "instruction": "Find me a mug", "instruction_attributes": ["mug"]}
@@ -100,7 +102,7 @@ def test_the_expert_wins_if_the_parser_squeezes_white_space(tmp_path: Path, spli
         while not over:
             decision = expert.act(observation, info)
             action = parse_turn(write_turn(decision["thought"], decision["action"])).action
-            assert info["admissible"] == ["search[<your query>]"] or action.lower() in info["admissible"]
+            assert admissible(info) == ["search[<your query>]"] or action.lower() in admissible(info)
             observation, _, over, _, info = environment.step(action)
             if environment.state.page is Page.ITEM:
                 assert "[SEP] white  |  grey [SEP] plain [SEP]" in observation  # as in the original
@@ -119,7 +121,7 @@ def test_a_value_is_clickable_whatever_its_white_space(tmp_path: Path) -> None:
         environment.reset(options={"task": 0})
         environment.step("search[mug]")
         info = environment.step("click[b0000space]")[4]
-        assert info["admissible"][-3:] == ["click[a | b]", "click[one size]", "click[two lines]"]
+        assert admissible(info)[-3:] == ["click[a | b]", "click[one size]", "click[two lines]"]
         assert environment.step(action)[4]["valid"]
         assert environment.state.options == {"style": chosen}
 
@@ -154,6 +156,7 @@ def test_parsing_is_fast_for_commands_of_any_length() -> None:
 def test_observations_and_commands_are_in_their_spaces() -> None:
     for world in ("ALFWorld", "WebShop", "DeepSearch"):
         environment = gymnasium.make(f"empg/{world}-v1", split="train").unwrapped
+        assert isinstance(environment, TextEnvironment)
         observation, info = environment.reset(options={"task": 0})
         expert = environment.expert()
         for _ in range(5):
@@ -204,7 +207,7 @@ def test_buying_ends_the_episode() -> None:
     environment = WebShopEnv("train")
     environment.reset(options={"task": 0})
     environment.step("search[<r>]")
-    environment.step(environment._observe(True, None)[1]["admissible"][-1])
+    environment.step(admissible(environment._observe(True, None)[1])[-1])
     _, reward, terminated, truncated, info = environment.step("click[Buy Now]")
     assert (terminated, truncated, info["admissible"]) == (True, False, [])
     assert reward == info["score"] < 1
@@ -238,7 +241,7 @@ def test_the_binary_reward_is_1_only_for_a_full_score() -> None:
                 while not terminated:
                     observation, reward, terminated, _, info = environment.step(expert.act(observation, info)["action"])
             else:
-                environment.step(info["admissible"][-1])
+                environment.step(admissible(info)[-1])
                 _, reward, _, _, info = environment.step("click[buy now]")
             outcomes.append((reward, info["score"], info["won"]))
         (graded_reward, score, won), (binary_reward, same_score, same_won) = outcomes
@@ -303,7 +306,7 @@ def test_an_agent_plays_the_shop_of_the_recipe(history: str) -> None:
     dialogue, expert = agent.dialogue(), environment.expert()
     over, first = False, True
     while not over:
-        prompt = tokenizer.decode(dialogue.read(observation, info).ids)
+        prompt = str(tokenizer.decode(dialogue.read(observation, info).ids))
         assert ("shop in an online store" in prompt) == (first or history == "per_turn")
         assert "Task:" not in prompt  # every page contains it
         assert " ".join(observation.lower().split()) in " ".join(prompt.split())

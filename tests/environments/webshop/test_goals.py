@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from empg.environments.webshop.goals import (
     ANY_PRICE,
     MAX_GOALS,
     GoalCounter,
+    GoalKind,
     goal_count,
     make_goal,
     price_bound,
@@ -21,11 +23,12 @@ from empg.environments.webshop.goals import (
 )
 from empg.environments.webshop.records import LoadReport, clean
 from empg.environments.webshop.shop import Shop
-from empg.environments.webshop.world import Product
+from empg.environments.webshop.spec import SplitScheme
+from empg.environments.webshop.world import Goal, Product
 from tests.environments.webshop.shops import human, record, values
 
 
-def goals(shop: Shop, kind: str) -> list:
+def goals(shop: Shop, kind: GoalKind) -> list[Goal]:
     return [shop.goal(kind, number) for number in range(len(shop.catalogue.goals[kind]))]
 
 
@@ -76,7 +79,7 @@ def repeating() -> list[Product]:
 
 
 @pytest.mark.parametrize("kind", ["synthetic", "human"])
-def test_repeated_goals_are_dropped_and_the_order_is_kept(kind: str) -> None:
+def test_repeated_goals_are_dropped_and_the_order_is_kept(kind: GoalKind) -> None:
     products = repeating()
     counter = GoalCounter(kind)
     for row, product in enumerate(products):
@@ -111,7 +114,12 @@ def test_the_number_of_goals_per_product_is_limited() -> None:
 
 def test_the_id_of_a_goal_changes_with_everything_that_affects_its_reward() -> None:
     product = repeating()[1]
-    changes = {"title": "Pot", "query": "pots", "product_category": "A › B", "instruction": "I want a mug"}
+    changes: dict[str, Any] = {
+        "title": "Pot",
+        "query": "pots",
+        "product_category": "A › B",
+        "instruction": "I want a mug",
+    }
     made = [product, *(replace(product, **{name: text}) for name, text in changes.items()),
             replace(product, instruction_attributes=("y",))]  # fmt: skip
     ids = [make_goal(one, 20.0, "synthetic", 0).task_id for one in made]
@@ -137,7 +145,7 @@ def test_price_bounds_take_all_possible_values() -> None:
 
 def test_the_order_is_the_shuffle_of_seed_233(shop: Shop) -> None:
     products = [shop.catalogue.products(row) for row in range(len(shop.catalogue))]
-    unshuffled = []
+    unshuffled: list[tuple[str, str, str | tuple[str, str]]] = []
     for product in products:
         if product.instruction is not None:
             for color in product.options.get("color", ("",)) if product.asin != "B000RUGRUG" else ():
@@ -172,7 +180,7 @@ def test_weights_favour_rare_attributes(shop: Shop) -> None:
         ("verl-agent", 600, {"test": (0, 300), "train": (300, 600)}),
     ],
 )
-def test_splits(scheme: str, goals: int, ranges: dict[str, tuple[int, int]]) -> None:
+def test_splits(scheme: SplitScheme, goals: int, ranges: dict[str, tuple[int, int]]) -> None:
     for split, (start, end) in ranges.items():
         assert split_range(scheme, split, goals) == range(start, end)
     assert sorted(i for split in ranges for i in split_range(scheme, split, goals)) == list(range(goals))
@@ -182,7 +190,7 @@ def test_unknown_and_empty_splits_are_rejected() -> None:
     with pytest.raises(ValueError, match="split='dev': expected one of test, train"):
         split_range("verl-agent", "dev", 1000)
     with pytest.raises(ValueError, match="split_scheme='mine'"):
-        split_range("mine", "test", 1000)
+        split_range("mine", "test", 1000)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="only 3 goals"):
         split_range("paper", "test", 3)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from empg.environments.webshop import pages
+from empg.environments.webshop.goals import GoalKind
 from empg.environments.webshop.shop import Shop, ShopRules
 from empg.environments.webshop.world import Goal, Page, State
 from tests.environments.webshop.shops import shelves_shop, small_shop
@@ -20,7 +21,7 @@ def shelves() -> Shop:
     return shelves_shop()
 
 
-def goal_of(shop: Shop, asin: str, kind: str = "synthetic") -> Goal:
+def goal_of(shop: Shop, asin: str, kind: GoalKind = "synthetic") -> Goal:
     return next(g for g in (shop.goal(kind, i) for i in range(len(shop.catalogue.goals[kind]))) if g.asin == asin)
 
 

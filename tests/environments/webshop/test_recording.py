@@ -30,7 +30,7 @@ from empg.system.workers import Workers
 from tests.environments.webshop.shops import write_official
 from tests.environments.webshop.test_site import Served, task_of
 
-RULES = {
+RULES: dict[str, bool | int | str] = {
     "max_steps": 15,
     "nouns": "lexicon",
     "results_per_page": 10,

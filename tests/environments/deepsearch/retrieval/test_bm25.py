@@ -8,6 +8,7 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import bm25s
@@ -138,8 +139,8 @@ def test_scores_agree_with_bm25s(corpus: list[Document], asked: list[tuple[str, 
     reference.index(terms, show_progress=False)
     retriever = BM25Retriever.build(corpus)
     for query, _ in asked[:100]:
-        terms = [term for term in analyze(query) if term in reference.vocab_dict]
-        np.testing.assert_array_equal(retriever.scores(query), reference.get_scores(terms))
+        known = [term for term in analyze(query) if term in reference.vocab_dict]
+        np.testing.assert_array_equal(retriever.scores(query), reference.get_scores(known))
 
 
 def test_mapped_hits_agree_with_those_in_memory(
@@ -196,7 +197,7 @@ def test_an_index_is_built_once_per_corpus(tmp_path: Path) -> None:
     first, second = docs("a fox"), docs("a fox", "a hare")
     made: list[int] = []
     for corpus in (first, first, second, first):
-        retriever = open_bm25(lambda c=corpus: c, fingerprint_documents(corpus), tmp_path, made.append)
+        retriever = open_bm25(partial(list, corpus), fingerprint_documents(corpus), tmp_path, made.append)
         assert ids(retriever, "hare") == [document.id for document in corpus[1:]]
     assert made == [1, 1, 2]  # progress of the first index and of the second; reopening reports none
     assert len(list(tmp_path.iterdir())) == 2
@@ -228,8 +229,12 @@ def test_a_failed_index_leaves_no_folder(tmp_path: Path) -> None:
 
 def test_the_first_published_folder_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    publish(folder, lambda work: (work / "by").write_text("one") and None)
-    publish(folder, lambda work: (work / "by").write_text("two") and None)
+
+    def write(text: str, work: Path) -> None:
+        (work / "by").write_text(text)
+
+    publish(folder, partial(write, "one"))
+    publish(folder, partial(write, "two"))
     assert (folder / "by").read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 

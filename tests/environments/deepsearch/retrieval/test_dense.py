@@ -74,7 +74,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_vector_is_the_mean_of_the_token_states(folder: Path) -> None:
     encoder = HuggingFaceEncoder(folder)
     vectors = encoder.documents(["the red fox", "lake"])
-    assert (vectors.shape, vectors.dtype) == ((2, 16), np.float32)
+    assert vectors.shape == (2, 16)
+    assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
     model = BertModel.from_pretrained(folder).eval()
     with torch.inference_mode():

@@ -129,10 +129,10 @@ def test_the_requests_of_search_r1_are_supported(server: str) -> None:
     assert len(ask(queries=["painter"] * 2_560, topk=3, return_scores=True)) == 2_560
     short, long = ask(queries=["painter", "painter " * 3_000], topk=1)
     assert short == long
-    for count in (None, 0, "0"):
-        assert len(ask(queries=["painter"], topk=count)[0]) == 3
-    for count in ("2", 2.0, 2):
-        assert len(ask(queries=["painter"], topk=count)[0]) == 2
+    for default in (None, 0, "0"):
+        assert len(ask(queries=["painter"], topk=default)[0]) == 3
+    for two in ("2", 2.0, 2):
+        assert len(ask(queries=["painter"], topk=two)[0]) == 2
     for flag in (True, 1, "true", "yes", "1"):
         assert set(ask(queries=["painter"], return_scores=flag)[0][0]) == {"document", "score"}
     for flag in (False, 0, "false"):
