@@ -11,12 +11,12 @@ import argparse
 import shutil
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import FloatRect, sync_playwright
 
 from empg.record.runfolder import RunFolder
 from empg.report.page import build_page
 
-WIDTH = 1100  # CSS pixels
+WIDTH, HEIGHT, MARGIN = 1100, 900, 16  # CSS pixels; a longer episode is cut
 
 
 def main() -> None:
@@ -31,10 +31,21 @@ def main() -> None:
     page_file = build_page(RunFolder.open(arguments.run))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": 900}, device_scale_factor=1.5)
+        page = browser.new_page(viewport={"width": WIDTH, "height": 900}, device_scale_factor=1.25)
         page.goto(page_file.absolute().as_uri())
-        page.locator("#steps .episode").wait_for()
-        page.locator("#steps").screenshot(path=str(arguments.picture))
+        won = page.locator("#steps .episodes button", has_text="won")
+        if won.count():
+            won.first.click()
+        page.evaluate("window.scrollTo(0, 0)")  # the box is relative to what is in view
+        steps = page.locator("#steps").bounding_box()
+        assert steps is not None
+        area: FloatRect = {
+            "x": steps["x"] - MARGIN,
+            "y": steps["y"] - MARGIN,
+            "width": steps["width"] + 2 * MARGIN,
+            "height": min(steps["height"] + 2 * MARGIN, HEIGHT),
+        }
+        page.screenshot(path=str(arguments.picture), full_page=True, clip=area)
         browser.close()
     print(arguments.picture)
 
