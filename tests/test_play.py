@@ -96,7 +96,7 @@ class TestWorld:
         [
             ("chess", [], "unknown environment 'chess'"),
             ("alfworld", ["rooms"], "expected key=value"),
-            ("alfworld", ["rooms=["], "not a YAML value"),
+            ("alfworld", ["rooms=["], "is not valid YAML"),
             (
                 "alfworld",
                 ["floor=2"],

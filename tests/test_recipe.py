@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empg.credit import ADVANTAGES
-from empg.recipe import Recipe, RecipeError, dump_recipe, load_recipe, parse_recipe
+from empg.errors import RecipeError
+from empg.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from empg.validation import valid_keys
 from tests import ROOT
 
@@ -52,6 +53,11 @@ def write(tmp_path: Path):
         ("seed", "expected a mapping of keys to values, got a str"),
         ("seed: [1", "is not valid YAML"),
         ("seed: !!python/object/apply:os.getpid []", "is not valid YAML"),
+        ("seed: 1\nname: x\nseed: 2", "the key 'seed' occurs twice (line 3)"),
+        ("name: 2026-13-45", "has a value that cannot be read: month must be in 1..12"),
+        ("seed: 18446744073709551616", "seed: expected a number below 2^63"),
+        ("policy: {tiny: {head_dim: 3}}", "policy.tiny: head_dim: expected an even number, got 3"),
+        ("optimizer: {betas: [2, 3]}", "optimizer.betas: expected two numbers in [0, 1), got [2.0, 3.0]"),
     ],
 )
 def test_a_wrong_recipe_is_rejected_in_one_line(write, text: str, message: str) -> None:
@@ -110,7 +116,7 @@ def test_overrides_reach_into_sections_and_win(write) -> None:
     [
         ("seed", r"wrong override: expected key\.path=value, .* got 'seed'"),
         ("=3", "wrong override: expected"),
-        ("seed=[1", r"'\[1' is not a YAML value"),
+        ("seed=[1", r"override 'seed=\[1' is not valid YAML"),
         ("seed.deep=3", "'seed' is a value and has no key 'deep'"),
         ("credit.empg.zetta=3", r"unknown key 'credit\.empg\.zetta'; did you mean 'zeta'\?"),
     ],

@@ -367,7 +367,7 @@ def _load(recipe: Path, changes: list[str] | None) -> Recipe:
 
 
 def _default_run(recipe: Recipe) -> Path:
-    from empg.recipe import RecipeError
+    from empg.errors import RecipeError
 
     if Path(recipe.name).name != recipe.name:
         raise RecipeError(f"name: {recipe.name!r} is not a valid folder name; set the run folder with --run")
@@ -376,7 +376,8 @@ def _default_run(recipe: Recipe) -> Path:
 
 def _same_recipe(recipe: Recipe, folder: Path) -> None:
     """Check that a run is resumed with its own recipe."""
-    from empg.recipe import RecipeError, load_recipe
+    from empg.errors import RecipeError
+    from empg.recipe import load_recipe
     from empg.record.runfolder import RunFolder
 
     begun = load_recipe(RunFolder.open(folder).recipe_path).model_dump(mode="json")

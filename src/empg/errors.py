@@ -16,3 +16,7 @@ class MissingFileError(UserError, FileNotFoundError):
 
 class MissingExtraError(UserError, ImportError):
     """A package that this feature needs is not installed; the message gives the command that installs it."""
+
+
+class RecipeError(UserError):
+    """A recipe cannot be used; the message names the file, the key and the fix."""

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
 from empg.environments import registry
 from empg.environments.base import Decision, Info, PlayableInBrowser, TextEnvironment
 from empg.errors import UserError
+from empg.yaml_text import read_yaml
 
 Ask = Callable[[str, Sequence[str]], str]
 """Return the next line, given a prompt and the valid commands; raise EOFError to quit."""
@@ -164,10 +163,7 @@ def _arguments(options: Sequence[str]) -> dict[str, Any]:
         key, separator, value = option.partition("=")
         if not separator or not key.isidentifier() or key == "split":
             raise UserError(f"wrong option: expected key=value, e.g. rooms=small, got {option!r}")
-        try:
-            arguments[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"wrong option {option!r}: {value!r} is not a YAML value") from None
+        arguments[key] = read_yaml(value, f"option {option!r:.80}")
     return arguments
 
 

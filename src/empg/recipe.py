@@ -19,15 +19,12 @@ from empg.environments import registry
 from empg.environments.base import TextEnvironment
 from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.spec import EnvironmentSpec
-from empg.errors import UserError
+from empg.errors import RecipeError, UserError
+from empg.recipe_files import apply_override, find_recipe, read_recipe_yaml
 from empg.validation import explained
 
 if TYPE_CHECKING:
     from empg.credit import AdvantageEstimator
-
-
-class RecipeError(UserError):
-    """A recipe cannot be used; the message names the file, the key and the fix."""
 
 
 class Section(BaseModel):
@@ -102,6 +99,8 @@ class TinyModel(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TinyModel:
+        if self.head_dim is not None and self.head_dim % 2:
+            raise UserError(f"head_dim: expected an even number, got {self.head_dim}")
         if self.hidden_size % (2 * self.heads):
             raise UserError(f"hidden_size ({self.hidden_size}) must be a multiple of 2 * heads ({2 * self.heads})")
         if self.heads % self.kv_heads:
@@ -253,6 +252,13 @@ class OptimizerSection(Section):
         False, description="bfloat16 forward and backward, float32 weights; `auto`: if the processor supports it"
     )
 
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise UserError(f"expected two numbers in [0, 1), got {list(betas)}")
+        return betas
+
 
 class EvaluationSection(Section):
     """Success on fixed panels."""
@@ -298,6 +304,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.seed >= 1 << 63:
+            raise UserError("seed: expected a number below 2^63")
         if self.rollout.groups % self.workers:
             raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
         if self.rollout.group_size == 1 and _advantages()[self.credit.advantage].compares_within_group:
@@ -328,33 +336,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a UTF-8 text file") from None
-    try:
-        data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    data = read_recipe_yaml(text, str(path)) or {}
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: expected a mapping of keys to values, got a {type(data).__name__}")
     for override in overrides:
-        _apply_override(data, override)
+        apply_override(data, override)
     return parse_recipe(data, str(path))
-
-
-def find_recipe(name: str | Path) -> Path:
-    """The file of a recipe: `name` itself if it is a path, else the shipped recipe of that name.
-
-    Raises:
-        RecipeError: `name` is not a file and not the name of a shipped recipe.
-    """
-    path = Path(name)
-    if path.suffix or len(path.parts) > 1 or path.is_file():
-        return path
-    installed = Path(__file__).with_name("recipes")  # in the wheel; a checkout has them at its top
-    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
-    shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-    if path.name not in shipped:
-        known = ", ".join(shipped)
-        raise RecipeError(f"recipe {path.name!r:.80} not found: expected a YAML file or one of {known}")
-    return shipped[path.name]
 
 
 def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
@@ -375,23 +362,3 @@ def _advantages() -> Mapping[str, AdvantageEstimator]:
     from empg.credit.advantages import ADVANTAGES
 
     return ADVANTAGES
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    key, separator, raw = override.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"wrong override: expected key.path=value, e.g. credit.empg.zeta=0.05, got {override!r}")
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise RecipeError(f"wrong override {override!r}: {raw!r} is not a YAML value") from None
-    *parents, leaf = key.split(".")
-    node = data
-    for parent in parents:
-        child = node.get(parent)
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise RecipeError(f"wrong override {override!r}: {parent!r} is a value and has no key {leaf!r}")
-        node = child
-    node[leaf] = value

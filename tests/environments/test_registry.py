@@ -17,8 +17,8 @@ from empg.environments.base import PromptSpec, TextEnvironment
 from empg.environments.options import EnvironmentOptions
 from empg.environments.registry import Maker, find, known_ids, make, register
 from empg.environments.spec import EnvironmentSpec
-from empg.errors import UserError
-from empg.recipe import Recipe, RecipeError, parse_recipe
+from empg.errors import RecipeError, UserError
+from empg.recipe import Recipe, parse_recipe
 from empg.rollout.env_pool import ProcessEnvPool
 from tests.packages import importable, install, install_lamproom
 

@@ -17,8 +17,8 @@ from empg.credit import (
     outcome_advantages,
 )
 from empg.credit.segments import segments_of
+from empg.errors import RecipeError
 from empg.learner.assign import assign_credit, has_signal, shaped_reward
-from empg.recipe import RecipeError
 from empg.rollout.types import EndReason
 from empg.system.workers import Workers
 from tests.learner.plays import episode, recipe, turn, two_groups

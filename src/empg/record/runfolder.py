@@ -27,6 +27,7 @@ from typing import Any
 from empg.errors import UserError
 from empg.record.records import Record
 from empg.record.tables import EPISODES, EVALUATIONS, read_table, write_table
+from empg.yaml_text import read_yaml
 
 _EPISODES = re.compile(r"iter-(\d{6,})\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
@@ -119,6 +120,20 @@ class RunFolder:
     def recipe_text(self) -> str:
         """Return the resolved recipe as written (YAML)."""
         return self.recipe_path.read_text(encoding="utf-8")
+
+    def recipe_values(self) -> dict[str, Any]:
+        """The resolved recipe as a mapping.
+
+        Raises:
+            RunFolderError: the file cannot be read, or is not a mapping.
+        """
+        try:
+            values = read_yaml(self.recipe_text(), str(self.recipe_path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"cannot read {self.recipe_path}: {' '.join(str(error).split())[:200]}") from None
+        if not isinstance(values, dict):
+            raise RunFolderError(f"{self.recipe_path} is damaged: expected a mapping, got a {type(values).__name__}")
+        return values
 
     # --- metrics.jsonl ---------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import yaml
 
 from empg.errors import UserError
 from empg.record.records import EvalRecord, eval_records
@@ -252,7 +251,7 @@ def _evaluations(run: RunFolder, split: str, decoding: str, iteration: int | Non
 def _settings(run: RunFolder, record: EvalRecord) -> dict[str, Any]:
     """Return the settings of an evaluation, without those that a run of another version does not have."""
     found = {"temperature": record["temperature"]} if "temperature" in record else {}
-    recipe = yaml.safe_load(run.recipe_text())
+    recipe = run.recipe_values()
     for key in PLAYED:
         section, _, name = key.partition(".")
         values = recipe.get(section)

@@ -16,10 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from empg.errors import UserError
 from empg.record.records import Record, TrainRecord, train_records
 from empg.record.runfolder import RunFolder, RunFolderError, write_whole
 from empg.report.before_after import outcomes
@@ -100,14 +100,13 @@ def embed_json(data: Any) -> Markup:
 
 def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, dict[str, Any]]:
     """Return the recipe's text and its content; for a damaged recipe, the page shows the problem."""
-    text = ""
+    text, recipe = "", {}
     try:
         text = run.recipe_text()
-        recipe = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        recipe = run.recipe_values()
+    except (OSError, UnicodeDecodeError, UserError) as error:
         problems.append(f"recipe.yaml cannot be read: {' '.join(str(error).split())[:200]}")
-        recipe = None
-    return text, recipe if isinstance(recipe, dict) else {}
+    return text, recipe
 
 
 def _check(records: Sequence[Record], run: RunFolder) -> None:

@@ -1,0 +1,53 @@
+"""Recipes as files: where they are found, how they are read, and how the command line overrides single keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from empg.errors import RecipeError, UserError
+from empg.yaml_text import read_yaml
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: `name` itself if it is a path, else the shipped recipe of that name.
+
+    Raises:
+        RecipeError: `name` is not a file and not the name of a shipped recipe.
+    """
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1 or path.is_file():
+        return path
+    installed = Path(__file__).with_name("recipes")  # in the wheel; a checkout has them at its top
+    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+    shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    if path.name not in shipped:
+        known = ", ".join(shipped)
+        raise RecipeError(f"recipe {path.name!r:.80} not found: expected a YAML file or one of {known}")
+    return shipped[path.name]
+
+
+def read_recipe_yaml(text: str, source: str) -> Any:
+    """Read the YAML text of a recipe; raises `RecipeError`."""
+    try:
+        return read_yaml(text, source)
+    except UserError as error:
+        raise RecipeError(str(error)) from None
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one key of a recipe's mapping from `key.path=value`, in place; raises `RecipeError`."""
+    key, separator, raw = override.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"wrong override: expected key.path=value, e.g. credit.empg.zeta=0.05, got {override!r}")
+    value = read_recipe_yaml(raw, f"override {override!r:.80}")
+    *parents, leaf = key.split(".")
+    node = data
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise RecipeError(f"wrong override {override!r}: {parent!r} is a value and has no key {leaf!r}")
+        node = child
+    node[leaf] = value

@@ -1,0 +1,109 @@
+"""YAML from users, read with bounds: the values that people mean, and one line for everything else.
+
+PyYAML follows YAML 1.1 and trusts its input. A repeated key silently replaces the first, `016` is fourteen, and aliases
+can expand a few lines to gigabytes. Recipes, overrides and options of environments are read here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from empg.errors import UserError
+
+MAX_CHARS = 1 << 20
+MAX_DEPTH = 50  # levels of nesting
+MAX_VALUES = 100_000  # with every alias counted as often as it is used
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that rejects repeated keys and reads `016` as sixteen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; a key may occur once."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen and name != "<<":
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} occurs twice (line {line})")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+# Octal and sexagesimal integers of YAML 1.1 (016 is 14, 1:30 is 90) surprise everyone: only decimal, hex and binary.
+_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"{_INTEGER.pattern}\Z"), list("-+0123456789"))
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node)).replace("_", "")
+    base = {"0b": 2, "0x": 16}.get(text.lstrip("+-")[:2], 10)
+    return int(text, base)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """Read a YAML text.
+
+    Args:
+        text: the text.
+        source: what is read, for the error message, e.g. the name of a file.
+
+    Raises:
+        UserError: the text is not YAML, a key occurs twice, or a bound of this module is exceeded.
+    """
+    if len(text) > MAX_CHARS:
+        raise UserError(f"{source} is too long: expected at most {MAX_CHARS:,} characters, got {len(text):,}")
+    try:
+        _check_depth(text, source)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, 0, [MAX_VALUES], source)
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is not valid YAML: {_one_line(error)}") from None
+    except (ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{source} has a value that cannot be read: {_one_line(error)}") from None
+
+
+def _check_depth(text: str, source: str) -> None:
+    """Reject deep nesting before it is parsed: PyYAML recurses once per level."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise UserError(f"{source} is nested too deeply: expected at most {MAX_DEPTH} levels")
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+
+
+def _count(node: yaml.Node, depth: int, left: list[int], source: str) -> None:
+    """Count the values of a document with its aliases expanded; an alias may also refer to itself."""
+    left[0] -= 1
+    if left[0] < 0 or depth > MAX_DEPTH:
+        raise UserError(f"{source} is too large with its aliases expanded: expected at most {MAX_VALUES:,} values")
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _count(child, depth + 1, left, source)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            _count(key, depth + 1, left, source)
+            _count(value, depth + 1, left, source)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
