@@ -28,7 +28,6 @@ broken = $(if $(shell $(1)/bin/python -m pip --version 2> /dev/null),,broken-env
 
 # $(call environment,FOLDER): a virtual environment with pip and torch; one that does not work is made again.
 define environment
-@case "$(CURDIR)" in *' '*) echo "$(CURDIR): expected a path without spaces. Move this folder."; exit 1;; esac
 @command -v "$(PYTHON)" > /dev/null \
   || { echo "PYTHON=$(PYTHON): command not found. Name Python 3.10 or later: make PYTHON=python3.12"; exit 1; }
 @"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
