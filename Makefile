@@ -26,13 +26,17 @@ quick_tests = -m pytest -n 2 -m "not slow"
 # $(call broken,FOLDER): a prerequisite that is never up to date if FOLDER is not a working environment.
 broken = $(if $(shell $(1)/bin/python -m pip --version 2> /dev/null),,broken-environment)
 
-# $(call environment,FOLDER): a virtual environment with pip and torch; a broken one is created again.
-define environment
-@case "$(CURDIR)" in *' '*) echo "$(CURDIR): expected a path without spaces. Move this folder."; exit 1;; esac
+# That PYTHON can be used.
+define check_python
 @command -v "$(PYTHON)" > /dev/null \
   || { echo "PYTHON=$(PYTHON): command not found. Name Python 3.10 or later: make PYTHON=python3.12"; exit 1; }
 @"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
   || { echo "PYTHON=$(PYTHON): expected Python 3.10 or later. Name another: make PYTHON=python3.12"; exit 1; }
+endef
+
+# $(call environment,FOLDER): a virtual environment with pip and torch; a broken one is created again.
+define environment
+$(check_python)
 @$(1)/bin/python -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(1) \
   || { echo "$(PYTHON) cannot create a virtual environment (on Debian: apt install python3-venv)"; rm -rf $(1); exit 1; }
 @echo "$(1): installing $(firstword $(TORCH))"
@@ -91,6 +95,9 @@ test-lowest: $(LOWEST)/.installed  ## run the quick tests with the lowest versio
 	$(LOWEST)/bin/python $(quick_tests)
 
 $(LOWEST)/.installed: pyproject.toml requirements/lowest.txt $$(call broken,$(LOWEST))
+	$(check_python)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info >= (3, 12))' \
+	  || { echo "PYTHON=$(PYTHON): expected Python 3.10 or 3.11, for which the lowest versions have wheels"; exit 1; }
 	$(call environment,$(LOWEST))
 	$(call locked,$(LOWEST),lowest)
 	$(call editable,$(LOWEST))

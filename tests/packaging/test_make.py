@@ -19,7 +19,7 @@ WITHOUT_DOWNLOADS = ["PIP=pip", "UV=", "TORCH=pip", "install=true"]
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with what `make setup` reads."""
-    folder = tmp_path / "checkout"
+    folder = tmp_path / "with a space"
     shutil.copytree(ROOT / "requirements", folder / "requirements")
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
