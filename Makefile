@@ -105,6 +105,7 @@ $(LOWEST)/.installed: pyproject.toml requirements/lowest.txt $$(call broken,$(LO
 
 lint: setup  ## check style, spelling, links and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/mypy

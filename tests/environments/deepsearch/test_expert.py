@@ -133,8 +133,8 @@ def test_the_expert_uses_a_value_only_after_its_page_was_shown(source: Source) -
                 for hop in environment.question.hops:
                     if f"{hop.query}: {hop.value}." in decision["thought"]:
                         assert texts[hop.title] in read
-                slip = rng.random() < 0.3
-                action = rng.choice((info["admissible"] or [])[:-1]) if slip else decision["action"]
+                wrong = rng.random() < 0.3
+                action = rng.choice((info["admissible"] or [])[:-1]) if wrong else decision["action"]
                 observation, _, terminated, truncated, info = environment.step(action)
                 read += observation
                 if terminated or truncated:

@@ -99,13 +99,13 @@ def test_retrieved_text_is_never_learned(form: str, history: str, source: Source
 def test_corrupted_turns_fit_the_agent_form(form: str, source: Source, policy: Policy) -> None:
     """A corrupted turn of a demonstration can always be expressed in the agent form."""
     environment, agent = setting(form, source, policy, max_steps=30)
-    slips = 0
+    corrupted = 0
     for key in range(20):
         turns = demonstrate(environment, 0, 0.4, (key,))
-        slips += sum(turn.corrupted for turn in turns)
+        corrupted += sum(turn.corrupted for turn in turns)
         episode, _ = as_episode(turns, agent, 10_000)
         assert len(episode.turns) == len(turns)
-    assert slips > (20 if form == "react" else 0)  # Search-R1 has nothing to click on
+    assert corrupted > (20 if form == "react" else 0)  # Search-R1 has nothing to click on
 
 
 class Scripted:
