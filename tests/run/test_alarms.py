@@ -31,6 +31,10 @@ def alarms(**now: float) -> list[str]:
         ({"rollout__turn_tokens": 41.0}, "turn length grew: 41 tokens, 20 at the start; limit 64"),
         ({"rollout__valid_actions": 0.69}, "valid-action rate dropped: 69%, 80% at the start"),
         ({"guard__dropped_steps": 3}, "3 steps dropped: non-finite entropy or log-probability"),
+        (
+            {"tokens__trained": 0, "credit__zero_variance_groups": 1.0},
+            "no token was trained on; 100% of the groups have equal rewards only",
+        ),
         ({"guard__skipped_updates": 1}, "an optimizer step was skipped: its gradient was not finite"),
         ({"rollout__end__env_error": 0.125}, "12.5% of the episodes ended in an environment error"),
         ({"rollout__failed_turns": 0.02}, "2.0% of the turns failed because an external service was unavailable"),

@@ -36,6 +36,9 @@ class Alarms:
         valid, before = now.get("rollout/valid_actions"), self.first.get("rollout/valid_actions")
         if valid is not None and before is not None and valid < before - 0.1:
             alarms.append(f"valid-action rate dropped: {valid:.0%}, {before:.0%} at the start")
+        if record.get("tokens/trained") == 0:
+            share = record.get("credit/zero_variance_groups", 0.0)
+            alarms.append(f"no token was trained on; {share:.0%} of the groups have equal rewards only")
         if record.get("guard/dropped_steps"):
             alarms.append(f"{record['guard/dropped_steps']:.0f} steps dropped: non-finite entropy or log-probability")
         if record.get("guard/skipped_updates"):
