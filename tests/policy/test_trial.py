@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, Phi3Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from empg.errors import UserError
 from empg.policy import attention
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.load import load_policy
@@ -37,11 +39,12 @@ SUPPORTED: dict[str, dict[str, Any]] = {
     "phimoe": EXPERTS, "granitemoe": EXPERTS, "glm4_moe": {**EXPERTS, "head_dim": 8},
     "deepseek_v2": {**EXPERTS, **LATENT}, "deepseek_v3": {**EXPERTS, **LATENT},
 }  # fmt: skip
+OLDER = tuple(map(int, version("transformers").split(".")[:2])) < (5, 24)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "llama4_text": ({**EXPERTS, "intermediate_size_mlp": 32}, "does not run with this trainer's KV cache"),
     "gemma2": ({"head_dim": 8}, "needs a special kind of attention"),
     "gpt_oss": (EXPERTS, "needs a special kind of attention"),
-    "jamba": (EXPERTS, "linear_attention"),
+    "jamba": (EXPERTS, "linear_attention|mamba layers|does not run with this trainer's KV cache"),  # by version
     "cohere": ({"logit_scale": 0.1}, "caps or scales its logits"),
 }
 
@@ -66,6 +69,10 @@ def policy_of(model: Any) -> Policy:
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_an_architecture_is_sampled_as_transformers_computes_it(kind: str) -> None:
     policy = policy_of(make(kind, SUPPORTED[kind]))
+    if kind == "doge" and OLDER:  # its attention bias does not reach an attention function there
+        with pytest.raises(UserError, match="differ from transformers' own"):
+            check_forward(policy, attention.NAME, kind)
+        return
     check_forward(policy, attention.NAME, kind)
     rows = torch.randint(5, 290, (2, 16), generator=torch.Generator().manual_seed(1)).tolist()
     decoder = Decoder(policy, 2, 16, Sampling())
@@ -90,6 +97,8 @@ def test_weights_that_were_saved_are_loaded_again_to_the_last_bit(kind: str, tmp
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_an_architecture_that_is_not_supported_is_one_line(kind: str, policy: Policy, tmp_path: Path) -> None:
+    if kind == "gemma2" and OLDER:
+        pytest.skip("older transformers do not refuse its soft cap, and random weights are too small to show it")
     more, reason = REFUSED[kind]
     make(kind, {**more, "vocab_size": 400}).save_pretrained(tmp_path)
     policy.tokenizer.save_pretrained(tmp_path)
