@@ -78,7 +78,7 @@ $(VENV)/.textworld: $(VENV)/.installed requirements/textworld.txt
 	@touch $@
 
 demo: setup  ## train an agent on household tasks, in 10 to 20 minutes on 2 cores
-	$(BIN)/empg train recipes/demo.yaml --run runs/demo --force
+	$(BIN)/empg train recipes/demo.yaml --run runs/demo
 
 test: textworld  ## run every test, fast and slow
 	$(with_python) $(BIN)/python -m pytest -n 2

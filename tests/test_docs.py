@@ -211,7 +211,7 @@ def test_a_page_s_python_runs_and_prints_what_it_says(
     for block, printed in blocks:
         exec(compile(block, page, "exec"), names if page in TUTORIALS else {})  # a tutorial is one program
         out = capsys.readouterr().out
-        assert out
+        assert out or page in TUTORIALS
         assert printed in ("", out)
 
 

@@ -207,7 +207,7 @@ class CreditSection(Section):
     drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
     max_resample: int = Field(0, ge=0, description="extra rollout rounds that replace dropped groups")
     overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
-    invalid_penalty: float = Field(0.0, ge=0.0, description="the process reward of a malformed turn is minus this")
+    invalid_penalty: float = Field(0.0, ge=0.0, description="subtracted from the process reward of an invalid turn")
     process_reward: str | None = Field(
         None, description="`package.module:function`, from an Episode to the process reward of each of its turns"
     )

@@ -147,7 +147,7 @@ def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> Ad
 
 
 def _process_rewards(episodes: Sequence[Episode], recipe: Recipe) -> Tensor:
-    """(N,): the process reward of the environment and of the function in the recipe, minus the penalty if malformed."""
+    """(N,): the process reward of the environment and of the function in the recipe, minus the penalty if invalid."""
     credit = recipe.credit
     return torch.tensor(
         [

@@ -1,10 +1,10 @@
 """The rules of an episode: what a turn becomes, what is kept of it, and when and why the episode ends.
 
-They need no decoder: whatever samples the tokens (our collector, TRL, verl) plays an `EpisodeState` like this:
+These rules need no decoder. Whatever samples the tokens (our collector, TRL, verl) plays an `EpisodeState` like this:
 
     prompt = state.start(outcome of reset)
     while prompt is not None:
-        action = state.act(tokens that the policy wrote after the prompt)
+        action = state.act(Sampled(ids, log-probabilities and entropies that the policy wrote after the prompt))
         prompt = state.observe(outcome of the environment's step with that action)
     state.episode
 """
@@ -40,7 +40,7 @@ class EpisodeState:
 
     @property
     def room(self) -> int:
-        """Tokens that the policy may still write in this turn before the episode reaches its token limit."""
+        """Tokens that fit into the context before the token limit of the episode; a turn may have a lower limit."""
         return self._max_tokens - self.context
 
     def start(self, outcome: Outcome) -> Prompt | None:

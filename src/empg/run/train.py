@@ -1,7 +1,7 @@
 """Training, in the order of the paper's Algorithm 1: roll out, assign credit to every step, update, repeat.
 
 `train` starts the workers; each of them runs `_work`. Everything random is keyed by (seed, purpose, iteration, place),
-never by a generator's state, so a run that is killed and resumed ends with the same bits as one that was not.
+never by a generator's state. On a CPU, a run that is killed and resumed ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ def _work(workers: Workers, recipe: Recipe, path: Path, resume: bool, command: s
 def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
     """This worker's episodes of one iteration, whole groups of the same task.
 
-    Tasks are taken in order, `rollout.groups` per iteration, and again from the start when the split is used up. With
-    `credit.max_resample` (DAPO's dynamic sampling) groups without signal are replaced by groups of further tasks.
+    Tasks are taken in order, and again from the start when the split is used up. With `credit.max_resample` (DAPO's
+    dynamic sampling) groups without signal are replaced by groups of further tasks; tasks are reserved for that in every
+    iteration, so that their order does not depend on results.
     """
     recipe, workers = run.recipe, run.workers
     rollout, split = recipe.rollout, recipe.environment.train_split

@@ -37,7 +37,8 @@ class AdvantageInputs:
             in any order, groups of any sizes. All episodes of a group are on one worker.
         episode: `(N,)` int64, the episode of each step as an index into `rewards`, in time order.
         step_rewards: `(N,)` reward of the environment for each single step, or None.
-        states: `(N,)` int, equal for two steps of a group if and only if the agent was in the same state, or None.
+        states: `(N,)` int, equal for two steps of a group if and only if their last observations have the same text; or
+            None. This is the state of the agent only in environments whose observations show all of it.
         weighting: `episode` counts each episode once in a statistic. `step` counts it once per step, so that an
             episode of 30 steps counts 30 times; implementations that keep one row per step do this implicitly.
         eps: added to a standard deviation that is divided by.
