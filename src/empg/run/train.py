@@ -80,8 +80,8 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
     """This worker's episodes of one iteration, whole groups of the same task.
 
     Tasks are taken in order, and again from the start when the split is used up. With `credit.max_resample` (DAPO's
-    dynamic sampling) groups without signal are replaced by groups of further tasks; tasks are reserved for that in every
-    iteration, so that their order does not depend on results.
+    dynamic sampling) groups without signal are replaced by groups of further tasks. Every iteration reserves tasks for
+    that, so their order does not depend on results.
     """
     recipe, workers = run.recipe, run.workers
     rollout, split = recipe.rollout, recipe.environment.train_split
