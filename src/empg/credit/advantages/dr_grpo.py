@@ -3,8 +3,8 @@
     A(i) = R(i) - mean R                                                                    over the group of i
 
 Unlike in GRPO nothing is divided by the standard deviation, so groups with nearly equal rewards are not weighted up.
-The loss that belongs to it is `loss.aggregation: constant`. Liu et al., "Understanding R1-Zero-like training: a critical
-perspective", arXiv 2503.20783.
+The loss that belongs to it is `loss.aggregation: constant`. Liu et al., "Understanding R1-Zero-like training: a
+critical perspective", arXiv 2503.20783.
 """
 
 from __future__ import annotations
