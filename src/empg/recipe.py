@@ -7,7 +7,6 @@ the run folder, so a run can be repeated. Unknown keys are errors that name the 
 from __future__ import annotations
 
 import datetime
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +20,7 @@ from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
 from empg.recipe_files import apply_override, find_recipe, read_recipe_yaml
-from empg.validation import explained
+from empg.validation import explained, nearest
 
 if TYPE_CHECKING:
     from empg.credit import AdvantageEstimator
@@ -217,8 +216,8 @@ class CreditSection(Section):
     def _known(cls, name: str) -> str:
         known = _advantages()
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f". Did you mean {nearest[0]!r}?" if nearest else ""
+            meant = nearest(name, known)
+            hint = f". Did you mean {meant!r}?" if meant is not None else ""
             raise UserError(f"expected one of {', '.join(known)}, got {name!r}{hint}")
         return name
 

@@ -6,7 +6,7 @@ Recipes, and the options of environments wherever they are given, are checked wi
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -41,6 +41,11 @@ def explained(error: ValidationError, model: type[BaseModel], within: str = "") 
     return [line for item in error.errors() for line in _lines(item, model, within)]
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the name that the user probably meant, or None if none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
 def valid_keys(model: type[BaseModel], path: Sequence[str] = ()) -> list[str]:
     """The keys that `model` takes below `path` (e.g. `["credit", "empg"]`); none where the path ends in a value."""
     for part in path:
@@ -72,7 +77,7 @@ def _lines(item: Any, model: type[BaseModel], within: str) -> list[str]:
 
 
 def _hint(key: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if nearest:
-        return f"; did you mean {nearest[0]!r}?"
+    meant = nearest(key, known)
+    if meant is not None:
+        return f"; did you mean {meant!r}?"
     return f"; valid keys: {', '.join(known)}" if known else "; there are no keys here"

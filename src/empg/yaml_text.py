@@ -73,9 +73,9 @@ def read_yaml(text: str, source: str) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not valid YAML: {_one_line(error)}") from None
+    except UserError:
+        raise
     except (ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{source} has a value that cannot be read: {_one_line(error)}") from None
 
 

@@ -12,7 +12,6 @@ Nothing here imports an environment before it is made.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from empg.environments.gymnasium_text import gymnasium_spec, open_gymnasium
 from empg.environments.options import read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
+from empg.validation import nearest
 
 __all__ = ["EnvironmentSpec", "Maker", "find", "known_ids", "make", "register", "register_own"]
 
@@ -158,8 +158,8 @@ def _distribution(point: EntryPoint) -> str:
 
 def _unknown(id_: str) -> EnvironmentSpec:
     known = known_ids()
-    nearest = difflib.get_close_matches(id_, [*known, *gymnasium.registry], n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    meant = nearest(id_, [*known, *gymnasium.registry])
+    hint = f"; did you mean {meant!r}?" if meant is not None else "."
     raise UserError(
         f"unknown environment {id_!r:.80}{hint} Known: {', '.join(known)}, and gymnasium ids whose observations and "
         "actions are text"
