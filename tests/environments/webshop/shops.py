@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from empg.environments.webshop import WebShopEnv
 from empg.environments.webshop.catalogue import Catalogue, make_catalogue
 from empg.environments.webshop.nouns import lexicon_nouns
 from empg.environments.webshop.records import LoadReport, clean
@@ -193,3 +194,15 @@ def write_official(folder: Path, records: list[Any] | None = None, suffix: str =
     (folder / f"items_ins_v2{suffix}.json").write_text(json.dumps(EXTRAS), encoding="utf-8")
     (folder / "items_human_ins.json").write_text(json.dumps(HUMAN), encoding="utf-8")
     return products
+
+
+def expert_actions(environment: WebShopEnv, task: int) -> list[str]:
+    """The commands with which the expert solves a task."""
+    observation, info = environment.reset(options={"task": task})
+    expert, actions, over = environment.expert(), [], False
+    while not over:
+        actions.append(expert.act(observation, info)["action"])
+        observation, _, terminated, truncated, info = environment.step(actions[-1])
+        over = terminated or truncated
+    assert info["won"]
+    return actions

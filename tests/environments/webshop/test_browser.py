@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from empg.environments.webshop import WebShopEnv, recording
-from tests.environments.webshop.shops import write_official
+from tests.environments.webshop.shops import expert_actions, write_official
 from tests.environments.webshop.test_site import Served, task_of
 
 pytestmark = pytest.mark.slow
@@ -41,17 +41,6 @@ def hostile(tmp_path: Path) -> Iterator[Served]:
     site = Served(environment, tmp_path / "episodes.jsonl")
     yield site
     site.stop()
-
-
-def expert_actions(environment: WebShopEnv, task: int) -> list[str]:
-    observation, info = environment.reset(options={"task": task})
-    expert, actions, over = environment.expert(), [], False
-    while not over:
-        actions.append(expert.act(observation, info)["action"])
-        observation, _, terminated, truncated, info = environment.step(actions[-1])
-        over = terminated or truncated
-    assert info["won"]
-    return actions
 
 
 def follow(page, actions: list[str]) -> None:

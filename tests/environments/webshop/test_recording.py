@@ -27,7 +27,7 @@ from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus, recorded_plays
 from empg.rollout.env_pool import LocalEnvPool
 from empg.system.workers import Workers
-from tests.environments.webshop.shops import write_official
+from tests.environments.webshop.shops import expert_actions, write_official
 from tests.environments.webshop.test_site import Served, task_of
 
 RULES: dict[str, bool | int | str] = {
@@ -37,16 +37,6 @@ RULES: dict[str, bool | int | str] = {
     "stop_at_last_page": False,
     "reach_bracketed_values": False,
 }
-
-
-def expert_actions(environment: WebShopEnv, task: int) -> list[str]:
-    observation, info = environment.reset(options={"task": task})
-    expert, actions, over = environment.expert(), [], False
-    while not over:
-        actions.append(expert.act(observation, info)["action"])
-        observation, _, terminated, truncated, info = environment.step(actions[-1])
-        over = terminated or truncated
-    return actions
 
 
 def shop_for(environment: WebShopEnv, task: int, actions: Sequence[str] = ()) -> Recording:
