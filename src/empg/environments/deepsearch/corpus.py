@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.deepsearch.actions import folded
+from empg.environments.deepsearch.retrieval.contents import split_contents
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.retrieval.stored import Progress
 from empg.environments.deepsearch.world import Document
@@ -26,7 +27,6 @@ from empg.environments.publishing import publish
 from empg.errors import MissingFileError, UserError
 
 _log = logging.getLogger(__name__)
-_MAX_TITLE = 500  # characters; a longer first line belongs to the text
 _MAX_PAGE = 100_000  # characters of all passages of one title
 
 
@@ -109,22 +109,12 @@ def _document(line: bytes, number: int) -> Document:
     if not isinstance(text, str):
         raise UserError("text or contents must be a string")
     if title is None:
-        title, text = _cut_title(text)
+        title, text = split_contents(text)
     if not isinstance(title, str):
         raise UserError("title must be a string")
     if not title.strip() and not text.strip():
         raise UserError("empty")
     return Document(clean_text(str(name)), clean_text(" ".join(title.split())), clean_text(text))
-
-
-def _cut_title(contents: str) -> tuple[str, str]:
-    """Split Search-R1's contents: the quoted title on the first line, then the text."""
-    first, newline, rest = contents.partition("\n")
-    if newline and len(first) <= _MAX_TITLE:
-        title = first.strip()
-        quoted = len(title) > 1 and title.startswith('"') and title.endswith('"')
-        return title[1:-1] if quoted else title, rest  # removes one pair only, because the title may contain quotes
-    return "", contents
 
 
 class StoredTitles:

@@ -22,9 +22,10 @@ import pytest
 
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, write_bm25
 from empg.environments.deepsearch.retrieval.cache import DiskCache
+from empg.environments.deepsearch.retrieval.contents import join_contents, split_contents
 from empg.environments.deepsearch.retrieval.query import MAX_HITS
-from empg.environments.deepsearch.retrieval.served import ServedRetriever, read_answer, split_contents
-from empg.environments.deepsearch.retrieval.server import MAX_BODY, MAX_QUERIES, contents, retriever_app, serve
+from empg.environments.deepsearch.retrieval.served import ServedRetriever, read_answer
+from empg.environments.deepsearch.retrieval.server import MAX_BODY, MAX_QUERIES, retriever_app, serve
 from empg.environments.deepsearch.retrieval.transport import RequestPolicy
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError
 from tests.environments.deepsearch.servers import Reply, dead_url, people, running, scripted
@@ -85,10 +86,13 @@ def test_the_protocol_is_that_of_search_r1(server: str) -> None:
 
 
 def test_contents_are_split_into_title_and_text() -> None:
-    assert contents(Document("1", "A\nB", "c\nd")) == '"A B"\nc\nd'
+    assert join_contents(Document("1", "A\nB", "c\nd")) == '"A B"\nc\nd'
     assert split_contents('"A B"\nc\nd') == ("A B", "c\nd")
     assert split_contents('A "B"\nc') == ('A "B"', "c")
-    assert split_contents('"') == ('"', "")
+    assert split_contents("A\n") == ("A", "")
+    assert split_contents('"A"') == ("A", "")  # the title of an empty page
+    assert split_contents("One line of text.") == ("", "One line of text.")
+    assert split_contents('"') == ("", '"')
     assert split_contents("") == ("", "")
 
 
@@ -101,10 +105,10 @@ def test_contents_are_split_into_title_and_text() -> None:
         (b"{", "body is not JSON"),
         (b"[" * 100_000, "body is not JSON"),
         (b"[]", "body is not a JSON object"),
-        (b"{}", "queries must be a non-empty list of strings"),
-        (b'{"queries": "fox"}', "queries must be a non-empty list of strings"),
-        (b'{"queries": []}', "queries must be a non-empty list of strings"),
-        (b'{"queries": ["fox", 1]}', "queries must be a non-empty list of strings"),
+        (b"{}", "queries must be a list of strings"),
+        (b'{"queries": "fox"}', "queries must be a list of strings"),
+        (b'{"queries": null}', "queries must be a list of strings"),
+        (b'{"queries": ["fox", 1]}', "queries must be a list of strings"),
         (json.dumps({"queries": ["a"] * (MAX_QUERIES + 1)}).encode(), "queries must have at most 4,096 items"),
         (b'{"queries": ["a"], "topk": -1}', "topk must be an integer from 1 to 100"),
         (b'{"queries": ["a"], "topk": "many"}', "topk must be an integer from 1 to 100"),
@@ -127,6 +131,8 @@ def test_the_requests_of_search_r1_are_supported(server: str) -> None:
         return answer.json()["result"]
 
     assert len(ask(queries=["painter"] * 2_560, topk=3, return_scores=True)) == 2_560
+    assert ask(queries=[], topk=3, return_scores=True) == []  # no episode of the batch searches in this turn
+    assert ask(queries=["", " "], topk=3, return_scores=True) == [[], []]
     short, long = ask(queries=["painter", "painter " * 3_000], topk=1)
     assert short == long
     for default in (None, 0, "0"):
@@ -135,7 +141,7 @@ def test_the_requests_of_search_r1_are_supported(server: str) -> None:
         assert len(ask(queries=["painter"], topk=two)[0]) == 2
     for flag in (True, 1, "true", "yes", "1"):
         assert set(ask(queries=["painter"], return_scores=flag)[0][0]) == {"document", "score"}
-    for flag in (False, 0, "false"):
+    for flag in (False, 0, "false", None):
         assert set(ask(queries=["painter"], return_scores=flag)[0][0]) == {"id", "contents"}
 
 
@@ -418,9 +424,10 @@ def test_a_long_first_line_belongs_to_the_text() -> None:
     assert split_contents("word " * 200 + "\nmore") == ("", "word " * 200 + "\nmore")
 
 
-def test_the_title_replaces_a_missing_id() -> None:
-    [[hit]] = read_answer({"result": [[{"document": {"contents": '"T"\nx'}, "score": 1}]]}, 1, 1)
-    assert hit.document.id == "T"
+@pytest.mark.parametrize(("contents", "name"), [('"T"\nx', "T"), ("One  line.", "One line."), ("\nx", "x")])
+def test_the_title_or_the_beginning_of_the_text_replaces_a_missing_id(contents: str, name: str) -> None:
+    [[hit]] = read_answer({"result": [[{"document": {"contents": contents}, "score": 1}]]}, 1, 1)
+    assert hit.document.id == name
 
 
 # ---- cache and rate ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from empg.environments.deepsearch.retrieval.cache import DiskCache
+from empg.environments.deepsearch.retrieval.contents import split_contents
 from empg.environments.deepsearch.retrieval.query import check_count, clean_query, clean_text
 from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy
 from empg.environments.deepsearch.world import Document, Hit, RetrievalError
@@ -20,7 +21,7 @@ from empg.errors import UserError
 REQUEST_POLICY = RequestPolicy()  # the default
 QUERIES_AT_ONCE = 64  # queries per request
 MAX_TEXT = 100_000  # characters of a document; the rest is cut
-MAX_TITLE = 500  # characters; a longer first line belongs to the text
+MAX_NAME = 200  # characters of an id that is the beginning of the text
 
 
 class ServedRetriever:
@@ -91,17 +92,6 @@ def read_answer(answer: Any, queries: int, k: int) -> list[list[Hit]]:
     return hits
 
 
-def split_contents(contents: str) -> tuple[str, str]:
-    """Split Search-R1's contents into title and text. The title is on the first line, in quotes."""
-    title, _, text = contents.partition("\n")
-    title = title.strip()
-    if len(title) > MAX_TITLE:
-        return "", contents
-    if len(title) >= 2 and title[0] == title[-1] == '"':
-        title = title[1:-1]
-    return title, text
-
-
 def pack_hits(hits: Sequence[Hit]) -> list[list[str | float]]:
     """Convert hits to JSON for the cache."""
     return [[hit.document.id, hit.document.title, hit.document.text, hit.score] for hit in hits]
@@ -138,7 +128,8 @@ def _read_hit(entry: Any, place: str, unscored: float) -> Hit:
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not -1e300 < score < 1e300:
         raise RetrievalError(f"the retrieval server's answer is wrong: the score of {place} must be a number")
     title, text = split_contents(clean_text(contents[:MAX_TEXT]))
-    name = document.get("id", title)  # some of Search-R1's servers send no id
+    # Some of Search-R1's servers send no id.
+    name = document.get("id", title or " ".join(text[:MAX_NAME].split()))
     if not isinstance(name, (str, int)) or isinstance(name, bool):
         raise RetrievalError(f"the retrieval server's answer is wrong: the id of {place} must be a string")
     return Hit(Document(clean_text(str(name)), title, text), float(score))

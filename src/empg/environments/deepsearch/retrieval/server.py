@@ -14,16 +14,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from empg.environments.deepsearch.retrieval.contents import join_contents
 from empg.environments.deepsearch.retrieval.query import MAX_HITS, clean_text
-from empg.environments.deepsearch.world import Document, Hit, RetrievalError, Retriever
+from empg.environments.deepsearch.world import Hit, RetrievalError, Retriever
 from empg.environments.serving import serve_app
 
 MAX_BODY = 16 << 20  # bytes
 MAX_QUERIES = 4_096  # per request; Search-R1 sends a whole batch at once
 DEFAULT_HITS = 3
-# Search-R1's server parses its fields with pydantic, which accepts "3", 3.0 and "true".
+# Search-R1's server parses its fields with pydantic, which accepts "3", 3.0 and "true". Both may be null here.
 _COUNT = TypeAdapter(int | None)
-_FLAG = TypeAdapter(bool)
+_FLAG = TypeAdapter(bool | None)
 
 
 def retriever_app(retriever: Retriever) -> Starlette:
@@ -31,15 +32,17 @@ def retriever_app(retriever: Retriever) -> Starlette:
 
     `POST /retrieve` returns `{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}`, or bare documents
     without `return_scores`. `contents` is `"Title"` on the first line and the text on the following lines. If `topk` is
-    missing or 0, there are `DEFAULT_HITS` hits. Queries that are too long for a search are cut. Invalid requests get
-    422 (or 413) with `{"detail"}`; if the retriever's own external request fails, the status is 502.
+    missing, null or 0, there are `DEFAULT_HITS` hits. No queries give `{"result": []}`. Queries that are too long for a
+    search are cut. Invalid requests get 422 (or 413) with `{"detail"}`; if the retriever's own external request fails,
+    the status is 502.
     `GET /health` returns `{"status": "ok"}`.
     """
 
     async def retrieve(request: Request) -> JSONResponse:
         try:
             parsed = _parse(await _body(request))
-            found = await run_in_threadpool(retriever.search, parsed.queries, parsed.count)
+            # Search-R1's trainer asks nothing in a turn in which no episode searches.
+            found = await run_in_threadpool(retriever.search, parsed.queries, parsed.count) if parsed.queries else []
         except _RequestError as problem:
             return JSONResponse({"detail": str(problem)}, problem.status)
         except RetrievalError as problem:
@@ -99,8 +102,8 @@ def _parse(body: bytes) -> _Request:
     if not isinstance(fields, dict):
         raise _RequestError("body is not a JSON object")
     queries = fields.get("queries")
-    if not isinstance(queries, list) or not queries or not all(isinstance(query, str) for query in queries):
-        raise _RequestError("queries must be a non-empty list of strings")
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+        raise _RequestError("queries must be a list of strings")
     if len(queries) > MAX_QUERIES:
         raise _RequestError(f"queries must have at most {MAX_QUERIES:,} items")
     try:
@@ -110,17 +113,12 @@ def _parse(body: bytes) -> _Request:
     if not 1 <= count <= MAX_HITS:
         raise _RequestError(f"topk must be an integer from 1 to {MAX_HITS}")
     try:
-        with_scores = _FLAG.validate_python(fields.get("return_scores", False))
+        with_scores = _FLAG.validate_python(fields.get("return_scores")) or False
     except ValidationError:
         raise _RequestError("return_scores must be true or false") from None
     return _Request([clean_text(query) for query in queries], count, with_scores)
 
 
 def _answer(hit: Hit, with_score: bool) -> dict[str, Any]:
-    document = {"id": clean_text(hit.document.id), "contents": contents(hit.document)}
+    document = {"id": clean_text(hit.document.id), "contents": join_contents(hit.document)}
     return {"document": document, "score": hit.score} if with_score else document
-
-
-def contents(document: Document) -> str:
-    """Return a document in the format of Search-R1's corpora, with the title on one line."""
-    return clean_text(f'"{" ".join(document.title.splitlines())}"\n{document.text}')
