@@ -17,22 +17,30 @@ _SEPARATORS = " \t\r\n,"
 Progress = Callable[[int], None]  # receives the number of bytes read so far
 
 
-def stream_items(path: Path, progress: Progress | None = None, *, start: int = 0) -> Iterator[Any]:
-    """Yield the items of a JSON array, or the lines of a JSON-lines file, starting at byte `start`.
+def stream_items(path: Path, progress: Progress | None = None) -> Iterator[Any]:
+    """Yield the items of a JSON array, or the lines of a JSON-lines file.
 
     Raises:
         UserError: the file is damaged or truncated; the message gives the last complete item.
     """
     with path.open("rb") as file:
-        file.seek(start)
-        reader = _Reader(file, path, progress)
-        is_array = reader.peek() == "["
-        if is_array:
-            reader.skip()
-        while reader.peek() not in ("", "]"):
-            yield reader.value()
-        if is_array and reader.peek() == "":
-            raise UserError(f"{path}: the file is truncated after item {reader.values}; download it again")
+        yield from read_items(file, path, progress)
+
+
+def read_items(file: BinaryIO, path: Path, progress: Progress | None = None) -> Iterator[Any]:
+    """Yield what `stream_items` yields, from a file that is open at the start of the array; `path` names it in errors.
+
+    Raises:
+        UserError: see `stream_items`.
+    """
+    reader = _Reader(file, path, progress)
+    is_array = reader.peek() == "["
+    if is_array:
+        reader.skip()
+    while reader.peek() not in ("", "]"):
+        yield reader.value()
+    if is_array and reader.peek() == "":
+        raise UserError(f"{path}: the file is truncated after item {reader.values}; download it again")
 
 
 def stream_members(path: Path, progress: Progress | None = None) -> Iterator[tuple[str, Any]]:

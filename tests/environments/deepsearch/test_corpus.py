@@ -74,7 +74,7 @@ def test_malformed_lines_are_counted_with_their_position(tmp_path: Path, line: s
     corpus = _write(tmp_path / "c.jsonl", {"id": "1", "text": "good"}, "\n", line, line)
     report = CorpusReport()
     assert len(list(read_corpus(corpus, report))) == 1
-    assert report.summary() == f"1 documents; 2 malformed ({reason}; first: line 3)"
+    assert report.summary() == f"1 documents; 2 malformed ({reason}; first: row 3)"
 
 
 def test_invalid_bytes_affect_only_their_line(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_invalid_bytes_affect_only_their_line(tmp_path: Path) -> None:
     path.write_bytes(b'{"id": "1", "text": "\xff\xfe"}\n{"id": "2", "text": "half \\ud800 pair"}\n')
     report = CorpusReport()
     assert [d.text for d in read_corpus(path, report)] == ["half ? pair"]
-    assert report.malformed == {"not JSON": 1}
+    assert report.malformed == {"not UTF-8": 1}
 
 
 def test_a_missing_or_empty_file_is_an_error(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_changed_file_is_indexed_again(tmp_path: Path) -> None:
 def test_skipped_lines_are_logged_as_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         list(read_corpus(_write(tmp_path / "c.jsonl", *TOWNS, "broken\n")))
-    assert "c.jsonl: 50 documents; 1 malformed (not JSON; first: line 51)" in caplog.text
+    assert "c.jsonl: 50 documents; 1 malformed (not JSON; first: row 51)" in caplog.text
 
 
 def test_progress_is_shown_only_while_indexing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,12 @@
-"""Read a corpus of JSON lines: `{"id", "contents"}` (Search-R1's format) or `{"id", "title", "text"}`.
+"""Read a corpus: records with `id` and `contents` (Search-R1's format), or with `id`, `title` and `text`.
 
-The file is read line by line and indexed once into a cache folder: documents, an index and a table of titles, all
+The file is read record by record and indexed once into a cache folder: documents, an index and a table of titles, all
 memory-mapped. Twenty million passages are then opened in milliseconds and shared by all processes that search them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.deepsearch.actions import folded
+from empg.environments.deepsearch.record_files import Columns, Records, Unreadable, read_records
 from empg.environments.deepsearch.retrieval.contents import split_contents
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.retrieval.stored import Progress
@@ -27,80 +27,82 @@ from empg.environments.publishing import publish
 from empg.errors import MissingFileError, UserError
 
 _log = logging.getLogger(__name__)
+GIVE_UP = 1_000  # records; if the first ones are all malformed, the file is not a corpus, and its rest is not read
+_IDS = ("id", "_id", "docid")  # `_id` in BEIR
+_COLUMNS = Columns(header=frozenset(("text", "contents")), wanted=frozenset((*_IDS, "title", "text", "contents")))
 _MAX_PAGE = 100_000  # characters of all passages of one title
 
 
 @dataclass(slots=True)
 class CorpusReport:
-    """Counts of the lines of a corpus. `examples` maps each reason to the number of its first malformed line."""
+    """Counts of the records of a corpus. `examples` maps each reason to the row of its first malformed record."""
 
     kept: int = 0
     malformed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, int] = field(default_factory=dict)
 
-    def count_malformed(self, reason: str, line: int) -> None:
-        """Count a malformed line."""
+    def count_malformed(self, reason: str, row: int) -> None:
+        """Count a malformed record."""
         self.malformed[reason] += 1
-        self.examples.setdefault(reason, line)
+        self.examples.setdefault(reason, row)
 
     def summary(self) -> str:
         """Return a one-line summary."""
         parts = [f"{self.kept:,} documents"]
         for reason, count in sorted(self.malformed.items()):
-            parts.append(f"{count:,} malformed ({reason}; first: line {self.examples[reason]})")
+            parts.append(f"{count:,} malformed ({reason}; first: row {self.examples[reason]})")
         return "; ".join(parts)
 
 
 def read_corpus(path: Path, report: CorpusReport | None = None) -> Iterator[Document]:
-    """Stream the documents of a file. Malformed lines are skipped and counted.
+    """Stream the documents of a file in a format of `read_records`. Malformed records are skipped and counted.
 
-    `report` is updated during the iteration. Without a report, skipped lines are logged as a warning.
+    `report` is updated during the iteration. Without a report, skipped records are logged as a warning.
 
     Raises:
         MissingFileError: the file does not exist; the message describes its format.
-        UserError: no line is a document (raised at the end).
+        UserError: the format is not read; or, during the iteration, the file is damaged or the first `GIVE_UP` records
+            are all malformed.
     """
-    must_exist(path)
-    return _read(path, CorpusReport() if report is None else report, warn=report is None)
+    return _read(path, corpus_records(path), CorpusReport() if report is None else report, warn=report is None)
 
 
-def must_exist(path: Path) -> None:
-    """Check that the corpus file exists.
+def corpus_records(path: Path) -> Records:
+    """Open the records of a corpus file and check its format, which takes no time, whatever the size of the file.
 
     Raises:
         MissingFileError: the file does not exist; the message describes its format.
+        UserError: the format is not read.
     """
     if not path.is_file():
         raise MissingFileError(f'{path}: corpus not found: expected a file with lines {{"id": ..., "contents": ...}}')
+    return read_records(path, _COLUMNS)
 
 
-def _read(path: Path, report: CorpusReport, warn: bool) -> Iterator[Document]:
+def _read(path: Path, records: Records, report: CorpusReport, warn: bool) -> Iterator[Document]:
     before = report.kept
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                document = _document(line, number)
-            except ValueError as error:
-                report.count_malformed(str(error), number)
-                continue
-            report.kept += 1
-            yield document
+    for number, (row, record) in enumerate(records, 1):
+        try:
+            document = _document(record, row)
+        except ValueError as error:
+            report.count_malformed(str(error), row)
+            if report.kept == before and number == GIVE_UP:
+                break
+            continue
+        report.kept += 1
+        yield document
     if report.kept == before:
         raise UserError(f"{path}: no usable document found: {report.summary()}")
     if warn and report.malformed:
         _log.warning("%s: %s", path, report.summary())
 
 
-def _document(line: bytes, number: int) -> Document:
-    try:
-        record: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        raise UserError("not JSON") from None
+def _document(record: Any, row: int) -> Document:
+    if isinstance(record, Unreadable):
+        raise UserError(record.reason)
     if not isinstance(record, dict):
         raise UserError("not an object")
-    name = record.get("id", number)
+    name = next((record[key] for key in _IDS if record.get(key) is not None), row)
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise UserError("id must be a string or an integer")
     title, text = record.get("title"), record.get("text")

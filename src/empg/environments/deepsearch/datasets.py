@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from empg.environments.deepsearch.record_files import Unreadable, listed, read_records
+from empg.environments.deepsearch.record_files import Columns, Unreadable, listed, read_records
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.world import Document, Hop, Question
 from empg.errors import MissingFileError, UserError
@@ -41,6 +41,7 @@ OUT_OF_DISTRIBUTION = ("musique", "bamboogle")
 WITH_CONTEXT = ("hotpotqa", "2wiki", "musique")
 MAX_QUESTION = 4_000  # characters; the longest of these datasets have about 400
 _STEP = re.compile(r"#(\d+)")  # MuSiQue's notation for "the answer of this step"
+_COLUMNS = Columns(frozenset(("question", "prompt")), without_header=("question", "answer"), lists=True)
 _log = logging.getLogger(__name__)
 
 
@@ -170,7 +171,7 @@ class _MalformedError(Exception):
 def _recognised(path: Path, dataset: str, report: LoadReport) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Yield row, record with lower-case keys, and dataset. Unrecognised records are counted."""
     name = None if dataset == "auto" else dataset
-    for row, record in read_records(path):
+    for row, record in read_records(path, _COLUMNS):
         if isinstance(record, Unreadable):
             report.count_malformed(record.reason, path, row)
         elif not isinstance(record, dict):

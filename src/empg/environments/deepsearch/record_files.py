@@ -7,17 +7,22 @@ import csv
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from empg.environments.jsonstream import stream_items
+from empg.environments.deepsearch.opened_files import PARQUET, READ, opened, plain_name
+from empg.environments.jsonstream import read_items
 from empg.errors import UserError
 
 MAX_LISTED = 200_000  # characters of a list in a table cell
+MAX_LINE = 1 << 26  # bytes; a longer line means that a file does not have one record per line
 _HEAD = 4_096  # bytes used to detect the file format
 _DATA = re.compile(rb'\{\s*"Data"\s*:\s*(?=\[)')
+
+Records = Iterator[tuple[int, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,49 +32,78 @@ class Unreadable:
     reason: str
 
 
-def read_records(path: Path) -> Iterator[tuple[int, Any]]:
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of tables.
+
+    Attributes:
+        header: names, in lower case; the first line of a table is a header if it has one of them.
+        without_header: the columns of a table without a header; if there are none, a header is required.
+        lists: whether cells that contain a list are parsed.
+        wanted: the columns of a Parquet file that are read, if it has one of them; None reads all.
+    """
+
+    header: frozenset[str]
+    without_header: tuple[str, ...] = ()
+    lists: bool = False
+    wanted: frozenset[str] | None = None
+
+
+def read_records(path: Path, columns: Columns) -> Records:
     """Stream the records of a JSON array, JSON lines, CSV, TSV or Parquet. The format is detected from the first bytes.
 
-    An object that starts with the array "Data", as in TriviaQA's files, is read as that array. Rows count from 1: items
-    of an array or of Parquet, lines of any other file. A table without a header has the columns question and answer.
-    Cells that contain a list are parsed as lists.
+    Text may be compressed with gzip or zstd, and may start with a byte order mark. An object that starts with the array
+    "Data", as in TriviaQA's files, is read as that array. Rows count from 1: items of an array or of Parquet, lines of
+    any other file.
 
     Raises:
-        UserError: the file is damaged as a whole, or is a single JSON object.
+        UserError: the format is not read, or the file is a single JSON object; during the iteration, the file is
+            damaged as a whole.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(_HEAD)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if head.startswith(b"PAR1"):
-        return _parquet(path)
-    if path.suffix.lower() not in (".csv", ".tsv") and start.startswith(b"["):
-        return _array(path, len(head) - len(start))
-    if path.suffix.lower() in (".json", ".jsonl", ".ndjson") or start.startswith(b"{"):
+    start = head.lstrip()
+    first = start.split(b"\n", 1)[0].strip()
+    suffix = plain_name(path).suffix.lower()
+    if head.startswith(PARQUET):
+        return _parquet(path, columns.wanted)
+    if suffix not in (".csv", ".tsv") and start.startswith(b"["):
+        return _streamed(path, partial(_items, path, len(head) - len(start)))
+    if suffix in (".json", ".jsonl", ".ndjson") or start.startswith(b"{"):
         data = _DATA.match(start)
         if data is not None:
-            return _array(path, len(head) - len(start) + data.end())
-        if start.split(b"\n", 1)[0].strip() == b"{":
+            return _streamed(path, partial(_items, path, len(head) - len(start) + data.end()))
+        if first == b"{":
             problem = f"{path}: expected a list of records, got one JSON object"
             raise UserError(f"{problem}. Convert the list inside it to JSON lines (jq -c '.LIST[]')")
-        return _lines(path)
-    return _table(path, "\t" if b"\t" in start.split(b"\n", 1)[0] else ",")
+        return _streamed(path, partial(_lines, path))
+    delimiter = "\t" if b"\t" in first else ","
+    if not columns.without_header and not _is_header(first.decode("utf-8", "replace").split(delimiter), columns):
+        needed = " or ".join(sorted(columns.header))
+        problem = f"{path}: unsupported format: expected {READ}"
+        raise UserError(f"{problem}. The first line of CSV or TSV must name the columns, one of them {needed}")
+    return _streamed(path, partial(_table, path, delimiter, columns))
 
 
-def _array(path: Path, start: int) -> Iterator[tuple[int, Any]]:
-    try:
-        yield from enumerate(stream_items(path, start=start), 1)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: the file is not UTF-8 ({error.reason}); download it again") from None
+def _streamed(path: Path, read: Callable[[BinaryIO], Records]) -> Records:
+    with opened(path) as file:
+        yield from read(file)
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+def _items(path: Path, start: int, file: BinaryIO) -> Records:
+    file.read(start)
+    return enumerate(read_items(file, path), 1)
+
+
+def _parquet(path: Path, wanted: frozenset[str] | None) -> Records:
     import pyarrow
     from pyarrow import parquet
 
     row = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(1_024):
+            names = [name for name in file.schema_arrow.names if wanted is not None and name in wanted]
+            for batch in file.iter_batches(1_024, columns=names or None):
                 for record in batch.to_pylist():
                     row += 1
                     yield row, record
@@ -77,24 +111,24 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path}: the file is damaged after row {row} ({error}); download it again") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    for row, line in enumerate(_open(path), 1):
+def _lines(path: Path, file: BinaryIO) -> Records:
+    for row, line in enumerate(_bounded(path, file), 1):
         if not line.strip():
             continue
         record: Any
         try:
-            line.encode()
-            record = json.loads(line)
-        except UnicodeEncodeError:
+            record = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
             record = Unreadable("not UTF-8")
         except (ValueError, RecursionError):
             record = Unreadable("not JSON")
         yield row, record
 
 
-def _table(path: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
-    """Stream a CSV or TSV table. Without a header the columns are question and answer."""
-    reader = csv.reader(_open(path), delimiter=delimiter)
+def _table(path: Path, delimiter: str, columns: Columns, file: BinaryIO) -> Records:
+    """Stream a CSV or TSV table. Bytes that are not UTF-8 become lone surrogates, which then fail to encode."""
+    text = (line.decode("utf-8", "surrogateescape") for line in _bounded(path, file))
+    reader = csv.reader(text, delimiter=delimiter)
     names: list[str] | None = None
     while True:
         try:
@@ -111,20 +145,27 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
         if not any(cell.strip() for cell in cells):
             continue
         if names is None:
-            has_names = any(cell.strip().lower() == "question" for cell in cells)
-            names = [cell.strip() for cell in cells] if has_names else ["question", "answer"]
-            if has_names:
+            has_header = _is_header(cells, columns)
+            names = [cell.strip() for cell in cells] if has_header else list(columns.without_header)
+            if has_header:
                 continue
         if len(cells) != len(names):
             yield reader.line_num, Unreadable(f"wrong number of columns: expected {len(names)}")
         else:
-            yield reader.line_num, dict(zip(names, map(listed, cells), strict=True))
+            values: Iterable[Any] = map(listed, cells) if columns.lists else cells
+            yield reader.line_num, dict(zip(names, values, strict=True))
 
 
-def _open(path: Path) -> Iterable[str]:
-    """Yield lines. Bytes that are not UTF-8 become lone surrogates, which then fail to encode."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        yield from file
+def _is_header(cells: Iterable[str], columns: Columns) -> bool:
+    """Return whether the first row of a table is a header."""
+    return any(cell.strip(' "').lower() in columns.header for cell in cells)
+
+
+def _bounded(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    for row, line in enumerate(iter(partial(file.readline, MAX_LINE + 1), b""), 1):
+        if len(line) > MAX_LINE:
+            raise UserError(f"{path}: line {row} is longer than {MAX_LINE >> 20} MiB: expected one record per line")
+        yield line
 
 
 def listed(cell: str) -> Any:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from empg.environments.deepsearch.corpus import Titles, must_exist, open_titles, read_corpus
+from empg.environments.deepsearch.corpus import Titles, corpus_records, open_titles, read_corpus
 from empg.environments.deepsearch.options import LOCAL, Searching
 from empg.environments.deepsearch.progress_bar import IndexingBar
 from empg.environments.deepsearch.retrieval.stored import Progress, fingerprint_files, open_documents
@@ -42,12 +42,13 @@ class Corpus:
 
 
 def corpus_file(path: Path) -> Corpus:
-    """The documents of a file of JSON lines, see `corpus.read_corpus`; their index is kept beside it.
+    """The documents of a file, see `corpus.read_corpus`; their index is kept beside it.
 
     Raises:
         MissingFileError: there is no such file.
+        UserError: its format is not read.
     """
-    must_exist(path)
+    corpus_records(path)  # checks the file before anything else is built or shown
     return Corpus(partial(read_corpus, path), partial(fingerprint_files, path), folder=path.parent / "empg-index")
 
 
