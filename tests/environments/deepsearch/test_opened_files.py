@@ -79,7 +79,7 @@ def test_a_byte_order_mark_before_a_corpus_is_skipped(
     text: str, pack: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "corpus").write_bytes(pack(("\ufeff" + text).encode()))
-    assert [document.id for document in read_corpus(tmp_path / "corpus")][0] == "7"
+    assert next(document.id for document in read_corpus(tmp_path / "corpus")) == "7"
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd])

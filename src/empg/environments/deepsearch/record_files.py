@@ -101,7 +101,8 @@ def _parquet(path: Path, wanted: frozenset[str] | None) -> Records:
 
     row = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        # Read piece by piece: by default a whole row group is held, which can be a gigabyte of passages.
+        with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             names = [name for name in file.schema_arrow.names if wanted is not None and name in wanted]
             for batch in file.iter_batches(1_024, columns=names or None):
                 for record in batch.to_pylist():
