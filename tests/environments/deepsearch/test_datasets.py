@@ -14,14 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from empg.environments.deepsearch.datasets import (
-    HOMES,
-    IN_DISTRIBUTION,
-    OUT_OF_DISTRIBUTION,
-    LoadReport,
-    documents_of,
-    load_questions,
-)
+from empg.environments.deepsearch.dataset_names import HOMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, dataset_of_path
+from empg.environments.deepsearch.datasets import LoadReport, documents_of, load_questions
 from empg.environments.deepsearch.world import Document, Hop, Question
 
 HOTPOT = {
@@ -84,6 +78,7 @@ def lines(*records: Any) -> str:
 
 def loaded(folder: Path, text: str | bytes, name: str = "dev.json", **options: Any) -> list[Question]:
     file = folder / name
+    file.parent.mkdir(exist_ok=True)
     file.write_bytes(text.encode() if isinstance(text, str) else text)
     return list(load_questions(file, **options))
 
@@ -156,15 +151,21 @@ def test_musique(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("test.csv", 'Question,Answer\n"Who, before Una Moe, led Norland?",Ivo Kern\nWhat is it?,"A ""b"""\n'),
-        ("test.csv", '\ufeffQuestion,Answer\r\n"Who, before Una Moe, led Norland?",Ivo Kern\r\nWhat is it?,"A ""b"""'),
         (
-            "test.json",
+            "Bamboogle Prerelease - Sheet1.csv",
+            'Question,Answer\n"Who, before Una Moe, led Norland?",Ivo Kern\nWhat is it?,"A ""b"""\n',
+        ),
+        (
+            "Bamboogle Prerelease - Sheet1.csv",
+            '\ufeffQuestion,Answer\r\n"Who, before Una Moe, led Norland?",Ivo Kern\r\nWhat is it?,"A ""b"""',
+        ),
+        (
+            "bamboogle/test.json",
             '[{"Question": "Who, before Una Moe, led Norland?", "Answer": "Ivo Kern"},\n'
             ' {"Question": "What is it?", "Answer": "A \\"b\\""}]',
         ),
         (
-            "test.jsonl",
+            "bamboogle/test.jsonl",
             '{"Question": "Who, before Una Moe, led Norland?", "Answer": "Ivo Kern"}\n\n'
             '{"Question": "What is it?", "Answer": "A \\"b\\""}\n',
         ),
@@ -257,6 +258,115 @@ def test_generic(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("hotpotqa/dev.jsonl", "hotpotqa"),  # FlashRAG
+        ("2wikimultihopqa/train.jsonl", "2wiki"),
+        ("triviaqa/data/test-00000-of-00001.parquet", "triviaqa"),
+        ("squad/dev.jsonl.gz", "squad"),
+        ("hotpot_dev.jsonl", "hotpotqa"),
+        ("NQ-open.dev.jsonl", "nq"),
+        ("frames_test.csv", "frames"),
+        ("musique/bamboogle.csv", "bamboogle"),
+        ("own/rivers.csv", "rivers"),
+        ("own/dataframes.csv", "dataframes"),
+        ("own/nq_and_popqa.csv", "nq_and_popqa"),
+        ("dev.jsonl", "dev"),
+        ("data/dev.jsonl", "dev"),
+    ],
+)
+def test_the_name_of_a_file_or_its_folder_gives_the_source_of_generic_records(path: str, source: str) -> None:
+    assert dataset_of_path(Path(path)) == source
+
+
+def test_the_columns_question_and_answer_are_not_bamboogle_by_themselves(tmp_path: Path) -> None:
+    for name in ("frames", "mine"):
+        (question,) = loaded(tmp_path, "Question,Answer\nWho?,Una Moe\n", f"{name}/{name}.csv")
+        assert (question.source, question.kind) == (name, name)
+
+
+def test_frames(tmp_path: Path) -> None:
+    text = (
+        "\tPrompt\tAnswer\twikipedia_link_1\treasoning_types\twiki_links\n"
+        "0\tWho, of both, is older?\tUna Moe\thttps://a.example\tTemporal\t['https://a.example']\n"
+    )
+    assert facts(loaded(tmp_path, text, "test.tsv")) == [
+        ("frames-2", "Who, of both, is older?", ("Una Moe",), "frames")
+    ]
+    asked = {"Question": "Who?", "Answer": "Una Moe", "wiki_links": ["https://a.example"]}
+    assert facts(loaded(tmp_path, lines(asked), "test.jsonl")) == [("frames-1", "Who?", ("Una Moe",), "frames")]
+
+
+# The rows of trainers, as their own scripts write them: Search-R1, verl-agent, and verl without a column `question`.
+TARGET = {"target": ["Una Moe", "Moe"]}
+TEMPLATE = "Answer the given question. For example, <answer> Beijing </answer>. Question: "
+SEARCH_R1: dict[str, Any] = {
+    "id": "train_0",
+    "question": "Who?",
+    "golden_answers": ["Una Moe", "Moe"],
+    "data_source": "nq",
+    "prompt": [{"role": "user", "content": f"{TEMPLATE}Who?\n"}],
+    "ability": "fact-reasoning",
+    "reward_model": {"style": "rule", "ground_truth": TARGET},
+    "extra_info": {"index": 0, "split": "train"},
+}
+VERL_AGENT: dict[str, Any] = {
+    "data_source": "searchR1_nq",
+    "prompt": [{"role": "system", "content": "Search."}, {"role": "user", "content": f"{TEMPLATE}Who?"}],
+    "ability": None,
+    "reward_model": {"style": "rule", "ground_truth": TARGET},
+    "extra_info": {"index": 0, "question": "Who?", "split": "train"},
+    "metadata": None,
+    "env_kwargs": {"ground_truth": TARGET, "question": "Who?", "data_source": "searchR1_nq"},
+}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        SEARCH_R1,
+        VERL_AGENT,
+        {"env_kwargs": VERL_AGENT["env_kwargs"]},
+        {"env_kwargs": {**VERL_AGENT["env_kwargs"], "ground_truth": ["Una Moe", "Moe"]}},
+        {key: SEARCH_R1[key] for key in ("data_source", "prompt", "reward_model")},
+        {key: VERL_AGENT[key] for key in ("data_source", "prompt", "reward_model", "extra_info")},
+        {
+            "data_source": "nq",
+            "prompt": [{"role": "user", "content": "Who?"}],
+            "reward_model": {"ground_truth": TARGET},
+        },
+        {"data_source": "nq", "prompt": "Who?", "reward_spec": {"ground_truth": TARGET}},
+    ],
+)
+def test_the_rows_of_trainers(row: dict[str, Any], tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "train.parquet")
+    for found in (list(load_questions(tmp_path / "train.parquet")), loaded(tmp_path, lines(row), "train.jsonl")):
+        [question] = found
+        assert (question.text, question.answers, question.source) == ("Who?", ("Una Moe", "Moe"), "nq")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({**VERL_AGENT, "env_kwargs": {"question": 5}}, "question must be a string"),
+        ({"prompt": [{"role": "user", "content": 5}, 7], "reward_model": {}, "question": None}, "question must be a"),
+        ({"prompt": "Who?", "reward_model": {"ground_truth": {"target": [{}]}}}, "reward_model.ground_truth must"),
+        ({"prompt": "Who?", "reward_model": [], "env_kwargs": 7}, "no answer"),
+    ],
+)
+def test_malformed_rows_of_trainers_are_counted(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    report = LoadReport()
+    with pytest.raises(ValueError, match=f"no usable question found: 0 questions; 1 malformed .{reason}"):
+        loaded(tmp_path, lines(row), "train.jsonl", report=report)
+
+
+def test_a_huge_file_without_usable_questions_is_not_read_to_its_end(tmp_path: Path) -> None:
+    for record, reason in (({"question": "Who?", "golden_answers": []}, "no answer"), ({"a": 1}, "unknown format")):
+        with pytest.raises(ValueError, match=rf"0 questions; 1,000 malformed \({reason}"):
+            loaded(tmp_path, lines(*[record] * 1_500), "train.jsonl")
+
+
 def test_a_given_dataset_overrides_recognition(tmp_path: Path) -> None:
     text = lines({"id": "test_0", "question": "Who?", "golden_answers": ["x"]})
     (question,) = loaded(tmp_path, text, "test.jsonl", dataset="musique")
@@ -315,9 +425,9 @@ def test_a_malformed_line_affects_only_itself(tmp_path: Path) -> None:
     good = lines({"question": "Who?", "golden_answers": ["x"]}).encode()
     text = b"{cut\n" + good + b'{"question": "\xff", "golden_answers": ["x"]}\n' + b"[" * 100_000 + b"\n" + good
     report = LoadReport()
-    assert [question.id for question in loaded(tmp_path, text, "dev.jsonl", report=report)] == ["dev-2", "dev-5"]
+    assert [question.id for question in loaded(tmp_path, text, "own.jsonl", report=report)] == ["own-2", "own-5"]
     assert report.malformed == {"not JSON": 2, "not UTF-8": 1}
-    assert report.examples["not UTF-8"].endswith("dev.jsonl, row 3")
+    assert report.examples["not UTF-8"].endswith("own.jsonl, row 3")
 
 
 def test_a_malformed_table_row_affects_only_itself(tmp_path: Path) -> None:
@@ -427,7 +537,9 @@ def test_paragraphs_with_one_title_are_one_document(tmp_path: Path) -> None:
 
 def test_a_dataset_without_paragraphs_is_rejected_as_a_corpus(tmp_path: Path) -> None:
     (tmp_path / "dev.jsonl").write_text(lines({"question": "Who?", "answer": ["x"]}))
-    with pytest.raises(ValueError, match="no paragraphs: expected a file of hotpotqa, 2wiki, musique, got nq"):
+    with pytest.raises(
+        ValueError, match=r"no paragraphs: expected a file of .*, musique, got generic\. Set data\.corpus"
+    ):
         list(documents_of(tmp_path / "dev.jsonl"))
 
 

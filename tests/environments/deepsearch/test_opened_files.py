@@ -24,8 +24,8 @@ from empg.environments.deepsearch.datasets import load_questions
 from empg.environments.deepsearch.retrievers import corpus_file
 from empg.environments.deepsearch.world import Document
 
-HARBOUR = {"id": "7", "title": "Harbour", "text": 'Ships, "big" ones,\nlie here — née.'}
-MILL = {"id": "8", "title": "Mill", "text": "It turns."}
+HARBOUR: dict[str, object] = {"id": "7", "title": "Harbour", "text": 'Ships, "big" ones,\nlie here — née.'}
+MILL: dict[str, object] = {"id": "8", "title": "Mill", "text": "It turns."}
 LINES = "".join(json.dumps(record) + "\n" for record in (HARBOUR, MILL)).encode()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from empg.environments.deepsearch import DeepSearchEnv
 from empg.environments.deepsearch.options import Data
@@ -48,7 +51,9 @@ def published(tmp_path: Path) -> Path:
 
 
 def test_published_files_are_arranged_like_in_the_paper(published: Path) -> None:
-    named = {split: [str(Path(path).relative_to(published)) for path in paths] for split, paths in arrange(published)}
+    named = {
+        split: [str(Path(path).relative_to(published)) for path in paths] for split, paths, _ in arrange(published)
+    }
     assert named == {
         "train": ["2wikimultihopqa/train.jsonl", "hotpot_train_v1.1.jsonl"],
         "test_id": [
@@ -63,17 +68,113 @@ def test_published_files_are_arranged_like_in_the_paper(published: Path) -> None
 
 def test_a_folder_of_published_files_can_be_played(published: Path) -> None:
     data = {"questions": str(published), "corpus": str(write(published.parent / "corpus.jsonl", {"text": "B."}))}
-    assert [DeepSearchEnv(split, data=data).num_tasks for split in ("train", "test_id", "test_ood")] == [2, 4, 2]
+    # The two files of 2WikiMultiHopQA ask the same question.
+    assert [DeepSearchEnv(split, data=data).num_tasks for split in ("train", "test_id", "test_ood")] == [2, 3, 2]
 
 
 def test_a_folder_without_published_files_is_rejected(tmp_path: Path) -> None:
     write(tmp_path / "nq" / "test.jsonl", FLASHRAG)
     with pytest.raises(
-        ValueError, match=r"has no files of the paper's datasets \(hotpotqa, 2wiki, webwalker, musique,"
+        ValueError, match=r"has no usable files of the paper's datasets \(hotpotqa, 2wiki, webwalker, musique,"
     ):
         read_places(Data(questions=str(tmp_path)))
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         read_places(Data(questions="nowhere"))
+
+
+@pytest.fixture
+def downloaded(tmp_path: Path) -> Path:
+    """Write the download sets of HotpotQA, 2WikiMultiHopQA and MuSiQue, and what else lies in such a folder."""
+    folder = tmp_path / "downloaded"
+    empty = {**HOTPOT, "context": [["C", ["Text of C."]]]}
+    other = {**HOTPOT, "_id": "i", "question": "R?"}
+    write(folder / "hotpot_dev_distractor_v1.json", HOTPOT, other)
+    write(folder / "hotpot_dev_fullwiki_v1.json", empty, other)
+    write(folder / "hotpot_test_fullwiki_v1.json", {key: HOTPOT[key] for key in ("_id", "question", "context")})
+    write(folder / "data_ids_april7" / "dev.json", WIKI2)
+    write(folder / "data_ids_april7" / "test.json", {**WIKI2, "answer": None})
+    write(folder / "data_ids_april7" / "id_aliases.json", {"Q_id": "Q1", "aliases": ["A"], "demonyms": []})
+    paragraph = {"idx": 0, "title": "A", "paragraph_text": "B.", "is_supporting": True}
+    musique = {**MUSIQUE, "paragraphs": [paragraph]}
+    write(folder / "data" / "musique_ans_v1.0_dev.jsonl", musique)
+    write(folder / "data" / "musique_full_v1.0_dev.jsonl", musique, {**musique, "answerable": False})
+    write(folder / "data" / "musique_ans_v1.0_test.jsonl", {"id": "2hop__2", "question": "Q?", "paragraphs": []})
+    write(folder / "data" / "dev_test_singlehop_questions_v1.0.json", {"natural_questions": [1], "zero_shot_re": [2]})
+    (folder / "frames.csv").write_text("Question,Answer\nQ?,B\n")
+    (folder / "package.json").write_text('{\n  "name": "x"\n}\n')
+    (folder / "cut.json").write_text(json.dumps([HOTPOT, HOTPOT])[:-9])
+    (folder / "bamboogle.csv").write_text("Question,Answer\nQ?,B\n")
+    return folder
+
+
+def test_the_download_sets_give_every_question_once(downloaded: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = {"questions": str(downloaded), "corpus": str(write(downloaded.parent / "corpus.jsonl", {"text": "B."}))}
+    (downloaded / "cut.json").unlink()
+    with caplog.at_level(logging.WARNING, "empg"):
+        environments = {split: DeepSearchEnv(split, data=data) for split in ("test_id", "test_ood")}
+    asked = {split: [q.id for q in environment.source.questions[split]] for split, environment in environments.items()}
+    assert asked == {"test_id": ["h", "h", "i"], "test_ood": ["bamboogle-2", "2hop__1"]}
+    assert environments["test_id"].source.questions["test_id"][1].hops  # of the file with the gold paragraphs
+    assert "test_id: 2 repeated questions are loaded once" in caplog.text
+    assert "test_ood: 1 repeated questions are loaded once" in caplog.text
+
+
+def test_what_is_left_out_of_a_folder_is_named_in_one_line_per_reason(
+    downloaded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "empg"):
+        arrange(downloaded)
+        arrange(downloaded)
+    said = [record.getMessage().removeprefix(f"{downloaded}: left out ") for record in caplog.records]
+    assert [re.sub(r" \((?:the file|expected).*", "", line) for line in said] == [
+        "(not a file of questions): data/dev_test_singlehop_questions_v1.0.json, data_ids_april7/id_aliases.json",
+        "(no answers): data/musique_ans_v1.0_test.jsonl, data_ids_april7/test.json, hotpot_test_fullwiki_v1.json",
+        "(other data sets): frames.csv (frames)",
+        "(unreadable): package.json",
+    ]
+
+
+def test_a_damaged_file_is_an_error_where_it_is_named_or_read(downloaded: Path) -> None:
+    """It has a usable question at its start, so only reading all of it shows the damage."""
+    with pytest.raises(ValueError, match=r"cut\.json: the file is not valid JSON after value 1 "):
+        DeepSearchEnv("test_id", data={"questions": str(downloaded)})
+    with pytest.raises(ValueError, match=r"id_aliases\.json: no record identifies the dataset"):
+        DeepSearchEnv("a", data={"questions": {"a": str(downloaded / "data_ids_april7" / "id_aliases.json")}})
+
+
+def test_without_a_corpus_files_without_paragraphs_are_left_out(
+    downloaded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (downloaded / "cut.json").unlink()
+    with caplog.at_level(logging.WARNING, "empg"):
+        environment = DeepSearchEnv("test_ood", data={"questions": str(downloaded)})
+    assert [question.source for question in environment.source.questions["test_ood"]] == ["musique"]
+    assert "left out (no paragraphs to search, and data.corpus is not set): bamboogle.csv" in caplog.text
+
+
+def test_many_files_are_left_out_in_one_short_line(published: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(200):
+        write(published / "nq" / f"{number:03}.json", FLASHRAG)
+    with caplog.at_level(logging.WARNING, "empg"):
+        arrange(published)
+    [line] = [message for message in caplog.messages if "other data sets" in message]
+    assert line.endswith("nq/004.json (nq) and 196 more")
+
+
+def test_the_rows_of_search_r1_are_placed_one_by_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its training file has two data sets, and its test file all seven."""
+    sets = {"train": ("nq", "hotpotqa"), "test": ("nq", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")}
+    folder = tmp_path / "nq_hotpotqa_train"
+    folder.mkdir()
+    for part, names in sets.items():
+        rows = [{**FLASHRAG, "question": f"{name}?", "data_source": name} for name in names]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{part}.parquet")
+    corpus = write(tmp_path / "corpus.jsonl", {"text": "B."})
+    with caplog.at_level(logging.WARNING, "empg"):
+        environment = DeepSearchEnv("train", data={"questions": str(folder), "corpus": str(corpus)})
+    sources = {split: [q.source for q in found] for split, found in environment.source.questions.items()}
+    assert sources == {"train": ["hotpotqa"], "test_id": ["hotpotqa", "2wiki"], "test_ood": ["musique", "bamboogle"]}
+    assert "left out (other data sets): test.parquet (nq), train.parquet (nq)" in caplog.text
 
 
 def test_a_file_in_two_splits_is_rejected(tmp_path: Path) -> None:

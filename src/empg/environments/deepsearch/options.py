@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
 
+from empg.environments.deepsearch.opened_files import plain_name
 from empg.environments.deepsearch.scoring import Metric
 from empg.environments.options import EnvironmentOptions, FilePath, OptionSection, Several
 from empg.errors import UserError
@@ -26,9 +27,14 @@ Text = Annotated[StrictStr, Field(min_length=1)]
 LOCAL = ("bm25", "tantivy", "dense")
 """Retrievers that search a corpus in the process of the environment."""
 FEWEST_PAGES = 50  # too few for every kind of question below
-QUESTION_FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_QUESTION_FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 KEY_VARIABLE = "JUDGE_API_KEY"
 DATA_EXAMPLE = "data: {questions: {train: FILE, test_id: [FILE, FILE]}, corpus: FILE}"
+
+
+def is_question_file(path: Path) -> bool:
+    """Return whether a file is named like a file of questions, compressed or not."""
+    return plain_name(path).suffix.lower() in _QUESTION_FILES
 
 
 class Requests(OptionSection):
@@ -83,7 +89,7 @@ class Data(OptionSection):
     @field_validator("questions", mode="before")
     @classmethod
     def _by_split(cls, given: Any) -> Any:
-        if isinstance(given, str) and Path(given).suffix.lower() not in QUESTION_FILES:
+        if isinstance(given, str) and not is_question_file(Path(given)):
             return given
         if not isinstance(given, Mapping) or not given:
             raise UserError(f"names files by split, or one folder of published files, as in {DATA_EXAMPLE}")

@@ -2,72 +2,108 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from empg.environments.deepsearch.datasets import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, load_questions
-from empg.environments.deepsearch.options import DATA_EXAMPLE, QUESTION_FILES, Data
+from empg.environments.deepsearch.dataset_names import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
+from empg.environments.deepsearch.datasets import examine
+from empg.environments.deepsearch.options import DATA_EXAMPLE, Data, is_question_file
 from empg.errors import MissingFileError, UserError
 
-Files = tuple[tuple[str, tuple[str, ...]], ...]
-"""Pairs of a split and its files."""
+_log = logging.getLogger(__name__)
+_SHOWN = 5  # files that are named per reason for leaving them out
+_DATASETS = {"train": IN_DISTRIBUTION, "test_id": IN_DISTRIBUTION, "test_ood": OUT_OF_DISTRIBUTION}
 
-_OTHER_NAMES = {"2wikimultihopqa": "2wiki", "webwalkerqa": "webwalker"}
+
+class SplitFiles(NamedTuple):
+    """The files of a split. `sources` are the datasets whose questions are taken from them; None takes all."""
+
+    split: str
+    paths: tuple[str, ...]
+    sources: tuple[str, ...] | None = None
 
 
-def read_places(data: Data) -> tuple[Files, str | None]:
+Files = tuple[SplitFiles, ...]
+
+
+def read_places(data: Data, paragraphs: bool = False) -> tuple[Files, str | None]:
     """Return the files of each split, and the corpus.
 
+    Args:
+        data: the options.
+        paragraphs: whether the paragraphs of the questions are searched. Of a folder, files without them are left out.
+
     Raises:
-        UserError: a file is named twice (training and test data must not overlap).
+        UserError: a file is named twice (training and test data must not overlap); or see `arrange`.
         MissingFileError: the folder does not exist.
     """
     if isinstance(data.questions, str):
-        return arrange(Path(data.questions)), data.corpus
-    files = tuple(data.questions.items())
+        return arrange(Path(data.questions), paragraphs), data.corpus
+    files = tuple(SplitFiles(split, paths) for split, paths in data.questions.items())
     _check_apart(files)
     return files, data.corpus
 
 
 @lru_cache(8)
-def arrange(folder: Path) -> Files:
+def arrange(folder: Path, paragraphs: bool = False) -> Files:
     """Arrange the published files of a folder like the paper: `train`, `test_id` and `test_ood`.
 
     `train` has the training files of `IN_DISTRIBUTION`, and `test_id` its other files. `test_ood` has the files of
-    `OUT_OF_DISTRIBUTION` except its training files. A file is a training file if its name contains "train". Its dataset
-    is recognised by its records, else by the name of its folder. Files of other datasets are ignored.
+    `OUT_OF_DISTRIBUTION` except its training files. A file is a training file if its name contains "train" or its
+    folder is called "train". Its dataset is recognised by its records, else by its name or that of its folder. A file
+    whose rows name several datasets is in each split that takes questions from it. A warning names the files that are
+    left out, in one line per reason.
 
     Raises:
         MissingFileError: the folder does not exist.
-        UserError: the folder has no file of these datasets, or one of the files has no questions.
+        UserError: no file has usable questions of these datasets.
     """
     if not folder.is_dir():
         raise MissingFileError(f"{folder} is not a folder. Set data.questions to files by split, e.g. {DATA_EXAMPLE}")
-    splits: dict[str, list[str]] = {"train": [], "test_id": [], "test_ood": []}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in QUESTION_FILES and path.is_file()):
-        dataset, trains = _dataset(path), "train" in path.stem.lower()
-        if dataset in IN_DISTRIBUTION:
-            splits["train" if trains else "test_id"].append(str(path))
-        elif dataset in OUT_OF_DISTRIBUTION and not trains:
-            splits["test_ood"].append(str(path))
-    found = tuple((split, tuple(paths)) for split, paths in splits.items() if paths)
-    if not found:
+    splits: dict[str, list[str]] = {split: [] for split in _DATASETS}
+    left_out: dict[str, list[str]] = {}
+    for path in sorted(path for path in folder.rglob("*") if is_question_file(path) and path.is_file()):
+        name = path.relative_to(folder)
+        found = examine(path)
+        trains = "train" in path.stem.lower() or "train" in map(str.lower, name.parts[:-1])
+        if found.problem:
+            left_out.setdefault(found.problem, []).append(
+                f"{name} ({found.detail:.200})" if found.detail else f"{name}"
+            )
+        for source in found.sources:
+            split = _split(source, trains)
+            if split not in splits:
+                left_out.setdefault(split, []).append(f"{name} ({source})")
+            elif paragraphs and not found.paragraphs:
+                left_out.setdefault("no paragraphs to search, and data.corpus is not set", []).append(f"{name}")
+            elif str(path) not in splits[split]:
+                splits[split].append(str(path))
+    for reason, names in left_out.items():
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        _log.warning("%s: left out (%s): %s%s", folder, reason, ", ".join(names[:_SHOWN]), more)
+    files = tuple(SplitFiles(split, tuple(paths), _DATASETS[split]) for split, paths in splits.items() if paths)
+    if not files:
         datasets = ", ".join((*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION))
-        problem = f"{folder} has no files of the paper's datasets ({datasets})"
+        problem = f"{folder} has no usable files of the paper's datasets ({datasets})"
         raise UserError(f"{problem}. Set data.questions to files by split")
-    return found
+    return files
 
 
-def _dataset(path: Path) -> str:
-    source = next(load_questions(path)).source.lower()
-    names = [_OTHER_NAMES.get(name, name) for name in (source, path.parent.name.lower())]
-    return next((name for name in names if name in (*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION)), names[0])
+def _split(source: str, trains: bool) -> str:
+    """Return the split of a dataset's file, or why there is none."""
+    if source in IN_DISTRIBUTION:
+        return "train" if trains else "test_id"
+    if source in OUT_OF_DISTRIBUTION:
+        return "training file of a data set that is only tested on" if trains else "test_ood"
+    return "other data sets"
 
 
 def _check_apart(files: Files) -> None:
     where: dict[str, str] = {}
-    for split, paths in files:
+    for split, paths, _ in files:
         for path in paths:
             before = where.setdefault(os.path.realpath(path), split)
             if before != split:

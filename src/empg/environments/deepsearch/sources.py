@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -10,7 +11,7 @@ from pathlib import Path
 from empg.environments.deepsearch.datasets import documents_of, load_questions
 from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, make_encyclopaedia
 from empg.environments.deepsearch.options import LOCAL, DeepSearchOptions, Judging, Searching, Wording
-from empg.environments.deepsearch.places import Files, read_places
+from empg.environments.deepsearch.places import Files, SplitFiles, read_places
 from empg.environments.deepsearch.questions import KINDS, SPLITS, make_questions
 from empg.environments.deepsearch.realworld import KINDS as COUNTRY_KINDS
 from empg.environments.deepsearch.realworld import country_pages, make_country_questions
@@ -19,6 +20,8 @@ from empg.environments.deepsearch.retrievers import Corpus, corpus_file, open_se
 from empg.environments.deepsearch.scoring import Metric, score
 from empg.environments.deepsearch.world import Document, Library, Question, Retriever
 from empg.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 Score = Callable[[Question, str], float]
 """How good an answer to a question is, in [0, 1]."""
@@ -55,9 +58,10 @@ def open_source(options: DeepSearchOptions) -> Source:
     scored = _judge(options.judge, how.cache) if options.metric == "judge" else _Scored(options.metric)
     questions: Mapping[str, Sequence[Question]]
     if options.data is not None:
-        files, corpus = read_places(options.data)
+        of_questions = options.data.corpus is None and how.retriever in LOCAL
+        files, corpus = read_places(options.data, paragraphs=of_questions)
         questions = _file_questions(files, kinds)
-        context = () if corpus else tuple(dict.fromkeys(path for _, paths in files for path in paths))
+        context = tuple(dict.fromkeys(path for part in files for path in part.paths)) if of_questions else ()
         searched = _file_search(corpus, context, how)
     elif options.world == "countries":
         questions = _country_questions(seed, kinds)
@@ -155,16 +159,33 @@ def _country_search(how: Searching) -> Searched:
 
 @lru_cache(8)
 def _file_questions(files: Files, kinds: tuple[str, ...] | None) -> _Splits:
-    return _Splits({split: partial(_load, split, paths, kinds) for split, paths in files})
+    return _Splits({part.split: partial(_load, part, kinds) for part in files})
 
 
-def _load(split: str, paths: tuple[str, ...], kinds: tuple[str, ...] | None) -> tuple[Question, ...]:
-    every = [question for path in paths for question in load_questions(path)]
+def _load(files: SplitFiles, kinds: tuple[str, ...] | None) -> tuple[Question, ...]:
+    given = (question for path in files.paths for question in load_questions(path))
+    every = _once(files.split, [q for q in given if files.sources is None or q.source in files.sources])
     questions = tuple(question for question in every if kinds is None or question.kind in kinds)
     if not questions:
         there = ", ".join(dict.fromkeys(question.kind for question in every))
-        raise UserError(f"kinds={list(kinds or ())}: {split} has none of these, but {there:.300}")
+        raise UserError(f"kinds={list(kinds or ())}: {files.split} has none of these, but {there:.300}")
     return questions
+
+
+def _once(split: str, questions: Sequence[Question]) -> Sequence[Question]:
+    """Keep one of the questions of a dataset with the same text and answer, if possible one with a gold chain.
+
+    HotpotQA is published with two kinds of paragraphs, MuSiQue with and without its unanswerable questions, and many
+    data sets by FlashRAG as well, with other ids.
+    """
+    kept: dict[tuple[str, str, str], Question] = {}
+    for question in questions:
+        key = (question.source, question.text.casefold(), question.answers[0].casefold())
+        if key not in kept or (question.hops and not kept[key].hops):
+            kept[key] = question
+    if len(kept) < len(questions):
+        _log.warning("%s: %s repeated questions are loaded once", split, f"{len(questions) - len(kept):,}")
+    return tuple(kept.values())
 
 
 @lru_cache(4)

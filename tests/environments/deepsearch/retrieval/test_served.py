@@ -141,8 +141,8 @@ def test_the_requests_of_search_r1_are_supported(server: str) -> None:
         assert len(ask(queries=["painter"], topk=two)[0]) == 2
     for flag in (True, 1, "true", "yes", "1"):
         assert set(ask(queries=["painter"], return_scores=flag)[0][0]) == {"document", "score"}
-    for flag in (False, 0, "false", None):
-        assert set(ask(queries=["painter"], return_scores=flag)[0][0]) == {"id", "contents"}
+    for no in (False, 0, "false", None):
+        assert set(ask(queries=["painter"], return_scores=no)[0][0]) == {"id", "contents"}
 
 
 def test_health_and_other_requests(server: str) -> None:
