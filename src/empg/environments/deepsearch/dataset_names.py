@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from empg.environments.deepsearch.opened_files import plain_name
@@ -45,6 +46,7 @@ _PART = re.compile(r"(train(ing)?|dev|test|valid(ation)?|val|eval)([-_.]?v?[\d.]
 _PLACES = frozenset(("", ".", "..", "data", "dataset", "datasets", "raw", "questions"))
 
 
+@lru_cache(256)  # asked for every row
 def dataset_name(text: str) -> str:
     """Return the dataset that a text such as `searchR1_2wikimultihopqa` names; a text that names none, unchanged."""
     plain = " ".join(clean_text(_TAG.sub("", text)).split())
@@ -52,6 +54,7 @@ def dataset_name(text: str) -> str:
     return found[0] if len(found) == 1 else plain
 
 
+@lru_cache(256)  # asked for every row
 def dataset_of_path(path: Path) -> str:
     """Return the dataset that the name of a file or of its folder contains, else the more specific of the two names.
 
