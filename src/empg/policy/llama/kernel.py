@@ -19,9 +19,9 @@ Integers = NDArray[np.int64]
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compile a function at its first call, and keep the result on disk if there is a folder to write to."""
     try:
-        return njit(fastmath=True, cache=True)(function)  # type: ignore[no-any-return]
+        return njit(fastmath=True, cache=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(fastmath=True)(function)  # type: ignore[no-any-return]
+        return njit(fastmath=True)(function)
 
 
 @_compiled
