@@ -16,6 +16,8 @@ SHAPE = TinyModel(
     hidden_size=16, layers=2, heads=2, kv_heads=1, intermediate_size=16, vocab_size=300, max_positions=128
 )
 POLICY: Policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu"), ["a mug"], seed=1)
+BY_TRANSFORMERS = Policy(POLICY.model, POLICY.tokenizer, POLICY.device)
+BY_TRANSFORMERS.is_small_llama = False
 with torch.no_grad():
     for _parameter in POLICY.parameters:
         if _parameter.ndim >= 2:
@@ -50,9 +52,9 @@ moves = st.lists(
 
 
 @settings(max_examples=40, deadline=None)
-@given(moves=moves, rng=st.randoms(use_true_random=False))
-def test_any_play_with_the_slots_equals_plain_forward_passes(moves, rng) -> None:
-    decoder = Decoder(POLICY, SLOTS, 64, Sampling())
+@given(policy=st.sampled_from([POLICY, BY_TRANSFORMERS]), moves=moves, rng=st.randoms(use_true_random=False))
+def test_any_play_with_the_slots_equals_plain_forward_passes(policy: Policy, moves, rng) -> None:
+    decoder = Decoder(policy, SLOTS, 64, Sampling())
     contexts: list[list[int]] = [[] for _ in range(SLOTS)]
     for verb, slots, longest in moves:
         if verb == "clear":

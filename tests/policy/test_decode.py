@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,15 @@ import torch
 from empg.policy.decode import Decoder, Sampling, _invert, _truncate
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
+
+
+@pytest.fixture(params=["own passes", "transformers"])
+def policy(request: pytest.FixtureRequest, policy: Policy) -> Policy:
+    """The tiny policy, computed by this package or by transformers as any other model."""
+    assert policy.is_small_llama
+    policy.is_small_llama = request.param == "own passes"
+    return policy
+
 
 PROMPTS = [[7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17, 18, 19, 20, 21]]
 
@@ -62,20 +72,19 @@ def test_a_slot_is_kept_between_turns_and_clean_when_reused(policy: Policy) -> N
 
 
 def test_a_groups_prompt_is_prefilled_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    widths: list[torch.Size] = []
-    hidden = Policy.hidden
-
-    def watched(self: Policy, ids: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
-        widths.append(ids.shape)
-        return hidden(self, ids, *more, **options)
-
-    monkeypatch.setattr(Policy, "hidden", watched)
     decoder = Decoder(policy, 4, 64, Sampling())
+    chunks: list[Sequence[Sequence[int]]] = []
+    read = decoder.contexts.read
+
+    def watched(slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        chunks.append(prompts)
+        return read(slots, prompts)
+
+    monkeypatch.setattr(decoder.contexts, "read", watched)
     logits = decoder.prefill([0, 1, 2, 3], [PROMPTS[2], PROMPTS[2], PROMPTS[1], PROMPTS[2]])
-    assert widths == [torch.Size([2, len(PROMPTS[2])])]
+    assert chunks == [[PROMPTS[2], PROMPTS[1]]]
     torch.testing.assert_close(logits[0], logits[3])
     written = write(decoder, [0, 1, 2, 3], logits, 4, torch.Generator().manual_seed(3))
-    monkeypatch.undo()
     for prompt, (ids, logprobs, _) in zip([PROMPTS[2], PROMPTS[2], PROMPTS[1], PROMPTS[2]], written, strict=True):
         torch.testing.assert_close(
             torch.tensor(logprobs), score(policy, prompt + ids, len(prompt))[0], atol=1e-5, rtol=1e-5

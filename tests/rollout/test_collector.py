@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -176,16 +175,16 @@ def test_a_turn_ends_with_its_end_token_or_at_its_limit(policy: Policy) -> None:
         assert len(turn.action_ids) == len(turn.logprobs) == len(turn.entropies)
 
 
-def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
-    """Return a list that gets the shape of the ids of every forward pass."""
-    reads: list[torch.Size] = []
-    hidden = Policy.hidden
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Return a list that gets the widths of the chunks of every forward pass."""
+    reads: list[list[int]] = []
+    read = Decoder._read
 
-    def watched(self: Policy, ids: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
-        reads.append(ids.shape)
-        return hidden(self, ids, *more, **options)
+    def watched(self: Decoder, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> torch.Tensor:
+        reads.append([len(chunk) for chunk in chunks])
+        return read(self, slots, chunks)
 
-    monkeypatch.setattr(Policy, "hidden", watched)
+    monkeypatch.setattr(Decoder, "_read", watched)
     return reads
 
 
@@ -193,14 +192,14 @@ def test_a_group_reads_its_first_prompt_once(policy: Policy, monkeypatch: pytest
     reads = watch_reads(monkeypatch)
     prompt = ChatFormat(policy.tokenizer).first("Lamp 1 is lit.")
     collect(policy, [Request(2, 0, (0, member)) for member in range(8)], slots=8)
-    assert reads[0] == (1, len(prompt))
+    assert reads[0] == [len(prompt)]
 
 
 def test_nothing_is_read_twice(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every id but the last sampled one goes through the model once (one slot: no padding, no sharing)."""
     reads = watch_reads(monkeypatch)
     [episode] = collect(policy, [Request(2, 0, (0,))], slots=1)
-    assert sum(shape.numel() for shape in reads) == sum(len(p) + len(a) for p, a in ids(episode)) - 1
+    assert sum(map(sum, reads)) == sum(len(p) + len(a) for p, a in ids(episode)) - 1
 
 
 def test_progress_counts_the_episodes_that_ended(policy: Policy) -> None:

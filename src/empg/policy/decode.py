@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from empg.errors import UserError
-from empg.policy.cache import SlotCache
+from empg.policy.contexts import Contexts, ModelContexts
 from empg.policy.model import Policy
 from empg.policy.scoring import log_softmax_and_entropy
 
@@ -37,14 +38,12 @@ class Decoder:
     """A KV cache of `num_slots` episodes with two operations: `prefill` prompts, and `advance` turns by one token.
 
     The caller passes the random numbers, one in [0, 1) per token. So the tokens of an episode do not depend on the
-    other episodes in the batch.
+    other episodes in the batch. The weights of the policy must not change while the decoder is used.
     """
 
     def __init__(self, policy: Policy, num_slots: int, length: int, sampling: Sampling) -> None:
-        self.policy, self.sampling = policy, sampling
-        config = policy.model.config.get_text_config()
-        self.cache = SlotCache(config.num_hidden_layers, num_slots, length, policy.device)
-        self.lengths = torch.zeros(num_slots, dtype=torch.long)
+        self.num_slots, self.length, self.sampling = num_slots, length, sampling
+        self.contexts = _make_contexts(policy, num_slots, length)
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -66,7 +65,7 @@ class Decoder:
                 leaders[key] = len(unique)
             source.append(len(unique))
             unique.append(row)
-        logits = self._forward([slots[r] for r in unique], [prompts[r] for r in unique])
+        logits = self._read([slots[r] for r in unique], [prompts[r] for r in unique])
         if len(unique) < len(slots):
             self._share(slots, prompts, unique, source)
         return logits[torch.tensor(source, device=logits.device)]
@@ -74,15 +73,7 @@ class Decoder:
     @torch.inference_mode()
     def advance(self, slots: Sequence[int], ids: Sequence[int]) -> Tensor:
         """Append one id to each slot and return the following logits (n, V)."""
-        top = max(slots) + 1
-        if 2 * len(slots) < top:
-            return self._forward(slots, [[token] for token in ids])
-        # The cache of the first `top` slots is read in place; a selection would have to be copied. So waiting slots in
-        # between are computed as well. Their results are not used, and what they write is overwritten.
-        chunks: list[list[int]] = [[] for _ in range(top)]
-        for slot, token in zip(slots, ids, strict=True):
-            chunks[slot] = [token]
-        return self._forward(range(top), chunks)[torch.tensor(slots)]
+        return self._read(slots, [[token] for token in ids])
 
     @torch.inference_mode()
     def choose(self, logits: Tensor, uniforms: Tensor) -> tuple[list[int], list[float], list[float]]:
@@ -95,28 +86,20 @@ class Decoder:
         chosen = log_probs.gather(-1, ids[:, None])[:, 0]
         return ids.tolist(), chosen.tolist(), entropies.tolist()
 
+    @property
+    def lengths(self) -> Tensor:
+        """(num_slots,) int64, the number of tokens in each slot."""
+        return self.contexts.lengths
+
     def clear(self, slot: int) -> None:
         """Clear the context of a slot."""
         self.lengths[slot] = 0
 
-    def _forward(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
-        """Return the logits (n, V) after the last id of each chunk; those of an empty chunk are undefined."""
-        device = self.policy.device
-        rows = torch.tensor(slots)
-        widths = torch.tensor([len(chunk) for chunk in chunks])
-        length = int((self.lengths[rows] + widths).max())
-        if length > self.cache.length:
-            raise UserError(f"the KV cache is full: expected at most {self.cache.length} tokens per slot, got {length}")
-        width = int(widths.max())
-        ids = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks])
-        mask = self.cache.aim(rows.to(device), self.lengths[rows].to(device), width)
-        # Padding past the end of the slot gets the last position, since a table of positions may end with the slot.
-        positions = self.cache.positions.clamp(max=self.cache.length - 1)
-        cache = {self.policy.cache_argument: self.cache}
-        hidden = self.policy.hidden(ids.to(device), mask, position_ids=positions, use_cache=True, **cache)
-        self.lengths[rows] += widths
-        last = (widths - 1).clamp(min=0).to(device)
-        return self.policy.logits(hidden[torch.arange(len(slots), device=device), last])
+    def _read(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
+        longest = max(int(self.lengths[slot]) + len(chunk) for slot, chunk in zip(slots, chunks, strict=True))
+        if longest > self.length:
+            raise UserError(f"the KV cache is full: expected at most {self.length} tokens per slot, got {longest}")
+        return self.contexts.read(slots, chunks)
 
     def _share(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], unique: list[int], source: list[int]
@@ -127,9 +110,15 @@ class Decoder:
                 followers.setdefault(unique[leader], []).append(row)
         for leader_row, rows in followers.items():
             targets = torch.tensor([slots[r] for r in rows])
-            length = len(prompts[leader_row])
-            self.cache.copy_slot(slots[leader_row], targets.to(self.policy.device), length)
-            self.lengths[targets] = length
+            self.contexts.share(slots[leader_row], targets, len(prompts[leader_row]))
+
+
+def _make_contexts(policy: Policy, num_slots: int, length: int) -> Contexts:
+    if policy.is_small_llama and find_spec("numba") is not None:
+        from empg.policy.llama.decoding import LlamaContexts
+
+        return LlamaContexts(policy, num_slots, length)
+    return ModelContexts(policy, num_slots, length)
 
 
 def _truncate(probs: Tensor, top_p: float) -> Tensor:

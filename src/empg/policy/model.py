@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from empg.errors import UserError
+from empg.policy.llama.weights import is_small_llama
 from empg.policy.source import load_weights
 
 disable_progress_bar()  # the progress bar of weight shards; a run has its own display
@@ -55,6 +56,11 @@ class Policy:
         """
         parameters = inspect.signature(self.model.get_decoder().forward).parameters
         return "cache" if "cache" in parameters else "past_key_values"
+
+    @cached_property
+    def is_small_llama(self) -> bool:
+        """Whether this package's own passes compute the model (`policy/llama/`)."""
+        return self.adapter is None and is_small_llama(self.model)
 
     @property
     def ends(self) -> list[int]:

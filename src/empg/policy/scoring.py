@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from empg.policy.llama.training import last_hidden
 from empg.policy.model import Policy
 
 LOGIT_BUDGET = 1 << 25  # numbers per chunk of logits: 128 MiB in float32
@@ -37,12 +40,14 @@ def score_tokens(
         Two float32 tensors (M,). Logits are computed for the M positions only, in chunks. With gradients and several
         chunks, the logits of each chunk are recomputed in the backward pass.
     """
-    hidden = policy.hidden(input_ids)[rows, columns - 1]
+    hidden = _hidden(policy, input_ids, rows, columns - 1)
     targets = input_ids[rows, columns]
 
     def score(chunk: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs, entropy = log_softmax_and_entropy(policy.logits(chunk), temperature)
-        return log_probs.gather(-1, wanted[:, None])[:, 0], entropy
+        scores: tuple[Tensor, Tensor] = _Scores.apply(  # type: ignore[no-untyped-call]
+            policy.logits(chunk), wanted, temperature
+        )
+        return scores
 
     size = max(1, LOGIT_BUDGET // policy.model.config.get_text_config().vocab_size)
     if len(hidden) <= size:
@@ -52,3 +57,37 @@ def score_tokens(
         for h, t in zip(hidden.split(size), targets.split(size), strict=True)
     ]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def _hidden(policy: Policy, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the last hidden states (M, hidden) at the given places."""
+    if not policy.is_small_llama:
+        return policy.hidden(input_ids)[rows, columns]
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    return last_hidden(policy.model, input_ids, rows, columns, dtype)
+
+
+class _Scores(torch.autograd.Function):
+    """`log_softmax_and_entropy` with the log-probabilities of the wanted tokens only, and its gradient in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, wanted: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        log_probs, entropy = log_softmax_and_entropy(logits, temperature)
+        ctx.save_for_backward(log_probs, entropy, wanted)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        ctx.set_materialize_grads(False)
+        return log_probs.gather(-1, wanted[:, None])[:, 0], entropy
+
+    @staticmethod
+    def backward(ctx: Any, of_logprob: Tensor | None, of_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+        # d log p(w) / d logit = [w] - p,  d entropy / d logit = -p (log p + entropy), both divided by the temperature
+        log_probs, entropy, wanted = ctx.saved_tensors
+        probs = log_probs.exp()
+        gradient = torch.zeros_like(probs)
+        if of_entropy is not None:
+            finite = log_probs.clamp(min=torch.finfo(torch.float32).min)
+            gradient.addcmul_(probs, finite.add_(entropy[:, None]).mul_(of_entropy[:, None]), value=-1)
+        if of_logprob is not None:
+            gradient.addcmul_(probs, of_logprob[:, None], value=-1)
+            gradient.scatter_add_(1, wanted[:, None], of_logprob[:, None])
+        return gradient.div_(ctx.temperature).to(ctx.dtype), None, None

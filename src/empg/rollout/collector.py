@@ -62,7 +62,7 @@ class Collector:
         """
         queue = deque(enumerate(requests))
         finished: dict[int, Episode] = {}
-        free = list(range(self.decoder.cache.num_slots))[::-1]
+        free = list(range(self.decoder.num_slots))[::-1]
         while queue or self._slots:
             started = []
             while queue and free:
