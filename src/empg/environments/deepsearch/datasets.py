@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from empg.environments.deepsearch.aliases import aliases_beside
 from empg.environments.deepsearch.record_files import Unreadable, listed, read_records
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.world import Document, Hop, Question
@@ -220,6 +221,8 @@ def _question(record: Mapping[str, Any], name: str, path: Path, row: int) -> Que
         data_source = record.get("data_source")
         source = data_source if isinstance(data_source, str) and data_source else path.stem
     answers = _answers(record)
+    if name == "2wiki" and isinstance(answer_id := record.get("answer_id"), str):
+        answers = tuple(dict.fromkeys((*answers, *aliases_beside(path).get(answer_id, ()))))
     ids = (record.get(key) for key in ("_id", "id", "question_id", "questionid"))
     identity = next((clean_text(str(own)) for own in ids if isinstance(own, (str, int)) and own != ""), "")
     kind = _kind(record, name, identity)

@@ -6,6 +6,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from empg.environments.deepsearch import aliases
 from empg.environments.deepsearch.datasets import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, load_questions
 from empg.environments.deepsearch.options import DATA_EXAMPLE, QUESTION_FILES, Data
 from empg.errors import MissingFileError, UserError
@@ -46,6 +47,8 @@ def arrange(folder: Path) -> Files:
         raise MissingFileError(f"{folder} is not a folder. Set data.questions to files by split, e.g. {DATA_EXAMPLE}")
     splits: dict[str, list[str]] = {"train": [], "test_id": [], "test_ood": []}
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in QUESTION_FILES and path.is_file()):
+        if path.name == aliases.FILE:
+            continue
         dataset, trains = _dataset(path), "train" in path.stem.lower()
         if dataset in IN_DISTRIBUTION:
             splits["train" if trains else "test_id"].append(str(path))
