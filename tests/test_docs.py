@@ -319,5 +319,12 @@ def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path) -> None:
             demonstrate(environment, task, 0.3, (task,))  # 30% of the turns go wrong on purpose
             assert environment.won
         assert not environment.step("try the door")[4]["valid"]
-        seeds = {environment.task_id(task) for task in range(environment.num_tasks)}
-        assert seeds.isdisjoint(parsed.environment.make("train").task_id(task) for task in range(700))
+        train: Any = parsed.environment.make("train")
+        assert {hidden(train, task) for task in range(train.num_tasks)}.isdisjoint(
+            hidden(environment, task) for task in range(environment.num_tasks)
+        )
+
+
+def hidden(environment: Any, task: int) -> int:
+    environment.reset(options={"task": task})
+    return int(environment.hidden)

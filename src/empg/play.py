@@ -76,7 +76,8 @@ def play(
         if terminated or truncated:
             score = "" if info["score"] in (0.0, 1.0) else f", score {info['score']:.2f}"
             end = "solved" if info["won"] else "failed" if terminated else "not solved: step limit reached"
-            _say(out, f"\n{end} after {_count(steps)}{score}")
+            solution = "" if info["won"] else environment.solution()
+            _say(out, f"\n{end} after {_count(steps)}{score}" + (f"\nright answer: {solution}" if solution else ""))
             return info["won"]
 
 

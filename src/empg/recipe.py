@@ -151,7 +151,7 @@ class AgentSection(Section):
     max_observation_tokens: int | None = Field(
         None, ge=8, description="longer observations are cut and marked; the first, which has the task, is not cut"
     )
-    max_invalid_turns: int = Field(10, ge=1, description="consecutive malformed turns before the episode ends")
+    max_malformed_turns: int = Field(10, ge=1, description="consecutive malformed turns before the episode ends")
 
 
 class WarmStartSection(Section):
@@ -184,7 +184,7 @@ class RolloutSection(Section):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     max_turn_tokens: int = Field(64, ge=1, description="maximum tokens written per turn")
     max_episode_tokens: int = Field(
-        1536, ge=64, description="maximum tokens of a `merged` episode or a `per_turn` turn in total"
+        1536, ge=64, description="maximum tokens of the context: a `merged` episode, or one `per_turn` prompt and turn"
     )
     slots: int = Field(64, ge=1, description="episodes in the KV cache at once, per worker")
 
@@ -206,7 +206,9 @@ class CreditSection(Section):
     drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
     max_resample: int = Field(0, ge=0, description="extra rollout rounds that replace dropped groups")
     overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
-    invalid_penalty: float = Field(0.0, ge=0.0, description="subtracted from the process reward of an invalid turn")
+    invalid_penalty: float = Field(
+        0.0, ge=0.0, description="subtracted from the process reward of a malformed turn or a rejected command"
+    )
     process_reward: str | None = Field(
         None, description="`package.module:function`, from an Episode to the process reward of each of its turns"
     )

@@ -127,13 +127,32 @@ def test_an_instruct_prompt_ends_with_the_commands_and_the_form_at_every_turn(ch
     assert prompts[-1].count(REMINDER) == 1
 
 
-def test_the_commands_of_an_instruct_prompt_can_be_left_out(chat: ChatFormat) -> None:
-    [prompt] = play(dialogue(chat, prompt="instruct", show_admissible=False), chat, ["one."])
-    assert prompt.endswith(f"one.\n{REMINDER}<|end|><|assistant|>")
+@pytest.mark.parametrize("history", ["merged", "per_turn"])
+def test_without_a_list_of_commands_an_instruct_prompt_shows_their_grammar_once_per_context(
+    chat: ChatFormat, history: str
+) -> None:
+    unlisted: Info = {**INFO, "admissible": None}
+    for info, shown in ((INFO, False), (unlisted, "auto")):
+        talk = dialogue(chat, prompt="instruct", history=history, show_admissible=shown)
+        prompts = []
+        for _ in range(2):
+            prompts.append(chat.tokenizer.decode(talk.read("one.", info).ids))
+            talk.wrote(chat.reply("x"), "look")
+        assert "one.\nForms of commands:\ngo to [place]\nopen [place]\n" in prompts[0]
+        assert prompts[0].endswith(f"\ninventory\nlook\n{REMINDER}<|end|><|assistant|>")
+        assert ("Forms of commands" in prompts[1]) == (history == "per_turn")
+    terse = dialogue(chat)
+    assert "Forms of commands" not in chat.tokenizer.decode(terse.read("one.", unlisted).ids)
+
+
+def test_an_instruct_prompt_sets_the_observation_apart_from_the_history(chat: ChatFormat) -> None:
+    prompts = play(dialogue(chat, prompt="instruct", history="per_turn"), chat, ["one.", "two."])
+    assert f"did: go to desk 1\nNow: two. Task: {TASK}." in prompts[1]
+    assert "Now:" not in prompts[0]
 
 
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
-def test_after_an_unreadable_turn_an_instruct_prompt_says_what_was_missing(chat: ChatFormat, history: str) -> None:
+def test_after_a_malformed_turn_an_instruct_prompt_says_what_was_missing(chat: ChatFormat, history: str) -> None:
     talk = dialogue(chat, prompt="instruct", history=history)
     hint = "Your last reply had no command inside <action> </action>, so nothing was done."
     for action, hinted in (("", False), ("look", True), ("look", False)):  # what is done, and what is read before it
@@ -145,8 +164,8 @@ def test_an_instruct_agent_reads_commands_as_the_environment_gives_them(chat: Ch
     talk = dialogue(chat, prompt="instruct")
     talk.read("one.", INFO)
     parsed = talk.parse(chat.reply("<action> Look. </action>"))
-    assert (parsed.action, parsed.valid) == ("look", False)  # executed; without a thought it is not in the form
-    assert talk.parse(chat.reply("<think>t</think><action>LOOK</action>")).valid
+    assert (parsed.action, parsed.well_formed) == ("look", False)  # executed; without a thought it is not in the form
+    assert talk.parse(chat.reply("<think>t</think><action>LOOK</action>")).well_formed
 
 
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
@@ -181,7 +200,7 @@ def test_sampled_ids_are_parsed_without_control_tokens(chat: ChatFormat) -> None
     parsed = Agent(find("alfworld").prompt, AgentSection(), chat).parse(
         chat.reply(TURN.format("take mug 1 from desk 1"))
     )
-    assert (parsed.thought, parsed.action, parsed.valid) == ("mug", "take mug 1 from desk 1", True)
+    assert (parsed.thought, parsed.action, parsed.well_formed) == ("mug", "take mug 1 from desk 1", True)
 
 
 # ---- bounded observations, and the form of Search-R1 ----------------------------------------------------------------
@@ -214,9 +233,9 @@ def test_search_r1_wraps_documents_and_gives_the_question_once(chat: ChatFormat)
         talk.wrote(agent.write("Ann?", "search[mug]"), "search[mug]")
     assert seen == [
         "<|user|>Who made the mug?<|end|><|assistant|>",
-        "<|user|><information>Doc 1(Title: Mug) By Ann.</information><|end|><|assistant|>",
-        "<|user|>My previous action is invalid. To search, I put the query between <search> and </search>. To answer, "
-        "I put the answer between <answer> and </answer>. I try again.<|end|><|assistant|>",
+        "<|end|><|user|><information>Doc 1(Title: Mug) By Ann.</information><|end|><|assistant|>",
+        "<|end|><|user|>My previous action is invalid. To search, I put the query between <search> and </search>. "
+        "To answer, I put the answer between <answer> and </answer>. I try again.<|end|><|assistant|>",
     ]
 
 
@@ -289,7 +308,7 @@ def test_search_r1_turns_are_written_and_read_in_its_form(chat: ChatFormat) -> N
     ids = agent.write("Ann?", "answer[Ann]")
     assert chat.text(ids) == "<think>Ann?</think><answer>Ann</answer>"
     parsed = agent.parse(ids)
-    assert (parsed.thought, parsed.action, parsed.valid) == ("Ann?", "answer[Ann]", True)
+    assert (parsed.thought, parsed.action, parsed.well_formed) == ("Ann?", "answer[Ann]", True)
 
 
 def test_instructions_are_those_of_the_form_or_of_the_recipe(chat: ChatFormat) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -72,8 +74,8 @@ def test_a_turn_is_read_as_it_was_written(name: str, kind: str, form: str, tags:
         ids = speaker.write("see the mug", action)
         parsed = speaker.parse(ids)
         thought = "" if "</think>" in family.opened else "see the mug"
-        assert (parsed.thought, parsed.action, parsed.valid) == (thought, action, True)
-        assert sum(index in chat.stop_ids for index in ids) == 1
+        assert (parsed.thought, parsed.action, parsed.well_formed) == (thought, action, True)
+        assert [speaker.ends_turn(ids[:end]) for end in range(1, len(ids) + 1)] == [False] * (len(ids) - 1) + [True]
         for tag in tags:
             if tag.strip("</>") in ("think", "action" if form == "react" else "search") and not family.opened:
                 assert chat.tokenizer.convert_tokens_to_ids(tag) in ids  # the special token, not its letters
@@ -90,10 +92,10 @@ def test_a_thought_that_the_prompt_opened_ends_where_the_model_ends_it(name: str
         assert read.endswith("<think>\n")
         ids = [*chat.tokenizer.encode("why\n</think>\n\n<action>look</action>"), chat.end_of_turn]
         parsed = talk.parse(ids)
-        assert (parsed.thought, parsed.action, parsed.valid) == ("why", "look", True)
+        assert (parsed.thought, parsed.action, parsed.well_formed) == ("why", "look", True)
         talk.wrote(ids, parsed.action)
     again = talk.parse(chat.reply("<think>why</think><action>look</action>"))  # the model opens it once more
-    assert (again.thought, again.action, again.valid) == ("why", "look", True)
+    assert (again.thought, again.action, again.well_formed) == ("why", "look", True)
 
 
 @pytest.mark.parametrize("prompt", ["terse", "instruct"])
@@ -103,7 +105,7 @@ def test_after_a_thought_that_the_prompt_closed_the_action_is_the_turn(prompt: s
     assert chat.text(speaker.write("why", "look")) == "<action>look</action>"
     for text, thought in (("<action>look</action>", ""), ("<think>why</think><action>look</action>", "why")):
         parsed = speaker.parse(chat.reply(text))
-        assert (parsed.thought, parsed.action, parsed.valid) == (thought, "look", True)
+        assert (parsed.thought, parsed.action, parsed.well_formed) == (thought, "look", True)
 
 
 def test_arguments_of_the_template_and_the_system_text_decide_what_it_opens() -> None:
@@ -158,3 +160,40 @@ def test_a_template_that_does_not_end_or_is_huge_is_refused_in_seconds(loop: str
     made.chat_template = loop + made.chat_template
     with pytest.raises(UserError, match=rf"^the chat template of .* {reason}: use another model or template$"):
         ChatFormat(made)
+
+
+# ---- the end of a turn that is sampled ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tags", [(), ("<search>", "</search>")])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_turn_of_search_r1_ends_with_the_token_that_completes_its_tag(
+    name: str, kind: str, tags: tuple[str, ...]
+) -> None:
+    """The tag may be split over tokens in any way, and its last token may contain more than the tag."""
+    chat = ChatFormat(tokenizer(FAMILIES[name], kind, tags))
+    speaker = agent(chat, form="search_r1")
+    encode = partial(chat.tokenizer.encode, add_special_tokens=False)
+    split = [
+        token for part in ("<search>a mug</", "sea", "r", "ch", ">\n\nand more</search>") for token in encode(part)
+    ]
+    for ids in (encode("why</think><search>a mug</search>\n<information>"), split, encode("no</answer> <search>")):
+        texts = [chat.text(ids[:end]) for end in range(1, len(ids) + 1)]
+        complete = ["</search>" in text or "</answer>" in text for text in texts]
+        length = complete.index(True) + 1
+        assert [speaker.ends_turn(ids[:end]) for end in range(1, length + 1)] == [False] * (length - 1) + [True]
+    assert not any(
+        agent(chat).ends_turn(split[:end]) for end in range(1, len(split) + 1)
+    )  # react ends at its own token
+    assert speaker.ends_turn([*encode("<search>a mug"), chat.end_of_turn])
+
+
+def test_a_token_may_complete_a_tag_and_go_on() -> None:
+    made = copy.deepcopy(tokenizer(FAMILIES["qwen2.5"]))
+    made.add_tokens(["rch>\n"])
+    chat = ChatFormat(made)
+    ids = chat.tokenizer.encode("<search>a mug</search>\nmore", add_special_tokens=False)
+    speaker = agent(chat, form="search_r1")
+    length = next(end for end in range(1, len(ids) + 1) if speaker.ends_turn(ids[:end]))
+    assert chat.raw_text(ids[:length]) == "<search>a mug</search>\n"

@@ -23,7 +23,7 @@ WORDS = st.text(st.characters(exclude_characters="<>", exclude_categories=["C", 
 @given(thought=WORDS, action=WORDS)
 def test_parsing_inverts_writing(thought: str, action: str) -> None:
     parsed = parse_turn(write_turn(thought, action))
-    assert (parsed.thought, parsed.action, parsed.valid) == (thought, action, True)
+    assert (parsed.thought, parsed.action, parsed.well_formed) == (thought, action, True)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_parsing_inverts_writing(thought: str, action: str) -> None:
 )
 def test_forms(text: str, action: str, valid: bool) -> None:
     parsed = parse_turn(text)
-    assert (parsed.action, parsed.valid) == (action, valid)
+    assert (parsed.action, parsed.well_formed) == (action, valid)
 
 
 @given(st.text(max_size=300))
 def test_any_text_is_read_without_an_error(text: str) -> None:
     parsed = parse_turn(text)
-    assert parsed.valid == bool(parsed.action)
+    assert parsed.well_formed == bool(parsed.action)
 
 
 # ---- models that were not trained in the form -----------------------------------------------------------------------
@@ -76,13 +76,13 @@ ADMISSIBLE = ("go to fridge 1", "click[buy now]", "search[<your query>]", "open[
 )  # fmt: skip
 def test_lenient_forms(text: str, thought: str, action: str, valid: bool) -> None:
     parsed = parse_leniently(text, ADMISSIBLE)
-    assert (parsed.thought, parsed.action, parsed.valid) == (thought, action, valid)
+    assert (parsed.thought, parsed.action, parsed.well_formed) == (thought, action, valid)
 
 
 @given(thought=WORDS, action=WORDS)
 def test_what_is_written_is_read_back_leniently(thought: str, action: str) -> None:
     parsed = parse_leniently(write_turn(thought, action))
-    assert (parsed.thought, parsed.action, parsed.valid) == (thought, action, True)
+    assert (parsed.thought, parsed.action, parsed.well_formed) == (thought, action, True)
 
 
 # ---- the form of Search-R1 ------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_what_is_written_is_read_back_leniently(thought: str, action: str) -> No
 @given(thought=WORDS, words=WORDS, verb=st.sampled_from(["search", "answer"]))
 def test_parsing_inverts_writing_in_search_r1(thought: str, words: str, verb: str) -> None:
     parsed = parse_search_r1(write_search_r1(thought, f"{verb}[{words}]"))
-    assert (parsed.thought, parsed.action, parsed.valid) == (thought, f"{verb}[{words}]", True)
+    assert (parsed.thought, parsed.action, parsed.well_formed) == (thought, f"{verb}[{words}]", True)
 
 
 @pytest.mark.parametrize(
@@ -110,23 +110,23 @@ def test_parsing_inverts_writing_in_search_r1(thought: str, words: str, verb: st
         # none
         ("<think>t</think>", "", False),
         ("<think>t</think><search>q", "", False),
-        ("<think>t</think><search> \n </search>", "", False),
-        ("<search></search><answer>b</answer>", "", False),
+        ("<think>t</think><search> \n </search>", "search[]", True),  # as in Search-R1, an empty block counts
+        ("<answer></answer>", "answer[]", True),
+        ("<search></search><answer>b</answer>", "search[]", True),
+        ("<search>" + "x" * 3_000 + "</search>", "search[" + "x" * 3_000 + "]", True),  # and so does a long one
         ("<think>t</think><action>search[q]</action>", "", False),
-        ("<search>" + "x" * MAX_ACTION_CHARS + "</search>", "", False),
         ("", "", False),
     ],
 )
 def test_search_r1_forms(text: str, action: str, valid: bool) -> None:
     parsed = parse_search_r1(text)
-    assert (parsed.action, parsed.valid) == (action, valid)
+    assert (parsed.action, parsed.well_formed) == (action, valid)
 
 
 @given(st.lists(st.sampled_from(["<search>", "</search>", "<answer>", "</answer>", "<think>", "</think>", "q", " "])))
 def test_any_text_is_read_as_search_r1_without_an_error(parts: list[str]) -> None:
     parsed = parse_search_r1("".join(parts))
-    assert bool(parsed.action) >= parsed.valid
-    assert len(parsed.action) <= MAX_ACTION_CHARS
+    assert bool(parsed.action) == parsed.well_formed
 
 
 @pytest.mark.parametrize("action", ["open[Mara Quill]", "go north", "", "search[q] "])
@@ -139,7 +139,7 @@ def test_unclosed_tags_are_parsed_in_linear_time() -> None:
     """A lazy pattern takes minutes here: it goes to the end of the text from every tag."""
     began = time.perf_counter()
     for text in ("<think>" * 200_000, "<think>a</think>" + "<action>" * 200_000, "<search>" * 200_000):
-        assert not parse_turn(text).valid
-        assert not parse_search_r1(text).valid
-        assert not parse_leniently(text, ADMISSIBLE * 50).valid
+        assert not parse_turn(text).well_formed
+        assert not parse_search_r1(text).well_formed
+        assert not parse_leniently(text, ADMISSIBLE * 50).well_formed
     assert time.perf_counter() - began < 1

@@ -163,6 +163,21 @@ def test_reaching_the_token_limit_costs_the_penalty_of_the_recipe() -> None:
     assert assign_credit([cut, lost], penalty, ALONE).base_advantages.tolist() == wanted
 
 
+@pytest.mark.parametrize(
+    ("overlong", "end", "cut", "fined"),
+    [
+        (0.5, EndReason.TOKEN_LIMIT, True, False),  # the episode's reward has the fine for it
+        (0.0, EndReason.TOKEN_LIMIT, True, True),  # no other fine
+        (0.5, EndReason.TOKEN_LIMIT, False, True),  # malformed by itself; then the next prompt did not fit
+        (0.5, EndReason.LOST, True, True),  # no fine for the length
+    ],
+)
+def test_a_turn_that_the_token_limit_cut_is_fined_once(overlong: float, end: EndReason, cut: bool, fined: bool) -> None:
+    episodes = [episode(0, 0.0, turn([1], [2], valid=False, cut=cut), end=end), episode(0, 0.0, turn([1], [3]))]
+    fines = recipe(credit={"overlong_penalty": overlong, "invalid_penalty": 0.25})
+    assert assign_credit(episodes, fines, ALONE).process_reward.tolist() == [-0.25 * fined, 0.0]
+
+
 @pytest.mark.parametrize("method", ADVANTAGES)
 @pytest.mark.parametrize("empg", [None, {}])
 def test_no_episodes_make_an_empty_update(method: str, empg: dict | None) -> None:

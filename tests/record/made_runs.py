@@ -86,7 +86,7 @@ def train_record(iteration: int, progress: float, draw: np.random.Generator) -> 
         "rollout/end/step_limit": limit,
         "rollout/end/token_limit": 1 - success - limit,
         "rollout/end/lost": 0.0,
-        "rollout/end/invalid": 0.0,
+        "rollout/end/malformed": 0.0,
         "rollout/end/env_error": 0.0,
         "entropy/step_mean": middle * 1.1,
         "entropy/step_min": middle * 0.04,

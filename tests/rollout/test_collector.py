@@ -106,15 +106,15 @@ def test_an_environment_s_process_that_dies_costs_the_episode_it_played(policy: 
 
 
 def test_an_outcome_counts_although_the_turn_was_malformed(policy: Policy) -> None:
-    [episode] = collect(policy, [Request(0, 0, (0,))], max_invalid_turns=1, fates=("win:1",))
+    [episode] = collect(policy, [Request(0, 0, (0,))], max_malformed_turns=1, fates=("win:1",))
     assert episode.turns[0].action == ""
     assert not episode.turns[0].valid
     assert episode.end is EndReason.WON
 
 
 def test_malformed_turns_in_a_row_end_an_episode(policy: Policy) -> None:
-    [episode] = collect(policy, [Request(2, 0, (0,))], max_invalid_turns=3)
-    assert (episode.end, len(episode.turns)) == (EndReason.INVALID, 3)
+    [episode] = collect(policy, [Request(2, 0, (0,))], max_malformed_turns=3)
+    assert (episode.end, len(episode.turns)) == (EndReason.MALFORMED, 3)
 
 
 def test_the_token_limit_ends_an_episode_and_nothing_passes_it(policy: Policy) -> None:

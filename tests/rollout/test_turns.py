@@ -67,7 +67,7 @@ def test_the_context_of_a_merged_episode_is_all_that_was_read_and_written(policy
     [
         ("lose:1", ["<think></think><action>press 9</action>"], {}, EndReason.LOST),
         ("endless", RIGHT, {"max_steps": 2}, EndReason.STEP_LIMIT),
-        ("endless", ["press 0", "<think>no action</think>"], {"max_invalid_turns": 2}, EndReason.INVALID),
+        ("endless", ["press 0", "<think>no action</think>"], {"max_malformed_turns": 2}, EndReason.MALFORMED),
         ("raise:1", RIGHT[:1], {}, EndReason.ENV_ERROR),
         ("raise:0", [], {}, EndReason.ENV_ERROR),
         ("endless", [], {"max_tokens": 10}, EndReason.TOKEN_LIMIT),
@@ -83,8 +83,33 @@ def test_every_end_has_its_reason(
     assert bool(episode.error) == (end is EndReason.ENV_ERROR)
 
 
+def test_a_malformed_turn_and_a_rejected_action_are_told_apart(policy: Policy) -> None:
+    turns = ["nothing", "<think>t</think><action>jump</action>", PRESS.format(0)]
+    episode = play(policy, "press:1", turns)
+    malformed, rejected, right = episode.turns
+    assert (malformed.action, malformed.valid, malformed.rejected) == ("", False, False)
+    assert (rejected.action, rejected.valid, rejected.rejected) == ("jump", False, True)
+    assert (right.valid, right.rejected) == (True, False)
+
+
+def test_a_turn_without_the_room_to_end_is_marked_as_cut(policy: Policy) -> None:
+    agent = Agent(find("alfworld").prompt, AgentSection(), ChatFormat(policy.tokenizer))
+    for written, cut in (("no end", True), ("end", False)):
+        pool = LocalEnvPool(lambda: Lamps("endless"))
+        ids = agent.chat.reply("<think>and so")
+        ids = ids[:-1] if written == "no end" else ids
+        first = EpisodeState(agent, task=0, group=0, split="train", max_tokens=400).start(*pool.reset([0], [0]))
+        assert first is not None
+        state = EpisodeState(agent, task=0, group=0, split="train", max_tokens=len(first.ids) + len(ids))
+        state.start(*pool.reset([0], [0]))
+        assert state.room == len(ids)
+        action = state.act(Sampled(ids, [0.0] * len(ids), [0.0] * len(ids)))
+        assert state.observe(*pool.step([0], [action])) is None
+        assert (state.episode.turns[0].cut, state.episode.end) == (cut, EndReason.TOKEN_LIMIT)
+
+
 def test_malformed_turns_end_an_episode_only_if_they_are_consecutive(policy: Policy) -> None:
     turns = ["nothing", PRESS.format(0), "nothing", PRESS.format(2)]
-    episode = play(policy, "press:2", turns, max_invalid_turns=2)
+    episode = play(policy, "press:2", turns, max_malformed_turns=2)
     assert episode.end is EndReason.WON
     assert [turn.valid for turn in episode.turns] == [False, True, False, True]

@@ -12,10 +12,11 @@ from empg.cli import app
 from empg.policy.model import Policy
 from empg.recipe import parse_recipe
 from empg.rollout.types import EndReason, Episode, Turn
+from empg.run.results import evaluation_lines
 from empg.system.workers import Workers
 
 
-def _episode(place: int, *failures: str, end: EndReason = EndReason.LOST) -> Episode:
+def _episode(place: int, *failures: str, end: EndReason = EndReason.LOST, **more: Any) -> Episode:
     turns = [
         Turn(observation="", prompt_ids=[1], action_ids=[2], logprobs=[-1.0], entropies=[0.5], failure=failure)
         for failure in failures
@@ -28,6 +29,7 @@ def _episode(place: int, *failures: str, end: EndReason = EndReason.LOST) -> Epi
         group=place,
         turns=turns,
         end=end,
+        **more,
     )
 
 
@@ -44,6 +46,24 @@ def test_failed_turns_and_broken_episodes_are_counted(policy: Policy, monkeypatc
     )
     assert (record["failed_turns"], record["env_errors"], record["n"]) == (2, 1, 3)
     assert [row["failed_turns"] for row in rows] == [2, 0, 0]
+
+
+def test_further_metrics_are_averaged_over_all_episodes(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = [
+        _episode(0, "", metrics={"em": 0.0, "sub_em": 1.0}),
+        _episode(1, "", metrics={"em": 1.0, "sub_em": 1.0}),
+        _episode(2, end=EndReason.ENV_ERROR),
+        _episode(3, "", metrics={"em": 0.0, "sub_em": 0.0}),
+    ]
+    monkeypatch.setattr(empg.run.evaluate, "play", lambda *asked, **more: played)
+    recipe = parse_recipe({"environment": {"id": "deepsearch"}, "evaluation": {"splits": ["valid_id"], "episodes": 4}})
+    record, rows = empg.run.evaluate.evaluate_policy(
+        recipe, policy, "valid_id", decoding="sampled", iteration=0, workers=Workers()
+    )
+    assert record["metrics"] == {"em": 0.25, "sub_em": 0.5}
+    assert rows[2]["metrics"] == {}
+    lines = list(evaluation_lines([record]))
+    assert [line.split() for line in lines[2:4]] == [["em", "25.0%"], ["sub_em", "50.0%"]]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +83,7 @@ def test_the_command_reports_failed_turns_and_environment_errors(
     rates = {"n": 4, "successes": 1, "success": 0.25, "low": 0.05, "high": 0.7}
     record: dict[str, Any] = {
         "split": "valid_id", "decoding": "sampled", "panel": "p", "panel_sha256": "0" * 64, "by_type": {}, **rates,
+        "metrics": {},
         "failed_turns": failed, "env_errors": broken,
     }  # fmt: skip
     monkeypatch.setattr(empg.run.evaluate, "evaluate_run", lambda *asked: [record])

@@ -65,6 +65,7 @@ class ChatFormat:
         self._special = sorted(broken.items(), key=lambda item: (-len(item[0]), item[0]))
         self._encode = functools.lru_cache(maxsize=65536)(self._following)
         self._opening = functools.lru_cache(maxsize=64)(self._opening_with)
+        self.token_text = functools.lru_cache(maxsize=65536)(self._token_text)
         self._later, self.end_of_turn, self._margins = self._split_template()
         own = tokenizer.eos_token_id
         self.stop_ids = sorted({self.end_of_turn, *([] if own is None else [own]), *ends})
@@ -109,6 +110,10 @@ class ChatFormat:
     def raw_text(self, ids: Sequence[int]) -> str:
         """Decode sampled ids with the tokenizer's control tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def _token_text(self, index: int) -> str:
+        """Decode one id."""
+        return self.raw_text([index])
 
     def length(self, text: str) -> int:
         """Count the tokens of a text inside a message."""

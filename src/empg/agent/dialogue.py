@@ -9,6 +9,7 @@ from empg.agent.chat import ChatFormat
 from empg.agent.parsing import FORMS, ParsedTurn, parse_leniently
 from empg.agent.prompts import (
     admissible_text,
+    grammar_text,
     harmless,
     history_text,
     information_text,
@@ -60,8 +61,22 @@ class Agent:
             text = self.chat.opened(self.system) + text
         return parse_leniently(text, admissible) if self.lenient else FORMS[self.section.form].parse(text)
 
+    def ends_turn(self, ids: Sequence[int]) -> bool:
+        """Return whether the last of the sampled ids ends the turn.
+
+        It is a token that ends an assistant message, or it completes one of the form's stop texts. Such a text may be
+        split over tokens, and its last token may contain more than the text.
+        """
+        if ids[-1] in self.chat.stop_ids:
+            return True
+        stops = FORMS[self.section.form].stops
+        if not any(stop[-1] in self.chat.token_text(ids[-1]) for stop in stops):
+            return False  # spares decoding the turn at every token
+        text = self.chat.text(ids)
+        return any(stop in text for stop in stops)
+
     def write(self, thought: str, action: str) -> list[int]:
-        """Return the ids of a turn, including its end-of-turn token; `parse` is the inverse.
+        """Return the ids of a turn, up to the one that ends it (`ends_turn`); `parse` is the inverse.
 
         If the prompt opens the thought, the turn starts inside it. If the prompt also closes it, the turn has no
         thought.
@@ -75,7 +90,8 @@ class Agent:
             text = text.partition("</think>")[2]
         elif opened:
             text = text.removeprefix("<think>")
-        return self.chat.reply(text, self.system)
+        ids = self.chat.reply(text, self.system)
+        return next(ids[:end] for end in range(1, len(ids) + 1) if self.ends_turn(ids[:end]))
 
     def check(self) -> None:
         """Write a turn and read it back.
@@ -87,8 +103,7 @@ class Agent:
         ids = self.write("why", action)
         parsed = self.parse(ids)
         thought = "" if "</think>" in self.chat.opened(self.system) else "why"
-        stopped = [place for place, index in enumerate(ids) if index in self.chat.stop_ids]
-        if parsed != ParsedTurn(thought, action, valid=True) or stopped != [len(ids) - 1]:
+        if parsed != ParsedTurn(thought, action, well_formed=True):
             raise UserError(
                 f"the tokenizer {self.chat.tokenizer.name_or_path!r} cannot write turns of the form "
                 f"{self.section.form}: expected {action!r}, read {parsed.action!r} from "
@@ -117,14 +132,15 @@ class Dialogue:
         system = agent.system
         self._seen = self._shown(observation, info, first=first)
         self._admissible = info.get("admissible") or []
-        text = self._seen + self._commands(info)
+        text = self._seen + self._commands(info, first=first)
         if agent.lenient:
-            text += reminder(after_unreadable=not first and not self._past[-1][1])
+            text += reminder(after_malformed=not first and not self._past[-1][1])
         if section.history == "merged":
             ids = chat.first(text, system) if first else chat.later(text, closed=self._closed, system=system)
             return Prompt(ids, fresh=first)
         shown = self._past[-section.window :] if section.window else []
-        return Prompt(chat.first(history_text(shown, len(self._past) - len(shown)) + text, system), fresh=True)
+        history = history_text(shown, len(self._past) - len(shown), marked=agent.lenient)
+        return Prompt(chat.first(history + text, system), fresh=True)
 
     def _shown(self, observation: str, info: Info, *, first: bool) -> str:
         """Return the observation as the model reads it: limited in length, in the form of the recipe, with the task."""
@@ -151,11 +167,16 @@ class Dialogue:
             text = information_text(self.agent.chat.cut(found, room), info)
         return text
 
-    def _commands(self, info: Info) -> str:
-        """Return the admissible commands if they are shown, within the token limit of an observation."""
+    def _commands(self, info: Info, *, first: bool) -> str:
+        """Return the admissible commands if they are shown, within the token limit of an observation.
+
+        Where they are not listed, a model that was not trained on the format gets their grammar, once per context.
+        """
         section = self.agent.section
         show = self.agent.lenient if section.show_admissible == "auto" else section.show_admissible
         text = admissible_text(info) if show else ""
+        if not text and self.agent.lenient and (first or section.history == "per_turn"):
+            return grammar_text(self.agent.prompt_spec)
         if not text or section.max_observation_tokens is None:
             return text
         return "\n" + self.agent.chat.cut(text, section.max_observation_tokens)

@@ -22,11 +22,15 @@ _COMMAND = re.compile(r"(search|answer)\[(.*)\]", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    """A parsed turn. `valid` is False if the action or the thought is missing, or if the action is too long."""
+    """A parsed turn.
+
+    `well_formed` is False if the action or the thought is missing, or if the action is too long. A turn without a
+    readable action is malformed; its `action` is empty.
+    """
 
     thought: str
     action: str
-    valid: bool
+    well_formed: bool
 
 
 def parse_turn(text: str) -> ParsedTurn:
@@ -37,16 +41,16 @@ def parse_turn(text: str) -> ParsedTurn:
     """
     thought, action = _block(text, "think"), _block(text, "action")
     words = action.words if action else ""
-    valid = thought is not None and 0 < len(words) <= MAX_ACTION_CHARS
-    return ParsedTurn(thought.words if thought else "", words if valid else "", valid)
+    well_formed = thought is not None and 0 < len(words) <= MAX_ACTION_CHARS
+    return ParsedTurn(thought.words if thought else "", words if well_formed else "", well_formed)
 
 
 def parse_leniently(text: str, admissible: Sequence[str] = ()) -> ParsedTurn:
     """Read a turn of a model that was not trained on the format. A recognizable command is executed.
 
-    A thought may lack its opening tag. It may also be missing, but then the turn is not valid. The command is taken
-    from the text after the thought, because thoughts may quote the format. Case and a final period do not count when
-    the action is compared with the admissible commands.
+    A thought may lack its opening tag. It may also be missing, but then the turn is not well-formed. The command is
+    taken from the text after the thought, because thoughts may quote the format. Case and a final period do not count
+    when the action is compared with the admissible commands.
     """
     before, closed, after = text.partition("</think>")
     thought = " ".join(before.partition("<think>")[2 if "<think>" in before else 0].split()) if closed else ""
@@ -80,14 +84,13 @@ def write_turn(thought: str, action: str) -> str:
 def parse_search_r1(text: str) -> ParsedTurn:
     """Parse `<think>why</think>` and one of `<search>query</search>` and `<answer>text</answer>`, as in Search-R1.
 
-    Only the first complete block counts, since Search-R1 cuts a response after it. The thought is optional.
+    Only the first complete block counts, since Search-R1 cuts a response after it. As there, the thought is optional, a
+    block may be empty, and its length is limited only by that of the turn.
     """
     thought = _block(text, "think")
     blocks = [block for block in (_block(text, "search"), _block(text, "answer")) if block is not None]
     block = min(blocks, key=lambda found: found.start, default=None)
-    action = f"{block.tag}[{block.words}]" if block is not None and block.words else ""
-    if len(action) > MAX_ACTION_CHARS:
-        action = ""
+    action = f"{block.tag}[{block.words}]" if block is not None else ""
     return ParsedTurn(thought.words if thought else "", action, bool(action))
 
 
@@ -125,10 +128,14 @@ def _block(text: str, tag: str) -> _Block | None:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A pair of functions that parse turns and write them."""
+    """A pair of functions that parse turns and write them, and the texts that end a turn while it is sampled."""
 
     parse: Callable[[str], ParsedTurn]
     write: Callable[[str, str], str]
+    stops: tuple[str, ...] = ()
 
 
-FORMS = {"react": Form(parse_turn, write_turn), "search_r1": Form(parse_search_r1, write_search_r1)}
+FORMS = {
+    "react": Form(parse_turn, write_turn),
+    "search_r1": Form(parse_search_r1, write_search_r1, stops=("</search>", "</answer>")),
+}

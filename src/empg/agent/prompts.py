@@ -9,7 +9,7 @@ from empg.environments.base import Info, PromptSpec
 
 _FORM = "Think first, inside <think> </think>. Then write exactly one command inside <action> </action>, like this: "
 _REMINDER = "Think inside <think> </think>, then write exactly one command inside <action> </action>."
-_UNREADABLE = "Your last reply had no command inside <action> </action>, so nothing was done. "
+_MALFORMED = "Your last reply had no command inside <action> </action>, so nothing was done. "
 _SEARCH_R1 = (
     "Answer the question. Whenever you learn something, reason about it inside <think> </think>. If you lack "
     "knowledge, ask a search engine with <search> query </search>; what it finds stands between <information> and "
@@ -44,7 +44,7 @@ def harmless(documents: str) -> str:
 
 
 def information_text(found: str, info: Info) -> str:
-    """Return `harmless` documents as Search-R1's information block, or a hint after an invalid turn."""
+    """Return `harmless` documents as Search-R1's information block, or a hint after a turn that is not valid."""
     return f"<information>{found}</information>" if info["valid"] else _SEARCH_R1_HINT
 
 
@@ -53,9 +53,9 @@ def instructions(prompt_spec: PromptSpec, form: str) -> str:
     return _SEARCH_R1 if form == "search_r1" else f"{prompt_spec.role}\n{_FORM}{prompt_spec.example}"
 
 
-def reminder(*, after_unreadable: bool) -> str:
+def reminder(*, after_malformed: bool) -> str:
     """The end of every prompt for a model that was not trained on the format, with a hint after a malformed turn."""
-    return "\n" + (_UNREADABLE if after_unreadable else "") + _REMINDER
+    return "\n" + (_MALFORMED if after_malformed else "") + _REMINDER
 
 
 def admissible_text(info: Info) -> str:
@@ -64,11 +64,19 @@ def admissible_text(info: Info) -> str:
     return "" if not commands else "\nCommands you can give now:\n" + "\n".join(c for c in commands if c != "help")
 
 
-def history_text(turns: Sequence[tuple[str, str]], steps_before: int) -> str:
-    """Return the earlier (observation, action) pairs of a `per_turn` prompt; `steps_before` are outside the window."""
+def grammar_text(prompt_spec: PromptSpec) -> str:
+    """Return the forms of the commands, one per line; empty if the environment does not give them."""
+    return "" if not prompt_spec.commands else "\nForms of commands:\n" + "\n".join(prompt_spec.commands)
+
+
+def history_text(turns: Sequence[tuple[str, str]], steps_before: int, *, marked: bool = False) -> str:
+    """Return the earlier (observation, action) pairs of a `per_turn` prompt; `steps_before` are outside the window.
+
+    `marked` marks what follows as the current observation, for a model that was not trained on the format.
+    """
     if not turns:
         return ""
     lines = [f"Steps taken so far: {steps_before + len(turns)}. The last {len(turns)}:"]
     for number, (observation, action) in enumerate(turns, start=steps_before + 1):
         lines.append(f"[{number}] saw: {observation} did: {action or '(nothing readable)'}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + ("\nNow: " if marked else "\n")

@@ -24,9 +24,10 @@ class Info(TypedDict, total=False):
     won: bool
     score: float  # graded outcome in [0, 1]; equals float(won) where the world has no partial credit
     admissible: list[str] | None  # every command that would do something now, or None if they cannot be listed
-    valid: bool  # the last command was understood (True after reset)
+    valid: bool  # False if the last command was rejected (True after reset)
     process_reward: float  # optional step-level reward, for the slot beside the clarity bonus
     failure: str  # only if an external service that the command needs is unavailable: why; the episode continues
+    metrics: dict[str, float]  # optional further measures of the outcome in [0, 1], by name; evaluations report them
 
 
 class Decision(TypedDict):
@@ -111,12 +112,14 @@ class PlayableInBrowser(Protocol):
 class PromptSpec:
     """An environment as its agent sees it.
 
-    `role` opens an instruct prompt, and `example` is a turn in it. `banner` is cut off the first observation.
-    `told_by_observation` says that every observation already contains the task.
+    `role` opens an instruct prompt, and `example` is a turn in it. `commands` is the grammar of the commands, one form
+    each ("go to [place]"); an instruct prompt shows it where it does not list the admissible commands. `banner` is cut
+    off the first observation. `told_by_observation` says that every observation already contains the task.
     """
 
     role: str
     example: str
+    commands: tuple[str, ...] = ()
     banner: str = ""
     told_by_observation: bool = False
 
@@ -169,6 +172,10 @@ class TextEnvironment(gymnasium.Env[str, str]):
     def clone(self) -> TextEnvironment:
         """An independent environment in the same state."""
         raise NotImplementedError
+
+    def solution(self) -> str:
+        """What would have won the episode, to be shown to a person after its end; empty if there is no such text."""
+        return ""
 
     def expert(self) -> Expert:
         """A fresh expert for the episode that was just reset.

@@ -21,7 +21,7 @@ from empg.credit import (
 from empg.learner.batch import TokenBatch, make_batch
 from empg.learner.process_reward import step_rewards
 from empg.recipe import Recipe
-from empg.rollout.types import EndReason, Episode
+from empg.rollout.types import EndReason, Episode, Turn
 from empg.system.workers import Workers
 
 
@@ -147,13 +147,19 @@ def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> Ad
 
 
 def _process_rewards(episodes: Sequence[Episode], recipe: Recipe) -> Tensor:
-    """(N,): the process reward of the environment and of the function in the recipe, minus the penalty if invalid."""
+    """(N,): the process reward of the environment and of the function in the recipe, minus the penalty if not valid."""
     credit = recipe.credit
     return torch.tensor(
         [
-            turn.process_reward - (0.0 if turn.valid else credit.invalid_penalty) + given
+            turn.process_reward - (credit.invalid_penalty if _penalised(turn, episode, recipe) else 0.0) + given
             for episode in episodes
             for turn, given in zip(episode.turns, step_rewards(episode, credit.process_reward), strict=True)
         ],
         dtype=torch.float32,
     )
+
+
+def _penalised(turn: Turn, episode: Episode, recipe: Recipe) -> bool:
+    """Return whether `invalid_penalty` applies: once per fault, so not where `overlong_penalty` applies to the cut."""
+    fined_as_cut = turn.cut and episode.end is EndReason.TOKEN_LIMIT and recipe.credit.overlong_penalty > 0
+    return not turn.valid and not fined_as_cut

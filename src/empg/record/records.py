@@ -44,7 +44,7 @@ EndShares = TypedDict(
         "rollout/end/lost": float,
         "rollout/end/step_limit": float,
         "rollout/end/token_limit": float,
-        "rollout/end/invalid": float,
+        "rollout/end/malformed": float,
         "rollout/end/env_error": float,
     },
 )
@@ -158,6 +158,7 @@ class EvalRecord(SuccessNumbers):
     panel: str
     panel_sha256: str
     score: float
+    metrics: dict[str, float]
     turns: float
     failed_turns: int
     env_errors: int
@@ -173,6 +174,7 @@ class EpisodeRow(TypedDict):
     task_type: str
     success: bool
     score: float
+    metrics: dict[str, float]
     reward: float
     turns: int
     action_tokens: int

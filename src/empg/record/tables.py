@@ -46,8 +46,13 @@ EPISODES = pa.schema(
         _column("thought", _TEXT, "the reasoning part of what the agent wrote"),
         _column("action", _TEXT, "the action part of what the agent wrote"),
         _column("valid", _FLAG, "the turn could be parsed and the environment accepted its action"),
+        _column(
+            "rejected", _FLAG, "the environment did not accept the action; false for a malformed turn, which has none"
+        ),
         _column("reward", _FLOAT, "reward of the environment for the action"),
-        _column("process_reward", _FLOAT, "process reward of the step, including the penalty for an invalid turn"),
+        _column(
+            "process_reward", _FLOAT, "process reward of the step, including the penalty for a turn that is not valid"
+        ),
         _column("entropy", _FLOAT, "step entropy H: mean of the full-vocabulary entropies of its tokens", "nats"),
         _column("entropy_normalised", _FLOAT, "Hn: H after min-max normalisation over the batch, 0 to 1"),
         _column("scale", _FLOAT, "g: gradient scaling of the step, mean 1 over the batch"),
@@ -72,6 +77,7 @@ EVALUATIONS = pa.schema(
         _column("task_type", _TEXT, "the kind of task", required=True),
         _column("success", _FLAG, "the episode reached its goal", required=True),
         _column("score", _FLOAT, "score of the environment for the episode, 0 to 1", required=True),
+        _column("metrics", pa.map_(_TEXT, _FLOAT), "further measures of the outcome, 0 to 1, by name"),
         _column("reward", _FLOAT, "reward of the episode"),
         _column("turns", _INT, "turns played", "turns", required=True),
         _column("valid_turns", _INT, "turns that could be parsed and whose action the environment accepted", "turns"),

@@ -145,7 +145,7 @@ _TRAIN: tuple[_Spec, ...] = (
             _Line("rollout/end/lost", "lost", 2, "stack"),
             _Line("rollout/end/step_limit", "step limit", 3, "stack"),
             _Line("rollout/end/token_limit", "token limit", 4, "stack"),
-            _Line("rollout/end/invalid", "invalid turns", 5, "stack"),
+            _Line("rollout/end/malformed", "malformed turns", 5, "stack"),
             _Line("rollout/end/env_error", "environment error", 0, "stack"),
         ),
         0.0,

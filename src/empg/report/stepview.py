@@ -82,6 +82,7 @@ def _episode(turns: list[Row]) -> Row:
             {
                 "turn": turn["turn"],
                 "valid": turn["valid"] is not False,
+                "rejected": bool(turn.get("rejected")),
                 "dropped": bool(turn["dropped"]),
                 "observation": _short(turn["observation"]),
                 "thought": _short(turn["thought"]),

@@ -53,7 +53,6 @@ class Collector:
         self.decoder, self.agent, self.pool, self.split = decoder, agent, pool, split
         self.max_episode_tokens = max_episode_tokens
         self._slots: dict[int, Slot] = {}
-        self._stop = set(agent.chat.stop_ids)
 
     def collect(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> list[Episode]:
         """Play every request; the episodes come back in the order of the requests.
@@ -132,7 +131,7 @@ class Collector:
             slot.sampled.logprobs.append(logprob)
             slot.sampled.entropies.append(entropy)
             limit = min(self.decoder.sampling.max_turn_tokens, slot.state.room)
-            if token in self._stop or len(slot.sampled.ids) >= limit:
+            if len(slot.sampled.ids) >= limit or self.agent.ends_turn(slot.sampled.ids):
                 complete.append(slot)
         return self._step(complete) if complete else []
 

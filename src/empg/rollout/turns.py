@@ -4,7 +4,8 @@ These rules need no decoder. Whatever samples the tokens (our collector, TRL, ve
 
     prompt = state.start(outcome of reset)
     while prompt is not None:
-        action = state.act(Sampled(ids, log-probabilities and entropies that the policy wrote after the prompt))
+        write ids after the prompt until `agent.ends_turn(ids)`, or until a limit
+        action = state.act(Sampled(ids, their log-probabilities and entropies))
         prompt = state.observe(outcome of the environment's step with that action)
     state.episode
 """
@@ -17,8 +18,8 @@ from empg.policy.decode import Sampled
 from empg.rollout.env_pool import Outcome
 from empg.rollout.types import EndReason, Episode, Turn
 
-# Keys of `info` that a turn does not keep: the episode has the first three, and the last is most of the memory.
-_NOT_KEPT = ("task", "task_id", "task_type", "admissible")
+# Keys of `info` that a turn does not keep: the episode has the first four, and the last is most of the memory.
+_NOT_KEPT = ("task", "task_id", "task_type", "metrics", "admissible")
 
 
 class EpisodeState:
@@ -36,7 +37,7 @@ class EpisodeState:
         self._dialogue = agent.dialogue()
         self._observation = ""
         self._read: list[int] = []
-        self._invalid_in_a_row = 0
+        self._malformed_in_a_row = 0
 
     @property
     def room(self) -> int:
@@ -55,6 +56,7 @@ class EpisodeState:
     def act(self, sampled: Sampled) -> str:
         """Add the turn that the policy wrote after the last prompt; returns its action, empty if it is malformed."""
         parsed = self._dialogue.parse(sampled.ids)
+        cut = len(sampled.ids) >= self.room and not self._agent.ends_turn(sampled.ids)
         self.context += len(sampled.ids)
         turn = Turn(
             observation=self._observation,
@@ -65,7 +67,8 @@ class EpisodeState:
             text=self._agent.chat.raw_text(sampled.ids),
             thought=parsed.thought,
             action=parsed.action,
-            valid=parsed.valid,
+            valid=parsed.well_formed,
+            cut=cut,
         )
         self.episode.turns.append(turn)
         self._dialogue.wrote(sampled.ids, parsed.action)
@@ -77,13 +80,14 @@ class EpisodeState:
         if info is None:
             return None
         episode, turn = self.episode, self.episode.turns[-1]
-        turn.valid = turn.valid and info["valid"]
+        turn.rejected = bool(turn.action) and not info["valid"]
+        turn.valid = turn.valid and not turn.rejected
         turn.reward, turn.process_reward = outcome.reward, info.get("process_reward", 0.0)
         turn.failure = info.get("failure", "")
         turn.info = {key: value for key, value in info.items() if key not in _NOT_KEPT}
         episode.reward += outcome.reward
-        episode.score, episode.success = info["score"], info["won"]
-        self._invalid_in_a_row = 0 if turn.action else self._invalid_in_a_row + 1
+        episode.score, episode.success, episode.metrics = info["score"], info["won"], info.get("metrics", {})
+        self._malformed_in_a_row = 0 if turn.action else self._malformed_in_a_row + 1
         end = self._end_reason(outcome)
         if end is not None:
             episode.end = end
@@ -96,8 +100,8 @@ class EpisodeState:
             return EndReason.WON if self.episode.success else EndReason.LOST
         if outcome.truncated:
             return EndReason.STEP_LIMIT
-        if self._invalid_in_a_row >= self._agent.section.max_invalid_turns:
-            return EndReason.INVALID
+        if self._malformed_in_a_row >= self._agent.section.max_malformed_turns:
+            return EndReason.MALFORMED
         return None
 
     def _info(self, outcome: Outcome) -> Info | None:

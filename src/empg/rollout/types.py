@@ -18,7 +18,7 @@ class EndReason(str, Enum):
     LOST = "lost"  # the environment ended it without success
     STEP_LIMIT = "step_limit"  # the environment's max_steps
     TOKEN_LIMIT = "token_limit"  # no room left for another turn
-    INVALID = "invalid"  # too many malformed turns in a row
+    MALFORMED = "malformed"  # too many malformed turns in a row
     ENV_ERROR = "env_error"  # the environment raised; counted, shown, never trained on
 
 
@@ -30,8 +30,12 @@ class Turn:
     `per_turn` episode the whole prompt. `action_ids` are the sampled ids, the end-of-turn token among them when it
     was sampled. `logprobs` (of the sampled ids) and `entropies` (full vocabulary, nats, at the sampling temperature,
     before any top-p cut) have the length of `action_ids`. `text` is what the sampled ids say, control tokens included.
-    `info` is the environment's info after the action (`won`,
-    `score`, `valid` and any further keys), without the admissible commands.
+    `info` is the environment's info after the action (`won`, `score`, `valid` and any further keys), without the
+    admissible commands.
+
+    A turn is malformed if no action could be read from it (`action` is empty). `rejected` says that the environment did
+    not accept its action. `valid` is False for both, and for a turn without the thought that its form requires. `cut`
+    says that the token limit of the context ended the turn.
     """
 
     observation: str
@@ -43,6 +47,8 @@ class Turn:
     thought: str = ""
     action: str = ""
     valid: bool = True
+    rejected: bool = False
+    cut: bool = False
     reward: float = 0.0
     process_reward: float = 0.0
     failure: str = ""  # why an external service that the action needs was unavailable; the episode continues
@@ -67,6 +73,7 @@ class Episode:
     turns: list[Turn] = field(default_factory=list)
     reward: float = 0.0
     score: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)  # further measures of the outcome, by name
     success: bool = False
     end: EndReason = EndReason.STEP_LIMIT
     error: str = ""  # what the environment raised, when `end` is ENV_ERROR

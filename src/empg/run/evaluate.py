@@ -67,6 +67,7 @@ def evaluate_policy(
         "panel_sha256": panel.sha256,
         **_success(rows),
         "score": sum(r["score"] for r in rows) / len(rows),
+        "metrics": _means([r["metrics"] for r in rows]),
         "turns": sum(r["turns"] for r in rows) / len(rows),
         "failed_turns": sum(r["failed_turns"] for r in rows),
         "env_errors": sum(r["end"] == EndReason.ENV_ERROR.value for r in rows),
@@ -124,6 +125,12 @@ def evaluate_run(
         folder.append_metrics(record)
         records.append(record)
     return records
+
+
+def _means(measured: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over all episodes; one without it (it ended before a turn) counts as 0."""
+    names = dict.fromkeys(name for metrics in measured for name in metrics)
+    return {name: sum(metrics.get(name, 0.0) for metrics in measured) / len(measured) for name in names}
 
 
 def _success(rows: list[EpisodeRow]) -> SuccessNumbers:

@@ -15,6 +15,7 @@ def evaluation_lines(records: Sequence[EvalRecord]) -> Iterator[str]:
     rows = [("success (95% Wilson)", "episodes", "success")]
     for record in records:
         rows.append((f"{record['split']} ({record['decoding']})", str(record["n"]), rate(Rate.of(record))))
+        rows += [(f"  {name}", "", f"{100 * mean:.1f}%") for name, mean in record["metrics"].items()]
         rows += [(f"  {kind}", str(part["n"]), rate(Rate.of(part))) for kind, part in sorted(record["by_type"].items())]
         rows.append((f"  panel {record['panel']}, sha256 {record['panel_sha256'][:12]}", "", ""))
     yield from aligned(rows)

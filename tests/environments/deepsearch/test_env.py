@@ -12,9 +12,20 @@ from hypothesis import strategies as st
 
 from empg.environments.base import Expert, TextEnvironment
 from empg.environments.deepsearch import DeepSearchEnv
-from empg.environments.deepsearch.actions import CUT, MAX_LABEL, MAX_TEXT, Command, parse_command
+from empg.environments.deepsearch.actions import CUT, MAX_ANY_TEXT, MAX_LABEL, MAX_TEXT, Command, parse_command
 from empg.environments.deepsearch.corpus import Titles
-from empg.environments.deepsearch.pages import HINT, NO_PAGE, NOTHING, PASSAGES_HINT, WORD, beginning, failed
+from empg.environments.deepsearch.pages import (
+    HINT,
+    HINT_WITH_NEXT,
+    NO_NEXT,
+    NO_PAGE,
+    NOTHING,
+    PASSAGES_HINT,
+    WORD,
+    beginning,
+    failed,
+    read,
+)
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
 from empg.environments.deepsearch.sources import Source
 from empg.environments.deepsearch.world import Document, Hit, NoVerdict, RetrievalError, State
@@ -42,6 +53,9 @@ def seen(environment: DeepSearchEnv, *actions: str) -> list[str]:
         ("search[Mara Quill]", Command("search", "Mara Quill")),
         (" SEARCH [ Mara\n Quill ] ", Command("search", "Mara Quill")),
         ("Open[https://a.b/c?d=[e]]", Command("open", "https://a.b/c?d=[e]")),
+        (" Next\n", Command("next", "")),
+        ("next page", None),
+        ("next[2]", None),
         ("answer[a] and search[b]", Command("answer", "a] and search[b")),
         ("answer[" + "x" * MAX_TEXT + "]", Command("answer", "x" * MAX_TEXT)),
         ("answer[" + "x" * (MAX_TEXT + 1) + "]", None),
@@ -59,6 +73,22 @@ def seen(environment: DeepSearchEnv, *actions: str) -> list[str]:
 )
 def test_commands(action: str, command: Command | None) -> None:
     assert parse_command(action) == command
+
+
+@pytest.mark.parametrize(
+    ("action", "command"),
+    [
+        ("answer[]", Command("answer", "")),
+        ("search[ ]", Command("search", "")),
+        ("answer[" + "x" * 3_000 + "]", Command("answer", "x" * 3_000)),
+        ("answer[" + "x" * 10_000_000 + "]", Command("answer", "x" * MAX_ANY_TEXT)),
+        ("answer[", None),
+        ("search[<your query>]", None),
+    ],
+)
+def test_commands_of_any_text(action: str, command: Command | None) -> None:
+    """In passages, as in Search-R1, an answer or a query may be empty or long."""
+    assert parse_command(action, any_text=True) == command
 
 
 # ---- observations ---------------------------------------------------------------------------------------------------
@@ -131,6 +161,71 @@ def test_passages_are_shown_whole_and_cannot_be_opened(source: Source) -> None:
         PASSAGES_HINT,
     ]
     assert environment.step("search[Mara Quill]")[4]["admissible"] == ["search[<your query>]", "answer[<your answer>]"]
+
+
+def test_a_long_page_is_read_on_part_by_part(source: Source) -> None:
+    environment = DeepSearchEnv("train", data=source, page_words=5)
+    environment.reset(options={"task": 0})
+    assert seen(environment, "next", "open[Mara Quill]", "next", "next", "next") == [
+        NO_NEXT,
+        "Mara Quill (part 1 of 3): Mara Quill is a film...",
+        "Mara Quill (part 2 of 3): director. She was born in...",
+        "Mara Quill (part 3 of 3): Dunmere in 1921.",
+        NO_NEXT,
+    ]
+    assert not environment.step("next")[4]["valid"]
+
+
+def test_next_is_admissible_while_there_is_a_next_part(source: Source) -> None:
+    environment = DeepSearchEnv("train", data=source, page_words=7, max_steps=20)
+    environment.reset(options={"task": 0})
+    offered = []
+    actions = ["search[Dunmere]", "open[Mara Quill]", "go north", "search[Dunmere]", "next", "open[Mara Quill]"]
+    for action in actions:
+        observation, _, _, _, info = environment.step(action)
+        offered.append("next" in admissible(info))
+        if action == "go north":
+            assert observation == HINT_WITH_NEXT
+    assert offered == [False, True, True, True, False, True]  # a search or an unknown command does not close the page
+
+
+def test_a_result_can_be_opened_by_its_number(source: Source) -> None:
+    environment = DeepSearchEnv("train", data=source)
+    environment.reset(options={"task": 0})
+    assert seen(environment, "open[1]", "search[Mara Quill]", "open[2]", "open[4]", "open[0]") == [
+        NO_PAGE,
+        "1. Mara Quill (painter): Mara Quill is a painter from Ostrey.\n"
+        "2. Mara Quill: Mara Quill is a film director. She was born in...\n"
+        "3. Silent Harbour: Silent Harbour is a film of 1962. It was directed...",
+        "Mara Quill: Mara Quill is a film director. She was born in Dunmere in 1921.",
+        NO_PAGE,
+        NO_PAGE,
+    ]
+
+
+def test_a_page_that_is_named_by_a_number_comes_before_the_result_with_that_number(source: Source) -> None:
+    named = [Document("a", "Year", "The year of the flood."), Document("b", "1", "The number of the year.")]
+    environment = DeepSearchEnv("train", data=replace(source, retriever=BM25Retriever.build(named), library=None))
+    environment.reset(options={"task": 0})
+    listed, opened = seen(environment, "search[year flood]", "open[1]")
+    assert listed.startswith("1. Year: ")
+    assert opened == "1: The number of the year."
+
+
+@given(st.text(alphabet="ab \n\u3042", max_size=200), st.integers(1, 4))
+def test_the_parts_of_a_page_are_all_of_its_text(text: str, words: int) -> None:
+    document = Document("1", "T", text)
+    first = read(document, 1, words)
+    parts = [read(document, number, words) for number in range(1, first.parts + 1)]
+    assert "".join("".join(part.text.split()) for part in parts) == "".join(text.split())
+    assert all(len(part.text.split()) <= words for part in parts)
+    assert all(part.text for part in parts[1:])
+    if text == text.lstrip():
+        assert beginning(text, words).removesuffix(CUT) == first.text
+
+
+def test_a_huge_page_is_split_in_linear_time() -> None:
+    assert read(Document("1", "T", "x" * 4_000_000), 10_000, 20).parts == 10_000
 
 
 def test_a_page_is_limited_in_words_and_characters() -> None:
@@ -210,7 +305,7 @@ def test_a_title_outside_the_results_opens_all_its_passages(source: Source) -> N
     environment = DeepSearchEnv("train", data=replace(source, library=Titles(PASSAGES)), page_words=9)
     environment.reset(options={"task": 0})
     [page] = seen(environment, "open[Dunmere]")
-    assert page == "Dunmere: Dunmere is a town on the Lorrow. Its market..."
+    assert page == "Dunmere (part 1 of 2): Dunmere is a town on the Lorrow. Its market..."
 
 
 def test_titles_and_ids_are_on_one_line_and_limited(source: Source) -> None:
@@ -297,7 +392,7 @@ def test_the_contract(source: Source) -> None:
     with_chain.reset(options={"task": 0})
     assert isinstance(with_chain.expert(), Expert)
     _, info = environment.reset(options={"task": 0})
-    assert set(info) == {"task", "task_id", "task_type", "won", "score", "admissible", "valid"}
+    assert set(info) == {"task", "task_id", "task_type", "won", "score", "admissible", "valid", "metrics"}
     assert (info["task_type"], info["valid"], info["won"], environment.num_tasks) == ("open", True, False, 1)
     assert info["task_id"] == environment.task_id(0)
     assert [environment.step("nonsense")[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]

@@ -13,7 +13,8 @@ from empg.environments.deepsearch.corpus import Titles
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
 from empg.environments.deepsearch.sources import Source
 from empg.environments.deepsearch.world import Document, Hop, RetrievalError
-from tests.environments.deepsearch.smallworld import BRIDGE, DOCUMENTS
+from empg.rollout.demonstrations import demonstrate
+from tests.environments.deepsearch.smallworld import BRIDGE, COMPARISON, DOCUMENTS
 
 Played = tuple[bool, list[str], list[str]]
 
@@ -78,21 +79,36 @@ def test_there_is_no_expert_without_a_gold_chain(source: Source) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("observation", ["list", "passages"])
-def test_the_expert_answers_early_if_a_page_is_cut_before_the_value(source: Source, observation: str) -> None:
-    environment = DeepSearchEnv("train", data=source, page_words=4, observation=observation)
+def test_the_expert_reads_a_long_page_until_the_value_was_shown(source: Source) -> None:
+    environment = DeepSearchEnv("train", data=source, page_words=4, max_steps=20)
     won, thoughts, actions = play(environment, 0)
-    assert not won
+    assert won
     assert actions == [
         "search[director of Silent Harbour]",
-        *["open[Silent Harbour]"][: environment.opens],
-        "answer[unknown]",
+        "open[Silent Harbour]",
+        "next",
+        "next",
+        "next",  # "Mara" ends the third part, and "Quill." is the fourth
+        "search[birthplace of Mara Quill]",
+        "open[Mara Quill]",
+        "next",
+        "next",
+        "answer[Dunmere]",
     ]
+    assert thoughts[3] == "Find director of Silent Harbour."  # Mara Quill was not shown yet
+    assert all(play(environment, task % 2, noise=0.2)[0] for task in range(10))
+
+
+def test_the_expert_answers_early_if_a_passage_is_cut_before_the_value(source: Source) -> None:
+    environment = DeepSearchEnv("train", data=source, page_words=4, observation="passages")
+    won, thoughts, actions = play(environment, 0)
+    assert not won
+    assert actions == ["search[director of Silent Harbour]", "answer[unknown]"]
     assert thoughts[-1] == "Answer unknown."  # Mara Quill was not shown, so she is not mentioned
     shorter = replace(BRIDGE.hops[1], title="Dunmere", value="on the Lorrow, with many words about it that nobody has")
     longer = replace(BRIDGE, hops=(BRIDGE.hops[0], shorter))
     environment = DeepSearchEnv(
-        "train", data=replace(source, questions={"train": [longer]}), page_words=13, observation=observation
+        "train", data=replace(source, questions={"train": [longer]}), page_words=13, observation="passages"
     )
     won, thoughts, actions = play(environment, 0)
     assert thoughts[-1] == "director of Silent Harbour: Mara Quill. Answer Mara Quill."  # the first hop was read
@@ -147,7 +163,7 @@ def test_the_expert_recovers_from_random_actions(source: Source, observation: st
     assert all(play(environment, task % 2, noise=0.3)[0] for task in range(40))
 
 
-def test_the_expert_skips_a_missing_page_silently(source: Source) -> None:
+def test_the_expert_gives_up_if_the_page_with_the_answer_is_missing(source: Source) -> None:
     """This occurs in official data, if the corpus lacks a gold page or the chain does not name it."""
     lost = replace(BRIDGE, hops=(Hop("maker of the cup", "", "Ann"), Hop("home of Ann", "Ann's Home", "Dunmere")))
     environment = DeepSearchEnv("train", data=replace(source, questions={"train": [lost]}))
@@ -163,12 +179,41 @@ def test_the_expert_skips_a_missing_page_silently(source: Source) -> None:
         "search[home of Ann]",
         "search[Ann's Home]",
         "open[Ann's Home]",
-        "answer[Dunmere]",
+        "answer[unknown]",
     ]
-    assert decision["thought"] == "Answer Dunmere."
+    assert decision["thought"] == "Answer unknown."  # Dunmere was never shown
 
 
-def test_the_expert_skips_an_unavailable_page(source: Source) -> None:
+def test_the_expert_skips_a_missing_page_if_a_later_one_has_the_answer(source: Source) -> None:
+    lost = replace(BRIDGE, hops=(Hop("maker of the cup", "", "Mara Quill"), BRIDGE.hops[1]))
+    environment = DeepSearchEnv("train", data=replace(source, questions={"train": [lost]}))
+    won, _, actions = play(environment, 0)
+    assert won
+    assert actions[-2:] == ["open[Mara Quill]", "answer[Dunmere]"]
+
+
+def test_the_expert_does_not_compare_with_a_branch_that_it_did_not_read(source: Source) -> None:
+    missing = replace(COMPARISON, hops=(COMPARISON.hops[0], replace(COMPARISON.hops[1], title="Nowhere")))
+    environment = DeepSearchEnv("train", data=replace(source, questions={"train": [missing]}), observation="passages")
+    _, thoughts, _ = play(environment, 0)
+    assert thoughts[-1] == "year of Silent Harbour: 1962. Answer Silent Harbour."  # what was found, right or not
+
+
+@pytest.mark.parametrize("observation", ["list", "passages"])
+def test_a_demonstration_never_answers_with_what_was_not_shown(observation: str) -> None:
+    """Even if corrupted turns take the place of all attempts to find a page."""
+    environment = DeepSearchEnv("train", pages=200, wording="plain", observation=observation, kinds=["2-hop bridge"])
+    unknown = 0
+    for key in range(150):
+        turns = demonstrate(environment, key % environment.num_tasks, 0.6, (key,), 0.1)
+        if (answer := turns[-1].action.removeprefix("answer[")[:-1]) == "unknown":
+            unknown += 1
+        elif turns[-1].action.startswith("answer"):
+            assert answer.casefold() in " ".join(turn.observation for turn in turns).casefold()
+    assert unknown < 150
+
+
+def test_the_expert_gives_up_on_an_unavailable_page(source: Source) -> None:
     class Unreadable:
         def open(self, name: str) -> None:
             raise RetrievalError("time-out")
@@ -176,7 +221,8 @@ def test_the_expert_skips_an_unavailable_page(source: Source) -> None:
     pages = [replace(document, id=f"http://a.example/{document.id}") for document in DOCUMENTS]
     source = replace(source, retriever=BM25Retriever.build(pages), library=Unreadable())
     won, _, actions = play(DeepSearchEnv("train", data=source, max_steps=40), 0)
-    assert won
+    assert not won
+    assert actions[-1] == "answer[unknown]"
     assert 10 < len(actions) <= 21
 
 

@@ -53,7 +53,7 @@ SEARCH_R1 = """\
 <|user|><information>Doc 1(Title: "The Salt Road") The Salt Road is a film of 1971. It was directed by Ivo Brandt.\
 </information><|end|><|assistant|>\
 <think>year of Silent Harbour: 1962. year of The Salt Road: 1971. Answer Silent Harbour.</think>\
-<answer>Silent Harbour</answer><|end|>"""
+<answer>Silent Harbour</answer>"""
 OBSERVATION = {"react": "list", "search_r1": "passages"}
 FORMS = tuple(OBSERVATION)
 
@@ -114,12 +114,15 @@ class Scripted:
     def __init__(self, policy: Policy, turns: list[list[int]]) -> None:
         self.inner = Decoder(policy, 1, 2_000, Sampling(max_turn_tokens=200))
         self.cache, self.sampling, self.clear = self.inner.cache, self.inner.sampling, self.inner.clear
-        self.prefill, self.advance = self.inner.prefill, self.inner.advance
-        self.left = [i for turn in turns for i in turn]
+        self.advance, self.turns, self.left = self.inner.advance, list(turns), iter(turns[0])
+
+    def prefill(self, slots, prompts):
+        self.left = iter(self.turns.pop(0))  # what is left of the last turn is not sampled
+        return self.inner.prefill(slots, prompts)
 
     def choose(self, logits, uniforms):
         _, *numbers = self.inner.choose(logits, uniforms)
-        return [[self.left.pop(0)], *numbers]
+        return [[next(self.left)], *numbers]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -138,10 +141,11 @@ def test_a_rollout_continues_after_failed_searches_and_counts_them(form: str, de
     assert rollout_numbers([row])["rollout/failed_turns"] == pytest.approx(2 / 3)
 
 
-def test_only_the_first_block_of_a_turn_is_played(source: Source, policy: Policy) -> None:
+def test_a_turn_of_search_r1_ends_after_its_first_block(source: Source, policy: Policy) -> None:
     _, agent = setting("search_r1", source, policy)
     double = "<search>Mara Quill</search><information>made up</information><answer>Ostrey</answer>"
-    turns = [agent.chat.reply(double), agent.chat.reply("no block"), agent.write("So.", "answer[Dunmere]")]
+    last = agent.chat.reply("<answer>Dunmere</answer> and more")
+    turns = [agent.chat.reply(double), agent.chat.reply("no block"), last]
     make = partial(DeepSearchEnv, "train", data=source, observation="passages")
     scripted = Scripted(policy, turns)
     collector = Collector(scripted, agent, LocalEnvPool(make), "train", 2_000)  # type: ignore[arg-type]
@@ -155,3 +159,23 @@ def test_only_the_first_block_of_a_turn_is_played(source: Source, policy: Policy
     assert '<information>Doc 1(Title: "Mara Quill' in prompts[1]
     assert "My previous action is invalid." in prompts[2]
     assert episode.success
+    # what follows the block is neither kept in the context nor trained on
+    assert [turn.text for turn in episode.turns] == [
+        "<search>Mara Quill</search>",
+        "no block<|end|>",
+        "<answer>Dunmere</answer>",
+    ]
+    assert prompts[1].startswith("<|end|><|user|><information>")
+    batch = make_batch([episode], "merged")
+    assert len(batch) == sum(len(turn.action_ids) for turn in episode.turns)
+    assert "made up" not in policy.tokenizer.decode(batch.rows[0])
+
+
+def test_an_empty_answer_of_search_r1_ends_the_episode(source: Source, policy: Policy) -> None:
+    _, agent = setting("search_r1", source, policy)
+    turns = [agent.chat.reply("<search></search>"), agent.chat.reply("<answer> </answer>")]
+    make = partial(DeepSearchEnv, "train", data=source, observation="passages")
+    collector = Collector(Scripted(policy, turns), agent, LocalEnvPool(make), "train", 2_000)  # type: ignore[arg-type]
+    [episode] = collector.collect([Request(0, 0, (0,))])
+    assert [(turn.action, turn.valid) for turn in episode.turns] == [("search[]", True), ("answer[]", True)]
+    assert (episode.end, episode.score) == (EndReason.LOST, 0.0)

@@ -56,7 +56,7 @@ def corpus(tmp_path: Path) -> Path:
         ({"seed": [1]}, "seed: Input should be a valid integer (got [1])"),
         ({"wording": ["plain"]}, "wording: Input should be 'varied' or 'plain' (got ['plain'])"),
         ({"world": ["countries"]}, "world: Input should be 'encyclopaedia' or 'countries' (got ['countries'])"),
-        ({"metric": ["em"]}, "metric: Input should be 'em', 'f1', 'cover_em' or 'judge' (got ['em'])"),
+        ({"metric": ["em"]}, "metric: Input should be 'em', 'f1', 'cover_em', 'sub_em' or 'judge' (got ['em'])"),
         (
             {"metric": "judge", "judge": {"url": "http://x", "model": ["m"]}},
             "judge.model: Input should be a valid string (got ['m'])",

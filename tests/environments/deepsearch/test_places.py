@@ -127,7 +127,7 @@ def test_what_is_left_out_of_a_folder_is_named_in_one_line_per_reason(
         arrange(downloaded)
     said = [record.getMessage().removeprefix(f"{downloaded}: left out ") for record in caplog.records]
     assert [re.sub(r" \((?:the file|expected).*", "", line) for line in said] == [
-        "(not a file of questions): data/dev_test_singlehop_questions_v1.0.json, data_ids_april7/id_aliases.json",
+        "(not a file of questions): data/dev_test_singlehop_questions_v1.0.json",
         "(no answers): data/musique_ans_v1.0_test.jsonl, data_ids_april7/test.json, hotpot_test_fullwiki_v1.json",
         "(other data sets): frames.csv (frames)",
         "(unreadable): package.json",

@@ -51,18 +51,35 @@ def test_hand_computed_scores(given: str, right: list[str], em: float, f1: float
     assert score(given, right, "cover_em") == cover
 
 
+@pytest.mark.parametrize(
+    ("given", "right", "expected"),
+    [
+        ("Parisian", ["Paris"], 1),  # a substring, not a word
+        ("The U.S.A. team", ["usa"], 1),
+        ("Paris", ["Parisian"], 0),
+        ("nor", ["yes", "no"], 1),
+        ("", ["Paris"], 0),
+        ("anything", ["the"], 0),  # Search-R1 gives 1: nothing is left of the correct answer
+        ("anything", [], 0),
+    ],
+)
+def test_the_substring_match_of_search_r1(given: str, right: list[str], expected: float) -> None:
+    assert score(given, right, "sub_em") == expected
+
+
 @settings(deadline=None)
 @given(st.text(max_size=40), st.lists(st.text(max_size=40), max_size=4))
 def test_scores_are_in_0_to_1_and_an_exact_match_scores_1(given: str, right: list[str]) -> None:
-    em, f1, cover = (score(given, right, metric) for metric in ("em", "f1", "cover_em"))
+    em, f1, cover, contained = (score(given, right, metric) for metric in ("em", "f1", "cover_em", "sub_em"))
     assert 0.0 <= f1 <= 1.0
     assert em in (0.0, 1.0)
+    assert contained >= cover
     if em:
-        assert f1 == cover == 1.0
+        assert f1 == cover == contained == 1.0
 
 
 @settings(deadline=None)
 @given(st.text(max_size=40), st.lists(st.text(max_size=20), min_size=1, max_size=4))
 def test_more_correct_answers_never_lower_the_score(given: str, right: list[str]) -> None:
-    for metric in ("em", "f1", "cover_em"):
+    for metric in ("em", "f1", "cover_em", "sub_em"):
         assert score(given, right, metric) >= score(given, right[:1], metric)

@@ -283,7 +283,7 @@ def test_a_cached_index_gives_the_same_results(tmp_path: Path) -> None:
         ({"split": "test"}, "split='test': one of train, valid_id, valid_ood"),
         ({"retriever": "google"}, "retriever='google': one of bm25, tantivy, dense, "),
         ({"retriever": "dense"}, "retriever='dense' needs encoder"),
-        ({"metric": "rouge"}, "metric: Input should be 'em', 'f1', 'cover_em' or 'judge' (got 'rouge')"),
+        ({"metric": "rouge"}, "metric: Input should be 'em', 'f1', 'cover_em', 'sub_em' or 'judge' (got 'rouge')"),
         ({"metric": "judge"}, "metric='judge' needs judge: a mapping of url and model"),
         (
             {"metric": "judge", "judge": {"url": "http://x", "model": "m", "key": "s"}},

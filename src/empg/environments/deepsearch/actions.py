@@ -1,4 +1,4 @@
-"""Parse the agent's commands `search[query]`, `open[title, id or address]` and `answer[text]`, and name pages."""
+"""Parse the agent's commands `search[query]`, `open[page]`, `next` and `answer[text]`, and name pages."""
 
 from __future__ import annotations
 
@@ -12,30 +12,39 @@ from empg.environments.base import ANSWER, SEARCH
 from empg.environments.deepsearch.world import Document
 
 MAX_TEXT = 500  # characters between the brackets
+MAX_ANY_TEXT = 10_000  # where texts of any length are accepted, the rest is cut
+NEXT = "next"  # the command that reads on
 MAX_LABEL = 200  # characters of a title, an id or an address in observations
 CUT = "..."
 _FORM = re.compile(r"\s*(search|open|answer)\s*\[(.*)\]\s*", re.IGNORECASE | re.DOTALL)
 
-Verb = Literal["search", "open", "answer"]
+Verb = Literal["search", "open", "next", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A verb and the text between its brackets: on one line, not empty."""
+    """A verb and the text between its brackets, on one line; `next` has no text."""
 
     verb: Verb
     text: str
 
 
-def parse_command(action: str) -> Command | None:
-    """Parse a command. Return None if it is invalid, too long, or one of the placeholders."""
-    match = _FORM.fullmatch(action) if len(action) <= MAX_TEXT + 100 else None
+def parse_command(action: str, *, any_text: bool = False) -> Command | None:
+    """Parse a command. Return None if it is not one, or is one of the placeholders.
+
+    The text must have 1 to `MAX_TEXT` characters. With `any_text`, as in Search-R1, it may also be empty or longer.
+    """
+    if not any_text and len(action) > MAX_TEXT + 100:
+        return None
+    if action.strip().lower() == NEXT:
+        return Command("next", "")
+    match = _FORM.fullmatch(action)
     if match is None:
         return None
     verb, text = match[1].lower(), " ".join(match[2].split())
-    if not 0 < len(text) <= MAX_TEXT or f"{verb}[{text}]" in (SEARCH, ANSWER):
+    if f"{verb}[{text}]" in (SEARCH, ANSWER) or not (any_text or 0 < len(text) <= MAX_TEXT):
         return None
-    return Command(verb, text)  # type: ignore[arg-type]  # the pattern names the verbs
+    return Command(verb, text[:MAX_ANY_TEXT])  # type: ignore[arg-type]  # the pattern names the verbs
 
 
 def page_names(listed: Sequence[Document]) -> list[str]:

@@ -14,6 +14,7 @@ import gymnasium
 from empg.environments.base import ANSWER, SEARCH, AnyText, Expert, Info, TextEnvironment
 from empg.environments.deepsearch import pages
 from empg.environments.deepsearch.actions import (
+    NEXT,
     Command,
     folded,
     is_address,
@@ -24,6 +25,7 @@ from empg.environments.deepsearch.actions import (
 )
 from empg.environments.deepsearch.expert import SearchingExpert
 from empg.environments.deepsearch.options import DeepSearchOptions
+from empg.environments.deepsearch.scoring import REPORTED, score
 from empg.environments.deepsearch.sources import Source, open_source
 from empg.environments.deepsearch.world import Document, NoVerdict, Question, RetrievalError, State
 from empg.environments.options import check_max_steps, read_options
@@ -36,9 +38,10 @@ _SHOWN = {"results", "snippet_words", "page_words", "observation", "reward"}  # 
 class DeepSearchEnv(TextEnvironment):
     """Questions that take several searches. Reward comes with `answer[...]` only, which ends the episode.
 
-    `search[query]` lists the best results, `open[title, id or address]` shows a page. A search that fails (a dead
-    server) is reported as an observation and in `Info["failure"]`; the episode continues. Environments of a process
-    that are made with the same arguments share corpus, index and questions.
+    `search[query]` lists the best results, `open[title, id, address or number]` shows a page, and `next` the next part
+    of a long one. A search that fails (a dead server) is reported as an observation and in `Info["failure"]`; the
+    episode continues. Environments of a process that are made with the same arguments share corpus, index and
+    questions.
 
     Args:
         split: of the questions: "train", "valid_id" or "valid_ood" of the package's own, else as named in `data`.
@@ -105,7 +108,7 @@ class DeepSearchEnv(TextEnvironment):
         self.state = replace(self.state, page=None, steps=self.state.steps + 1)
         failure = None
         try:
-            observation, valid = self._do(parse_command(action))
+            observation, valid = self._do(parse_command(action, any_text=not self.opens))
         except RetrievalError as error:
             failure = str(error)
             observation, valid = pages.failed(failure), True
@@ -136,6 +139,10 @@ class DeepSearchEnv(TextEnvironment):
             )
         return SearchingExpert(self.question, lambda: self.state, opens=self.opens)
 
+    def solution(self) -> str:
+        """The canonical right answer."""
+        return self.question.answers[0]
+
     def _do(self, command: Command | None) -> tuple[str, bool]:
         """The observation, and whether the command was understood."""
         if command is not None and command.verb == "answer":
@@ -151,12 +158,25 @@ class DeepSearchEnv(TextEnvironment):
         if not self.opens:
             return pages.PASSAGES_HINT, False
         if command is None:
-            return pages.HINT, False
-        document = self._open(command.text)
+            return pages.HINT_WITH_NEXT if self._reads_on() else pages.HINT, False
+        return self._read_on() if command.verb == "next" else self._read(self._open(command.text), 1)
+
+    def _read(self, document: Document | None, part: int) -> tuple[str, bool]:
         if document is None:
             return pages.NO_PAGE, False
-        self.state = replace(self.state, page=document)
-        return pages.page(document, self._page_words), True
+        reading = pages.read(document, part, self._page_words)
+        self.state = replace(self.state, reading=reading, page=document)
+        return pages.page(reading), True
+
+    def _read_on(self) -> tuple[str, bool]:
+        reading = self.state.reading
+        if reading is None or not self._reads_on():
+            return pages.NO_NEXT, False
+        return self._read(reading.page, reading.part + 1)
+
+    def _reads_on(self) -> bool:
+        """Whether the page that was shown last has a next part."""
+        return self.state.reading is not None and self.state.reading.part < self.state.reading.parts
 
     def _open(self, name: str) -> Document | None:
         """What a search found by that name, the newest first; else what the library has. Of the web, whole pages."""
@@ -172,6 +192,7 @@ class DeepSearchEnv(TextEnvironment):
         listed, found = self.state.listed, self.state.found
         named = [(shown, document) for shown, document in zip(page_names(listed), listed, strict=True)]
         named += [(title, document) for document in found for title in (document.title, label(document.title))]
+        named += [(str(number), document) for number, document in enumerate(listed, start=1)]
         named += [(own, document) for document in found for own in (document.id, label(document.id))]
         return next((document for called, document in named if folded(called) == name), None)
 
@@ -182,29 +203,30 @@ class DeepSearchEnv(TextEnvironment):
 
     def _info(self, *, valid: bool) -> Info:
         answer = self.state.answer
-        score, failure = 0.0, ""
+        reached, failure = 0.0, ""
         try:
-            score = 0.0 if answer is None else self.source.score(self.question, answer)
+            reached = 0.0 if answer is None else self.source.score(self.question, answer)
         except NoVerdict as problem:
             failure = str(problem)
         info = Info(
             task=self.question.text,
             task_id=self._id,
             task_type=self.question.kind,
-            won=score == 1.0,
-            score=score,
+            won=reached == 1.0,
+            score=reached,
             admissible=[] if answer is not None else self._admissible(),
             valid=valid,
+            metrics={name: 0.0 if answer is None else score(answer, self.question.answers, name) for name in REPORTED},
         )
         if failure:
             info["failure"] = failure
         return info
 
     def _admissible(self) -> list[str]:
-        """Placeholders for what is free text, and the listed pages."""
+        """Placeholders for what is free text, the listed pages, and `next` if a page can be read on."""
         names = page_names(self.state.listed) if self.opens else []
         opened = [open_command(name) for name in names if name]
-        return [SEARCH, *dict.fromkeys(opened), ANSWER]
+        return [SEARCH, *dict.fromkeys(opened), *([NEXT] if self._reads_on() else []), ANSWER]
 
 
 def _task_id(question: Question) -> str:

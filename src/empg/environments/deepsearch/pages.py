@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from empg.environments.deepsearch.actions import CUT, label, page_names
-from empg.environments.deepsearch.world import Document
+from empg.environments.deepsearch.world import Document, Reading
 
 NOTHING = "Nothing found."
 NO_PAGE = "There is no such page. Open one of the results, or search."
+NO_NEXT = "There is no next part. Open one of the results, or search."
 HINT = "Not understood. Say search[query], open[title] or answer[text]."
+HINT_WITH_NEXT = "Not understood. Say search[query], open[title], next or answer[text]."
 PASSAGES_HINT = "Not understood. Say search[query] or answer[text]."
 WORD = 20  # characters counted per word; bounds text without spaces
 
@@ -33,9 +35,16 @@ def passages(documents: Sequence[Document], words: int) -> str:
     return "\n".join(lines) or NOTHING
 
 
-def page(document: Document, words: int) -> str:
-    """Render a page: its title and its first `words` words."""
-    return f"{label(document.title)}: {beginning(document.text, words)}"
+def read(document: Document, part: int, words: int) -> Reading:
+    """Return a part of a page, of at most `words` words. Parts count from 1; the page must have this part."""
+    texts = list(_parts(document.text, words))
+    return Reading(document, texts[part - 1], part, len(texts))
+
+
+def page(reading: Reading) -> str:
+    """Render a part of a page: the title, which part of how many it is if there are several, and the text."""
+    several = f" (part {reading.part} of {reading.parts})" if reading.parts > 1 else ""
+    return f"{label(reading.page.title)}{several}: {reading.text}{CUT if reading.part < reading.parts else ''}"
 
 
 def failed(reason: str) -> str:
@@ -47,6 +56,20 @@ def beginning(text: str, words: int) -> str:
     """Return the first `words` words (at most 20 characters per word) on one line, and `...` if there are more."""
     parts = text[: WORD * words].split(maxsplit=words)
     return " ".join(parts[:words]) + (CUT if len(parts) > words or len(text) > WORD * words else "")
+
+
+def _parts(text: str, words: int) -> Iterator[str]:
+    """Split a text into parts as `beginning` cuts them; there is at least one, and no empty one after it."""
+    start = 0
+    while True:
+        window = text[start : start + WORD * words]
+        found = window.split(maxsplit=words)
+        yield " ".join(found[:words])
+        start += len(window) - (len(found[words]) if len(found) > words else 0)
+        while text[start : start + 1].isspace():
+            start += 1
+        if start >= len(text):
+            return
 
 
 def one_line(text: str) -> str:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from empg.environments.deepsearch import aliases
 from empg.environments.deepsearch.dataset_names import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 from empg.environments.deepsearch.datasets import examine
 from empg.environments.deepsearch.options import DATA_EXAMPLE, Data, is_question_file
@@ -66,6 +67,8 @@ def arrange(folder: Path, paragraphs: bool = False) -> Files:
     splits: dict[str, list[str]] = {split: [] for split in _DATASETS}
     left_out: dict[str, list[str]] = {}
     for path in sorted(path for path in folder.rglob("*") if is_question_file(path) and path.is_file()):
+        if path.name == aliases.FILE:
+            continue
         name = path.relative_to(folder)
         found = examine(path)
         trains = "train" in path.stem.lower() or "train" in map(str.lower, name.parts[:-1])

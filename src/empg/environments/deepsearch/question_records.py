@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from empg.environments.deepsearch.aliases import aliases_beside
 from empg.environments.deepsearch.dataset_names import dataset_name, dataset_of_path
 from empg.environments.deepsearch.record_files import listed
 from empg.environments.deepsearch.retrieval.query import clean_text
@@ -73,6 +74,8 @@ def parse_question(record: Mapping[str, Any], name: str, path: Path, row: int) -
         raise MalformedError(f"question has more than {MAX_QUESTION:,} characters")
     source = (row_dataset(record) or dataset_of_path(path)) if name == "generic" else name
     answers = _answers(record)
+    if name == "2wiki" and isinstance(answer_id := record.get("answer_id"), str):
+        answers = tuple(dict.fromkeys((*answers, *aliases_beside(path).get(answer_id, ()))))
     ids = (record.get(key) for key in ("_id", "id", "question_id", "questionid"))
     identity = next((clean_text(str(own)) for own in ids if isinstance(own, (str, int)) and own != ""), "")
     kind = _kind(record, name, identity)

@@ -11,8 +11,10 @@ SPEC = EnvironmentSpec(
     entry_point="empg.environments.deepsearch.env:DeepSearchEnv",
     options=DeepSearchOptions,
     prompt=PromptSpec(
-        role="You answer a question by text commands: search[query] lists pages, open[title] shows one of them, and "
-        "answer[text] ends the task. Answer in as few words as the question needs, and only what you have read.",
+        role="You answer a question by text commands: search[query] lists pages, open[title] shows one of them, next "
+        "shows the next part of a long page, and answer[text] ends the task. Answer in as few words as the question "
+        "needs, and only what you have read.",
+        commands=("search[query]", "open[title]", "next", "answer[text]"),
         example="<think>I need to know who wrote The Salt Road.</think><action>search[The Salt Road]</action>",
     ),
     panels=("valid_id", "valid_ood"),

@@ -9,7 +9,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A page or passage. `open[...]` names it by `title` or by `id`; the id of a web page is its address."""
+    """A page or passage. `open[...]` names it by `title`, by `id` or by its number in the results.
+
+    The id of a web page is its address.
+    """
 
     id: str
     title: str
@@ -49,12 +52,23 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """A part of a page, as it was shown: part number `part`, counted from 1, of `parts`."""
+
+    page: Document
+    text: str
+    part: int
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """The state of an episode.
 
     Attributes:
         listed: the results of the last search.
         found: the results of all searches, newest first; they can still be opened.
+        reading: the part of a page that was shown last; `next` shows the following one.
         page: the page in the last observation, if it shows one.
         answer: set by the turn that ends the episode.
         steps: number of turns taken.
@@ -62,6 +76,7 @@ class State:
 
     listed: tuple[Document, ...] = ()
     found: tuple[Document, ...] = ()
+    reading: Reading | None = None
     page: Document | None = None
     answer: str | None = None
     steps: int = 0

@@ -13,7 +13,7 @@
   const signed = (v) => (v === null ? "–" : `${v < 0 ? "\u2212" : "+"}${Math.abs(v).toFixed(2)}`);
   const plain = (v) => (v === null ? "–" : v.toFixed(2));
   const END = {
-    won: "won", lost: "lost", step_limit: "step limit", token_limit: "token limit", invalid: "invalid turns",
+    won: "won", lost: "lost", step_limit: "step limit", token_limit: "token limit", malformed: "malformed turns",
     env_error: "environment error",
   };
 
@@ -53,7 +53,7 @@
     text.append(make("p", "observation", turn.observation));
     if (turn.thought) text.append(make("p", "thought", turn.thought));
     const action = make("p", "action", turn.action || "(no action)");
-    if (!turn.valid) action.append(make("span", "flag", turn.action ? "rejected" : "malformed"));
+    if (!turn.valid) action.append(make("span", "flag", turn.rejected ? "rejected" : turn.action ? "no thought" : "malformed"));
     if (turn.dropped) action.append(make("span", "flag", "dropped from the update"));
     if (turn.reward) action.append(make("span", "flag good", `reward ${signed(turn.reward)}`));
     if (turn.process) action.append(make("span", "flag", `process reward ${signed(turn.process)}`));
