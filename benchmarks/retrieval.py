@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from empg.environments.analysis import analyze
-from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, write_bm25
+from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, open_bm25
 from empg.environments.deepsearch.retrieval.tantivy_index import TantivyRetriever
 from empg.environments.deepsearch.world import Document
 
@@ -61,9 +61,7 @@ def ours(documents: list[Document]) -> Search:
 
 
 def ours_mapped(documents: list[Document]) -> Search:
-    folder = Path(tempfile.mkdtemp()) / "index"
-    write_bm25(documents, folder)
-    retriever = BM25Retriever.open(folder)
+    retriever = open_bm25(documents, "benchmark", Path(tempfile.mkdtemp()))
     return lambda query: retriever.search([query], HITS)
 
 

@@ -333,6 +333,7 @@ def serve_retriever(
     faiss: Annotated[
         str | None, typer.Option(help="faiss index factory string, e.g. HNSW32  [default: exact search]")
     ] = None,
+    index: Annotated[Path | None, typer.Option(help="Published faiss index of the corpus, for dense.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of the index  [default: next to the corpus]")] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
@@ -349,9 +350,8 @@ def serve_retriever(
     model = None
     if encoder is not None:
         marks = {"query_prefix": query_prefix, "document_prefix": document_prefix}
-        pooled = None if pooling is None else pooling.value
-        model = {"folder": encoder, **marks, "pooling": pooled, "device": device}
-    searching = {"retriever": retriever.value, "encoder": model, "faiss": faiss, "cache": cache}
+        model = {"folder": encoder, **marks, "pooling": pooling and pooling.value, "device": device}
+    searching = {"retriever": retriever.value, "encoder": model, "faiss": faiss, "index": index, "cache": cache}
     serve_corpus(
         corpus, searching, host, port, ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True)
     )

@@ -15,13 +15,13 @@ import pytest
 
 from empg.environments.deepsearch import DeepSearchEnv, sources
 from empg.environments.deepsearch.options import DeepSearchOptions, Requests, Searching
-from empg.environments.deepsearch.progress_bar import IndexingBar
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.dense import FaissIndex
 from empg.environments.deepsearch.retrieval.stored import StoredDocuments
 from empg.environments.deepsearch.retrieval.transport import RequestPolicy
 from empg.environments.deepsearch.retrievers import corpus_file, open_search
 from empg.environments.deepsearch.world import RetrievalError
+from tests.environments.deepsearch.encoders import Hashing
 from tests.environments.deepsearch.servers import Reply, scripted
 from tests.environments.deepsearch.smallworld import DOCUMENTS
 
@@ -98,6 +98,11 @@ def corpus(tmp_path: Path) -> Path:
         ({"data": {"questions": {"a\nb": 3}}}, "data.questions: a b must be a file or a list of files"),
         ({"metric": "judge", "judge": {"url": "http://x"}}, "judge.model: is required, but not given"),
         ({"faiss": "Flat"}, "faiss='Flat' is for retriever='dense', this is 'bm25'"),
+        ({"index": "e5_Flat.index"}, "index=e5_Flat.index is for retriever='dense', this is 'bm25'"),
+        (
+            {"retriever": "dense", "encoder": "e5", "faiss": "Flat", "index": "e5_Flat.index"},
+            "faiss='Flat' builds an index, but index=e5_Flat.index is one: leave out one",
+        ),
         ({"retriever": "dense"}, "retriever='dense' needs encoder"),
         ({"retriever": "x" * 1_000}, "one of bm25, tantivy, dense"),
     ],
@@ -172,17 +177,15 @@ def test_all_that_an_encoder_takes_reaches_it(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize("cached", [False, True])
 def test_faiss_serves_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cached: bool) -> None:
     pytest.importorskip("faiss")
-    from tests.environments.deepsearch.retrieval.test_dense import Hashing
-
     made: list[str] = []
     make = FaissIndex.make
 
-    def noted(vectors: Any, factory: str) -> FaissIndex:
+    def noted(vectors: Any, factory: str, done: Any) -> FaissIndex:
         made.append(factory)
-        return make(vectors, factory)
+        return make(vectors, factory, done)
 
     monkeypatch.setattr(FaissIndex, "make", noted)
-    monkeypatch.setattr("empg.environments.deepsearch.retrievers._encoder", lambda how: Hashing())
+    monkeypatch.setattr("empg.environments.deepsearch.retrievers.open_encoder", lambda how: Hashing())
     environment = DeepSearchEnv(
         pages=60, retriever="dense", encoder=f"model-{cached}", faiss="HNSW8", cache=str(tmp_path) if cached else None
     )
@@ -257,28 +260,8 @@ def test_what_is_kept_can_be_read_by_whom_the_umask_says(corpus: Path, tmp_path:
 # ---- progress -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("total", "told"), [(None, (1, 2, 7)), (7, (1, 2, 7)), (None, (64, 128, 130))])
-def test_progress_ends_at_what_was_done(
-    capsys: pytest.CaptureFixture[str], total: int | None, told: tuple[int, ...]
-) -> None:
-    with IndexingBar("Indexing", total) as bar:
-        for done in told:
-            bar.show(done)
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert f"{told[-1]}/{told[-1]}" in last
-
-
-def test_progress_that_broke_off_does_not_look_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    def work() -> None:
-        with IndexingBar("Indexing", 9) as bar:
-            bar.show(3)
-            raise OSError("disk")
-
-    with pytest.raises(OSError, match="disk"):
-        work()
-    assert "3/9" in capsys.readouterr().err
-
-
 def test_the_bar_of_a_small_corpus_shows_all_of_it(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     open_search(Searching(), corpus_file(corpus))
-    assert capsys.readouterr().err.count("5/5") == 2  # documents and titles
+    assert capsys.readouterr().err.count("5/5") == 3  # documents, words and titles
+    open_search(Searching(), corpus_file(corpus))
+    assert capsys.readouterr().err == ""

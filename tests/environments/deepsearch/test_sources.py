@@ -274,7 +274,7 @@ def test_a_cached_index_gives_the_same_results(tmp_path: Path) -> None:
         environment.reset(options={"task": 0})
         searches.append(environment.step("search[painter town]")[0])
     assert searches[0] == searches[1] == searches[2]
-    assert len(list(tmp_path.iterdir())) == 2  # the index and the titles
+    assert len(list(tmp_path.iterdir())) == 3  # the documents, the index and the titles
 
 
 @pytest.mark.parametrize(

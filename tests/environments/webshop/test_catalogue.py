@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from empg.environments.webshop.catalogue import Catalogue, make_catalogue, open_catalogue, write_catalogue
+from empg.environments.publishing import build_once
+from empg.environments.webshop import catalogue
+from empg.environments.webshop.catalogue import (
+    Catalogue,
+    fill_catalogue,
+    make_catalogue,
+    open_catalogue,
+    write_catalogue,
+)
 from empg.environments.webshop.generator import generate
 from tests.environments.webshop.shops import small_catalogue, small_products
 
@@ -36,11 +44,14 @@ def test_the_mapped_catalogue_equals_the_one_in_memory(tmp_path: Path) -> None:
     for name, products in (("hand", small_products()), ("generated", list(generate(300)))):
         stages: list[tuple[str, int, list[int]]] = []
 
-        def stage(name: str, total: int, stages: list = stages) -> Callable[[int], None]:
+        def stage(name: str, total: int | None, stages: list = stages) -> Callable[[int], None]:
             stages.append((name, total, []))
             return stages[-1][2].append
 
-        write_catalogue(iter(products), tmp_path / name, generated=name == "generated", stage=stage)
+        build_once(
+            tmp_path / name,
+            partial(fill_catalogue, iter(products), generated=name == "generated", stage=stage),
+        )
         assert stages == [("goals", 1, [1]), ("search index", 1, [1])]
         mapped = open_catalogue(tmp_path / name)
         assert mapped.generated == (name == "generated")
@@ -76,19 +87,19 @@ def test_a_failed_write_leaves_no_folder(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="disk full"):
         write_catalogue(broken(), tmp_path / "shop")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
     with pytest.raises(ValueError, match="the catalogue is empty"):
         write_catalogue(iter(()), tmp_path / "shop")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
     with pytest.raises(FileNotFoundError, match=r"is not a catalogue: catalogue\.json not found"):
         open_catalogue(tmp_path / "shop")
 
 
-def test_another_format_is_rejected(tmp_path: Path) -> None:
+def test_another_format_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "FORMAT", 0)
     write_catalogue(iter(small_products()), tmp_path / "shop")
-    file = tmp_path / "shop" / "catalogue.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 0}))
-    with pytest.raises(ValueError, match=r"unsupported format: expected 2, got 0\. Delete it"):
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"unsupported format: expected 3, got 0\. Delete the folder"):
         open_catalogue(tmp_path / "shop")
 
 

@@ -21,9 +21,9 @@ from empg.environments.deepsearch.actions import folded
 from empg.environments.deepsearch.record_files import Columns, Records, Unreadable, read_records
 from empg.environments.deepsearch.retrieval.contents import split_contents
 from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.retrieval.stored import Progress
 from empg.environments.deepsearch.world import Document
-from empg.environments.publishing import publish
+from empg.environments.progress_bar import Stage, no_bars
+from empg.environments.publishing import build_once
 from empg.errors import MissingFileError, UserError
 
 _log = logging.getLogger(__name__)
@@ -170,24 +170,21 @@ def joined(passages: Iterable[Document]) -> Document | None:
     return first if first is None or len(texts) == 1 else Document(first.id, first.title, "\n".join(texts))
 
 
-def open_titles(
-    documents: Sequence[Document], fingerprint: str, cache: Path, progress: Progress | None = None
-) -> StoredTitles:
+def open_titles(documents: Sequence[Document], fingerprint: str, cache: Path, stage: Stage = no_bars) -> StoredTitles:
     """Open the table of a corpus's titles, which is built on first use. The arguments are those of `open_bm25`."""
     folder = cache / f"titles-{fingerprint}"
-    if not folder.is_dir():
 
-        def write(work: Path) -> None:
-            hashes = np.empty(len(documents), dtype=np.uint64)
-            for row in range(len(documents)):
-                hashes[row] = _hash(folded(documents[row].title))
-                if progress is not None:
-                    progress(row + 1)
-            order = np.argsort(hashes, kind="stable")  # documents of one title keep their order
-            np.save(work / "hashes.npy", hashes[order])
-            np.save(work / "rows.npy", order.astype(np.int64))
+    def write(work: Path) -> None:
+        hashes = np.empty(len(documents), dtype=np.uint64)
+        done = stage("titles", len(documents))
+        for row in range(len(documents)):
+            hashes[row] = _hash(folded(documents[row].title))
+            done(row + 1)
+        order = np.argsort(hashes, kind="stable")  # documents of one title keep their order
+        np.save(work / "hashes.npy", hashes[order])
+        np.save(work / "rows.npy", order.astype(np.int64))
 
-        publish(folder, write)
+    build_once(folder, write)
     return StoredTitles(folder, documents)
 
 

@@ -126,6 +126,11 @@ class Searching(OptionSection):
         description="the index of `dense`, as the factory of faiss names it (`Flat`, `HNSW32`); null compares with "
         "every vector",
     )
+    index: FilePath | None = Field(
+        None,
+        description="a published index of the corpus for `dense`, such as Search-R1's `e5_Flat.index`; null encodes "
+        "the corpus",
+    )
     requests: Annotated[Requests, BeforeValidator(_none_alone)] = Field(
         Requests(), description="how servers, providers and pages are asked"
     )
@@ -139,6 +144,10 @@ class Searching(OptionSection):
     def _dense_alone(self) -> Searching:
         if self.faiss is not None and self.retriever != "dense":
             raise UserError(f"faiss={self.faiss!r} is for retriever='dense', this is {self.retriever!r:.80}")
+        if self.index is not None and self.retriever != "dense":
+            raise UserError(f"index={self.index} is for retriever='dense', this is {self.retriever!r:.80}")
+        if self.index is not None and self.faiss is not None:
+            raise UserError(f"faiss={self.faiss!r} builds an index, but index={self.index} is one: leave out one")
         if self.retriever == "dense" and self.encoder is None:
             raise UserError("retriever='dense' needs encoder: the folder of a sentence-embedding model")
         return self

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from empg.environments.deepsearch.corpus import Titles, corpus_records, open_titles, read_corpus
 from empg.environments.deepsearch.options import LOCAL, Searching
-from empg.environments.deepsearch.progress_bar import IndexingBar
-from empg.environments.deepsearch.retrieval.stored import Progress, fingerprint_files, open_documents
+from empg.environments.deepsearch.retrieval.stored import FORMAT, open_documents
 from empg.environments.deepsearch.world import Document, Library, Retriever
+from empg.environments.progress_bar import IndexingBars, Stage
+from empg.environments.publishing import fingerprint_files
 from empg.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def corpus_file(path: Path) -> Corpus:
         UserError: its format is not read.
     """
     corpus_records(path)  # checks the file before anything else is built or shown
-    return Corpus(partial(read_corpus, path), partial(fingerprint_files, path), folder=path.parent / "empg-index")
+    fingerprint = partial(fingerprint_files, FORMAT, path)
+    return Corpus(partial(read_corpus, path), fingerprint, folder=path.parent / "empg-index")
 
 
 def open_search(how: Searching, corpus: Corpus | None) -> tuple[Retriever, Library | None]:
@@ -116,18 +118,21 @@ def _in_memory(how: Searching, documents: Sequence[Document]) -> Retriever:
         from empg.environments.deepsearch.retrieval.tantivy_index import TantivyRetriever
 
         return TantivyRetriever.build(documents)
+    if how.index is not None:
+        return _published(how, documents)
     from empg.environments.deepsearch.retrieval.dense import DenseRetriever
 
-    return DenseRetriever.build(documents, _encoder(how), how.faiss)
+    with IndexingBars("Encoding the corpus") as bars:
+        return DenseRetriever.build(documents, open_encoder(how), how.faiss, bars.stage)
 
 
 def _on_disk(how: Searching, corpus: Corpus, folder: Path) -> tuple[Retriever, Library]:
-    """The index and the titles of a corpus, made at first use with a progress bar, and mapped from then on."""
+    """The index and the titles of a corpus, made at first use with progress bars, and mapped from then on."""
     fingerprint = corpus.fingerprint()
-    with IndexingBar("Indexing the corpus (once)", corpus.size) as bar:
-        index = _mapped(how, corpus, fingerprint, folder, bar.show)
-    with IndexingBar("Indexing its titles (once)", len(index.documents)) as bar:
-        return index, open_titles(index.documents, fingerprint, folder, bar.show)
+    with IndexingBars(f"Indexing the corpus (once) into {folder}") as bars:
+        documents = open_documents(corpus.documents, fingerprint, folder, bars.stage, corpus.size)
+        index = _mapped(how, documents, fingerprint, folder, bars.stage)
+        return index, open_titles(documents, fingerprint, folder, bars.stage)
 
 
 def _pages(corpus: Corpus, folder: Path | None) -> Library:
@@ -135,29 +140,38 @@ def _pages(corpus: Corpus, folder: Path | None) -> Library:
     if folder is None:
         return Titles(list(corpus.documents()))
     fingerprint = corpus.fingerprint()
-    with IndexingBar("Storing the corpus (once)", corpus.size) as bar:
-        documents = open_documents(corpus.documents, fingerprint, folder, bar.show)
-    with IndexingBar("Indexing its titles (once)", len(documents)) as bar:
-        return open_titles(documents, fingerprint, folder, bar.show)
+    with IndexingBars(f"Storing the corpus (once) into {folder}") as bars:
+        documents = open_documents(corpus.documents, fingerprint, folder, bars.stage, corpus.size)
+        return open_titles(documents, fingerprint, folder, bars.stage)
 
 
 def _mapped(
-    how: Searching, corpus: Corpus, fingerprint: str, folder: Path, progress: Progress
+    how: Searching, documents: Sequence[Document], fingerprint: str, folder: Path, stage: Stage
 ) -> BM25Retriever | TantivyRetriever | DenseRetriever:
     if how.retriever == "bm25":
         from empg.environments.deepsearch.retrieval.bm25 import open_bm25
 
-        return open_bm25(corpus.documents, fingerprint, folder, progress)
+        return open_bm25(documents, fingerprint, folder, stage)
     if how.retriever == "tantivy":
         from empg.environments.deepsearch.retrieval.tantivy_index import open_tantivy
 
-        return open_tantivy(corpus.documents, fingerprint, folder, progress)
+        return open_tantivy(documents, fingerprint, folder, stage)
+    if how.index is not None:
+        return _published(how, documents)
     from empg.environments.deepsearch.retrieval.dense import open_dense
 
-    return open_dense(corpus.documents, fingerprint, _encoder(how), folder, how.faiss, progress)
+    return open_dense(documents, fingerprint, open_encoder(how), folder, how.faiss, stage)
 
 
-def _encoder(how: Searching) -> HuggingFaceEncoder:
+def _published(how: Searching, documents: Sequence[Document]) -> DenseRetriever:
+    from empg.environments.deepsearch.retrieval.published import open_published
+
+    assert how.index is not None
+    return open_published(documents, open_encoder(how), how.index)
+
+
+def open_encoder(how: Searching) -> HuggingFaceEncoder:
+    """The encoder of `dense`."""
     from empg.environments.deepsearch.retrieval.encoder import HuggingFaceEncoder
 
     said = how.encoder

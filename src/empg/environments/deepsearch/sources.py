@@ -15,10 +15,11 @@ from empg.environments.deepsearch.places import Files, SplitFiles, read_places
 from empg.environments.deepsearch.questions import KINDS, SPLITS, make_questions
 from empg.environments.deepsearch.realworld import KINDS as COUNTRY_KINDS
 from empg.environments.deepsearch.realworld import country_pages, make_country_questions
-from empg.environments.deepsearch.retrieval.stored import fingerprint_documents, fingerprint_files
+from empg.environments.deepsearch.retrieval.stored import FORMAT, fingerprint_documents
 from empg.environments.deepsearch.retrievers import Corpus, corpus_file, open_search
 from empg.environments.deepsearch.scoring import Metric, score
 from empg.environments.deepsearch.world import Document, Library, Question, Retriever
+from empg.environments.publishing import fingerprint_files
 from empg.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ def _file_search(corpus: str | None, context: tuple[str, ...], how: Searching) -
     if how.retriever not in LOCAL:
         return open_search(how, None)
     paths = tuple(map(Path, context))
-    return open_search(how, Corpus(partial(_paragraphs, paths), partial(fingerprint_files, *paths)))
+    return open_search(how, Corpus(partial(_paragraphs, paths), partial(fingerprint_files, FORMAT, *paths)))
 
 
 def _paragraphs(paths: Sequence[Path]) -> list[Document]:

@@ -21,19 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.analysis import TermCounter
-from empg.environments.publishing import publish
+from empg.environments.progress_bar import Stage, no_bars
+from empg.environments.publishing import build_once, check_folder
 from empg.environments.webshop.goals import GoalCounter, GoalKind, GoalTable
 from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.world import HumanInstruction, Product
 from empg.errors import MissingFileError, UserError
 
-FORMAT = 2  # increase it when the content of the folder or the cleaning of products changes
-SIGN = "catalogue.json"  # written last, so a folder that contains it is complete
+FORMAT = 3  # increase it when the content of the folder or the cleaning of products changes
+SIGN = "catalogue.json"  # a folder that contains it is a catalogue
 PRODUCTS_KEPT = 16_384  # parsed products in the cache; a few kB each
-
-Done = Callable[[int], None]
-Stage = Callable[[str, int], Done]
-"""Starts a stage with a name and a total amount of work. Returns a function that receives the amount done."""
 
 
 class EmptyCatalogueError(UserError):
@@ -109,35 +106,37 @@ def make_catalogue(products: Iterable[Product], *, generated: bool = False) -> C
     return _view(records.getvalue(), arrays, parts.names, index, parts.fingerprint, generated)
 
 
-def write_catalogue(
-    products: Iterable[Product], folder: Path, *, generated: bool = False, stage: Stage | None = None
-) -> None:
-    """Index products into a folder for `open_catalogue`.
+def write_catalogue(products: Iterable[Product], folder: Path, *, generated: bool = False) -> None:
+    """Index products into a folder for `open_catalogue`. If another process writes it first, that folder is kept.
 
-    Products are streamed. Memory holds four bytes per word and about 100 bytes per product. The folder appears when it
-    is complete. If another process publishes it first, that folder is kept. `stage` receives the stages that follow the
-    products.
+    Raises:
+        EmptyCatalogueError: there are no products.
+        UserError: see `build_once`.
+    """
+    build_once(folder, lambda work: fill_catalogue(products, work, generated=generated))
+
+
+def fill_catalogue(products: Iterable[Product], work: Path, *, generated: bool = False, stage: Stage = no_bars) -> None:
+    """Write the files of a catalogue into a folder that `build_once` publishes.
+
+    Products are streamed. Memory holds four bytes per word and about 100 bytes per product. `stage` receives the stages
+    that follow the products.
 
     Raises:
         EmptyCatalogueError: there are no products.
     """
-    begin = stage or (lambda name, total: lambda done: None)
-
-    def write(work: Path) -> None:
-        with (work / "records.jsonl").open("wb") as records:
-            parts = _collect(products, records)
-        done = begin("goals", 1)
-        arrays = parts.arrays()
-        for name, array in arrays.items():
-            np.save(work / f"{name}.npy", array)
-        done(1)
-        done = begin("search index", 1)
-        SearchIndex.build(parts.terms, arrays["asin_rank"]).save(work / "search")
-        done(1)
-        about = {"format": FORMAT, "fingerprint": parts.fingerprint, "generated": generated, "names": parts.names}
-        (work / SIGN).write_text(json.dumps(about), encoding="utf-8")
-
-    publish(folder, write, sign=SIGN)
+    with (work / "records.jsonl").open("wb") as records:
+        parts = _collect(products, records)
+    done = stage("goals", 1)
+    arrays = parts.arrays()
+    for name, array in arrays.items():
+        np.save(work / f"{name}.npy", array)
+    done(1)
+    done = stage("search index", 1)
+    SearchIndex.build(parts.terms, arrays["asin_rank"]).save(work / "search")
+    done(1)
+    about = {"format": FORMAT, "fingerprint": parts.fingerprint, "generated": generated, "names": parts.names}
+    (work / SIGN).write_text(json.dumps(about), encoding="utf-8")
 
 
 def open_catalogue(folder: Path) -> Catalogue:
@@ -145,15 +144,16 @@ def open_catalogue(folder: Path) -> Catalogue:
 
     Raises:
         MissingFileError: the folder is not a catalogue.
-        UserError: it was written by another version of this package.
+        UserError: it was written by another version of this package, or a file is damaged.
     """
     file = folder / SIGN
     if not file.is_file():
         raise MissingFileError(f"{folder} is not a catalogue: {SIGN} not found")
+    check_folder(folder)
     about = json.loads(file.read_text(encoding="utf-8"))
-    if about.get("format") != FORMAT:
-        problem = f"unsupported format: expected {FORMAT}, got {about.get('format')}"
-        raise UserError(f"{folder}: {problem}. Delete it to rebuild the index")
+    if about["format"] != FORMAT:
+        problem = f"unsupported format: expected {FORMAT}, got {about['format']}"
+        raise UserError(f"{folder}: {problem}. Delete the folder to build it again")
     names = about["names"]
     loaded = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
     with (folder / "records.jsonl").open("rb") as records:

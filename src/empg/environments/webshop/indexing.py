@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
+from empg.environments.progress_bar import Done, IndexingBars, Stage
+from empg.environments.publishing import build_once, fingerprint_files
 from empg.environments.webshop.catalogue import (
     FORMAT,
     SIGN,
     Catalogue,
-    Done,
     EmptyCatalogueError,
-    Stage,
+    fill_catalogue,
     make_catalogue,
     open_catalogue,
-    write_catalogue,
 )
 from empg.environments.webshop.generator import generate
 from empg.environments.webshop.records import LoadReport, OfficialFiles, find_files, read_products
@@ -58,10 +51,10 @@ def open_official(
         return open_catalogue(data)
     files = find_files(data, people=people)
 
-    def write(folder: Path, stage: Stage) -> None:
+    def write(work: Path, stage: Stage) -> None:
         report = LoadReport()
         try:
-            write_catalogue(read_products(files, report, limit, stage), folder, stage=stage)
+            fill_catalogue(read_products(files, report, limit, stage), work, stage=stage)
         except EmptyCatalogueError:
             raise UserError(f"{files.products}: no usable product found: {report.summary()}") from None
         (_log.info if report.is_clean else _log.warning)("%s: %s", files.products.name, report.summary())
@@ -78,73 +71,18 @@ def open_generated(products: int, seed: int = 0, cache: Path | None = None) -> C
     if products <= IN_MEMORY:
         return make_catalogue(generate(products, seed), generated=True)
 
-    def write(folder: Path, stage: Stage) -> None:
-        write_catalogue(_counted(generate(products, seed), stage("products", products)), folder, generated=True,
-                        stage=stage)  # fmt: skip
+    def write(work: Path, stage: Stage) -> None:
+        made = _counted(generate(products, seed), stage("products", products))
+        fill_catalogue(made, work, generated=True, stage=stage)
 
     return _indexed((cache or cache_folder()) / f"webshop-{products}-{seed}-{_code()}", write)
 
 
 def _indexed(folder: Path, write: Callable[[Path, Stage], None]) -> Catalogue:
     """Open the catalogue of a folder. If it does not exist, one process writes it first."""
-    if not (folder / SIGN).is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(folder), _Bars(f"Indexing the catalogue (once, into {folder})") as bars:
-            if not (folder / SIGN).is_file():
-                write(folder, bars.stage)
+    with IndexingBars(f"Indexing the catalogue (once) into {folder}") as bars:
+        build_once(folder, lambda work: write(work, bars.stage))
     return open_catalogue(folder)
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait, with a message, until no other process writes the folder. A process that dies releases the lock."""
-    path = folder.with_name(f".{folder.name}.lock")
-    while True:
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                Console(stderr=True).print(f"Another process is indexing {folder}: waiting for it", soft_wrap=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_same_file(file.fileno(), path):  # the previous owner has deleted the lock file
-                continue
-            try:
-                yield
-            finally:
-                path.unlink()
-            return
-
-
-def _is_same_file(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-class _Bars:
-    """Shows the stages of work as progress bars on standard error. The first stage prints the title."""
-
-    def __init__(self, title: str) -> None:
-        columns = (TextColumn("  {task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True))
-        self._title = title
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def stage(self, name: str, total: int) -> Done:
-        """Start a stage."""
-        if not self._progress.tasks:
-            self._progress.console.print(self._title, soft_wrap=True)
-            self._progress.start()
-        task = self._progress.add_task(name, total=total)
-        return lambda done: self._progress.update(task, completed=done)
 
 
 def _counted(products: Iterator[Product], done: Done) -> Iterator[Product]:
@@ -156,13 +94,9 @@ def _counted(products: Iterator[Product], done: Done) -> Iterator[Product]:
 
 
 def _fingerprint(files: OfficialFiles, limit: int | None) -> str:
-    """Return a fingerprint of the names, sizes and times of the files, so that changed files get another index."""
-    parts = [f"{FORMAT}/{limit}"]
-    for path in (files.products, files.attributes, files.human):
-        if path is not None:
-            stat = path.stat()
-            parts.append(f"{path.name}/{stat.st_size}/{stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    """Return a fingerprint of the files, so that changed files get another index."""
+    paths = (files.products, files.attributes, files.human)
+    return fingerprint_files(f"{FORMAT}/{limit}", *(path for path in paths if path is not None))
 
 
 @functools.cache

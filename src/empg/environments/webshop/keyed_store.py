@@ -6,12 +6,14 @@ import json
 import tempfile
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from empg.environments.jsonstream import Progress, stream_members
+from empg.errors import UserError
 
 
 class KeyedStore:
@@ -24,21 +26,26 @@ class KeyedStore:
         progress: receives the number of bytes read.
 
     Raises:
-        UserError: the file is not a JSON object, is damaged or is truncated.
+        UserError: the file is not a JSON object, is damaged or is truncated, or the disk of temporary files is full.
     """
 
     def __init__(self, path: Path, keep: Callable[[str], bool], width: int, progress: Progress | None = None) -> None:
-        self._scratch = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        try:
+            self._scratch = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        except OSError as error:
+            raise _unwritable(error) from error
         keys, starts = bytearray(), array("q", [0])
         try:
             for key, value in stream_members(path, progress):
                 if keep(key):
                     text = json.dumps(value).encode()
-                    self._scratch.write(text)
+                    self._write(text)
                     keys += key.encode().ljust(width, b"\0")
                     starts.append(starts[-1] + len(text))
+            self._write(b"", flush=True)
         except BaseException:
-            self.close()
+            with suppress(OSError):  # a full disk fails again when the rest of the buffer is written
+                self.close()
             raise
         names = np.frombuffer(bytes(keys), dtype=f"S{width}")
         self._order = np.argsort(names, kind="stable")
@@ -49,6 +56,14 @@ class KeyedStore:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _write(self, text: bytes, *, flush: bool = False) -> None:
+        try:
+            self._scratch.write(text)
+            if flush:
+                self._scratch.flush()
+        except OSError as error:
+            raise _unwritable(error) from error
 
     def get(self, key: str) -> Any:
         """Return the value of a kept key (the last one if the key is repeated), or None if the key is missing."""
@@ -63,3 +78,10 @@ class KeyedStore:
     def close(self) -> None:
         """Close and delete the scratch file."""
         self._scratch.close()
+
+
+def _unwritable(error: OSError) -> UserError:
+    return UserError(
+        f"cannot write a temporary file: {error.strerror or error}. Free disk space, or set TMPDIR to a folder on "
+        "another disk"
+    )

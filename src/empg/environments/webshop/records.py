@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from empg.environments.jsonstream import stream_items
-from empg.environments.webshop.catalogue import Done, Stage
+from empg.environments.progress_bar import Done, Stage, no_bars
 from empg.environments.webshop.goals import MAX_GOALS, combinations
 from empg.environments.webshop.keyed_store import KeyedStore
 from empg.environments.webshop.pages import BUTTONS
@@ -111,7 +111,7 @@ def find_files(data: Path, *, people: bool = False) -> OfficialFiles:
 
 
 def read_products(
-    files: OfficialFiles, report: LoadReport, limit: int | None = None, stage: Stage | None = None
+    files: OfficialFiles, report: LoadReport, limit: int | None = None, stage: Stage = no_bars
 ) -> Iterator[Product]:
     """Stream the products of official files and update `report`.
 
@@ -124,7 +124,7 @@ def read_products(
 
     def begin(path: Path) -> tuple[Done, int]:
         size = path.stat().st_size
-        return (stage(path.name, size) if stage is not None else lambda done: None), size
+        return stage(path.name, size), size
 
     def store(path: Path) -> KeyedStore:
         return KeyedStore(path, _is_asin, MAX_ASIN, begin(path)[0])

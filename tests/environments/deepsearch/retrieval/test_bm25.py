@@ -8,7 +8,6 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import bm25s
@@ -18,12 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from empg.environments.analysis import analyze
-from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, open_bm25, write_bm25
+from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, open_bm25
 from empg.environments.deepsearch.retrieval.query import MAX_HITS, MAX_QUERY, clean_query
 from empg.environments.deepsearch.retrieval.ranking import best_rows
-from empg.environments.deepsearch.retrieval.stored import StoredDocuments, fingerprint_documents, fingerprint_files
+from empg.environments.deepsearch.retrieval.stored import fingerprint_documents, open_documents
 from empg.environments.deepsearch.world import Document, Retriever
-from empg.environments.publishing import publish
 from tests import ROOT
 from tests.environments.deepsearch.servers import people
 
@@ -113,8 +111,8 @@ def test_an_empty_corpus_and_an_invalid_count_are_rejected(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="the corpus is empty"):
         BM25Retriever.build([])
     with pytest.raises(ValueError, match="the corpus is empty"):
-        write_bm25([], tmp_path / "index")
-    assert list(tmp_path.iterdir()) == []
+        open_bm25([], "0", tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
     for count in (0, -1, MAX_HITS + 1):
         with pytest.raises(ValueError, match="invalid number of hits: expected 1 to 100"):
             BM25Retriever.build(docs("a fox")).search(["fox"], count)
@@ -146,8 +144,8 @@ def test_scores_agree_with_bm25s(corpus: list[Document], asked: list[tuple[str, 
 def test_mapped_hits_agree_with_those_in_memory(
     corpus: list[Document], asked: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    write_bm25(iter(corpus), tmp_path / "index")
-    mapped, in_memory = BM25Retriever.open(tmp_path / "index"), BM25Retriever.build(corpus)
+    mapped = open_bm25(open_documents(lambda: iter(corpus), "0", tmp_path), "0", tmp_path)
+    in_memory = BM25Retriever.build(corpus)
     queries = [query for query, _ in asked[:200]]
     assert mapped.search(queries, 10) == in_memory.search(queries, 10)
     assert list(mapped.documents) == corpus
@@ -171,7 +169,7 @@ def test_tantivy_finds_the_gold_page_as_often(
     tantivy_index = pytest.importorskip("empg.environments.deepsearch.retrieval.tantivy_index")
     in_memory = tantivy_index.TantivyRetriever.build(corpus)
     assert abs(recall(in_memory, asked) - recall(BM25Retriever.build(corpus), asked)) <= 0.01
-    mapped = tantivy_index.open_tantivy(lambda: corpus, "0", tmp_path)
+    mapped = tantivy_index.open_tantivy(corpus, "0", tmp_path)
     queries = [query for query, _ in asked[:100]]
     assert mapped.search(queries, 5) == in_memory.search(queries, 5)
 
@@ -197,46 +195,11 @@ def test_an_index_is_built_once_per_corpus(tmp_path: Path) -> None:
     first, second = docs("a fox"), docs("a fox", "a hare")
     made: list[int] = []
     for corpus in (first, first, second, first):
-        retriever = open_bm25(partial(list, corpus), fingerprint_documents(corpus), tmp_path, made.append)
+        stage = lambda name, total: made.append  # noqa: E731
+        retriever = open_bm25(corpus, fingerprint_documents(corpus), tmp_path, stage)
         assert ids(retriever, "hare") == [document.id for document in corpus[1:]]
     assert made == [1, 1, 2]  # progress of the first index and of the second; reopening reports none
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_fingerprints_depend_on_content_order_and_files(tmp_path: Path) -> None:
-    one, two = Document("1", "a", "b"), Document("2", "a", "b")
-    prints = [fingerprint_documents(corpus) for corpus in ([one], [two], [one, two], [two, one], [])]
-    assert len(set(prints)) == 5
-    assert fingerprint_documents(iter([one, two])) == prints[2]
-    file = tmp_path / "corpus.jsonl"
-    file.write_text("1")
-    before = fingerprint_files(file)
-    assert fingerprint_files(file) == before
-    file.write_text("22")
-    assert fingerprint_files(file) != before
-
-
-def test_a_failed_index_leaves_no_folder(tmp_path: Path) -> None:
-    def broken() -> list[Document]:
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        open_bm25(broken, "0", tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FileNotFoundError, match="is not a BM25 index"):
-        BM25Retriever.open(tmp_path)
-
-
-def test_the_first_published_folder_is_kept(tmp_path: Path) -> None:
-    folder = tmp_path / "index"
-
-    def write(text: str, work: Path) -> None:
-        (work / "by").write_text(text)
-
-    publish(folder, partial(write, "one"))
-    publish(folder, partial(write, "two"))
-    assert (folder / "by").read_text() == "one"
-    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_processes_that_index_at_once_share_one_index(tmp_path: Path) -> None:
@@ -248,20 +211,7 @@ def test_processes_that_index_at_once_share_one_index(tmp_path: Path) -> None:
 
 def _index_and_search(cache: Path) -> list[str]:
     corpus, asked = people(200)
-    return ids(open_bm25(lambda: corpus, "0", cache), asked[7][0], 1)
-
-
-def test_stored_documents_are_a_sequence(tmp_path: Path) -> None:
-    corpus = docs("a", 'line\nbreak \u2028 and "quotes"', "Ünïcode")
-    write_bm25(corpus, tmp_path / "index")
-    stored = StoredDocuments(tmp_path / "index")
-    assert len(stored) == 3
-    assert list(stored) == corpus
-    assert stored[-1] == corpus[2]
-    assert stored[1:] == corpus[1:]
-    for row in (3, -4):
-        with pytest.raises(IndexError, match="document index out of range"):
-            stored[row]
+    return ids(open_bm25(corpus, "0", cache), asked[7][0], 1)
 
 
 def test_hits_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:

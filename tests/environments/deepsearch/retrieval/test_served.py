@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, write_bm25
+from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, open_bm25
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.contents import join_contents, split_contents
 from empg.environments.deepsearch.retrieval.query import MAX_HITS
@@ -59,11 +59,10 @@ def server(corpus: list[Document]) -> Iterator[str]:
 
 
 def test_served_hits_equal_those_in_memory_and_mapped(corpus: list[Document], server: str, tmp_path: Path) -> None:
-    write_bm25(corpus, tmp_path / "index")
     queries = [query for query, _ in people(300)[1]] + ["quoted naïve line", "", "no such wordzz", "x" * 5_000]
     in_memory = BM25Retriever.build(corpus).search(queries, 5)
     assert ServedRetriever(server).search(queries, 5) == in_memory
-    assert BM25Retriever.open(tmp_path / "index").search(queries, 5) == in_memory
+    assert open_bm25(corpus, "0", tmp_path).search(queries, 5) == in_memory
 
 
 def test_an_address_may_end_in_retrieve(server: str) -> None:

@@ -8,7 +8,7 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ import numpy.typing as npt
 from empg.environments.analysis import K1, B, TermCounter, analyze
 from empg.environments.deepsearch.retrieval.query import check_corpus, check_count, clean_query, clean_text
 from empg.environments.deepsearch.retrieval.ranking import best_rows
-from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, store_documents
 from empg.environments.deepsearch.world import Document, Hit
-from empg.environments.publishing import publish
-from empg.errors import MissingFileError
+from empg.environments.progress_bar import Done, Stage, no_bars
+from empg.environments.publishing import build_once
 
 
 class BM25Retriever:
@@ -38,30 +37,14 @@ class BM25Retriever:
         self._starts: npt.NDArray[np.int64] = np.asarray(index.scores["indptr"])
 
     @classmethod
-    def build(cls, documents: Sequence[Document], progress: Progress | None = None) -> BM25Retriever:
+    def build(cls, documents: Sequence[Document]) -> BM25Retriever:
         """Index documents in memory.
 
         Raises:
             UserError: the corpus is empty.
         """
         check_corpus(documents)
-        counter = TermCounter()
-        for number, document in enumerate(documents, 1):
-            counter.add(_text(document))
-            if progress is not None:
-                progress(number)
-        return cls(documents, _index(counter))
-
-    @classmethod
-    def open(cls, folder: Path) -> BM25Retriever:
-        """Memory-map an index that `write_bm25` wrote.
-
-        Raises:
-            MissingFileError: the folder is not a BM25 index.
-        """
-        if not (folder / "bm25").is_dir():
-            raise MissingFileError(f"{folder} is not a BM25 index: {folder / 'bm25'} not found")
-        return cls(StoredDocuments(folder), bm25s.BM25.load(folder / "bm25", mmap=True))
+        return cls(documents, _index(documents, no_bars("", None)))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return at most `k` hits per query, with BM25 scores."""
@@ -83,46 +66,40 @@ class BM25Retriever:
         return [Hit(self.documents[row], float(scores[row])) for row in best_rows(scores, k)]
 
 
-def write_bm25(documents: Iterable[Document], folder: Path, progress: Progress | None = None) -> None:
-    """Index documents into a folder for `BM25Retriever.open`. The folder appears when it is complete.
-
-    Documents are streamed. Memory holds about 4 bytes per word, and 12 more while bm25s builds the index.
-
-    Raises:
-        UserError: the corpus is empty.
-    """
-
-    def write(work: Path) -> None:
-        counter = TermCounter()
-        for document in store_documents(documents, work, progress):
-            counter.add(_text(document))
-        _index(counter).save(work / "bm25", show_progress=False)
-
-    publish(folder, write)
-
-
-def open_bm25(
-    documents: Callable[[], Iterable[Document]], fingerprint: str, cache: Path, progress: Progress | None = None
-) -> BM25Retriever:
+def open_bm25(documents: Sequence[Document], fingerprint: str, cache: Path, stage: Stage = no_bars) -> BM25Retriever:
     """Open the index of a corpus, which is built on first use and then memory-mapped.
 
+    Building takes about 4 bytes of memory per word, and 12 more while bm25s builds the index.
+
     Args:
-        documents: returns the corpus; called only if there is no index with this fingerprint.
-        fingerprint: fingerprint of the corpus (`fingerprint_files`, `fingerprint_documents`), which names the index.
+        documents: the corpus; read only if there is no index with this fingerprint.
+        fingerprint: fingerprint of the corpus, which names the index; see `stored.open_documents`.
         cache: the folder that contains the indexes.
-        progress: receives the number of indexed documents.
+        stage: receives the number of indexed documents.
+
+    Raises:
+        UserError: the corpus is empty, or see `build_once`.
     """
-    folder = cache / f"bm25-{fingerprint}"
-    if not folder.is_dir():
-        write_bm25(documents(), folder, progress)
-    return BM25Retriever.open(folder)
+    folder = bm25_folder(cache, fingerprint)
+
+    def write(work: Path) -> None:
+        check_corpus(documents)
+        _index(documents, stage("words", len(documents))).save(work, show_progress=False)
+
+    build_once(folder, write)
+    return BM25Retriever(documents, bm25s.BM25.load(folder, mmap=True))
 
 
-def _text(document: Document) -> str:
-    return clean_text(f"{document.title}\n{document.text}")
+def bm25_folder(cache: Path, fingerprint: str) -> Path:
+    """Return the folder of the index of a corpus."""
+    return cache / f"bm25-{fingerprint}"
 
 
-def _index(counter: TermCounter) -> bm25s.BM25:
+def _index(documents: Iterable[Document], done: Done) -> bm25s.BM25:
+    counter = TermCounter()
+    for number, document in enumerate(documents, 1):
+        counter.add(clean_text(f"{document.title}\n{document.text}"))
+        done(number)
     index: Any = bm25s.BM25(k1=K1, b=B, method="lucene", csc_backend="numpy", backend="numpy")
     # bm25s cannot index a corpus without words. The empty word is a placeholder that no query contains.
     vocabulary = counter.vocabulary or {"": 0}

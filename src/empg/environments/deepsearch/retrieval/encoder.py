@@ -57,6 +57,7 @@ class HuggingFaceEncoder:
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
         self._model: Any = model.to(device).eval()
         self._max_tokens = max_tokens or _max_tokens_of(folder, model.config)
+        self.dimensions = int(model.config.hidden_size)
         self._prefixes = {"queries": query_prefix, "documents": document_prefix}
         about = (_digest(folder), self._pooling, self._max_tokens, query_prefix, document_prefix)
         self.name = "-".join(map(str, (folder.name, *about)))

@@ -1,4 +1,4 @@
-"""Documents on disk and the fingerprints that name index folders. Folders are written once and memory-mapped.
+"""Documents on disk. Each corpus is stored once, for all its indexes, and memory-mapped.
 
 A folder is named by the fingerprint of its source. A changed corpus therefore gets a new folder, and an index that
 another process has mapped is never overwritten.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -17,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.deepsearch.world import Document
-from empg.environments.publishing import publish
+from empg.environments.progress_bar import Stage, no_bars
+from empg.environments.publishing import build_once
 from empg.errors import UserError
 
-Progress = Callable[[int], None]  # receives the number of finished documents
-
-FORMAT = 2  # increase it when the content of a folder or the analysis of text changes
+FORMAT = 3  # increase it when the content of a folder or the analysis of text changes
 
 
 def fingerprint_documents(documents: Iterable[Document]) -> str:
@@ -33,60 +33,47 @@ def fingerprint_documents(documents: Iterable[Document]) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint_files(*files: Path) -> str:
-    """Return a fingerprint of the names, sizes and times of files, for corpora that are too large to read twice.
+def open_documents(
+    documents: Callable[[], Iterable[Document]],
+    fingerprint: str,
+    cache: Path,
+    stage: Stage = no_bars,
+    size: int | None = None,
+) -> StoredDocuments:
+    """Open the documents of a corpus. They are stored on first use and then memory-mapped.
+
+    Args:
+        documents: returns the corpus; called only if it is not stored yet.
+        fingerprint: fingerprint of the corpus (`fingerprint_files` with `FORMAT`, `fingerprint_documents`).
+        cache: the folder that contains the indexes.
+        stage: receives the number of stored documents.
+        size: the number of documents, if it is known.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        UserError: the corpus is empty, or see `build_once`.
     """
-    parts = [f"{FORMAT}"]
-    for file in files:
-        stat = file.stat()
-        parts.append(f"{file.name}/{stat.st_size}/{stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    folder = documents_folder(cache, fingerprint)
+    build_once(folder, lambda work: _store(documents(), work, stage, size))
+    return StoredDocuments(folder)
 
 
-def store_documents(
-    documents: Iterable[Document], folder: Path, progress: Progress | None = None
-) -> Iterator[Document]:
-    """Yield documents and write each of them to the folder; `StoredDocuments(folder)` reads them back.
+def documents_folder(cache: Path, fingerprint: str) -> Path:
+    """Return the folder of the documents of a corpus."""
+    return cache / f"documents-{fingerprint}"
 
-    Raises:
-        UserError: the corpus is empty.
-    """
-    starts = [0]
+
+def _store(documents: Iterable[Document], folder: Path, stage: Stage, size: int | None) -> None:
+    starts = array("q", [0])  # 8 bytes per document
+    done = stage("documents", size)
     with (folder / "documents.jsonl").open("wb") as file:
         for document in documents:
             line = _as_line(document)
             file.write(line)
             starts.append(starts[-1] + len(line))
-            yield document
-            if progress is not None:
-                progress(len(starts) - 1)
+            done(len(starts) - 1)
     if len(starts) == 1:
         raise UserError("the corpus is empty: there is nothing to search")
-    np.save(folder / "starts.npy", np.asarray(starts, dtype=np.int64))
-
-
-def open_documents(
-    documents: Callable[[], Iterable[Document]], fingerprint: str, cache: Path, progress: Progress | None = None
-) -> StoredDocuments:
-    """Open the documents of a corpus that has no local index. They are stored on first use and then memory-mapped.
-
-    The arguments are those of `bm25.open_bm25`.
-
-    Raises:
-        UserError: the corpus is empty.
-    """
-    folder = cache / f"documents-{fingerprint}"
-    if not folder.is_dir():
-
-        def write(work: Path) -> None:
-            for _ in store_documents(documents(), work, progress):
-                pass
-
-        publish(folder, write)
-    return StoredDocuments(folder)
+    np.save(folder / "starts.npy", np.frombuffer(starts, dtype=np.int64))
 
 
 class StoredDocuments(Sequence[Document]):

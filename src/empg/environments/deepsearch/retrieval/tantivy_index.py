@@ -6,7 +6,7 @@ from those of `bm25.py`. Queries are never parsed by tantivy's query language; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ import tantivy
 
 from empg.environments.analysis import STOP_WORDS
 from empg.environments.deepsearch.retrieval.query import check_corpus, check_count, clean_query, clean_text
-from empg.environments.deepsearch.retrieval.stored import Progress, StoredDocuments, store_documents
 from empg.environments.deepsearch.world import Document, Hit
-from empg.environments.publishing import publish
-from empg.errors import MissingFileError
+from empg.environments.progress_bar import Done, Stage, no_bars
+from empg.environments.publishing import build_once
 
 _HEAP = 128 << 20  # bytes of memory before the writer flushes a segment
 _SPARE = 32  # hits requested beyond k, to find the end of a tie
@@ -33,25 +32,14 @@ class TantivyRetriever:
         self._analyzer = _analyzer()
 
     @classmethod
-    def build(cls, documents: Sequence[Document], progress: Progress | None = None) -> TantivyRetriever:
+    def build(cls, documents: Sequence[Document]) -> TantivyRetriever:
         """Index documents in memory.
 
         Raises:
             UserError: the corpus is empty.
         """
         check_corpus(documents)
-        return cls(documents, _fill(_new_index(None), documents, progress))
-
-    @classmethod
-    def open(cls, folder: Path) -> TantivyRetriever:
-        """Memory-map an index that `open_tantivy` wrote.
-
-        Raises:
-            MissingFileError: the folder is not a tantivy index.
-        """
-        if not (folder / "tantivy").is_dir():
-            raise MissingFileError(f"{folder} is not a tantivy index: {folder / 'tantivy'} not found")
-        return cls(StoredDocuments(folder), tantivy.Index.open(str(folder / "tantivy")))
+        return cls(documents, _fill(_new_index(None), documents, no_bars("", None)))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return at most `k` hits per query, with tantivy's scores. Equal scores are in corpus order."""
@@ -78,22 +66,26 @@ class TantivyRetriever:
 
 
 def open_tantivy(
-    documents: Callable[[], Iterable[Document]], fingerprint: str, cache: Path, progress: Progress | None = None
+    documents: Sequence[Document], fingerprint: str, cache: Path, stage: Stage = no_bars
 ) -> TantivyRetriever:
     """Open the index of a corpus, which is built on first use and then memory-mapped; see `bm25.open_bm25`.
 
     Raises:
-        UserError: the corpus is empty.
+        UserError: the corpus is empty, or see `build_once`.
     """
-    folder = cache / f"tantivy-{fingerprint}"
-    if not folder.is_dir():
+    folder = tantivy_folder(cache, fingerprint)
 
-        def write(work: Path) -> None:
-            (work / "tantivy").mkdir()
-            _fill(_new_index(work / "tantivy"), store_documents(documents(), work, progress), None)
+    def write(work: Path) -> None:
+        check_corpus(documents)
+        _fill(_new_index(work), documents, stage("words", len(documents)))
 
-        publish(folder, write)
-    return TantivyRetriever.open(folder)
+    build_once(folder, write)
+    return TantivyRetriever(documents, tantivy.Index.open(str(folder)))
+
+
+def tantivy_folder(cache: Path, fingerprint: str) -> Path:
+    """Return the folder of the index of a corpus."""
+    return cache / f"tantivy-{fingerprint}"
 
 
 def _new_index(folder: Path | None) -> tantivy.Index:
@@ -103,13 +95,12 @@ def _new_index(folder: Path | None) -> tantivy.Index:
     return tantivy.Index(builder.build(), path=None if folder is None else str(folder))
 
 
-def _fill(index: tantivy.Index, documents: Iterable[Document], progress: Progress | None) -> tantivy.Index:
+def _fill(index: tantivy.Index, documents: Iterable[Document], done: Done) -> tantivy.Index:
     index.register_tokenizer("empg", _analyzer())
     writer = index.writer(_HEAP, num_threads=1)
     for row, document in enumerate(documents):
         writer.add_document(tantivy.Document(text=clean_text(f"{document.title}\n{document.text}"), row=row))
-        if progress is not None:
-            progress(row + 1)
+        done(row + 1)
     writer.commit()
     writer.wait_merging_threads()
     index.reload()
