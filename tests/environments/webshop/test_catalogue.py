@@ -88,7 +88,7 @@ def test_another_format_is_rejected(tmp_path: Path) -> None:
     write_catalogue(iter(small_products()), tmp_path / "shop")
     file = tmp_path / "shop" / "catalogue.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 0}))
-    with pytest.raises(ValueError, match=r"unsupported format: expected 2, got 0\. Delete it"):
+    with pytest.raises(ValueError, match=r"unsupported format: expected 3, got 0\. Delete it"):
         open_catalogue(tmp_path / "shop")
 
 

@@ -27,7 +27,7 @@ from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.world import HumanInstruction, Product
 from empg.errors import MissingFileError, UserError
 
-FORMAT = 2  # increase it when the content of the folder or the cleaning of products changes
+FORMAT = 3  # increase it when the content of the folder or the cleaning of products changes
 SIGN = "catalogue.json"  # written last, so a folder that contains it is complete
 PRODUCTS_KEPT = 16_384  # parsed products in the cache; a few kB each
 

@@ -22,7 +22,7 @@ from empg.errors import UserError
 
 Progress = Callable[[int], None]  # receives the number of finished documents
 
-FORMAT = 2  # increase it when the content of a folder or the analysis of text changes
+FORMAT = 3  # increase it when the content of a folder or the analysis of text changes
 
 
 def fingerprint_documents(documents: Iterable[Document]) -> str:
