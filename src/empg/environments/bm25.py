@@ -15,6 +15,7 @@ memory-mapped. (bm25s scores by exact lengths and has no way to set them.)
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -100,7 +101,7 @@ class BM25Index:
         return scores.astype(np.float32)
 
     def _rarity(self, holding: int) -> np.float32:
-        return np.float32(np.log(1 + (self._worded - holding + 0.5) / (holding + 0.5)))
+        return np.float32(math.log(1 + (self._worded - holding + 0.5) / (holding + 0.5)))
 
 
 def _postings(
