@@ -1,5 +1,7 @@
 """Measure the steps per second of an environment in one process: random play, and the expert with its computation.
 
+Seconds are of processor time, so that other work on the machine matters little.
+
 python benchmarks/environment_speed.py webshop products=10000
 python benchmarks/environment_speed.py deepsearch observation=passages retriever=tantivy
 """
@@ -48,11 +50,11 @@ def expert_play(environment: TextEnvironment, task: int, rng: random.Random) -> 
 def measure(environment: TextEnvironment, play: Play, seconds: float) -> tuple[float, float]:
     """Return steps per second and episodes per second."""
     rng, steps, episodes = random.Random(0), 0, 0
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds:
+    begun = time.process_time()
+    while time.process_time() - begun < seconds:
         steps += play(environment, rng.randrange(environment.num_tasks), rng)
         episodes += 1
-    elapsed = time.perf_counter() - begun
+    elapsed = time.process_time() - begun
     return steps / elapsed, episodes / elapsed
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 
 # Modules whose name differs from their distribution's by more than case and separators.
-DISTRIBUTIONS = {"faiss": "faiss-cpu", "stemmer": "pystemmer", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"faiss": "faiss-cpu", "yaml": "pyyaml"}
 
 
 def missing_extra(command: str | None, error: ModuleNotFoundError) -> str | None:

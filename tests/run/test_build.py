@@ -34,6 +34,12 @@ def test_a_settled_recipe_says_what_is_done_on_this_machine(setting: bool | str)
     assert resolve(recipe) == recipe
 
 
+def test_a_resolved_recipe_records_the_noun_rule_that_the_shop_uses() -> None:
+    recipe = resolve(parse_recipe({"environment": {"id": "webshop"}, "policy": {"device": "cpu"}}))
+    assert recipe.environment.options["nouns"] == "lexicon"  # the default, auto, means the lexicon in a generated shop
+    assert resolve(recipe) == recipe
+
+
 def test_the_date_that_a_template_prints_is_fixed_for_the_run(policy: Policy, tmp_path: Path) -> None:
     policy.save(tmp_path)
     recipe = parse_recipe({"policy": {"model": str(tmp_path), "device": "cpu"}})

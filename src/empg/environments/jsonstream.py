@@ -69,7 +69,7 @@ class _Reader:
 
     def __init__(self, file: BinaryIO, path: Path, progress: Progress | None) -> None:
         self._file, self._path, self._progress = file, path, progress
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()  # without the byte order mark of Windows programs
         self._text, self._at, self._ended = "", 0, False
         self._decoder = json.JSONDecoder()
         self.values = 0

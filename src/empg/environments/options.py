@@ -37,6 +37,10 @@ class EnvironmentOptions(OptionSection):
                 "as environment.id=deepsearch with environment.options.observation=passages"
             )
 
+    def resolved(self) -> EnvironmentOptions:
+        """Return these options with the values that depend on the machine replaced by those used on this one."""
+        return self
+
     @property
     def slow_steps(self) -> str:
         """Why a step takes long enough for `environment.workers` to pay off; empty where it does not."""

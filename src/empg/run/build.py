@@ -29,6 +29,9 @@ def resolve(recipe: Recipe) -> Recipe:
     if recipe.optimizer.autocast == "auto":
         autocast = computes_bfloat16(resolve_device(recipe.policy.device))
         recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"autocast": autocast})})
+    options = recipe.environment.chosen.resolved().model_dump(mode="json")
+    if options != recipe.environment.options:
+        recipe = recipe.model_copy(update={"environment": recipe.environment.model_copy(update={"options": options})})
     if recipe.policy.model != "tiny" and recipe.agent.date is None and prints_date(load_tokenizer(recipe.policy.model)):
         today = datetime.date.today()
         recipe = recipe.model_copy(update={"agent": recipe.agent.model_copy(update={"date": today})})

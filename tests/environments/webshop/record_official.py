@@ -2,7 +2,7 @@
 
 python tests/environments/webshop/record_official.py PATH_TO_WEBSHOP
 
-Needs a checkout of princeton-nlp/WebShop and flask, beautifulsoup4, thefuzz==0.19.0, python-Levenshtein, tqdm, rich.
+Needs a checkout of princeton-nlp/WebShop and flask, beautifulsoup4, thefuzz==0.19.0, tqdm, rich.
 The random and Java parts of the original are replaced by ours: prices and price bounds, the search index, and spaCy's
 tagger (by the lexicon). The pages, the clickable elements, the reward and the order of the goals are the original's.
 """

@@ -59,6 +59,9 @@ def test_a_recording_can_be_read_and_replayed(tmp_path: Path) -> None:
     assert [(one.ended, one.score) for one in made] == [("bought", 1.0), ("bought", 1.0), ("out of steps", 0.0)]
     assert not any(turn.corrupted for play in plays for turn in play)
     assert plays[0][0].observation == environment.reset(options={"task": 2})[0]
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark, as Windows programs write it
+    assert [one for _, one in recording.read(marked)] == made
 
 
 def test_a_line_has_the_documented_fields(tmp_path: Path) -> None:

@@ -331,14 +331,22 @@ def test_malformed_records_are_logged_once_when_indexing(tmp_path: Path, caplog:
     assert not caplog.text
 
 
+def test_a_byte_order_mark_is_skipped_in_every_file(tmp_path: Path) -> None:
+    plain, marked = write_official(tmp_path / "plain"), write_official(tmp_path / "marked")
+    for file in marked.parent.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert open_official(marked, people=True).fingerprint == open_official(plain, people=True).fingerprint
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_the_streaming_readers_agree_with_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(jsonstream, "_CHUNK", chunk)
     items = [{"a": [1, ']}\\"', {"é": None}]}, "x", [], {"b": 2.5}]
     path = tmp_path / "file.json"
     for text in (json.dumps(items), json.dumps(items, indent=2), "\n".join(map(json.dumps, items)) + "\n"):
-        path.write_text(text, encoding="utf-8")
-        assert list(stream_items(path)) == items
+        for mark in ("", "\ufeff"):
+            path.write_text(mark + text, encoding="utf-8")
+            assert list(stream_items(path)) == items
     members = {"one": 1, "two": {"x": [1, 2]}, "three": "}"}
     path.write_text(json.dumps(members, indent=1), encoding="utf-8")
     assert dict(stream_members(path)) == members

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from empg.environments.webshop import nouns
+from empg.environments.webshop.catalogue import write_catalogue
 from empg.environments.webshop.nouns import SPACY_MODELS, lexicon_nouns, noun_finder, rule_of
 from empg.environments.webshop.reward import Score, meets_attribute, meets_option, score_purchase, similarity
+from empg.environments.webshop.spec import WebShopOptions
 from empg.environments.webshop.world import Goal, Product
+from empg.errors import MissingExtraError
+from tests.environments.webshop.shops import small_products
 
 PRODUCT = Product(
     asin="B0",
@@ -153,10 +161,26 @@ def test_options(value: str, name: str | None, wanted: str, met: bool) -> None:
     assert meets_option(value, name, wanted) == met
 
 
-def test_similarity_is_rounded_before_it_is_compared() -> None:
-    assert similarity("easy clean", "easy to clean") == 100  # a subset
-    assert similarity("abc def", "") == 0
-    assert similarity("a b c", "c b a") == 100
+def test_similarity_is_that_of_thefuzz() -> None:
+    recorded = json.loads(Path(__file__).with_name("thefuzz.json").read_text(encoding="utf-8"))
+    assert len(recorded) > 1_000
+    for first, second, expected in recorded:
+        assert similarity(first, second) == expected, (first, second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("easy clean", "easy to clean", 100),  # a subset
+        ("a b c", "c b a", 100),
+        ("abc def", "", 0),
+        ("women’s", "women's", 100),  # ’ separates words, as ' does
+        ("size_8", "8", 29),  # _ is a letter
+        ("café", "caf", 100),  # é is deleted
+    ],
+)
+def test_similarity(first: str, second: str, expected: int) -> None:
+    assert similarity(first, second) == expected
 
 
 def test_nouns_exclude_descriptions_counts_and_measures() -> None:
@@ -175,17 +199,44 @@ def test_spacys_tagger_finds_nouns_if_installed() -> None:
     find = noun_finder("spacy", generated=True)
     assert rule_of(find) == "spacy"
     assert rule_of(noun_finder("auto", generated=False)) == "spacy"
-    nouns = find("Adjustable Wooden Console Table with Two Drawers")
-    assert {"table", "drawers"} <= set(nouns)
-    assert not {"with", "two"} & set(nouns)
+    found = find("Adjustable Wooden Console Table with Two Drawers")
+    assert {"table", "drawers"} <= set(found)
+    assert not {"with", "two"} & set(found)
 
 
-def test_without_spacy_its_rule_is_rejected_and_auto_uses_the_lexicon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_spacy_its_rule_is_rejected_and_auto_uses_the_lexicon_and_warns_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert noun_finder("auto", generated=False) is lexicon_nouns
+    nouns._warn.cache_clear()
+    assert noun_finder("auto", generated=True) is lexicon_nouns
+    assert caplog.text == ""
     assert rule_of(lexicon_nouns) == "lexicon"
-    with pytest.raises(ValueError, match=r"^nouns='spacy' requires spaCy and one of en_core_web_sm, .* or set nouns="):
+    assert noun_finder("auto", generated=False) is noun_finder("auto", generated=False) is lexicon_nouns
+    (warning,) = caplog.messages
+    assert warning.startswith("nouns=auto: spaCy is not installed, so the lexicon finds the nouns of titles.")
+    assert "the type term of 11 to 16% of purchases" in warning
+    assert "pip install 'empg[spacy]'" in warning
+    with pytest.raises(MissingExtraError, match=r"^nouns='spacy' requires spaCy and its model: pip install"):
         noun_finder("spacy", generated=True)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_resolved_options_name_the_noun_rule_of_this_machine(
+    installed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if installed else None)
+    write_catalogue(iter(small_products()), tmp_path / "official")
+    write_catalogue(iter(small_products()), tmp_path / "generated", generated=True)
+
+    def resolved(**options: Any) -> str:
+        return WebShopOptions(**options).resolved().nouns
+
+    assert resolved() == resolved(data=tmp_path / "generated") == "lexicon"
+    for data in (tmp_path, tmp_path / "official", tmp_path / "items_shuffle_1000.json"):
+        assert resolved(data=data) == ("spacy" if installed else "lexicon")
+    assert resolved(nouns="spacy") == "spacy"
+    assert resolved(data=tmp_path, nouns="lexicon") == "lexicon"
 
 
 words = st.sampled_from(["easy", "solid wood", "red", "dark red", "54 inch", "table", "lamp", "", "é", "x-large"])

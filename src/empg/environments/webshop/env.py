@@ -19,10 +19,10 @@ from empg.environments.webshop.catalogue import Catalogue
 from empg.environments.webshop.expert import ShoppingExpert
 from empg.environments.webshop.goals import GoalKind, split_range
 from empg.environments.webshop.indexing import open_generated, open_official
-from empg.environments.webshop.nouns import noun_finder
+from empg.environments.webshop.nouns import NounRule, noun_finder
 from empg.environments.webshop.reward import Score
 from empg.environments.webshop.shop import Shop, ShopRules
-from empg.environments.webshop.spec import NounRule, WebShopOptions
+from empg.environments.webshop.spec import WebShopOptions
 from empg.environments.webshop.world import Goal, Page, State
 from empg.errors import MissingExtraError, UserError
 

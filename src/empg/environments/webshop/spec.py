@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, StrictBool, StrictInt
@@ -9,12 +11,12 @@ from pydantic import Field, StrictBool, StrictInt
 from empg.environments.base import PromptSpec
 from empg.environments.options import EnvironmentOptions, FilePath
 from empg.environments.spec import EnvironmentSpec
+from empg.environments.webshop.nouns import NounRule, resolve_rule
 from empg.environments.webshop.world import HITS
 
 SplitScheme = Literal["paper", "verl-agent"]
 Observation = Literal["text", "text_rich"]
 Reward = Literal["score", "binary"]
-NounRule = Literal["lexicon", "spacy", "auto"]
 
 
 class WebShopOptions(EnvironmentOptions):
@@ -43,8 +45,8 @@ class WebShopOptions(EnvironmentOptions):
     reward: Reward = Field("score", description="`score` is in [0, 1]; `binary` is 1 for a full score, else 0")
     nouns: NounRule = Field(
         "auto",
-        description="how the reward finds the nouns of a title; `auto`: spaCy for official files if it is installed, "
-        "else the lexicon",
+        description="how the reward finds the nouns of a title; `auto`: spaCy for official files if it is installed "
+        "(`empg[spacy]`), else the lexicon",
     )
     results_per_page: StrictInt = Field(
         10, ge=1, le=HITS, description="products on a results page; 3 to 5 suit a small model"
@@ -58,6 +60,18 @@ class WebShopOptions(EnvironmentOptions):
     reach_bracketed_values: StrictBool = Field(
         False, description="let `click[...]` name a value that holds a bracket, or is the word `search`"
     )
+
+    def resolved(self) -> WebShopOptions:
+        """Return these options with the noun rule that is used on this machine."""
+        return self.model_copy(update={"nouns": resolve_rule(self.nouns, generated=_is_generated(self.data))})
+
+
+def _is_generated(data: Path | None) -> bool:
+    """Return whether a shop is generated: without data, or from the indexed folder of a generated shop."""
+    if data is None:
+        return True
+    about = data / "catalogue.json"
+    return about.is_file() and bool(json.loads(about.read_text(encoding="utf-8")).get("generated"))
 
 
 SPEC = EnvironmentSpec(
