@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from tokenizers import normalizers
 
+from empg.policy.decode import Decoder
 from empg.policy.model import Policy, computes_bfloat16
 from empg.recipe import dump_recipe, parse_recipe
-from empg.run import warm_start_cache
+from empg.rollout.collector import Request
+from empg.run import build, warm_start_cache
 from empg.run.build import build_agent, build_policy, resolve
 from empg.run.warm_start_cache import starting_policy
 from empg.system.workers import Workers
@@ -66,6 +71,29 @@ def test_a_tokenizer_that_cannot_write_a_turn_is_refused(policy: Policy) -> None
     policy.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("<", " ")
     with pytest.raises(ValueError, match="cannot write turns of the form react: expected 'look', read ''"):
         build_agent(parse_recipe({"policy": {"device": "cpu"}}), policy)
+
+
+def test_the_kv_cache_is_freed_as_soon_as_its_episodes_are_over(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[weakref.ref[Any]] = []
+
+    class Watched(Decoder):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            caches.append(weakref.ref(self.cache))
+
+    monkeypatch.setattr(build, "Decoder", Watched)
+    recipe = parse_recipe(
+        {"policy": {"device": "cpu"}, "rollout": {"max_episode_tokens": 512, "max_turn_tokens": 4}}
+        | {"environment": {"options": {"rooms": "small"}, "max_steps": 1}}
+    )
+    gc.disable()  # the cache is large, but a single object: the collector of cycles may leave it for minutes
+    try:
+        build.play(recipe, policy, "train", [Request(0, 0, (1,))])
+        assert [cache() for cache in caches] == [None]
+    finally:
+        gc.enable()
 
 
 class Told:

@@ -276,3 +276,49 @@ def test_memory_is_foreseen_within_a_factor_of_two(phase: str, autocast: bool | 
     stays = parts.weights + (parts.gradients + parts.optimizer if phase == "update" else 0)
     above = used - parts.process
     assert 0.5 < (stays + getattr(parts, phase)) / above < 2.0
+
+
+# A whole run in one process. It prints what was foreseen, and the peak of each iteration with what came before it.
+WORKER = """
+import json, sys
+from pathlib import Path
+from empg.recipe import parse_recipe
+from empg.run import train
+from empg.run.build import resolve
+from empg.run.footprint import footprint, model_shape
+
+recipe, peaks, release = resolve(parse_recipe(json.loads(sys.argv[1]))), [], train.release_memory
+
+def measured():
+    told = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    peaks.append(int(told["VmHWM"].split()[0]) * 1024)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    release()
+
+train.release_memory = measured
+train.train(recipe, Path(sys.argv[2]))
+print(json.dumps([footprint(model_shape(recipe), recipe, on_cpu=True).total, *peaks]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory a phase took")
+def test_a_worker_takes_the_memory_that_was_foreseen_and_no_more_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = {
+        "iterations": 3,
+        "environment": {"options": {"rooms": "small"}, "max_steps": 6},
+        "policy": {"model": "tiny", "tiny": {"kv_heads": 2, "vocab_size": 768}},
+        "warm_start": {"episodes": 64},
+        "rollout": {"groups": 4, "group_size": 8, "max_turn_tokens": 32, "max_episode_tokens": 512},
+        "optimizer": {"autocast": "auto", "micro_batch_tokens": 1024},
+        "evaluation": {"splits": ["valid_seen"], "episodes": 32},
+    }
+    command = [sys.executable, "-c", WORKER, json.dumps(run), str(tmp_path / "run")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=400).stdout
+    foreseen, first, *later = json.loads(out.splitlines()[-1])
+    assert 0.8 < max(first, *later) / foreseen < 1.25
+    assert max(later) < 1.1 * first

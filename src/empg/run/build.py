@@ -18,6 +18,7 @@ from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus
 from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
+from empg.system.memory import bound_kernel_caches
 
 # The first number of every random key identifies its use, so that no two uses share a stream.
 ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY = 10, 11, 12
@@ -44,6 +45,7 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
     Raises:
         UserError: the model is unavailable, cannot be used, or its context is shorter than `max_episode_tokens`.
     """
+    bound_kernel_caches()
     section = recipe.policy
     if start is not None and section.lora is None:
         return _with_checked_length(load_policy(section.model_copy(update={"model": str(start)})), recipe)
@@ -98,3 +100,5 @@ def play(
         return collector.collect(requests, done)
     finally:
         pool.close()
+        # The cache and its layers refer to each other: hundreds of MiB would wait for Python's cycle collector.
+        decoder.cache.layers.clear()

@@ -1,18 +1,33 @@
-"""Return freed memory to the operating system.
-
-Varying batch shapes fragment glibc's heap, which keeps the free fragments. A worker of the demo had 4 GiB after 58
-iterations, of which three quarters were free.
-"""
+"""Keep the memory of a process flat: return freed memory to the system, and bound the caches of matrix kernels."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
+# Under bfloat16 autocast, torch keeps a compiled kernel for each shape of a matrix product, 1024 of them in each of two
+# caches. The shapes of batches never repeat, but the layers of a model have the same ones: 16 kernels are enough. With
+# 1024, a worker of the demo grew by 850 MiB and was not faster. See docs/log.md.
+_KERNELS_KEPT = "16"
+_KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # not in musl
 
 
+def bound_kernel_caches() -> None:
+    """Bound torch's caches of compiled CPU kernels, unless the environment variables of their sizes are set.
+
+    Call it before the first matrix product of the process, when torch reads these variables.
+    """
+    for name in _KERNEL_CACHES:
+        os.environ.setdefault(name, _KERNELS_KEPT)
+
+
 def release_memory() -> None:
-    """Return free memory to the system if the C library supports it. Takes a few milliseconds."""
+    """Return free memory to the system if the C library supports it. Takes a few milliseconds.
+
+    Varying batch shapes fragment glibc's heap, which keeps the free fragments. A worker of the demo had 4 GiB after 58
+    iterations, of which three quarters were free.
+    """
     if _TRIM is not None:
         _TRIM(0)
