@@ -3,10 +3,10 @@
     python -m benchmarks.rl_iteration                    # about ... minutes; TRL needs: pip install "trl==1.16.*"
     python -m benchmarks.rl_iteration --only update
 
-The demo's policy learns household tasks, 8 groups of 8 episodes, one epoch in float32. Both sides start from the same
-weights. They play the same tasks with the same random numbers, which gives the same episodes, and EMPG modulates the
-advantages. TRL runs its own `GRPOTrainer`, whose `rollout_func` keeps the KV cache between turns. Each side has a process of its
-own, and the sides alternate.
+The demo's policy learns household tasks: 8 groups of 8 episodes, one epoch, float32. Both sides start from the same
+weights and play the same tasks with the same random numbers, which gives the same episodes. Both modulate the
+advantages with EMPG. TRL runs its own `GRPOTrainer`, with a `rollout_func` that keeps the KV cache between turns. Each
+side has a process of its own, and the sides alternate.
 
 To measure another checkout, put its `src` on PYTHONPATH and use the same `--folder`, which keeps policy and episodes.
 """
@@ -18,6 +18,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 PARTS = ("rollout", "update", "decode")
 TOLERANCE = 1e-4  # of the gradient's norm; float32 differs by about 1e-6
@@ -49,7 +50,7 @@ def main() -> None:
     setting.prepare()
     if not parts.has_trl():
         print('TRL is not installed, so only empg is measured: pip install "trl==1.16.*"', file=sys.stderr)
-    results = {"machine": table.machine(options.threads)}
+    results: dict[str, Any] = {"machine": table.machine(options.threads)}
     for part in PARTS if options.only == "all" else [options.only]:
         results[part] = parts.PARTS[part](setting, options.runs)
     if options.json:

@@ -112,7 +112,7 @@ class Decoding:
         self.agent.chat.stop_ids = []  # a turn ends at its limit, so that every run decodes the same number of tokens
         self.pool = LocalEnvPool(lambda: OneTurn(texts))
         rng = torch.Generator().manual_seed(0)
-        words = "put look take mug apple desk drawer shelf cabinet fridge in on the from clean cool heat go to".split()
+        words = ["put", "look", "take", "mug", "apple", "desk", "drawer", "shelf", "cabinet", "in", "the", "from", "to"]
         texts = []
         for slot in range(slots):
             target = shortest + (longest - shortest) * slot // max(1, slots - 1)

@@ -1,4 +1,4 @@
-"""What the hardware allows: matrix products of the model at the speed of a large one, and its bytes at that of memory."""
+"""What the hardware allows: the model's matrix products at the speed of a large one, its bytes at that of memory."""
 
 from __future__ import annotations
 
@@ -62,15 +62,17 @@ class Shape:
         return cls(weights=layers * layer, head=head, attended=layers * heads, cached=2 * layers * keys)
 
     def training_flops(self, lengths: Sequence[int], scored: int) -> int:
-        """Forward and backward pass over rows without padding, with logits for `scored` tokens; the latter is twice
-        the former. Attention counts the tokens that each token sees."""
+        """Count a forward and a backward pass over rows without padding, with logits for `scored` tokens.
+
+        The backward pass is twice the forward pass. Attention counts only the tokens that each token sees.
+        """
         pairs = sum(n * (n + 1) // 2 for n in lengths)
         return 3 * 2 * (sum(lengths) * self.weights + scored * self.head + 2 * pairs * self.attended)
 
     def decoding_flops(self, contexts: Sequence[float]) -> float:
-        """One decoding step of rows with these contexts (tokens)."""
+        """Count one decoding step of rows with these contexts (tokens)."""
         return 2 * (len(contexts) * (self.weights + self.head) + 2 * sum(contexts) * self.attended)
 
     def decoding_bytes(self, contexts: Sequence[float]) -> float:
-        """The keys, values and weights that such a step reads, float32."""
+        """Count the keys, values and weights that such a step reads, in float32."""
         return 4 * (sum(contexts) * self.cached + self.weights + self.head)

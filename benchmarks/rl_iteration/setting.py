@@ -26,7 +26,7 @@ _OLD_POLICY_NOISE = 0.2  # nats, added to the log-probabilities of fixed episode
 _OVERRIDES = [
     "workers=1",
     "policy.device=cpu",
-    "warm_start.episodes=960",
+    "warm_start.episodes=2400",
     "rollout.groups=8",
     "rollout.group_size=8",
     "credit.drop_zero_variance=false",
@@ -41,7 +41,7 @@ _OVERRIDES = [
 ]
 _SMALL = [
     "environment.max_steps=3",
-    "policy.tiny={hidden_size: 32, layers: 2, heads: 2, kv_heads: 1, intermediate_size: 64, vocab_size: 400}",
+    "policy.tiny={hidden_size: 32, layers: 2, heads: 2, intermediate_size: 64, vocab_size: 400, embedding_std: 0.5}",
     "warm_start.episodes=32",
     "rollout.groups=2",
     "rollout.group_size=4",
