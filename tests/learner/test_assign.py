@@ -18,7 +18,7 @@ from empg.credit import (
 )
 from empg.credit.segments import segments_of
 from empg.errors import RecipeError
-from empg.learner.assign import assign_credit, has_signal, shaped_reward
+from empg.learner.assign import assign_credit, groups_with_signal, shaped_reward
 from empg.rollout.types import EndReason
 from empg.system.workers import Workers
 from tests.learner.plays import episode, recipe, turn, two_groups
@@ -157,8 +157,8 @@ def test_reaching_the_token_limit_costs_the_penalty_of_the_recipe() -> None:
     lost = episode(0, 0.0, turn([1], [3]))
     penalty = recipe(credit={"overlong_penalty": 0.5})
     assert (shaped_reward(cut, penalty), shaped_reward(lost, penalty)) == (-0.5, 0.0)
-    assert has_signal([cut, lost], penalty)
-    assert not has_signal([cut, lost], recipe())
+    assert groups_with_signal([cut, lost], penalty) == 1
+    assert groups_with_signal([cut, lost], recipe()) == 0
     wanted = pytest.approx([-0.7071, 0.7071], abs=1e-3)
     assert assign_credit([cut, lost], penalty, ALONE).base_advantages.tolist() == wanted
 
@@ -199,3 +199,11 @@ def test_both_row_formats_train_the_same_tokens_with_the_same_credit() -> None:
     assert trained(merged) == trained(per_turn) == [*range(30, 33), *range(33, 36), *range(36, 44)]
     assert torch.equal(merged.token_advantages, per_turn.token_advantages)
     assert torch.equal(merged.batch.step, per_turn.batch.step)
+
+
+def test_a_group_has_signal_exactly_if_its_credit_says_so() -> None:
+    """Rewards that float32 cannot tell apart are equal, for resampling and for the advantage."""
+    close = [episode(0, 0.1, turn([1], [2])), episode(0, 0.1 + 1e-12, turn([1], [3]))]
+    for played in (close, two_groups(), [*close, episode(1, 0.5, turn([1], [2]))], []):
+        assigned = assign_credit(played, recipe(), ALONE)
+        assert groups_with_signal(played, recipe()) == assigned.groups - assigned.zero_variance_groups

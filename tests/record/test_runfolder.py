@@ -176,9 +176,9 @@ def test_truncating_to_an_iteration_keeps_its_records_to_the_byte(tmp_path: Path
     run.append_metrics({"kind": "train", "iteration": 3})
     with run.metrics_path.open("ab") as file:
         file.write(b'{"kind":"train","iter')
-    run.truncate_metrics(2)
+    run.rewind(2)
     assert run.metrics_path.read_bytes() == before
-    run.truncate_metrics(-1)
+    run.rewind(-1)
     assert run.read_metrics() == kept[:2]
 
 
@@ -257,13 +257,6 @@ def test_each_evaluation_has_its_own_file(tmp_path: Path) -> None:
         run.write_evaluation({**GREEDY, key: value}, [lost])
     assert run.read_evaluation(GREEDY)["success"] == [True, False]
     assert all(run.read_evaluation({**GREEDY, key: value})["success"] == [False] for key, value in others.items())
-
-
-def test_the_evaluation_files_of_earlier_versions_are_found(tmp_path: Path) -> None:
-    run = empty_run(tmp_path)
-    path = run.write_evaluation(GREEDY, [PLAYED])
-    path.rename(path.with_name("iter-000012-valid_seen-greedy.parquet"))
-    assert run.read_evaluation(GREEDY)["success"] == [True]
 
 
 @pytest.mark.parametrize("split", ["../valid", "a/b", "", "-x"])

@@ -156,7 +156,7 @@ def test_a_run_killed_in_its_warm_start_shows_the_warm_start(tmp_path: Path) -> 
 
 def test_one_evaluation_is_not_called_an_improvement(make_run: MakeRun) -> None:
     run = make_run(iterations=4, every=4, keep_episodes=())
-    run.truncate_metrics(0)
+    run.rewind(0)
     text = read(run).text
     assert "before training; evaluated once." in text
     assert "points" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import cast
 
@@ -60,7 +61,8 @@ def test_turns_that_were_always_at_the_limit_raise_no_alarm() -> None:
 def test_the_beginning_is_kept_over_a_resume() -> None:
     first = Alarms(64)
     check(first, FINE)
-    resumed = Alarms(64, first=dict(first.first))
+    resumed = Alarms(64)
+    resumed.restore(json.loads(json.dumps(first.state())))
     collapsed = {**FINE, "entropy/step_mean": 0.01}
     assert check(resumed, collapsed) == check(first, collapsed) != []
 

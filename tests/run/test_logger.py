@@ -20,7 +20,7 @@ from empg.policy.model import Policy
 from empg.recipe import dump_recipe
 from empg.record.runfolder import RunFolder
 from empg.report.page import render_page
-from empg.run.logger import RunLogger
+from empg.run.logger import PhaseTimes, RunLogger
 from empg.system.workers import Workers
 from tests.learner.plays import recipe, two_groups
 
@@ -50,7 +50,7 @@ def test_a_further_statistic_of_the_loss_arrives_in_all_outputs_under_its_name(
     assigned = assign_credit(episodes, wanted, workers)
     stats = Update(policy, make_optimizer(policy, wanted.optimizer), wanted, workers, None)(assigned, 0)
     with RunLogger(folder, wanted, workers) as logger:
-        logger.iteration(1, episodes, assigned, stats, (0.0, 1.0, 2.0, 3.0))
+        logger.iteration(1, episodes, assigned, stats, PhaseTimes(rollout=1.0, credit=1.0, update=1.0))
 
     share = (assigned.token_advantages > 0).float().mean().item()
     largest = assigned.advantages.max().item()

@@ -72,9 +72,11 @@ def shaped_reward(episode: Episode, recipe: Recipe) -> float:
     return episode.reward - (recipe.credit.overlong_penalty if cut else 0.0)
 
 
-def has_signal(episodes: Sequence[Episode], recipe: Recipe) -> bool:
-    """Return whether the rewards of a group differ."""
-    return len({shaped_reward(e, recipe) for e in episodes if _comparable(e)}) > 1
+def groups_with_signal(played: Sequence[Episode], recipe: Recipe) -> int:
+    """Return the number of groups whose rewards differ, as `assign_credit` will see them."""
+    episodes = [e for e in played if _comparable(e)]
+    groups = _groups(episodes)
+    return len(groups[~zero_variance_groups(_rewards(episodes, recipe), groups)].unique())
 
 
 def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -> Assigned:
@@ -127,6 +129,14 @@ def _comparable(episode: Episode) -> bool:
     return episode.end is not EndReason.ENV_ERROR and bool(episode.turns)
 
 
+def _rewards(episodes: Sequence[Episode], recipe: Recipe) -> Tensor:
+    return torch.tensor([shaped_reward(e, recipe) for e in episodes], dtype=torch.float32)
+
+
+def _groups(episodes: Sequence[Episode]) -> Tensor:
+    return torch.tensor([e.group for e in episodes], dtype=torch.long)
+
+
 def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> AdvantageInputs:
     """Collect everything that an estimator may use, so that a new one needs no change here."""
     known: dict[int, dict[str, int]] = {}  # of each group, the observations that the agent read before a step
@@ -136,8 +146,8 @@ def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> Ad
         states += [seen.setdefault(turn.observation, len(seen)) for turn in episode.turns]
     num_steps = torch.tensor([len(e.turns) for e in episodes], dtype=torch.long)
     return AdvantageInputs(
-        rewards=torch.tensor([shaped_reward(e, recipe) for e in episodes], dtype=torch.float32),
-        groups=torch.tensor([e.group for e in episodes], dtype=torch.long),
+        rewards=_rewards(episodes, recipe),
+        groups=_groups(episodes),
         episode=torch.arange(len(episodes)).repeat_interleave(num_steps),
         step_rewards=torch.tensor([turn.reward for e in episodes for turn in e.turns], dtype=torch.float32),
         states=torch.tensor(states, dtype=torch.long),

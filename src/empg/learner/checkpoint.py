@@ -1,8 +1,9 @@
 """Checkpoints: an ordinary Hugging Face folder plus the state of the trainer, written completely or not at all.
 
 `checkpoints/iter-000010/` contains the model (config, weights, tokenizer), `optimizer.safetensors`, `trainer.json` and
-`checksums.json`. No file is a pickle. A checkpoint is written under a temporary name and renamed, so a run that is
-killed leaves the previous one intact.
+`checksums.json`. No file is a pickle. A checkpoint is written under a temporary name, brought to the disk and renamed,
+so a run that is killed, or a power failure, leaves the previous one intact. Weights that are not finite are never
+written.
 """
 
 from __future__ import annotations
@@ -22,13 +23,29 @@ from torch import Tensor
 
 from empg.errors import UserError
 from empg.policy.model import Policy, plain_os_errors
+from empg.record.durable import settle, sync
 
 START = "start"  # the policy before reinforcement learning; the reference of a KL penalty; always kept
-_NAME = re.compile(r"iter-(\d{6})")
+_NAME = re.compile(r"iter-(\d{6,})")
 
 
 class CheckpointError(UserError):
     """A checkpoint cannot be written or read; the message names the folder and says what is wrong."""
+
+
+class DivergedError(UserError):
+    """Training produced weights that are not finite."""
+
+
+def require_finite(policy: Policy, when: str) -> None:
+    """Raise `DivergedError` if a trained weight is not finite; `when` completes the sentence, e.g. `after ...`."""
+    if not torch.stack([p.detach().isfinite().all() for p in policy.parameters]).all():
+        raise DivergedError(f"the weights are not finite {when}: they are not saved. Lower the learning rate")
+
+
+def checkpoint_name(iteration: int) -> str:
+    """Return the name of the checkpoint after `iteration` iterations."""
+    return f"iter-{iteration:06d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +60,10 @@ class Checkpoints:
 
         Raises:
             CheckpointError: it cannot be written (for example, the disk is full); nothing else has changed.
+            DivergedError: a weight is not finite; nothing has changed.
         """
-        target, partial = self.folder / name, self.folder / f".{name}.partial"
+        target, partial = self.folder / name, self.folder / f".{name}.{os.getpid()}.partial"
+        require_finite(policy, f"in checkpoint {target}")
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -55,9 +74,7 @@ class Checkpoints:
             (partial / "trainer.json").write_text(json.dumps(state, indent=1))
             sums = {file.relative_to(partial).as_posix(): _digest(file) for file in _files(partial)}
             (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
-            _flush(partial)
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
+            self._place(partial, target)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             reason = error.strerror or str(error)
@@ -67,11 +84,48 @@ class Checkpoints:
             shutil.rmtree(self.folder / old)
         return target
 
+    def copy(self, name: str, source: Path) -> None:
+        """Copy a checkpoint of another run, and check the copy.
+
+        Raises:
+            CheckpointError: it is damaged, or cannot be written.
+        """
+        partial = self.folder / f".{name}.{os.getpid()}.partial"
+        try:
+            shutil.copytree(source, partial)
+            Checkpoints(self.folder).verify(partial.name)
+            self._place(partial, self.folder / name)
+        except OSError as error:
+            reason = error.strerror or " ".join(str(error).split())[:200]
+            raise CheckpointError(f"cannot copy checkpoint {source}: {reason}") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _place(self, partial: Path, target: Path) -> None:
+        """Bring a written checkpoint to the disk, and put it where an older one of its name may be."""
+        for path in partial.rglob("*"):
+            sync(path)
+        replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
+        if target.exists():
+            target.rename(replaced)
+        settle(partial, target)
+        shutil.rmtree(replaced, ignore_errors=True)
+
     def names(self) -> list[str]:
         """Return the names of the checkpoints of iterations, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(entry.name for entry in self.folder.iterdir() if _NAME.fullmatch(entry.name))
+        names = (_NAME.fullmatch(entry.name) for entry in self.folder.iterdir())
+        return [name[0] for name in sorted((n for n in names if n), key=lambda name: int(name[1]))]
+
+    def remove_after(self, iteration: int) -> None:
+        """Remove the checkpoints of later iterations, the latest first, and what a killed process left unfinished."""
+        for name in reversed(self.names()):
+            if int(name.removeprefix("iter-")) > iteration:
+                shutil.rmtree(self.folder / name)
+        for left in self.folder.glob(".*.*"):
+            if left.suffix in (".partial", ".replaced"):
+                shutil.rmtree(left)
 
     def newest_intact(self) -> tuple[str | None, list[str]]:
         """Return the newest checkpoint whose files are intact, and what is wrong with the newer ones."""
@@ -143,12 +197,3 @@ def _digest(file: Path) -> str:
 def _files(folder: Path) -> list[Path]:
     """Return every file of a checkpoint; a tokenizer with several chat templates has a subfolder for them."""
     return sorted(file for file in folder.rglob("*") if file.is_file())
-
-
-def _flush(folder: Path) -> None:
-    for file in _files(folder):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -14,15 +14,30 @@ Record = dict[str, Any]
 """A line of `metrics.jsonl` as it was read, of any kind."""
 
 
-class RunRecord(TypedDict):
+class Origin(TypedDict):
+    """What wrote the records that follow, and since when."""
+
+    version: str
+    python: str
+    started: str
+
+
+class RunRecord(Origin):
     """Written once, when a run begins."""
 
     kind: Literal["run"]
-    version: str
     command: str
     seed: int
-    python: str
-    started: str
+
+
+class ResumeRecord(Origin):
+    """Written each time a run continues from a checkpoint."""
+
+    kind: Literal["resume"]
+    from_iteration: int
+    changes: dict[str, list[Any]]
+    forked_from: str | None
+    command: str
 
 
 class WarmStartRecord(TypedDict):
@@ -184,7 +199,7 @@ class EpisodeRow(TypedDict):
     end: str
 
 
-AnyRecord = RunRecord | WarmStartRecord | TrainRecord | EvalRecord
+AnyRecord = RunRecord | ResumeRecord | WarmStartRecord | TrainRecord | EvalRecord
 
 
 def train_records(records: Iterable[Record]) -> list[TrainRecord]:

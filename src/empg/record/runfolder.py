@@ -6,31 +6,40 @@
     evaluations/iter-000012-<split>-<decoding>-<panel>-t<temperature>.parquet
                                                       one row per episode of a panel (`tables.EVALUATIONS`)
     checkpoints/  tensorboard/  report.html
+    .lock  .metrics.lock                              held by the process that trains, and by one that adds a line
 
 Everything in it can be read without this package. Files other than `metrics.jsonl` are written under a temporary name
-and renamed, so a run that is killed leaves no partial file.
+and renamed, so a run that is killed leaves no partial file. Every file is on the disk before a later one is written.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from empg.errors import UserError
+from empg.record.durable import write_whole
+from empg.record.lines import drop_torn_line, json_line
+from empg.record.lock import locked
 from empg.record.records import Record
 from empg.record.tables import EPISODES, EVALUATIONS, read_table, write_table
 from empg.yaml_text import read_yaml
 
 _EPISODES = re.compile(r"iter-(\d{6,})\.parquet")
+_EVALUATION = re.compile(r"iter-(\d{6,})-.+\.parquet")
+_CHECKPOINT = re.compile(r"start|iter-\d{6,}")
+_EVENTS = re.compile(r"events\.out\.tfevents\..+")
+_PARTIAL = re.compile(r"\..+\.(?:partial|replaced)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
+_LOCK, _METRICS_LOCK = ".lock", ".metrics.lock"
+_LOCK_WAIT = 2.0  # seconds; the children of a process that was killed end within this time
 
 
 class RunFolderError(UserError):
@@ -52,28 +61,33 @@ class RunFolder:
     def create(cls, path: str | Path, recipe: str, *, force: bool = False) -> RunFolder:
         """Create the folder of a new run with its resolved recipe (YAML text).
 
-        The folder may be missing or empty. `force` overwrites a run: the files and folders of a run are removed, any
-        other file is kept.
+        The folder may be missing or empty. `force` overwrites a run: the files of a run are removed, any other file is
+        kept. A process that trains calls `reserve` and `hold` before.
 
         Raises:
             RunFolderError: the folder is not empty, or cannot be written.
         """
+        run = cls.reserve(path, force=force)
+        try:
+            run._remove_run()
+            # In this order a folder without recipe.yaml has no records, and one with it is recognized as a run.
+            write_whole(run.metrics_path, b"")
+            write_whole(run.recipe_path, recipe.encode())
+        except OSError as error:
+            raise RunFolderError(f"cannot create the run folder {run.path}: {error.strerror or error}") from None
+        return run
+
+    @classmethod
+    def reserve(cls, path: str | Path, *, force: bool = False) -> RunFolder:
+        """Create an empty folder for a run if there is none, and change nothing else.
+
+        Raises:
+            RunFolderError: the folder has other files; it has a run and `force` is not set; it cannot be created.
+        """
         run = cls(Path(path))
         try:
-            if run.path.exists() and not run.path.is_dir():
-                raise RunFolderError(f"{run.path} is a file, not a folder; name another folder for the run")
-            if run.recipe_path.exists():
-                if not force:
-                    raise RunFolderError(
-                        f"{run.path} already holds a run; use --resume to continue, --force to overwrite, "
-                        "or name another folder"
-                    )
-                run._remove_run()
-            elif run.path.is_dir() and any(run.path.iterdir()):
-                raise RunFolderError(f"{run.path} is not empty and is not a run folder; name another folder")
+            run._require_free(force)
             run.path.mkdir(parents=True, exist_ok=True)
-            write_whole(run.recipe_path, recipe.encode())
-            run.metrics_path.touch()
         except OSError as error:
             raise RunFolderError(f"cannot create the run folder {run.path}: {error.strerror or error}") from None
         return run
@@ -91,6 +105,17 @@ class RunFolder:
         if not run.recipe_path.is_file():
             raise RunFolderError(f"{run.path} is not a run folder: recipe.yaml is missing")
         return run
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the run, which exists, so that no other process trains into it during the block.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        busy = f"{self.path} is in use by another empg process; wait until it has ended, or stop it"
+        with locked(self.path / _LOCK, wait=_LOCK_WAIT, busy=busy):
+            yield
 
     @property
     def recipe_path(self) -> Path:
@@ -118,27 +143,38 @@ class RunFolder:
         return self.path / "report.html"
 
     def recipe_text(self) -> str:
-        """Return the resolved recipe as written (YAML)."""
-        return self.recipe_path.read_text(encoding="utf-8")
+        """Return the resolved recipe as written (YAML).
 
-    def recipe_values(self) -> dict[str, Any]:
-        """The resolved recipe as a mapping.
+        Raises:
+            RunFolderError: the file cannot be read.
+        """
+        try:
+            return self.recipe_path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"cannot read {self.recipe_path}: {' '.join(str(error).split())[:200]}") from None
+
+    def recipe_values(self, text: str | None = None) -> dict[str, Any]:
+        """Return the resolved recipe as a mapping; `text` is what `recipe_text` returned, None reads the file.
 
         Raises:
             RunFolderError: the file cannot be read, or is not a mapping.
         """
-        try:
-            values = read_yaml(self.recipe_text(), str(self.recipe_path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise RunFolderError(f"cannot read {self.recipe_path}: {' '.join(str(error).split())[:200]}") from None
+        values = read_yaml(self.recipe_text() if text is None else text, str(self.recipe_path))
         if not isinstance(values, dict):
             raise RunFolderError(f"{self.recipe_path} is damaged: expected a mapping, got a {type(values).__name__}")
         return values
 
+    def replace_recipe(self, text: str) -> None:
+        """Replace the resolved recipe, after a change at a resume."""
+        try:
+            write_whole(self.recipe_path, text.encode())
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.recipe_path}: {error.strerror or error}") from None
+
     # --- metrics.jsonl ---------------------------------------------------------------------------------------------
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Append one record as one line and flush.
+        """Append one record as one line and wait until it is on the disk. Several processes may append.
 
         JSON has no NaN: numbers that are not finite are written as null and their keys listed under `nonfinite`.
         An incomplete last line, left by a kill, is removed first, so no line but the last can be damaged.
@@ -146,15 +182,12 @@ class RunFolder:
         Raises:
             RunFolderError: the line cannot be written (for example, the disk is full).
         """
-        nonfinite: list[str] = []
-        clean = _finite(dict(record), "", nonfinite)
-        if nonfinite:
-            clean["nonfinite"] = nonfinite
-        line = json.dumps(clean, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         try:
-            with self.metrics_path.open("ab+") as file:
-                _drop_torn_line(file)
-                file.write(line)
+            with self._metrics_lock(), self.metrics_path.open("ab+") as file:
+                drop_torn_line(file)
+                file.write(json_line(record))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise RunFolderError(f"cannot write {self.metrics_path}: {error.strerror or error}") from None
 
@@ -183,22 +216,46 @@ class RunFolder:
                 records.append(record)
         return records
 
-    def truncate_metrics(self, iteration: int) -> None:
+    def rewind(self, iteration: int) -> None:
         """Remove what was written after `iteration`, so that a run resumed from there continues as if never killed.
 
-        Records with a greater `iteration` are removed, those without one (`run`, `warm_start`) are kept; the kept lines
-        do not change by a byte. `-1` also removes the evaluation before training (iteration 0).
+        Records with a greater `iteration` are removed, those without one (`run`, `warm_start`, `resume`) are kept; the
+        kept lines do not change by a byte. Tables of later iterations are removed. `-1` also removes the evaluation
+        before training (iteration 0).
         """
-        self.read_metrics()
-        kept = [
-            line
-            for line in self._lines()
-            if line.endswith(b"\n") and json.loads(line).get("iteration", iteration) <= iteration
-        ]
         try:
-            write_whole(self.metrics_path, b"".join(kept))
+            with self._metrics_lock():
+                self.read_metrics()
+                kept = [
+                    line
+                    for line in self._lines()
+                    if line.endswith(b"\n") and json.loads(line).get("iteration", iteration) <= iteration
+                ]
+                write_whole(self.metrics_path, b"".join(kept))
+            for folder, name in ((self._episodes, _EPISODES), (self._evaluations, _EVALUATION)):
+                for file in _matching(folder, name):
+                    if (match := name.fullmatch(file.name)) and int(match[1]) > iteration:
+                        file.unlink()
         except OSError as error:
-            raise RunFolderError(f"cannot write {self.metrics_path}: {error.strerror or error}") from None
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}") from None
+
+    def copy_records(self, source: RunFolder, iteration: int) -> None:
+        """Replace the records and tables, of which there are none yet, by those of another run up to `iteration`."""
+        try:
+            for folder in (source._episodes, source._evaluations):
+                for file in _matching(folder, _EPISODES, _EVALUATION):
+                    target = self.path / folder.name / file.name
+                    target.parent.mkdir(exist_ok=True)
+                    write_whole(target, file.read_bytes())
+            write_whole(self.metrics_path, source.metrics_path.read_bytes())
+        except OSError as error:
+            raise RunFolderError(f"cannot copy {source.path} to {self.path}: {error.strerror or error}") from None
+        self.rewind(iteration)
+
+    @contextmanager
+    def _metrics_lock(self) -> Iterator[None]:
+        with locked(self.path / _METRICS_LOCK, wait=60.0, busy=f"{self.metrics_path} is locked by another process"):
+            yield
 
     def _lines(self) -> list[bytes]:
         try:
@@ -221,13 +278,11 @@ class RunFolder:
 
     def episodes_path(self, iteration: int) -> Path:
         """Return the path of the turns of an iteration."""
-        return self.path / "episodes" / f"iter-{iteration:06d}.parquet"
+        return self._episodes / f"iter-{iteration:06d}.parquet"
 
     def episode_iterations(self) -> list[int]:
         """Return the iterations that have an episodes file, in order."""
-        folder = self.path / "episodes"
-        names = (_EPISODES.fullmatch(entry.name) for entry in folder.iterdir()) if folder.is_dir() else ()
-        return sorted(int(name.group(1)) for name in names if name)
+        return sorted(int(file.stem.removeprefix("iter-")) for file in _matching(self._episodes, _EPISODES))
 
     def write_evaluation(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write the episodes of an evaluation (given by its record) in panel order, one row per episode."""
@@ -237,10 +292,7 @@ class RunFolder:
 
     def read_evaluation(self, record: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Return the episodes of an evaluation (given by its record) by column, in panel order."""
-        path = self.evaluation_path(record)
-        before = path.with_name(f"iter-{record['iteration']:06d}-{record['split']}-{record['decoding']}.parquet")
-        # Earlier versions kept one file for all panels and temperatures, that of the latest evaluation.
-        return read_table(before if before.is_file() and not path.is_file() else path)
+        return read_table(self.evaluation_path(record))
 
     def evaluation_path(self, record: Mapping[str, Any]) -> Path:
         """Return the path of the episodes of an evaluation (given by its record); it contains all that identifies it.
@@ -254,51 +306,68 @@ class RunFolder:
                 raise RunFolderError(f"{name!r} cannot be part of a file name; use letters, digits and underscores")
         heat = float(record.get("temperature", 1.0))
         name = f"iter-{record['iteration']:06d}-{split}-{decoding}-{panel[:8]}-t{heat:g}.parquet"
-        return self.path / "evaluations" / name
+        return self._evaluations / name
+
+    @property
+    def _episodes(self) -> Path:
+        return self.path / "episodes"
+
+    @property
+    def _evaluations(self) -> Path:
+        return self.path / "evaluations"
+
+    # --- what may be overwritten --------------------------------------------------------------------------------------
+
+    def _require_free(self, force: bool) -> None:
+        """Raise an error unless the folder is missing or empty, or has a run that `force` may overwrite."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file, not a folder; name another folder for the run")
+        if not self.path.is_dir():
+            return
+        if self._is_run():
+            if not force:
+                raise RunFolderError(
+                    f"{self.path} already holds a run; use --resume to continue, --force to overwrite, "
+                    "or name another folder"
+                )
+        elif any(not self._is_leftover(entry) for entry in self.path.iterdir()):
+            raise RunFolderError(f"{self.path} is not empty and is not a run folder; name another folder")
+
+    def _is_run(self) -> bool:
+        """Whether this package wrote the folder: it has a recipe and, in `metrics.jsonl`, nothing or records."""
+        if any(file.is_symlink() or not file.is_file() for file in (self.recipe_path, self.metrics_path)):
+            return False
+        with self.metrics_path.open("rb") as file:
+            start = file.read(len(_RECORD))
+        return _RECORD.startswith(start)
+
+    def _is_leftover(self, entry: Path) -> bool:
+        """Whether a file is all that a run left which was killed when its folder was created."""
+        if entry.name == self.metrics_path.name:
+            return entry.is_file() and entry.stat().st_size == 0
+        return entry.name in (_LOCK, _METRICS_LOCK) or _PARTIAL.fullmatch(entry.name) is not None
 
     def _remove_run(self) -> None:
-        for folder in (self.path / "episodes", self.path / "evaluations", self.checkpoints, self.tensorboard):
+        """Remove what a run wrote, by name; the recipe and the metrics are replaced afterwards."""
+        tables = (self._episodes, _EPISODES), (self._evaluations, _EVALUATION)
+        for folder, names in (*tables, (self.checkpoints, _CHECKPOINT), (self.tensorboard, _EVENTS)):
             if folder.is_symlink():  # its target is outside the run folder
                 folder.unlink()
-            elif folder.exists():
-                shutil.rmtree(folder)
-        for file in (self.metrics_path, self.report, self.recipe_path):
-            file.unlink(missing_ok=True)
+                continue
+            for entry in _matching(folder, names, _PARTIAL):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+            with suppress(OSError):  # it has files that are not of a run
+                folder.rmdir()
+        self.report.unlink(missing_ok=True)
 
 
-def _finite(value: Any, key: str, nonfinite: list[str]) -> Any:
-    """Return the value as plain JSON; add the names of numbers that are not finite to `nonfinite`."""
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v, f"{key}/{k}" if key else str(k), nonfinite) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v, f"{key}/{i}", nonfinite) for i, v in enumerate(value)]
-    if hasattr(value, "item"):  # a NumPy or torch scalar
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        nonfinite.append(key)
-        return None
-    return value
+_RECORD = b'{"kind":'  # how a line of metrics.jsonl begins
 
 
-def _drop_torn_line(file: Any) -> None:
-    """Truncate a file that is open for appending to its last newline."""
-    end = file.seek(0, os.SEEK_END)
-    if end == 0:
-        return
-    file.seek(end - 1)
-    if file.read(1) == b"\n":
-        return
-    file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a complete file or none; any failure is an `OSError`."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise
+def _matching(folder: Path, *names: re.Pattern[str]) -> list[Path]:
+    """Return what is in a folder under one of these names; nothing if there is no folder."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [entry for entry in entries if any(name.fullmatch(entry.name) for name in names)]

@@ -6,7 +6,6 @@ understood without this package.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from empg.errors import UserError
+from empg.record.durable import settle
 
 
 class TableError(UserError):
@@ -109,7 +109,7 @@ def write_table(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[An
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_arrays(arrays, schema=schema), partial, compression="zstd")
-        os.replace(partial, path)
+        settle(partial, path)
     except OSError as error:
         with suppress(OSError):
             partial.unlink()

@@ -9,8 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from empg.errors import UserError
+from empg.record.durable import write_whole
 from empg.record.records import EvalRecord, Record, eval_records, train_records
-from empg.record.runfolder import RunFolder, RunFolderError, write_whole
+from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.before_after import Rate
 from empg.report.curves import number
 

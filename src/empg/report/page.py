@@ -20,8 +20,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from empg.errors import UserError
+from empg.record.durable import write_whole
 from empg.record.records import Record, TrainRecord, train_records
-from empg.record.runfolder import RunFolder, RunFolderError, write_whole
+from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.before_after import outcomes
 from empg.report.curves import charts, number
 from empg.report.stepview import step_view
@@ -103,8 +104,8 @@ def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, dict[str, Any]]:
     text, recipe = "", {}
     try:
         text = run.recipe_text()
-        recipe = run.recipe_values()
-    except (OSError, UnicodeDecodeError, UserError) as error:
+        recipe = run.recipe_values(text)
+    except UserError as error:
         problems.append(f"recipe.yaml cannot be read: {' '.join(str(error).split())[:200]}")
     return text, recipe
 

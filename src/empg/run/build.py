@@ -25,18 +25,26 @@ ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY = 10, 11, 12
 CORPUS_EPISODES = 300
 
 
-def resolve(recipe: Recipe) -> Recipe:
-    """Resolve values that depend on the machine and the day, so that the recipe in the run folder records them."""
+def resolve(recipe: Recipe, like: Recipe | None = None) -> Recipe:
+    """Resolve values that depend on the machine and the day, so that the recipe in the run folder records them.
+
+    `like` is the resolved recipe of a run that continues, which keeps its values.
+    """
     if recipe.optimizer.autocast == "auto":
-        autocast = computes_bfloat16(resolve_device(recipe.policy.device))
+        autocast = like.optimizer.autocast if like else computes_bfloat16(resolve_device(recipe.policy.device))
         recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"autocast": autocast})})
     options = recipe.environment.chosen.resolved().model_dump(mode="json")
     if options != recipe.environment.options:
         recipe = recipe.model_copy(update={"environment": recipe.environment.model_copy(update={"options": options})})
-    if recipe.policy.model != "tiny" and recipe.agent.date is None and prints_date(load_tokenizer(recipe.policy.model)):
-        today = datetime.date.today()
-        recipe = recipe.model_copy(update={"agent": recipe.agent.model_copy(update={"date": today})})
+    if recipe.agent.date is None and (like is not None or uses_date(recipe)):
+        date = like.agent.date if like else datetime.date.today()
+        recipe = recipe.model_copy(update={"agent": recipe.agent.model_copy(update={"date": date})})
     return recipe
+
+
+def uses_date(recipe: Recipe) -> bool:
+    """Return whether the policy reads the date: the chat template of its model prints it."""
+    return recipe.policy.model != "tiny" and prints_date(load_tokenizer(recipe.policy.model))
 
 
 def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:

@@ -21,6 +21,7 @@ from rich.text import Text
 from empg.record.records import AnyRecord, EvalRecord, Record, TrainRecord, WarmStartRecord, eval_records
 from empg.report.before_after import Rate, before_and_after
 from empg.report.curves import panels
+from empg.system.signals import discard
 
 FIRST_STAGE = "preparing the policy"
 SUCCESS_SHOWN = 60  # iterations in the success curve
@@ -158,8 +159,11 @@ class Progress:
         else:
             file = self.console.file
             encoding = getattr(file, "encoding", None) or "utf-8"
-            file.write(safe.encode(encoding, errors="replace").decode(encoding) + "\n")
-            file.flush()
+            try:
+                file.write(safe.encode(encoding, errors="replace").decode(encoding) + "\n")
+                file.flush()
+            except OSError:  # the reader of a pipe has ended, e.g. `tee` by Ctrl-C: a run continues without it
+                discard(file.fileno())
 
     # --- the live panel ----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from empg.environments.panels import Panel, make_panel
@@ -17,6 +18,7 @@ from empg.rollout.collector import Request
 from empg.rollout.types import EndReason
 from empg.run.build import EVALUATION_KEY, build_policy, play
 from empg.run.columns import episode_rows
+from empg.system.signals import StopRequested
 from empg.system.workers import Workers
 
 
@@ -39,22 +41,30 @@ def evaluate_policy(
     """Play a whole panel once; return the metrics record and one row per episode, the same on every worker.
 
     Sampling is keyed by the position in the panel, so all policies play the same tasks with the same random numbers.
+
+    Raises:
+        StopRequested: `done` raised it on some worker; now every worker raises it.
     """
     began = time.perf_counter()
     panel = panel_of(recipe, split)
     requests = [Request(task, place, (EVALUATION_KEY, place)) for place, task in enumerate(panel.tasks)]
     share = requests[workers.rank :: workers.size]
     policy.model.eval()
-    episodes = play(
-        recipe,
-        policy,
-        split,
-        share,
-        greedy=decoding == "greedy",
-        temperature=recipe.evaluation.temperature,
-        done=done,
-    )
-    shares = workers.gather([(e.group, row) for e, row in zip(episodes, episode_rows(episodes), strict=True)])
+    played: list[tuple[int, EpisodeRow]] | None = None
+    with suppress(StopRequested):
+        episodes = play(
+            recipe,
+            policy,
+            split,
+            share,
+            greedy=decoding == "greedy",
+            temperature=recipe.evaluation.temperature,
+            done=done,
+        )
+        played = [(e.group, row) for e, row in zip(episodes, episode_rows(episodes), strict=True)]
+    shares = workers.gather(played)
+    if any(share is None for share in shares):
+        raise StopRequested
     rows = [row for _, row in sorted((item for share in shares for item in share), key=lambda item: item[0])]
     kinds = sorted({row["task_type"] for row in rows})
     record: EvalRecord = {

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
 import empg
+from empg.credit import ADVANTAGES
 from empg.learner.assign import Assigned
 from empg.learner.update import UpdateStats
 from empg.recipe import Recipe
-from empg.record.records import AnyRecord, EpisodeRow, EvalRecord, RunRecord, TrainNumbers, TrainRecord, WarmStartRecord
+from empg.record.records import (
+    AnyRecord,
+    EpisodeRow,
+    EvalRecord,
+    Origin,
+    ResumeRecord,
+    RunRecord,
+    TrainNumbers,
+    TrainRecord,
+    WarmStartRecord,
+)
 from empg.record.runfolder import RunFolder
 from empg.rollout.types import Episode
 from empg.run.alarms import Alarms
@@ -31,19 +43,35 @@ from empg.system.workers import Workers
 Done = Callable[[int], None]
 
 
-class RunLogger:
-    """Gathers the results of all workers and writes them; on any worker but the first it only gathers."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseTimes:
+    """The seconds that the phases of an iteration took."""
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, workers: Workers) -> None:
+    rollout: float
+    credit: float
+    update: float
+
+
+class RunLogger:
+    """Gathers the results of all workers and writes them; on any worker but the first it only gathers.
+
+    A run that continues after `resumed_at` iterations (0: from its start; None: it begins) replaces what TensorBoard
+    has of later ones.
+    """
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, workers: Workers, resumed_at: int | None = None) -> None:
         self.folder, self.recipe, self.workers = folder, recipe, workers
-        self.alarms = Alarms(recipe.rollout.max_turn_tokens)
+        compares = ADVANTAGES[recipe.credit.advantage].compares_within_group
+        self.alarms = Alarms(recipe.rollout.max_turn_tokens, compares)
         self.progress = Progress(recipe.iterations) if workers.first else None
+        self._resumed_at = resumed_at
         self._board: SummaryWriter | None = None
 
     def __enter__(self) -> RunLogger:
         if self.progress is not None:
             self.progress.__enter__()
-            self._board = SummaryWriter(str(self.folder.tensorboard))
+            purged = None if self._resumed_at is None else self._resumed_at + 1
+            self._board = SummaryWriter(str(self.folder.tensorboard), purge_step=purged)
         return self
 
     def __exit__(
@@ -56,45 +84,43 @@ class RunLogger:
 
     def begin(self, command: str) -> None:
         """Write the first record of a run."""
-        record: RunRecord = {
-            "kind": "run",
-            "version": empg.__version__,
-            "command": command,
-            "seed": self.recipe.seed,
-            "python": sys.version.split()[0],
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }
+        record: RunRecord = {"kind": "run", "command": command, "seed": self.recipe.seed, **_origin()}
         self._write(record)
-
-    def rewind(self, iteration: int) -> None:
-        """Remove what was written after `iteration` iterations; -1 also removes the first evaluation."""
-        if self.workers.first:
-            self.folder.truncate_metrics(iteration)
-        self.workers.barrier()
 
     def say(self, line: str) -> None:
         """Print a line."""
         if self.progress is not None:
             self.progress.say(line)
 
-    def stage(self, name: str, total: int | None = None) -> Done | None:
-        """Begin a stage of work; the returned function takes the number of finished items."""
-        if self.progress is None:
-            return None
-        self.progress.stage(name, total)
-        return self.progress.done
+    def stage(self, name: str, total: int | None = None) -> Done:
+        """Begin a stage of work; the returned function takes the number of finished items.
 
-    def rollout_progress(self, episodes: int) -> Done | None:
+        It raises `StopRequested` if the run was asked to stop, so only work that can be abandoned calls it.
+        """
+        progress = self.progress
+        if progress is not None:
+            progress.stage(name, total)
+
+        def done(count: int) -> None:
+            self.workers.check_stop()
+            if progress is not None:
+                progress.done(count)
+
+        return done
+
+    def rollout_progress(self, episodes: int) -> Done:
         """Begin a rollout of this many episodes (on this worker)."""
         return self.stage("rollout", episodes)
 
-    def evaluation_progress(self, split: str, decoding: str) -> Done | None:
+    def evaluation_progress(self, split: str, decoding: str) -> Done:
         """Begin the evaluation of a panel."""
         return self.stage(f"evaluate {split} ({decoding})", -(-self.recipe.evaluation.episodes // self.workers.size))
 
     def warm_start(self, record: WarmStartRecord) -> None:
-        """Write the record of one step of the warm start."""
+        """Write the record of one step of the warm start; before its end there is nothing to resume from."""
         self._write(record)
+        if self.workers.first:
+            self.workers.check_stop()
 
     def iteration(
         self,
@@ -102,12 +128,9 @@ class RunLogger:
         episodes: Sequence[Episode],
         assigned: Assigned,
         stats: UpdateStats,
-        clock: tuple[float, float, float, float],
+        times: PhaseTimes,
     ) -> None:
-        """Write everything about one iteration, from all workers.
-
-        `clock` is the time in seconds at its start, after the rollout, after the credit and after the update.
-        """
+        """Write everything about one iteration, from all workers."""
         shares = self.workers.gather(
             (
                 turn_columns(iteration, assigned),
@@ -121,7 +144,6 @@ class RunLogger:
         columns = join_columns([share[0] for share in shares])
         rows = [row for share in shares for row in share[1]]
         without, groups = (sum(share[3][i] for share in shares) for i in (0, 1))
-        began, rolled, credited, updated = clock
         numbers: TrainNumbers = {
             "kind": "train",
             "iteration": iteration,
@@ -132,10 +154,10 @@ class RunLogger:
             "guard/dropped_steps": sum(share[2] for share in shares),
             "guard/skipped_updates": stats.skipped,
             "tokens/trained": stats.tokens,
-            "time/rollout": rolled - began,
-            "time/credit": credited - rolled,
-            "time/update": updated - credited,
-            "time/total": updated - began,
+            "time/rollout": times.rollout,
+            "time/credit": times.credit,
+            "time/update": times.update,
+            "time/total": times.rollout + times.credit + times.update,
         }
         record: TrainRecord = {**numbers, "alarms": self.alarms.check(numbers)}
         if columns:
@@ -166,3 +188,27 @@ class RunLogger:
             for key, value in record.items():
                 if isinstance(value, (int, float)) and key != "iteration":
                     self._board.add_scalar(prefix + key, value, record["iteration"])
+            self._board.flush()  # what a checkpoint has is not written again
+
+
+def resume_record(
+    command: str, iteration: int, changes: Mapping[str, tuple[object, object]], forked_from: str | None
+) -> ResumeRecord:
+    """The record of a run that continues after `iteration` iterations with changed values (before, now) by key."""
+    changed = {key: list(values) for key, values in changes.items()}
+    return {
+        "kind": "resume",
+        "from_iteration": iteration,
+        "changes": changed,
+        "forked_from": forked_from,
+        "command": command,
+        **_origin(),
+    }
+
+
+def _origin() -> Origin:
+    return {
+        "version": empg.__version__,
+        "python": sys.version.split()[0],
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }

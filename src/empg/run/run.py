@@ -26,9 +26,12 @@ class Run:
 
 
 @contextmanager
-def open_run(recipe: Recipe, path: Path, workers: Workers) -> Iterator[Run]:
-    """The run in an existing run folder; its logger is open until the end of the block."""
+def open_run(recipe: Recipe, path: Path, workers: Workers, resumed_at: int | None = None) -> Iterator[Run]:
+    """The run in an existing run folder; its logger is open until the end of the block.
+
+    `resumed_at` is the iteration after which the run continues, -1 for its start, None for a new run.
+    """
     folder = RunFolder.open(path)
     checkpoints = Checkpoints(folder.checkpoints, recipe.keep_checkpoints)
-    with RunLogger(folder, recipe, workers) as logger:
+    with RunLogger(folder, recipe, workers, resumed_at) as logger:
         yield Run(recipe=recipe, folder=folder, workers=workers, logger=logger, checkpoints=checkpoints)

@@ -6,74 +6,159 @@ never by a generator's state. On a CPU, a run that is killed and resumed ends wi
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from signal import Signals
 
-from empg.learner.assign import assign_credit, has_signal
-from empg.learner.checkpoint import START, CheckpointError
+from empg.learner.assign import assign_credit, groups_with_signal
+from empg.learner.checkpoint import START, DivergedError, checkpoint_name, require_finite
 from empg.learner.update import Update, make_optimizer
 from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
+from empg.record.records import eval_records
 from empg.record.runfolder import RunFolder
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
-from empg.run.build import ROLLOUT_KEY, build_policy, play, resolve
-from empg.run.evaluate import evaluate_policy
+from empg.run.build import ROLLOUT_KEY, build_policy, play
+from empg.run.evaluate import evaluate_policy, panel_of
+from empg.run.logger import PhaseTimes
+from empg.run.resume import Place, fork, fork_place, resolve_into, source_run
+from empg.run.resume import resume as continue_run
 from empg.run.run import Run, open_run
 from empg.run.warm_start_cache import starting_policy
 from empg.system.memory import release_memory
+from empg.system.signals import StopRequested, StopSignals
 from empg.system.workers import Workers, start_workers
 
 
-def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = False, command: str = "") -> None:
-    """Train a recipe into a run folder; `resume` continues from its latest intact checkpoint.
+class Stopped(Exception):
+    """A signal stopped the run at a safe point.
+
+    Attributes:
+        signal: its number.
+        iteration: finished iterations, from which the run can be resumed; None if there is nothing to resume from.
+    """
+
+    def __init__(self, signal: int, iteration: int | None) -> None:
+        when = "before its first checkpoint" if iteration is None else f"after iteration {iteration}"
+        super().__init__(f"stopped by {Signals(signal).name} {when}")
+        self.signal, self.iteration = signal, iteration
+
+
+def train(
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    origin: str | None = None,
+    command: str = "",
+) -> None:
+    """Train a recipe into a run folder, which no other process may use meanwhile.
+
+    Args:
+        recipe: the recipe.
+        run: the run folder.
+        resume: continue the run in this folder from its latest intact checkpoint.
+        force: overwrite the run in this folder.
+        origin: with `resume`, the name of a checkpoint to go back to; otherwise the path of a checkpoint to fork.
+        command: the command line, for the records.
 
     Raises:
-        CheckpointError: there is no checkpoint to resume from, or one cannot be written.
-        UserError: the recipe cannot run on this machine.
+        CheckpointError: there is no checkpoint to continue from, or one cannot be written.
+        DivergedError: weights or gradients are not finite.
+        Stopped: SIGINT, SIGTERM or SIGHUP arrived.
+        UserError: the recipe cannot run on this machine, or not continue this run; another process uses the folder.
     """
-    recipe = resolve(recipe)
-    if resume:
-        RunFolder.open(run)
-    else:
-        RunFolder.create(run, dump_recipe(recipe), force=force)
-    with start_workers(recipe.workers, _work, recipe, run, resume, command) as workers:
-        _work(workers, recipe, run, resume, command)
-
-
-def _work(workers: Workers, recipe: Recipe, path: Path, resume: bool, command: str) -> None:
-    """One worker's whole run. All workers do the same; the first one writes."""
-    with open_run(recipe, path, workers) as run:
-        policy, checkpoint = _resume(run) if resume else (_begin(run, command), None)
-        optimizer = make_optimizer(policy, recipe.optimizer)
-        reference = policy.frozen_copy() if recipe.loss.kl_coef else None
-        update = Update(policy, optimizer, recipe, workers, reference)
-        done = 0
-        if checkpoint is not None:
-            state = run.checkpoints.load(checkpoint, policy, optimizer)
-            done, run.logger.alarms.first = state["iteration"], state["alarms"]
-            run.logger.rewind(done)
+    with StopSignals(_announce) as signals, ExitStack() as held:
+        recipe = resolve_into(recipe, run, resume=resume, origin=origin)
+        place = None
+        if resume:
+            held.enter_context(RunFolder.open(run).hold())
+            place = continue_run(recipe, RunFolder.open(run), origin, command)
+        elif origin is not None:
+            source, name = source_run(Path(origin), run), Path(origin).name
+            place = fork_place(recipe, source, name)
+            fork(recipe, _create(recipe, run, force, held), source, place, command)
         else:
-            _evaluate(run, policy, 0)
-            _save(run, update, 0)
+            _create(recipe, run, force, held)
+        with start_workers(recipe.workers, _work, recipe, run, place, command, signals=signals) as workers:
+            stopped = _work(workers, recipe, run, place, command)
+    if stopped is not None:
+        raise stopped
 
-        while done < recipe.iterations:
-            began = time.perf_counter()
+
+def _create(recipe: Recipe, run: Path, force: bool, held: ExitStack) -> RunFolder:
+    """Create the folder of a new run, which stays locked until `held` is closed."""
+    held.enter_context(RunFolder.reserve(run, force=force).hold())
+    return RunFolder.create(run, dump_recipe(recipe), force=force)
+
+
+def _announce(name: str) -> None:
+    line = f"{name}: stopping at the next safe point, with a checkpoint; a second signal ends the run at once"
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _work(workers: Workers, recipe: Recipe, path: Path, place: Place | None, command: str) -> Stopped | None:
+    """One worker's whole run. All workers do the same; the first one writes."""
+    with open_run(recipe, path, workers, None if place is None else place.resumed_at) as run:
+        try:
+            policy = _begin(run, command) if place is None else _continue(run, place)
+        except StopRequested:  # only on worker 0; the others are ended
+            raise Stopped(workers.own_signal, None) from None
+        reference = policy.frozen_copy() if recipe.loss.kl_coef else None
+        update = Update(policy, make_optimizer(policy, recipe.optimizer), recipe, workers, reference)
+        done, saved = 0, -1
+        if place is not None and place.checkpoint is not None:
+            state = run.checkpoints.load(place.checkpoint, policy, update.optimizer)
+            run.logger.alarms.restore(state["alarms"])
+            done = saved = place.iteration
+        stopped = _iterate(run, update, done, saved)
+        if stopped is None:
+            run.logger.finish()
+        return stopped
+
+
+def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
+    """Algorithm 1, from `done` finished iterations; the last checkpoint is that of `saved` iterations.
+
+    A request to stop is answered where the state of the run is that of a finished iteration. A rollout or an evaluation
+    is abandoned for it, and repeated by the resumed run.
+    """
+    recipe, workers, policy = run.recipe, run.workers, update.policy
+    while True:
+        stop = _evaluate(run, policy, done) if _is_due(done, recipe.evaluation.every, recipe) else 0
+        if stop or _is_due(done, recipe.checkpoint_every, recipe):
+            saved = _save(run, update, done, saved)
+        if stop:
+            return Stopped(stop, done)
+        if done == recipe.iterations:
+            return None
+        began = time.perf_counter()
+        episodes: list[Episode] = []
+        with suppress(StopRequested):
             episodes = roll_out(run, policy, done)
-            rolled = time.perf_counter()
-            assigned = assign_credit(episodes, recipe, workers)
-            credited = time.perf_counter()
-            stats = update(assigned, done)
-            done += 1
-            run.logger.iteration(done, episodes, assigned, stats, (began, rolled, credited, time.perf_counter()))
+        if stop := workers.stop_signal():
+            _save(run, update, done, saved)
+            return Stopped(stop, done)
+        rolled = time.perf_counter()
+        assigned = assign_credit(episodes, recipe, workers)
+        credited = time.perf_counter()
+        stats = update(assigned, done)
+        done += 1
+        times = PhaseTimes(rollout=rolled - began, credit=credited - rolled, update=time.perf_counter() - credited)
+        run.logger.iteration(done, episodes, assigned, stats, times)
+        require_finite(policy, f"after iteration {done}")
+        if problem := run.logger.alarms.cannot_learn:
+            raise DivergedError(f"{problem}: lower optimizer.lr, and fork an earlier checkpoint with --from")
+        release_memory()
 
-            last = done == recipe.iterations
-            if last or (recipe.evaluation.every and done % recipe.evaluation.every == 0):
-                _evaluate(run, policy, done)
-            if last or done % recipe.checkpoint_every == 0:
-                _save(run, update, done)
-            release_memory()
-        run.logger.finish()
+
+def _is_due(done: int, every: int, recipe: Recipe) -> bool:
+    return done in (0, recipe.iterations) or (every > 0 and done % every == 0)
 
 
 def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
@@ -82,8 +167,12 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
     Tasks are taken in order, and again from the start when the split is used up. With `credit.max_resample` (DAPO's
     dynamic sampling) groups without signal are replaced by groups of further tasks. Every iteration reserves tasks for
     that, so their order does not depend on results.
+
+    Raises:
+        StopRequested: this worker was asked to stop.
     """
     recipe, workers = run.recipe, run.workers
+    workers.check_stop()
     rollout, split = recipe.rollout, recipe.environment.train_split
     wanted = rollout.groups // workers.size
     tasks = recipe.environment.make(split).num_tasks
@@ -105,7 +194,7 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
         ]
         played = play(recipe, policy, split, requests, done=run.logger.rollout_progress(len(requests)))
         episodes += played
-        with_signal += sum(has_signal([e for e in played if e.group == group], recipe) for group in groups)
+        with_signal += groups_with_signal(played, recipe)
     return episodes
 
 
@@ -119,40 +208,46 @@ def _begin(run: Run, command: str) -> Policy:
     return policy
 
 
-def _resume(run: Run) -> tuple[Policy, str | None]:
-    """The policy of a run that was stopped, and the checkpoint to continue from; None: from its start."""
-    recipe, checkpoints, logger = run.recipe, run.checkpoints, run.logger
-    name, problems = checkpoints.newest_intact()
-    for problem in problems:
-        logger.say(f"{problem}; falling back to the previous one")
-    if name is None and not (checkpoints.folder / START).is_dir():
-        raise CheckpointError(f"{run.folder.path} was stopped before its first checkpoint; restart it with --force")
-    origin = START
-    try:
-        checkpoints.verify(START)
-    except CheckpointError as error:
-        if name is None or recipe.loss.kl_coef:  # the run continues from it, or the KL penalty refers to it
-            raise
-        logger.say(f"{error}; continuing without it")
-        origin = name
-    if name is None:
-        logger.rewind(-1)
-    return build_policy(recipe, checkpoints.folder / origin), name
+def _continue(run: Run, place: Place) -> Policy:
+    """The policy that a run which continues started from; the weights of its checkpoint are loaded into it later."""
+    for problem in place.problems:
+        run.logger.say(problem)
+    return build_policy(run.recipe, run.checkpoints.folder / place.origin)
 
 
-def _evaluate(run: Run, policy: Policy, iteration: int) -> None:
-    recipe, logger = run.recipe, run.logger
-    for split in recipe.evaluation.panels:
-        for decoding in recipe.evaluation.decoding:
-            done = logger.evaluation_progress(split, decoding)
+def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
+    """Evaluate every panel that has no record yet at this iteration; returns the signal that ended it early, or 0."""
+    recipe, logger, workers = run.recipe, run.logger, run.workers
+    for split, decoding in workers.gather(_pending(run, iteration) if workers.first else None)[0]:
+        done = logger.evaluation_progress(split, decoding)
+        try:
             record, rows = evaluate_policy(
-                recipe, policy, split, decoding=decoding, iteration=iteration, workers=run.workers, done=done
+                recipe, policy, split, decoding=decoding, iteration=iteration, workers=workers, done=done
             )
-            logger.evaluation(record, rows)
+        except StopRequested:
+            break
+        logger.evaluation(record, rows)
+    return workers.stop_signal()
 
 
-def _save(run: Run, update: Update, iteration: int) -> None:
-    if run.workers.first:
-        state = {"iteration": iteration, "alarms": run.logger.alarms.first}
-        run.checkpoints.save(f"iter-{iteration:06d}", update.policy, update.optimizer, state)
+def _pending(run: Run, iteration: int) -> list[tuple[str, str]]:
+    """The panels that are not evaluated yet; a run that was stopped between two of them has the first."""
+    recipe = run.recipe
+    evaluated = [r for r in eval_records(run.folder.read_metrics()) if r["iteration"] == iteration]
+
+    def has_record(split: str, decoding: str) -> bool:
+        temperature = recipe.evaluation.temperature if decoding == "sampled" else 0.0
+        same = [r for r in evaluated if (r["split"], r["decoding"], r["temperature"]) == (split, decoding, temperature)]
+        return bool(same) and panel_of(recipe, split).sha256 in {r["panel_sha256"] for r in same}
+
+    panels = [(split, decoding) for split in recipe.evaluation.panels for decoding in recipe.evaluation.decoding]
+    return [panel for panel in panels if not has_record(*panel)]
+
+
+def _save(run: Run, update: Update, iteration: int, saved: int) -> int:
+    """Write the checkpoint of an iteration unless it is the one that was `saved`; returns the iteration."""
+    if run.workers.first and iteration != saved:
+        state = {"iteration": iteration, "alarms": run.logger.alarms.state()}
+        run.checkpoints.save(checkpoint_name(iteration), update.policy, update.optimizer, state)
     run.workers.barrier()
+    return iteration

@@ -6,17 +6,16 @@ import functools
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import empg
+from empg.learner.checkpoint import CheckpointError, Checkpoints, require_finite
 from empg.learner.warm_start import warm_start
 from empg.policy.model import Policy
 from empg.recipe import Recipe
 from empg.rollout.demonstrations import recording_files
-from empg.run.build import build_agent, build_policy
+from empg.run.build import build_agent, build_policy, uses_date
 from empg.run.logger import RunLogger
 from empg.run.run import Run
 from empg.system.cache import cache_folder
@@ -26,39 +25,46 @@ def starting_policy(run: Run) -> Policy:
     """Return the policy that RL starts from: warm-started, loaded from the cache, or as defined by the recipe.
 
     The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including the code of
-    this package and of the environment.
+    this package and of the environment. An entry is a checkpoint, so a damaged one is recognized and replaced.
+
+    Raises:
+        DivergedError: the warm start ended with weights that are not finite.
     """
     recipe, workers, logger = run.recipe, run.workers, run.logger
     if recipe.warm_start is None:
         return build_policy(recipe)
-    cached = _cache_folder(recipe)
-    found = workers.gather(cached.is_dir())
-    if all(found):
-        logger.say(f"warm start loaded from {cached}")
-        return build_policy(recipe, cached)
+    cache, name = Checkpoints(cache_folder()), cache_entry(recipe)
+    if workers.gather(workers.first and _is_intact(cache, name, logger))[0]:
+        logger.say(f"warm start loaded from {cache.folder / name}")
+        return build_policy(recipe, cache.folder / name)
     logger.stage("expert episodes for the tokenizer")
     policy = build_policy(recipe)
     logger.stage("warm start")
     environment = recipe.environment.make(recipe.environment.train_split)
     warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, logger.warm_start)
+    require_finite(policy, "after the warm start")
     if workers.first:
-        _keep(policy, cached, logger)
+        try:
+            cache.save(name, policy, None, {})
+        except CheckpointError as error:  # without the cache, a run only takes longer
+            logger.say(f"{error}; continuing without the cache")
     workers.barrier()
     return policy
 
 
-def _keep(policy: Policy, cached: Path, logger: RunLogger) -> None:
-    partial = cached.with_name(f".{cached.name}.{os.getpid()}")
+def _is_intact(cache: Checkpoints, name: str, logger: RunLogger) -> bool:
+    if not (cache.folder / name).is_dir():
+        return False
     try:
-        policy.save(partial)
-        shutil.rmtree(cached, ignore_errors=True)
-        partial.rename(cached)
-    except OSError as error:  # without the cache, a run only takes longer
-        shutil.rmtree(partial, ignore_errors=True)
-        logger.say(f"cannot write the warm start to {cached}: {error.strerror or error}; continuing without the cache")
+        cache.verify(name)
+    except CheckpointError as error:
+        logger.say(f"warm-start cache: {error}; repeating the warm start")
+        return False
+    return True
 
 
-def _cache_folder(recipe: Recipe) -> Path:
+def cache_entry(recipe: Recipe) -> str:
+    """Return the name of the cache entry of a recipe's warm start, which contains a hash of what affects it."""
     shaping = recipe.model_dump(
         mode="json",
         include={
@@ -72,8 +78,10 @@ def _cache_folder(recipe: Recipe) -> Path:
             "optimizer": {"autocast", "micro_batch_tokens"},
         },
     )
+    if not uses_date(recipe):
+        del shaping["agent"]["date"]
     text = json.dumps([empg.__version__, _code(), *_brought(recipe), shaping, *_recorded(recipe)], sort_keys=True)
-    return cache_folder() / f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _recorded(recipe: Recipe) -> list[str]:

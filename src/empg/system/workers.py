@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from empg.errors import UserError
 from empg.system.processes import end_with_parent, parent_is_gone
+from empg.system.signals import StopRequested, StopSignals, stop_signals_blocked
 
 _OPS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 
@@ -44,10 +45,20 @@ def _collective() -> Iterator[None]:
 
 
 class Workers:
-    """This process as one of the workers of a run. With one worker every call returns immediately."""
+    """This process as one of the workers of a run. With one worker every call returns immediately.
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    `signals` is what asks this process to stop. Worker 0 passes a request on to its `children`.
+    """
+
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        signals: StopSignals | None = None,
+        children: Sequence[multiprocessing.process.BaseProcess] = (),
+    ) -> None:
         self.rank, self.size = rank, size
+        self._signals, self._children = signals or StopSignals(), children
 
     @property
     def first(self) -> bool:
@@ -77,6 +88,27 @@ class Workers:
             dist.all_gather_object(values, value)
         return values
 
+    @property
+    def own_signal(self) -> int:
+        """The signal that asked this worker to stop; 0 if there is none."""
+        return self._signals.number
+
+    def check_stop(self) -> None:
+        """Abandon the work here if this worker was asked to stop. The state of the run must not be half changed.
+
+        Raises:
+            StopRequested: it was; the others are asked as well, and agree at their next `stop_signal`.
+        """
+        if self._signals.number:
+            for child in self._children:
+                if child.is_alive():
+                    child.terminate()  # SIGTERM, which asks a worker to stop
+            raise StopRequested
+
+    def stop_signal(self) -> int:
+        """Return the signal that asked any worker to stop, on every worker; 0 if there is none."""
+        return int(self.reduce(torch.tensor(self._signals.number), "max"))
+
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum the gradients over the workers. Each worker's loss is already its share of one global mean."""
         if self.size == 1:
@@ -95,15 +127,19 @@ class Workers:
 
 
 @contextlib.contextmanager
-def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterator[Workers]:
+def start_workers(
+    size: int, target: Callable[..., object], *args: Any, signals: StopSignals | None = None
+) -> Iterator[Workers]:
     """Start `size - 1` children that run `target(workers, *args)`, and yield worker 0's own `Workers`.
+
+    `signals` is what asks worker 0 to stop.
 
     Raises:
         WorkerError: another worker ended unexpectedly.
     """
     torch.set_num_threads(max(1, torch.get_num_threads() if size == 1 else 1))
     if size == 1:
-        yield Workers()
+        yield Workers(signals=signals)
         return
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="empg-") as folder:
@@ -111,10 +147,11 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
         # Not daemons: a daemon cannot have children, but a worker may have processes of its env pool.
         children = [context.Process(target=_child, args=(rank, size, store, target, args)) for rank in range(1, size)]
         try:
-            for child in children:
-                child.start()
+            with stop_signals_blocked():
+                for child in children:
+                    child.start()
             _join(0, size, store)
-            yield Workers(0, size)
+            yield Workers(0, size, signals, children)
             for child in children:
                 child.join()
         except _CollectiveError as error:
@@ -136,12 +173,13 @@ def start_workers(size: int, target: Callable[..., None], *args: Any) -> Iterato
                 dist.destroy_process_group()
 
 
-def _child(rank: int, size: int, store: str, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _child(rank: int, size: int, store: str, target: Callable[..., object], args: tuple[Any, ...]) -> None:
     end_with_parent()
     torch.set_num_threads(1)
     try:
-        _join(rank, size, store)
-        target(Workers(rank, size), *args)
+        with StopSignals(second_ends=False) as signals:
+            _join(rank, size, store)
+            target(Workers(rank, size, signals), *args)
     except Exception:
         if not parent_is_gone(within=0.3):  # if it is gone, the collective failed for that reason
             traceback.print_exc()  # now: worker 0 ends this process as soon as the connection closes

@@ -1,0 +1,46 @@
+"""Files that survive a power failure: each is complete or absent, and the order of writing is kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    Some network file systems cannot do this for a folder; they are left to their own rules.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def settle(partial: Path, path: Path) -> None:
+    """Give a written file, or a folder whose files are on the disk, its final name.
+
+    After a power failure the name stands for the complete content or, if it is new, does not exist.
+    """
+    sync(partial)
+    os.replace(partial, path)
+    sync(path.parent)
+    sync(path.parent.parent)  # the folder itself may be new
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a complete file or none; any failure is an `OSError`."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        settle(partial, path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise

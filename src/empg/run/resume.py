@@ -1,0 +1,220 @@
+"""Continue a run: from its latest checkpoint, from an earlier one, or from a checkpoint of another run (a fork)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from empg.errors import RecipeError
+from empg.learner.checkpoint import START, CheckpointError, Checkpoints
+from empg.recipe import Recipe, dump_recipe, load_recipe
+from empg.record.runfolder import RunFolder
+from empg.run.build import resolve
+from empg.run.logger import resume_record
+
+Changes = dict[str, tuple[Any, Any]]
+"""By key: the value of the run and the value of the recipe."""
+
+# What a resumed run may change, because its result keeps its meaning: how work is divided, and what is written down.
+# The first line changes no number at all. The second changes the order of sums, so the last bits.
+FREE = {
+    "name", "checkpoint_every", "keep_checkpoints", "environment.workers", "iterations",
+    "rollout.slots", "optimizer.micro_batch_tokens", "policy.device", "workers",
+}  # fmt: skip
+_FIXED_BY_WEIGHTS = ("policy.", "warm_start")  # what a fork keeps, because its policy exists already
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a run continues.
+
+    Attributes:
+        checkpoint: the checkpoint that is loaded; None: from `start`, without the state of an optimizer.
+        iteration: finished iterations.
+        origin: the checkpoint that has the reference policy of `loss.kl_coef`.
+        problems: what is wrong with later checkpoints, as lines.
+    """
+
+    checkpoint: str | None
+    iteration: int
+    origin: str
+    problems: tuple[str, ...] = ()
+
+    @property
+    def resumed_at(self) -> int:
+        """The last iteration whose records are kept; -1: not even the evaluation of the policy before RL."""
+        return self.iteration if self.checkpoint is not None else -1
+
+
+def resolve_into(recipe: Recipe, run: Path, *, resume: bool, origin: str | None) -> Recipe:
+    """Resolve a recipe for a run folder; the arguments are those of `train`.
+
+    Raises:
+        RecipeError: the run that it continues must not change this way.
+    """
+    if resume:
+        return like_the_run(recipe, RunFolder.open(run))
+    if origin is not None:
+        return like_the_run(recipe, source_run(Path(origin), run), fork=True)
+    return resolve(recipe)
+
+
+def like_the_run(recipe: Recipe, folder: RunFolder, *, fork: bool = False) -> Recipe:
+    """Resolve a recipe for a run that continues, and check that it may.
+
+    Raises:
+        RecipeError: it changes something that must stay.
+    """
+    begun = load_recipe(folder.recipe_path)
+    recipe = resolve(recipe, begun)
+    changes = dict(_differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json")))
+    _require_allowed(changes, recipe, folder.path, fork)
+    return recipe
+
+
+def resume(recipe: Recipe, folder: RunFolder, back_to: str | None, command: str) -> Place:
+    """Prepare a run folder, which the caller holds, for continuing; later records and checkpoints are removed.
+
+    Args:
+        recipe: what `like_the_run` returned.
+        folder: the run.
+        back_to: a checkpoint, `start` or `iter-000040`; None is the latest that is intact.
+        command: the command line.
+
+    Raises:
+        CheckpointError: there is no checkpoint to continue from.
+        RecipeError: the recipe must not change this way.
+    """
+    begun = load_recipe(folder.recipe_path)
+    changes = dict(_differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json")))
+    _require_allowed(changes, recipe, folder.path, fork=False)
+    place = _place(recipe, folder, back_to)
+    _require_iterations(recipe, folder.path, place)
+    # Every check has passed; from here on the folder changes. If this is interrupted, it can be repeated.
+    Checkpoints(folder.checkpoints).remove_after(place.resumed_at)
+    folder.rewind(place.resumed_at)
+    if changes or back_to is not None or place.iteration < recipe.iterations:
+        folder.append_metrics(resume_record(command, place.iteration, changes, None))
+    if changes:
+        folder.replace_recipe(dump_recipe(recipe))
+    return place
+
+
+def source_run(checkpoint: Path, target: Path) -> RunFolder:
+    """Return the run of a checkpoint that `target` is to be forked from.
+
+    Raises:
+        CheckpointError: it is not the path of a checkpoint in a run, or is that of the target itself.
+    """
+    folder = checkpoint.absolute().parent
+    if folder.name != "checkpoints" or not (folder.parent / "recipe.yaml").is_file():
+        raise CheckpointError(
+            f"--from {checkpoint}: expected the path of a checkpoint in a run, e.g. runs/demo/checkpoints/iter-000040; "
+            "to go back within a run, add --resume and give the name alone"
+        )
+    if target.exists() and target.samefile(folder.parent):
+        raise CheckpointError(
+            f"--from {checkpoint} is a checkpoint of {target} itself: name another folder with --run, "
+            f"or go back within the run with --resume --from {checkpoint.name}"
+        )
+    return RunFolder.open(checkpoint.parent.parent)
+
+
+def fork_place(recipe: Recipe, source: RunFolder, checkpoint: str) -> Place:
+    """Check a checkpoint that is to be forked; nothing is written.
+
+    Raises:
+        CheckpointError: it does not exist or is damaged.
+        RecipeError: it has more iterations than the recipe.
+    """
+    place = _place(recipe, source, checkpoint)
+    _require_iterations(recipe, source.path, place)
+    return place
+
+
+def fork(recipe: Recipe, folder: RunFolder, source: RunFolder, place: Place, command: str) -> None:
+    """Fill the new, empty run folder with what led to a checkpoint of another run, to continue from there."""
+    begun = load_recipe(source.recipe_path)
+    changes = dict(_differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json")))
+    names = dict.fromkeys((place.checkpoint or START, place.origin))
+    folder.copy_records(source, place.resumed_at)
+    taken = str(source.checkpoints / next(iter(names)))
+    folder.append_metrics(resume_record(command, place.iteration, changes, taken))
+    # `start` comes last: with it alone, an interrupted fork would be resumed from the policy before RL.
+    for name in names:
+        Checkpoints(folder.checkpoints).copy(name, source.checkpoints / name)
+
+
+def _require_iterations(recipe: Recipe, run: Path, place: Place) -> None:
+    if recipe.iterations < place.iteration:
+        raise RecipeError(
+            f"iterations: expected >= {place.iteration}, which {run} has finished at this checkpoint, "
+            f"got {recipe.iterations}. Choose an earlier checkpoint with --from"
+        )
+
+
+def _place(recipe: Recipe, folder: RunFolder, name: str | None) -> Place:
+    """Find where to continue, and check every file that is needed for it."""
+    checkpoints = Checkpoints(folder.checkpoints)
+    problems: list[str] = []
+    if name is None:
+        name, problems = checkpoints.newest_intact()
+        if name is None and not (checkpoints.folder / START).is_dir():
+            raise CheckpointError(f"{folder.path} was stopped before its first checkpoint; restart it with --force")
+    elif name != START and name not in checkpoints.names():
+        known = ", ".join((START, *checkpoints.names()))
+        raise CheckpointError(f"{folder.path} has no checkpoint {name!r:.80}: expected one of {known}")
+    checkpoint = None if name == START else name
+    iteration = int(checkpoints.verify(checkpoint)["iteration"]) if checkpoint else 0
+    problems = [f"{problem}; falling back to the previous one" for problem in problems]
+    origin = START
+    try:
+        checkpoints.verify(START)
+    except CheckpointError as error:
+        if checkpoint is None or recipe.loss.kl_coef:  # the run continues from it, or the KL penalty refers to it
+            raise
+        problems.append(f"{error}; continuing without it")
+        origin = checkpoint
+    return Place(checkpoint=checkpoint, iteration=iteration, origin=origin, problems=tuple(problems))
+
+
+def _require_allowed(changes: Mapping[str, tuple[Any, Any]], recipe: Recipe, run: Path, fork: bool) -> None:
+    refused = [
+        f"{key}={after} (the run has {before}{reason})"
+        for key, (before, after) in changes.items()
+        if (reason := _reason(key, recipe, fork)) is not None
+    ]
+    if not refused:
+        return
+    more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+    what = "forked" if fork else "resumed"
+    remedy = (
+        "use the values of the run; --help lists what may change"
+        if fork
+        else "use the values of the run, or fork it into another folder: --from RUN/checkpoints/NAME --run NEW"
+    )
+    raise RecipeError(f"{run} cannot be {what} with {', '.join(refused[:5])}{more}: {remedy}")
+
+
+def _reason(key: str, recipe: Recipe, fork: bool) -> str | None:
+    """Return why a key must keep its value, as an addition to the message; None if it may change."""
+    if key == "policy.device":
+        return None
+    if fork:
+        return "; its weights exist already" if key.startswith(_FIXED_BY_WEIGHTS) else None
+    if key == "iterations" and recipe.optimizer.schedule != "constant":
+        return f"; with optimizer.schedule={recipe.optimizer.schedule} it sets every learning rate"
+    if key == "workers" and (recipe.optimizer.minibatches > 1 or recipe.credit.max_resample):
+        cause = "optimizer.minibatches > 1" if recipe.optimizer.minibatches > 1 else "credit.max_resample > 0"
+        return f"; with {cause} results depend on it"
+    return None if key in FREE or key.startswith("evaluation.") else ""
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield key, (old, new)
