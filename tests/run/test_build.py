@@ -73,15 +73,17 @@ def test_a_tokenizer_that_cannot_write_a_turn_is_refused(policy: Policy) -> None
         build_agent(parse_recipe({"policy": {"device": "cpu"}}), policy)
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own passes", "transformers"])
 def test_the_kv_cache_is_freed_as_soon_as_its_episodes_are_over(
-    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: bool, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    policy.is_small_llama = own
     caches: list[weakref.ref[Any]] = []
 
     class Watched(Decoder):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            caches.append(weakref.ref(self.cache))
+            caches.append(weakref.ref(getattr(self.contexts, "cache", self.contexts)))
 
     monkeypatch.setattr(build, "Decoder", Watched)
     recipe = parse_recipe(

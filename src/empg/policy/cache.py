@@ -7,6 +7,7 @@ values are never moved, and tokens in the cache are not computed again.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ class SlotLayer(CacheLayerMixin):
 
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.owner = owner
+        # Weak, since the owner refers to its layers: hundreds of MiB would wait for Python's collector of cycles.
+        self.owner: SlotCache = weakref.proxy(owner)
         self.keys: Tensor
         self.values: Tensor
 

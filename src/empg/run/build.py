@@ -108,5 +108,3 @@ def play(
         return collector.collect(requests, done)
     finally:
         pool.close()
-        # The cache and its layers refer to each other: hundreds of MiB would wait for Python's cycle collector.
-        decoder.cache.layers.clear()

@@ -113,7 +113,7 @@ class Scripted:
 
     def __init__(self, policy: Policy, turns: list[list[int]]) -> None:
         self.inner = Decoder(policy, 1, 2_000, Sampling(max_turn_tokens=200))
-        self.cache, self.sampling, self.clear = self.inner.cache, self.inner.sampling, self.inner.clear
+        self.num_slots, self.sampling, self.clear = 1, self.inner.sampling, self.inner.clear
         self.advance, self.turns, self.left = self.inner.advance, list(turns), iter(turns[0])
 
     def prefill(self, slots, prompts):
