@@ -61,12 +61,11 @@ class BM25Index:
         """Index the documents of a counter."""
         lengths = np.asarray([len(document) for document in counter.documents], dtype=np.int64)
         worded = int(np.count_nonzero(lengths))
-        numbers, rows, frequencies = _postings(counter, lengths)
-        starts = np.searchsorted(numbers, np.arange(len(counter.vocabulary) + 1)).astype(np.int64)
+        starts, rows, frequencies = _postings(counter, lengths)
         average = np.float32(lengths.sum() / worded) if worded else _ONE
         k1, b = np.float32(K1), np.float32(B)
         norms = _ONE / (k1 * ((_ONE - b) + b * stored_length(lengths).astype(np.float32) / average))
-        parts = _ONE + frequencies.astype(np.float32) * norms[rows]
+        parts = _ONE + frequencies * norms[rows]
         return cls(counter.vocabulary, starts, rows, parts, len(lengths), worded)
 
     @classmethod
@@ -106,8 +105,8 @@ class BM25Index:
 
 def _postings(
     counter: TermCounter, lengths: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return the pairs of a term and a document that holds it, sorted, and how often: three arrays `(P,)`."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return `starts` and `rows` as in `BM25Index`, and the frequency of each term in each of these documents."""
     pairs = np.empty(int(lengths.sum()), dtype=np.int64)  # term number in the upper half, row in the lower
     end = 0
     for row, document in enumerate(counter.documents):
@@ -116,7 +115,10 @@ def _postings(
         pairs[start:end] <<= 32
         pairs[start:end] |= row
     pairs.sort()
-    first = np.flatnonzero(np.diff(pairs, prepend=-1))
-    frequencies = np.diff(first, append=len(pairs))
+    is_first = np.ones(len(pairs), dtype=np.bool_)
+    np.not_equal(pairs[1:], pairs[:-1], out=is_first[1:])
+    first = np.flatnonzero(is_first)
+    frequencies = np.diff(first, append=len(pairs)).astype(np.float32)
     pairs = pairs[first]
-    return pairs >> 32, (pairs & 0xFFFFFFFF).astype(np.int32), frequencies
+    starts = np.searchsorted(pairs, np.arange(len(counter.vocabulary) + 1, dtype=np.int64) << 32)
+    return starts.astype(np.int64), pairs.astype(np.uint32).view(np.int32), frequencies
