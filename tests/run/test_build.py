@@ -33,9 +33,15 @@ def test_a_model_with_a_shorter_context_than_an_episode_is_rejected(policy: Poli
 
 
 @pytest.mark.parametrize("setting", [True, False, "auto"])
-def test_a_settled_recipe_says_what_is_done_on_this_machine(setting: bool | str) -> None:
-    recipe = resolve(parse_recipe({"policy": {"device": "cpu"}, "optimizer": {"autocast": setting}}))
-    assert recipe.optimizer.autocast is (computes_bfloat16(torch.device("cpu")) if setting == "auto" else setting)
+@pytest.mark.parametrize("tiny", [True, False])
+def test_a_settled_recipe_says_what_is_done_on_this_machine(
+    setting: bool | str, tiny: bool, policy: Policy, tmp_path: Path
+) -> None:
+    policy.save(tmp_path)
+    model = "tiny" if tiny else str(tmp_path)
+    recipe = resolve(parse_recipe({"policy": {"model": model, "device": "cpu"}, "optimizer": {"autocast": setting}}))
+    pays = computes_bfloat16(torch.device("cpu")) and not tiny
+    assert recipe.optimizer.autocast is (pays if setting == "auto" else setting)
     assert resolve(recipe) == recipe
 
 

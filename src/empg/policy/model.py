@@ -90,7 +90,8 @@ class Policy:
 
     def autocast(self, setting: bool | str) -> torch.autocast:
         """Return the context of a forward and backward pass for `optimizer.autocast`."""
-        enabled = computes_bfloat16(self.device) if setting == "auto" else bool(setting)
+        faster = computes_bfloat16(self.device) and not self.is_small_llama  # whose own passes are in float32
+        enabled = faster if setting == "auto" else bool(setting)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def frozen_copy(self) -> Policy:

@@ -61,10 +61,9 @@ def score_tokens(
 
 def _hidden(policy: Policy, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return the last hidden states (M, hidden) at the given places."""
-    if not policy.is_small_llama:
-        return policy.hidden(input_ids)[rows, columns]
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-    return last_hidden(policy.model, input_ids, rows, columns, dtype)
+    if policy.is_small_llama and not torch.is_autocast_enabled("cpu"):  # the own passes are in float32
+        return last_hidden(policy.model, input_ids, rows, columns)
+    return policy.hidden(input_ids)[rows, columns]
 
 
 class _Scores(torch.autograd.Function):

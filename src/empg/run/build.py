@@ -31,7 +31,8 @@ def resolve(recipe: Recipe, like: Recipe | None = None) -> Recipe:
     `like` is the resolved recipe of a run that continues, which keeps its values.
     """
     if recipe.optimizer.autocast == "auto":
-        autocast = like.optimizer.autocast if like else computes_bfloat16(resolve_device(recipe.policy.device))
+        faster = recipe.policy.model != "tiny" and computes_bfloat16(resolve_device(recipe.policy.device))
+        autocast = like.optimizer.autocast if like else faster
         recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"autocast": autocast})})
     options = recipe.environment.chosen.resolved().model_dump(mode="json")
     if options != recipe.environment.options:

@@ -53,7 +53,7 @@ class LlamaContexts:
         mixed = torch.empty(count, heads, head_dim)
         where = (slot.numpy(), (position + 1).numpy())
         for keys, values, layer in zip(self._keys, self._values, numbers.layers, strict=True):
-            normed, _ = normalize(states, numbers.eps, states.dtype)
+            normed, _ = normalize(states, numbers.eps)
             projected = (normed @ layer.qkv.T).view(count, heads + 2 * kv_heads, head_dim)
             rotate_(projected[:, : heads + kv_heads], cos, sin)
             keys[slot, :, position] = projected[:, heads : heads + kv_heads]
@@ -63,11 +63,11 @@ class LlamaContexts:
             if layer is numbers.layers[-1]:
                 inner, states = inner[ends - 1], states[ends - 1]
             states = torch.addmm(states, inner, layer.output.T)
-            normed, _ = normalize(states, numbers.eps, states.dtype)
+            normed, _ = normalize(states, numbers.eps)
             gate, up = (normed @ layer.gate_up.T).chunk(2, dim=-1)
             states = torch.addmm(states, silu(gate).mul_(up), layer.down.T)
         self.lengths[targets] += widths
-        normed, _ = normalize(states, numbers.eps, states.dtype)
+        normed, _ = normalize(states, numbers.eps)
         return normed @ self._head  # type: ignore[no-any-return]
 
     def share(self, source: int, targets: Tensor, length: int) -> None:

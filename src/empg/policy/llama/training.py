@@ -27,9 +27,8 @@ class _Rows:
     Attributes:
         spans: first token of each row, and the one after its last.
         cos, sin: (N, 1, head_dim / 2), the rotation of each token.
-        future: (1, BLOCK, 1, BLOCK), minus infinity for later tokens of a block.
+        future: (BLOCK, 1, BLOCK), minus infinity for later tokens of a block.
         numbers: the model's numbers.
-        dtype: of the matrix products.
     """
 
     spans: list[tuple[int, int]]
@@ -37,7 +36,6 @@ class _Rows:
     sin: Tensor
     future: Tensor
     numbers: Weights
-    dtype: torch.dtype
 
     def blocks(self) -> list[tuple[int, int, int]]:
         """Return for each block of queries: the first token of its row, its first query, and the one after its last."""
@@ -46,17 +44,14 @@ class _Rows:
         ]
 
 
-def last_hidden(
-    model: LlamaForCausalLM, input_ids: Tensor, rows: Tensor, columns: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Return the last hidden states (M, hidden) at selected places of `input_ids`.
+def last_hidden(model: LlamaForCausalLM, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the last hidden states (M, hidden) at selected places of `input_ids`, in float32.
 
     Args:
         model: a small Llama (`is_small_llama`); gradients flow if they are enabled.
         input_ids: (B, T) int64. Attention is causal, so what follows the last selected place of a row is not read.
         rows: (M,) int64, the row of each place.
         columns: (M,) int64, its column.
-        dtype: of the matrix products inside the layers: float32 or bfloat16. Between them everything is float32.
     """
     lengths = torch.zeros(len(input_ids), dtype=torch.long).scatter_reduce_(0, rows, columns + 1, "amax")
     read = torch.arange(input_ids.shape[1]) < lengths[:, None]
@@ -64,23 +59,21 @@ def last_hidden(
     starts = ends - lengths
     places = starts[rows] + columns
     positions = read.nonzero()[:, 1]
-    cos, sin = (table[positions].to(dtype) for table in rotary_table(model, input_ids.shape[1]))
-    with torch.autocast("cpu", enabled=False):
-        weights = arrange(model, dtype)
-        layout = _Rows(
-            spans=[(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True) if start < end],
-            cos=cos,
-            sin=sin,
-            future=torch.full((BLOCK, BLOCK), float("-inf"), dtype=dtype).triu_(1)[None, :, None],
-            numbers=weights,
-            dtype=dtype,
-        )
-        states = torch.nn.functional.embedding(input_ids[read], model.model.embed_tokens.weight)
-        for layer in weights.layers:
-            selected = places if layer is weights.layers[-1] else None
-            states = _Attention.apply(states, layer.qkv, layer.output, layout, selected)  # type: ignore[no-untyped-call]
-            states = _MLP.apply(states, layer.gate_up, layer.down, layout)  # type: ignore[no-untyped-call]
-        return model.model.norm(states)  # type: ignore[no-any-return]
+    cos, sin = (table[positions] for table in rotary_table(model, input_ids.shape[1]))
+    weights = arrange(model)
+    layout = _Rows(
+        spans=[(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True) if start < end],
+        cos=cos,
+        sin=sin,
+        future=torch.full((BLOCK, BLOCK), float("-inf")).triu_(1)[:, None],
+        numbers=weights,
+    )
+    states = torch.nn.functional.embedding(input_ids[read], model.model.embed_tokens.weight)
+    for layer in weights.layers:
+        selected = places if layer is weights.layers[-1] else None
+        states = _Attention.apply(states, layer.qkv, layer.output, layout, selected)  # type: ignore[no-untyped-call]
+        states = _MLP.apply(states, layer.gate_up, layer.down, weights.eps)  # type: ignore[no-untyped-call]
+    return model.model.norm(states)  # type: ignore[no-any-return]
 
 
 class _Attention(torch.autograd.Function):
@@ -89,7 +82,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, qkv: Tensor, output: Tensor, rows: _Rows, selected: Tensor | None) -> Tensor:
         heads, kv_heads, head_dim = rows.numbers.heads, rows.numbers.kv_heads, rows.numbers.head_dim
-        normed, scale = normalize(states, rows.numbers.eps, rows.dtype)
+        normed, scale = normalize(states, rows.numbers.eps)
         projected = (normed @ qkv.T).view(len(states), heads + 2 * kv_heads, head_dim)
         rotate_(projected[:, : heads + kv_heads], rows.cos, rows.sin)
         mixed, probabilities = _attend(projected, rows)
@@ -98,16 +91,15 @@ class _Attention(torch.autograd.Function):
         mixed = mixed.view(len(states), heads * head_dim)
         if selected is not None:
             mixed, states = mixed[selected], states[selected]
-        return _add_product(states, mixed, output)
+        return torch.addmm(states, mixed, output.T)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         normed, scale, projected, mixed, qkv, output = ctx.saved_tensors
         rows, selected = ctx.rows, ctx.selected
-        inner = gradient.to(rows.dtype)
         flat = mixed.view(len(mixed), -1)
-        d_output = inner.T @ (flat if selected is None else flat[selected])
-        d_mixed = inner @ output
+        d_output = gradient.T @ (flat if selected is None else flat[selected])
+        d_mixed = gradient @ output
         if selected is not None:
             gradient = torch.zeros_like(scale.expand(-1, gradient.shape[1])).index_add_(0, selected, gradient)
             d_mixed = torch.zeros_like(flat).index_add_(0, selected, d_mixed)
@@ -122,38 +114,30 @@ class _MLP(torch.autograd.Function):
     """`states + down(silu(gate) * up)` with gate and up from `norm(states)`."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, gate_up: Tensor, down: Tensor, rows: _Rows) -> Tensor:
-        normed, scale = normalize(states, rows.numbers.eps, rows.dtype)
+    def forward(ctx: Any, states: Tensor, gate_up: Tensor, down: Tensor, eps: float) -> Tensor:
+        normed, scale = normalize(states, eps)
         both = normed @ gate_up.T
         gate, up = both.chunk(2, dim=-1)
         opened = silu(gate)
         inner = opened * up
         ctx.save_for_backward(normed, scale, both, opened, inner, gate_up, down)
-        return _add_product(states, inner, down)
+        return torch.addmm(states, inner, down.T)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         normed, scale, both, opened, inner, gate_up, down = ctx.saved_tensors
-        narrow = gradient.to(normed.dtype)
-        d_inner = narrow @ down
+        d_inner = gradient @ down
         d_both = torch.empty_like(both)
         d_gate, d_up = d_both.chunk(2, dim=-1)
         gate, up = both.chunk(2, dim=-1)
         torch.mul(d_inner, opened, out=d_up)
         d_gate.copy_(torch.ops.aten.silu_backward(d_inner.mul_(up), gate))
         d_states = _normalize_backward(d_both @ gate_up, normed, scale).add_(gradient)
-        return d_states, d_both.T @ normed, narrow.T @ inner, None
-
-
-def _add_product(states: Tensor, inner: Tensor, matrix: Tensor) -> Tensor:
-    if inner.dtype == states.dtype:
-        return torch.addmm(states, inner, matrix.T)
-    return states + inner @ matrix.T
+        return d_states, d_both.T @ normed, gradient.T @ inner, None
 
 
 def _normalize_backward(gradient: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
-    """Return the gradient of the states from that of `normalize`, in float32."""
-    gradient, normed = gradient.float(), normed.float()
+    """Return the gradient of the states from that of `normalize`."""
     along = (gradient * normed).mean(-1, keepdim=True)
     return gradient.addcmul(normed, along, value=-1).mul_(scale)
 
@@ -172,7 +156,7 @@ def _attend(projected: Tensor, rows: _Rows) -> tuple[Tensor, list[Tensor]]:
         count = end - first
         scores = queries[first:end, mine].reshape(count * group, -1) @ keys[start:end, kv].T
         own = scores.view(count, group, -1)[..., first - start :]
-        own.add_(rows.future[0, :count, :, :count])
+        own.add_(rows.future[:count, :, :count])
         probabilities = torch.softmax(scores, dim=-1)
         mixed[first:end, mine] = (probabilities @ values[start:end, kv]).view(count, group, -1)
         kept.append(probabilities)

@@ -60,8 +60,8 @@ def is_small_llama(model: Any) -> bool:
     )
 
 
-def arrange(model: LlamaForCausalLM, dtype: torch.dtype = torch.float32) -> Weights:
-    """Return the weights of the layers for products in `dtype`."""
+def arrange(model: LlamaForCausalLM) -> Weights:
+    """Return the weights of the layers."""
     config: Any = model.config
     layers = []
     for layer in model.model.layers:
@@ -70,10 +70,10 @@ def arrange(model: LlamaForCausalLM, dtype: torch.dtype = torch.float32) -> Weig
         gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
         layers.append(
             Layer(
-                qkv=(qkv * layer.input_layernorm.weight).to(dtype),
-                output=attention.o_proj.weight.to(dtype),
-                gate_up=(gate_up * layer.post_attention_layernorm.weight).to(dtype),
-                down=mlp.down_proj.weight.to(dtype),
+                qkv=qkv * layer.input_layernorm.weight,
+                output=attention.o_proj.weight,
+                gate_up=gate_up * layer.post_attention_layernorm.weight,
+                down=mlp.down_proj.weight,
             )
         )
     return Weights(
@@ -105,7 +105,7 @@ def rotate_(vectors: Tensor, cos: Tensor, sin: Tensor) -> None:
     second.mul_(cos).addcmul_(before, sin)
 
 
-def normalize(states: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return `states` (N, hidden) divided by their root mean square, in `dtype`, and the factors (N, 1)."""
+def normalize(states: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return `states` (N, hidden) divided by their root mean square, and the factors (N, 1)."""
     scale = states.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return (states * scale).to(dtype), scale
+    return states * scale, scale
