@@ -16,6 +16,7 @@ from empg.learner.checkpoint import Checkpoints
 from empg.learner.update import make_optimizer
 from empg.policy.load import load_policy
 from empg.recipe import Recipe, parse_recipe
+from empg.run import doctor
 from empg.run.build import resolve
 from empg.run.doctor import Finding, check
 from empg.run.footprint import checkpoint_bytes, footprint, model_shape
@@ -166,6 +167,56 @@ class TestFindings:
             assert "policy.model=tiny takes its vocabulary from the play of an expert" in no_words.text
             loaded = recipe(environment=echo, warm_start=None, policy={"model": "somebody/some-model"})
             assert found(check(loaded), text).level == "ok"
+
+    def test_so_must_the_expert_of_every_task_that_is_imitated(self, tmp_path: Path) -> None:
+        hops = {"title": "Dunmere", "text": "The mayor of Dunmere is Ada Thorn."}
+        chain = {
+            "id": "2hop__1", "question": "Who is the mayor of Dunmere?", "answer": "Ada Thorn",
+            "paragraphs": [{"idx": 0, "title": hops["title"], "paragraph_text": hops["text"], "is_supporting": True}],
+            "question_decomposition": [{"id": 1, "question": "mayor", "answer": "Ada", "paragraph_support_idx": 0}],
+        }  # fmt: skip
+        (tmp_path / "musique.jsonl").write_text("\n".join([json.dumps(chain)] * 3))
+        (tmp_path / "nq.jsonl").write_text(json.dumps({"question": "Who?", "golden_answers": ["she"]}))
+        corpus = tmp_path / "corpus.jsonl"
+        corpus.write_text(json.dumps({"id": "1", **hops}))
+        files = [str(tmp_path / "musique.jsonl"), str(tmp_path / "nq.jsonl")]
+        (tmp_path / "dev.jsonl").write_text(json.dumps({"question": "When?", "golden_answers": ["then"]}))
+        questions = {"train": files, "dev": str(tmp_path / "dev.jsonl")}
+        options = {"data": {"questions": questions, "corpus": str(corpus)}}
+        asked = {"environment": {"id": "deepsearch", "options": options}, "evaluation": {"splits": ["dev"]}}
+        model = {"policy": {"model": "somebody/some-model"}}
+        finding = found(check(parse_recipe({**asked, **model, "warm_start": {"episodes": 10}})), "deepsearch, train")
+        assert (finding.level, "has no gold chain" in finding.text) == ("fail", True)
+        assert "deepsearch, train: task 3: question" in finding.text
+        assert (
+            found(check(parse_recipe({**asked, **model, "warm_start": {"episodes": 3}})), "deepsearch, train").level
+            == "ok"
+        )
+        assert found(check(parse_recipe({**asked, **model})), "deepsearch, train").level == "ok"
+
+    def test_a_long_preparation_is_only_estimated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        options = {"pages": 6_000, "cache": str(tmp_path / "cache")}
+        large = parse_recipe(
+            {"environment": {"id": "deepsearch", "options": options}, "policy": {"tiny": SHAPE}, "warm_start": {}}
+        )
+        monkeypatch.setattr(doctor, "LONG", 0.0)
+        findings = check(large)
+        finding = found(findings, "index of 6,000 passages, bm25: ")
+        assert (finding.level, finding.remedy) == ("warn", "the first run waits for it")
+        rate = " passages per second, measured on 2,000: about "
+        for part in (rate, f"free disk at {options['cache']}", "free memory"):
+            assert part in finding.text
+        assert not (tmp_path / "cache").exists()
+        assert found(findings, "environment deepsearch, train: ").level == "ok"
+        monkeypatch.undo()
+        assert found(check(large), "index of 6,000 passages").level == "ok"
+        assert not [f for f in check(large) if "passages" in f.text]  # it is built now
+
+    def test_an_index_too_large_for_the_disk(self, tmp_path: Path) -> None:
+        options = {"products": 10**12, "cache": str(tmp_path)}
+        finding = found(check(parse_recipe({"environment": {"id": "webshop", "options": options}})), "products")
+        assert finding.level == "fail"
+        assert finding.remedy == f"free disk space at {tmp_path}, or set environment.options.cache"
 
     def test_so_must_an_expert_that_can_stop_early(self, tmp_path: Path) -> None:
         with importable(tmp_path):

@@ -22,12 +22,13 @@ import gymnasium
 
 from empg.environments.base import TextEnvironment
 from empg.environments.gymnasium_text import gymnasium_spec, open_gymnasium
-from empg.environments.options import read_options
+from empg.environments.options import EnvironmentOptions, read_options
+from empg.environments.preparation import Preparation
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
 from empg.validation import nearest
 
-__all__ = ["EnvironmentSpec", "Maker", "find", "known_ids", "make", "register", "register_own"]
+__all__ = ["EnvironmentSpec", "Maker", "find", "known_ids", "make", "preparation", "register", "register_own"]
 
 GROUP = "empg.environments"
 
@@ -57,6 +58,18 @@ class Maker:
             place = self.spec.entry_point
             raise UserError(f"environment {self.spec.id!r}: expected a TextEnvironment from {place}, got a {kind}")
         return made
+
+
+def preparation(spec: EnvironmentSpec, options: EnvironmentOptions) -> Preparation | None:
+    """What must be built before the first episode of an environment; None if nothing, or if it is quick.
+
+    Raises:
+        UserError: something that the options name is not there, or is wrong.
+    """
+    if spec.preparation is None:
+        return None
+    found: Preparation | None = _load(spec.preparation)(options)
+    return found
 
 
 # A place (`package.module:SPEC`) becomes a spec when it is first asked for.

@@ -19,6 +19,8 @@ class EnvironmentSpec:
         options: the model of its options.
         prompt: how it is introduced to an agent.
         panels: the splits that are evaluated unless a recipe names others.
+        preparation: `package.module:function`, which receives the options and returns what must be built before the
+            first episode (`Preparation`), or None; None for an environment that builds nothing.
         gymnasium_id: the id under which `gymnasium.make` finds it as well; None for no such id.
     """
 
@@ -27,6 +29,7 @@ class EnvironmentSpec:
     options: type[EnvironmentOptions]
     prompt: PromptSpec
     panels: tuple[str, ...]
+    preparation: str | None = None
     gymnasium_id: str | None = None
 
     @property

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +20,20 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.environments.base import EarlyStoppingExpert, TextEnvironment
+from empg.environments.preparation import Preparation
+from empg.environments.registry import preparation
 from empg.errors import UserError
 from empg.learner.process_reward import load_step_rewards
 from empg.policy.model import longest_context, require_length, resolve_device, weight_files
 from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary
 from empg.recipe import Recipe
 from empg.rollout.demonstrations import EARLY_STOP_UNKNOWN
+from empg.run.build import CORPUS_EPISODES
 from empg.run.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
 
 GIB = 1 << 30
+LONG = 60.0  # seconds of indexing, beyond which the doctor only estimates it
+SEARCH_LIMIT = 1.0  # seconds to look for tasks without an expert
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,8 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
         recipe: the run.
         run: the run folder; None checks the disk of the current folder.
     """
-    findings = [*_packages(recipe), *_environments(recipe)]
+    run = run or Path()
+    findings = [*_packages(recipe), *_environments(recipe, run)]
     device, finding = _device(recipe)
     findings.append(finding)
     model = _model(recipe)
@@ -66,7 +74,7 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
     else:
         if device is not None:
             findings.append(_memory(recipe, shape, device))
-        findings.append(_disk(recipe, shape, run or Path()))
+        findings.append(_disk(recipe, shape, run))
     findings += _lengths(recipe)
     findings.append(_cores(recipe))
     findings.append(_work(recipe))
@@ -90,9 +98,20 @@ def _packages(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("ok", f"process rewards: {recipe.credit.process_reward}")
 
 
-def _environments(recipe: Recipe) -> Iterator[Finding]:
+def _environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
     """Open every split and start its first task, to find wrong options, data, engines and experts."""
     section = recipe.environment
+    try:
+        needed = preparation(section.spec, section.chosen)
+    except (ValueError, OSError, ImportError) as error:
+        yield Finding("fail", f"environment {section.id}: {_one_line(error)}", "fix environment.options in the recipe")
+        return
+    if needed is not None:
+        yield _preparation(section.id, needed, run)
+        if needed.seconds > LONG:  # opening the environment would build it here
+            if needed.tasks is None:
+                return
+            section = section.model_copy(update={"options": dict(needed.tasks)})
     wanted = {section.train_split: 1} | dict.fromkeys(recipe.evaluation.panels, recipe.evaluation.episodes)
     for split, tasks in wanted.items():
         name = f"environment {section.id}, {split}"
@@ -114,22 +133,55 @@ def _environments(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("ok", f"{name}: {count:,} tasks")
 
 
+def _preparation(id_: str, needed: Preparation, run: Path) -> Finding:
+    """Compare what must be built first with this machine."""
+    available, total = _machine_memory()
+    place = _existing(needed.folder or run)
+    free = shutil.disk_usage(place).free
+    disk = f"{_size(needed.disk)} of {_size(free)} free disk at {needed.folder}, " if needed.folder else ""
+    text = (
+        f"environment {id_}: the first use builds the {needed.what}: about {_duration(needed.seconds)}, {disk}"
+        f"{_size(needed.memory)} of {_size(available)} free memory"
+    )
+    if needed.disk > free:
+        return Finding("fail", text, f"free disk space at {place}, or set environment.options.cache")
+    if needed.memory > total:
+        return Finding("fail", text, "choose another index in environment.options, or a machine with more memory")
+    if needed.memory > available:
+        return Finding("warn", text, "free memory before the run")
+    if needed.seconds > LONG:
+        return Finding("warn", text, "the first run waits for it")
+    return Finding("ok", text)
+
+
 def _require_expert(environment: TextEnvironment, recipe: Recipe) -> None:
-    """Make sure that there is what a run imitates.
+    """Make sure that every task that a run imitates has an expert, as far as `SEARCH_LIMIT` allows.
 
     Raises:
-        UserError: there is not; the message names the key that asks for it.
+        UserError: one does not; the message names the task and the key that asks for it.
     """
-    if recipe.warm_start is None and recipe.policy.model != "tiny":
+    section = recipe.warm_start
+    tiny = recipe.policy.model == "tiny"
+    if section is None and not tiny:
         return
-    try:
-        expert = environment.expert()
-    except UserError as error:
-        if recipe.warm_start is not None:
-            raise
-        raise UserError(f"policy.model=tiny takes its vocabulary from the play of an expert: {error}") from None
-    if recipe.warm_start is not None and recipe.warm_start.early_stop and not isinstance(expert, EarlyStoppingExpert):
-        raise UserError(EARLY_STOP_UNKNOWN)
+    episodes = max(section.episodes if section is not None else 0, CORPUS_EPISODES if tiny else 0)
+    deadline = time.monotonic() + SEARCH_LIMIT
+    imitated = min(episodes, environment.num_tasks)
+    others = random.Random(0).sample(range(1, imitated), imitated - 1)  # files of one kind often follow each other
+    for task in (0, *others):
+        try:
+            environment.reset(options={"task": task})
+            expert = environment.expert()
+        except UserError as error:
+            where = f"task {task}: " if task else ""
+            if section is not None:
+                raise UserError(f"{where}{error}") from None
+            asked = "policy.model=tiny takes its vocabulary from the play of an expert"
+            raise UserError(f"{asked}: {where}{error}") from None
+        if section is not None and section.early_stop and not isinstance(expert, EarlyStoppingExpert):
+            raise UserError(EARLY_STOP_UNKNOWN)
+        if time.monotonic() > deadline:
+            return
 
 
 def _device(recipe: Recipe) -> tuple[torch.device | None, Finding]:
@@ -257,9 +309,7 @@ def _less_memory(parts: Footprint, recipe: Recipe) -> str:
 
 def _disk(recipe: Recipe, shape: Shape, run: Path) -> Finding:
     need = checkpoint_bytes(shape, recipe)
-    folder = run.absolute()
-    while not folder.exists():
-        folder = folder.parent
+    folder = _existing(run)
     free = shutil.disk_usage(folder).free
     text = f"disk: {_size(need)} of checkpoints, {_size(free)} free at {folder}"
     if need > free:
@@ -269,6 +319,12 @@ def _disk(recipe: Recipe, shape: Shape, run: Path) -> Finding:
             f"lower keep_checkpoints ({recipe.keep_checkpoints}), or choose a --run folder on another disk",
         )
     return Finding("warn" if 2 * need > free else "ok", text, "the disk will be nearly full" if 2 * need > free else "")
+
+
+def _existing(folder: Path) -> Path:
+    """Return the nearest folder that exists."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _cores(recipe: Recipe) -> Finding:
@@ -311,6 +367,12 @@ def _machine_memory() -> tuple[int, int]:
 
 def _size(count: int) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / (1 << 20):.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5_400 else f"{seconds / 3_600:.1f} hours"
 
 
 def _one_line(error: BaseException) -> str:

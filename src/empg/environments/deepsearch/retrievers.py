@@ -34,12 +34,14 @@ class Corpus:
         fingerprint: changes with them.
         size: how many they are, where that is known before they are read.
         folder: where their index is kept unless said otherwise; None keeps it in memory.
+        file: the file that they are read from line by line, if there is one.
     """
 
     documents: Callable[[], Iterable[Document]]
     fingerprint: Callable[[], str]
     size: int | None = None
     folder: Path | None = None
+    file: Path | None = None
 
 
 def corpus_file(path: Path) -> Corpus:
@@ -51,7 +53,7 @@ def corpus_file(path: Path) -> Corpus:
     """
     corpus_records(path)  # checks the file before anything else is built or shown
     fingerprint = partial(fingerprint_files, FORMAT, path)
-    return Corpus(partial(read_corpus, path), fingerprint, folder=path.parent / "empg-index")
+    return Corpus(partial(read_corpus, path), fingerprint, folder=path.parent / "empg-index", file=path)
 
 
 def open_search(how: Searching, corpus: Corpus | None) -> tuple[Retriever, Library | None]:

@@ -62,8 +62,7 @@ def open_source(options: DeepSearchOptions) -> Source:
         of_questions = options.data.corpus is None and how.retriever in LOCAL
         files, corpus = read_places(options.data, paragraphs=of_questions)
         questions = _file_questions(files, kinds)
-        context = tuple(dict.fromkeys(path for part in files for path in part.paths)) if of_questions else ()
-        searched = _file_search(corpus, context, how)
+        searched = _file_search(corpus, _context(files) if of_questions else (), how)
     elif options.world == "countries":
         questions = _country_questions(seed, kinds)
         searched = _country_search(how)
@@ -71,6 +70,28 @@ def open_source(options: DeepSearchOptions) -> Source:
         questions = _generated_questions(options.pages, options.wording, seed, kinds)
         searched = _generated_search(options.pages, options.wording, seed, how)
     return Source(questions, *searched, scored)
+
+
+def searched_corpus(options: DeepSearchOptions) -> Corpus:
+    """The documents that a local retriever searches.
+
+    Raises:
+        UserError: the files are not there, or are wrong.
+    """
+    if options.data is not None:
+        files, corpus = read_places(options.data, paragraphs=options.data.corpus is None)
+        return _corpus_in_files(corpus, () if corpus else _context(files))
+    if options.world == "countries":
+        return _corpus_of(country_pages())
+    return _corpus_of(_encyclopaedia(options.pages, options.wording, options.seed).documents)
+
+
+def _corpus_of(documents: Sequence[Document]) -> Corpus:
+    return Corpus(lambda: documents, partial(fingerprint_documents, documents), len(documents))
+
+
+def _context(files: Files) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(path for part in files for path in part.paths))
 
 
 @lru_cache(4)
@@ -135,8 +156,7 @@ def _generated_questions(pages: int, wording: Wording, seed: int, kinds: tuple[s
 
 @lru_cache(4)
 def _generated_search(pages: int, wording: Wording, seed: int, how: Searching) -> Searched:
-    documents = _encyclopaedia(pages, wording, seed).documents
-    return open_search(how, Corpus(lambda: documents, partial(fingerprint_documents, documents), len(documents)))
+    return open_search(how, _corpus_of(_encyclopaedia(pages, wording, seed).documents))
 
 
 # ---- countries -------------------------------------------------------------------------------------------------------
@@ -151,8 +171,7 @@ def _country_questions(seed: int, kinds: tuple[str, ...] | None) -> _Splits:
 
 @lru_cache(4)
 def _country_search(how: Searching) -> Searched:
-    documents = country_pages()
-    return open_search(how, Corpus(lambda: documents, partial(fingerprint_documents, documents), len(documents)))
+    return open_search(how, _corpus_of(country_pages()))
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -191,12 +210,16 @@ def _once(split: str, questions: Sequence[Question]) -> Sequence[Question]:
 
 @lru_cache(4)
 def _file_search(corpus: str | None, context: tuple[str, ...], how: Searching) -> Searched:
-    if corpus is not None:
-        return open_search(how, corpus_file(Path(corpus)))
-    if how.retriever not in LOCAL:
+    if corpus is None and how.retriever not in LOCAL:
         return open_search(how, None)
+    return open_search(how, _corpus_in_files(corpus, context))
+
+
+def _corpus_in_files(corpus: str | None, context: tuple[str, ...]) -> Corpus:
+    if corpus is not None:
+        return corpus_file(Path(corpus))
     paths = tuple(map(Path, context))
-    return open_search(how, Corpus(partial(_paragraphs, paths), partial(fingerprint_files, FORMAT, *paths)))
+    return Corpus(partial(_paragraphs, paths), partial(fingerprint_files, FORMAT, *paths))
 
 
 def _paragraphs(paths: Sequence[Path]) -> list[Document]:

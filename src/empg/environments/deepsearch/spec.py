@@ -10,6 +10,7 @@ SPEC = EnvironmentSpec(
     id="deepsearch",
     entry_point="empg.environments.deepsearch.env:DeepSearchEnv",
     options=DeepSearchOptions,
+    preparation="empg.environments.deepsearch.preparation:estimate",
     prompt=PromptSpec(
         role="You answer a question by text commands: search[query] lists pages, open[title] shows one of them, next "
         "shows the next part of a long page, and answer[text] ends the task. Answer in as few words as the question "

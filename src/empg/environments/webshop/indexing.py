@@ -59,8 +59,7 @@ def open_official(
             raise UserError(f"{files.products}: no usable product found: {report.summary()}") from None
         (_log.info if report.is_clean else _log.warning)("%s: %s", files.products.name, report.summary())
 
-    folder = (cache or files.products.parent) / f"empg-index-{_fingerprint(files, limit)}"
-    return _indexed(folder, write)
+    return _indexed(official_folder(files, limit, cache), write)
 
 
 def open_generated(products: int, seed: int = 0, cache: Path | None = None) -> Catalogue:
@@ -75,7 +74,17 @@ def open_generated(products: int, seed: int = 0, cache: Path | None = None) -> C
         made = _counted(generate(products, seed), stage("products", products))
         fill_catalogue(made, work, generated=True, stage=stage)
 
-    return _indexed((cache or cache_folder()) / f"webshop-{products}-{seed}-{_code()}", write)
+    return _indexed(generated_folder(products, seed, cache), write)
+
+
+def official_folder(files: OfficialFiles, limit: int | None, cache: Path | None) -> Path:
+    """Return the folder of the index of official files."""
+    return (cache or files.products.parent) / f"empg-index-{_fingerprint(files, limit)}"
+
+
+def generated_folder(products: int, seed: int, cache: Path | None) -> Path:
+    """Return the folder of the index of a generated shop."""
+    return (cache or cache_folder()) / f"webshop-{products}-{seed}-{_code()}"
 
 
 def _indexed(folder: Path, write: Callable[[Path, Stage], None]) -> Catalogue:

@@ -78,6 +78,7 @@ SPEC = EnvironmentSpec(
     id="webshop",
     entry_point="empg.environments.webshop.env:WebShopEnv",
     options=WebShopOptions,
+    preparation="empg.environments.webshop.preparation:estimate",
     prompt=PromptSpec(
         role="You shop in an online store by text commands. Search, compare, choose the options that are asked for, "
         "and buy what fits best, in as few steps as you can.",
