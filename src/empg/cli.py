@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 import empg
+from empg.command_group import Commands, PlayCommand
 from empg.errors import UserError
+from empg.plain_text import visible
 
 if TYPE_CHECKING:
     from empg.recipe import Recipe
@@ -22,30 +23,6 @@ if TYPE_CHECKING:
 
 # Work is distributed over processes with one thread each. torch reads these variables when it is imported.
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-class Commands(TyperGroup):
-    """The command group. Prints a `UserError` as one line on standard error; other exceptions keep their traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; exit with code 1 after a `UserError`."""
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            for line in str(error).splitlines():
-                typer.echo(f"empg: {line}", err=True)
-            raise typer.Exit(1) from None
-
-
-class PlayCommand(TyperCommand):
-    """A command whose help ends with the registered environments. They are looked up only for the help."""
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the registered environments below the options."""
-        from empg.environments.registry import known_ids
-
-        with formatter.section("Registered environments"):
-            formatter.write_text(", ".join(known_ids()))
 
 
 app = typer.Typer(
@@ -131,7 +108,7 @@ def train(
     if resume:
         _same_recipe(resolved, folder)
     workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
-    print(f"{resolved.name}: {recipe} into {folder}; starting {workers}", flush=True)
+    print(visible(f"{resolved.name}: {recipe} into {folder}; starting {workers}"), flush=True)
 
     from empg.run.doctor import check
     from empg.run.train import train as start
@@ -178,7 +155,7 @@ def evaluate(
             return progress.done
 
         records = evaluate_run(run, checkpoint, split or None, episodes, decoding.value, temperature, stage)
-    typer.echo("\n".join(evaluation_lines(records)))
+    typer.echo(visible("\n".join(evaluation_lines(records))))
 
 
 @app.command()
@@ -210,7 +187,7 @@ def compare(
         result = pair(a, b, name, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
         if place:
             typer.echo("")
-        typer.echo("\n".join(comparison_lines(run_a, run_b, result)))
+        typer.echo(visible("\n".join(comparison_lines(run_a, run_b, result))))
 
 
 @app.command()
@@ -369,7 +346,7 @@ def _load(recipe: Path, changes: list[str] | None) -> Recipe:
 def _default_run(recipe: Recipe) -> Path:
     from empg.errors import RecipeError
 
-    if Path(recipe.name).name != recipe.name:
+    if Path(recipe.name).name != recipe.name or recipe.name == "..":
         raise RecipeError(f"name: {recipe.name!r} is not a valid folder name; set the run folder with --run")
     return Path("runs") / recipe.name
 
@@ -397,4 +374,4 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
 def _show(findings: list[Finding], *, err: bool = False) -> None:
     for finding in findings:
         remedy = f"\n      -> {finding.remedy}" if finding.remedy else ""
-        typer.echo(f"{finding.level:4}  {finding.text}{remedy}", err=err)
+        typer.echo(visible(f"{finding.level:4}  {finding.text}{remedy}"), err=err)
