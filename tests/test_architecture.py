@@ -16,6 +16,7 @@ SOURCE = ROOT / "src" / "empg"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "credit": set(),
+    "plain_text": set(),
     "system": {"errors"},
     "validation": {"errors"},
     "yaml_text": {"errors"},
@@ -27,13 +28,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rollout": {"errors", "system", "environments", "recipe", "agent", "policy"},
     "record": {"errors", "yaml_text"},
     "learner": {"errors", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "record"},
-    "report": {"errors", "record"},
-    "play": {"errors", "environments", "yaml_text"},
+    "report": {"errors", "plain_text", "record"},
+    "play": {"errors", "plain_text", "environments", "yaml_text"},
     "run": {
-        "errors", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "learner", "record",
-        "report",
+        "errors", "plain_text", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "learner",
+        "record", "report",
     },
-    "cli": {"errors", "environments", "recipe", "record", "report", "play", "run"},
+    "command_group": {"errors", "plain_text", "environments"},
+    "cli": {"errors", "plain_text", "command_group", "environments", "recipe", "record", "report", "play", "run"},
     "extras": set(),
     "__main__": {"extras", "cli"},
 }  # fmt: skip

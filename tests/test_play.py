@@ -79,9 +79,9 @@ class TestEpisode:
     def test_text_of_an_environment_cannot_move_the_cursor(self) -> None:
         class Rude(Lamps):
             def _observation(self) -> str:
-                return "\x1b[2J\x07lamp"
+                return "\x1b[2J\x07lamp\u202e"
 
-        assert "\x1b" not in played(Rude("win:1"), "x")[1]
+        assert "⟦U+001B⟧[2J⟦U+0007⟧lamp⟦U+202E⟧\n" in played(Rude("win:1"), "x")[1]
 
 
 class TestWorld:

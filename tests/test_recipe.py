@@ -55,7 +55,7 @@ def write(tmp_path: Path):
         ("seed: !!python/object/apply:os.getpid []", "is not valid YAML"),
         ("seed: 1\nname: x\nseed: 2", "the key 'seed' occurs twice (line 3)"),
         ("name: 2026-13-45", "has a value that cannot be read: month must be in 1..12"),
-        ("seed: 18446744073709551616", "seed: expected a number below 2^63"),
+        ("seed: 18446744073709551616", "seed: expected an integer below 2^63, got one of 65 bits"),
         ("policy: {tiny: {head_dim: 3}}", "policy.tiny: head_dim: expected an even number, got 3"),
         ("optimizer: {betas: [2, 3]}", "optimizer.betas: expected two numbers in [0, 1), got [2.0, 3.0]"),
     ],
@@ -129,9 +129,11 @@ def test_wrong_overrides(write, override: str, message: str) -> None:
 @given(
     seed=st.integers(0, 2**40),
     lr=st.floats(1e-12, 1e3),
-    name=st.text(st.characters(exclude_categories=["C"]), max_size=20),
+    name=st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=20),
     empg=st.one_of(st.none(), st.fixed_dictionaries({"zeta": st.floats(0, 10), "k": st.floats(0, 10)})),
-    lora=st.one_of(st.none(), st.fixed_dictionaries({"target_modules": st.lists(st.text("abc_", min_size=1))})),
+    lora=st.one_of(
+        st.none(), st.fixed_dictionaries({"target_modules": st.lists(st.text("abc_", min_size=1), min_size=1)})
+    ),
 )
 def test_dumping_and_loading_gives_the_same_recipe(tmp_path_factory, seed, lr, name, empg, lora) -> None:
     recipe = parse_recipe(

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 import empg
+from empg.command_group import Commands, PlayCommand
 from empg.errors import UserError
+from empg.plain_text import visible
 
 if TYPE_CHECKING:
     from empg.recipe import Recipe
@@ -22,30 +23,6 @@ if TYPE_CHECKING:
 
 # Work is distributed over processes with one thread each. torch reads these variables when it is imported.
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-class Commands(TyperGroup):
-    """The command group. Prints a `UserError` as one line on standard error; other exceptions keep their traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; exit with code 1 after a `UserError`."""
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            for line in str(error).splitlines():
-                typer.echo(f"empg: {line}", err=True)
-            raise typer.Exit(1) from None
-
-
-class PlayCommand(TyperCommand):
-    """A command whose help ends with the registered environments. They are looked up only for the help."""
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the registered environments below the options."""
-        from empg.environments.registry import known_ids
-
-        with formatter.section("Registered environments"):
-            formatter.write_text(", ".join(known_ids()))
 
 
 app = typer.Typer(
@@ -149,7 +126,7 @@ def train(
 
     resolved = resolve_into(loaded, folder, resume=resume, origin=from_)
     workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
-    print(f"{resolved.name}: {recipe} into {folder}; starting {workers}", flush=True)
+    print(visible(f"{resolved.name}: {recipe} into {folder}; starting {workers}"), flush=True)
 
     from empg.run.doctor import check
     from empg.run.train import Stopped
@@ -199,7 +176,7 @@ def evaluate(
             return progress.done
 
         records = evaluate_run(run, checkpoint, split or None, episodes, decoding.value, temperature, stage)
-    typer.echo("\n".join(evaluation_lines(records)))
+    typer.echo(visible("\n".join(evaluation_lines(records))))
 
 
 @app.command()
@@ -231,7 +208,7 @@ def compare(
         result = pair(a, b, name, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
         if place:
             typer.echo("")
-        typer.echo("\n".join(comparison_lines(run_a, run_b, result)))
+        typer.echo(visible("\n".join(comparison_lines(run_a, run_b, result))))
 
 
 @app.command()
@@ -393,4 +370,4 @@ def _default_run(recipe: Recipe) -> Path:
 def _show(findings: list[Finding], *, err: bool = False) -> None:
     for finding in findings:
         remedy = f"\n      -> {finding.remedy}" if finding.remedy else ""
-        typer.echo(f"{finding.level:4}  {finding.text}{remedy}", err=err)
+        typer.echo(visible(f"{finding.level:4}  {finding.text}{remedy}"), err=err)

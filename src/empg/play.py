@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from empg.environments import registry
 from empg.environments.base import Decision, Info, PlayableInBrowser, TextEnvironment
 from empg.errors import UserError
+from empg.plain_text import visible
 from empg.yaml_text import read_yaml
 
 Ask = Callable[[str, Sequence[str]], str]
@@ -113,7 +114,8 @@ def prompted(session: Any) -> Ask:
     from prompt_toolkit.completion import WordCompleter
 
     def ask(prompt: str, commands: Sequence[str]) -> str:
-        completer = WordCompleter(sorted(commands), ignore_case=True, sentence=True)
+        shown = {command: visible(command) for command in commands}
+        completer = WordCompleter(sorted(commands), ignore_case=True, sentence=True, display_dict=shown)
         line: str = session.prompt(prompt, completer=completer, complete_while_typing=False)
         return line
 
@@ -173,6 +175,6 @@ def _count(steps: int) -> str:
 
 
 def _say(out: TextIO, text: str) -> None:
-    """Print text without control characters other than line ends, since observations may contain any character."""
-    out.write("".join(c if c.isprintable() or c == "\n" else " " for c in text) + "\n")
+    """Print text; observations may contain any character."""
+    out.write(visible(text) + "\n")
     out.flush()

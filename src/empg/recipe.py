@@ -9,10 +9,10 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from empg.environments import registry
 from empg.environments.base import TextEnvironment
@@ -20,16 +20,14 @@ from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
 from empg.recipe_files import apply_override, find_recipe, read_recipe_yaml
-from empg.validation import explained, nearest
+from empg.validation import Checked, explained, nearest
 
 if TYPE_CHECKING:
     from empg.credit import AdvantageEstimator
 
 
-class Section(BaseModel):
+class Section(Checked):
     """A section of a recipe: immutable, without unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class EnvironmentSection(Section):
@@ -41,9 +39,9 @@ class EnvironmentSection(Section):
         validate_default=True,
         description="passed to the constructor of the environment; the resolved recipe has all of them",
     )
-    train_split: str = "train"
+    train_split: str = Field("train", min_length=1)
     max_steps: int | None = Field(None, ge=1, description="turns per episode; null: the environment's own limit")
-    workers: int = Field(0, ge=0, description="processes that step slow environments; 0 steps them in place")
+    workers: int = Field(0, ge=0, le=1024, description="processes that step slow environments; 0 steps them in place")
 
     @field_validator("id")
     @classmethod
@@ -85,15 +83,15 @@ class EnvironmentSection(Section):
 class TinyModel(Section):
     """The shape of the tiny policy (Llama architecture), used when `policy.model` is `tiny`."""
 
-    hidden_size: int = Field(128, ge=16)
-    layers: int = Field(4, ge=1)
-    heads: int = Field(2, ge=1)
-    kv_heads: int = Field(1, ge=1)
-    head_dim: int | None = Field(None, ge=2, description="None: hidden_size / heads")
-    intermediate_size: int = Field(384, ge=16)
-    vocab_size: int = Field(1024, ge=300)
+    hidden_size: int = Field(128, ge=16, le=65536)
+    layers: int = Field(4, ge=1, le=1000)
+    heads: int = Field(2, ge=1, le=1024)
+    kv_heads: int = Field(1, ge=1, le=1024)
+    head_dim: int | None = Field(None, ge=2, le=65536, description="None: hidden_size / heads")
+    intermediate_size: int = Field(384, ge=16, le=262144)
+    vocab_size: int = Field(1024, ge=300, le=262144)
     phrases: int = Field(64, ge=0, le=200, description="maximum number of frequent phrases that are one token each")
-    max_positions: int = Field(2048, ge=128, description="tokens")
+    max_positions: int = Field(2048, ge=128, le=262144, description="tokens")
     embedding_std: float = Field(0.02, gt=0.0, description="standard deviation of the initial embeddings")
 
     @model_validator(mode="after")
@@ -110,19 +108,19 @@ class TinyModel(Section):
 class LoraSection(Section):
     """Low-rank adapters instead of full weights (needs `peft`)."""
 
-    r: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    r: int = Field(16, ge=1, le=65536)
+    alpha: int = Field(32, ge=1, le=65536)
+    target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
 
 
 class PolicySection(Section):
     """The language model."""
 
-    model: str = Field("tiny", description="`tiny`, a folder, or a Hugging Face name")
+    model: str = Field("tiny", min_length=1, description="`tiny`, a folder, or a Hugging Face name")
     tiny: TinyModel = TinyModel()
     lora: LoraSection | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
+    device: str = Field("auto", min_length=1, description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
 
 
 class AgentSection(Section):
@@ -153,6 +151,13 @@ class AgentSection(Section):
     )
     max_malformed_turns: int = Field(10, ge=1, description="consecutive malformed turns before the episode ends")
 
+    @field_validator("date", mode="before")
+    @classmethod
+    def _written_out(cls, date: Any) -> Any:
+        if isinstance(date, int | float):  # to pydantic, seconds since 1970
+            raise UserError("expected a date such as 2026-01-31, got a number")
+        return date
+
 
 class WarmStartSection(Section):
     """Supervised training on expert episodes before reinforcement learning."""
@@ -166,6 +171,7 @@ class WarmStartSection(Section):
     )
     recordings: str | None = Field(
         None,
+        min_length=1,
         description="a file of recorded human episodes, or a folder of *.jsonl; imitated in addition to the expert",
     )
     episodes_per_step: int = Field(32, ge=1, description="episodes per optimizer step, over all workers")
@@ -180,7 +186,7 @@ class RolloutSection(Section):
 
     groups: int = Field(16, ge=1, description="tasks per iteration")
     group_size: int = Field(8, ge=1, description="episodes per task")
-    temperature: float = Field(1.0, gt=0.0)
+    temperature: float = Field(1.0, ge=1e-3)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     max_turn_tokens: int = Field(64, ge=1, description="maximum tokens written per turn")
     max_episode_tokens: int = Field(
@@ -198,7 +204,7 @@ class CreditSection(Section):
         k: float = Field(1.0, ge=0.0)
         k_future: float = Field(1.0, ge=0.0)
         zeta: float = Field(0.1, ge=0.0)
-        eps: float = Field(1e-8, gt=0.0)
+        eps: float = Field(1e-8, ge=1e-30)
 
     advantage: str = Field("grpo", description="an estimator of `empg.credit.ADVANTAGES`")
     weighting: Literal["episode", "step"] = "episode"
@@ -210,7 +216,9 @@ class CreditSection(Section):
         0.0, ge=0.0, description="subtracted from the process reward of a malformed turn or a rejected command"
     )
     process_reward: str | None = Field(
-        None, description="`package.module:function`, from an Episode to the process reward of each of its turns"
+        None,
+        min_length=1,
+        description="`package.module:function`, from an Episode to the process reward of each of its turns",
     )
 
     @field_validator("advantage")
@@ -220,7 +228,7 @@ class CreditSection(Section):
         if name not in known:
             meant = nearest(name, known)
             hint = f". Did you mean {meant!r}?" if meant is not None else ""
-            raise UserError(f"expected one of {', '.join(known)}, got {name!r}{hint}")
+            raise UserError(f"expected one of {', '.join(known)}, got {name!r:.80}{hint}")
         return name
 
 
@@ -266,8 +274,8 @@ class EvaluationSection(Section):
 
     splits: list[str] | None = Field(None, description="one panel per split; null: those of the environment")
     episodes: int = Field(100, ge=1, description="tasks per panel")
-    decoding: list[Literal["sampled", "greedy"]] = ["sampled"]
-    temperature: float = Field(1.0, gt=0.0, description="sampling temperature")
+    decoding: list[Literal["sampled", "greedy"]] = Field(["sampled"])
+    temperature: float = Field(1.0, ge=1e-3, description="sampling temperature")
     every: int = Field(0, ge=0, description="iterations between evaluations; 0: only before and after")
 
     @property
@@ -279,10 +287,12 @@ class EvaluationSection(Section):
 class Recipe(Section):
     """A whole run."""
 
-    name: str = "run"
+    name: str = Field("run", min_length=1, max_length=100)
     seed: int = Field(0, ge=0)
     iterations: int = Field(100, ge=0)
-    workers: int = Field(1, ge=1, description="data-parallel processes on this machine, one OpenMP thread each on CPU")
+    workers: int = Field(
+        1, ge=1, le=1024, description="data-parallel processes on this machine, one OpenMP thread each on CPU"
+    )
     checkpoint_every: int = Field(10, ge=1, description="iterations")
     keep_checkpoints: int = Field(2, ge=1)
     environment: EnvironmentSection = EnvironmentSection()
@@ -305,8 +315,6 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.seed >= 1 << 63:
-            raise UserError("seed: expected a number below 2^63")
         if self.rollout.groups % self.workers:
             raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
         if self.rollout.group_size == 1 and _advantages()[self.credit.advantage].compares_within_group:

@@ -6,12 +6,18 @@ Recipes, and the options of environments wherever they are given, are checked wi
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
+from types import UnionType
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from empg.errors import UserError
+
+LARGEST = 1e15  # numbers enter float32 arithmetic, where sums of their squares must stay below 3e38
+MAX_TEXT = 10_000  # characters
+MAX_DEPTH = 50  # levels of nesting
 
 
 class OptionError(UserError):
@@ -20,6 +26,62 @@ class OptionError(UserError):
     def __init__(self, lines: list[str]) -> None:
         super().__init__("; ".join(lines))
         self.lines = lines
+
+
+class Checked(BaseModel):
+    """A section of settings: immutable, without unknown keys. Text and numbers are bounded, whatever the field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        wanted = _types(cls.model_fields[name].annotation)
+        if isinstance(value, bool) and bool not in wanted and wanted & {int, float}:  # to pydantic, true is 1
+            raise UserError(f"Input should be a valid {'integer' if int in wanted else 'number'} (got {value})")
+        if not (isinstance(value, dict) and valid_keys(cls, [name])):  # a section checks its own values
+            check_plain(value)
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        if isinstance(value, float) and abs(value) > LARGEST:
+            raise UserError(f"expected a number of at most {LARGEST:g}, got {value:g}")
+        return value
+
+
+def _types(annotation: Any) -> set[Any]:
+    """Return the types that an annotation such as `int | None` is made of."""
+    parts = getattr(annotation, "__args__", ()) if isinstance(annotation, UnionType) else ()
+    return {annotation}.union(*map(_types, parts))
+
+
+def check_plain(value: Any, depth: int = 0) -> None:
+    """Raise a UserError if plain data has text, numbers or a depth that no setting needs.
+
+    Paths, names and messages are made of these texts, and a number of thousands of digits cannot even be printed.
+    """
+    if depth > MAX_DEPTH:
+        raise UserError(f"expected at most {MAX_DEPTH} levels of nesting")
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise UserError(f"expected an integer below 2^63, got one of {value.bit_length()} bits")
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, dict):
+        check_plain([*value, *value.values()], depth)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            check_plain(part, depth + 1)
+
+
+def _check_text(text: str) -> None:
+    if len(text) > MAX_TEXT:
+        raise UserError(f"expected at most {MAX_TEXT:,} characters, got {len(text):,}")
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
+            raise UserError(f"the control character U+{ord(character):04X} is not allowed here; remove it")
 
 
 # Where pydantic speaks of Python: a recipe has lists and mappings.
@@ -67,7 +129,7 @@ def _lines(item: Any, model: type[BaseModel], within: str) -> list[str]:
             return problem.lines
         lines = [f"{name}: {problem}" if name else str(problem)]
     elif item["type"] == "extra_forbidden":
-        lines = [f"unknown key {name!r}{_hint(path[-1], valid_keys(model, path[:-1]))}"]
+        lines = [f"unknown key {name!r:.80}{_hint(path[-1], valid_keys(model, path[:-1]))}"]
     elif item["type"] == "missing":
         lines = [f"{name}: is required, but not given"]
     else:

@@ -16,6 +16,7 @@ from empg.errors import UserError
 MAX_CHARS = 1 << 20
 MAX_DEPTH = 50  # levels of nesting
 MAX_VALUES = 100_000  # with every alias counted as often as it is used
+MAX_DIGITS = 100  # of an integer; Python refuses to print more than 4,300
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,6 +45,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"{_INTEGER.p
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "")
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"expected an integer of at most {MAX_DIGITS} digits, got {len(text):,}")
     base = {"0b": 2, "0x": 16}.get(text.lstrip("+-")[:2], 10)
     return int(text, base)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -203,10 +204,28 @@ class TestEdgeCases:
         assert credit.advantage.isfinite().all()
         assert credit.scale[0].item() == pytest.approx(3)
 
-    @pytest.mark.parametrize("wrong", [{"k": -1.0}, {"k_future": math.nan}, {"zeta": math.inf}, {"eps": 0.0}])
-    def test_invalid_constants_are_named(self, wrong: dict[str, float]) -> None:
-        with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: "):
+    @pytest.mark.parametrize(
+        ("wrong", "bounds"),
+        [
+            ({"k": -1.0}, "0 to 1e+15"),
+            ({"k": 1e39}, "0 to 1e+15"),
+            ({"k_future": math.nan}, "0 to 1e+15"),
+            ({"zeta": math.inf}, "0 to 1e+15"),
+            ({"eps": 0.0}, "1e-30 to 1e+15"),
+            ({"eps": 1e-320}, "1e-30 to 1e+15"),
+        ],
+    )
+    def test_invalid_constants_are_named(self, wrong: dict[str, float], bounds: str) -> None:
+        [(name, value)] = wrong.items()
+        with pytest.raises(ValueError, match="^" + re.escape(f"{name}: expected a number from {bounds}, got {value}")):
             EMPGConfig(**wrong)
+
+    @pytest.mark.parametrize("constants", [{"eps": 1e-30}, {"eps": 1e15}, {"k": 1e15, "k_future": 1e15, "zeta": 1e15}])
+    @pytest.mark.parametrize("entropy", [[0.5, 0.5, 0.5], [0.0, 1e-7, 10.0]])
+    def test_extreme_constants_stay_finite(self, constants: dict[str, float], entropy: list[float]) -> None:
+        credit = modulate(table(entropy, [0, 0, 1], [1.0, 1.0, -1.0]), EMPGConfig(**constants))
+        assert credit.scale.isfinite().all()
+        assert credit.advantage.isfinite().all()
 
 
 class TestTensors:

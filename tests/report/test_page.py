@@ -203,11 +203,22 @@ def test_hostile_text_makes_no_element(hostile_run: RunFolder) -> None:
     assert "{{7*7}}" in page.text
 
 
-@pytest.mark.parametrize("text", ["</script>", "<!--", "a & b", "\u2028", "\ud800"])
+@pytest.mark.parametrize("text", ["</script>", "<!--", "a & b"])
 def test_embedded_json_cannot_end_its_element(text: str) -> None:
     embedded = embed_json({"text": text})
     assert not re.search(r"[<>&]", embedded)
     assert json.loads(embedded) == {"text": text}
+
+
+def test_control_characters_are_shown_in_the_page_and_in_its_data(make_run: MakeRun) -> None:
+    run = make_run(iterations=1, every=1, keep_episodes=())
+    run.recipe_path.write_text('name: "a\\u202eb"\niterations: 1\nnote: c\u2066d\n', encoding="utf-8")
+    page = read(run)
+    assert "a⟦U+202E⟧b" in page.text
+    assert "c⟦U+2066⟧d" in page.text
+    assert json.loads(embed_json({"steps": [{"thought": "\u200fe\ud800\u2028"}]})) == {
+        "steps": [{"thought": "⟦U+200F⟧e⟦U+D800⟧⟦U+2028⟧"}]
+    }
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ class TestPlain:
         assert "entropy -  KL" in shown(("record", [record]))[-1]
 
     def test_hostile_text_cannot_move_the_cursor(self) -> None:
-        assert shown(("say", ["a\x1b[2Jb\rc\nd [bold]e[/]"]))[-1] == "a [2Jb c d [bold]e[/]"
+        assert shown(("say", ["a\x1b[2Jb\rc\nd [bold]e[/]"]))[-1] == "a⟦U+001B⟧[2Jb⟦U+000D⟧c d [bold]e[/]"
 
 
 class TestOutcome:

@@ -5,6 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LARGEST, SMALLEST_EPS = 1e15, 1e-30
+"""Bounds of constants. Beyond them, float32 has infinite squares, or 0 / 0 where eps should prevent it."""
+
+
+def require_between(name: str, value: float, low: float, high: float) -> None:
+    """Raise a ValueError unless `low <= value <= high`; NaN is refused as well."""
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value}")
+
 
 def first_true(bad: Tensor) -> int | None:
     """Return the index of the first True in a `(n,)` mask, or None if there is none."""

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from empg.credit.checks import require_shape, require_vector
+from empg.credit.checks import LARGEST, require_between, require_shape, require_vector
 from empg.credit.reduce import Reduce
 
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -48,16 +48,14 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not 0 < self.clip_low < 1:
             raise ValueError(f"clip_low: expected a number between 0 and 1, got {self.clip_low}")
-        if not 0 < self.clip_high < math.inf:
-            raise ValueError(f"clip_high: expected a finite number > 0, got {self.clip_high}")
-        if self.dual_clip is not None and not 1 < self.dual_clip < math.inf:
-            raise ValueError(f"dual_clip: expected a finite number > 1 or None, got {self.dual_clip}")
-        if not 0 <= self.kl_coef < math.inf:
-            raise ValueError(f"kl_coef: expected a finite number >= 0, got {self.kl_coef}")
+        if not 0 < self.clip_high <= LARGEST:
+            raise ValueError(f"clip_high: expected a number > 0 and <= {LARGEST:g}, got {self.clip_high}")
+        if self.dual_clip is not None and not 1 < self.dual_clip <= LARGEST:
+            raise ValueError(f"dual_clip: expected None or a number > 1 and <= {LARGEST:g}, got {self.dual_clip}")
+        require_between("kl_coef", self.kl_coef, 0.0, LARGEST)
         if self.kl_estimator not in ("k1", "k2", "k3"):
             raise ValueError(f"kl_estimator: expected k1, k2 or k3, got {self.kl_estimator!r}")
-        if not math.isfinite(self.entropy_coef):
-            raise ValueError(f"entropy_coef: expected a finite number, got {self.entropy_coef}")
+        require_between("entropy_coef", self.entropy_coef, -LARGEST, LARGEST)
 
 
 Reduction = Literal["mean", "sum", "max"]

@@ -23,12 +23,12 @@ its last step there. Where A = 0 only the bonus is left: while many groups have 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from empg.credit.checks import LARGEST, SMALLEST_EPS, require_between
 from empg.credit.layout import TokenLayout
 from empg.credit.reduce import Reduce, global_max, global_mean, global_min, one_worker
 from empg.credit.steps import StepTable
@@ -45,7 +45,7 @@ class EMPGConfig:
         eps: nats; keeps the normalisation finite when all entropies are equal.
 
     Raises:
-        ValueError: a constant is negative or not finite, or eps is 0.
+        ValueError: a constant is negative or above `checks.LARGEST`, or eps is below `checks.SMALLEST_EPS`.
     """
 
     k: float = 1.0
@@ -55,10 +55,8 @@ class EMPGConfig:
 
     def __post_init__(self) -> None:
         for name in ("k", "k_future", "zeta"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite number >= 0, got {getattr(self, name)}")
-        if not 0 < self.eps < math.inf:
-            raise ValueError(f"eps: expected a finite number > 0, got {self.eps}")
+            require_between(name, getattr(self, name), 0.0, LARGEST)
+        require_between("eps", self.eps, SMALLEST_EPS, LARGEST)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

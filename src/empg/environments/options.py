@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from empg.errors import UserError
-from empg.validation import OptionError, explained
+from empg.validation import Checked, OptionError, explained
 
 
-class OptionSection(BaseModel):
+class OptionSection(Checked):
     """A group of options: immutable, hashable where its values are, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class EnvironmentOptions(OptionSection):

@@ -1,7 +1,8 @@
 """Write `report.html`: one self-contained page that needs no network and never executes text of a run.
 
 Text of models and environments enters the page in two ways only: through Jinja's autoescape, and as JSON that the
-page's script inserts by `textContent`. A content security policy allows only the page's own scripts, by their hashes.
+page's script inserts by `textContent`. Control characters in it are shown, not obeyed (`plain_text`). A content
+security policy allows only the page's own scripts, by their hashes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from empg.errors import UserError
+from empg.plain_text import visible
 from empg.record.durable import write_whole
 from empg.record.records import Record, TrainRecord, train_records
 from empg.record.runfolder import RunFolder, RunFolderError
@@ -95,8 +97,17 @@ def render_page(run: RunFolder) -> str:
 
 def embed_json(data: Any) -> Markup:
     """Return JSON that is safe inside a `<script>` element: without `<`, `>` and `&` it cannot end the element."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(_visible(data), allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _visible(value: Any) -> Any:
+    """Return plain data with the control characters of its texts shown; our own markup stays."""
+    if isinstance(value, dict):
+        return {key: _visible(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_visible(part) for part in value]
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, dict[str, Any]]:
@@ -228,6 +239,6 @@ def _policy(assets: _Assets) -> str:
 
 def _template(name: str) -> Any:
     filters: Mapping[str, Any] = {"percent": _percent, "points": _points, "p_value": _p_value}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True, finalize=_visible)
     environment.filters.update(filters)
     return environment.from_string((_ASSETS / name).read_text(encoding="utf-8"))

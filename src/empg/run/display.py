@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from empg.plain_text import visible
 from empg.record.records import AnyRecord, EvalRecord, Record, TrainRecord, WarmStartRecord, eval_records
 from empg.report.before_after import Rate, before_and_after
 from empg.report.curves import panels
@@ -153,7 +154,7 @@ class Progress:
 
     def _print(self, line: str) -> None:
         """One line: nothing in it is markup, and nothing in it moves the cursor."""
-        safe = "".join(c if c.isprintable() else " " for c in line)
+        safe = visible(line).replace("\n", " ")
         if self._live is not None:
             self.console.print(Text(safe))
         else:

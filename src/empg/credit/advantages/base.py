@@ -17,7 +17,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from empg.credit.checks import first_true, require_ids, require_shape, require_vector
+from empg.credit.checks import (
+    LARGEST,
+    SMALLEST_EPS,
+    first_true,
+    require_between,
+    require_ids,
+    require_shape,
+    require_vector,
+)
 from empg.credit.reduce import Reduce, one_worker
 from empg.credit.segments import segments_of
 
@@ -45,8 +53,8 @@ class AdvantageInputs:
         reduce: makes statistics over the whole batch global over workers; None = one worker.
 
     Raises:
-        ValueError: shapes disagree, a reward is not finite, an unknown weighting, or an episode without steps where
-            steps are counted.
+        ValueError: shapes disagree, a reward is not finite, eps is out of its range, an unknown weighting, or an
+            episode without steps where steps are counted.
     """
 
     rewards: Tensor
@@ -59,6 +67,7 @@ class AdvantageInputs:
     reduce: Reduce = one_worker
 
     def __post_init__(self) -> None:
+        require_between("eps", self.eps, SMALLEST_EPS, LARGEST)
         object.__setattr__(self, "rewards", checked_rewards(self.rewards, self.groups))
         require_ids("episode", self.episode)
         require_vector("episode", self.episode, "step", "N")

@@ -1,0 +1,52 @@
+"""How commands report errors and list environments: the typer classes of the command line."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from empg.errors import UserError
+from empg.plain_text import visible
+
+MAX_MESSAGE = 2_000  # characters of an error message
+
+
+class Commands(TyperGroup):
+    """The command group. Prints a `UserError` as one line on standard error; other exceptions keep their traceback.
+
+    The only other exception that is printed is a path that no system could have.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit with code 1 after a `UserError`."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            message = str(error)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            message = f"{error.strerror}: {error.filename}"  # whichever argument it was
+        for line in shortened(visible(message)).split("\n"):
+            typer.echo(f"empg: {line}", err=True)
+        raise typer.Exit(1)
+
+
+class PlayCommand(TyperCommand):
+    """A command whose help ends with the registered environments. They are looked up only for the help."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the registered environments below the options."""
+        from empg.environments.registry import known_ids
+
+        with formatter.section("Registered environments"):
+            formatter.write_text(", ".join(known_ids()))
+
+
+def shortened(message: str) -> str:
+    """Return a message cut to `MAX_MESSAGE` characters, with the number of those left out."""
+    left = len(message) - MAX_MESSAGE
+    return message if left <= 0 else f"{message[:MAX_MESSAGE]} ... ({left:,} more characters)"
