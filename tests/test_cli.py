@@ -114,8 +114,8 @@ class TestTrain:
     def test_a_run_resumes_only_with_its_own_recipe(self, call: Call) -> None:
         done = call("train", "mini.yaml", "--resume", "seed=3", "loss.clip_low=0.1", code=1)
         assert done.stderr == (
-            "empg: runs/mini has another recipe (seed was 0, is 3; loss.clip_low was 0.2, is 0.1): "
-            "resume with the same recipe\n"
+            "empg: runs/mini cannot be resumed with seed=3 (the run has 0), loss.clip_low=0.1 (the run has 0.2): "
+            "use the values of the run, or fork it into another folder: --from RUN/checkpoints/NAME --run NEW\n"
         )
 
     def test_a_recipe_that_cannot_run_does_not_start(self, call: Call) -> None:
@@ -141,6 +141,22 @@ class TestOneLineErrors:
             (
                 ["train", "mini.yaml", "name=a/b"],
                 "name: 'a/b' is not a valid folder name; set the run folder with --run",
+            ),
+            (["train", "mini.yaml", "name=.."], "name: '..' is not a valid folder name; set the run folder with --run"),
+            (["train", "mini.yaml", "name=", "--force"], "mini.yaml: name: Input should be a valid string (got None)"),
+            (["train", "mini.yaml", "name='.'"], "name: '.' is not a valid folder name; set the run folder with --run"),
+            (
+                ["train", "mini.yaml", "--run", ".", "--force"],
+                ". is not empty and is not a run folder; name another folder",
+            ),
+            (
+                ["train", "mini.yaml", "--from", "iter-000001", "--run", "new"],
+                "--from iter-000001: expected the path of a checkpoint in a run, e.g. "
+                "runs/demo/checkpoints/iter-000040; to go back within a run, add --resume and give the name alone",
+            ),
+            (
+                ["train", "mini.yaml", "--resume", "--from", "iter-000009"],
+                "runs/mini has no checkpoint 'iter-000009': expected one of start, iter-000000, iter-000001",
             ),
             (["train", "mini.yaml", "--resume", "--run", "none"], "none does not exist; name the folder of a run"),
             (["report", "none"], "none does not exist; name the folder of a run"),

@@ -20,6 +20,8 @@ from empg.environments.registry import find
 from empg.recipe import Recipe, load_recipe, parse_recipe
 from empg.rollout.demonstrations import demonstrate
 from empg.rollout.types import EndReason
+from empg.run.logger import resume_record
+from empg.run.resume import FREE
 from tests import ROOT
 from tests.packages import importable, install
 
@@ -222,7 +224,8 @@ def test_the_page_on_runs_names_the_files_of_a_run(place: Path) -> None:
     run = place / "runs" / "demo"
     left = {folded(str(file.relative_to(run))) for file in run.rglob("*") if file.is_file()}
     named = {folded(name) for name in names("runs.md", "The folder")}
-    top = {name for name in named if "/" in name or name in ("recipe.yaml", "metrics.jsonl", "report.html")}
+    alone = ("recipe.yaml", "metrics.jsonl", "report.html", ".lock", ".metrics.lock")
+    top = {name for name in named if "/" in name or name in alone}
     folders = {name for name in top if name.endswith("/")}
     inside = {path.rpartition("/")[2] for path in left if path.startswith("checkpoints/")}
     assert {path for path in left if not path.startswith(tuple(folders))} == top - folders
@@ -237,6 +240,11 @@ def test_the_page_on_runs_names_the_fields_of_a_record(kind: str, place: Path) -
     records = [record for record in map(json.loads, lines) if record["kind"] == kind]
     assert records
     assert all(list(record) == names("runs.md", f"`{kind}`") for record in records)
+
+
+def test_the_page_on_runs_names_what_a_resumed_run_records_and_may_change() -> None:
+    assert list(resume_record("", 0, {}, None)) == names("runs.md", "`resume`")
+    assert set(names("runs.md", "What a resumed run may change")) == {*FREE, "evaluation.*"}
 
 
 @pytest.mark.parametrize("folder", ["episodes", "evaluations"])

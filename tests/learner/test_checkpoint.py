@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from empg.learner.checkpoint import CheckpointError, Checkpoints
+from empg.learner.checkpoint import CheckpointError, Checkpoints, DivergedError, checkpoint_name
 from empg.learner.update import make_optimizer
 from empg.policy.load import load_policy
 from empg.policy.model import Policy
@@ -50,6 +50,48 @@ def test_old_checkpoints_are_removed_and_the_start_is_kept(policy: Policy, tmp_p
     for name in ("start", "iter-000000", "iter-000001", "iter-000002"):
         checkpoints.save(name, policy, None, {})
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter-000001", "iter-000002", "start"]
+
+
+def test_names_are_in_the_order_of_their_numbers(policy: Policy, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for iteration in (999_998, 999_999, 1_000_000):
+        checkpoints.save(checkpoint_name(iteration), policy, None, {"iteration": iteration})
+    assert checkpoints.names() == ["iter-999999", "iter-1000000"]
+    assert checkpoints.newest_intact() == ("iter-1000000", [])
+
+
+def test_weights_that_are_not_finite_are_never_written_and_remove_nothing(policy: Policy, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+    with torch.no_grad():
+        policy.parameters[0][0, 0] = torch.nan
+    with pytest.raises(DivergedError, match=r"not finite in checkpoint .*iter-000002: they are not saved\. Lower"):
+        checkpoints.save("iter-000002", policy, None, {"iteration": 2})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["iter-000001"]
+
+
+def test_a_checkpoint_is_written_again_without_a_moment_in_which_there_is_none(policy: Policy, tmp_path: Path) -> None:
+    """What a killed process left is removed, and so are later checkpoints, which would otherwise outlive newer ones."""
+    checkpoints = Checkpoints(tmp_path)
+    for iteration in (1, 2, 1):
+        checkpoints.save(checkpoint_name(iteration), policy, None, {"iteration": iteration})
+    for left in (".iter-000003.77.partial", ".iter-000003.77.replaced"):
+        (tmp_path / left).mkdir()
+    checkpoints.remove_after(1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["iter-000001"]
+
+
+def test_a_copy_is_checked(policy: Policy, tmp_path: Path) -> None:
+    Checkpoints(tmp_path / "a").save("iter-000001", policy, None, {"iteration": 1})
+    copies = Checkpoints(tmp_path / "b")
+    copies.copy("iter-000001", tmp_path / "a" / "iter-000001")
+    assert copies.verify("iter-000001") == {"iteration": 1}
+    (tmp_path / "a" / "iter-000001" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
+        copies.copy("start", tmp_path / "a" / "iter-000001")
+    with pytest.raises(CheckpointError, match="cannot copy checkpoint"):
+        copies.copy("start", tmp_path / "a" / "none")
+    assert [entry.name for entry in copies.folder.iterdir()] == ["iter-000001"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
@@ -96,7 +138,7 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_previous_checkpoint(policy
 FULL = """
 import json, resource, sys
 from pathlib import Path
-from empg.learner.checkpoint import CheckpointError, Checkpoints
+from empg.learner.checkpoint import CheckpointError, Checkpoints, DivergedError, checkpoint_name
 from empg.learner.update import make_optimizer
 from empg.policy.load import load_policy
 from empg.recipe import OptimizerSection, PolicySection

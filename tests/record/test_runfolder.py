@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from empg.errors import UserError
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.record.tables import EPISODES, EVALUATIONS, TableError
 
@@ -84,6 +87,81 @@ def test_force_keeps_the_target_of_a_link(tmp_path: Path) -> None:
     run.checkpoints.symlink_to(elsewhere)
     RunFolder.create(run.path, "seed: 0\n", force=True)
     assert (elsewhere / "weights").exists()
+
+
+def test_force_removes_only_files_that_a_run_writes(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    run.write_episodes(3, TURN)
+    mine = [run.path / place for place in ("episodes/notes.txt", "checkpoints/best/model", "tensorboard/notes", "x.py")]
+    ours = [run.path / place for place in ("checkpoints/start/model", "checkpoints/iter-1000000/model", "report.html")]
+    for file in (*mine, *ours):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    RunFolder.create(run.path, "seed: 1\n", force=True)
+    assert all(file.exists() for file in mine)
+    assert not any(file.exists() for file in ours)
+    assert run.episode_iterations() == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"recipe.yaml": "seed: 0\n"},  # somebody's own recipe, beside which a run is started with --run .
+        {"recipe.yaml": "seed: 0\n", "metrics.jsonl": '{"step": 1}\n'},  # another program's
+        {"metrics.jsonl": '{"kind":"run"}\n'},
+        {".git": ""},
+    ],
+)
+def test_force_does_not_touch_what_only_resembles_a_run(tmp_path: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    for force in (True, False):
+        with pytest.raises(RunFolderError, match="is not empty and is not a run folder; name another folder"):
+            RunFolder.create(tmp_path, "seed: 1\n", force=force)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "metrics.jsonl"])
+def test_a_link_is_not_a_file_of_a_run(tmp_path: Path, name: str) -> None:
+    run = empty_run(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    (run.path / name).rename(elsewhere)
+    (run.path / name).symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        RunFolder.create(run.path, "seed: 1\n", force=True)
+    assert elsewhere.read_bytes() == before
+
+
+def test_what_a_killed_start_left_is_an_empty_folder(tmp_path: Path) -> None:
+    for name in (".lock", ".metrics.lock", ".recipe.yaml.partial", "metrics.jsonl"):
+        (tmp_path / name).touch()
+    assert RunFolder.create(tmp_path, "seed: 0\n").recipe_text() == "seed: 0\n"
+
+
+HOLD = """
+import sys
+from empg.record.runfolder import RunFolder
+with RunFolder.open(sys.argv[1]).hold():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_holds_a_run_until_it_ends(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=r"run is in use by another empg process; wait until it has ended"), run.hold():
+        pass
+    run.append_metrics({"kind": "eval"})  # an evaluation beside it
+    holder.kill()
+    with run.hold():
+        pass
+    holder.communicate()
 
 
 @pytest.mark.parametrize("make", [RunFolder.open, lambda path: RunFolder.create(path, "seed: 0\n")])
@@ -257,6 +335,26 @@ def test_each_evaluation_has_its_own_file(tmp_path: Path) -> None:
         run.write_evaluation({**GREEDY, key: value}, [lost])
     assert run.read_evaluation(GREEDY)["success"] == [True, False]
     assert all(run.read_evaluation({**GREEDY, key: value})["success"] == [False] for key, value in others.items())
+
+
+def test_rewinding_removes_the_tables_of_later_iterations(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    for iteration in (0, 2, 3):
+        record = {**GREEDY, "iteration": iteration}
+        run.write_evaluation(record, [PLAYED])
+        run.append_metrics({"kind": "eval", **record})
+        run.write_episodes(iteration, TURN)
+    run.rewind(2)
+    assert run.episode_iterations() == [0, 2]
+    assert [run.evaluation_path({**GREEDY, "iteration": n}).exists() for n in (0, 2, 3)] == [True, True, False]
+    other = RunFolder.create(tmp_path / "other", "seed: 0\n")
+    other.copy_records(run, 0)
+    assert other.read_metrics() == run.read_metrics()[:1]
+    assert other.episode_iterations() == [0]
+    assert other.read_evaluation({**GREEDY, "iteration": 0})["success"] == [True]
+    run.rewind(-1)
+    assert run.read_metrics() == []
+    assert run.episode_iterations() == []
 
 
 @pytest.mark.parametrize("split", ["../valid", "a/b", "", "-x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -72,3 +73,33 @@ def test_what_is_not_measured_is_no_alarm() -> None:
     quiet = Alarms(64)
     check(quiet, FINE)
     assert check(quiet, {"entropy/step_mean": None}) == []
+
+
+FLAT = {**FINE, "credit/zero_variance_groups": 1.0, "rollout/success": 0.0}
+
+
+def test_rewards_that_never_differ_within_a_group_raise_an_alarm_every_few_iterations() -> None:
+    flat = Alarms(64)
+    said = [check(flat, FLAT) for _ in range(10)]
+    assert [number for number, alarm in enumerate(said, 1) if alarm] == [5, 10]
+    assert said[4] == ["all groups have had equal rewards only for 5 iterations (success 0%), so rewards teach nothing"]
+    check(flat, {**FLAT, "credit/zero_variance_groups": 0.9})
+    assert not any(check(flat, FLAT) for _ in range(4))
+    assert not any(check(baseline, FLAT) for baseline in [Alarms(64, compares_groups=False)] for _ in range(9))
+
+
+def test_gradients_that_stay_non_finite_end_the_run() -> None:
+    spoiled = Alarms(64)
+    nothing = {**FINE, "guard/skipped_updates": 2, "policy/grad_norm": math.nan}
+    for _ in range(2):
+        check(spoiled, nothing)
+    assert not spoiled.cannot_learn
+    resumed = Alarms(64)
+    resumed.restore(spoiled.state())
+    check(resumed, nothing)
+    assert resumed.cannot_learn == (
+        "the gradient was not finite in 3 iterations in a row, so the policy no longer changes"
+    )
+    check(spoiled, {**FINE, "guard/skipped_updates": 1, "policy/grad_norm": 1.0})  # the last step was taken
+    check(spoiled, nothing)
+    assert not spoiled.cannot_learn

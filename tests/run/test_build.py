@@ -19,7 +19,7 @@ from empg.recipe import dump_recipe, parse_recipe
 from empg.rollout.collector import Request
 from empg.run import build, warm_start_cache
 from empg.run.build import build_agent, build_policy, resolve
-from empg.run.warm_start_cache import starting_policy
+from empg.run.warm_start_cache import cache_entry, starting_policy
 from empg.system.workers import Workers
 from tests.packages import importable, install_lamproom
 
@@ -142,11 +142,64 @@ def test_a_warm_start_that_cannot_be_kept_is_said_and_the_run_goes_on(
     assert list((tmp_path / "empg").iterdir()) == []
 
 
+def test_a_damaged_entry_of_the_cache_is_reported_and_replaced(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(warm_start_cache, "warm_start", lambda *arguments: None)
+    shape = {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 320}
+    recipe = parse_recipe({"policy": {"device": "cpu", "tiny": shape}, "warm_start": {}})
+
+    def start() -> tuple[Policy, list[str]]:
+        told = Told()
+        run = SimpleNamespace(recipe=recipe, workers=Workers(), logger=told)
+        return starting_policy(run), told.lines  # type: ignore[arg-type]
+
+    made, said = start()
+    assert said == []
+    loaded, said = start()
+    entry = tmp_path / "empg" / cache_entry(recipe)
+    assert said == [f"warm start loaded from {entry}"]
+    weights = entry / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    again, said = start()
+    assert said == [
+        f"warm-start cache: checkpoint {entry}: model.safetensors is damaged (its checksum differs); "
+        "repeating the warm start"
+    ]
+    for one, two, three in zip(made.parameters, loaded.parameters, again.parameters, strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)
+    assert start()[1] == [f"warm start loaded from {entry}"]
+
+
+def test_the_cache_depends_on_the_date_only_if_the_template_prints_it(policy: Policy, tmp_path: Path) -> None:
+    def entries(model: str) -> set[str]:
+        section = {"model": model, "device": "cpu"}
+        dates = ("2001-02-03", "2001-02-04")
+        return {cache_entry(parse_recipe({"policy": section, "agent": {"date": d}, "warm_start": {}})) for d in dates}
+
+    assert len(entries("tiny")) == 1
+    policy.save(tmp_path)
+    assert len(entries(str(tmp_path))) == 1
+    policy.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + policy.tokenizer.chat_template
+    policy.save(tmp_path)
+    assert len(entries(str(tmp_path))) == 2
+
+
+def test_a_run_that_continues_keeps_its_date(policy: Policy, tmp_path: Path) -> None:
+    policy.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + policy.tokenizer.chat_template
+    policy.save(tmp_path)
+    recipe = parse_recipe({"policy": {"model": str(tmp_path), "device": "cpu"}})
+    begun = parse_recipe({**recipe.model_dump(), "agent": {"date": "2001-02-03"}})
+    assert resolve(recipe, begun) == begun
+
+
 def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None:
-    def folder(recordings: Path | None) -> Path:
-        return warm_start_cache._cache_folder(
-            parse_recipe({"warm_start": {"recordings": recordings and str(recordings)}})
-        )
+    def folder(recordings: Path | None) -> str:
+        return cache_entry(parse_recipe({"warm_start": {"recordings": recordings and str(recordings)}}))
 
     path = tmp_path / "a.jsonl"
     path.write_text("one\n")
@@ -165,8 +218,8 @@ def test_so_does_an_environment_of_another_package_that_changed(tmp_path: Path) 
     with importable(tmp_path):
         install_lamproom(tmp_path)
         recipe = parse_recipe({"environment": {"id": "lamproom"}, "warm_start": {}})
-        before = warm_start_cache._cache_folder(recipe)
-        assert warm_start_cache._cache_folder(recipe) == before
+        before = cache_entry(recipe)
+        assert cache_entry(recipe) == before
         expert = tmp_path / "lamproom" / "lamps.py"
         expert.write_text(expert.read_text().replace("is lit.", "is bright."))
-        assert warm_start_cache._cache_folder(recipe) != before
+        assert cache_entry(recipe) != before

@@ -69,3 +69,25 @@ def test_each_field_of_the_statistics_but_the_count_of_tokens_is_a_metric() -> N
     nothing = torch.zeros(0)
     _, stats = policy_loss(nothing, nothing, nothing, nothing, empg.credit.LossConfig())
     assert list(stats.metrics()) == [name for name in vars(stats) if name != "tokens"]
+
+
+def test_tensorboard_has_each_step_once_after_a_resume(tmp_path: Path) -> None:
+    """What was written after the checkpoint is replaced, even if the process was killed without closing the file."""
+    wanted, workers = recipe(), Workers()
+    folder = RunFolder.create(tmp_path / "run", dump_recipe(wanted))
+
+    def evaluated(iteration: int, success: float) -> Any:
+        record = {"kind": "eval", "iteration": iteration, "split": "s", "decoding": "greedy", "success": success}
+        return {**record, "successes": 1, "n": 4, "low": 0.0, "high": 1.0}
+
+    killed = RunLogger(folder, wanted, workers).__enter__()
+    for iteration in (0, 1, 2, 3):
+        killed._write(evaluated(iteration, 0.25))
+    with RunLogger(folder, wanted, workers, resumed_at=1) as logger:
+        for iteration in (2, 3, 4):
+            logger._write(evaluated(iteration, 0.5))
+    events = EventAccumulator(str(folder.tensorboard)).Reload().Scalars("eval/s/greedy/success")
+    assert [(event.step, event.value) for event in events] == [(0, 0.25), (1, 0.25), (2, 0.5), (3, 0.5), (4, 0.5)]
+    with RunLogger(folder, wanted, workers, resumed_at=-1):  # from its start
+        pass
+    assert EventAccumulator(str(folder.tensorboard)).Reload().Scalars("eval/s/greedy/success") == []

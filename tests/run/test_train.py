@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +42,24 @@ def command(recipe: Path, run: Path, *more: str) -> list[str]:
     return [EMPG, "train", str(recipe), "--run", str(run), *more]
 
 
-@pytest.fixture
-def surroundings(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+@pytest.fixture(scope="module")
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, surroundings: dict[str, str]) -> Callable[[int, str], Path]:
+    """Runs without an interruption, by number of workers and history; each is made once."""
+
+    @functools.cache
+    def make(workers: int, history: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        run_to_the_end(
+            command(write_recipe(folder, workers, history), folder / "run"), {**surroundings, "PYTHONHASHSEED": "1"}
+        )
+        return folder / "run"
+
+    return make
 
 
 def write_recipe(tmp_path: Path, workers: int = 1, history: str = "merged") -> Path:
@@ -51,8 +69,9 @@ def write_recipe(tmp_path: Path, workers: int = 1, history: str = "merged") -> P
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """The records without what a clock says."""
+    """The records without what a clock says and without those of resuming."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = [record for record in records if record["kind"] != "resume"]
     return [
         {k: v for k, v in record.items() if not k.startswith("time") and k not in ("started", "command")}
         for record in records
@@ -68,6 +87,25 @@ def trained_iterations(run: Path) -> int:
     return sum('"train"' in line for line in path.read_text().splitlines()) if path.exists() else 0
 
 
+def started(arguments: list[str], surroundings: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments,
+        env=surroundings,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], run: Path, iterations: int) -> None:
+    deadline = time.monotonic() + 240
+    while trained_iterations(run) < iterations:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def run_to_the_end(arguments: list[str], surroundings: dict[str, str]) -> str:
     done = subprocess.run(arguments, env=surroundings, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -77,30 +115,22 @@ def run_to_the_end(arguments: list[str], surroundings: dict[str, str]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "history"), [(1, "merged"), (2, "merged"), (1, "per_turn")])
 def test_a_killed_run_resumes_as_if_nothing_had_happened(
-    tmp_path: Path, surroundings: dict[str, str], workers: int, history: str
+    tmp_path: Path,
+    surroundings: dict[str, str],
+    whole_run: Callable[[int, str], Path],
+    workers: int,
+    history: str,
 ) -> None:
     recipe = write_recipe(tmp_path, workers, history)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_to_the_end(command(recipe, whole), {**surroundings, "PYTHONHASHSEED": "1"})
-
-    process = subprocess.Popen(
-        command(recipe, killed),
-        env={**surroundings, "PYTHONHASHSEED": "2"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 240
-    while trained_iterations(killed) < 3:  # after the checkpoint of iteration 2, so that some work is lost
-        assert process.poll() is None, "the run ended by itself"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    whole, killed = whole_run(workers, history), tmp_path / "killed"
+    process = started(command(recipe, killed), {**surroundings, "PYTHONHASHSEED": "2"})
+    wait_for(process, killed, 3)  # after the checkpoint of iteration 2, so that some work is lost
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert not (killed / "checkpoints" / "iter-000004").exists()
 
     run_to_the_end(command(recipe, killed, "--resume"), {**surroundings, "PYTHONHASHSEED": "3"})
-    # The first run had to warm up, the second found that in the cache; all else is equal to the last bit.
+    # One run had to warm up, the other found that in the cache; all else is equal to the last bit.
     wanted = [record for record in metrics(whole) if record["kind"] != "warm_start"]
     assert [r for r in metrics(killed) if r["kind"] != "warm_start"] == wanted
     trained = [record for record in wanted if record["kind"] == "train"]
@@ -113,6 +143,92 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
     assert not torch.equal(
         weights(whole, "start")["model.embed_tokens.weight"], weights(whole, "iter-000004")["model.embed_tokens.weight"]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "name"), [(1, "SIGTERM"), (2, "SIGINT")])
+def test_a_signal_writes_a_checkpoint_from_which_the_run_continues_as_if_nothing_had_happened(
+    tmp_path: Path, surroundings: dict[str, str], whole_run: Callable[[int, str], Path], workers: int, name: str
+) -> None:
+    recipe, number = write_recipe(tmp_path, workers), signal.Signals[name]
+    whole, stopped = whole_run(workers, "merged"), tmp_path / "stopped"
+    process = started(command(recipe, stopped), surroundings)
+    wait_for(process, stopped, 1)
+    if number is signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: to every process of the run
+    else:
+        process.send_signal(number)
+    said = process.communicate(timeout=120)[1].splitlines()
+    assert process.returncode == 128 + number
+    resumed = command(recipe, stopped, "--resume")
+    done = trained_iterations(stopped)
+    assert 1 <= done < 4
+    assert said == [
+        f"{name}: stopping at the next safe point, with a checkpoint; a second signal ends the run at once",
+        f"empg: stopped by {name} after iteration {done}; to resume: {shlex.join(['empg', *resumed[1:]])}",
+    ]
+    assert (stopped / "checkpoints" / f"iter-{done:06d}").is_dir()
+
+    run_to_the_end(resumed, surroundings)
+    assert [r for r in metrics(stopped) if r["kind"] != "warm_start"] == [
+        r for r in metrics(whole) if r["kind"] != "warm_start"
+    ]
+    a, b = weights(whole, "iter-000004"), weights(stopped, "iter-000004")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_training_is_not_resumed_or_overwritten_by_another_process(
+    tmp_path: Path, surroundings: dict[str, str], whole_run: Callable[[int, str], Path]
+) -> None:
+    recipe, run, whole = write_recipe(tmp_path), tmp_path / "run", whole_run(1, "merged")
+    process = started(command(recipe, run), surroundings)
+    wait_for(process, run, 1)
+    process.send_signal(signal.SIGSTOP)  # it must not end before the others are done
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for option in ("--resume", "--force"):
+        other = subprocess.run(
+            command(recipe, run, option), env=surroundings, capture_output=True, text=True, timeout=120
+        )
+        wanted = f"empg: {run} is in use by another empg process; wait until it has ended, or stop it\n"
+        assert (other.returncode, other.stderr) == (1, wanted)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert [r for r in metrics(run) if r["kind"] != "warm_start"] == [
+        r for r in metrics(whole) if r["kind"] != "warm_start"
+    ]
+
+
+@pytest.mark.slow
+def test_a_longer_run_is_the_one_that_was_long_from_the_beginning(tmp_path: Path, surroundings: dict[str, str]) -> None:
+    recipe, long, short = write_recipe(tmp_path), tmp_path / "long", tmp_path / "short"
+    run_to_the_end(command(recipe, long, "evaluation.every=2"), surroundings)
+    run_to_the_end(command(recipe, short, "evaluation.every=2", "iterations=2"), surroundings)
+    run_to_the_end(command(recipe, short, "evaluation.every=2", "--resume"), surroundings)
+    kept = [[r for r in metrics(run) if r["kind"] != "warm_start"] for run in (long, short)]
+    assert kept[0] == kept[1]
+    a, b = weights(long, "iter-000004"), weights(short, "iter-000004")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+    fork = command(recipe, tmp_path / "fork", "evaluation.every=2", "--from", str(short / "checkpoints/iter-000002"))
+    run_to_the_end(fork, surroundings)
+    assert [r for r in metrics(tmp_path / "fork") if r["kind"] != "warm_start"] == kept[0]
+    run_to_the_end(command(recipe, short, "evaluation.every=2", "--resume", "--from", "start"), surroundings)
+    assert [r for r in metrics(short) if r["kind"] != "warm_start"] == kept[0]
+
+
+@pytest.mark.slow
+def test_weights_that_overflow_end_the_run_and_the_finite_checkpoints_stay(
+    tmp_path: Path, surroundings: dict[str, str]
+) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    diverged = command(recipe, run, "optimizer.lr=1e308", "keep_checkpoints=1", "checkpoint_every=1")
+    done = subprocess.run(diverged, env=surroundings, capture_output=True, text=True, timeout=240)
+    wanted = "empg: the weights are not finite after iteration 1: they are not saved. Lower the learning rate\n"
+    assert (done.returncode, done.stderr) == (1, wanted)
+    assert sorted(entry.name for entry in (run / "checkpoints").iterdir()) == ["iter-000000", "start"]
 
 
 @pytest.mark.slow

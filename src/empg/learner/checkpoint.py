@@ -78,8 +78,8 @@ class Checkpoints:
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             reason = error.strerror or str(error)
-            message = f"cannot write checkpoint {target}: {reason}; the previous checkpoint is unchanged"
-            raise CheckpointError(message) from None
+            kept = "; the previous checkpoint is unchanged" if self.names() else ""
+            raise CheckpointError(f"cannot write checkpoint {target}: {reason}{kept}") from None
         for old in self.names()[: -self.keep]:
             shutil.rmtree(self.folder / old)
         return target

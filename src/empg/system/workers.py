@@ -106,8 +106,8 @@ class Workers:
             raise StopRequested
 
     def stop_signal(self) -> int:
-        """Return the signal that asked any worker to stop, on every worker; 0 if there is none."""
-        return int(self.reduce(torch.tensor(self._signals.number), "max"))
+        """Return the signal that asked the first of the workers to stop, on every worker; 0 if none was asked."""
+        return next((number for number in self.gather(self._signals.number) if number), 0)
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum the gradients over the workers. Each worker's loss is already its share of one global mean."""
