@@ -49,7 +49,7 @@ def test_the_fixed_episodes_keep_what_was_played(setting: Setting) -> None:
     assert set(fixed["cpu"]) == {"rollout", "score", "update"}
     assert fixed["peak_rss"] >= fixed["rss"] > 0
     assert fixed["loss"] == pytest.approx(again["loss"], abs=1e-6)  # the policy stays the same
-    assert parts.gradients(setting, "empg").is_file()
+    assert empg_side.gradients(setting, "empg").is_file()
 
 
 def test_rows_in_lockstep_give_the_logits_of_each_row_alone(model: Any) -> None:
@@ -102,9 +102,10 @@ def test_the_floors_count_the_matrices_of_the_model(model: Any) -> None:
     assert (shape.weights, shape.head) == (matrices, model.lm_head.weight.numel())
     linear = 6 * (10 * shape.weights + 4 * shape.head)
     assert shape.training_flops([10], 4) == linear + 6 * 2 * 55 * shape.attended
-    cache = transformers_side.Lockstep(model, 1)
-    cache.read([[5] * 10])
-    stored = sum(layer.keys.numel() + layer.values.numel() for layer in cache.cache.layers)
+    rows = transformers_side.Lockstep(model, 1)
+    rows.read([[5] * 10])
+    layers: list[Any] = rows.cache.layers
+    stored = sum(layer.keys.numel() + layer.values.numel() for layer in layers)
     assert shape.decoding_bytes([10]) == 4 * (stored + shape.weights + shape.head)
     assert shape.decoding_flops([10]) == 2 * (shape.weights + shape.head + 2 * 10 * shape.attended)
 

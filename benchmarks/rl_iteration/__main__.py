@@ -1,6 +1,6 @@
 """One iteration of reinforcement learning with empg and with TRL, doing the same work.
 
-    python -m benchmarks.rl_iteration                    # about ... minutes; TRL needs: pip install "trl==1.16.*"
+    python -m benchmarks.rl_iteration                    # 15 minutes; TRL needs: pip install "trl==1.16.*"
     python -m benchmarks.rl_iteration --only update
 
 The demo's policy learns household tasks: 8 groups of 8 episodes, one epoch, float32. Both sides start from the same

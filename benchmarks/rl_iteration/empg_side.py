@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from benchmarks.rl_iteration.process import Stopwatch
 from benchmarks.rl_iteration.setting import SPLIT, Setting, requests
@@ -20,6 +21,7 @@ from empg.policy.model import Policy
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
 from empg.rollout.env_pool import LocalEnvPool
+from empg.rollout.types import Episode
 from empg.run.build import build_agent, play
 from empg.system.memory import release_memory
 from empg.system.workers import Workers
@@ -120,19 +122,27 @@ class Decoding:
             while self.agent.chat.length(text) < target:
                 text += " " + words[int(torch.randint(len(words), (1,), generator=rng))]
             texts.append(text)
-        self.prompts = [e.turns[0].prompt_ids for e in self._play(1)]
+        self.prompts = [e.turns[0].prompt_ids for e in self._play(1)[1]]
 
     def seconds(self) -> float:
-        """Processor seconds of `tokens` decoding steps of all slots: a rollout with them minus one without."""
-        began = time.process_time()
-        self._play(1)
-        middle = time.process_time()
-        written = sum(e.num_action_tokens for e in self._play(self.tokens + 1))
-        assert written == self.slots * (self.tokens + 1)
-        return time.process_time() - middle - (middle - began)
+        """Processor seconds from the last prompt read to the end of the turns: `tokens` decoding steps of all slots."""
+        decoder, episodes = self._play(self.tokens + 1)
+        seconds = time.process_time() - decoder.read_at
+        assert sum(e.num_action_tokens for e in episodes) == self.slots * (self.tokens + 1)
+        return seconds
 
-    def _play(self, tokens: int) -> list[Any]:
-        sampling = Sampling(self.temperature, max_turn_tokens=tokens)
-        decoder = Decoder(self.policy, self.slots, self.length, sampling)
+    def _play(self, tokens: int) -> tuple[_Decoder, list[Episode]]:
+        decoder = _Decoder(self.policy, self.slots, self.length, Sampling(self.temperature, max_turn_tokens=tokens))
         collector = Collector(decoder, self.agent, self.pool, SPLIT, self.length)
-        return collector.collect([Request(slot, slot, (0, slot)) for slot in range(self.slots)])
+        return decoder, collector.collect([Request(slot, slot, (0, slot)) for slot in range(self.slots)])
+
+
+class _Decoder(Decoder):
+    """Remembers when the last prompts were read, in processor seconds."""
+
+    read_at = 0.0
+
+    def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+        logits = super().prefill(slots, prompts)
+        self.read_at = time.process_time()
+        return logits

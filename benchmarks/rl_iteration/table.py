@@ -154,7 +154,8 @@ def _times(runs: dict[str, Any], clock: str, phases: Sequence[str]) -> Iterator[
         chosen = phases if name == "total" else [name]
         seconds = {side: [sum(run[clock][p] for p in chosen) for run in steps] for side, steps in runs.items()}
         medians = [statistics.median(values) for values in seconds.values()]
-        ratio = f"{medians[1] / medians[0]:.2f}" if len(medians) > 1 else ""
+        times = medians[1] / medians[0] if len(medians) > 1 else None
+        ratio = "" if times is None else f"{times:.{2 if times < 10 else 0}f}"
         digits = 3 if max(medians) < 1 or name == "score" else 2
         yield _row(f"{name}, {unit}", [spread(values, digits) for values in seconds.values()], ratio)
 

@@ -19,6 +19,7 @@ from benchmarks.rl_iteration.process import Stopwatch
 from benchmarks.rl_iteration.setting import SPLIT, Setting, requests
 from benchmarks.rl_iteration.transformers_side import Lockstep, load, sample, token_row
 from empg import modulate_advantages
+from empg.credit import outcome_advantages
 from empg.policy.decode import Sampled
 from empg.policy.source import load_tokenizer
 from empg.recipe import Recipe
@@ -95,6 +96,9 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]  # TRL may not be installed
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)
         side, width = self.side, out["completion_ids"].shape[1]
+        if not side.plays:  # TRL adds 1e-4 to the standard deviation of a group; this takes microseconds
+            rewards = torch.tensor([episode.reward for episode in side.episodes])
+            out["advantages"] = outcome_advantages(rewards, torch.tensor([e.group for e in side.episodes]))
         side.watch.stop("update")  # the preparation of the batch
         with torch.no_grad():
             _, entropies, _ = self._get_per_token_logps_and_entropies(
