@@ -313,7 +313,7 @@ def test_an_agent_plays_the_shop_of_the_recipe(history: str) -> None:
         decision = expert.act(observation, info)
         ids = agent.write(decision["thought"], decision["action"])
         parsed = agent.parse(ids)
-        assert (parsed.action, parsed.valid) == (decision["action"].lower(), True)
+        assert (parsed.action, parsed.well_formed) == (decision["action"].lower(), True)
         dialogue.wrote(ids, parsed.action)
         observation, reward, over, _, info = environment.step(parsed.action)
         first = False
