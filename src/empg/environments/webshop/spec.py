@@ -83,6 +83,7 @@ SPEC = EnvironmentSpec(
         role="You shop in an online store by text commands. Search, compare, choose the options that are asked for, "
         "and buy what fits best, in as few steps as you can.",
         example="<think>I need red lip gloss.</think><action>search[red lip gloss]</action>",
+        commands=("search[words]", "click[button, product or value]"),
         told_by_observation=True,
     ),
     panels=("dev", "test"),
