@@ -175,7 +175,9 @@ class TestFindings:
             "paragraphs": [{"idx": 0, "title": hops["title"], "paragraph_text": hops["text"], "is_supporting": True}],
             "question_decomposition": [{"id": 1, "question": "mayor", "answer": "Ada", "paragraph_support_idx": 0}],
         }  # fmt: skip
-        (tmp_path / "musique.jsonl").write_text("\n".join(json.dumps({**chain, "question": f"Who is mayor {n}?"}) for n in range(3)))
+        (tmp_path / "musique.jsonl").write_text(
+            "\n".join(json.dumps({**chain, "question": f"Who is mayor {n}?"}) for n in range(3))
+        )
         (tmp_path / "nq.jsonl").write_text(json.dumps({"question": "Who?", "golden_answers": ["she"]}))
         corpus = tmp_path / "corpus.jsonl"
         corpus.write_text(json.dumps({"id": "1", **hops}))
