@@ -55,6 +55,9 @@ def update(setting: Setting, runs: int) -> Result:
     }
     if has_trl():
         found["agreement"] = _agreement(setting, results["empg"][0], results["trl"][0])
+    for run in (run for steps in results.values() for run in steps):
+        run.pop("advantages", None)  # compared; too long to keep
+        run.pop("written_ids", None)
     return found
 
 

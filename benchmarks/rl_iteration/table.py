@@ -107,7 +107,7 @@ def _update(part: dict[str, Any]) -> Iterator[str]:
         yield ""
     ours = statistics.median(run["cpu"]["update"] for run in runs["empg"])
     bare = [run["cpu"]["update"] for run in part["runs"]["bare"][1:]]
-    yield "| floor of the update | processor s | empg reaches |"
+    yield "| reference of the update | processor s | empg reaches |"
     yield "|---|---|---|"
     yield (
         f"| forward and backward of transformers on the same padded rows | {spread(bare)} | "
@@ -130,7 +130,7 @@ def _decode(part: dict[str, Any]) -> Iterator[str]:
     yield ""
     ours = statistics.median(part["tokens_per_second"]["empg"])
     limits = part["floor_tokens_per_second"]
-    yield "| floor of a decoding step | tokens per second | empg reaches |"
+    yield "| reference of a decoding step | tokens per second | empg reaches |"
     yield "|---|---|---|"
     yield (
         f"| {part['bytes_per_step'] / 1e6:,.0f} MB of keys, values and weights at "

@@ -69,7 +69,7 @@ class BM25Retriever:
 def open_bm25(documents: Sequence[Document], fingerprint: str, cache: Path, stage: Stage = no_bars) -> BM25Retriever:
     """Open the index of a corpus, which is built on first use and then memory-mapped.
 
-    Building takes about 4 bytes of memory per word, and 12 more while bm25s builds the index.
+    Building takes about 4 bytes of memory per word, and 40 while bm25s builds the index.
 
     Args:
         documents: the corpus; read only if there is no index with this fingerprint.
