@@ -1,4 +1,4 @@
-"""Every key of a recipe rejects hostile values in lines that name it, or keeps them: then the recipe can be read back."""
+"""Every key of a recipe rejects hostile values in lines that name it, or keeps them so that it can be read back."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from empg.errors import UserError
 from empg.learner.assign import assign_credit
 from empg.learner.process_reward import load_step_rewards, step_rewards
 from empg.system.workers import Workers
@@ -25,14 +26,32 @@ def too_short(episode):
 def nonsense(episode):
     return [float("nan")] * len(episode.turns)
 
+def raising(episode):
+    return [1 / 0]
+
+def nothing(episode):
+    pass
+
+def of_two(episode, turn):
+    pass
+
 not_a_function = 3
 """
+BROKEN = {
+    "broken_judge": "def f(episode):\n    pass\ndef g(:\n",
+    "lacking_judge": "import torch_of_another_day\n",
+    "old_judge": "from math import gone\n",
+    "failing_judge": "settings = {}\nsettings['token']\n",
+    "exiting_judge": "import sys\nsys.exit('no key')\n",
+}
 ALONE = Workers()
 
 
 @pytest.fixture(autouse=True)
 def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "judges_of_this_test.py").write_text(JUDGES)
+    for name, text in BROKEN.items():
+        (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     load_step_rewards.cache_clear()
 
@@ -49,13 +68,19 @@ def test_it_is_added_to_the_bonus_and_the_penalty(empg: dict | None) -> None:
     torch.testing.assert_close(judged.advantages - without.advantages, wanted)
 
 
+def test_an_exception_of_the_function_is_shown_with_its_place() -> None:
+    place = r"ZeroDivisionError: division by zero \(.*judges_of_this_test\.py, line 15\)$"
+    with pytest.raises(UserError, match=rf"^credit\.process_reward=judges_of_this_test:raising: task t: {place}"):
+        step_rewards(two_groups()[0], "judges_of_this_test:raising")
+
+
 def test_without_a_function_the_reward_is_zero() -> None:
     assert step_rewards(two_groups()[0], None) == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("name", ["too_short", "nonsense"])
-def test_anything_but_one_number_per_turn_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}: task t: expected 2 finite numbers, one per turn, got \["):
+@pytest.mark.parametrize(("name", "got"), [("too_short", r"\["), ("nonsense", r"\["), ("nothing", "None")])
+def test_anything_but_one_number_per_turn_is_refused(name: str, got: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}: task t: expected 2 finite numbers, one per turn, got {got}"):
         step_rewards(two_groups()[0], f"judges_of_this_test:{name}")
 
 
@@ -68,6 +93,12 @@ def test_anything_but_one_number_per_turn_is_refused(name: str) -> None:
         ("no_such_module:f", "No module named 'no_such_module'; install it"),
         ("judges_of_this_test:missing", "judges_of_this_test has no function missing"),
         ("judges_of_this_test:not_a_function", "judges_of_this_test has no function not_a_function"),
+        ("judges_of_this_test:of_two", r"expected a function of one argument, got of_two\(episode, turn\)"),
+        ("broken_judge:f", r"broken_judge cannot be imported: SyntaxError: .* \(.*broken_judge\.py, line 3\)"),
+        ("lacking_judge:f", "No module named 'torch_of_another_day'; install it"),
+        ("old_judge:f", r"ImportError: cannot import name 'gone' from 'math' .*old_judge\.py, line 1\)"),
+        ("failing_judge:f", r"failing_judge cannot be imported: KeyError: 'token' \(.*failing_judge\.py, line 2\)"),
+        ("exiting_judge:f", r"exiting_judge cannot be imported: SystemExit: no key \(.*exiting_judge\.py, line 2\)"),
     ],
 )
 def test_a_name_that_cannot_be_loaded_is_refused_in_one_line(name: str, reason: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from empg.errors import UserError
 from empg.policy.load import load_policy
 from empg.policy.model import Policy
 from empg.recipe import LoraSection, PolicySection
@@ -58,3 +59,12 @@ def test_two_processes_make_and_write_the_same_adapter(policy: Policy, tmp_path:
     assert digests[0] == digests[1]
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_every_named_layer_must_exist(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    lora = LoraSection(r=2, target_modules=["q_proj", "query"])  # peft would adapt the one and ignore the other
+    with pytest.raises(
+        UserError, match=r"^policy\.lora\.target_modules: no linear layer is named 'query'; expected q_proj"
+    ):
+        load_policy(PolicySection(model=str(tmp_path), device="cpu", lora=lora))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from empg.errors import UserError
 from empg.policy.load import load_policy
 from empg.policy.model import Policy, computes_bfloat16, resolve_device
 from empg.recipe import LoraSection, PolicySection
@@ -174,6 +175,10 @@ def test_a_model_that_changes_its_logits_is_rejected(policy: Policy, tmp_path: P
 
 def test_devices() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(
+        UserError, match=r"^policy\.device=meta: torch cannot compute on this device \(.*\)\. Set it to"
+    ):
+        resolve_device("meta")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 

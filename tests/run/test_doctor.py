@@ -74,7 +74,7 @@ class TestFindings:
             "environment alfworld, valid_seen: 1000 tasks, fewer than evaluation.episodes=5000",
         )
 
-    @pytest.mark.parametrize("device", ["cuda:99", "toaster"])
+    @pytest.mark.parametrize("device", ["cuda:99", "toaster", "meta", "mps", "xla", "hpu", "vulkan", "fpga:1", "cpu:x"])
     def test_a_device_that_does_not_exist(self, device: str) -> None:
         assert found(check(recipe(policy={"device": device})), f"policy.device={device}").level == "fail"
 
@@ -142,8 +142,20 @@ class TestFindings:
     def test_a_function_that_cannot_be_imported(self) -> None:
         finding = found(check(recipe(credit={"process_reward": "no_such_module:f"})), "process_reward")
         assert (finding.level, "No module named" in finding.text) == ("fail", True)
-        known = found(check(recipe(credit={"process_reward": "empg.learner.process_reward:step_rewards"})), "process r")
+        known = found(check(recipe(credit={"process_reward": "builtins:list"})), "process r")
         assert known.level == "ok"
+
+    @pytest.mark.parametrize("model", ["tiny", "folder"])
+    def test_an_adapter_of_a_layer_that_does_not_exist(self, model: str, tmp_path: Path) -> None:
+        load_policy(recipe().policy, ["a b c"]).save(tmp_path)
+        name = model if model == "tiny" else str(tmp_path)
+        lora = {"target_modules": ["q_proj", "c_attn"]}
+        finding = found(check(recipe(policy={"model": name, "lora": lora})), "no linear layer")
+        wanted = (
+            "policy.lora.target_modules: no linear layer is named 'c_attn'; expected q_proj, k_proj, v_proj, o_proj,"
+        )
+        assert finding.level == "fail"
+        assert finding.text.startswith(wanted)
 
     def test_the_token_limit_is_per_turn_in_per_turn_history(self) -> None:
         turns = recipe(agent={"history": "per_turn"})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import math
+import reprlib
+import traceback
 from collections.abc import Callable, Sequence
 
 from empg.errors import UserError
@@ -19,7 +22,7 @@ def load_step_rewards(name: str) -> StepRewards:
     """Load the function that `credit.process_reward` names, `package.module:function`.
 
     Raises:
-        UserError: there is no such function; the message says why in one line.
+        UserError: there is no such function of one argument; the message says why in one line.
     """
     module, separator, attribute = name.partition(":")
     key = f"credit.process_reward={name}"
@@ -27,10 +30,20 @@ def load_step_rewards(name: str) -> StepRewards:
         raise UserError(f"{key}: expected the form package.module:function")
     try:
         function = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError(f"{key}: {error}; install it, or add its folder to PYTHONPATH") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{key}: {module} cannot be imported: {_last_line(error)}") from error
     if not callable(function):
         raise UserError(f"{key}: {module} has no function {attribute}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # functions written in C may have none
+        return function  # type: ignore[no-any-return]
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise UserError(f"{key}: expected a function of one argument, got {attribute}{signature} ({error})") from None
     return function  # type: ignore[no-any-return]
 
 
@@ -38,12 +51,31 @@ def step_rewards(episode: Episode, name: str | None) -> list[float]:
     """Return the reward that the function named `name` gives each turn of an episode; zeros if `name` is None.
 
     Raises:
-        UserError: as `load_step_rewards`; or the function does not return one finite number per turn.
+        UserError: as `load_step_rewards`; or the function raises, or does not return one finite number per turn.
     """
     if name is None:
         return [0.0] * len(episode.turns)
-    rewards = [float(reward) for reward in load_step_rewards(name)(episode)]
+    function = load_step_rewards(name)
+    key = f"credit.process_reward={name}: task {episode.task_id}"
+    try:
+        given = function(episode)
+    except Exception as error:
+        raise UserError(f"{key}: {_last_line(error)}") from error
+    try:
+        rewards = [float(reward) for reward in given]
+    except (TypeError, ValueError, OverflowError):
+        rewards = []
     if len(rewards) != len(episode.turns) or not all(map(math.isfinite, rewards)):
         wanted = f"expected {len(episode.turns)} finite numbers, one per turn"
-        raise UserError(f"credit.process_reward={name}: task {episode.task_id}: {wanted}, got {rewards!r:.200}")
+        raise UserError(f"{key}: {wanted}, got {reprlib.repr(given)}")
     return rewards
+
+
+def _last_line(error: BaseException) -> str:
+    """Return what a traceback of a user's function would end with, and the place that it would name last."""
+    raised = traceback.TracebackException.from_exception(error)
+    file, line = raised.stack[-1].filename, raised.stack[-1].lineno
+    if isinstance(error, SyntaxError):
+        file, line = error.filename or file, error.lineno
+    said = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+    return f"{' '.join(said.split())[:500]} ({file}, line {line})"

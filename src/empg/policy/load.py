@@ -9,6 +9,7 @@ import torch
 
 from empg.errors import UserError
 from empg.policy import attention
+from empg.policy.adapter import add_adapter
 from empg.policy.model import Policy, require_length, resolve_device
 from empg.policy.source import load_config, load_model, load_tokenizer, require_vocabulary
 from empg.policy.tiny import make_model, make_tokenizer
@@ -41,17 +42,7 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
     model.set_attn_implementation(_implementation(device))
     adapter = None
     if section.lora is not None:
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError:
-            raise UserError("policy.lora needs the package peft: pip install 'empg[lora]'") from None
-
-        lora = LoraConfig(r=section.lora.r, lora_alpha=section.lora.alpha, target_modules=section.lora.target_modules)
-        with torch.random.fork_rng(devices=[]):  # every worker must start from the same adapter
-            torch.manual_seed(seed)
-            adapter = get_peft_model(model, lora)
-        # The order of a set depends on hashes, which differ between processes.
-        lora.target_modules = sorted(lora.target_modules or ())
+        adapter = add_adapter(model, section.lora, seed)
         model = adapter.get_base_model()
     return Policy(model, tokenizer, device, adapter)
 

@@ -204,10 +204,22 @@ def _window(config: Any) -> int | None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device; `auto` is the first CUDA device if available, else the CPU."""
+    """Return the device; `auto` is the first CUDA device if available, else the CPU.
+
+    Raises:
+        UserError: torch cannot compute on this device here. `meta`, for example, has no numbers.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        (torch.ones(1, device=device) + 1).item()
+    except Exception as error:  # each backend raises another class
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"policy.device={name}: torch cannot compute on this device ({said:.200}). Set it to auto, cpu or cuda"
+        ) from None
+    return device
 
 
 def computes_bfloat16(device: torch.device) -> bool:

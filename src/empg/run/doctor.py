@@ -62,7 +62,7 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
         findings += _conversation(recipe)
     try:
         shape = model_shape(recipe)
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         if model.level != "fail":
             findings.append(
                 Finding(
@@ -71,6 +71,9 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
                     f"run: hf download {recipe.policy.model} config.json",
                 )
             )
+    except UserError as error:
+        if model.level != "fail":
+            findings.append(Finding("fail", _one_line(error), "fix policy.lora.target_modules, or remove the key"))
     else:
         if device is not None:
             findings.append(_memory(recipe, shape, device))
@@ -188,13 +191,8 @@ def _device(recipe: Recipe) -> tuple[torch.device | None, Finding]:
     name = recipe.policy.device
     try:
         device = resolve_device(name)
-    except RuntimeError as error:
-        return None, Finding("fail", f"policy.device={name}: {_one_line(error)}", "set it to auto, cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        shown = f"this machine has {torch.cuda.device_count()} CUDA devices"
-        return None, Finding("fail", f"policy.device={name}: {shown}", "set it to auto or cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        return None, Finding("fail", "policy.device=mps is unavailable on this machine", "set it to auto or cpu")
+    except UserError as error:
+        return None, Finding("fail", _one_line(error), "set it to auto or cpu")
     if device.type != "cpu" and recipe.workers > 1:
         return device, Finding("warn", f"device: {recipe.workers} workers share {device}", "set workers=1 on a GPU")
     return device, Finding("ok", f"device: {device}")
@@ -223,7 +221,7 @@ def _model(recipe: Recipe) -> Finding:
                 "warn", f"model: {name} is not on this machine and will be downloaded", f"run: hf download {name}"
             )
     try:
-        model_shape(recipe)
+        model_shape(recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"lora": None})}))
         missing = [file.name for file in weight_files(folder) if not file.is_file()]
     except (OSError, ValueError, KeyError) as error:
         return Finding(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM
 
 from empg.errors import MissingFileError, UserError
+from empg.policy.adapter import adapted_layers
 from empg.policy.attention import LONGEST
 from empg.policy.scoring import LOGIT_BUDGET
 from empg.policy.source import load_config, reason
@@ -64,7 +64,7 @@ def model_shape(recipe: Recipe) -> Shape:
 
     Raises:
         MissingFileError: the model's configuration is not on this machine.
-        UserError: the configuration cannot be used.
+        UserError: the configuration cannot be used, or a layer of `policy.lora` does not exist.
     """
     section = recipe.policy
     with torch.device("meta"):
@@ -162,12 +162,4 @@ def _without_weights(name: str) -> Any:
 
 def _adapter_parameters(model: Any, lora: LoraSection) -> int:
     """Return the parameters of the adapters: `r (in + out)` for each linear layer that gets one."""
-    head = model.get_output_embeddings()
-    wanted = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module is not head
-        and (lora.target_modules == "all-linear" or name.split(".")[-1] in lora.target_modules)
-    ]
-    return sum(lora.r * (module.in_features + module.out_features) for module in wanted)
+    return sum(lora.r * (module.in_features + module.out_features) for module in adapted_layers(model, lora))
