@@ -1,15 +1,49 @@
-"""Serve a web application on this machine until Ctrl-C."""
+"""Serve a web application on this machine until Ctrl-C, safe from slow clients and from other sites' pages."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from empg.errors import UserError
+
+REQUEST_SECONDS = 30.0  # for a whole request to arrive, however slowly its bytes come
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def web_app(routes: Sequence[BaseRoute], host: str, exception_handlers: Mapping[Any, Any] | None = None) -> Starlette:
+    """Create an application that accepts requests meant for it only.
+
+    - The Host header must name this machine; otherwise a page of another site could reach the server under its own
+      name (DNS rebinding). On a local address these are localhost, 127.0.0.1 and [::1]. Elsewhere these are also the
+      names of this machine and everything that no public site can be named: IP addresses, names without a dot, and
+      names that end in .local or .internal.
+    - A POST of a page of another site is refused.
+    - A client that leaves before it has sent its request is not an error.
+
+    Args:
+        routes: the routes.
+        host: the address on which the application is served.
+        exception_handlers: see Starlette.
+    """
+    names = _LOCAL if host in _LOCAL else _LOCAL | {host, socket.gethostname().lower(), socket.getfqdn().lower()}
+    guard = Middleware(_Guard, names=names, private=host not in _LOCAL)
+    return Starlette(routes=routes, middleware=[guard], exception_handlers=exception_handlers)
 
 
 def serve_app(app: Starlette, host: str, port: int, ready: Callable[[str], None] | None) -> None:
@@ -24,7 +58,9 @@ def serve_app(app: Starlette, host: str, port: int, ready: Callable[[str], None]
     Raises:
         UserError: the address is unavailable, for example because the port is in use.
     """
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", lifespan="off", ws="none")
+    config = uvicorn.Config(
+        app, host=host, port=port, http=_TimedProtocol, log_level="warning", lifespan="off", ws="none"
+    )
     listening = _bind(host, port)
     server = uvicorn.Server(config)
 
@@ -37,6 +73,94 @@ def serve_app(app: Starlette, host: str, port: int, ready: Callable[[str], None]
         await serving
 
     asyncio.run(run())
+
+
+class _TimedProtocol(H11Protocol):
+    """HTTP that closes a connection when a request takes longer than `REQUEST_SECONDS` to arrive.
+
+    uvicorn itself waits for the rest of a request for ever. Between requests its own, shorter limit applies.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Start the clock if a request is incomplete, unless it runs; stop it if the request is complete."""
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) or self.transport.is_closing():
+            self._stop()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class _Guard:
+    """Middleware that refuses requests that are not meant for this application; see `web_app`."""
+
+    def __init__(self, app: ASGIApp, names: frozenset[str], private: bool) -> None:
+        self._app, self._names, self._private = app, names, private
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(scope["method"], Headers(scope=scope)) if scope["type"] == "http" else None
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        except ClientDisconnect:
+            return
+
+    def _refusal(self, method: str, headers: Headers) -> PlainTextResponse | None:
+        host = headers.get("host", "")
+        if not self._meant(host):
+            return PlainTextResponse("Unknown Host header. Use the address at which the server was started.\n", 400)
+        if method not in ("GET", "HEAD", "OPTIONS") and _from_another_site(headers, host):
+            return PlainTextResponse("This request was sent by a page of another site.\n", 403)
+        return None
+
+    def _meant(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return name in self._names or (self._private and _is_private(name))
+
+
+def _from_another_site(headers: Headers, host: str) -> bool:
+    """Return whether a browser says that a page of another site sent the request. Other clients send neither header."""
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return True
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2].lower() != host.lower()
+
+
+def _is_private(name: str) -> bool:
+    """Return whether no public site can have this name."""
+    if "." not in name or name.endswith((".local", ".internal")):
+        return name != ""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from empg.environments.deepsearch.judge import Judge, JudgeReport, read_reply, read_verdict
 from empg.environments.deepsearch.retrieval.transport import RequestPolicy
 from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
+from empg.environments.registry import make
+from empg.rollout.env_pool import LocalEnvPool
 from tests.environments.deepsearch.servers import Reply, ScriptedServer, dead_url, scripted
 
 QUICK = RequestPolicy(timeout=1.0, attempts=2, backoff=0.01)
@@ -168,7 +171,7 @@ def test_a_long_retry_after_fails_at_once() -> None:
     ("reply", "message"),
     [
         (Reply(status=500), r"answered 500 \(2 attempts\)"),
-        (Reply(status=401), "is its key right"),
+        (Reply(status=401), "Check its API key"),
         (Reply(status=404), "answered 404"),
         (Reply(b"<html>", content_type="text/html"), "did not return JSON"),
         (Reply(b"[]"), "did not return a chat completion"),
@@ -197,6 +200,16 @@ def test_a_stalling_judge_is_an_error() -> None:
 def test_an_unreachable_judge_is_an_error() -> None:
     with pytest.raises(RetrievalError, match="cannot be reached"):
         Judge(dead_url(), "judge-1", request_policy=QUICK)(QUESTION, "Austen")
+
+
+def test_without_the_judge_an_episode_ends_with_an_environment_error() -> None:
+    judge = {"url": dead_url(), "model": "judge-1", "key_variable": None, "attempts": 1}
+    environment = make("deepsearch", "train", {"metric": "judge", "judge": judge})
+    pool = LocalEnvPool(lambda: environment)
+    pool.reset([0], [0])
+    [outcome] = pool.step([0], ["answer[Jane Austen]"])
+    assert outcome.error is not None
+    assert re.search(r"the judge gave no verdict: 127\.0\.0\.1:\d+ cannot be reached \(1 attempt\)$", outcome.error)
 
 
 def test_a_key_is_required_unless_it_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:

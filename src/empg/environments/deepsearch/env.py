@@ -102,6 +102,8 @@ class DeepSearchEnv(TextEnvironment):
 
         Raises:
             RuntimeError: the episode has ended.
+            RetrievalError: the judge is unavailable, so the answer has no reward. A rollout ends such an episode with
+                an environment error, counts it and does not train on it.
         """
         if self.state.answer is not None:
             raise RuntimeError("the episode has ended with the answer; call reset")

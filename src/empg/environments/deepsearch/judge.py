@@ -97,7 +97,10 @@ class Judge:
             NoVerdict: the reply of the judge is not a verdict.
             RetrievalError: see `judge`.
         """
-        verdict = self.judge(question.text, question.answers, answer)
+        try:
+            verdict = self.judge(question.text, question.answers, answer)
+        except RetrievalError as error:
+            raise RetrievalError(f"the judge gave no verdict: {error}") from error
         if verdict is None:
             raise NoVerdict("the judge replied neither CORRECT nor INCORRECT")
         return float(verdict)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from empg.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -90,10 +92,11 @@ class Hit:
     score: float
 
 
-class RetrievalError(Exception):
-    """An external search or page request failed (unreachable server, timeout, rejected key); the message says why.
+class RetrievalError(UserError):
+    """An external request failed (unreachable server, timeout, rejected key); the message says why.
 
-    Agents read the message in the observation of the failed turn (`pages.failed`).
+    For a search or a page, agents read the message in the observation of the failed turn (`pages.failed`). Without the
+    judge there is no reward: the error leaves `step` and ends the episode.
     """
 
 

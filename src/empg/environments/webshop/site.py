@@ -17,15 +17,13 @@ from urllib.parse import parse_qs
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from empg.environments.base import Decision
-from empg.environments.serving import serve_app
+from empg.environments.serving import serve_app, web_app
 from empg.environments.webshop import recording
 from empg.environments.webshop.episode import ShopEpisode
 from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
@@ -37,7 +35,7 @@ SESSIONS_KEPT = 1_000  # the least recently used session is dropped first
 MAX_FORM, MAX_FIELDS = 10_000, 20  # bytes; fields (no form of this site has as many)
 UNWRITTEN_KEPT = 1_000  # episodes kept in memory while the recordings file cannot be written
 _NO_BRACKETS = str.maketrans("[]", "  ")
-HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_HOST = "127.0.0.1"
 _HEADERS = {
     # Product text is escaped. If escaping ever fails, this policy keeps it from running, loading or sending anything.
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -179,12 +177,7 @@ def make_app(environment: ShopEpisode, record_to: Path | None = None) -> Starlet
         Route("/s/{key}/act", site.act, methods=["POST"]),
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
     ]
-    # Only these host names are accepted, which prevents DNS rebinding by other sites.
-    return Starlette(
-        routes=routes,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS))],
-        exception_handlers={_BadForm: _refuse},
-    )
+    return web_app(routes, _HOST, {_BadForm: _refuse})
 
 
 def serve(
@@ -204,7 +197,7 @@ def serve(
     Raises:
         UserError: the port is in use, or `record_to` is not writable.
     """
-    serve_app(make_app(environment, record_to), "127.0.0.1", port, ready)
+    serve_app(make_app(environment, record_to), _HOST, port, ready)
 
 
 class _BadForm(Exception):

@@ -151,13 +151,13 @@ def test_an_address_with_white_space_is_skipped(address: str) -> None:
     "answer", [None, [], 5, {"organic": None}, {"organic": {}}, {"organic": ["x"]}, {"organic": [None]}]
 )
 def test_an_invalid_response_is_an_error(answer: Any) -> None:
-    with pytest.raises(RetrievalError, match="serper answered something else than results"):
+    with pytest.raises(RetrievalError, match="serper returned an invalid response: expected a list of results"):
         read_results(answer, PROVIDERS["serper"], 3)
 
 
 @pytest.mark.parametrize("answer", [{"web": None}, {"web": []}, {"web": {"results": 5}}])
 def test_an_invalid_nested_response_is_an_error(answer: Any) -> None:
-    with pytest.raises(RetrievalError, match="brave answered something else than results"):
+    with pytest.raises(RetrievalError, match="brave returned an invalid response: expected a list of results"):
         read_results(answer, PROVIDERS["brave"], 3)
 
 
@@ -210,8 +210,8 @@ def test_a_missing_key_or_unknown_provider_is_rejected(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (Reply(status=401), "refused the request (401): is its key right?"),
-        (Reply(status=403), "refused the request (403): is its key right?"),
+        (Reply(status=401), "rejected the request with status 401. Check its API key"),
+        (Reply(status=403), "rejected the request with status 403. Check its API key"),
         (Reply(status=429), "answered 429 (2 attempts)"),
         (Reply(status=500), "answered 500 (2 attempts)"),
         (Reply(b"<html>"), "did not return JSON"),

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from empg.environments.deepsearch.retrieval.contents import join_contents
 from empg.environments.deepsearch.retrieval.query import MAX_HITS, clean_text
 from empg.environments.deepsearch.world import Hit, RetrievalError, Retriever
-from empg.environments.serving import serve_app
+from empg.environments.serving import serve_app, web_app
 
 MAX_BODY = 16 << 20  # bytes
 MAX_QUERIES = 4_096  # per request; Search-R1 sends a whole batch at once
@@ -27,8 +27,8 @@ _COUNT = TypeAdapter(int | None)
 _FLAG = TypeAdapter(bool | None)
 
 
-def retriever_app(retriever: Retriever) -> Starlette:
-    """Create the web application of a retriever, which must be safe to use from several threads.
+def retriever_app(retriever: Retriever, host: str = "127.0.0.1") -> Starlette:
+    """Create the web application of a retriever for the address `host`; the retriever must be safe to use in threads.
 
     `POST /retrieve` returns `{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}`, or bare documents
     without `return_scores`. `contents` is `"Title"` on the first line and the text on the following lines. If `topk` is
@@ -52,7 +52,7 @@ def retriever_app(retriever: Retriever) -> Starlette:
     async def health(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
-    return Starlette(routes=[Route("/retrieve", retrieve, methods=["POST"]), Route("/health", health)])
+    return web_app([Route("/retrieve", retrieve, methods=["POST"]), Route("/health", health)], host)
 
 
 def serve(
@@ -69,7 +69,7 @@ def serve(
     Raises:
         UserError: the port is in use.
     """
-    serve_app(retriever_app(retriever), host, port, ready)
+    serve_app(retriever_app(retriever, host), host, port, ready)
 
 
 @dataclass(frozen=True, slots=True)

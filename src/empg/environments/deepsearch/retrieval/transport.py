@@ -171,7 +171,7 @@ class HttpClient:
         """
         answer, host = self.request(method, url, **request), _host(url)
         if answer.status in (401, 403):
-            raise RetrievalError(f"{host} refused the request ({answer.status}): is its key right?")
+            raise RetrievalError(f"{host} rejected the request with status {answer.status}. Check its API key")
         if answer.status != 200:
             raise RetrievalError(f"{host} answered {answer.status}")
         if answer.cut:
@@ -251,7 +251,7 @@ def _host(url: str) -> str:
     try:
         return httpx.URL(url).netloc.decode("ascii", "replace")
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-        raise RetrievalError("the address is not one of the web") from error
+        raise RetrievalError("invalid web address: expected http:// or https:// and a host") from error
 
 
 @contextmanager
@@ -264,11 +264,11 @@ def _one_line(timeout: float) -> Iterator[None]:
     except (httpx.ConnectError, httpcore.ConnectError) as error:
         raise _TransientError("cannot be reached") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol, UnicodeError) as error:
-        raise RetrievalError("the address is not one of the web") from error
+        raise RetrievalError("invalid web address: expected http:// or https:// and a host") from error
     except PackedError as error:
         raise RetrievalError("the response cannot be unpacked") from error
     except (httpx.HTTPError, httpcore.ProtocolError, httpcore.NetworkError, httpcore.ProxyError) as error:
-        raise _TransientError("broke off") from error
+        raise _TransientError("closed the connection early") from error
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -163,14 +163,14 @@ def read_results(answer: Any, provider: Provider, k: int) -> list[Hit]:
     """
     for name in provider.path:
         if not isinstance(answer, dict):
-            raise RetrievalError(f"{provider.name} answered something else than results")
+            raise RetrievalError(f"{provider.name} returned an invalid response: expected a list of results")
         answer = answer.get(name, {} if name != provider.path[-1] else [])
     if not isinstance(answer, list):
-        raise RetrievalError(f"{provider.name} answered something else than results")
+        raise RetrievalError(f"{provider.name} returned an invalid response: expected a list of results")
     pages: dict[str, Document] = {}
     for result in answer:
         if not isinstance(result, dict):
-            raise RetrievalError(f"{provider.name} answered something else than results")
+            raise RetrievalError(f"{provider.name} returned an invalid response: expected a list of results")
         address, title, snippet = (result.get(name) for name in provider.keys)
         if not isinstance(address, str) or not isinstance(title, str):
             continue
