@@ -37,7 +37,7 @@ def estimate(options: DeepSearchOptions) -> Preparation | None:
     sample = list(islice(corpus.documents(), _SAMPLE))
     count = corpus.size or (len(sample) if corpus.file is None else _lines(corpus.file))
     folder = how.cache or corpus.folder
-    if count <= _SMALL and how.retriever != "dense":
+    if not sample or (count <= _SMALL and how.retriever != "dense"):
         return None
     made = _dense(how, corpus, folder, sample, count) if how.retriever == "dense" else _lexical(how, sample, count)
     if made is None or (how.retriever != "dense" and _is_built(how.retriever, corpus, folder)):

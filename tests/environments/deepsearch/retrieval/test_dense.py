@@ -249,6 +249,21 @@ def test_the_exact_index_agrees_with_a_full_sort(vectors: type, block: int, monk
     assert ExactIndex(stored[:3]).nearest(queries, 5)[1][:, 3:].tolist() == [[-1, -1]] * 5
 
 
+def test_every_finite_number_of_half_precision_is_converted_exactly() -> None:
+    half = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    half = half[np.isfinite(half)]
+    np.testing.assert_array_equal(dense._widened(half), half.astype(np.float32))
+
+
+def test_an_encoder_that_gives_no_number_is_named() -> None:
+    class Broken(Counting):
+        def documents(self, texts: Sequence[str]) -> Vectors:
+            return np.full((len(texts), self.dimensions), np.nan, dtype=np.float32)
+
+    with pytest.raises(ValueError, match="encoder counting: not a number in the vector of a document after row 0"):
+        DenseRetriever.build(docs("fox"), Broken())
+
+
 MEMORY = """
 import resource, sys
 from pathlib import Path

