@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import empg
 from empg.errors import UserError
+from empg.recipe_presets import PRESETS
 
 if TYPE_CHECKING:
     from empg.recipe import Recipe
@@ -108,7 +109,7 @@ def _main(
         os.environ.setdefault(name, value)
 
 
-@app.command()
+@app.command(epilog=f"Presets, to be set as in algorithm=gigpo+empg: {', '.join(PRESETS)}")
 def train(
     recipe: RecipeFile,
     changes: Changes = None,
