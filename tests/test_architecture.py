@@ -21,8 +21,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "validation": {"errors"},
     "yaml_text": {"errors"},
     "environments": {"errors", "system", "validation"},
-    "recipe_files": {"errors", "yaml_text"},
-    "recipe": {"errors", "validation", "recipe_files", "credit", "environments"},
+    "recipe_presets": set(),
+    "recipe_files": {"errors", "recipe_presets", "yaml_text"},
+    "recipe": {"errors", "validation", "recipe_files", "recipe_presets", "credit", "environments"},
     "agent": {"errors", "environments", "recipe"},
     "policy": {"errors", "recipe"},
     "rollout": {"errors", "system", "environments", "recipe", "agent", "policy"},
@@ -35,7 +36,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "record", "report",
     },
     "command_group": {"errors", "plain_text", "environments"},
-    "cli": {"errors", "plain_text", "command_group", "environments", "recipe", "record", "report", "play", "run"},
+    "cli": {
+        "errors", "plain_text", "command_group", "environments", "recipe", "recipe_presets", "record", "report", "play",
+        "run",
+    },
     "extras": set(),
     "__main__": {"extras", "cli"},
 }  # fmt: skip

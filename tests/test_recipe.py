@@ -38,6 +38,34 @@ def write(tmp_path: Path):
         ("loss: {entropy_coef: .nan}", "loss.entropy_coef: Input should be a finite number"),
         ("credit: {advantage: grop}", f"credit.advantage: expected one of {', '.join(ADVANTAGES)}, got 'grop'"),
         ("credit: {advantage: grop}", ". Did you mean 'grpo'?"),
+        (
+            "credit: {advantage: {gamma: 1}}",
+            "credit.advantage: expected a name, or a section such as {name: gigpo, gamma: 0.95}",
+        ),
+        ("credit: {advantage: {name: grpo, gamma: 1}}", "credit.advantage: grpo has no options, got 'gamma'"),
+        (
+            "credit: {advantage: {name: gigpo, gama: 1}}",
+            "unknown key 'credit.advantage.gama'; did you mean 'gamma'?",
+        ),
+        (
+            "credit: {advantage: {name: gigpo, gamma: 2}}",
+            "credit.advantage.gamma: expected a number from 0 to 1, got 2.0",
+        ),
+        ("credit: {advantage: {name: gigpo, weight: x}}", "credit.advantage.weight: Input should be a valid number"),
+        (
+            "credit: {advantage: [grpo]}",
+            "credit.advantage: expected a name, or a section such as {name: gigpo, gamma: 0.95}",
+        ),
+        (
+            "{loss: {ratio: episode}, agent: {history: per_turn}}",
+            "loss.ratio=episode needs episodes in one row: set agent.history=merged or loss.ratio=step",
+        ),
+        (
+            "algorithm: dpao",
+            "algorithm: expected one of reinforce, rloo, grpo, dr_grpo, dapo, gspo, gigpo, reinforce+empg",
+        ),
+        ("algorithm: dpao", "got 'dpao'. Did you mean 'dapo'?"),
+        ("algorithm: [dapo]", "algorithm: Input should be a valid string"),
         ("environment: alfworld", "environment: Input should be a valid dictionary"),
         ("{workers: 3, rollout: {groups: 16}}", "rollout.groups (16) must be a multiple of workers (3)"),
         ("rollout: {group_size: 1}", "credit.advantage=grpo compares episodes: set rollout.group_size > 1"),
@@ -173,3 +201,15 @@ def test_not_all_groups_can_be_dropped() -> None:
 def test_resampling_needs_dropped_groups() -> None:
     with pytest.raises(RecipeError, match="max_resample replaces dropped groups"):
         parse_recipe({"credit": {"max_resample": 1}})
+
+
+def test_the_options_of_an_estimator_are_complete_in_the_resolved_recipe(write) -> None:
+    complete = {"name": "gigpo", "weight": 1.0, "gamma": 0.95, "divide_by_std": True}
+    named = load_recipe(write("credit: {advantage: gigpo}"))
+    assert named.credit.advantage == complete
+    assert named.credit.estimator == ADVANTAGES["gigpo"]
+    assert load_recipe(write("credit: {advantage: {name: grpo}}")).credit.advantage == "grpo"
+    changed = load_recipe(write("credit: {advantage: {name: gigpo, gamma: 1}}"), ["credit.advantage.weight=0.5"])
+    assert changed.credit.advantage == {**complete, "gamma": 1.0, "weight": 0.5}
+    assert changed.credit.estimator == ADVANTAGES["gigpo"].configured(gamma=1.0, weight=0.5)
+    assert load_recipe(write(dump_recipe(changed))) == changed

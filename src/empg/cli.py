@@ -16,6 +16,7 @@ import empg
 from empg.command_group import Commands, PlayCommand
 from empg.errors import UserError
 from empg.plain_text import visible
+from empg.recipe_presets import PRESETS
 
 if TYPE_CHECKING:
     from empg.recipe import Recipe
@@ -85,7 +86,7 @@ def _main(
         os.environ.setdefault(name, value)
 
 
-@app.command()
+@app.command(epilog=f"Presets, to be set as in algorithm=gigpo+empg: {', '.join(PRESETS)}")
 def train(
     recipe: RecipeFile,
     changes: Changes = None,

@@ -19,8 +19,9 @@ from empg.environments.base import TextEnvironment
 from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
-from empg.recipe_files import apply_override, find_recipe, read_recipe_yaml
-from empg.validation import Checked, explained, nearest
+from empg.recipe_files import apply_overrides, find_recipe, read_recipe_file
+from empg.recipe_presets import PRESETS, fill_in
+from empg.validation import Checked, did_you_mean, explained, read_settings
 
 if TYPE_CHECKING:
     from empg.credit import AdvantageEstimator
@@ -206,12 +207,18 @@ class CreditSection(Section):
         zeta: float = Field(0.1, ge=0.0)
         eps: float = Field(1e-8, ge=1e-30)
 
-    advantage: str = Field("grpo", description="an estimator of `empg.credit.ADVANTAGES`")
+    advantage: str | dict[str, Any] = Field(
+        "grpo",
+        description="an estimator of `empg.credit.ADVANTAGES`: its name, or a section of `name` and options",
+    )
     weighting: Literal["episode", "step"] = "episode"
     empg: Empg | None = Empg()
     drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
     max_resample: int = Field(0, ge=0, description="extra rollout rounds that replace dropped groups")
     overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
+    overlong_ramp: float = Field(
+        0.0, ge=0.0, le=1.0, description="last part of the token limit in which that penalty rises from 0"
+    )
     invalid_penalty: float = Field(
         0.0, ge=0.0, description="subtracted from the process reward of a malformed turn or a rejected command"
     )
@@ -221,20 +228,33 @@ class CreditSection(Section):
         description="`package.module:function`, from an Episode to the process reward of each of its turns",
     )
 
-    @field_validator("advantage")
+    @field_validator("advantage", mode="before")
     @classmethod
-    def _known(cls, name: str) -> str:
-        known = _advantages()
+    def _complete(cls, given: Any) -> str | dict[str, Any]:
+        options = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
+        name, known = options.pop("name", None), _advantages()
+        if not isinstance(name, str):
+            raise UserError(f"expected a name, or a section such as {{name: gigpo, gamma: 0.95}}, got {given!r:.80}")
         if name not in known:
-            meant = nearest(name, known)
-            hint = f". Did you mean {meant!r}?" if meant is not None else ""
-            raise UserError(f"expected one of {', '.join(known)}, got {name!r:.80}{hint}")
-        return name
+            raise UserError(f"expected one of {', '.join(known)}, got {name!r:.80}{did_you_mean(name, known)}")
+        default = known[name].options
+        if default is None and options:
+            raise UserError(f"{name} has no options, got {next(iter(options))!r:.80}")
+        return name if default is None else {"name": name, **read_settings(default, options, "credit.advantage")}
+
+    @property
+    def estimator(self) -> AdvantageEstimator:
+        """The estimator of the base advantage, with its options."""
+        chosen = {"name": self.advantage} if isinstance(self.advantage, str) else dict(self.advantage)
+        return _advantages()[chosen.pop("name")].configured(**chosen)
 
 
 class LossSection(Section):
     """The clipped surrogate and the terms added to it."""
 
+    ratio: Literal["token", "step", "episode"] = Field(
+        "token", description="what has one probability ratio; `episode` is the sequence ratio of GSPO"
+    )
     clip_low: float = Field(0.2, gt=0.0, lt=1.0)
     clip_high: float = Field(0.2, gt=0.0)
     dual_clip: float | None = Field(None, gt=1.0)
@@ -295,6 +315,9 @@ class Recipe(Section):
     )
     checkpoint_every: int = Field(10, ge=1, description="iterations")
     keep_checkpoints: int = Field(2, ge=1)
+    algorithm: str | None = Field(
+        None, description="a preset of `recipe_presets.py`: values of keys that this recipe does not set itself"
+    )
     environment: EnvironmentSection = EnvironmentSection()
     policy: PolicySection = PolicySection()
     agent: AgentSection = AgentSection()
@@ -304,6 +327,18 @@ class Recipe(Section):
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     evaluation: EvaluationSection = Field(EvaluationSection(), validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, data: Any) -> Any:
+        return fill_in(data) if isinstance(data, dict) else data
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in PRESETS:
+            raise UserError(f"expected one of {', '.join(PRESETS)}, got {name!r:.80}{did_you_mean(name, PRESETS)}")
+        return name
 
     @field_validator("evaluation")
     @classmethod
@@ -317,12 +352,14 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.rollout.groups % self.workers:
             raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
-        if self.rollout.group_size == 1 and _advantages()[self.credit.advantage].compares_within_group:
-            raise UserError(f"credit.advantage={self.credit.advantage} compares episodes: set rollout.group_size > 1")
+        if self.rollout.group_size == 1 and (estimator := self.credit.estimator).compares_within_group:
+            raise UserError(f"credit.advantage={estimator.name} compares episodes: set rollout.group_size > 1")
         if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
             raise UserError("credit.drop_zero_variance would drop every group: rollout.group_size must be > 1")
         if self.credit.max_resample and not self.credit.drop_zero_variance:
             raise UserError("credit.max_resample replaces dropped groups: set credit.drop_zero_variance=true")
+        if self.loss.ratio == "episode" and self.agent.history == "per_turn":
+            raise UserError("loss.ratio=episode needs episodes in one row: set agent.history=merged or loss.ratio=step")
         length, positions = self.rollout.max_episode_tokens, self.policy.tiny.max_positions
         if self.policy.model == "tiny" and length > positions:
             raise UserError(
@@ -339,18 +376,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
     path = find_recipe(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path} is not a UTF-8 text file") from None
-    data = read_recipe_yaml(text, str(path)) or {}
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: expected a mapping of keys to values, got a {type(data).__name__}")
-    for override in overrides:
-        apply_override(data, override)
-    return parse_recipe(data, str(path))
+    return parse_recipe(apply_overrides(read_recipe_file(path), overrides), str(path))
 
 
 def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from empg.errors import RecipeError, UserError
+from empg.recipe_presets import fill_in, replace_with
 from empg.yaml_text import read_yaml
 
 
@@ -27,12 +29,42 @@ def find_recipe(name: str | Path) -> Path:
     return shipped[path.name]
 
 
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Read the mapping of a recipe's file; raises `RecipeError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not a UTF-8 text file") from None
+    data = read_recipe_yaml(text, str(path)) or {}
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: expected a mapping of keys to values, got a {type(data).__name__}")
+    return data
+
+
 def read_recipe_yaml(text: str, source: str) -> Any:
     """Read the YAML text of a recipe; raises `RecipeError`."""
     try:
         return read_yaml(text, source)
     except UserError as error:
         raise RecipeError(str(error)) from None
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a recipe's mapping with the values of `key.path=value` overrides; raises `RecipeError`.
+
+    The preset of an `algorithm` in the file is below the keys of the file. That of an override `algorithm=...` is above
+    them. All other overrides are above both, wherever they stand.
+    """
+    chosen = [override for override in overrides if override.startswith("algorithm=")]
+    for override in chosen:
+        apply_override(data, override)
+    data = replace_with(data) if chosen else fill_in(data)
+    for override in overrides:
+        if override not in chosen:
+            apply_override(data, override)
+    return data
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Any
+from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 
 from empg.errors import UserError
 
@@ -103,9 +103,40 @@ def explained(error: ValidationError, model: type[BaseModel], within: str = "") 
     return [line for item in error.errors() for line in _lines(item, model, within)]
 
 
+def read_settings(default: Any, given: Mapping[str, Any], within: str) -> dict[str, Any]:
+    """Check values for the fields of a dataclass, and fill in the others.
+
+    Args:
+        default: an instance of the dataclass, whose `__post_init__` raises a ValueError for a value out of range.
+        given: the values.
+        within: the path of the key that holds them in a recipe, for the messages.
+
+    Raises:
+        OptionError: a field is unknown, or has a wrong value.
+    """
+    hints = get_type_hints(type(default))
+    fields: dict[str, Any] = {name: (hints[name], value) for name, value in vars(default).items()}
+    config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model = create_model(type(default).__name__, __config__=config, **fields)
+    try:
+        values = model.model_validate(dict(given)).model_dump()
+        type(default)(**values)
+    except ValidationError as error:
+        raise OptionError(explained(error, model, within)) from None
+    except ValueError as error:
+        raise OptionError([f"{within}.{error}"]) from None
+    return values
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the name that the user probably meant, or None if none is similar."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: a question with the nearest known one, or nothing."""
+    meant = nearest(str(name), known)
+    return f". Did you mean {meant!r}?" if meant is not None else ""
 
 
 def valid_keys(model: type[BaseModel], path: Sequence[str] = ()) -> list[str]:

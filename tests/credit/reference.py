@@ -69,6 +69,32 @@ def outcome(rewards: list[float], groups: list[int], method: str, eps: float = 1
     return np.array(advantages, dtype=np.float64)
 
 
+def gigpo(
+    rewards: list[list[float]],
+    states: list[list[str]],
+    groups: list[int],
+    weight: float,
+    gamma: float,
+    divide: bool,
+    eps: float = 1e-6,
+) -> np.ndarray:
+    """Equations 3 to 8 of arXiv 2505.10978; rewards and states are [episode][step]."""
+
+    def relative(value: float, peers: list[float]) -> float:
+        deviation = np.std(peers, ddof=1) + eps if divide and len(peers) > 1 else 1.0
+        return float((value - np.mean(peers)) / deviation)
+
+    returns = [[sum(gamma ** (u - t) * r[u] for u in range(t, len(r))) for t in range(len(r))] for r in rewards]
+    advantages = []
+    for i, steps in enumerate(states):
+        members = [j for j, group in enumerate(groups) if group == groups[i]]
+        outcome = relative(sum(rewards[i]), [sum(rewards[j]) for j in members])
+        for t, state in enumerate(steps):
+            alike = [returns[j][u] for j in members for u, other in enumerate(states[j]) if other == state]
+            advantages.append(outcome + weight * relative(returns[i][t], alike))
+    return np.array(advantages, dtype=np.float64)
+
+
 def aggregate(token_loss: list[float], episode: list[int], mode: str, constant: float = 1.0) -> float:
     losses: dict[int, list[float]] = {}
     for value, i in zip(token_loss, episode, strict=True):

@@ -14,6 +14,8 @@ from empg.credit import ADVANTAGES, AdvantageEstimator, AdvantageInputs, outcome
 from tests import ROOT
 
 FOLDER = ROOT / "src" / "empg" / "credit" / "advantages"
+OF_EPISODES = [name for name, estimator in ADVANTAGES.items() if not estimator.compares_steps]
+OF_STEPS = [name for name, estimator in ADVANTAGES.items() if estimator.compares_steps]
 
 
 def inputs(**changes: object) -> AdvantageInputs:
@@ -43,7 +45,7 @@ class TestTable:
     def test_an_estimator_is_one_short_file_whose_docstring_is_its_definition(self, name: str) -> None:
         text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
         definition = importlib.import_module(f"empg.credit.advantages.{name}").__doc__
-        assert len(text.splitlines()) <= 50
+        assert len(text.splitlines()) <= (50 if ADVANTAGES[name].options is None else 80)
         assert definition is not None
         assert re.search(r"^    A\(i\) = ", definition, re.MULTILINE)
         assert re.search(r"arXiv \d{4}\.\d{5}|, \d{4}\.$", definition)
@@ -55,18 +57,18 @@ class TestTable:
 
     def test_groups_of_one_episode_are_for_reinforce(self) -> None:
         assert not ADVANTAGES["reinforce"].compares_within_group
-        assert all(ADVANTAGES[name].compares_within_group for name in ("rloo", "grpo", "dr_grpo"))
+        assert all(ADVANTAGES[name].compares_within_group for name in ("rloo", "grpo", "dr_grpo", "gigpo"))
 
 
 class TestContract:
-    @pytest.mark.parametrize("name", ADVANTAGES)
+    @pytest.mark.parametrize("name", OF_EPISODES)
     def test_each_step_gets_the_advantage_of_its_episode(self, name: str) -> None:
         batch = inputs()
         steps = ADVANTAGES[name](batch)
         assert steps.dtype == torch.float32
         assert torch.equal(steps, outcome_advantages(batch.rewards, batch.groups, name)[batch.episode])
 
-    @pytest.mark.parametrize("name", ADVANTAGES)
+    @pytest.mark.parametrize("name", OF_EPISODES)
     def test_step_weighting_takes_the_steps_from_the_batch(self, name: str) -> None:
         batch = inputs(weighting="step")
         counts = torch.tensor([2, 1, 1, 3])
@@ -76,7 +78,37 @@ class TestContract:
 
     @pytest.mark.parametrize("name", ADVANTAGES)
     def test_the_advantages_have_no_gradient(self, name: str) -> None:
-        assert not ADVANTAGES[name](inputs(rewards=torch.rand(4, requires_grad=True))).requires_grad
+        rewards, step_rewards = torch.rand(4, requires_grad=True), torch.rand(7, requires_grad=True)
+        batch = inputs(rewards=rewards, step_rewards=step_rewards, states=torch.zeros(7, dtype=torch.long))
+        assert not ADVANTAGES[name](batch).requires_grad
+
+    @pytest.mark.parametrize("name", OF_STEPS)
+    @pytest.mark.parametrize("missing", ["step_rewards", "states"])
+    def test_an_estimator_that_compares_steps_needs_their_rewards_and_states(self, name: str, missing: str) -> None:
+        given = {"step_rewards": torch.zeros(7), "states": torch.zeros(7, dtype=torch.long)}
+        del given[missing]
+        wanted = f"^{missing}: {name} compares single steps: expected one value per step, got None$"
+        with pytest.raises(ValueError, match=wanted):
+            ADVANTAGES[name](inputs(**given))
+
+    @pytest.mark.parametrize("name", OF_STEPS)
+    def test_an_estimator_that_compares_steps_is_not_for_whole_episodes(self, name: str) -> None:
+        with pytest.raises(ValueError, match=f"^method: {name} compares single steps; call ADVANTAGES"):
+            outcome_advantages(torch.zeros(2), torch.zeros(2, dtype=torch.long), name)
+
+    def test_options_are_checked_and_leave_the_table_unchanged(self) -> None:
+        changed = ADVANTAGES["gigpo"].configured(gamma=0.5)
+        assert changed.options.gamma == 0.5
+        assert ADVANTAGES["gigpo"].options.gamma == 0.95
+        assert ADVANTAGES["grpo"].configured() is ADVANTAGES["grpo"]
+        with pytest.raises(ValueError, match=r"^gamma: expected a number from 0 to 1, got 1\.5$"):
+            ADVANTAGES["gigpo"].configured(gamma=1.5)
+        with pytest.raises(
+            ValueError, match=r"^gigpo: expected options among weight, gamma, divide_by_std, got 'lam'$"
+        ):
+            ADVANTAGES["gigpo"].configured(lam=1.0)
+        with pytest.raises(ValueError, match=r"^grpo: expected options among none, got 'gamma'$"):
+            ADVANTAGES["grpo"].configured(gamma=1.0)
 
     @pytest.mark.parametrize(
         "wrong", [torch.zeros(4), torch.zeros(7, dtype=torch.float64), torch.zeros(7, 1)], ids=["E", "float64", "2-d"]

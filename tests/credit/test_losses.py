@@ -19,6 +19,7 @@ from empg.credit import (
     Reduce,
     clipped_surrogate,
     kl_divergence,
+    log_ratios,
     outcome_advantages,
     policy_loss,
     token_weights,
@@ -87,6 +88,61 @@ class TestClippedSurrogate:
         assert logprobs.grad is not None
         assert logprobs.grad.item() == 0
         assert abs(loss.item()) <= math.exp(MAX_EXPONENT) * 1.001
+
+
+class TestSequenceRatio:
+    """The ratio of GSPO: one per sequence, the geometric mean of those of its tokens."""
+
+    sequences = torch.tensor([4, 4, 9, 4])
+
+    def test_by_hand(self) -> None:
+        logprobs, old = ratios(1.0, 2.0, 3.0, 4.0)
+        values = log_ratios(logprobs, old, self.sequences)
+        torch.testing.assert_close(values.exp(), torch.tensor([2.0, 2.0, 3.0, 2.0]))  # (1 * 2 * 4)^(1/3) = 2
+
+    def test_a_sequence_is_clipped_as_a_whole(self) -> None:
+        logprobs, old = ratios(1.0, 2.0, 1.0, 4.0)
+        loss = clipped_surrogate(logprobs, old, torch.ones(4), clip_high=0.28, sequences=self.sequences)
+        loss.sum().backward()
+        torch.testing.assert_close(loss, torch.tensor([-1.28, -1.28, -1.0, -1.28]))
+        torch.testing.assert_close(logprobs.grad, torch.tensor([0.0, 0.0, -1.0, 0.0]))
+
+    def test_with_one_advantage_per_sequence_the_gradient_is_that_of_the_published_ratio(self) -> None:
+        """s(y) = exp(mean log-ratio), differentiated through the mean, as in equations 5 and 7 of the paper."""
+        advantages, weights = torch.tensor([0.7, 0.7, -1.3, 0.7]), token_weights(self.sequences, "episode_mean")
+        logprobs, old = ratios(1.1, 0.9, 1.05, 1.2)
+        loss, _ = policy_loss(logprobs, old, advantages, weights, LossConfig(), sequences=self.sequences)
+        loss.backward()
+        mine, logprobs.grad = logprobs.grad, None
+        whole = torch.zeros(())
+        for sequence, advantage in ((4, 0.7), (9, -1.3)):
+            chosen = self.sequences == sequence
+            whole = whole - (logprobs - old)[chosen].mean().exp() * advantage / 2
+        torch.testing.assert_close(loss, whole)
+        whole.backward()
+        torch.testing.assert_close(mine, logprobs.grad)
+
+    def test_each_step_of_a_sequence_keeps_its_own_advantage(self) -> None:
+        logprobs, old = ratios(1.0, 1.0, 1.0, 1.0)
+        clipped_surrogate(logprobs, old, torch.tensor([1.0, -2.0, 0.5, 3.0]), sequences=self.sequences).sum().backward()
+        torch.testing.assert_close(logprobs.grad, torch.tensor([-1.0, 2.0, -0.5, -3.0]))
+
+    def test_sequences_of_one_token_have_the_ratio_of_the_token(self) -> None:
+        logprobs, old = ratios(1.0, 2.0, 0.5)
+        assert torch.equal(log_ratios(logprobs, old, torch.arange(3)), log_ratios(logprobs, old))
+
+    def test_statistics_are_of_the_ratio_that_was_used(self) -> None:
+        logprobs, old = ratios(1.0, 2.0, 3.0, 4.0)
+        ones = torch.ones(4)
+        _, stats = policy_loss(logprobs, old, ones, ones, LossConfig(), sequences=self.sequences)
+        assert stats.max_ratio.item() == pytest.approx(3.0)
+        assert stats.clip_high.item() == 4
+        assert policy_loss(logprobs, old, ones, ones, LossConfig())[1].clip_high.item() == 3
+
+    def test_there_is_one_sequence_per_token(self) -> None:
+        one = torch.zeros(1)
+        with pytest.raises(ValueError, match=r"^sequences: expected shape \(1,\), the shape of logprobs, got \(2,\)"):
+            policy_loss(one, one, one, one, LossConfig(), sequences=torch.zeros(2, dtype=torch.long))
 
 
 class TestKL:

@@ -18,7 +18,7 @@ from empg.credit import (
 )
 from empg.credit.segments import segments_of
 from empg.errors import RecipeError
-from empg.learner.assign import assign_credit, groups_with_signal, shaped_reward
+from empg.learner.assign import assign_credit, groups_with_signal, overlong_share, shaped_reward
 from empg.rollout.types import EndReason
 from empg.system.workers import Workers
 from tests.learner.plays import episode, recipe, turn, two_groups
@@ -161,6 +161,69 @@ def test_reaching_the_token_limit_costs_the_penalty_of_the_recipe() -> None:
     assert groups_with_signal([cut, lost], recipe()) == 0
     wanted = pytest.approx([-0.7071, 0.7071], abs=1e-3)
     assert assign_credit([cut, lost], penalty, ALONE).base_advantages.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("history", "length", "share"),
+    [
+        ("merged", 80, 0.0),  # the limit is 100 tokens, and its last fifth is the ramp
+        ("merged", 85, 0.25),
+        ("merged", 100, 1.0),
+        ("per_turn", 85, 0.0),  # two contexts of 43 and 42 tokens
+    ],
+)
+def test_the_overlong_penalty_rises_over_the_last_part_of_the_token_limit(
+    history: str, length: int, share: float
+) -> None:
+    """Equation 13 of DAPO, arXiv 2503.14476, for the longest context of an episode, prompts included."""
+    ramp = recipe(
+        rollout={"max_episode_tokens": 100},
+        agent={"history": history},
+        credit={"overlong_penalty": 0.5, "overlong_ramp": 0.2},
+    )
+    played = episode(0, 1.0, turn([1] * 40, [2] * 3), turn([1], [2] * (length - 44)))
+    assert overlong_share(played, ramp) == pytest.approx(share)
+    assert shaped_reward(played, ramp) == pytest.approx(1.0 - 0.5 * share)
+    played.end = EndReason.TOKEN_LIMIT  # the next prompt did not fit, whatever the length so far
+    assert shaped_reward(played, ramp) == 0.5
+
+
+def test_a_penalty_is_part_of_the_reward_of_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[AdvantageInputs] = []
+
+    def look(inputs: AdvantageInputs) -> torch.Tensor:
+        seen.append(inputs)
+        return torch.zeros(len(inputs.episode))
+
+    entry = AdvantageEstimator(name="look", summary="", compares_within_group=True, estimate=look)
+    monkeypatch.setitem(ADVANTAGES, "look", entry)
+    episodes = two_groups()
+    for one in episodes:
+        one.turns[-1].reward = one.reward
+    episodes[2].end = EndReason.TOKEN_LIMIT
+    assign_credit(episodes, recipe(credit={"advantage": "look", "overlong_penalty": 0.5}), ALONE)
+    assert seen[0].step_rewards is not None
+    assert seen[0].step_rewards.tolist() == [0, 1, 0, 0, 0, -0.5, 1, 0, 0]
+    assert seen[0].rewards.tolist() == [1, 0, -0.5, 1, 0]
+
+
+def test_the_options_of_gigpo_reach_the_estimator() -> None:
+    episodes = two_groups()
+    for one in episodes:
+        one.turns[-1].reward = one.reward
+    plain, doubled = (
+        assign_credit(
+            episodes, recipe(credit={"advantage": {"name": "gigpo", "weight": weight}, "empg": None}), ALONE
+        ).advantages
+        for weight in (0.0, 2.0)
+    )
+    assert torch.equal(
+        plain, assign_credit(episodes, recipe(credit={"advantage": "grpo", "empg": None}), ALONE).advantages
+    )
+    # All observations are equal, so that the steps of a group are compared. Returns of group 0: 0.95, 1, 0.
+    mean, std = 1.95 / 3, torch.tensor([0.95, 1.0, 0.0]).std()
+    step = (torch.tensor([0.95, 1.0, 0.0]) - mean) / std
+    torch.testing.assert_close(doubled[:3] - plain[:3], 2 * step, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,20 @@ def test_the_mismatch_is_the_mean_difference_from_the_sampled_log_probabilities(
         assert stats.loss["max_ratio"] == pytest.approx(ratio, abs=1e-3)
 
 
+@pytest.mark.parametrize(("ratio", "budget"), [("step", 256), ("episode", 256), ("episode", 16384)])
+def test_tokens_of_a_step_or_an_episode_share_one_ratio(policy: Policy, ratio: str, budget: int) -> None:
+    """Whatever the passes: the old log-probabilities differ by token, and the largest ratio is that of a sequence."""
+    wanted = recipe(loss={"ratio": ratio}, optimizer={"micro_batch_tokens": budget})
+    assigned = assigned_for(policy, wanted)
+    moved = torch.linspace(-0.5, 0.5, 14)
+    assigned.batch.logprobs.sub_(moved)
+    batch = assigned.batch
+    sequences = batch.step if ratio == "step" else batch.episode
+    largest = max(float(moved[sequences == one].mean()) for one in sequences.unique())
+    stats = make(policy, wanted)(assigned, 0)
+    assert stats.loss["max_ratio"] == pytest.approx(math.exp(largest), rel=1e-3)
+
+
 def test_the_loss_of_several_steps_is_their_mean(policy: Policy) -> None:
     """With a rate of almost nothing every epoch has the same loss, and two epochs the same as one."""
     losses = []

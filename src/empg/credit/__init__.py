@@ -18,6 +18,7 @@ from empg.credit.losses import (
     LossStats,
     clipped_surrogate,
     kl_divergence,
+    log_ratios,
     policy_loss,
 )
 from empg.credit.modulation import EMPGConfig, StepCredit, modulate, modulate_advantages
@@ -45,6 +46,7 @@ __all__ = [
     "clipped_surrogate",
     "distributed_reduce",
     "kl_divergence",
+    "log_ratios",
     "modulate",
     "modulate_advantages",
     "outcome_advantages",

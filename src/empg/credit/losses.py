@@ -15,6 +15,7 @@ from torch import Tensor
 
 from empg.credit.checks import LARGEST, require_between, require_shape, require_vector
 from empg.credit.reduce import Reduce
+from empg.credit.segments import segments_of
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
@@ -82,7 +83,7 @@ class LossStats:
         clip_low: tokens without gradient because of 1 - clip_low.
         clip_high: tokens without gradient because of 1 + clip_high.
         dual_clip: tokens without gradient because of the dual clip.
-        max_ratio: largest ratio of the new to the old probability.
+        max_ratio: largest ratio of the new to the old probability, of a token or of a sequence.
     """
 
     tokens: Tensor = field(metadata=SUM)
@@ -127,6 +128,32 @@ class LossStats:
         return type(self)(**sums, **largest)
 
 
+def log_ratios(logprobs: Tensor, old_logprobs: Tensor, sequences: Tensor | None = None) -> Tensor:
+    """Return log r of each token, from which the surrogate is computed.
+
+        log r(u) = logprobs(u) - old_logprobs(u)                                       without sequences
+        log r(u) = mean over the sequence y of u of that difference                    with sequences, as in GSPO
+
+    With sequences, the value is the same for all tokens of a sequence: r = (pi(y) / pi_old(y))^(1/|y|). The gradient of
+    a token is that of its own log-probability (GSPO-token, section 4.3 of arXiv 2507.18071), so that a step keeps its
+    own advantage. Where the advantage is the same for the whole sequence, the gradient of the sequence is that of GSPO.
+
+    Args:
+        logprobs: `(M,)` under the policy that learns; the gradient flows here.
+        old_logprobs: `(M,)` under the policy that sampled.
+        sequences: `(M,)` int, the sequence of each token; any ids, in any order, with all tokens of each sequence.
+
+    Returns:
+        `(M,)` nats.
+    """
+    difference = logprobs - old_logprobs.detach()
+    if sequences is None:
+        return difference
+    segments, value = segments_of(sequences), difference.detach()
+    mean = (segments.sum(value) / segments.sizes)[segments.index]
+    return mean + (difference - value)
+
+
 def clipped_surrogate(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -135,10 +162,11 @@ def clipped_surrogate(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = None,
+    sequences: Tensor | None = None,
 ) -> Tensor:
     """Compute the clipped surrogate of PPO as a loss.
 
-    With r = exp(logprobs - old_logprobs), the exponent bounded above by `MAX_EXPONENT`:
+    With r = exp(`log_ratios`), the exponent bounded above by `MAX_EXPONENT`:
 
         L = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
         L = min(L, -dual_clip A)                                  where A < 0, with dual clip
@@ -150,12 +178,16 @@ def clipped_surrogate(
         clip_low: see `LossConfig`.
         clip_high: see `LossConfig`.
         dual_clip: see `LossConfig`.
+        sequences: see `log_ratios`.
 
     Returns:
         `(M,)` loss of each token.
     """
-    ratio = _bounded_exp(logprobs - old_logprobs.detach())
-    advantages = advantages.detach()
+    ratio = _bounded_exp(log_ratios(logprobs, old_logprobs, sequences))
+    return _clipped(ratio, advantages.detach(), clip_low, clip_high, dual_clip)
+
+
+def _clipped(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None) -> Tensor:
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
@@ -199,6 +231,7 @@ def policy_loss(
     *,
     ref_logprobs: Tensor | None = None,
     entropies: Tensor | None = None,
+    sequences: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """Compute one loss: the sum over tokens of weights * (surrogate + kl_coef * KL - entropy_coef * entropy).
 
@@ -210,6 +243,8 @@ def policy_loss(
         config: the terms.
         ref_logprobs: `(M,)` under the reference; needed for `kl_coef`, otherwise only for the statistics.
         entropies: `(M,)` under the policy that learns, nats; needed, with gradient, for `entropy_coef`.
+        sequences: `(M,)` int, the sequence of each token, for the ratio of GSPO; None = each token has its own ratio.
+            A sequence must not be split over micro-batches.
 
     Returns:
         The 0-d loss, and its statistics. A micro-batch without tokens gives 0.
@@ -217,15 +252,9 @@ def policy_loss(
     Raises:
         ValueError: shapes differ, or a term with a coefficient lacks its tensor or gradient.
     """
-    _require_inputs(logprobs, old_logprobs, advantages, weights, config, ref_logprobs, entropies)
-    surrogate = clipped_surrogate(
-        logprobs,
-        old_logprobs,
-        advantages,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-        dual_clip=config.dual_clip,
-    )
+    _require_inputs(logprobs, old_logprobs, advantages, weights, config, ref_logprobs, entropies, sequences)
+    ratio = _bounded_exp(log_ratios(logprobs, old_logprobs, sequences))
+    surrogate = _clipped(ratio, advantages.detach(), config.clip_low, config.clip_high, config.dual_clip)
     kl = None if ref_logprobs is None else kl_divergence(logprobs, ref_logprobs, config.kl_estimator)
     token_loss = surrogate
     if config.kl_coef and kl is not None:
@@ -235,7 +264,6 @@ def policy_loss(
     loss = (weights * token_loss).sum()
 
     with torch.no_grad():
-        ratio = _bounded_exp(logprobs - old_logprobs)
         good, bad, zero = advantages > 0, advantages < 0, torch.zeros_like(loss)
         stats = LossStats(
             tokens=torch.full_like(loss, len(logprobs)),
@@ -260,10 +288,12 @@ def _require_inputs(
     config: LossConfig,
     ref_logprobs: Tensor | None,
     entropies: Tensor | None,
+    sequences: Tensor | None,
 ) -> None:
     require_vector("logprobs", logprobs, "token", "M")
     given = {"old_logprobs": old_logprobs, "advantages": advantages, "weights": weights}
-    for name, values in {**given, "ref_logprobs": ref_logprobs, "entropies": entropies}.items():
+    optional = {"ref_logprobs": ref_logprobs, "entropies": entropies, "sequences": sequences}
+    for name, values in {**given, **optional}.items():
         if values is not None:
             require_shape(name, values, logprobs.shape, of="logprobs")
     if config.kl_coef and ref_logprobs is None:

@@ -31,7 +31,7 @@ def outcome_advantages(
         rewards: `(E,)` outcome reward of each episode.
         groups: `(E,)` int, equal for the episodes of a group; any ids, in any order, groups of any sizes. All episodes
             of a group are on one worker. `reinforce` does not use them.
-        method: an estimator of `ADVANTAGES`.
+        method: an estimator of `ADVANTAGES` that compares whole episodes, so not `gigpo`.
         weighting: see `AdvantageInputs`.
         num_steps: `(E,)` int, steps of each episode, for `weighting="step"`.
         eps: added to the standard deviation (`grpo`).
@@ -41,11 +41,13 @@ def outcome_advantages(
         `(E,)` float32. Exactly 0 in a group whose rewards are all equal.
 
     Raises:
-        ValueError: an unknown name, shapes disagree, a reward is not finite, or a group has one episode and the
-            estimator compares within groups.
+        ValueError: an unknown name or one that compares steps, shapes disagree, a reward is not finite, or a group has
+            one episode and the estimator compares within groups.
     """
     if method not in ADVANTAGES:
         raise ValueError(f"method: expected one of {', '.join(ADVANTAGES)}, got {method!r}")
+    if ADVANTAGES[method].compares_steps:
+        raise ValueError(f"method: {method} compares single steps; call ADVANTAGES[{method!r}] with AdvantageInputs")
     episode = torch.arange(len(rewards), device=rewards.device)
     first = episode
     if weighting == "step":

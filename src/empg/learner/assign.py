@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from empg.credit import (
-    ADVANTAGES,
     AdvantageInputs,
     EMPGConfig,
     StepCredit,
@@ -67,9 +66,27 @@ class Assigned:
 
 
 def shaped_reward(episode: Episode, recipe: Recipe) -> float:
-    """Return the reward used in training: that of the environment, minus the penalty for reaching the token limit."""
-    cut = episode.end is EndReason.TOKEN_LIMIT
-    return episode.reward - (recipe.credit.overlong_penalty if cut else 0.0)
+    """Return the reward used in training: that of the environment, minus the penalty for its length."""
+    return episode.reward - recipe.credit.overlong_penalty * overlong_share(episode, recipe)
+
+
+def overlong_share(episode: Episode, recipe: Recipe) -> float:
+    """Return the share of `overlong_penalty` that an episode gets, from 0 to 1.
+
+    This is -R_length of DAPO (arXiv 2503.14476, equation 13) with L_max = `rollout.max_episode_tokens` and L_cache =
+    `credit.overlong_ramp` * L_max: it rises linearly from L_max - L_cache to L_max. The length of an episode is that of
+    its longest context, as the limit counts it: prompts and observations included. An episode that ended at the token
+    limit has a share of 1, because its next prompt did not fit.
+    """
+    if episode.end is EndReason.TOKEN_LIMIT:
+        return 1.0
+    limit = recipe.rollout.max_episode_tokens
+    ramp = recipe.credit.overlong_ramp * limit
+    if not ramp:
+        return 0.0
+    lengths = [len(turn.prompt_ids) + len(turn.action_ids) for turn in episode.turns]
+    length = sum(lengths) if recipe.agent.history == "merged" else max(lengths, default=0)
+    return min(1.0, max(0.0, (length - (limit - ramp)) / ramp))
 
 
 def groups_with_signal(played: Sequence[Episode], recipe: Recipe) -> int:
@@ -82,7 +99,7 @@ def groups_with_signal(played: Sequence[Episode], recipe: Recipe) -> int:
 def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -> Assigned:
     """Compute the base advantages, then apply EMPG over all steps of the update, on all workers together."""
     credit = recipe.credit
-    estimator = ADVANTAGES[credit.advantage]
+    estimator = credit.estimator
     sizes = Counter(e.group for e in played if _comparable(e))
     needed = 2 if estimator.compares_within_group else 1
     episodes = [e for e in played if _comparable(e) and sizes[e.group] >= needed]
@@ -145,11 +162,14 @@ def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> Ad
         seen = known.setdefault(episode.group, {})
         states += [seen.setdefault(turn.observation, len(seen)) for turn in episode.turns]
     num_steps = torch.tensor([len(e.turns) for e in episodes], dtype=torch.long)
+    rewards = [turn.reward for e in episodes for turn in e.turns]
+    for episode, end in zip(episodes, num_steps.cumsum(0).tolist(), strict=True):
+        rewards[end - 1] += shaped_reward(episode, recipe) - episode.reward  # a penalty comes with the last step
     return AdvantageInputs(
         rewards=_rewards(episodes, recipe),
         groups=_groups(episodes),
         episode=torch.arange(len(episodes)).repeat_interleave(num_steps),
-        step_rewards=torch.tensor([turn.reward for e in episodes for turn in e.turns], dtype=torch.float32),
+        step_rewards=torch.tensor(rewards, dtype=torch.float32),
         states=torch.tensor(states, dtype=torch.long),
         weighting=recipe.credit.weighting,
         reduce=workers.reduce,

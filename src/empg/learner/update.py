@@ -74,7 +74,7 @@ class Update:
         self.policy, self.optimizer, self.recipe, self.workers = policy, optimizer, recipe, workers
         self.reference = reference
         loss = recipe.loss
-        self.config = LossConfig(**loss.model_dump(exclude={"aggregation"}))
+        self.config = LossConfig(**loss.model_dump(exclude={"aggregation", "ratio"}))
 
     def __call__(self, assigned: Assigned, iteration: int) -> UpdateStats:
         """Take the optimizer steps of one iteration."""
@@ -138,6 +138,8 @@ class Update:
                     reference, _ = score_tokens(self.reference, micro.input_ids, micro.rows, micro.columns, temperature)
         tokens = micro.tokens
         before = old[tokens].to(device)
+        batch = assigned.batch
+        sequence = {"token": None, "step": batch.step, "episode": batch.episode}[self.recipe.loss.ratio]
         advantages = assigned.token_advantages[tokens].to(device)
         loss, stats = policy_loss(
             logprobs,
@@ -147,6 +149,7 @@ class Update:
             self.config,
             ref_logprobs=reference,
             entropies=entropies,
+            sequences=None if sequence is None else sequence[tokens].to(device),
         )
         return loss, stats, float((logprobs.detach() - before).abs().sum())
 

@@ -127,6 +127,7 @@ PolicyNumbers = TypedDict(
 _Update = TypedDict(
     "_Update",
     {
+        "rollout/groups": int,
         "credit/zero_variance_groups": float,
         "guard/dropped_steps": int,
         "guard/skipped_updates": int,

@@ -11,7 +11,6 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 
 import empg
-from empg.credit import ADVANTAGES
 from empg.learner.assign import Assigned
 from empg.learner.update import UpdateStats
 from empg.recipe import Recipe
@@ -61,8 +60,7 @@ class RunLogger:
 
     def __init__(self, folder: RunFolder, recipe: Recipe, workers: Workers, resumed_at: int | None = None) -> None:
         self.folder, self.recipe, self.workers = folder, recipe, workers
-        compares = ADVANTAGES[recipe.credit.advantage].compares_within_group
-        self.alarms = Alarms(recipe.rollout.max_turn_tokens, compares)
+        self.alarms = Alarms(recipe.rollout.max_turn_tokens, recipe.credit.estimator.compares_within_group)
         self.progress = Progress(recipe.iterations) if workers.first else None
         self._resumed_at = resumed_at
         self._board: SummaryWriter | None = None
@@ -137,6 +135,7 @@ class RunLogger:
                 episode_rows(episodes),
                 assigned.dropped_steps,
                 (assigned.zero_variance_groups, assigned.groups),
+                len({episode.group for episode in episodes}),
             )
         )
         if not self.workers.first:
@@ -148,6 +147,7 @@ class RunLogger:
             "kind": "train",
             "iteration": iteration,
             **rollout_numbers(rows),
+            "rollout/groups": sum(share[4] for share in shares),
             **credit_numbers(columns),
             "credit/zero_variance_groups": without / max(1, groups),
             **policy_numbers(stats),

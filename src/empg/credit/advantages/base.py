@@ -11,8 +11,8 @@ Shapes: E episodes, N steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from empg.credit.checks import (
     require_vector,
 )
 from empg.credit.reduce import Reduce, one_worker
-from empg.credit.segments import segments_of
+from empg.credit.segments import Segments, segments_of
 
 Weighting = Literal["episode", "step"]
 
@@ -44,7 +44,7 @@ class AdvantageInputs:
         groups: `(E,)` int, equal for the episodes of a group, that is for those that played the same task; any ids,
             in any order, groups of any sizes. All episodes of a group are on one worker.
         episode: `(N,)` int64, the episode of each step as an index into `rewards`, in time order.
-        step_rewards: `(N,)` reward of the environment for each single step, or None.
+        step_rewards: `(N,)` reward of each single step, or None. Over an episode they sum to its outcome reward.
         states: `(N,)` int, equal for two steps of a group if and only if their last observations have the same text; or
             None. This is the state of the agent only in environments whose observations show all of it.
         weighting: `episode` counts each episode once in a statistic. `step` counts it once per step, so that an
@@ -101,48 +101,114 @@ class AdvantageEstimator:
         name: the name in recipes (`credit.advantage`) and of the module.
         summary: the definition in one line.
         compares_within_group: whether a group needs at least two episodes (`rollout.group_size` > 1).
-        estimate: from the batch to `(N,)` float32, one advantage per step.
+        estimate: from the batch, and the options if it has any, to `(N,)` float32, one advantage per step.
+        compares_steps: whether it compares single steps, so that the steps of an episode differ; it then needs
+            `step_rewards` and `states`.
+        options: an instance of its frozen dataclass of options, with the default values; None if it has no options.
+            The fields are keys of recipes, and `__post_init__` raises a ValueError that names the field.
     """
 
     name: str
     summary: str
     compares_within_group: bool
-    estimate: Callable[[AdvantageInputs], Tensor]
+    estimate: Callable[..., Tensor]
+    compares_steps: bool = False
+    options: Any = None
+
+    def configured(self, **options: object) -> AdvantageEstimator:
+        """Return this estimator with other values of its options.
+
+        Raises:
+            ValueError: an option is unknown or has a wrong value.
+        """
+        known = {} if self.options is None else vars(self.options)
+        if (unknown := next((name for name in options if name not in known), None)) is not None:
+            raise ValueError(f"{self.name}: expected options among {', '.join(known) or 'none'}, got {unknown!r}")
+        return replace(self, options=replace(self.options, **options)) if options else self
 
     @torch.no_grad()
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
-        """Check the groups, if they are compared, and estimate.
+        """Check the groups and steps, if they are compared, and estimate.
 
         Raises:
-            ValueError: a group has only one episode and the estimator compares within groups; or the estimator does not
-                return one float32 per step.
+            ValueError: a group has only one episode and the estimator compares within groups; the estimator compares
+                steps and `step_rewards` or `states` is None; or it does not return one float32 per step.
         """
+        if self.compares_steps and (inputs.step_rewards is None or inputs.states is None):
+            missing = "step_rewards" if inputs.step_rewards is None else "states"
+            raise ValueError(f"{missing}: {self.name} compares single steps: expected one value per step, got None")
         if self.compares_within_group:
             group = segments_of(inputs.groups)
             if (alone := first_true(group.sizes < 2)) is not None:
                 found = f"group {int(group.ids[alone])} has only one"
                 raise ValueError(f"groups: {self.name} compares the episodes of a group, but {found}")
-        advantages = self.estimate(inputs)
+        advantages = self.estimate(inputs) if self.options is None else self.estimate(inputs, self.options)
         if advantages.shape != inputs.episode.shape or advantages.dtype != torch.float32:
             found = f"got {tuple(advantages.shape)} {advantages.dtype}"
             raise ValueError(f"{self.name}: expected {tuple(inputs.episode.shape)} float32, one per step, {found}")
         return advantages
 
 
+def centred(values: Tensor, segments: Segments, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Subtract the weighted mean of its segment from each of `values (n,)`.
+
+    Returns:
+        `(n,)` distances from the mean, exactly 0 in a segment whose values are all equal; and `(n,)` the weight of the
+        whole segment.
+    """
+    # As distances from the lowest value of the segment, equal values are exact zeros: rounding cannot turn them into an
+    # advantage.
+    distance = values - segments.extreme(values, "amin")[segments.index]
+    count = segments.sum(weights)
+    mean = segments.sum(weights * distance) / count
+    return distance - mean[segments.index], count[segments.index]
+
+
+def standardised(values: Tensor, segments: Segments, weights: Tensor, eps: float) -> Tensor:
+    """Subtract the mean of its segment from each of `values (n,)` and divide by the sample standard deviation + eps.
+
+    Returns:
+        `(n,)`; exactly 0 in a segment whose values are all equal, and for a value that is alone in its segment.
+    """
+    distance, count = centred(values, segments, weights)
+    variance = segments.sum(weights * distance.square())[segments.index] / (count - 1).clamp(min=1)
+    return distance / (variance.sqrt() + eps)
+
+
 def centred_in_group(inputs: AdvantageInputs) -> tuple[Tensor, Tensor]:
     """Subtract the mean reward of its group from each episode's reward, weighted by `inputs.weights`.
 
     Returns:
-        `(E,)` rewards minus the group mean, exactly 0 in a group whose rewards are all equal; and `(E,)` the weight of
-        the whole group, which is its number of episodes under `weighting="episode"`.
+        As `centred`: `(E,)` distances and `(E,)` weights of the groups, which are numbers of episodes under
+        `weighting="episode"`.
     """
-    group, weights = segments_of(inputs.groups), inputs.weights
-    # As distances from the lowest reward of the group, equal rewards are exact zeros: rounding cannot turn them into an
-    # advantage.
-    distance = inputs.rewards - group.extreme(inputs.rewards, "amin")[group.index]
-    count = group.sum(weights)
-    centred = distance - (group.sum(weights * distance) / count)[group.index]
-    return centred, count[group.index]
+    return centred(inputs.rewards, segments_of(inputs.groups), inputs.weights)
+
+
+def discounted_returns(rewards: Tensor, episode: Tensor, gamma: float) -> Tensor:
+    """Return the discounted sum of the rewards from each step to the end of its episode.
+
+        G(i,t) = r(i,t) + gamma G(i,t+1)
+
+    Args:
+        rewards: `(N,)` reward of each step.
+        episode: `(N,)` int64, the episode of each step, 0 to E-1; the steps of an episode are in time order.
+        gamma: the discount factor.
+
+    Returns:
+        `(N,)`.
+    """
+    if not len(episode):
+        return rewards
+    sizes = torch.bincount(episode)
+    order = episode.argsort(stable=True)
+    time = torch.empty_like(episode)
+    time[order] = torch.arange(len(episode), device=episode.device) - (sizes.cumsum(0) - sizes)[episode[order]]
+    table = rewards.new_zeros(len(sizes), int(sizes.max()))
+    table[episode, time] = rewards
+    for t in range(table.shape[1] - 2, -1, -1):
+        table[:, t] += gamma * table[:, t + 1]
+    return table[episode, time]
 
 
 def checked_rewards(rewards: Tensor, groups: Tensor) -> Tensor:

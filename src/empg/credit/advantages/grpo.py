@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from empg.credit.advantages.base import AdvantageEstimator, AdvantageInputs, centred_in_group
+from empg.credit.advantages.base import AdvantageEstimator, AdvantageInputs, standardised
 from empg.credit.segments import segments_of
 
 
 def grpo(inputs: AdvantageInputs) -> Tensor:
     """Return `(N,)` advantages; see the top of this module."""
-    centred, count = centred_in_group(inputs)
-    group = segments_of(inputs.groups)
-    std = (group.sum(inputs.weights * centred.square())[group.index] / (count - 1)).sqrt()
-    outcome = centred / (std + inputs.eps)
+    outcome = standardised(inputs.rewards, segments_of(inputs.groups), inputs.weights, inputs.eps)
     return outcome[inputs.episode]
 
 
