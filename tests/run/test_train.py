@@ -164,7 +164,7 @@ def test_a_signal_writes_a_checkpoint_from_which_the_run_continues_as_if_nothing
     done = trained_iterations(stopped)
     assert 1 <= done < 4
     assert said == [
-        f"{name}: stopping at the next safe point, with a checkpoint; a second signal ends the run at once",
+        f"{name}: stopping at the next safe point; a second signal ends the run at once",
         f"empg: stopped by {name} after iteration {done}; to resume: {shlex.join(['empg', *resumed[1:]])}",
     ]
     assert (stopped / "checkpoints" / f"iter-{done:06d}").is_dir()

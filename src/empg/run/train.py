@@ -97,7 +97,7 @@ def _create(recipe: Recipe, run: Path, force: bool, held: ExitStack) -> RunFolde
 
 
 def _announce(name: str) -> None:
-    line = f"{name}: stopping at the next safe point, with a checkpoint; a second signal ends the run at once"
+    line = f"{name}: stopping at the next safe point; a second signal ends the run at once"
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
