@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import socket
+import faulthandler
+import os
+import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +87,12 @@ def test_distributed_reduce_leaves_its_input_alone(tmp_path: Path) -> None:
         dist.destroy_process_group()
 
 
-def _process(rank: int, world: int, port: int, inputs: tuple[torch.Tensor, ...], folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def _process(rank: int, world: int, inputs: tuple[torch.Tensor, ...], folder: str) -> None:
+    faulthandler.dump_traceback_later(100, exit=True)  # where it waits, should it hang
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
     mine = [tensor[rank::world] if rank else tensor[:0] for tensor in inputs]  # worker 0 holds nothing
     if rank == 1:
         mine = [torch.cat([own, tensor[0::world]]) for own, tensor in zip(mine, inputs, strict=True)]
@@ -97,10 +105,16 @@ def test_real_processes_equal_one(tmp_path: Path) -> None:
     world = 3
     batch = Batch([1.0, -1.0, 0.5, -0.5, 2.0], [[[0.2, 0.3], [0.4]], [[0.9]], [[0.1], [3.0]], [[0.7]], [[0.5], [0.6]]])
     inputs = batch.tensors()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(_process, (world, port, inputs, str(tmp_path)), nprocs=world)
+    processes = spawn(_process, (world, inputs, str(tmp_path)), nprocs=world, join=False)
+    assert processes is not None
+    deadline = time.monotonic() + 120
+    try:
+        while not processes.join(timeout=max(0.0, deadline - time.monotonic())):
+            alive = [rank for rank, process in enumerate(processes.processes) if process.is_alive()]
+            assert time.monotonic() < deadline, f"workers {alive} of {world} have not ended after 120 s"
+    finally:
+        for process in processes.processes:
+            process.kill()
     whole = modulate_advantages(*inputs)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     torch.testing.assert_close(parts[1], torch.cat([whole[1::world], whole[0::world]]))

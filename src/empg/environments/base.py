@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import gymnasium
 
+from empg.environments.text_space import AnyText as AnyText
 from empg.errors import UserError
 
 # Among the admissible commands these stand for every search and for every answer, and are none themselves.
@@ -122,17 +123,6 @@ class PromptSpec:
     commands: tuple[str, ...] = ()
     banner: str = ""
     told_by_observation: bool = False
-
-
-class AnyText(gymnasium.spaces.Text):
-    """Every text up to a length. gymnasium's own space holds texts over a listed alphabet; pages are in no alphabet."""
-
-    def __init__(self, max_length: int) -> None:
-        super().__init__(max_length, min_length=0)
-
-    def contains(self, x: Any) -> bool:
-        """Whether it is a text, and not too long."""
-        return isinstance(x, str) and len(x) <= self.max_length
 
 
 class TextEnvironment(gymnasium.Env[str, str]):
