@@ -130,7 +130,7 @@ class TestOneLineErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["train", "none.yaml"], "cannot read recipe none.yaml: No such file or directory"),
+            (["train", "none.yaml"], "cannot read none.yaml: No such file or directory"),
             (["train", "mini.yaml", "seeds=3"], "mini.yaml: unknown key 'seeds'; did you mean 'seed'?"),
             (
                 ["train", "mini.yaml", "name=a/b"],

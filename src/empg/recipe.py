@@ -19,7 +19,7 @@ from empg.environments.base import TextEnvironment
 from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
-from empg.recipe_files import apply_override, find_recipe, read_recipe_yaml
+from empg.recipe_files import apply_override, find_recipe, read_mapping
 from empg.validation import explained, nearest
 
 if TYPE_CHECKING:
@@ -331,15 +331,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
     path = find_recipe(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path} is not a UTF-8 text file") from None
-    data = read_recipe_yaml(text, str(path)) or {}
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: expected a mapping of keys to values, got a {type(data).__name__}")
+    data = read_mapping(path)
     for override in overrides:
         apply_override(data, override)
     return parse_recipe(data, str(path))

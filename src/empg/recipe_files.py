@@ -35,6 +35,24 @@ def read_recipe_yaml(text: str, source: str) -> Any:
         raise RecipeError(str(error)) from None
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping; an empty file is an empty one.
+
+    Raises:
+        RecipeError: the file is missing, is not text or not YAML, or has another top level.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not a UTF-8 text file") from None
+    data = read_recipe_yaml(text, str(path)) or {}
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: expected a mapping of keys to values, got a {type(data).__name__}")
+    return data
+
+
 def apply_override(data: dict[str, Any], override: str) -> None:
     """Set one key of a recipe's mapping from `key.path=value`, in place; raises `RecipeError`."""
     key, separator, raw = override.partition("=")
