@@ -1,9 +1,7 @@
 """The results of a study: a folder that is small enough to commit, and from which every table and figure is made.
 
-study.yaml             the study, as it was run
-<recipe>-<variant>-s<seed>/
-                       a run folder with recipe.yaml, metrics.jsonl and evaluations/ alone, so that `empg compare`
-                       and `empg figure` read it
+It has `study.yaml`, the study as it was run, and for each finished run a folder `<recipe>-<variant>-s<seed>/`: a run
+folder with recipe.yaml, metrics.jsonl and evaluations/ alone, so that `empg compare` and `empg figure` read it.
 """
 
 from __future__ import annotations
