@@ -55,6 +55,11 @@ class Outcomes:
         kinds = np.asarray(self.types)
         return {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
 
+    def only(self, kind: str) -> Outcomes:
+        """Return the outcomes of the tasks of one type."""
+        places = self.columns()[kind]
+        return Outcomes(self.scores[:, places], [kind] * len(places))
+
 
 def iqm(values: np.ndarray) -> np.ndarray:
     """Return the interquartile mean over the last axis: the mean without the lowest and the highest quarter.

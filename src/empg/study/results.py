@@ -101,8 +101,8 @@ def read_results(folder: Path) -> Results:
     return Results(folder, study, runs)
 
 
-def outcomes(runs: Sequence[RunResult], panels: Sequence[tuple[str, str]], *, first: bool = False) -> Outcomes:
-    """Return the outcomes of runs of one recipe on its panels, after training or, with `first`, before it.
+def outcomes(runs: Sequence[RunResult], panels: Sequence[tuple[str, str]], iteration: int | None = None) -> Outcomes:
+    """Return the outcomes of runs of one recipe on its panels, at an iteration; None is the last of each run.
 
     With several panels, their tasks stand side by side, and a type is one of a panel.
 
@@ -115,10 +115,11 @@ def outcomes(runs: Sequence[RunResult], panels: Sequence[tuple[str, str]], *, fi
         types: list[str] = []
         tasks: list[Any] = []
         for split, decoding in panels:
-            found = run.evaluations(split, decoding)
+            found = [r for r in run.evaluations(split, decoding) if iteration in (None, r["iteration"])]
             if not found:
-                raise UserError(f"{run.folder.path} has no evaluation of {split} ({decoding}); finish the run again")
-            table = run.folder.read_evaluation(found[0 if first else -1])
+                when = "" if iteration is None else f" at iteration {iteration}"
+                raise UserError(f"{run.folder.path} has no evaluation of {split} ({decoding}){when}; repeat the run")
+            table = run.folder.read_evaluation(found[-1])
             scores += [float(win) for win in table["success"]]
             types += [f"{split} {kind}" if len(panels) > 1 else kind for kind in table["task_type"]]
             tasks += [(split, decoding, task) for task in table["task_id"]]
