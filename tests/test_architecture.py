@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "learner", "record",
         "report",
     },
-    "cli": {"errors", "environments", "recipe", "record", "report", "play", "run"},
+    "study": {"errors", "system", "validation", "recipe", "recipe_files", "record", "report", "run"},
+    "cli": {"errors", "environments", "recipe", "record", "report", "play", "run", "study"},
     "extras": set(),
     "__main__": {"extras", "cli"},
 }  # fmt: skip

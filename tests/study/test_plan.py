@@ -23,7 +23,7 @@ STUDY: dict[str, Any] = {
 
 def write(folder: Path, **changes: Any) -> Path:
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump({**STUDY, **changes}))
+    path.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
     return path
 
 

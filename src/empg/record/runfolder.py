@@ -383,6 +383,6 @@ _RECORD = b'{"kind":'  # how a line of metrics.jsonl begins
 
 
 def _matching(folder: Path, *names: re.Pattern[str]) -> list[Path]:
-    """Return what is in a folder under one of these names; nothing if there is no folder."""
+    """Return what is in a folder under one of these names; nothing if the folder is missing."""
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     return [entry for entry in entries if any(name.fullmatch(entry.name) for name in names)]
