@@ -130,7 +130,8 @@ def test_two_processes_do_not_compute_the_same_warm_start_twice(tmp_path: Path) 
     place(tmp_path, STUDY)
     changes = ["warm_start.episodes=1600", "iterations=0", "evaluation.episodes=1"]
     runs = [start(tmp_path, "train", "tiny.yaml", *changes, "--run", name) for name in "ab"]
-    assert [run.wait(timeout=300) for run in runs] == [0, 0], [run.communicate() for run in runs]
+    printed = [run.communicate(timeout=300) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], printed
     assert sum(any(r["kind"] == "warm_start" for r in records(tmp_path / name)) for name in "ab") == 1
 
 

@@ -47,9 +47,7 @@ def study(
         raise typer.Exit(128 + stopped.signal) from None
     target = results or Path("results") / loaded.name
     copied = collect(file, loaded, folder, [job.key for job in jobs if job.state == "finished"], target)
-    typer.echo(
-        f"results of {copied} of {len(jobs)} runs: {target}; write their page: empg results {target} --out FILE.md"
-    )
+    typer.echo(f"results of {copied} of {len(jobs)} runs: {target}; make their page with empg results {target}")
     if copied < len(jobs):
         raise typer.Exit(1)
 
