@@ -35,11 +35,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "plain_text", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "learner",
         "record", "report",
     },
-    "command_group": {"errors", "plain_text", "environments"},
     "cli": {
-        "errors", "plain_text", "command_group", "environments", "recipe", "recipe_presets", "record", "report", "play",
-        "run",
+        "errors", "plain_text", "environments", "recipe", "recipe_presets", "record", "report", "play", "run", "study",
     },
+    "study": {"errors", "system", "validation", "recipe", "recipe_files", "record", "report", "run"},
     "extras": set(),
     "__main__": {"extras", "cli"},
 }  # fmt: skip

@@ -32,6 +32,7 @@ evaluation: {splits: [valid_seen], episodes: 4}
 """
 
 
+COMMANDS = ["train", "doctor", "study", "results", "evaluate", "compare", "report", "figure", "play"]
 EMPG = str(Path(sys.executable).with_name("empg"))
 
 
@@ -79,10 +80,10 @@ class TestHelp:
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         commands = re.findall(r"^  (\w+) ", done.stdout.partition("Commands:")[2], re.MULTILINE)
-        assert commands == ["train", "evaluate", "compare", "report", "figure", "doctor", "play"]
+        assert commands == COMMANDS
         assert done.stderr == "[]\n"
 
-    @pytest.mark.parametrize("command", ["train", "evaluate", "compare", "report", "figure", "doctor", "play"])
+    @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_explains_itself(self, command: str) -> None:
         assert len(CliRunner().invoke(app, [command, "--help"]).stdout.splitlines()) > 8
 
@@ -136,7 +137,7 @@ class TestOneLineErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["train", "none.yaml"], "cannot read recipe none.yaml: No such file or directory"),
+            (["train", "none.yaml"], "cannot read none.yaml: No such file or directory"),
             (["train", "mini.yaml", "seeds=3"], "mini.yaml: unknown key 'seeds'; did you mean 'seed'?"),
             (
                 ["train", "mini.yaml", "name=a/b"],
@@ -162,6 +163,8 @@ class TestOneLineErrors:
             (["report", "none"], "none does not exist; name the folder of a run"),
             (["figure", "none", "--out", "x.svg"], "none does not exist; name the folder of a run"),
             (["evaluate", "none"], "none does not exist; name the folder of a run"),
+            (["study", "none.yaml"], "cannot read none.yaml: No such file or directory"),
+            (["results", "none"], "cannot read none/study.yaml: No such file or directory"),
             (["compare", "runs/mini", "none"], "none does not exist; name the folder of a run"),
             (["evaluate", "runs/mini", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
             (["play", "alfworld", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),

@@ -22,6 +22,7 @@ from empg.rollout.demonstrations import demonstrate
 from empg.rollout.types import EndReason
 from empg.run.logger import resume_record
 from empg.run.resume import FREE
+from empg.study.plan import Study
 from tests import ROOT
 from tests.packages import importable, install
 
@@ -283,6 +284,16 @@ def test_the_page_on_recipes_names_every_key_with_its_type_and_default(path: str
 def test_the_page_on_recipes_names_no_other_section() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(sections(Recipe))
+
+
+def test_the_page_on_studies_names_every_key_with_its_type_and_default() -> None:
+    table = rows("studies.md", "The file")
+    assert [cells[0] for cells in table] == [f"`{key}`" for key in Study.model_fields]
+    properties = Study.model_json_schema()["properties"]
+    for cells, (key, field) in zip(table, Study.model_fields.items(), strict=True):
+        assert cells[1] == in_words(properties[key]), key
+        default = field.get_default(call_default_factory=True)
+        assert cells[2] == "required" if field.is_required() else yaml.safe_load(cells[2].strip("`")) == default, key
 
 
 @pytest.mark.parametrize("id_", ["alfworld", "webshop", "deepsearch"])

@@ -18,7 +18,10 @@ class Origin(TypedDict):
     """What wrote the records that follow, and since when."""
 
     version: str
+    commit: str
     python: str
+    torch: str
+    processor: str
     started: str
 
 

@@ -252,6 +252,21 @@ class RunFolder:
             raise RunFolderError(f"cannot copy {source.path} to {self.path}: {error.strerror or error}") from None
         self.rewind(iteration)
 
+    def copy_summary(self, target: Path) -> None:
+        """Write what is needed to report the run into a folder: recipe, metrics and evaluations, no turns or weights.
+
+        The records of warm-start steps are left out. The result is small, and is itself a run folder.
+        """
+        lines = [json_line(record) for record in self.read_metrics() if record.get("kind") != "warm_start"]
+        try:
+            (target / self._evaluations.name).mkdir(parents=True, exist_ok=True)
+            for file in _matching(self._evaluations, _EVALUATION):
+                write_whole(target / file.parent.name / file.name, file.read_bytes())
+            write_whole(target / self.metrics_path.name, b"".join(lines))
+            write_whole(target / self.recipe_path.name, self.recipe_path.read_bytes())
+        except OSError as error:
+            raise RunFolderError(f"cannot copy {self.path} to {target}: {error.strerror or error}") from None
+
     @contextmanager
     def _metrics_lock(self) -> Iterator[None]:
         with locked(self.path / _METRICS_LOCK, wait=60.0, busy=f"{self.metrics_path} is locked by another process"):

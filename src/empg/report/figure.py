@@ -1,9 +1,9 @@
-"""Draw success over iterations as a static SVG for a README or a paper, with several runs overlaid."""
+"""Draw success over iterations as a static SVG for a README or a paper: several runs, or means of runs with bands."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -26,8 +26,32 @@ _LEGEND_LETTER = 7.2  # average width of a letter in the legend, in pixels
 
 
 @dataclass(frozen=True)
-class Dot:
-    """An evaluation in pixels: its position, and the ends of its Wilson interval. `says` is the tooltip."""
+class Mark:
+    """An evaluation: its success with an interval. `says` is the tooltip."""
+
+    value: float
+    low: float
+    high: float
+    says: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of a figure, by iteration; what is empty is not drawn.
+
+    `raw` is a thin line, `smooth` a thick one, `band` an area from low to high, `marks` are dots with intervals.
+    """
+
+    label: str
+    raw: dict[int, float] = field(default_factory=dict)
+    smooth: dict[int, float] = field(default_factory=dict)
+    band: dict[int, tuple[float, float]] = field(default_factory=dict)
+    marks: dict[int, Mark] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Dot:
+    """A mark in pixels."""
 
     x: float
     y: float
@@ -37,8 +61,8 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One run in pixels; the lines are SVG point lists, empty where the run has no training rollouts."""
+class _Curve:
+    """A line in pixels; the lines and the band are SVG point lists."""
 
     label: str
     colour: int
@@ -46,7 +70,8 @@ class Curve:
     legend_y: float
     raw: str
     smooth: str
-    dots: list[Dot]
+    band: str
+    dots: list[_Dot]
 
 
 def draw_curve(
@@ -79,10 +104,41 @@ def draw_curve(
         raise UserError(f"wrong number of labels: expected one per run, got {len(runs)} runs and labels={labels!r}")
     told = [run.read_metrics() for run in runs]
     names = [_label(*named) for named in zip(runs, told, strict=True)] if labels is None else list(labels)
-    try:
-        svg = _render(told, names, split or _first_split(told), decoding, title)
-    except ValueError as error:
-        raise UserError(f"{error} in {', '.join(str(run.path) for run in runs)}") from None
+    split = split or _first_split(told)
+    evaluations = [_evaluations(records, split, decoding) for records in told]
+    lines = [_line(*parts) for parts in zip(names, map(_train, told), evaluations, strict=True)]
+    if not any(line.raw or line.marks for line in lines):
+        where = ", ".join(str(run.path) for run in runs)
+        raise UserError(f"nothing to draw: no training iterations and no evaluation of {split} ({decoding}) in {where}")
+    tasks = sorted({f"{record['n']} tasks" for run in evaluations for record in run.values()})
+    panel = ", ".join([f"{split} ({decoding})", *tasks]) if tasks else ""
+    notes = [f"lines: training episodes, mean over {SMOOTHED} iterations"] if any(line.raw for line in lines) else []
+    notes += [f"dots: {panel}, 95% interval"] if panel else []
+    return draw_lines(lines, path, title=title, note=" · ".join(notes))
+
+
+def draw_lines(lines: Sequence[Line], path: Path, *, title: str, note: str) -> Path:
+    """Draw success over iterations and write it as one SVG, with a note below the plot.
+
+    Raises:
+        RunFolderError: the figure cannot be written.
+    """
+    iterations = [i for line in lines for by in (line.raw, line.smooth, line.marks) for i in by]
+    last = max([1, *iterations])
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    svg = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=_LEFT,
+        right=_RIGHT,
+        top=_TOP,
+        bottom=_BOTTOM,
+        note=note,
+        curves=_curves(lines, last),
+        y_ticks=[(_y(share / 100), f"{share}%") for share in (0, 25, 50, 75, 100)],
+        x_ticks=[(_x(iteration, last), iteration) for iteration in _ticks(last)],
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, svg.encode("utf-8", "replace"))
@@ -96,32 +152,6 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     half = window // 2
     spans = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(span) / len(span) for span in spans]
-
-
-def _render(told: Sequence[Sequence[Record]], names: Sequence[str], split: str, decoding: str, title: str) -> str:
-    train = [_train(records) for records in told]
-    evaluations = [_evaluations(records, split, decoding) for records in told]
-    iterations = [i for run in train for i in run] + [i for run in evaluations for i in run]
-    if not iterations:
-        raise UserError(f"nothing to draw: no training iterations and no evaluation of {split} ({decoding})")
-    last = max(1, *iterations)
-    tasks = sorted({f"{record['n']} tasks" for run in evaluations for record in run.values()})
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title,
-        width=_WIDTH,
-        height=_HEIGHT,
-        left=_LEFT,
-        right=_RIGHT,
-        top=_TOP,
-        bottom=_BOTTOM,
-        smoothed=SMOOTHED,
-        rollouts=any(train),
-        panel=", ".join([f"{split} ({decoding})", *tasks]) if tasks else "",
-        curves=_curves(names, train, evaluations, last),
-        y_ticks=[(_y(share / 100), f"{share}%") for share in (0, 25, 50, 75, 100)],
-        x_ticks=[(_x(iteration, last), iteration) for iteration in _ticks(last)],
-    )
 
 
 # --- series -------------------------------------------------------------------------------------------------
@@ -148,30 +178,17 @@ def _label(run: RunFolder, records: Sequence[Record]) -> str:
     return f"seed {seeds[0]}" if seeds else run.path.name
 
 
-def _curves(
-    names: Sequence[str], train: Sequence[dict[int, float]], evaluations: Sequence[dict[int, EvalRecord]], last: int
-) -> list[Curve]:
-    curves: list[Curve] = []
-    legend_x, legend_y = float(_LEFT), 54.0
-    for place, (name, rollouts, played) in enumerate(zip(names, train, evaluations, strict=True)):
-        shift = _APART * (place - (len(names) - 1) / 2)
-        smooth = dict(zip(rollouts, running_mean(list(rollouts.values()), SMOOTHED), strict=True))
-        dots = [_dot(name, i, Rate.of(record), _x(i, last) + shift) for i, record in sorted(played.items())]
-        raw, mean = _points(rollouts, last), _points(smooth, last)
-        room = 34 + _LEGEND_LETTER * len(name)
-        if legend_x + room > _RIGHT and legend_x > _LEFT:
-            legend_x, legend_y = float(_LEFT), legend_y + 18
-        curves.append(Curve(name, place % COLOURS + 1, round(legend_x, 1), legend_y, raw, mean, dots))
-        legend_x += room
-    return curves
+def _line(name: str, rollouts: dict[int, float], played: dict[int, EvalRecord]) -> Line:
+    smooth = dict(zip(rollouts, running_mean(list(rollouts.values()), SMOOTHED), strict=True))
+    return Line(name, rollouts, smooth, marks={i: _mark(name, i, Rate.of(record)) for i, record in played.items()})
 
 
-def _dot(name: str, iteration: int, rate: Rate, x: float) -> Dot:
+def _mark(name: str, iteration: int, rate: Rate) -> Mark:
     says = (
         f"{name}, iteration {iteration}: {rate.successes} of {rate.n} "
         f"({100 * rate.success:.1f}%, 95% interval {100 * rate.low:.1f} to {100 * rate.high:.1f}%)"
     )
-    return Dot(round(x, 1), _y(rate.success), _y(rate.low), _y(rate.high), says)
+    return Mark(rate.success, rate.low, rate.high, says)
 
 
 # --- positions ---------------------------------------------------------------------------------------------
@@ -194,3 +211,23 @@ def _ticks(last: int) -> range:
     """Return at most nine round iteration numbers, starting at 0."""
     steps = (size * 10**power for power in range(9) for size in (1, 2, 5))
     return range(0, last + 1, next(step for step in steps if last / step <= 8))
+
+
+def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
+    curves: list[_Curve] = []
+    legend_x, legend_y = float(_LEFT), 54.0
+    for place, line in enumerate(lines):
+        shift = _APART * (place - (len(lines) - 1) / 2)
+        dots = [
+            _Dot(round(_x(i, last) + shift, 1), _y(mark.value), _y(mark.low), _y(mark.high), mark.says)
+            for i, mark in sorted(line.marks.items())
+        ]
+        room = 34 + _LEGEND_LETTER * len(line.label)
+        if legend_x + room > _RIGHT and legend_x > _LEFT:
+            legend_x, legend_y = float(_LEFT), legend_y + 18
+        upper = _points({i: high for i, (_, high) in line.band.items()}, last)
+        lower = _points({i: low for i, (low, _) in reversed(line.band.items())}, last)
+        raw, smooth, band = _points(line.raw, last), _points(line.smooth, last), f"{upper} {lower}".strip()
+        curves.append(_Curve(line.label, place % COLOURS + 1, round(legend_x, 1), legend_y, raw, smooth, band, dots))
+        legend_x += room
+    return curves

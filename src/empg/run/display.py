@@ -128,7 +128,7 @@ class Progress:
             left = self._left()
             self._print(
                 f"iteration {record['iteration']}/{self.iterations}  {numbers}  {_times(record)}"
-                + (f"  left {_duration(left)}" if left else "")
+                + (f"  left {duration(left)}" if left else "")
             )
             for alarm in alarms:
                 self._print(f"alarm: {alarm}")
@@ -188,7 +188,7 @@ class Progress:
         heading = f"iteration {record['iteration']}/{self.iterations}"
         table.add_row(Text(heading, style="bold"), Text("".join(_block(s) for s in self._success), style="green"))
         numbers = Text("  ".join(f"{name} {value}" for name, value in _train_numbers(record)))
-        table.add_row(Text(f"{_duration(left)} left" if left and not self._finished else "", style="dim"), numbers)
+        table.add_row(Text(f"{duration(left)} left" if left and not self._finished else "", style="dim"), numbers)
         table.add_row("", Text(_times(record), style="dim"))
         return table
 
@@ -203,7 +203,7 @@ class Progress:
             animation_time=time.monotonic(),
         )
         count = f"{self._done}/{self._total}" if self._total else ""
-        line.add_row(Text(self._stage), bar, Text(count), Text(_duration(elapsed), style="dim"))
+        line.add_row(Text(self._stage), bar, Text(count), Text(duration(elapsed), style="dim"))
         return line
 
 
@@ -230,7 +230,7 @@ def _times(record: TrainRecord) -> str:
 def _warm_numbers(record: WarmStartRecord) -> str:
     left = record["time"] / record["step"] * (record["steps"] - record["step"])
     tokens = f"token accuracy {100 * record['token_accuracy']:.1f}%"
-    return f"loss {record['loss']:.3f}  {tokens}  left {_duration(left)}"
+    return f"loss {record['loss']:.3f}  {tokens}  left {duration(left)}"
 
 
 def rate(shown: Rate) -> str:
@@ -244,7 +244,8 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Format seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import TracebackType
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import empg
@@ -37,6 +38,7 @@ from empg.run.columns import (
     turn_columns,
 )
 from empg.run.display import Progress
+from empg.system.machine import commit, processor
 from empg.system.workers import Workers
 
 Done = Callable[[int], None]
@@ -209,6 +211,9 @@ def resume_record(
 def _origin() -> Origin:
     return {
         "version": empg.__version__,
+        "commit": commit(),
         "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "processor": processor(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

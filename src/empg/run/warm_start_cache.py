@@ -7,13 +7,16 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import empg
+from empg.errors import UserError
 from empg.learner.checkpoint import CheckpointError, Checkpoints, require_finite
 from empg.learner.warm_start import warm_start
 from empg.policy.model import Policy
 from empg.recipe import Recipe
+from empg.record.lock import acquire
 from empg.rollout.demonstrations import recording_files
 from empg.run.build import build_agent, build_policy, uses_date
 from empg.run.logger import RunLogger
@@ -27,16 +30,28 @@ def starting_policy(run: Run) -> Policy:
     The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including the code of
     this package and of the environment. An entry is a checkpoint, so a damaged one is recognized and replaced.
 
+    Processes that need the same warm start at the same time compute it once; the others wait for it.
+
     Raises:
         DivergedError: the warm start ended with weights that are not finite.
+        StopRequested: worker 0 was asked to stop.
     """
     recipe, workers, logger = run.recipe, run.workers, run.logger
     if recipe.warm_start is None:
         return build_policy(recipe)
     cache, name = Checkpoints(cache_folder()), cache_entry(recipe)
-    if workers.gather(workers.first and _is_intact(cache, name, logger))[0]:
-        logger.say(f"warm start loaded from {cache.folder / name}")
-        return build_policy(recipe, cache.folder / name)
+    with ExitStack() as held:
+        if not workers.gather(workers.first and (cache.folder / name).is_dir())[0]:
+            _take_turn(held, cache.folder, name, run)
+        if workers.gather(workers.first and _is_intact(cache, name, logger))[0]:
+            logger.say(f"warm start loaded from {cache.folder / name}")
+            return build_policy(recipe, cache.folder / name)
+        return _warm_started(run, cache, name)
+
+
+def _warm_started(run: Run, cache: Checkpoints, name: str) -> Policy:
+    """Compute a warm start and keep it in the cache."""
+    recipe, workers, logger = run.recipe, run.workers, run.logger
     logger.stage("expert episodes for the tokenizer")
     policy = build_policy(recipe)
     logger.stage("warm start")
@@ -50,6 +65,34 @@ def starting_policy(run: Run) -> Policy:
             logger.say(f"{error}; continuing without the cache")
     workers.barrier()
     return policy
+
+
+def _take_turn(held: ExitStack, folder: Path, name: str, run: Run) -> None:
+    """Wait until no other process computes this warm start; `held` then holds its lock. So it is computed only once.
+
+    Raises:
+        StopRequested: worker 0 was asked to stop while it waited.
+    """
+    workers, waited = run.workers, False
+    while not workers.gather(workers.first and _locked(held, folder, name, run.logger))[0]:
+        if not waited:
+            run.logger.stage("waiting for another run that computes the same warm start")
+        waited = True
+        if workers.first:
+            workers.check_stop()
+
+
+def _locked(held: ExitStack, folder: Path, name: str, logger: RunLogger) -> bool:
+    """Try for a second to take the lock of a warm start; True also where there are no locks, and nothing is shared."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = acquire(folder / f".{name}.lock", wait=1.0)
+    except (OSError, UserError) as error:
+        logger.say(f"warm-start cache: {' '.join(str(error).split())[:200]}")
+        return True
+    if lock is not None:
+        held.callback(lock.release)
+    return lock is not None
 
 
 def _is_intact(cache: Checkpoints, name: str, logger: RunLogger) -> bool:

@@ -1,0 +1,105 @@
+"""The commands about environments: `play` and `serve-retriever`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from empg.cli.app import app
+from empg.cli.group import PlayCommand
+
+
+class Index(str, Enum):
+    """The index of a served corpus."""
+
+    bm25 = "bm25"
+    tantivy = "tantivy"
+    dense = "dense"
+
+
+class Pooling(str, Enum):
+    """How an encoder pools its token vectors."""
+
+    mean = "mean"
+    cls = "cls"
+
+
+@app.command(cls=PlayCommand)
+def play(
+    environment: Annotated[
+        str, typer.Argument(metavar="ENVIRONMENT", help="Registered environment, or gymnasium id of a text environment")
+    ],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options, e.g. rooms=small max_steps=20")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the task.")] = "train",
+    task: Annotated[int | None, typer.Option(min=0, help="Task index  [default: random]")] = None,
+    expert: Annotated[bool, typer.Option("--expert", help="Watch the expert play.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Play in the browser, on this machine only.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --web; 0 picks a free port.")] = 8000,
+    record: Annotated[Path | None, typer.Option(help="File for finished episodes of --web (JSON lines).")] = None,
+) -> None:
+    """Play an environment yourself.
+
+    Type ? to list the valid commands and Tab to complete one. Commands can also be read from a pipe.
+    """
+    from empg.play import open_environment, show_in_browser
+    from empg.play import play as begin
+
+    if web and (task is not None or expert):
+        raise typer.BadParameter("--web cannot be combined with --task or --expert")
+    if record is not None and not web:
+        raise typer.BadParameter("--record needs --web")
+    opened = open_environment(environment, split, options or ())
+    try:
+        if web:
+            show_in_browser(opened, port, record)
+        else:
+            begin(opened, task, expert=expert)
+    finally:
+        opened.close()
+
+
+@app.command("serve-retriever")
+def serve_retriever(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help='File with lines {"id": ..., "contents": ...}')],
+    retriever: Annotated[Index, typer.Option(help="Kind of index.")] = Index.bm25,
+    encoder: Annotated[Path | None, typer.Option(help="Folder of a sentence-embedding model, for dense.")] = None,
+    query_prefix: Annotated[
+        str, typer.Option(help='Prefix that the encoder expects before queries: "query: " for E5.')
+    ] = "",
+    document_prefix: Annotated[
+        str, typer.Option(help='Prefix that the encoder expects before documents: "passage: " for E5.')
+    ] = "",
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="Pooling of the encoder  [default: that of its folder]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device of the encoder, in torch's notation.")] = "cpu",
+    faiss: Annotated[
+        str | None, typer.Option(help="faiss index factory string, e.g. HNSW32  [default: exact search]")
+    ] = None,
+    index: Annotated[Path | None, typer.Option(help="Published faiss index of the corpus, for dense.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of the index  [default: next to the corpus]")] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free port.")] = 8000,
+) -> None:
+    """Serve a corpus to search agents, with Search-R1's API.
+
+    Answer POST /retrieve {"queries": [...], "topk": 3, "return_scores": true}. The corpus is indexed once; later starts
+    reuse the index.
+    """
+    from empg.environments.deepsearch.served_corpus import serve_corpus
+
+    model = None
+    if encoder is not None:
+        marks = {"query_prefix": query_prefix, "document_prefix": document_prefix}
+        model = {"folder": encoder, **marks, "pooling": pooling and pooling.value, "device": device}
+    searching = {"retriever": retriever.value, "encoder": model, "faiss": faiss, "index": index, "cache": cache}
+    serve_corpus(
+        corpus, searching, host, port, ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True)
+    )

@@ -1,0 +1,69 @@
+"""The commands about studies: `study` runs one, `results` writes its page."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from empg.cli.app import app
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="Study, e.g. recipes/studies/alfworld.yaml")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs, their state and an estimate of the time.")
+    ] = False,
+    runs: Annotated[Path | None, typer.Option(help="Folder of the runs  [default: runs/studies/<name>]")] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of the results  [default: results/<name>]")] = None,
+) -> None:
+    """Compare variants of recipes over several seeds.
+
+    Run every combination with `empg train`, several at a time. Finished runs are skipped and interrupted ones resumed,
+    so the same command continues a study that was stopped, even by kill -9. A run that fails is reported, and the
+    others continue. At the end, copy what is needed for tables into the folder of the results, which is small enough to
+    commit; `empg results` makes the page of it.
+    """
+    from empg.study.plan import load_study, plan
+
+    loaded = load_study(file)
+    planned = plan(loaded, file)
+    folder = runs or Path("runs") / "studies" / loaded.name
+    from empg.study.progress import StudyProgress, listed  # these import torch
+    from empg.study.queue import Stopped, make_jobs, run_queue
+    from empg.study.results import collect
+
+    if dry_run:
+        typer.echo("\n".join(listed(loaded, make_jobs(planned, folder))))
+        return
+    try:
+        jobs = run_queue(planned, folder, loaded.parallel, StudyProgress(loaded))
+    except Stopped as stopped:
+        typer.echo(f"empg: {stopped}; to resume: {shlex.join(['empg', *sys.argv[1:]])}", err=True)
+        raise typer.Exit(128 + stopped.signal) from None
+    target = results or Path("results") / loaded.name
+    copied = collect(file, loaded, folder, [job.key for job in jobs if job.state == "finished"], target)
+    typer.echo(f"results of {copied} of {len(jobs)} runs: {target}; make their page with empg results {target}")
+    if copied < len(jobs):
+        raise typer.Exit(1)
+
+
+@app.command()
+def results(
+    folders: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Folders of results, e.g. results/alfworld")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.md", help="Page to write; its figures go into figures/ beside it.")
+    ] = Path("docs/results.md"),
+) -> None:
+    """Write the page of one or more studies.
+
+    The page has tables of success with intervals, paired differences, and learning curves. It is made from the
+    results alone, without the run folders.
+    """
+    from empg.study.page import write_page
+
+    typer.echo("\n".join(map(str, write_page(folders, out))))

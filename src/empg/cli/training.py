@@ -1,0 +1,117 @@
+"""The commands that train: `train` and `doctor`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from empg.cli.app import Changes, RecipeFile, RunOption, app
+from empg.plain_text import visible
+from empg.recipe_presets import PRESETS
+
+if TYPE_CHECKING:
+    from empg.recipe import Recipe
+    from empg.run.doctor import Finding
+
+
+@app.command(epilog=f"Presets, to be set as in algorithm=gigpo+empg: {', '.join(PRESETS)}")
+def train(
+    recipe: RecipeFile,
+    changes: Changes = None,
+    run: RunOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint of the run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing run.")] = False,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="CHECKPOINT",
+            help="With --resume, the name of an earlier checkpoint to go back to, e.g. iter-000040; what came later is "
+            "removed. Without, the path of a checkpoint to fork into a new run.",
+        ),
+    ] = None,
+) -> None:
+    """Train a recipe.
+
+    Run the warm start, an evaluation, RL, a second evaluation, and write the report. The run folder gets the resolved
+    recipe, metrics, episodes, checkpoints and report.html. Use --resume to continue a run that was stopped, even by
+    kill -9. On a CPU the result is the same as without the interruption. Ctrl-C, SIGTERM and SIGHUP write a checkpoint
+    first; a second one ends the run at once.
+
+    A resumed run may change: name, iterations, workers, checkpoint_every, keep_checkpoints, evaluation.*,
+    environment.workers, rollout.slots, optimizer.micro_batch_tokens, policy.device. More iterations need
+    optimizer.schedule=constant: linear and cosine set every learning rate by the number of iterations, so fork the
+    run. A fork may change everything but the policy's shape and the warm start.
+    """
+    if resume and force:
+        raise typer.BadParameter(
+            "--resume and --force are mutually exclusive: use --resume to continue or --force to overwrite"
+        )
+    from empg.recipe import load_recipe
+
+    loaded = load_recipe(recipe, changes or ())
+    folder = run or _default_run(loaded)
+    from empg.run.resume import resolve_into  # imports torch, which is slow and not needed to report a wrong recipe
+
+    resolved = resolve_into(loaded, folder, resume=resume, origin=from_)
+    workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
+    print(visible(f"{resolved.name}: {recipe} into {folder}; starting {workers}"), flush=True)
+
+    from empg.run.doctor import check
+    from empg.run.train import Stopped
+    from empg.run.train import train as start
+
+    failed = [finding for finding in check(resolved, folder) if finding.level == "fail"]
+    if failed:
+        _show(failed, err=True)
+        raise typer.Exit(1)
+    command = shlex.join(["empg", *sys.argv[1:]])
+    try:
+        start(resolved, folder, resume=resume, force=force, origin=from_, command=command)
+    except Stopped as stopped:
+        again = ["empg", "train", str(recipe), *(changes or ()), "--run", str(folder)]
+        how = shlex.join([*again, "--force" if stopped.iteration is None else "--resume"])
+        typer.echo(f"empg: {stopped}; to {'restart' if stopped.iteration is None else 'resume'}: {how}", err=True)
+        raise typer.Exit(128 + stopped.signal) from None
+
+
+@app.command()
+def doctor(recipe: RecipeFile, changes: Changes = None, run: RunOption = None) -> None:
+    """Check that a recipe can run on this machine.
+
+    Check packages, data, model, memory, disk and cores before any work starts. Exit with code 1 if the recipe cannot
+    run.
+    """
+    from empg.recipe import load_recipe
+
+    loaded = load_recipe(recipe, changes or ())
+    from empg.run.build import resolve  # imports torch, as above
+    from empg.run.doctor import check
+
+    resolved = resolve(loaded)
+    findings = check(resolved, run or _default_run(resolved))
+    _show(findings)
+    failed = sum(finding.level == "fail" for finding in findings)
+    if failed:
+        typer.echo(f"{recipe} cannot run here: {failed} {'problem' if failed == 1 else 'problems'} to fix")
+        raise typer.Exit(1)
+    typer.echo(f"{recipe} can run here")
+
+
+def _default_run(recipe: Recipe) -> Path:
+    from empg.errors import RecipeError
+
+    name = recipe.name
+    if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\") or len(name.encode()) > 200:
+        raise RecipeError(f"name: {name!r:.80} is not a valid folder name; set the run folder with --run")
+    return Path("runs") / name
+
+
+def _show(findings: list[Finding], *, err: bool = False) -> None:
+    for finding in findings:
+        remedy = f"\n      -> {finding.remedy}" if finding.remedy else ""
+        typer.echo(visible(f"{finding.level:4}  {finding.text}{remedy}"), err=err)

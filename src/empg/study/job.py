@@ -1,0 +1,120 @@
+"""A run of the queue: its state, read from its folder, and its process."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from empg.errors import UserError
+from empg.record.records import Record, eval_records, train_records
+from empg.record.runfolder import RunFolder
+from empg.run.resume import like_the_run
+from empg.study.plan import PlannedRun, RunKey
+from empg.study.process import last_line, train_in_process
+from empg.system.signals import stop_signals_blocked
+
+WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
+
+
+@dataclass(slots=True)
+class Job:
+    """A run of the queue.
+
+    Attributes:
+        state: `waiting`, `running`, `finished` or `failed`.
+        iteration: finished iterations.
+        success: success of the newest evaluation of the first panel; None without one.
+        seconds: time that its records account for.
+        message: why it failed.
+    """
+
+    planned: PlannedRun
+    folder: Path
+    state: str = WAITING
+    iteration: int = 0
+    success: float | None = None
+    seconds: float = 0.0
+    message: str = ""
+    process: BaseProcess | None = None
+
+    @property
+    def key(self) -> RunKey:
+        """The key of the run."""
+        return self.planned.key
+
+    @property
+    def log(self) -> Path:
+        """The file with the output of the run."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has a folder with a recipe."""
+        return (self.folder / "recipe.yaml").is_file()
+
+    def refresh(self) -> None:
+        """Read how far the run is from its folder."""
+        records = RunFolder(self.folder).read_metrics() if self.begun else []
+        self.iteration = max((r["iteration"] for r in train_records(records)), default=0)
+        first = self.planned.recipe.evaluation.panels[:1]
+        found = [r["success"] for r in eval_records(records) if [r["split"]] == first]
+        self.success = found[-1] if found else None
+        self.seconds = measured_seconds(records)
+        if self.state == WAITING and self._is_complete(records):
+            self.state = FINISHED
+
+    def _is_complete(self, records: Sequence[Record]) -> bool:
+        """Whether every panel is evaluated after the last iteration, which is the end of a run."""
+        recipe = self.planned.recipe
+        wanted = {(s, d) for s in recipe.evaluation.panels for d in recipe.evaluation.decoding}
+        evaluated = eval_records(records)
+        done = {(r["split"], r["decoding"]) for r in evaluated if r["iteration"] == recipe.iterations}
+        return self.begun and self.iteration >= recipe.iterations and wanted <= done
+
+    def check(self) -> None:
+        """Check that the run in the folder is the one that is planned.
+
+        Raises:
+            UserError: it has another recipe.
+        """
+        if self.begun:
+            try:
+                like_the_run(self.planned.recipe, RunFolder.open(self.folder))
+            except UserError as error:
+                raise UserError(f"{error}; or remove {self.folder}, or rename the study") from None
+
+    def start(self) -> None:
+        """Start the process of the run: a new run, one that continues, or one that restarts before its checkpoint."""
+        arguments = [*self.planned.arguments, "--run", str(self.folder)]
+        if self.begun:
+            checkpoints = RunFolder(self.folder).checkpoints
+            kept = any(checkpoints.glob("start")) or any(checkpoints.glob("iter-*"))
+            arguments.append("--resume" if kept else "--force")
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=train_in_process, args=(arguments, self.log), name=self.key.name)
+        with stop_signals_blocked():  # until `empg train` takes them
+            self.process.start()
+        self.state = RUNNING
+
+    def end(self) -> None:
+        """Take the result of a process that has ended."""
+        assert self.process is not None
+        self.process.join()
+        code, self.process, self.state = self.process.exitcode, None, WAITING
+        self.refresh()
+        if code or self.state != FINISHED:
+            self.state = FAILED
+            self.message = last_line(self.log) or f"exit code {code}"
+
+
+def measured_seconds(records: Sequence[Record]) -> float:
+    """Return the seconds that the records of a run account for: warm start, iterations and evaluations."""
+    warm = max((float(r["time"]) for r in records if r.get("kind") == "warm_start"), default=0.0)
+    return (
+        warm
+        + sum(float(r["time/total"]) for r in train_records(records))
+        + sum(float(r["time"]) for r in eval_records(records))
+    )

@@ -1,0 +1,167 @@
+"""The page of one or more studies in Markdown, with its figures: made from the results alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from empg.errors import UserError
+from empg.record.aggregate import RESAMPLES, Estimate
+from empg.record.durable import write_whole
+from empg.record.records import eval_records
+from empg.report.figure import SMOOTHED, draw_lines
+from empg.study.results import Results, read_results
+from empg.study.tables import (
+    Panels,
+    Row,
+    before_training,
+    curves,
+    iterations_to_target,
+    success_rows,
+    type_rows,
+)
+
+
+def write_page(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Write the page of the studies whose results are in `folders`, and return it with its figures.
+
+    Raises:
+        UserError: a folder has no results, runs cannot be compared, or a file cannot be written.
+    """
+    studies = [read_results(folder) for folder in folders]
+    command = shlex.join(["empg", "results", *map(str, folders), "--out", str(out)])
+    lines = [
+        "# Results of studies",
+        "",
+        f"Written by `{command}` from the files in these folders; do not edit.",
+        "",
+        "Success is that of the evaluation after the last iteration. Brackets are 95% intervals from "
+        f"{RESAMPLES:,} bootstrap draws of seeds and of tasks within their type. IQM is the interquartile mean over "
+        "the success rates of each seed and task type. Differences are paired by seed and task. The probability of "
+        "improvement is that of a run over a run of the base.",
+    ]
+    figures: list[Path] = []
+    for results in studies:
+        lines += _study(results, out, figures)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    return [out, *figures]
+
+
+def _study(results: Results, out: Path, figures: list[Path]) -> list[str]:
+    study = results.study
+    lines = ["", f"## {study.name}", "", *_origin(results), "", "| variant | overrides |", "|---|---|"]
+    lines += [f"| {name} | {_code(overrides)} |" for name, overrides in study.variants.items()]
+    if study.overrides:
+        lines += ["", f"All runs: {_code(study.overrides)}."]
+    panels: dict[str, Panels] = {recipe: results.panels(recipe) for recipe in results.recipes}
+    for recipe, shown in panels.items():
+        for panel in shown:
+            lines += _panel(results, recipe, panel, out, figures)
+        if len(shown) > 1:
+            lines += ["", f"### {recipe}: all panels", "", *_success(results, {recipe: shown})]
+        lines += _reached(results, recipe)
+    if len(panels) > 1:
+        lines += ["", "### All recipes", "", *_success(results, panels)]
+    return lines
+
+
+def _origin(results: Results) -> list[str]:
+    study = results.study
+    missing = [key.name for key in study.keys if key not in {run.key for run in results.runs}]
+    origins = [run.origin for run in results.runs]
+
+    def seen(field: str) -> str:
+        return ", ".join(sorted({str(origin.get(field) or "unknown") for origin in origins}))
+
+    lines = [
+        f"- command: `empg study {results.folder / 'study.yaml'}`",
+        f"- runs: {len(results.runs)} of {len(study.keys)} ({len(study.seeds)} seeds)"
+        + (f"; missing: {', '.join(missing)}" if missing else ""),
+        f"- commit: {seen('commit')}; empg {seen('version')}, torch {seen('torch')}, Python {seen('python')}",
+        f"- processor: {seen('processor')}",
+    ]
+    digests = {
+        (run.key.recipe, r["split"], r["panel"], r["panel_sha256"]): None
+        for run in results.runs
+        for r in eval_records(run.records)
+    }
+    lines += [f"- panel of {recipe}, {split}: {name}, sha256 {sha[:12]}" for recipe, split, name, sha in digests]
+    return lines
+
+
+def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, figures: list[Path]) -> list[str]:
+    split, decoding = panel
+    figure = out.parent / "figures" / f"{results.study.name}-{recipe}-{split}-{decoding}.svg"
+    note = f"lines: training episodes, mean over seeds and {SMOOTHED} iterations · dots: {split} ({decoding})"
+    title = f"{results.study.name}: {recipe}"
+    figures.append(
+        draw_lines(curves(results, recipe, split, decoding), figure, title=title, note=f"{note} · 95% over seeds")
+    )
+    lines = ["", f"### {recipe}: {split} ({decoding})", ""]
+    before = before_training(results, recipe, [panel])
+    if before is not None:
+        lines += [f"Before RL: {_percent(before)}.", ""]
+    lines += _success(results, {recipe: [panel]})
+    lines += ["", f"![Success during training](figures/{figure.name})", ""]
+    base = results.study.base
+    lines += [f"| task type | variant | mean | difference to {base} (points) |", "|---|---|---|---|"]
+    for kind, rows in type_rows(results, recipe, [panel]).items():
+        lines += [f"| {_text(kind)} | {name} | {_percent(mean)} | {_points(diff)} |" for name, mean, diff in rows]
+    return lines
+
+
+def _success(results: Results, panels: dict[str, Panels]) -> list[str]:
+    base = results.study.base
+    lines = [
+        f"| variant | seeds | mean | IQM | difference to {base} (points) | probability of improvement |",
+        "|---|---|---|---|---|---|",
+    ]
+    return lines + [_row(row) for row in success_rows(results, panels)]
+
+
+def _row(row: Row) -> str:
+    chance = row.improvement
+    shown = "" if chance is None else f"{chance.value:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
+    cells = (row.variant, str(row.seeds), _percent(row.mean), _percent(row.iqm), _points(row.difference), shown)
+    return f"| {' | '.join(cells)} |"
+
+
+def _reached(results: Results, recipe: str) -> list[str]:
+    target = f"{100 * results.study.target:g}%"
+    lines = [
+        "",
+        f"### {recipe}: iterations to {target}",
+        "",
+        f"Until the success of the training episodes of {SMOOTHED} iterations reaches {target}.",
+        "",
+        "| variant | runs that reach it | median iterations |",
+        "|---|---|---|",
+    ]
+    for row in iterations_to_target(results, recipe):
+        median = "more" if row.median is None else f"{row.median:g}"
+        lines.append(f"| {row.variant} | {row.reached} of {row.seeds} | {median} |")
+    return lines
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def _points(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+
+
+def _code(overrides: Iterable[str]) -> str:
+    return " ".join(f"`{_text(override)}`" for override in overrides) or "none"
+
+
+def _text(value: str) -> str:
+    """Escape text that stands in a cell of a table."""
+    return "".join(c if c.isprintable() else " " for c in value).replace("|", "\\|").replace("`", "'")

@@ -1,0 +1,159 @@
+"""From run folders to committed results, and from these alone to the page with its tables and figures."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from empg.errors import UserError
+from empg.record.runfolder import RunFolder
+from empg.study.page import write_page
+from empg.study.plan import load_study
+from empg.study.results import collect, outcomes, read_results
+from empg.study.tables import curves, iterations_to_target, success_rows, type_rows
+from tests.record.made_runs import write_run
+
+SEEDS = [0, 1, 2]
+STUDY = {
+    "name": "made",
+    "recipes": ["household.yaml"],
+    "base": "grpo",
+    "variants": {"grpo": ["credit.empg=null"], "empg": ["credit.process_reward='a|b`'"]},
+    "seeds": SEEDS,
+    "target": 0.6,
+}
+SEEN = [("valid_seen", "sampled")]
+BOTH = [*SEEN, ("valid_unseen", "sampled")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a study of two variants, whose run folders are gone."""
+    folder = tmp_path_factory.mktemp("made")
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    study = load_study(file)
+    for key in study.keys:
+        write_run(folder / "runs" / key.name, seed=key.seed + 100 * (key.variant == "empg"))
+    assert collect(file, study, folder / "runs", study.keys, folder / "results") == 6
+    shutil.rmtree(folder / "runs")
+    return folder / "results"
+
+
+class TestFiles:
+    def test_a_result_is_a_small_run_folder_without_warm_start_turns_and_weights(self, made: Path) -> None:
+        run = made / "household-empg-s1"
+        assert sorted(p.name for p in run.iterdir()) == ["evaluations", "metrics.jsonl", "recipe.yaml"]
+        kinds = {record["kind"] for record in RunFolder.open(run).read_metrics()}
+        assert kinds == {"run", "train", "eval"}
+        assert sum(file.stat().st_size for file in run.rglob("*") if file.is_file()) < 250_000
+
+    def test_the_records_and_evaluations_are_unchanged(self, made: Path, tmp_path: Path) -> None:
+        original, result = write_run(tmp_path / "run", seed=101), RunFolder.open(made / "household-empg-s1")
+        kept = [record for record in original.read_metrics() if record["kind"] != "warm_start"]
+        assert result.read_metrics() == kept
+        last = kept[-1]
+        assert result.read_evaluation(last) == original.read_evaluation(last)
+
+    def test_a_folder_without_results_is_one_line(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"cannot read .*study\.yaml: No such file"):
+            read_results(tmp_path)
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+        with pytest.raises(UserError, match="has no results of a run yet"):
+            read_results(tmp_path)
+
+
+class TestTables:
+    def test_a_row_has_the_mean_of_all_seeds_and_tasks_and_the_paired_difference(self, made: Path) -> None:
+        results = read_results(made)
+        base, other = success_rows(results, {"household": SEEN})
+        wins = {v: outcomes(results.of("household", v), SEEN).scores for v in ("grpo", "empg")}
+        assert (base.variant, base.seeds, base.difference, base.improvement) == ("grpo", 3, None, None)
+        assert base.mean.value == pytest.approx(wins["grpo"].mean())
+        assert other.difference is not None
+        assert other.difference.value == pytest.approx(wins["empg"].mean() - wins["grpo"].mean())
+        assert other.difference.low < other.difference.value < other.difference.high
+
+    def test_pairs_have_the_seeds_that_both_have(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        shutil.rmtree(part / "household-grpo-s1")
+        results = read_results(part)
+        base, other = success_rows(results, {"household": SEEN})
+        assert (base.seeds, other.seeds) == (2, 3)
+        a, b = (outcomes(results.of("household", v, [0, 2]), SEEN).scores for v in ("grpo", "empg"))
+        assert other.difference is not None
+        assert other.difference.value == pytest.approx(b.mean() - a.mean())
+
+    def test_all_panels_count_every_task_and_keep_types_apart(self, made: Path) -> None:
+        found = outcomes(read_results(made).of("household", "grpo"), BOTH)
+        assert found.scores.shape == (3, 200)
+        assert len(found.columns()) == 12
+
+    def test_types_together_are_the_panel(self, made: Path) -> None:
+        results = read_results(made)
+        rows = type_rows(results, "household", SEEN)
+        columns = outcomes(results.of("household", "grpo"), SEEN).columns()
+        sizes = {kind: len(places) for kind, places in columns.items()}
+        mean = sum(sizes[kind] * of[0][1].value for kind, of in rows.items()) / 100
+        assert mean == pytest.approx(success_rows(results, {"household": SEEN})[0].mean.value)
+
+    def test_runs_on_different_tasks_cannot_be_compared(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        run = RunFolder.open(part / "household-grpo-s1")
+        record = run.read_metrics()[-2]
+        rows = run.read_evaluation(record)
+        rows["task_id"][0] = "another"
+        run.write_evaluation(record, [{name: rows[name][i] for name in rows} for i in range(100)])
+        with pytest.raises(UserError, match=r"household-grpo-s0 and .*household-grpo-s1 were evaluated on different"):
+            success_rows(read_results(part), {"household": [(record["split"], "sampled")]})
+
+    def test_iterations_to_the_target(self, made: Path) -> None:
+        rows = iterations_to_target(read_results(made), "household")
+        assert [(row.variant, row.seeds, row.reached) for row in rows] == [("grpo", 3, 3), ("empg", 3, 3)]
+        assert all(row.median is not None and 5 <= row.median < 30 for row in rows)
+
+    def test_a_curve_is_the_mean_over_seeds_inside_its_band(self, made: Path) -> None:
+        for line in curves(read_results(made), "household", *SEEN[0]):
+            assert list(line.marks) == [0, 10, 20, 30, 40]
+            low, high = np.array([line.band[i] for i in line.smooth]).T
+            middle = np.array(list(line.smooth.values()))
+            assert len(middle) == 40
+            assert ((low <= middle) & (middle <= high)).all()
+
+
+class TestPage:
+    def test_it_is_made_from_the_results_alone_and_always_the_same(self, made: Path, tmp_path: Path) -> None:
+        written = write_page([made], tmp_path / "results.md")
+        first = [file.read_bytes() for file in written]
+        assert [file.read_bytes() for file in write_page([made], tmp_path / "results.md")] == first
+        assert [file.name for file in written[1:]] == [
+            "made-household-valid_seen-sampled.svg",
+            "made-household-valid_unseen-sampled.svg",
+        ]
+
+    def test_it_names_command_versions_panels_and_missing_runs(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        shutil.rmtree(part / "household-grpo-s1")
+        page = write_page([part], tmp_path / "results.md")[0].read_text()
+        assert f"`empg results {part} --out {tmp_path / 'results.md'}`" in page
+        assert f"- command: `empg study {part / 'study.yaml'}`" in page
+        assert "- runs: 5 of 6 (3 seeds); missing: household-grpo-s1" in page
+        assert "- commit: unknown; empg 0.1.0, torch unknown, Python 3.11.2" in page
+        assert re.search(r"^- panel of household, valid_seen: alfworld-valid_seen, sha256 \w{12}$", page, re.MULTILINE)
+
+    def test_every_row_of_a_table_has_the_cells_of_its_heading(self, made: Path, tmp_path: Path) -> None:
+        page = write_page([made], tmp_path / "results.md")[0].read_text()
+        for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+        assert "`credit.process_reward='a\\|b''`" in page
+
+    def test_the_figure_has_a_band_per_variant(self, made: Path, tmp_path: Path) -> None:
+        figure = write_page([made], tmp_path / "results.md")[1]
+        drawn = [element.get("class") for element in ET.parse(figure).iter() if element.tag.endswith("polygon")]
+        assert drawn == ["band", "band"]
