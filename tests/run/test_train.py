@@ -135,6 +135,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
     assert [r for r in metrics(killed) if r["kind"] != "warm_start"] == wanted
     trained = [record for record in wanted if record["kind"] == "train"]
     assert [record["rollout/episodes"] for record in trained] == [6] * 4  # all groups, however many workers
+    assert [record["rollout/groups"] for record in trained] == [2] * 4
     assert any(record["policy/grad_norm"] > 0 for record in trained)
     for name in ("start", "iter-000004"):
         a, b = weights(whole, name), weights(killed, name)
@@ -229,6 +230,30 @@ def test_weights_that_overflow_end_the_run_and_the_finite_checkpoints_stay(
     wanted = "empg: the weights are not finite after iteration 1: they are not saved. Lower the learning rate\n"
     assert (done.returncode, done.stderr) == (1, wanted)
     assert sorted(entry.name for entry in (run / "checkpoints").iterdir()) == ["iter-000000", "start"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_dynamic_sampling_draws_until_the_batch_is_full_or_its_budget_is_used(
+    tmp_path: Path, surroundings: dict[str, str], workers: int
+) -> None:
+    """So small a policy wins nothing in two turns: every group has zero variance, and every round draws two more."""
+    recipe, run = write_recipe(tmp_path, workers), tmp_path / "run"
+    sampling = ["credit.drop_zero_variance=true", "credit.max_resample=2"]
+    run_to_the_end(command(recipe, run, "iterations=1", "environment.max_steps=2", *sampling), surroundings)
+    [record] = [record for record in metrics(run) if record["kind"] == "train"]
+    assert (record["rollout/groups"], record["rollout/episodes"]) == (6, 18)
+    assert (record["credit/zero_variance_groups"], record["tokens/trained"]) == (1.0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["dapo", "gspo", "gigpo+empg"])
+def test_every_kind_of_preset_trains(tmp_path: Path, surroundings: dict[str, str], algorithm: str) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    run_to_the_end(command(recipe, run, f"algorithm={algorithm}", "iterations=1"), surroundings)
+    [record] = [record for record in metrics(run) if record["kind"] == "train"]
+    assert 2 <= record["rollout/groups"] <= (8 if algorithm == "dapo" else 2)
+    assert "advantage: grpo" in (run / "recipe.yaml").read_text() or algorithm == "gigpo+empg"
 
 
 @pytest.mark.slow
