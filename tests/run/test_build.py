@@ -132,13 +132,14 @@ def test_a_warm_start_that_cannot_be_kept_is_said_and_the_run_goes_on(
     recipe = parse_recipe({"warm_start": {}})
     made = starting_policy(SimpleNamespace(recipe=recipe, workers=Workers(), logger=told))  # type: ignore[arg-type]
     assert made is policy
-    assert "No space left on device; continuing without the cache" in told.lines[-1]
-    assert list((tmp_path / "empg").iterdir()) == []
+    assert "No space left on device; " in told.lines[-1]
+    assert told.lines[-1].endswith("; continuing without the cache")
+    assert [path for path in (tmp_path / "empg").iterdir() if path.suffix != ".lock"] == []
 
 
 def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None:
-    def folder(recordings: Path | None) -> Path:
-        return warm_start_cache._cache_folder(
+    def folder(recordings: Path | None) -> str:
+        return warm_start_cache.cache_entry(
             parse_recipe({"warm_start": {"recordings": recordings and str(recordings)}})
         )
 
@@ -159,8 +160,8 @@ def test_so_does_an_environment_of_another_package_that_changed(tmp_path: Path) 
     with importable(tmp_path):
         install_lamproom(tmp_path)
         recipe = parse_recipe({"environment": {"id": "lamproom"}, "warm_start": {}})
-        before = warm_start_cache._cache_folder(recipe)
-        assert warm_start_cache._cache_folder(recipe) == before
+        before = warm_start_cache.cache_entry(recipe)
+        assert warm_start_cache.cache_entry(recipe) == before
         expert = tmp_path / "lamproom" / "lamps.py"
         expert.write_text(expert.read_text().replace("is lit.", "is bright."))
-        assert warm_start_cache._cache_folder(recipe) != before
+        assert warm_start_cache.cache_entry(recipe) != before
