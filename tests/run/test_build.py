@@ -138,8 +138,9 @@ def test_a_warm_start_that_cannot_be_kept_is_said_and_the_run_goes_on(
     recipe = parse_recipe({"warm_start": {}})
     made = starting_policy(SimpleNamespace(recipe=recipe, workers=Workers(), logger=told))  # type: ignore[arg-type]
     assert made is policy
-    assert "No space left on device; continuing without the cache" in told.lines[-1]
-    assert list((tmp_path / "empg").iterdir()) == []
+    assert "No space left on device; " in told.lines[-1]
+    assert told.lines[-1].endswith("; continuing without the cache")
+    assert [path for path in (tmp_path / "empg").iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_damaged_entry_of_the_cache_is_reported_and_replaced(

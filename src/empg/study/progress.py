@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -16,7 +15,7 @@ from empg.run.display import aligned, duration
 from empg.study.job import FAILED, FINISHED, RUNNING, WAITING, Job
 from empg.study.plan import Study
 
-_STYLES = {RUNNING: "cyan", FINISHED: "green", FAILED: "bold red"}
+_STYLES = {RUNNING: "cyan", FAILED: "bold red"}
 
 
 class StudyProgress(AbstractContextManager["StudyProgress"]):
@@ -57,15 +56,15 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
     def _table(self) -> Group:
         table = Table.grid(padding=(0, 2))
         for job in self._jobs:
-            if job.state == WAITING:
+            if job.state not in (RUNNING, FAILED):  # a study can have more runs than the terminal has lines
                 continue
             iterations = f"{job.iteration}/{job.planned.recipe.iterations}"
             state = Text(job.state, style=_STYLES[job.state])
             table.add_row(Text(job.key.name), state, Text(iterations), Text(_percent(job)), duration(job.seconds))
-        waiting = sum(job.state == WAITING for job in self._jobs)
+        finished = sum(job.state == FINISHED for job in self._jobs)
         left = seconds_left(self.study, self._jobs)
         time_left = "" if left is None else f", {duration(left)} left"
-        return Group(table, Text(f"{waiting} waiting{time_left}, {time.strftime('%H:%M')}", style="dim"))
+        return Group(table, Text(f"{finished} of {len(self._jobs)} runs finished{time_left}", style="dim"))
 
 
 def listed(study: Study, jobs: Sequence[Job]) -> list[str]:
