@@ -28,7 +28,7 @@ from empg.learner.assign import overlong_share
 from tests.learner.plays import episode, recipe, turn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
-CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+CLOSE: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6}
 LENGTH = 8  # tokens of a padded completion
 
 # Four episodes of one to three turns: 1 where the policy wrote, 0 for observations and padding.
@@ -89,7 +89,12 @@ class TestTRL:
         from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
         torch.manual_seed(0)
-        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        shape: dict[str, Any] = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        }
         LlamaForCausalLM(LlamaConfig(vocab_size=40, **shape)).save_pretrained(folder / "model")
         model = LlamaForCausalLM.from_pretrained(folder / "model")  # TRL reads its reference from there too
         words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(40)}, unk_token="w0"))
@@ -275,4 +280,4 @@ class TestTrinity:
                 states=torch.tensor([ord(states[i][t]) for i, t in steps]),
             )
         )
-        torch.testing.assert_close(mine, expected, rtol=3e-6, atol=3e-6)  # they add eps to a divisor of 1, too
+        torch.testing.assert_close(mine, expected, rtol=3e-6, atol=3e-6)  # a divisor of 1 has eps added as well
