@@ -280,4 +280,4 @@ class TestTrinity:
                 states=torch.tensor([ord(states[i][t]) for i, t in steps]),
             )
         )
-        torch.testing.assert_close(mine, expected, rtol=3e-6, atol=3e-6)  # they add eps to a divisor of 1, too
+        torch.testing.assert_close(mine, expected, rtol=3e-6, atol=3e-6)  # a divisor of 1 has eps added as well
