@@ -185,8 +185,8 @@ class WarmStartSection(Section):
 class RolloutSection(Section):
     """How episodes are sampled."""
 
-    groups: int = Field(16, ge=1, description="tasks per iteration")
-    group_size: int = Field(8, ge=1, description="episodes per task")
+    groups: int = Field(16, ge=1, le=1_000_000, description="tasks per iteration")
+    group_size: int = Field(8, ge=1, le=100_000, description="episodes per task")
     temperature: float = Field(1.0, ge=1e-3)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     max_turn_tokens: int = Field(64, ge=1, description="maximum tokens written per turn")
@@ -214,7 +214,7 @@ class CreditSection(Section):
     weighting: Literal["episode", "step"] = "episode"
     empg: Empg | None = Empg()
     drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
-    max_resample: int = Field(0, ge=0, description="extra rollout rounds that replace dropped groups")
+    max_resample: int = Field(0, ge=0, le=1000, description="extra rollout rounds that replace dropped groups")
     overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
     overlong_ramp: float = Field(
         0.0, ge=0.0, le=1.0, description="last part of the token limit in which that penalty rises from 0"
@@ -273,8 +273,8 @@ class OptimizerSection(Section):
     max_grad_norm: float = Field(1.0, gt=0.0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_iterations: int = Field(0, ge=0)
-    minibatches: int = Field(1, ge=1, description="optimizer steps per epoch")
-    epochs: int = Field(1, ge=1, description="passes over an iteration's episodes")
+    minibatches: int = Field(1, ge=1, le=10_000, description="optimizer steps per epoch")
+    epochs: int = Field(1, ge=1, le=10_000, description="passes over an iteration's episodes")
     micro_batch_tokens: int = Field(16384, ge=256, description="tokens per forward/backward, padding included")
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     autocast: bool | Literal["auto"] = Field(

@@ -11,11 +11,12 @@ import torch
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.environments.registry import find
+from empg.errors import UserError
 from empg.learner.warm_start import _schedule, warm_start
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.load import load_policy
 from empg.policy.model import Policy
-from empg.recipe import PolicySection, TinyModel
+from empg.recipe import LoraSection, PolicySection, TinyModel
 from empg.record.records import WarmStartRecord
 from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus
@@ -33,15 +34,17 @@ SHAPE = TinyModel(
 
 
 def started(
-    episodes: int, history: str = "merged", seed: int = 0, world: Callable[[], Lamps] = WORLD, **sections: object
+    episodes: int,
+    history: str = "merged",
+    seed: int = 0,
+    world: Callable[[], Lamps] = WORLD,
+    lora: LoraSection | None = None,
+    **sections: object,
 ) -> tuple[Policy, Agent, list[WarmStartRecord]]:
     texts = corpus(WORLD(), find("alfworld").prompt, "react", 10, (0,))
-    policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu"), texts, seed)
-    wanted = recipe(
-        agent={"history": history},
-        warm_start={"episodes": episodes, "episodes_per_step": 8, "lr": 1e-2, "noise": 0.1},
-        **sections,
-    )
+    policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu", lora=lora), texts, seed)
+    default = {"episodes": episodes, "episodes_per_step": 8, "lr": 1e-2, "noise": 0.1}
+    wanted = recipe(agent={"history": history}, **{"warm_start": default, **sections})
     agent = Agent(find("alfworld").prompt, wanted.agent, ChatFormat(policy.tokenizer))
     records: list[WarmStartRecord] = []
     warm_start(policy, agent, world(), wanted, Workers(), records.append)
@@ -95,6 +98,21 @@ def test_a_step_of_episodes_that_do_not_fit_has_no_loss() -> None:
     assert records[1]["loss"] == 0
 
 
+def test_a_warm_start_that_diverges_stops_before_it_is_kept() -> None:
+    section = {"episodes": 64, "episodes_per_step": 8, "lr": 1e15}
+    with pytest.raises(UserError, match=r"^the warm start diverged: its loss is nan in step \d\. Lower warm_start\.lr"):
+        started(64, warm_start=section)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_adapter_is_trained_by_either_optimizer(optimizer: str) -> None:
+    pytest.importorskip("peft")
+    section = {"episodes": 16, "episodes_per_step": 8, "optimizer": optimizer}
+    policy, _, records = started(16, lora=LoraSection(r=2), warm_start=section)
+    assert len(records) == 2
+    assert all(parameter.ndim == 2 for parameter in policy.parameters)
+
+
 def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
     rates = [_schedule(step / 100, 0.1) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
@@ -102,3 +120,4 @@ def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
     assert max(rates) == pytest.approx(1.0, abs=0.02)
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
     assert _schedule(0.0, 0.0) == pytest.approx(1.0)
+    assert _schedule(0.0, 1e-320) == 1.0

@@ -38,8 +38,8 @@ def warm_start(
     them (`Recordings`). `report` receives a record after every step.
 
     Raises:
-        UserError: no turn of the first episodes fits the token limit of the recipe, or a recording does not fit the
-            environment.
+        UserError: no turn of the first episodes fits the token limit of the recipe, a recording does not fit the
+            environment, or the loss is not finite.
     """
     section = recipe.warm_start
     assert section is not None
@@ -68,6 +68,10 @@ def warm_start(
             limit = recipe.rollout.max_episode_tokens
             raise UserError(f"rollout.max_episode_tokens={limit} is too small for one expert turn; increase it")
         loss, accuracy = _imitate(policy, optimizers, batch, imitated[batch.step], recipe, workers)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the warm start diverged: its loss is {loss} in step {step + 1}. Lower warm_start.lr ({rate:g})"
+            )
         report(
             {
                 "kind": "warm_start",
@@ -118,9 +122,9 @@ def _optimizers(policy: Policy, section: WarmStartSection) -> list[torch.optim.O
     taken = {id(p) for p in inner}
     rest = [p for p in policy.parameters if id(p) not in taken]
     decay = section.weight_decay
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=section.lr, betas=(0.9, 0.98), weight_decay=decay)
-    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest:  # adapters are matrices only
+        optimizers.append(torch.optim.AdamW(rest, lr=section.lr, betas=(0.9, 0.98), weight_decay=decay))
     if inner:
         optimizers.append(Muon(inner, lr=section.lr, weight_decay=decay))
     return optimizers
@@ -129,5 +133,5 @@ def _optimizers(policy: Policy, section: WarmStartSection) -> list[torch.optim.O
 def _schedule(progress: float, warmup: float) -> float:
     """Return the factor of the learning rate: linear warm-up, then cosine decay to a tenth."""
     if progress < warmup:
-        return (progress + 1e-3) / warmup
+        return min(1.0, (progress + 1e-3) / warmup)
     return 0.55 + 0.45 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
