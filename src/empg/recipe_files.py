@@ -34,7 +34,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
+        raise RecipeError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a UTF-8 text file") from None
     data = read_recipe_yaml(text, str(path)) or {}
