@@ -221,15 +221,21 @@ def test_a_longer_run_is_the_one_that_was_long_from_the_beginning(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_weights_that_overflow_end_the_run_and_the_finite_checkpoints_stay(
+def test_a_rate_that_would_overflow_the_weights_is_rejected_and_a_huge_one_ends_without_a_traceback(
     tmp_path: Path, surroundings: dict[str, str]
 ) -> None:
     recipe, run = write_recipe(tmp_path), tmp_path / "run"
-    diverged = command(recipe, run, "optimizer.lr=1e308", "keep_checkpoints=1", "checkpoint_every=1")
-    done = subprocess.run(diverged, env=surroundings, capture_output=True, text=True, timeout=240)
-    wanted = "empg: the weights are not finite after iteration 1: they are not saved. Lower the learning rate\n"
-    assert (done.returncode, done.stderr) == (1, wanted)
-    assert sorted(entry.name for entry in (run / "checkpoints").iterdir()) == ["iter-000000", "start"]
+
+    def trained(rate: str) -> subprocess.CompletedProcess[str]:
+        arguments = command(recipe, run, f"optimizer.lr={rate}", "keep_checkpoints=1", "checkpoint_every=1")
+        return subprocess.run(arguments, env=surroundings, capture_output=True, text=True, timeout=240)
+
+    rejected = trained("1e308")
+    wanted = f"empg: {recipe}: optimizer.lr: expected a number of at most 1e+15, got 1e+308\n"
+    assert (rejected.returncode, rejected.stderr, run.exists()) == (1, wanted, False)
+    assert "Traceback" not in trained("1e15").stderr
+    saved = weights(run, sorted(entry.name for entry in (run / "checkpoints").glob("iter-*"))[-1])
+    assert all(bool(tensor.isfinite().all()) for tensor in saved.values())
 
 
 @pytest.mark.slow

@@ -69,3 +69,10 @@ def test_no_score_is_too_large_for_the_kernel() -> None:
     contexts = LlamaContexts(Policy(make("one layer"), None, torch.device("cpu")), 1, 8)
     contexts._weights.layers[0].qkv.mul_(1e4)  # one key takes everything; exp of the others is 0 and not NaN
     assert bool(contexts.read([0], [[1, 2, 3, 4]]).isfinite().all())
+
+
+@torch.inference_mode()
+def test_weights_that_are_not_finite_give_nan_and_no_error() -> None:
+    contexts = LlamaContexts(Policy(make("one layer"), None, torch.device("cpu")), 1, 8)
+    contexts._weights.layers[0].qkv[:] = torch.nan
+    assert bool(contexts.read([0], [[1, 2, 3]]).isnan().all())

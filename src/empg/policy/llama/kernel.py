@@ -16,12 +16,16 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 
+# With numpy's error model, scores that are not finite give NaN as in torch, and not a ZeroDivisionError.
+_OPTIONS = {"fastmath": True, "error_model": "numpy"}
+
+
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compile a function at its first call, and keep the result on disk if there is a folder to write to."""
     try:
-        return njit(fastmath=True, cache=True)(function)
+        return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(fastmath=True)(function)
+        return njit(**_OPTIONS)(function)
 
 
 @_compiled
