@@ -7,6 +7,7 @@ the longest one's length; this loop reads each slot up to its own, and at the sp
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -17,7 +18,7 @@ Integers = NDArray[np.int64]
 
 
 # With numpy's error model, scores that are not finite give NaN as in torch, and not a ZeroDivisionError.
-_OPTIONS = {"fastmath": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"fastmath": True, "error_model": "numpy"}
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
