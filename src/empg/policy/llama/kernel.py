@@ -24,9 +24,9 @@ _OPTIONS: dict[str, Any] = {"fastmath": True, "error_model": "numpy"}
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compile a function at its first call, and keep the result on disk if there is a folder to write to."""
     try:
-        return njit(cache=True, **_OPTIONS)(function)
+        return njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(**_OPTIONS)(function)
+        return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 @_compiled
