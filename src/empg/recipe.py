@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,8 @@ from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
 from empg.recipe_files import apply_override, find_recipe, read_recipe_yaml
-from empg.validation import explained, nearest
+from empg.recipe_modulation import drop_options_of_the_other_rule, named, named_in, read_modulation, replaced_key
+from empg.validation import OptionError, explained, nearest
 
 if TYPE_CHECKING:
     from empg.credit import AdvantageEstimator
@@ -175,6 +177,26 @@ class WarmStartSection(Section):
     weight_decay: float = Field(0.05, ge=0.0)
 
 
+class ModulationSection(Section):
+    """The rule that re-weights steps, and its constants, which are keys beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field("empg", description="a rule of `empg.credit.MODULATIONS`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        return (
+            {"name": given.get("name", "empg"), **asdict(read_modulation(given))} if isinstance(given, dict) else given
+        )
+
+    @property
+    def options(self) -> Any:
+        """The constants as the dataclass of the rule."""
+        return read_modulation(self.model_dump())
+
+
 class RolloutSection(Section):
     """How episodes are sampled."""
 
@@ -190,19 +212,11 @@ class RolloutSection(Section):
 
 
 class CreditSection(Section):
-    """Base advantage and EMPG. `empg: null` trains the plain base algorithm."""
-
-    class Empg(Section):
-        """The constants of the method (docs/method.md)."""
-
-        k: float = Field(1.0, ge=0.0)
-        k_future: float = Field(1.0, ge=0.0)
-        zeta: float = Field(0.1, ge=0.0)
-        eps: float = Field(1e-8, gt=0.0)
+    """Base advantage and modulation. `modulation: null` trains the plain base algorithm."""
 
     advantage: str = Field("grpo", description="an estimator of `empg.credit.ADVANTAGES`")
     weighting: Literal["episode", "step"] = "episode"
-    empg: Empg | None = Empg()
+    modulation: ModulationSection | None = Field(default_factory=ModulationSection)
     drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
     max_resample: int = Field(0, ge=0, description="extra rollout rounds that replace dropped groups")
     overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
@@ -212,6 +226,18 @@ class CreditSection(Section):
     process_reward: str | None = Field(
         None, description="`package.module:function`, from an Episode to the process reward of each of its turns"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_old_key(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "empg" in given:
+            raise OptionError([replaced_key(given["empg"])])
+        return given
+
+    @field_validator("modulation", mode="before")
+    @classmethod
+    def _section(cls, given: Any) -> Any:
+        return named(given)
 
     @field_validator("advantage")
     @classmethod
@@ -290,7 +316,7 @@ class Recipe(Section):
     agent: AgentSection = AgentSection()
     warm_start: WarmStartSection | None = None
     rollout: RolloutSection = RolloutSection()
-    credit: CreditSection = CreditSection()
+    credit: CreditSection = Field(default_factory=CreditSection)
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     evaluation: EvaluationSection = Field(EvaluationSection(), validate_default=True)
@@ -340,8 +366,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     data = read_recipe_yaml(text, str(path)) or {}
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: expected a mapping of keys to values, got a {type(data).__name__}")
+    section_of_the_file = named_in(data)
     for override in overrides:
         apply_override(data, override)
+        named_in(data)
+    drop_options_of_the_other_rule(data, section_of_the_file, overrides)
     return parse_recipe(data, str(path))
 
 

@@ -39,7 +39,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     """Set one key of a recipe's mapping from `key.path=value`, in place; raises `RecipeError`."""
     key, separator, raw = override.partition("=")
     if not separator or not key:
-        raise RecipeError(f"wrong override: expected key.path=value, e.g. credit.empg.zeta=0.05, got {override!r}")
+        raise RecipeError(
+            f"wrong override: expected key.path=value, e.g. credit.modulation.zeta=0.05, got {override!r}"
+        )
     value = read_recipe_yaml(raw, f"override {override!r:.80}")
     *parents, leaf = key.split(".")
     node = data

@@ -23,13 +23,13 @@ its last step there. Where A = 0 only the bonus is left: while many groups have 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from empg.credit.layout import TokenLayout
+from empg.credit.modulations.base import Modulation, ModulationInputs, StepCredit, require_constants
 from empg.credit.reduce import Reduce, global_max, global_mean, global_min, one_worker
 from empg.credit.steps import StepTable
 
@@ -54,15 +54,11 @@ class EMPGConfig:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        for name in ("k", "k_future", "zeta"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite number >= 0, got {getattr(self, name)}")
-        if not 0 < self.eps < math.inf:
-            raise ValueError(f"eps: expected a finite number > 0, got {self.eps}")
+        require_constants(self, at_least_zero=("k", "k_future", "zeta"), positive=("eps",))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class StepCredit:
+class EMPGCredit(StepCredit):
     """The result of EMPG for each step of a `StepTable`, with every intermediate; all `(N,)` float32.
 
     Attributes:
@@ -81,7 +77,7 @@ class StepCredit:
 
 
 @torch.no_grad()
-def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce | None = None) -> StepCredit:
+def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce | None = None) -> EMPGCredit:
     """Compute the credit of each step from advantages and step entropies: the method.
 
     A process reward in the table is added beside the clarity bonus, before centring. On a GPU nothing waits for the
@@ -109,7 +105,7 @@ def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce 
         modulated = modulated + steps.process_reward
 
     advantage = modulated - global_mean(modulated, reduce)
-    return StepCredit(
+    return EMPGCredit(
         normalised_entropy=normalised, scale=scale, clarity=clarity, modulated=modulated, advantage=advantage
     )
 
@@ -152,3 +148,15 @@ def modulate_advantages(
     steps = StepTable.from_layout(layout, advantages, entropies)
     credit = modulate(steps, EMPGConfig(k=k, k_future=k_future, zeta=zeta, eps=eps), reduce)
     return layout.to_tokens(credit.advantage)
+
+
+def _empg(inputs: ModulationInputs, options: EMPGConfig) -> StepCredit:
+    return modulate(inputs.steps, options, inputs.reduce)
+
+
+MODULATION = Modulation(
+    name="empg",
+    summary="A g + zeta f of the next step, centred over all steps",
+    options=EMPGConfig,
+    modulate=_empg,
+)
