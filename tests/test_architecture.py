@@ -23,7 +23,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "environments": {"errors", "system", "validation"},
     "recipe_presets": set(),
     "recipe_files": {"errors", "recipe_presets", "yaml_text"},
-    "recipe": {"errors", "validation", "recipe_files", "recipe_presets", "credit", "environments"},
+    "recipe_modulation": {"validation", "credit"},
+    "recipe_credit": {"errors", "validation", "recipe_modulation", "credit"},
+    "recipe": {
+        "errors", "validation", "recipe_credit", "recipe_files", "recipe_modulation", "recipe_presets", "environments",
+    },
     "agent": {"errors", "environments", "recipe"},
     "policy": {"errors", "recipe"},
     "rollout": {"errors", "system", "environments", "recipe", "agent", "policy"},

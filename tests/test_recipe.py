@@ -29,12 +29,11 @@ def write(tmp_path: Path):
     ("text", "message"),
     [
         ("creditt: {}", "unknown key 'creditt'; did you mean 'credit'?"),
-        ("credit: {empg: {zetta: 1}}", "unknown key 'credit.empg.zetta'; did you mean 'zeta'?"),
         ("policy: {lora: {rank: 4}}", "unknown key 'policy.lora.rank'; valid keys: r, alpha, target_modules"),
         ("policy: {tiny: {hiden_size: 4}}", "unknown key 'policy.tiny.hiden_size'; did you mean 'hidden_size'?"),
         ("rollout: {group_size: 0}", "rollout.group_size: Input should be greater than or equal to 1 (got 0)"),
         ("optimizer: {lr: fast}", "optimizer.lr: Input should be a valid number"),
-        ("credit: {empg: {zeta: .inf}}", "credit.empg.zeta: Input should be a finite number"),
+        ("loss: {kl_coef: .inf}", "loss.kl_coef: Input should be a finite number"),
         ("loss: {entropy_coef: .nan}", "loss.entropy_coef: Input should be a finite number"),
         ("credit: {advantage: grop}", f"credit.advantage: expected one of {', '.join(ADVANTAGES)}, got 'grop'"),
         ("credit: {advantage: grop}", ". Did you mean 'grpo'?"),
@@ -117,26 +116,21 @@ def test_an_empty_file_is_the_default_recipe(write) -> None:
     assert load_recipe(write("")) == Recipe()
 
 
-def test_the_paper_s_constants_are_the_defaults() -> None:
-    empg = Recipe().credit.empg
-    assert empg is not None
-    assert (empg.k, empg.k_future, empg.zeta, empg.eps) == (1.0, 1.0, 0.1, 1e-8)
-
-
 def test_overrides_reach_into_sections_and_win(write) -> None:
-    path = write("{seed: 1, credit: {empg: null}, rollout: {groups: 4}}")
+    path = write("{seed: 1, credit: {modulation: null}, rollout: {groups: 4}}")
     recipe = load_recipe(
-        path, ["seed=2", "credit.empg.zeta=0.05", "policy.lora.r=4", "evaluation.splits=[train]", "optimizer.lr=1e-3"]
+        path,
+        ["seed=2", "credit.modulation.zeta=0.05", "policy.lora.r=4", "evaluation.splits=[train]", "optimizer.lr=1e-3"],
     )
     assert recipe.seed == 2
-    assert recipe.credit.empg is not None
-    assert recipe.credit.empg.zeta == 0.05
+    assert recipe.credit.modulation is not None
+    assert recipe.credit.modulation.options.zeta == 0.05
     assert recipe.policy.lora is not None
     assert recipe.policy.lora.r == 4
     assert recipe.evaluation.splits == ["train"]
     assert recipe.optimizer.lr == 1e-3  # YAML 1.1 reads 1e-3 as text
     assert recipe.rollout.groups == 4
-    assert load_recipe(path, ["credit.empg.zeta=0.05", "credit.empg=null"]).credit.empg is None
+    assert load_recipe(path, ["credit.modulation.zeta=0.05", "credit.modulation=null"]).credit.modulation is None
 
 
 @pytest.mark.parametrize(
@@ -146,7 +140,7 @@ def test_overrides_reach_into_sections_and_win(write) -> None:
         ("=3", "wrong override: expected"),
         ("seed=[1", r"override 'seed=\[1' is not valid YAML"),
         ("seed.deep=3", "'seed' is a value and has no key 'deep'"),
-        ("credit.empg.zetta=3", r"unknown key 'credit\.empg\.zetta'; did you mean 'zeta'\?"),
+        ("policy.tiny.layerz=3", r"unknown key 'policy\.tiny\.layerz'; did you mean 'layers'\?"),
     ],
 )
 def test_wrong_overrides(write, override: str, message: str) -> None:
@@ -158,14 +152,20 @@ def test_wrong_overrides(write, override: str, message: str) -> None:
     seed=st.integers(0, 2**40),
     lr=st.floats(1e-12, 1e3),
     name=st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=20),
-    empg=st.one_of(st.none(), st.fixed_dictionaries({"zeta": st.floats(0, 10), "k": st.floats(0, 10)})),
+    modulation=st.one_of(st.none(), st.fixed_dictionaries({"zeta": st.floats(0, 10), "k": st.floats(0, 10)})),
     lora=st.one_of(
         st.none(), st.fixed_dictionaries({"target_modules": st.lists(st.text("abc_", min_size=1), min_size=1)})
     ),
 )
-def test_dumping_and_loading_gives_the_same_recipe(tmp_path_factory, seed, lr, name, empg, lora) -> None:
+def test_dumping_and_loading_gives_the_same_recipe(tmp_path_factory, seed, lr, name, modulation, lora) -> None:
     recipe = parse_recipe(
-        {"seed": seed, "name": name, "optimizer": {"lr": lr}, "credit": {"empg": empg}, "policy": {"lora": lora}}
+        {
+            "seed": seed,
+            "name": name,
+            "optimizer": {"lr": lr},
+            "credit": {"modulation": modulation},
+            "policy": {"lora": lora},
+        }
     )
     path = tmp_path_factory.getbasetemp() / "round.yaml"
     path.write_text(dump_recipe(recipe), encoding="utf-8")
@@ -177,7 +177,7 @@ def test_a_dump_holds_every_value() -> None:
 
 
 def test_valid_keys_of_nested_and_optional_sections() -> None:
-    assert valid_keys(Recipe, ["credit", "empg"]) == ["k", "k_future", "zeta", "eps"]
+    assert valid_keys(Recipe, ["policy", "lora"]) == ["r", "alpha", "target_modules"]
     assert "lora" in valid_keys(Recipe, ["policy"])
 
 

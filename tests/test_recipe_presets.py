@@ -22,7 +22,7 @@ def write(folder: Path, text: str) -> Path:
 def keys(recipe: Recipe) -> tuple[object, ...]:
     credit, loss = recipe.credit, recipe.loss
     return (
-        credit.estimator.name, credit.empg is not None, credit.drop_zero_variance, credit.max_resample,
+        credit.estimator.name, credit.modulation is not None, credit.drop_zero_variance, credit.max_resample,
         credit.overlong_penalty, credit.overlong_ramp, loss.ratio, loss.aggregation, loss.clip_low, loss.clip_high,
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_all_presets_set_the_same_keys() -> None:
 
 def test_a_recipe_overrides_its_preset(tmp_path: Path) -> None:
     path = write(tmp_path, "{algorithm: dapo, credit: {max_resample: 1}, loss: {clip_high: 0.3}}")
-    recipe = load_recipe(path, ["credit.empg.zeta=0.05", "loss.clip_low=0.1"])
+    recipe = load_recipe(path, ["credit.modulation.zeta=0.05", "loss.clip_low=0.1"])
     assert keys(recipe) == ("grpo", True, True, 1, 0.5, 0.2, "token", "token_mean", 0.1, 0.3)
     gigpo = load_recipe(write(tmp_path, "algorithm: gigpo"), ["credit.advantage.gamma=1"])
     assert gigpo.credit.estimator.options.gamma == 1.0
@@ -68,12 +68,12 @@ def test_an_algorithm_on_the_command_line_overrides_the_file_but_no_other_overri
 
 
 def test_a_preset_keeps_the_options_of_a_section_that_it_names_too(tmp_path: Path) -> None:
-    path = write(tmp_path, "credit: {advantage: {name: gigpo, gamma: 0.9}, empg: {zeta: 0.05}}")
+    path = write(tmp_path, "credit: {advantage: {name: gigpo, gamma: 0.9}, modulation: {name: empg, zeta: 0.05}}")
     same = load_recipe(path, ["algorithm=gigpo+empg"]).credit
-    assert same.empg is not None
-    assert (same.empg.zeta, same.estimator.options.gamma) == (0.05, 0.9)
+    assert same.modulation is not None
+    assert (same.modulation.options.zeta, same.estimator.options.gamma) == (0.05, 0.9)
     other = load_recipe(path, ["algorithm=rloo"]).credit
-    assert (other.empg, other.advantage) == (None, "rloo")
+    assert (other.modulation, other.advantage) == (None, "rloo")
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -110,9 +111,10 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]  # TRL may not be installed
                 compute_entropy=True,
             )
         steps = _padded([row["step_ids"] for row in inputs], -1)
-        empg = side.setting.recipe.credit.empg
-        assert empg is not None
-        out["advantages"] = modulate_advantages(out["advantages"], entropies, steps, **empg.model_dump())
+        modulation = side.setting.recipe.credit.modulation
+        assert modulation is not None
+        assert modulation.name == "empg"
+        out["advantages"] = modulate_advantages(out["advantages"], entropies, steps, **asdict(modulation.options))
         if not side.plays:  # their log-probabilities are those of an older policy
             out["old_per_token_logps"] = _padded([row["old_logprobs"] for row in inputs], 0.0)
             written = [row[steps[place] >= 0] for place, row in enumerate(out["advantages"])]

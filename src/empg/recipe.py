@@ -19,12 +19,14 @@ from empg.environments.base import TextEnvironment
 from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
+from empg.recipe_credit import CreditSection, LossSection
 from empg.recipe_files import apply_overrides, find_recipe, read_recipe_file
+from empg.recipe_modulation import drop_options_of_the_other_rule, named_in
 from empg.recipe_presets import PRESETS, fill_in
-from empg.validation import Checked, did_you_mean, explained, read_settings
+from empg.validation import Checked, did_you_mean, explained
 
 if TYPE_CHECKING:
-    from empg.credit import AdvantageEstimator
+    pass
 
 
 class Section(Checked):
@@ -196,74 +198,6 @@ class RolloutSection(Section):
     slots: int = Field(64, ge=1, description="episodes in the KV cache at once, per worker")
 
 
-class CreditSection(Section):
-    """Base advantage and EMPG. `empg: null` trains the plain base algorithm."""
-
-    class Empg(Section):
-        """The constants of the method (docs/method.md)."""
-
-        k: float = Field(1.0, ge=0.0)
-        k_future: float = Field(1.0, ge=0.0)
-        zeta: float = Field(0.1, ge=0.0)
-        eps: float = Field(1e-8, ge=1e-30)
-
-    advantage: str | dict[str, Any] = Field(
-        "grpo",
-        description="an estimator of `empg.credit.ADVANTAGES`: its name, or a section of `name` and options",
-    )
-    weighting: Literal["episode", "step"] = "episode"
-    empg: Empg | None = Empg()
-    drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
-    max_resample: int = Field(0, ge=0, le=1000, description="extra rollout rounds that replace dropped groups")
-    overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
-    overlong_ramp: float = Field(
-        0.0, ge=0.0, le=1.0, description="last part of the token limit in which that penalty rises from 0"
-    )
-    invalid_penalty: float = Field(
-        0.0, ge=0.0, description="subtracted from the process reward of a malformed turn or a rejected command"
-    )
-    process_reward: str | None = Field(
-        None,
-        min_length=1,
-        description="`package.module:function`, from an Episode to the process reward of each of its turns",
-    )
-
-    @field_validator("advantage", mode="before")
-    @classmethod
-    def _complete(cls, given: Any) -> str | dict[str, Any]:
-        options = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
-        name, known = options.pop("name", None), _advantages()
-        if not isinstance(name, str):
-            raise UserError(f"expected a name, or a section such as {{name: gigpo, gamma: 0.95}}, got {given!r:.80}")
-        if name not in known:
-            raise UserError(f"expected one of {', '.join(known)}, got {name!r:.80}{did_you_mean(name, known)}")
-        default = known[name].options
-        if default is None and options:
-            raise UserError(f"{name} has no options, got {next(iter(options))!r:.80}")
-        return name if default is None else {"name": name, **read_settings(default, options, "credit.advantage")}
-
-    @property
-    def estimator(self) -> AdvantageEstimator:
-        """The estimator of the base advantage, with its options."""
-        chosen = {"name": self.advantage} if isinstance(self.advantage, str) else dict(self.advantage)
-        return _advantages()[chosen.pop("name")].configured(**chosen)
-
-
-class LossSection(Section):
-    """The clipped surrogate and the terms added to it."""
-
-    ratio: Literal["token", "step", "episode"] = Field(
-        "token", description="what has one probability ratio; `episode` is the sequence ratio of GSPO"
-    )
-    clip_low: float = Field(0.2, gt=0.0, lt=1.0)
-    clip_high: float = Field(0.2, gt=0.0)
-    dual_clip: float | None = Field(None, gt=1.0)
-    aggregation: Literal["token_mean", "episode_mean", "constant"] = "episode_mean"
-    kl_coef: float = Field(0.0, ge=0.0, description="weight of the KL to the initial policy of the run")
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    entropy_coef: float = 0.0
-
-
 class OptimizerSection(Section):
     """AdamW and the update loop."""
 
@@ -323,7 +257,7 @@ class Recipe(Section):
     agent: AgentSection = AgentSection()
     warm_start: WarmStartSection | None = None
     rollout: RolloutSection = RolloutSection()
-    credit: CreditSection = CreditSection()
+    credit: CreditSection = Field(default_factory=CreditSection)
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     evaluation: EvaluationSection = Field(EvaluationSection(), validate_default=True)
@@ -376,7 +310,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
     path = find_recipe(path)
-    return parse_recipe(apply_overrides(read_recipe_file(path), overrides), str(path))
+    data = read_recipe_file(path)
+    of_the_file = named_in(data)
+    data = apply_overrides(data, overrides, tidy=named_in)
+    drop_options_of_the_other_rule(data, of_the_file, overrides)
+    return parse_recipe(data, str(path))
 
 
 def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
@@ -390,10 +328,3 @@ def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """Return the complete, resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _advantages() -> Mapping[str, AdvantageEstimator]:
-    """Load the table of estimators, and torch with it, only for a recipe that needs it: `empg --help` stays fast."""
-    from empg.credit.advantages import ADVANTAGES
-
-    return ADVANTAGES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,12 @@ def read_recipe_yaml(text: str, source: str) -> Any:
         raise RecipeError(str(error)) from None
 
 
-def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(
+    data: dict[str, Any], overrides: Sequence[str], tidy: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
     """Return a recipe's mapping with the values of `key.path=value` overrides; raises `RecipeError`.
+
+    `tidy` is called with the mapping after each override.
 
     The preset of an `algorithm` in the file is below the keys of the file. That of an override `algorithm=...` is above
     them. All other overrides are above both, wherever they stand.
@@ -64,6 +68,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     for override in overrides:
         if override not in chosen:
             apply_override(data, override)
+            tidy(data)
     return data
 
 
@@ -71,7 +76,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     """Set one key of a recipe's mapping from `key.path=value`, in place; raises `RecipeError`."""
     key, separator, raw = override.partition("=")
     if not separator or not key:
-        raise RecipeError(f"wrong override: expected key.path=value, e.g. credit.empg.zeta=0.05, got {override!r}")
+        raise RecipeError(
+            f"wrong override: expected key.path=value, e.g. credit.modulation.zeta=0.05, got {override!r}"
+        )
     value = read_recipe_yaml(raw, f"override {override!r:.80}")
     *parents, leaf = key.split(".")
     node = data

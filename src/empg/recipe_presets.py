@@ -42,7 +42,7 @@ _BASE: dict[str, Preset] = {
     "gspo": {**_GRPO, **_GSPO},
     "gigpo": {**_GRPO, "credit.advantage": {"name": "gigpo"}},
 }
-_MODULATION: dict[str, Preset] = {"": {"credit.empg": None}, "+empg": {"credit.empg": {}}}
+_MODULATION: dict[str, Preset] = {"": {"credit.modulation": None}, "+empg": {"credit.modulation": {"name": "empg"}}}
 
 PRESETS: dict[str, Preset] = {
     f"{name}{suffix}": {**preset, **modulation}

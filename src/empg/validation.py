@@ -140,7 +140,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def valid_keys(model: type[BaseModel], path: Sequence[str] = ()) -> list[str]:
-    """The keys that `model` takes below `path` (e.g. `["credit", "empg"]`); none where the path ends in a value."""
+    """The keys that `model` takes below `path` (e.g. `["policy", "tiny"]`); none where the path ends in a value."""
     for part in path:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         parts = (annotation, *getattr(annotation, "__args__", ()))
@@ -160,7 +160,7 @@ def _lines(item: Any, model: type[BaseModel], within: str) -> list[str]:
             return problem.lines
         lines = [f"{name}: {problem}" if name else str(problem)]
     elif item["type"] == "extra_forbidden":
-        lines = [f"unknown key {name!r:.80}{_hint(path[-1], valid_keys(model, path[:-1]))}"]
+        lines = [f"unknown key {name!r:.80}{hint(path[-1], valid_keys(model, path[:-1]))}"]
     elif item["type"] == "missing":
         lines = [f"{name}: is required, but not given"]
     else:
@@ -169,7 +169,8 @@ def _lines(item: Any, model: type[BaseModel], within: str) -> list[str]:
     return [" ".join(line.split()) for line in lines]
 
 
-def _hint(key: str, known: Sequence[str]) -> str:
+def hint(key: str, known: Sequence[str]) -> str:
+    """Return the end of the message on an unknown key: the key that was probably meant, or all valid ones."""
     meant = nearest(key, known)
     if meant is not None:
         return f"; did you mean {meant!r}?"

@@ -9,6 +9,7 @@ import torch
 
 from empg.credit import (
     ADVANTAGES,
+    MODULATIONS,
     AdvantageEstimator,
     AdvantageInputs,
     EMPGConfig,
@@ -44,7 +45,7 @@ def test_steps_get_the_credit_of_the_method_from_the_outcome_of_their_episode() 
 @pytest.mark.parametrize(("constant", "value"), [("k", 3.0), ("k_future", 3.0), ("zeta", 0.5), ("eps", 0.5)])
 def test_every_constant_of_the_recipe_reaches_the_equations(constant: str, value: float) -> None:
     plain = assign_credit(two_groups(), recipe(), ALONE)
-    changed = assign_credit(two_groups(), recipe(credit={"empg": {constant: value}}), ALONE)
+    changed = assign_credit(two_groups(), recipe(credit={"modulation": {constant: value}}), ALONE)
     entropies = torch.tensor([0.2, 0.9, 1.4, 0.1, 0.3, 2.0, 0.6, 0.7, 0.8])
     owner = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4])
     table = StepTable(entropy=entropies, episode=owner, advantage=plain.base_advantages)
@@ -52,12 +53,28 @@ def test_every_constant_of_the_recipe_reaches_the_equations(constant: str, value
     assert (changed.advantages - plain.advantages).abs().max() > 1e-2
 
 
+def test_a_modulation_sees_the_rewards_and_groups_of_the_episodes_that_are_trained_on() -> None:
+    """GTPO ignores the base advantage: only the winners' and losers' entropies within a group matter."""
+    credit = {"modulation": "gtpo", "overlong_penalty": 0.5}
+    episodes = [
+        episode(0, 0.0, turn([1], [2], 1.0)),
+        episode(1, 1.0, turn([1], [2], 1.0), turn([3], [4], math.nan)),
+        episode(1, 1.0, turn([1], [2], 3.0)),
+        episode(1, 0.25, turn([1], [2], 9.0), end=EndReason.TOKEN_LIMIT),
+        episode(0, 0.0, turn([1], [2], 3.0)),
+    ]
+    assigned = assign_credit(episodes, recipe(credit=credit), ALONE)
+    torch.testing.assert_close(assigned.advantages, torch.tensor([-1.0, -1.0, 0.0, 1.0, 0.0, 1.0]))
+    assert assigned.credit is not None
+    assert assigned.credit.scale is None
+
+
 def test_without_the_method_a_step_gets_the_advantage_of_its_episode_and_its_process_reward() -> None:
     episodes = two_groups()
     episodes[0].turns[1].process_reward = 0.25
     episodes[4].turns[0].valid = False
     assigned = assign_credit(
-        episodes, recipe(credit={"empg": None, "advantage": "dr_grpo", "invalid_penalty": 0.5}), ALONE
+        episodes, recipe(credit={"modulation": None, "advantage": "dr_grpo", "invalid_penalty": 0.5}), ALONE
     )
     third = 1 / 3
     wanted = [0.5, 0.75, -0.5, -third, -third, -third, 2 * third, -third - 0.5, -third]
@@ -127,7 +144,7 @@ def test_a_new_estimator_with_step_level_advantages_needs_no_change_of_the_train
         step.observation = observation
     for step, reward in zip(steps, [1, 5, 0, 0, 3, 7, 0, 2, 1], strict=True):
         step.reward = float(reward)
-    assigned = assign_credit(episodes, recipe(credit={"advantage": "same_state", "empg": None}), ALONE)
+    assigned = assign_credit(episodes, recipe(credit={"advantage": "same_state", "modulation": None}), ALONE)
     # Group 0: a (1, 0), b (5). Group 1: a (0, 3, 0, 1), b (7), c (2).
     assert assigned.base_advantages.tolist() == [0.5, 0, -0.5, -1, 2, 0, -1, 0, 0]
     assert torch.equal(assigned.advantages, assigned.base_advantages)
@@ -213,12 +230,12 @@ def test_the_options_of_gigpo_reach_the_estimator() -> None:
         one.turns[-1].reward = one.reward
     plain, doubled = (
         assign_credit(
-            episodes, recipe(credit={"advantage": {"name": "gigpo", "weight": weight}, "empg": None}), ALONE
+            episodes, recipe(credit={"advantage": {"name": "gigpo", "weight": weight}, "modulation": None}), ALONE
         ).advantages
         for weight in (0.0, 2.0)
     )
     assert torch.equal(
-        plain, assign_credit(episodes, recipe(credit={"advantage": "grpo", "empg": None}), ALONE).advantages
+        plain, assign_credit(episodes, recipe(credit={"advantage": "grpo", "modulation": None}), ALONE).advantages
     )
     # All observations are equal, so that the steps of a group are compared. Returns of group 0: 0.95, 1, 0.
     mean, std = 1.95 / 3, torch.tensor([0.95, 1.0, 0.0]).std()
@@ -242,9 +259,9 @@ def test_a_turn_that_the_token_limit_cut_is_fined_once(overlong: float, end: End
 
 
 @pytest.mark.parametrize("method", ADVANTAGES)
-@pytest.mark.parametrize("empg", [None, {}])
-def test_no_episodes_make_an_empty_update(method: str, empg: dict | None) -> None:
-    assigned = assign_credit([], recipe(credit={"advantage": method, "empg": empg}), ALONE)
+@pytest.mark.parametrize("modulation", [None, *MODULATIONS])
+def test_no_episodes_make_an_empty_update(method: str, modulation: str | None) -> None:
+    assigned = assign_credit([], recipe(credit={"advantage": method, "modulation": modulation}), ALONE)
     assert len(assigned.batch) == len(assigned.advantages) == 0
 
 

@@ -56,15 +56,15 @@ def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_step_rewards.cache_clear()
 
 
-@pytest.mark.parametrize("empg", [None, {"k": 0.0, "zeta": 0.0}])
-def test_it_is_added_to_the_bonus_and_the_penalty(empg: dict | None) -> None:
-    plain = {"empg": empg, "invalid_penalty": 0.5}
+@pytest.mark.parametrize("modulation", [None, "centred"])
+def test_it_is_added_to_the_bonus_and_the_penalty(modulation: str | None) -> None:
+    plain = {"modulation": modulation, "invalid_penalty": 0.5}
     episodes = two_groups()
     episodes[0].turns[0].valid = False
     without = assign_credit(episodes, recipe(credit=plain), ALONE)
     judged = assign_credit(episodes, recipe(credit={**plain, "process_reward": "judges_of_this_test:last_turn"}), ALONE)
     ends = torch.tensor([0.0, 0.9, 0.9, 0.0, 0.0, 0.9, 0.9, 0.0, 0.9])  # of nine steps five are an episode's last
-    wanted = ends if empg is None else ends - ends.mean()
+    wanted = ends if modulation is None else ends - ends.mean()
     torch.testing.assert_close(judged.advantages - without.advantages, wanted)
 
 

@@ -53,7 +53,7 @@ def test_a_bandit_learns_the_rewarded_arm(policy: Policy, aggregation: str, hist
         loss={"aggregation": aggregation},
         agent={"history": history},
         optimizer={"lr": 1e-3},
-        credit={"empg": {"zeta": 0}},
+        credit={"modulation": {"zeta": 0}},
     )
     arms = [episode(0, 1.0, turn([20, 21], [30])), episode(0, 0.0, turn([20, 21], [31]))]
     before = [logprob(policy, arm) for arm in arms]

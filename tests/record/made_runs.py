@@ -15,7 +15,16 @@ from empg.record.runfolder import RunFolder
 from empg.record.statistics import wilson_interval
 
 TASK_TYPES = ("clean", "cool", "examine", "heat", "pick", "pick_two")
-RECIPE = "name: household\nseed: {seed}\niterations: {iterations}\ncredit:\n  advantage: grpo\n  empg:\n    zeta: 0.1\n"
+RECIPE = """\
+name: household
+seed: {seed}
+iterations: {iterations}
+credit:
+  advantage: grpo
+  modulation:
+    name: empg
+    zeta: 0.1
+"""
 PANEL = 100
 
 

@@ -57,9 +57,16 @@ def test_a_row_keeps_what_was_written_and_its_whole_process_reward() -> None:
 
 
 def test_the_plain_base_algorithm_has_no_columns_of_the_method() -> None:
-    columns = turn_columns(0, assign_credit(two_groups(), recipe(credit={"empg": None}), Workers()))
+    columns = turn_columns(0, assign_credit(two_groups(), recipe(credit={"modulation": None}), Workers()))
     assert "scale" not in columns
     assert columns["advantage"] == columns["advantage_outcome"]
+
+
+def test_a_rule_without_scale_and_clarity_leaves_their_columns_and_numbers_out() -> None:
+    columns = turn_columns(0, assign_credit(two_groups(), recipe(credit={"modulation": "gtpo"}), Workers()))
+    assert {"entropy_normalised", "scale", "clarity"}.isdisjoint(columns)
+    assert len(columns["advantage_modulated"]) == 9
+    assert {"credit/scale_std", "credit/clarity_mean"}.isdisjoint(credit_numbers(columns))
 
 
 def test_workers_rows_are_joined_and_numbered_through() -> None:

@@ -16,7 +16,7 @@ STUDY: dict[str, Any] = {
     "name": "mini",
     "recipes": ["demo"],
     "base": "grpo",
-    "variants": {"grpo": ["credit.empg=null"], "empg": []},
+    "variants": {"grpo": ["credit.modulation=null"], "empg": []},
     "seeds": [0, 1],
 }
 
@@ -66,8 +66,11 @@ def test_mistakes_are_one_line_that_names_the_file(tmp_path: Path, changes: Any,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"variants": {"grpo": ["credit.empgg=1"]}}, "recipe demo, variant grpo: recipes/demo.yaml: unknown key"),
-        ({"variants": {"grpo": ["credit.empg"]}}, "recipe demo, variant grpo: wrong override: expected key.path=value"),
+        ({"variants": {"grpo": ["credit.modulationg=1"]}}, "recipe demo, variant grpo: recipes/demo.yaml: unknown key"),
+        (
+            {"variants": {"grpo": ["credit.modulation"]}},
+            "recipe demo, variant grpo: wrong override: expected key.path=value",
+        ),
         ({"recipes": ["deom"]}, "recipe deom, variant grpo: recipe 'deom' not found"),
         ({"seeds": [-1]}, "recipe demo, variant grpo: recipes/demo.yaml: seed: Input should be greater than"),
     ],

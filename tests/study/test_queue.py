@@ -33,7 +33,7 @@ STUDY = """
 name: mini
 recipes: [tiny.yaml]
 base: grpo
-variants: {grpo: [credit.empg=null], empg: [], broken: ["environment.options={rooms: small, games: /nowhere}"]}
+variants: {grpo: [credit.modulation=null], empg: [], broken: ["environment.options={rooms: small, games: /nowhere}"]}
 seeds: [0, 1]
 splits: [valid_seen]
 tasks: 4
@@ -168,7 +168,7 @@ def test_ctrl_c_writes_checkpoints_and_says_how_to_resume(tmp_path: Path) -> Non
 
 def test_a_run_with_another_recipe_is_not_overwritten(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    (folder / "other.yaml").write_text(STUDY.replace("[credit.empg=null]", "[loss.clip_low=0.1]"))
+    (folder / "other.yaml").write_text(STUDY.replace("[credit.modulation=null]", "[loss.clip_low=0.1]"))
     _, error = call(folder, "study", "other.yaml", "--dry-run", code=1)
     assert error.count("\n") == 1
     assert "tiny-grpo-s0 cannot be resumed with" in error
@@ -178,6 +178,6 @@ def test_a_run_with_another_recipe_is_not_overwritten(finished: tuple[Path, str]
 def test_a_dry_run_lists_runs_states_and_core_hours(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     lines = call(folder, "study", "study.yaml", "--dry-run")[0].splitlines()
-    assert lines[1].split() == ["tiny-grpo-s0", "finished", "credit.empg=null"]
+    assert lines[1].split() == ["tiny-grpo-s0", "finished", "credit.modulation=null"]
     assert lines[3].split()[:2] == ["tiny-broken-s0", "waiting"]
     assert lines[-1].startswith("6 runs, 2 left: about 0.0 core-hours, ")

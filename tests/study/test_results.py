@@ -24,7 +24,7 @@ STUDY = {
     "name": "made",
     "recipes": ["household.yaml"],
     "base": "grpo",
-    "variants": {"grpo": ["credit.empg=null"], "empg": ["credit.process_reward='a|b`'"]},
+    "variants": {"grpo": ["credit.modulation=null"], "empg": ["credit.process_reward='a|b`'"]},
     "seeds": SEEDS,
     "target": 0.6,
 }

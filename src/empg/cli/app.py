@@ -29,7 +29,8 @@ app = typer.Typer(
 )
 
 Changes = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe overrides, e.g. seed=3 credit.empg.zeta=0.05")
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Recipe overrides, e.g. seed=3 credit.modulation.zeta=0.05"),
 ]
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, e.g. demo, or a YAML file")

@@ -1,11 +1,11 @@
 """Credit assignment: how much of the outcome of an episode each step gets. Pure tensor functions, no model, no I/O.
 
     rewards ─ advantages ─► A(i,t) ─┐
-                                    ├─ modulation ─► A_final(i,t) ─ losses, aggregation ─► one policy loss
+                                    ├─ modulations ─► A_final(i,t) ─ losses, aggregation ─► one policy loss
     token entropies ─ steps ────────┘
 
-`modulation` is the method, EMPG. `advantages/` has one file per base estimator. `reduce` makes statistics global over
-workers.
+`modulations/` has one file per rule; `empg.py` is the method. `advantages/` has one file per base estimator. `reduce`
+makes statistics global over workers.
 """
 
 from empg.credit.advantages import ADVANTAGES, AdvantageEstimator, AdvantageInputs, Weighting
@@ -21,7 +21,8 @@ from empg.credit.losses import (
     log_ratios,
     policy_loss,
 )
-from empg.credit.modulation import EMPGConfig, StepCredit, modulate, modulate_advantages
+from empg.credit.modulations import MODULATIONS, Modulation, ModulationInputs, StepCredit
+from empg.credit.modulations.empg import EMPGConfig, EMPGCredit, modulate, modulate_advantages
 from empg.credit.outcome import outcome_advantages, zero_variance_groups
 from empg.credit.reduce import Reduce, ReduceOp, distributed_reduce
 from empg.credit.steps import StepTable
@@ -29,13 +30,17 @@ from empg.credit.steps import StepTable
 __all__ = [
     "ADVANTAGES",
     "MAX_EXPONENT",
+    "MODULATIONS",
     "AdvantageEstimator",
     "AdvantageInputs",
     "Aggregation",
     "EMPGConfig",
+    "EMPGCredit",
     "KLEstimator",
     "LossConfig",
     "LossStats",
+    "Modulation",
+    "ModulationInputs",
     "Reduce",
     "ReduceOp",
     "StepCredit",

@@ -1,4 +1,4 @@
-"""From episodes to the advantage of each sampled token: base algorithm, then EMPG."""
+"""From episodes to the advantage of each sampled token: base algorithm, then modulation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from empg.credit import (
+    MODULATIONS,
     AdvantageInputs,
-    EMPGConfig,
+    ModulationInputs,
     StepCredit,
     StepTable,
-    modulate,
     zero_variance_groups,
 )
 from empg.learner.batch import TokenBatch, make_batch
@@ -36,7 +36,7 @@ class Assigned:
         signal: (E,) bool, False for episodes that are dropped because their group has zero variance.
         counted: (N,) bool, the steps that are trained on.
         advantages: (N,) final advantage of each step, 0 for a step that is not counted.
-        credit: the intermediates of EMPG for the counted steps; None for a plain base algorithm.
+        credit: the result of the modulation for the counted steps; None for a plain base algorithm.
         dropped_steps: number of steps with a non-finite entropy or log-probability, which would spoil an update.
         groups: number of groups of this worker.
         zero_variance_groups: how many of them have equal rewards only.
@@ -97,7 +97,7 @@ def groups_with_signal(played: Sequence[Episode], recipe: Recipe) -> int:
 
 
 def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -> Assigned:
-    """Compute the base advantages, then apply EMPG over all steps of the update, on all workers together."""
+    """Compute the base advantages, then modulate them over all steps of the update, on all workers together."""
     credit = recipe.credit
     estimator = credit.estimator
     sizes = Counter(e.group for e in played if _comparable(e))
@@ -122,8 +122,10 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -
     )
     advantages = torch.zeros(len(entropy))
     step_credit = None
-    if credit.empg is not None:
-        step_credit = modulate(table, EMPGConfig(**credit.empg.model_dump()), workers.reduce)
+    if credit.modulation is not None:
+        rule = MODULATIONS[credit.modulation.name]
+        seen = ModulationInputs(steps=table, rewards=inputs.rewards, groups=inputs.groups, reduce=workers.reduce)
+        step_credit = rule(seen, credit.modulation.options)
         advantages[counted] = step_credit.advantage
     else:
         advantages[counted] = table.advantage + process_reward[counted]

@@ -28,7 +28,10 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
             ("clarity", "clarity"),
             ("advantage_modulated", "modulated"),
         ):
-            numbers = iter(getattr(assigned.credit, key).tolist())
+            found = getattr(assigned.credit, key)
+            if found is None:  # the rule has no such intermediate
+                continue
+            numbers = iter(found.tolist())
             values[name] = [next(numbers) if c else None for c in counted]
     advantage = assigned.advantages.tolist()
     base, process_reward = assigned.base_advantages.tolist(), assigned.process_reward.tolist()
@@ -154,6 +157,7 @@ def credit_numbers(columns: Columns) -> CreditNumbers:
         numbers["credit/scale_min"] = float(scale.min())
         numbers["credit/scale_max"] = float(scale.max())
         numbers["credit/scale_std"] = float(scale.std())
+    if len(clarity):
         numbers["credit/clarity_mean"] = float(clarity.mean())
     advantage = _present(columns.get("advantage"))
     if len(advantage):

@@ -37,9 +37,9 @@
     if (turn.g !== null) {
       box.append(
         gauge("g", "gradient scaling; the middle is 1", plain(turn.g), (turn.g - 1) / largest.scaling, "two scale"),
-        gauge("f", "clarity of the next step, 0 to 1", plain(turn.f), turn.f, "clarity"),
       );
     }
+    if (turn.f !== null) box.append(gauge("f", "clarity of the next step, 0 to 1", plain(turn.f), turn.f, "clarity"));
     box.append(
       gauge("A", "final advantage", signed(turn.advantage), turn.advantage / largest.advantage, "two advantage"),
     );

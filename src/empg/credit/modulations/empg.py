@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from empg.credit.checks import LARGEST, SMALLEST_EPS, require_between
 from empg.credit.layout import TokenLayout
+from empg.credit.modulations.base import Modulation, ModulationInputs, StepCredit, require_constants
 from empg.credit.reduce import Reduce, global_max, global_mean, global_min, one_worker
 from empg.credit.steps import StepTable
 
@@ -54,13 +54,11 @@ class EMPGConfig:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        for name in ("k", "k_future", "zeta"):
-            require_between(name, getattr(self, name), 0.0, LARGEST)
-        require_between("eps", self.eps, SMALLEST_EPS, LARGEST)
+        require_constants(self, at_least_zero=("k", "k_future", "zeta"), positive=("eps",))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class StepCredit:
+class EMPGCredit(StepCredit):
     """The result of EMPG for each step of a `StepTable`, with every intermediate; all `(N,)` float32.
 
     Attributes:
@@ -79,7 +77,7 @@ class StepCredit:
 
 
 @torch.no_grad()
-def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce | None = None) -> StepCredit:
+def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce | None = None) -> EMPGCredit:
     """Compute the credit of each step from advantages and step entropies: the method.
 
     A process reward in the table is added beside the clarity bonus, before centring. On a GPU nothing waits for the
@@ -107,7 +105,7 @@ def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce 
         modulated = modulated + steps.process_reward
 
     advantage = modulated - global_mean(modulated, reduce)
-    return StepCredit(
+    return EMPGCredit(
         normalised_entropy=normalised, scale=scale, clarity=clarity, modulated=modulated, advantage=advantage
     )
 
@@ -150,3 +148,15 @@ def modulate_advantages(
     steps = StepTable.from_layout(layout, advantages, entropies)
     credit = modulate(steps, EMPGConfig(k=k, k_future=k_future, zeta=zeta, eps=eps), reduce)
     return layout.to_tokens(credit.advantage)
+
+
+def _empg(inputs: ModulationInputs, options: EMPGConfig) -> StepCredit:
+    return modulate(inputs.steps, options, inputs.reduce)
+
+
+MODULATION = Modulation(
+    name="empg",
+    summary="A g + zeta f of the next step, centred over all steps",
+    options=EMPGConfig,
+    modulate=_empg,
+)

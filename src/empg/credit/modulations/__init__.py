@@ -1,0 +1,25 @@
+"""The credit modulations, one module each, and `MODULATIONS`, the one table of them.
+
+The recipe, its error messages, the trainer and the tests read this table. A module of this package that defines
+`MODULATION` is in it: adding a modulation takes one new file here, its test and its place in the docs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+from empg.credit.modulations.base import Modulation, ModulationInputs, StepCredit
+
+__all__ = ["MODULATIONS", "Modulation", "ModulationInputs", "StepCredit"]
+
+
+def _discover() -> dict[str, Modulation[Any]]:
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    found = (getattr(module, "MODULATION", None) for module in modules)
+    return {modulation.name: modulation for modulation in found if isinstance(modulation, Modulation)}
+
+
+MODULATIONS: dict[str, Modulation[Any]] = _discover()
+"""The modulations by name, in alphabetical order of their modules."""

@@ -1,0 +1,122 @@
+"""The contract of a credit modulation: from the advantages of the base algorithm to the final advantage of each step.
+
+A modulation is a module of this package: its docstring is the definition, `MODULATION` the entry of the table
+`MODULATIONS`. It sees the steps of the whole update as one record and returns a `StepCredit`. Its constants are a
+frozen dataclass whose defaults are the recipe's defaults and whose `__post_init__` checks them.
+
+Shapes: E episodes, N steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from empg.credit.checks import LARGEST, SMALLEST_EPS, require_between, require_ids, require_shape, require_vector
+from empg.credit.reduce import Reduce, one_worker
+from empg.credit.steps import StepTable
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ModulationInputs:
+    """The steps of an update as a modulation sees them, and the outcome of their episodes.
+
+    A field that only some modulations use is optional. A new one gets a default, so that the modulations and callers
+    that do not use it stay as they are.
+
+    Attributes:
+        steps: the N steps that this worker holds, with entropies, base advantages and process rewards. `steps.episode`
+            is an index into `rewards`.
+        rewards: `(E,)` outcome reward of each episode.
+        groups: `(E,)` int, equal for the episodes of a group. All episodes of a group are on one worker.
+        reduce: makes statistics over all steps global over workers; None = one worker. Every worker makes the same
+            calls, also one without steps.
+
+    Raises:
+        ValueError: shapes disagree, or a step belongs to an episode without a reward.
+    """
+
+    steps: StepTable
+    rewards: Tensor
+    groups: Tensor
+    reduce: Reduce = one_worker
+
+    def __post_init__(self) -> None:
+        require_vector("rewards", self.rewards, "episode", "E")
+        require_ids("groups", self.groups)
+        require_shape("groups", self.groups, self.rewards.shape, of="rewards")
+        episode = self.steps.episode
+        if len(episode) and not 0 <= int(episode.min()) <= int(episode.max()) < len(self.rewards):
+            bounds = f"{int(episode.min())} to {int(episode.max())}"
+            raise ValueError(f"steps.episode: expected indices below {len(self.rewards)}, as rewards has, got {bounds}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StepCredit:
+    """The result of a modulation for each step, with the intermediates that it has; all `(N,)` float32.
+
+    The run records every intermediate that is not None.
+
+    Attributes:
+        advantage: the final advantage, which every token of the step carries into the loss.
+        normalised_entropy: Hn, step entropy scaled to 0 to 1.
+        scale: g, the factor of the base advantage.
+        clarity: f of the next step.
+        modulated: the advantage before centring.
+    """
+
+    advantage: Tensor
+    normalised_entropy: Tensor | None = None
+    scale: Tensor | None = None
+    clarity: Tensor | None = None
+    modulated: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modulation(Generic[Options]):
+    """An entry of the table `MODULATIONS`.
+
+    Attributes:
+        name: the name in recipes (`credit.modulation`) and of the module.
+        summary: the definition in one line.
+        options: the dataclass of the constants. Each has a default; wrong ones are a ValueError that begins with the
+            name of the constant.
+        modulate: from the inputs and the constants to the credit of each step.
+    """
+
+    name: str
+    summary: str
+    options: type[Options]
+    modulate: Callable[[ModulationInputs, Options], StepCredit]
+
+    @torch.no_grad()
+    def __call__(self, inputs: ModulationInputs, options: Options | None = None) -> StepCredit:
+        """Modulate; `options` None means the defaults.
+
+        Raises:
+            ValueError: the options are those of another modulation, or the modulation does not return one float32 per
+                step.
+        """
+        options = self.options() if options is None else options
+        if not isinstance(options, self.options):
+            raise ValueError(f"{self.name}: expected {self.options.__name__}, got {type(options).__name__}")
+        credit = self.modulate(inputs, options)
+        wanted = inputs.steps.entropy.shape
+        for name, values in vars(credit).items():
+            if values is not None and (values.shape != wanted or values.dtype != torch.float32):
+                found = f"got {tuple(values.shape)} {values.dtype}"
+                raise ValueError(f"{self.name}: {name}: expected {tuple(wanted)} float32, one per step, {found}")
+        return credit
+
+
+def require_constants(options: Any, *, at_least_zero: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:
+    """Raise a ValueError that names the first of these constants that is out of bounds or not finite."""
+    for names, least in ((at_least_zero, 0.0), (positive, SMALLEST_EPS)):
+        for name in names:
+            require_between(name, getattr(options, name), least, LARGEST)

@@ -1,0 +1,115 @@
+"""The sections `credit` and `loss` of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from empg.errors import UserError
+from empg.recipe_modulation import named, read_modulation, replaced_key
+from empg.validation import Checked, OptionError, did_you_mean, read_settings
+
+if TYPE_CHECKING:
+    from empg.credit import AdvantageEstimator
+
+
+class ModulationSection(Checked):
+    """The rule that re-weights steps, and its constants, which are keys beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field("empg", description="a rule of `empg.credit.MODULATIONS`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        return (
+            {"name": given.get("name", "empg"), **asdict(read_modulation(given))} if isinstance(given, dict) else given
+        )
+
+    @property
+    def options(self) -> Any:
+        """The constants as the dataclass of the rule."""
+        return read_modulation(self.model_dump())
+
+
+class CreditSection(Checked):
+    """Base advantage and modulation. `modulation: null` trains the plain base algorithm."""
+
+    advantage: str | dict[str, Any] = Field(
+        "grpo",
+        description="an estimator of `empg.credit.ADVANTAGES`: its name, or a section of `name` and options",
+    )
+    weighting: Literal["episode", "step"] = "episode"
+    modulation: ModulationSection | None = Field(default_factory=ModulationSection)
+    drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
+    max_resample: int = Field(0, ge=0, le=1000, description="extra rollout rounds that replace dropped groups")
+    overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
+    overlong_ramp: float = Field(
+        0.0, ge=0.0, le=1.0, description="last part of the token limit in which that penalty rises from 0"
+    )
+    invalid_penalty: float = Field(
+        0.0, ge=0.0, description="subtracted from the process reward of a malformed turn or a rejected command"
+    )
+    process_reward: str | None = Field(
+        None,
+        min_length=1,
+        description="`package.module:function`, from an Episode to the process reward of each of its turns",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_old_key(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "empg" in given:
+            raise OptionError([replaced_key(given["empg"])])
+        return given
+
+    @field_validator("modulation", mode="before")
+    @classmethod
+    def _section(cls, given: Any) -> Any:
+        return named(given)
+
+    @field_validator("advantage", mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> str | dict[str, Any]:
+        options = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
+        name, known = options.pop("name", None), _advantages()
+        if not isinstance(name, str):
+            raise UserError(f"expected a name, or a section such as {{name: gigpo, gamma: 0.95}}, got {given!r:.80}")
+        if name not in known:
+            raise UserError(f"expected one of {', '.join(known)}, got {name!r:.80}{did_you_mean(name, known)}")
+        default = known[name].options
+        if default is None and options:
+            raise UserError(f"{name} has no options, got {next(iter(options))!r:.80}")
+        return name if default is None else {"name": name, **read_settings(default, options, "credit.advantage")}
+
+    @property
+    def estimator(self) -> AdvantageEstimator:
+        """The estimator of the base advantage, with its options."""
+        chosen = {"name": self.advantage} if isinstance(self.advantage, str) else dict(self.advantage)
+        return _advantages()[chosen.pop("name")].configured(**chosen)
+
+
+class LossSection(Checked):
+    """The clipped surrogate and the terms added to it."""
+
+    ratio: Literal["token", "step", "episode"] = Field(
+        "token", description="what has one probability ratio; `episode` is the sequence ratio of GSPO"
+    )
+    clip_low: float = Field(0.2, gt=0.0, lt=1.0)
+    clip_high: float = Field(0.2, gt=0.0)
+    dual_clip: float | None = Field(None, gt=1.0)
+    aggregation: Literal["token_mean", "episode_mean", "constant"] = "episode_mean"
+    kl_coef: float = Field(0.0, ge=0.0, description="weight of the KL to the initial policy of the run")
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    entropy_coef: float = 0.0
+
+
+def _advantages() -> Mapping[str, AdvantageEstimator]:
+    """Load the table of estimators, and torch with it, only for a recipe that needs it: `empg --help` stays fast."""
+    from empg.credit.advantages import ADVANTAGES
+
+    return ADVANTAGES

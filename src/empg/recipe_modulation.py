@@ -1,0 +1,107 @@
+"""`credit.modulation` of a recipe: a rule of `empg.credit.MODULATIONS` by name, and its options beside the name.
+
+The options are checked by the rule's own dataclass, so a new rule needs no change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from empg.validation import OptionError, hint, nearest
+
+if TYPE_CHECKING:
+    from empg.credit import Modulation
+
+KEY = "credit.modulation"
+
+
+def named(given: Any) -> Any:
+    """Return the section that a value of the key stands for: a text is a name, `none` as a name is None.
+
+    Raises:
+        OptionError: options are given for `none`.
+    """
+    section = {"name": given} if isinstance(given, str) else given
+    if not isinstance(section, dict) or section.get("name", "empg") not in (None, "none"):
+        return section
+    if options := [str(key) for key in section if key != "name"]:
+        raise OptionError([f"{KEY}: name: none takes no options, got {', '.join(options):.80}"])
+    return None
+
+
+def read_modulation(section: Mapping[str, Any]) -> Any:
+    """Return the options of a section as the dataclass of its rule, with all defaults.
+
+    Raises:
+        OptionError: the rule or an option is unknown, or an option has a wrong value.
+    """
+    name, known = section.get("name", "empg"), _modulations()
+    if not isinstance(name, str) or name not in known:
+        meant = nearest(str(name), known)
+        end = f". Did you mean {meant!r}?" if meant is not None else ""
+        raise OptionError([f"{KEY}.name: expected one of {', '.join(known)} or null, got {name!r:.80}{end}"])
+    model = known[name].options
+    options = {str(key): value for key, value in section.items() if key != "name"}
+    valid = [field.name for field in fields(model)]
+    if unknown := [key for key in options if key not in valid]:
+        raise OptionError([f"unknown key {f'{KEY}.{key}'!r:.80}{hint(key, ['name', *valid])}" for key in unknown])
+    try:
+        return TypeAdapter(model).validate_python(options)
+    except ValidationError as error:
+        raise OptionError([_line(item) for item in error.errors()]) from None
+
+
+def replaced_key(given: Any) -> str:
+    """Return the message for the former key `credit.empg` with this value: what to write now."""
+    options = [f"{key}: {value}" for key, value in given.items()] if isinstance(given, dict) else []
+    now = "null" if given is None else f"{{{', '.join(['name: empg', *options])}}}"
+    return f"unknown key 'credit.empg': write {KEY}: {now:.120}"
+
+
+def named_in(recipe: Any) -> dict[str, Any]:
+    """Turn a section that is a text into a mapping, in place, so that overrides reach into it; return a copy."""
+    credit = recipe.get("credit")
+    section = credit.get("modulation") if isinstance(credit, dict) else None
+    if isinstance(section, str):
+        section = credit["modulation"] = {"name": section}
+    return dict(section) if isinstance(section, dict) else {}
+
+
+def drop_options_of_the_other_rule(recipe: dict[str, Any], before: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Remove options that belong to the rule of the file where overrides chose another rule, in place.
+
+    An option that both rules have keeps the value of the file. An option that an override sets stays, so that it is an
+    error if the chosen rule does not have it. So does an option of the file that its own rule does not have.
+
+    Args:
+        recipe: the mapping with the overrides applied.
+        before: the section of the file, before the overrides.
+        overrides: `key.path=value`.
+    """
+    after = named_in(recipe)
+    old, new = (section.get("name", "empg") for section in (before, after))
+    if not before or not after or old == new:
+        return
+    known = _modulations()
+    had, has = ({f.name for f in fields(known[n].options)} if n in known else set() for n in (str(old), str(new)))
+    given = {override.partition("=")[0] for override in overrides}
+    for option in before:
+        if option in had - has and f"{KEY}.{option}" not in given:
+            recipe["credit"]["modulation"].pop(option, None)
+
+
+def _line(item: Any) -> str:
+    if item["type"] == "value_error":  # raised by the dataclass; the message begins with the name of the option
+        return f"{KEY}.{item['ctx']['error']}"
+    return f"{KEY}.{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r:.80})"
+
+
+def _modulations() -> Mapping[str, Modulation[Any]]:
+    """Load the table, and torch with it, only for a recipe that needs it: `empg --help` stays fast."""
+    from empg.credit.modulations import MODULATIONS
+
+    return MODULATIONS

@@ -1,0 +1,218 @@
+"""The table of modulations: what is in it, the contract of an entry, and each rule by hand."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+import pytest
+import torch
+
+from empg.credit import MODULATIONS, EMPGConfig, Modulation, ModulationInputs, Reduce, StepCredit, StepTable, modulate
+from empg.credit.modulations.centred import CentredOptions
+from empg.credit.modulations.clarity import ClarityOptions
+from empg.credit.modulations.gtpo import GTPOOptions
+from empg.credit.modulations.scaling import ScalingOptions
+from tests import ROOT
+from tests.credit.batches import on_workers
+
+FOLDER = ROOT / "src" / "empg" / "credit" / "modulations"
+FAMILY = ["empg", "scaling", "clarity", "centred"]
+
+
+def inputs(
+    entropy: list[float],
+    episode: list[int],
+    rewards: list[float],
+    groups: list[int] | None = None,
+    advantage: list[float] | None = None,
+    process: list[float] | None = None,
+    **more: Any,
+) -> ModulationInputs:
+    """Steps whose advantage is the reward of their episode, unless given."""
+    outcome = torch.tensor(rewards)
+    owner = torch.tensor(episode, dtype=torch.long)
+    table = StepTable(
+        entropy=torch.tensor(entropy),
+        episode=owner,
+        advantage=outcome[owner] if advantage is None else torch.tensor(advantage),
+        process_reward=None if process is None else torch.tensor(process),
+    )
+    ids = torch.zeros(len(rewards), dtype=torch.long) if groups is None else torch.tensor(groups)
+    return ModulationInputs(steps=table, rewards=outcome, groups=ids, **more)
+
+
+# Two groups; in each a winner and a loser, of 2, 1, 3 and 1 steps.
+BATCH: dict[str, Any] = {
+    "entropy": [0.5, 1.0, 1.5, 0.25, 0.75, 2.0, 0.5],
+    "episode": [0, 0, 1, 2, 2, 2, 3],
+    "rewards": [1.0, 0.0, 1.0, 0.0],
+    "groups": [7, 7, 3, 3],
+}
+
+
+def entry(modulate: Callable[[ModulationInputs, CentredOptions], StepCredit]) -> Modulation[CentredOptions]:
+    return Modulation(name="mine", summary="", options=CentredOptions, modulate=modulate)
+
+
+class TestTable:
+    def test_each_module_of_the_folder_is_an_entry_under_its_own_name(self) -> None:
+        assert set(MODULATIONS) == {file.stem for file in FOLDER.glob("*.py")} - {"__init__", "base"}
+        for name, found in MODULATIONS.items():
+            assert importlib.import_module(f"empg.credit.modulations.{name}").MODULATION is found
+            assert found.name == name
+
+    @pytest.mark.parametrize("name", MODULATIONS)
+    def test_the_docstring_of_the_file_is_the_definition(self, name: str) -> None:
+        definition = importlib.import_module(f"empg.credit.modulations.{name}").__doc__
+        assert definition is not None
+        assert re.search(r"^    A\w*(\(i,t\))? += ", definition, re.MULTILINE)
+        assert re.search(r"arXiv \d{4}\.\d{5}", definition)
+
+    @pytest.mark.parametrize("name", MODULATIONS)
+    def test_the_index_of_the_algorithms_has_a_row_for_each(self, name: str) -> None:
+        page = (ROOT / "docs" / "algorithms" / "index.md").read_text(encoding="utf-8")
+        assert re.search(rf"^\| \[[^\]]+\]\([^)]+\) \| `{name}` \|", page, re.MULTILINE)
+
+    @pytest.mark.parametrize(
+        ("name", "option"),
+        [(name, field.name) for name, entry in MODULATIONS.items() for field in fields(entry.options)],
+    )
+    @pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf])
+    def test_a_wrong_option_is_named(self, name: str, option: str, wrong: float) -> None:
+        with pytest.raises(ValueError, match=rf"^{option}: expected a number from \S+ to 1e\+15, got {wrong}$"):
+            MODULATIONS[name].options(**{option: wrong})
+
+
+class TestContract:
+    @pytest.mark.parametrize("name", MODULATIONS)
+    def test_steps_on_three_workers_get_the_same_credit_as_on_one(self, name: str) -> None:
+        whole = MODULATIONS[name](inputs(**BATCH)).advantage
+        parts = [
+            {"entropy": BATCH["entropy"][:3], "episode": [0, 0, 1], "rewards": [1.0, 0.0], "groups": [7, 7]},
+            {"entropy": [], "episode": [], "rewards": [], "groups": []},
+            {"entropy": BATCH["entropy"][3:], "episode": [0, 0, 0, 1], "rewards": [1.0, 0.0], "groups": [3, 3]},
+        ]
+
+        def work(rank: int, reduce: Reduce) -> torch.Tensor:
+            mine = parts[rank]
+            if not mine["entropy"]:
+                none = torch.zeros(0)
+                table = StepTable(entropy=none, episode=none.long(), advantage=none)
+                return MODULATIONS[name](
+                    ModulationInputs(steps=table, rewards=none, groups=none.long(), reduce=reduce)
+                ).advantage
+            return MODULATIONS[name](inputs(**mine, reduce=reduce)).advantage
+
+        torch.testing.assert_close(torch.cat(on_workers(3, work)), whole)
+
+    @pytest.mark.parametrize("name", MODULATIONS)
+    def test_a_process_reward_reaches_the_step(self, name: str) -> None:
+        without = MODULATIONS[name](inputs(**BATCH)).advantage
+        process = torch.tensor([0.0, 0.0, 0.0, 0.7, 0.0, 0.0, 0.0])
+        change = MODULATIONS[name](inputs(**BATCH, process=process.tolist())).advantage - without
+        torch.testing.assert_close(change - change[0], process)
+
+    @pytest.mark.parametrize("name", MODULATIONS)
+    def test_the_order_of_the_episodes_does_not_matter(self, name: str) -> None:
+        swapped = inputs(
+            [0.25, 0.75, 2.0, 0.5, 0.5, 1.0, 1.5], [0, 0, 0, 1, 2, 2, 3], [1.0, 0.0, 1.0, 0.0], [3, 3, 7, 7]
+        )
+        whole = MODULATIONS[name](inputs(**BATCH)).advantage
+        torch.testing.assert_close(MODULATIONS[name](swapped).advantage.roll(3), whole)
+
+    def test_the_options_of_another_rule_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"^empg: expected EMPGConfig, got CentredOptions$"):
+            MODULATIONS["empg"](inputs(**BATCH), CentredOptions())
+
+    @pytest.mark.parametrize("wrong", [torch.zeros(4), torch.zeros(7, dtype=torch.float64)], ids=["E", "float64"])
+    def test_a_rule_that_breaks_the_contract_is_named(self, wrong: torch.Tensor) -> None:
+        with pytest.raises(ValueError, match=r"^mine: advantage: expected \(7,\) float32, one per step, got \("):
+            entry(lambda seen, options: StepCredit(advantage=wrong))(inputs(**BATCH))
+        with pytest.raises(ValueError, match=r"^mine: scale: expected \(7,\) float32"):
+            entry(lambda seen, options: StepCredit(advantage=torch.zeros(7), scale=wrong))(inputs(**BATCH))
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"groups": [7, 7, 3]}, r"^groups: expected shape \(4,\), the shape of rewards, got \(3,\)"),
+            ({"groups": [0.0] * 4}, "^groups: expected integer ids"),
+            (
+                {"rewards": [1.0] * 3, "groups": [0] * 3, "advantage": [0.0] * 7},
+                r"^steps\.episode: expected .* below 3",
+            ),
+        ],
+    )
+    def test_bad_inputs_are_refused(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            inputs(**{**BATCH, **changes})
+
+
+class TestFamily:
+    @pytest.mark.parametrize(
+        ("name", "options", "same"),
+        [
+            ("empg", EMPGConfig(k=2.0, k_future=3.0, zeta=0.3, eps=0.1), {}),
+            ("scaling", ScalingOptions(k=2.0, eps=0.1), {"zeta": 0.0}),
+            ("clarity", ClarityOptions(k_future=3.0, zeta=0.3, eps=0.1), {"k": 0.0}),
+            ("centred", CentredOptions(), {"k": 0.0, "zeta": 0.0}),
+        ],
+    )
+    def test_each_is_empg_without_a_part_to_the_last_bit(self, name: str, options: Any, same: dict[str, float]) -> None:
+        seen = inputs(**BATCH)
+        credit = MODULATIONS[name](seen, options)
+        wanted = modulate(seen.steps, EMPGConfig(**{**asdict(options), **same}))
+        assert torch.equal(credit.advantage, wanted.advantage)
+        assert credit.modulated is not None
+        assert torch.equal(credit.modulated, wanted.modulated)
+
+    def test_centred_by_hand(self) -> None:
+        # Three steps of A = 1 and one of A = -1: their mean is 1/2.
+        credit = MODULATIONS["centred"](inputs([0.1, 0.9, 0.4, 0.2], [0, 0, 0, 1], [1.0, -1.0]))
+        assert credit.advantage.tolist() == [0.5, 0.5, 0.5, -1.5]
+
+    @pytest.mark.parametrize("name", FAMILY)
+    def test_the_family_has_every_intermediate(self, name: str) -> None:
+        assert all(values is not None for values in vars(MODULATIONS[name](inputs(**BATCH))).values())
+
+
+class TestGTPO:
+    def test_by_hand(self) -> None:
+        # Winners: episode 0 with steps of 1.0 and 0.5 nats, episode 1 with one of 3.0. At t = 0 they share 2 as 1 : 3,
+        # at t = 1 episode 0 is alone: r = 1 + 0.5 (0.5, 1, 1.5). Losers: 0.5 and 2.0 nats, so 1 / H = 2 and 0.5, and
+        # they share 2 as 4 : 1: r = -1 - 0.5 (1.6, 0.4).
+        seen = inputs([1.0, 0.5, 3.0, 0.5, 2.0], [0, 0, 1, 2, 3], [1.0, 1.0, 0.0, 0.0])
+        credit = MODULATIONS["gtpo"](seen, GTPOOptions(alpha_1=1.0, alpha_2=0.5))
+        torch.testing.assert_close(credit.modulated, torch.tensor([1.25, 1.5, 1.75, -1.8, -1.2]))
+        # Winners: mean 1.5, deviations -0.25, 0, 0.25, so std = sqrt(0.125 / 3). Losers: mean -1.5, std 0.3.
+        high = math.sqrt(1.5)
+        torch.testing.assert_close(credit.advantage, torch.tensor([-high, 0.0, high, -1.0, 1.0]))
+        assert credit.scale is None
+        assert credit.clarity is None
+
+    def test_shaping_keeps_the_sum_of_the_rewards_if_the_weights_sum_to_one(self) -> None:
+        credit = MODULATIONS["gtpo"](inputs(**BATCH), GTPOOptions(alpha_1=0.7, alpha_2=0.3))
+        assert credit.modulated is not None
+        assert float(credit.modulated.sum()) == pytest.approx(2 + 3 - 2)  # 1 per step of a winner, -1 of a loser
+
+    def test_a_group_does_not_see_the_other(self) -> None:
+        both, alone = (
+            MODULATIONS["gtpo"](batch).advantage
+            for batch in (inputs(**BATCH), inputs([0.5, 1.0, 1.5], [0, 0, 1], [1.0, 0.0]))
+        )
+        assert torch.equal(both[:3], alone)
+
+    def test_equal_entropies_and_single_steps_give_zero(self) -> None:
+        credit = MODULATIONS["gtpo"](inputs([0.3] * 4, [0, 1, 2, 3], [1.0, 1.0, 1.0, 0.0]))
+        torch.testing.assert_close(credit.advantage, torch.zeros(4), atol=1e-3, rtol=0)
+
+    def test_an_entropy_of_zero_stays_finite(self) -> None:
+        assert (
+            MODULATIONS["gtpo"](inputs([0.0, 0.0, 0.0, 1.0], [0, 1, 2, 3], [1.0, 1.0, 0.0, 0.0]))
+            .advantage.isfinite()
+            .all()
+        )
