@@ -78,7 +78,7 @@ def test_what_keeps_the_meaning_of_the_result_may_change(run: RunFolder, change:
     [
         ({}, {"seed": 3}, r"run cannot be resumed with seed=3 \(the run has 0\): use the values of the run, or fork"),
         ({}, {"loss__clip_low": 0.1, "rollout__slots": 3}, r"with loss\.clip_low=0\.1 \(the run has 0\.2\): use"),
-        ({}, {"credit__empg": None}, r"with credit\.empg=None \(the run has \{"),
+        ({}, {"credit__modulation": None}, r"with credit\.modulation=None \(the run has \{"),
         (
             {"optimizer__schedule": "cosine"},
             {"iterations": 60},
