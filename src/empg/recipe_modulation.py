@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from empg.validation import OptionError, hint, nearest
+from empg.validation import OptionError, did_you_mean, hint
 
 if TYPE_CHECKING:
     from empg.credit import Modulation
@@ -41,8 +41,7 @@ def read_modulation(section: Mapping[str, Any]) -> Any:
     """
     name, known = section.get("name", "empg"), _modulations()
     if not isinstance(name, str) or name not in known:
-        meant = nearest(str(name), known)
-        end = f". Did you mean {meant!r}?" if meant is not None else ""
+        end = did_you_mean(name, known)
         raise OptionError([f"{KEY}.name: expected one of {', '.join(known)} or null, got {name!r:.80}{end}"])
     model = known[name].options
     options = {str(key): value for key, value in section.items() if key != "name"}
