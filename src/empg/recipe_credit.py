@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from empg.errors import UserError
 from empg.recipe_modulation import named, read_modulation, replaced_key
@@ -25,15 +25,22 @@ class ModulationSection(Checked):
 
     @model_validator(mode="before")
     @classmethod
-    def _complete(cls, given: Any) -> Any:
-        return (
-            {"name": given.get("name", "empg"), **asdict(read_modulation(given))} if isinstance(given, dict) else given
-        )
+    def _checked(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given:  # the defaults need no check, so a default recipe does not load torch
+            return {"name": given.get("name", "empg"), **asdict(read_modulation(given))}
+        return given
 
     @property
     def options(self) -> Any:
         """The constants as the dataclass of the rule."""
-        return read_modulation(self.model_dump())
+        return read_modulation({"name": self.name, **(self.__pydantic_extra__ or {})})
+
+    @model_serializer
+    def _complete(self) -> dict[str, Any]:
+        return {"name": self.name, **asdict(self.options)}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModulationSection) and self.model_dump() == other.model_dump()
 
 
 class CreditSection(Checked):
