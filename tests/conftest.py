@@ -1,4 +1,4 @@
-"""What several test folders share: a tiny real policy, made in milliseconds."""
+"""What several test folders share: a tiny real policy, made in milliseconds, and the names of test cases."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ torch.set_num_threads(1)
 from empg.policy.load import load_policy
 from empg.policy.model import Policy
 from empg.recipe import PolicySection, TinyModel
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named by their argument: what packs them may write the time of day, and then every process that
+    collects the tests has other names."""
+    return argname if isinstance(val, bytes) else None
+
 
 WORDS = [
     f"You arrive at {place} {n}. On the {place} {n}, you see a {thing} {n}. Your task is to: put a {thing} in {place}."
