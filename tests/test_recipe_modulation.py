@@ -76,6 +76,7 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
         ({"eps": 0}, "credit.modulation.eps: expected a number from 1e-30 to 1e+15, got 0.0"),
         ({"k": "x"}, "credit.modulation.k: Input should be a valid number, unable to parse string as a number "
          "(got 'x')"),
+        ({"k": True}, "credit.modulation.k: Input should be a valid number (got True)"),  # to pydantic, true is 1
         (3, "credit.modulation: Input should be a valid dictionary (got 3)"),
     ],
 )  # fmt: skip
