@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from types import UnionType
 from typing import Any, TypeVar, get_type_hints
 
@@ -119,10 +118,10 @@ def read_settings(model: type[Settings], given: Mapping[str, Any], within: str) 
         OptionError: an option is unknown, or has a wrong value.
     """
     options = {str(key): value for key, value in given.items()}
-    valid = [field.name for field in fields(model)]
+    hints = get_type_hints(model)
+    valid = list(hints)
     if unknown := [key for key in options if key not in valid]:
         raise OptionError([f"unknown key {f'{within}.{key}'!r:.80}{hint(key, ['name', *valid])}" for key in unknown])
-    hints = get_type_hints(model)
     if wrong := [key for key, value in options.items() if isinstance(value, bool) and hints[key] in (int, float)]:
         raise OptionError([f"{within}.{key}: Input should be a valid number (got {options[key]})" for key in wrong])
     try:
