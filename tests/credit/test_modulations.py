@@ -256,9 +256,9 @@ class TestVariant:
         sums = torch.zeros(len(rewards)).index_add(0, steps.episode, credit.clarity)
         torch.testing.assert_close(sums, -torch.exp(-k_future * credit.normalised_entropy[steps.step == 0]))
 
-    @pytest.mark.parametrize(("progress", "zeta"), [(0.0, 0.4), (0.25, 0.3), (0.75, 0.1)])
-    def test_zeta_falls_linearly_over_the_run(self, progress: float, zeta: float) -> None:
-        seen = inputs(**BATCH, progress=progress)
+    @pytest.mark.parametrize(("finished", "zeta"), [(0.0, 0.4), (0.25, 0.3), (0.75, 0.1)])
+    def test_zeta_falls_linearly_over_the_run(self, finished: float, zeta: float) -> None:
+        seen = inputs(**BATCH, finished=finished)
         falling = MODULATIONS["empg_variant"](seen, VariantOptions(zeta=0.4, zeta_schedule="linear"))
         torch.testing.assert_close(falling.advantage, modulate(seen.steps, EMPGConfig(zeta=zeta)).advantage)
         constant = MODULATIONS["empg_variant"](seen, VariantOptions(zeta=0.4))

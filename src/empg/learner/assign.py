@@ -96,10 +96,10 @@ def groups_with_signal(played: Sequence[Episode], recipe: Recipe) -> int:
     return len(groups[~zero_variance_groups(_rewards(episodes, recipe), groups)].unique())
 
 
-def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers, *, progress: float = 0.0) -> Assigned:
+def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers, *, finished: float = 0.0) -> Assigned:
     """Compute the base advantages, then modulate them over all steps of the update, on all workers together.
 
-    `progress` is the share of the run's iterations that are finished.
+    `finished` is the share of the run's iterations that are finished.
     """
     credit = recipe.credit
     estimator = credit.estimator
@@ -128,7 +128,7 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers, *
     if credit.modulation is not None:
         rule = MODULATIONS[credit.modulation.name]
         seen = ModulationInputs(
-            steps=table, rewards=inputs.rewards, groups=inputs.groups, reduce=workers.reduce, progress=progress
+            steps=table, rewards=inputs.rewards, groups=inputs.groups, reduce=workers.reduce, finished=finished
         )
         step_credit = rule(seen, credit.modulation.options)
         advantages[counted] = step_credit.advantage

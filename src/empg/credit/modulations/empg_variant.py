@@ -82,7 +82,7 @@ def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredi
     elif options.clarity == "potential":
         clarity = clarity - own_clarity
 
-    zeta = options.zeta * (1.0 - inputs.progress if options.zeta_schedule == "linear" else 1.0)
+    zeta = options.zeta * (1.0 - inputs.finished if options.zeta_schedule == "linear" else 1.0)
     modulated = steps.advantage * scale + zeta * clarity
     if steps.process_reward is not None:
         modulated = modulated + steps.process_reward
