@@ -91,7 +91,9 @@ class CreditSection(Checked):
         default = known[name].options
         if default is None and options:
             raise UserError(f"{name} has no options, got {next(iter(options))!r:.80}")
-        return name if default is None else {"name": name, **read_settings(default, options, "credit.advantage")}
+        if default is None:
+            return name
+        return {"name": name, **asdict(read_settings(type(default), options, "credit.advantage"))}
 
     @property
     def estimator(self) -> AdvantageEstimator:

@@ -53,6 +53,13 @@ def test_every_constant_of_the_recipe_reaches_the_equations(constant: str, value
     assert (changed.advantages - plain.advantages).abs().max() > 1e-2
 
 
+def test_a_modulation_sees_how_far_the_run_has_come() -> None:
+    falling = recipe(credit={"modulation": {"name": "empg_variant", "zeta": 0.4, "zeta_schedule": "linear"}})
+    half = recipe(credit={"modulation": {"zeta": 0.2}})
+    wanted = assign_credit(two_groups(), half, ALONE).advantages
+    torch.testing.assert_close(assign_credit(two_groups(), falling, ALONE, finished=0.5).advantages, wanted)
+
+
 def test_a_modulation_sees_the_rewards_and_groups_of_the_episodes_that_are_trained_on() -> None:
     """GTPO ignores the base advantage: only the winners' and losers' entropies within a group matter."""
     credit = {"modulation": "gtpo", "overlong_penalty": 0.5}

@@ -96,8 +96,11 @@ def groups_with_signal(played: Sequence[Episode], recipe: Recipe) -> int:
     return len(groups[~zero_variance_groups(_rewards(episodes, recipe), groups)].unique())
 
 
-def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -> Assigned:
-    """Compute the base advantages, then modulate them over all steps of the update, on all workers together."""
+def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers, *, finished: float = 0.0) -> Assigned:
+    """Compute the base advantages, then modulate them over all steps of the update, on all workers together.
+
+    `finished` is the share of the run's iterations that are finished.
+    """
     credit = recipe.credit
     estimator = credit.estimator
     sizes = Counter(e.group for e in played if _comparable(e))
@@ -124,7 +127,9 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -
     step_credit = None
     if credit.modulation is not None:
         rule = MODULATIONS[credit.modulation.name]
-        seen = ModulationInputs(steps=table, rewards=inputs.rewards, groups=inputs.groups, reduce=workers.reduce)
+        seen = ModulationInputs(
+            steps=table, rewards=inputs.rewards, groups=inputs.groups, reduce=workers.reduce, finished=finished
+        )
         step_credit = rule(seen, credit.modulation.options)
         advantages[counted] = step_credit.advantage
     else:

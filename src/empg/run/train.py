@@ -145,7 +145,7 @@ def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
             _save(run, update, done, saved)
             return Stopped(stop, done)
         rolled = time.perf_counter()
-        assigned = assign_credit(episodes, recipe, workers)
+        assigned = assign_credit(episodes, recipe, workers, finished=done / recipe.iterations)
         credited = time.perf_counter()
         stats = update(assigned, done)
         done += 1
