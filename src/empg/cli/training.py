@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,13 @@ from empg.recipe_presets import PRESETS
 if TYPE_CHECKING:
     from empg.recipe import Recipe
     from empg.run.doctor import Finding
+
+
+class Engine(str, Enum):
+    """What trains a recipe."""
+
+    local = "local"
+    trl = "trl"
 
 
 @app.command(epilog=f"Presets, to be set as in algorithm=gigpo+empg: {', '.join(PRESETS)}")
@@ -34,6 +42,12 @@ def train(
             "removed. Without, the path of a checkpoint to fork into a new run.",
         ),
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="Trainer: this package's own, or TRL's (needs the extra trl).")
+    ] = Engine.local,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the complete configuration of the engine and train nothing.")
+    ] = False,
 ) -> None:
     """Train a recipe.
 
@@ -58,6 +72,17 @@ def train(
     from empg.run.resume import resolve_into  # imports torch, which is slow and not needed to report a wrong recipe
 
     resolved = resolve_into(loaded, folder, resume=resume, origin=from_)
+    if dry_run:
+        typer.echo(_configuration(resolved, folder, engine), nl=False)
+        return
+    command = shlex.join(["empg", *sys.argv[1:]])
+    if engine is Engine.trl:
+        if from_ is not None:
+            raise typer.BadParameter("--from needs --engine local")
+        from empg.engines.trl.training import train as train_with_trl
+
+        train_with_trl(resolved, folder, resume=resume, force=force, command=command)
+        return
     workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
     print(visible(f"{resolved.name}: {recipe} into {folder}; starting {workers}"), flush=True)
 
@@ -69,7 +94,6 @@ def train(
     if failed:
         _show(failed, err=True)
         raise typer.Exit(1)
-    command = shlex.join(["empg", *sys.argv[1:]])
     try:
         start(resolved, folder, resume=resume, force=force, origin=from_, command=command)
     except Stopped as stopped:
@@ -77,6 +101,17 @@ def train(
         how = shlex.join([*again, "--force" if stopped.iteration is None else "--resume"])
         typer.echo(f"empg: {stopped}; to {'restart' if stopped.iteration is None else 'resume'}: {how}", err=True)
         raise typer.Exit(128 + stopped.signal) from None
+
+
+def _configuration(recipe: Recipe, folder: Path, engine: Engine) -> str:
+    """Return what an engine would train with, as YAML: the resolved recipe, or the arguments of TRL's trainer."""
+    if engine is Engine.local:
+        from empg.recipe import dump_recipe
+
+        return dump_recipe(recipe)
+    from empg.engines.trl.settings import config_text
+
+    return config_text(recipe, folder)
 
 
 @app.command()
