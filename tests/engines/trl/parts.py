@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from empg.policy.model import Policy
@@ -23,6 +22,7 @@ SMALL: dict[str, Any] = {
             "kv_heads": 1,
             "intermediate_size": 64,
             "vocab_size": 400,
+            "embedding_std": 0.3,  # so that entropies differ by more than the rounding of two ways to compute them
         },
     },
     "rollout": {"groups": 2, "group_size": 4, "max_turn_tokens": 16, "max_episode_tokens": 512, "slots": 4},
@@ -33,13 +33,10 @@ SMALL: dict[str, Any] = {
 
 def small_recipe(**sections: Any) -> Recipe:
     """The small recipe with other values; those of a section are added to its own."""
-    merged = {key: {**SMALL.get(key, {}), **value} if isinstance(value, dict) else value for key, value in sections.items()}
+    merged = {
+        key: {**SMALL.get(key, {}), **value} if isinstance(value, dict) else value for key, value in sections.items()
+    }
     return parse_recipe({**SMALL, **merged})
-
-
-@cache
-def tiny_tokenizer() -> Any:
-    return build_policy(small_recipe()).tokenizer
 
 
 def tiny_policy(recipe: Recipe | None = None) -> Policy:
@@ -49,14 +46,14 @@ def tiny_policy(recipe: Recipe | None = None) -> Policy:
     return policy
 
 
-def fixed_episode(number: int) -> Episode:
-    """Episode `number` of a batch of eight: groups of four, one to three turns of different lengths and rewards."""
+def fixed_episode(number: int, group_size: int = 4) -> Episode:
+    """Episode `number` of a batch of eight: one to three turns of different lengths and rewards."""
     turns = [
         Turn(
             observation=f"{number % 3} {step}",
             prompt_ids=[20 + number % 4, 30 + step, 41],
             action_ids=[50 + (7 * number + 3 * step + k) % 90 for k in range(2 + (number + step) % 4)],
-            logprobs=[],
+            logprobs=[0.0] * (2 + (number + step) % 4),
             entropies=[],
             valid=(number + step) % 5 != 0,
         )
@@ -64,11 +61,11 @@ def fixed_episode(number: int) -> Episode:
     ]
     won = number in (1, 2, 6)
     return Episode(
-        task_id=f"task-{number // 4}",
-        task_index=number // 4,
+        task_id=f"task-{number // group_size}",
+        task_index=number // group_size,
         task_type="type",
         split="train",
-        group=number // 4,
+        group=number // group_size,
         turns=turns,
         reward=float(won),
         success=won,

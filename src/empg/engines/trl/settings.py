@@ -132,7 +132,7 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
         "top_p": rollout.top_p,
         "modulation": None if modulation is None else modulation.model_dump(),
         "loss_type": LOSSES[loss.aggregation],
-        "importance_sampling_level": "sequence" if loss.ratio == "episode" else "token",
+        "importance_sampling_level": loss.ratio,
         "epsilon": loss.clip_low,
         "epsilon_high": loss.clip_high,
         "delta": loss.dual_clip,
@@ -175,8 +175,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"optimizer.minibatches: expected a divisor of {share}, the episodes of a process, {found}"
     if recipe.credit.max_resample:
         yield f"credit.max_resample: expected 0, because TRL does not replace groups, got {recipe.credit.max_resample}"
-    if loss.ratio == "step":
-        yield "loss.ratio: expected token or episode, got step"
+    if loss.ratio != "token":
+        yield f"loss.ratio: expected token, because TRL's sequence ratio mixes the credit of steps, got {loss.ratio}"
     if loss.kl_coef and loss.kl_estimator != "k3":
         yield f"loss.kl_estimator: expected k3, got {loss.kl_estimator}"
     if loss.dual_clip is not None and loss.dual_clip <= 1 + loss.clip_high:

@@ -41,7 +41,7 @@ class EMPGConfig(GRPOConfig):  # type: ignore[misc]  # TRL has no types
             `{"name": "empg", "zeta": 0.05}`. None trains with TRL's advantages.
 
     Raises:
-        UserError: the rule or an option is unknown, or an option has a wrong value.
+        UserError: the rule or an option is unknown, an option has a wrong value, or the ratio is not per token.
     """
 
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "modulation"]  # noqa: RUF012  # as TRL has it
@@ -60,6 +60,12 @@ class EMPGConfig(GRPOConfig):  # type: ignore[misc]  # TRL has no types
             options = read_modulation(section, key="modulation")
             section = {"name": section.get("name", "empg"), **vars(options)}
         self.modulation = section
+        if section is not None and self.importance_sampling_level != "token":
+            # One ratio for a completion has one gradient, into which the advantages of all its tokens are averaged.
+            raise UserError(
+                f"importance_sampling_level: a modulation expects token, got {self.importance_sampling_level}; "
+                "set modulation=None"
+            )
 
 
 class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
