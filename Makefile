@@ -108,6 +108,9 @@ test-trl: $(TRL)/.installed  ## run the tests of the TRL engine, fast and slow, 
 	$(TRL)/bin/python -m pytest -n 2 tests/engines
 
 $(TRL)/.installed: pyproject.toml requirements/dev.txt requirements/trl.txt $$(call broken,$(TRL))
+	$(check_python)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "PYTHON=$(PYTHON): expected Python 3.11 or later, which TRL needs"; exit 1; }
 	$(call environment,$(TRL))
 	$(call locked,$(TRL),dev)
 	$(call locked,$(TRL),trl)

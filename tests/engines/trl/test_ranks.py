@@ -55,8 +55,7 @@ def test_two_processes_give_the_advantages_and_weights_of_one(tmp_path: Path, mo
 
 def test_a_recipe_runs_on_two_processes(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SMALL, "workers": 2}))
-    command = ["train", tmp_path / "small.yaml", "--engine", "trl", "--run", tmp_path / "run"]
-    done = start(2, "empg", *command)
+    done = start(2, "empg", "train", tmp_path / "small.yaml", "--engine", "trl", "--run", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]
     run = RunFolder.open(tmp_path / "run")
     records = run.read_metrics()

@@ -204,7 +204,8 @@ def test_a_ratio_per_completion_is_refused_with_a_modulation(tmp_path: Path) -> 
 def test_the_configuration_has_every_option(tmp_path: Path) -> None:
     config = EMPGConfig(**arguments(tmp_path, modulation={"zeta": 0.2}))
     assert config.modulation == {"name": "empg", "k": 1.0, "k_future": 1.0, "zeta": 0.2, "eps": 1e-8}
-    assert EMPGConfig(**arguments(tmp_path, modulation='{"name": "gtpo"}')).modulation["name"] == "gtpo"
+    gtpo = EMPGConfig(**arguments(tmp_path, modulation="gtpo")).modulation
+    assert EMPGConfig(**arguments(tmp_path, modulation='{"name": "gtpo"}')).modulation == gtpo  # of a command line
     assert EMPGConfig(**arguments(tmp_path, modulation="none")).modulation is None
 
 
