@@ -39,8 +39,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "plain_text", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "learner",
         "record", "report",
     },
+    "engines": {
+        "errors", "system", "validation", "credit", "recipe", "recipe_modulation", "agent", "policy", "rollout",
+        "learner", "record", "run",
+    },
     "cli": {
         "errors", "plain_text", "environments", "recipe", "recipe_presets", "record", "report", "play", "run", "study",
+        "engines",
     },
     "study": {"errors", "system", "validation", "recipe", "recipe_files", "record", "report", "run"},
     "extras": set(),
@@ -49,8 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Packages that only some rooms, or single modules, may import.
 ENCODER = "environments.deepsearch.retrieval.encoder"  # a sentence-embedding model, loaded only for dense retrieval
 ONLY = {
-    "torch": ("credit", "policy", "rollout", "learner", "run", "system", ENCODER),
-    "transformers": ("policy", "run", ENCODER),
+    "torch": ("credit", "policy", "rollout", "learner", "run", "system", "engines", ENCODER),
+    "transformers": ("policy", "run", "engines", ENCODER),
+    "trl": ("engines.trl",),
 }
 
 

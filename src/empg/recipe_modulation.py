@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 KEY = "credit.modulation"
 
 
-def named(given: Any) -> Any:
+def named(given: Any, key: str = KEY) -> Any:
     """Return the section that a value of the key stands for: a text is a name, `none` as a name is None.
 
     Raises:
@@ -26,13 +26,13 @@ def named(given: Any) -> Any:
     section = {"name": given} if isinstance(given, str) else given
     if not isinstance(section, dict) or section.get("name", "empg") not in (None, "none"):
         return section
-    if options := [str(key) for key in section if key != "name"]:
-        raise OptionError([f"{KEY}: name: none takes no options, got {', '.join(options):.80}"])
+    if options := [str(option) for option in section if option != "name"]:
+        raise OptionError([f"{key}: name: none takes no options, got {', '.join(options):.80}"])
     return None
 
 
-def read_modulation(section: Mapping[str, Any]) -> Any:
-    """Return the options of a section as the dataclass of its rule, with all defaults.
+def read_modulation(section: Mapping[str, Any], key: str = KEY) -> Any:
+    """Return the options of a section as the dataclass of its rule, with all defaults; errors name `key`.
 
     Raises:
         OptionError: the rule or an option is unknown, or an option has a wrong value.
@@ -40,8 +40,8 @@ def read_modulation(section: Mapping[str, Any]) -> Any:
     name, known = section.get("name", "empg"), _modulations()
     if not isinstance(name, str) or name not in known:
         end = did_you_mean(name, known)
-        raise OptionError([f"{KEY}.name: expected one of {', '.join(known)} or null, got {name!r:.80}{end}"])
-    return read_settings(known[name].options, {key: section[key] for key in section if key != "name"}, KEY)
+        raise OptionError([f"{key}.name: expected one of {', '.join(known)} or null, got {name!r:.80}{end}"])
+    return read_settings(known[name].options, {option: section[option] for option in section if option != "name"}, key)
 
 
 def replaced_key(given: Any) -> str:

@@ -166,8 +166,17 @@ class Checkpoints:
         state = self.verify(name)
         policy.load_weights(self.folder / name)
         if optimizer is not None:
-            _restore(optimizer, policy, load_file(self.folder / name / "optimizer.safetensors"))
+            _restore(optimizer, policy, load_file(self._optimizer_file(name)))
         return state
+
+    def _optimizer_file(self, name: str) -> Path:
+        file = self.folder / name / "optimizer.safetensors"
+        if not file.is_file():
+            raise CheckpointError(
+                f"checkpoint {file.parent} has no optimizer state, so another engine trained it: resume the run with "
+                f"--engine trl, or start a new one with policy.model={file.parent}"
+            )
+        return file
 
 
 def _flatten(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, Tensor]:
