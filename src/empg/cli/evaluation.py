@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from empg.cli.app import Decoding, RunPath, app
 from empg.errors import UserError
 from empg.plain_text import visible
+
+if TYPE_CHECKING:
+    from empg.recipe import Recipe
+    from empg.run.display import Progress
 
 
 @app.command()
@@ -55,33 +59,63 @@ def evaluate(
     Write the results into the run folder, where `empg compare` reads them. With --model, an evaluation that was stopped
     resumes when the command is repeated.
     """
-    from empg.run.display import Progress
-    from empg.run.evaluate import evaluate_run
-    from empg.run.evaluate_model import default_folder, evaluate_model, model_recipe
-    from empg.run.results import evaluation_lines, model_lines
-
     given = arguments or []
     _check_evaluated(given, model, environment, checkpoint, (out, key_variable, prices))
-    with Progress(0) as progress:
+    if model is None or environment is None:
+        lines = _evaluated_run(Path(given[0]), checkpoint, split, episodes, decoding, temperature)
+    else:
+        from empg.run.evaluate_model import default_folder, model_recipe
 
-        def stage(name: str, total: int) -> Callable[[int], None]:
-            progress.stage(name, total)
-            return progress.done
-
-        if model is None or environment is None:
-            records = evaluate_run(
-                Path(given[0]), checkpoint, split or None, episodes, decoding.value, temperature, stage
-            )
-            lines = list(evaluation_lines(records))
-        else:
-            recipe = model_recipe(model, environment, split or [], episodes, temperature, given)
-            folder = out or default_folder(model, environment)
-            found = evaluate_model(
-                recipe, folder, decoding.value, key_variable=key_variable, baselines=baselines, stage=stage
-            )
-            lines = [line for evaluation in found for line in model_lines(evaluation, prices)]
-            lines.append(f"results: {folder}")
+        recipe = model_recipe(model, environment, split or [], episodes, temperature, given)
+        folder = out or default_folder(model, environment)
+        lines = _evaluated_model(recipe, folder, decoding, key_variable, prices, baselines)
     typer.echo(visible("\n".join(lines)))
+
+
+def _evaluated_run(
+    run: Path,
+    checkpoint: str | None,
+    split: list[str] | None,
+    episodes: int | None,
+    decoding: Decoding,
+    temperature: float | None,
+) -> list[str]:
+    from empg.run.display import Progress
+    from empg.run.evaluate import evaluate_run
+    from empg.run.results import evaluation_lines
+
+    with Progress(0) as progress:
+        stage = _stage_of(progress)
+        records = evaluate_run(run, checkpoint, split or None, episodes, decoding.value, temperature, stage)
+    return list(evaluation_lines(records))
+
+
+def _evaluated_model(
+    recipe: Recipe,
+    folder: Path,
+    decoding: Decoding,
+    key_variable: str | None,
+    prices: tuple[float, float] | None,
+    baselines: bool,
+) -> list[str]:
+    from empg.run.display import Progress
+    from empg.run.evaluate_model import evaluate_model
+    from empg.run.results import model_lines
+
+    with Progress(0) as progress:
+        stage = _stage_of(progress)
+        found = evaluate_model(
+            recipe, folder, decoding.value, key_variable=key_variable, baselines=baselines, stage=stage
+        )
+    return [*(line for evaluation in found for line in model_lines(evaluation, prices)), f"results: {folder}"]
+
+
+def _stage_of(progress: Progress) -> Callable[[str, int], Callable[[int], None]]:
+    def stage(name: str, total: int) -> Callable[[int], None]:
+        progress.stage(name, total)
+        return progress.done
+
+    return stage
 
 
 def _check_evaluated(
