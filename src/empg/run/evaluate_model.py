@@ -110,12 +110,15 @@ def evaluate_model(
     known = RunFolder(path).recipe_path.is_file()
     folder = RunFolder.open(path) if known else RunFolder.reserve(path)
     with folder.hold():
-        recipe = resolve(recipe, load_recipe(folder.recipe_path) if known else None)
-        if known:
+        begun = known and _is_begun(folder)
+        recipe = resolve(recipe, load_recipe(folder.recipe_path) if begun else None)
+        if begun:
             _require_same(folder, recipe)
-        else:
-            RunFolder.create(path, dump_recipe(recipe))
         player = _player(recipe, decoding, key_variable)
+        if not known:
+            RunFolder.create(path, dump_recipe(recipe))
+        elif not begun:
+            folder.replace_recipe(dump_recipe(recipe))
         return [
             _evaluate(recipe, folder, split, decoding, player, baselines, stage) for split in recipe.evaluation.panels
         ]
@@ -257,6 +260,11 @@ def _total(kept: list[dict[str, int] | None]) -> Usage:
         for name, value in (usage or {}).items():
             setattr(total, name, getattr(total, name) + value)
     return total
+
+
+def _is_begun(folder: RunFolder) -> bool:
+    """Return whether the folder has a record or an episode; else its settings mean nothing yet."""
+    return bool(folder.read_metrics()) or any(folder.path.glob("evaluations/*.jsonl"))
 
 
 def _require_same(folder: RunFolder, recipe: Recipe) -> None:
