@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -31,13 +32,13 @@ def press(messages: Sequence[Message]) -> Completion:
     return completion(turn(f"press {re.findall(r'Lamp ([0-9]) is lit', messages[-1]['content'])[-1]}"))
 
 
-def play(ask: Reply, *fates: str, slots: int = 4, max_tokens: int = 10_000, **section: object) -> list[Episode]:
+def play(ask: Reply, *fates: str, slots: int = 4, max_tokens: int = 10_000, **section: Any) -> list[Episode]:
     return [episode for episode, _ in played(ask, *fates, slots=slots, max_tokens=max_tokens, **section)]
 
 
 def played(
     ask: Reply, *fates: str, slots: int = 4, max_tokens: int = 10_000, kept: list[tuple[Episode, Usage]] | None = None,
-    **section: object,
+    **section: Any,
 ) -> list[tuple[Episode, Usage]]:  # fmt: skip
     kept = [] if kept is None else kept
     agent = AgentSection(**{"prompt": "instruct", "history": "per_turn", **section})

@@ -62,10 +62,8 @@ def test_a_panel_by_task_type_with_the_expert_and_a_random_policy(tmp_path: Path
     record, usage = found.record, found.usage
     assert (record["n"], record["panel"], record["iteration"]) == (6, "alfworld-valid_seen-6", 0)
     assert sum(part["n"] for part in record["by_type"].values()) == 6
-    assert (
-        found.baselines["expert"]["panel_sha256"] == found.baselines["random"]["panel_sha256"] == record["panel_sha256"]
-    )
-    assert found.baselines["expert"]["success"] > 0.5
+    assert {r["panel_sha256"] for r in found.baselines.values()} == {record["panel_sha256"]}
+    assert found.baselines["expert"]["success"] > found.baselines["random"]["success"] == 0.0
     assert usage is not None
     assert usage.requests == len(server.seen)
     assert (usage.prompt_tokens, usage.completion_tokens) == (10 * usage.requests, 5 * usage.requests)
@@ -117,13 +115,19 @@ def test_a_server_that_fails_leaves_the_finished_episodes(tmp_path: Path) -> Non
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     with chat_server(choose) as server:
         evaluated(server, tmp_path, episodes=2)
-        wanted = (
-            "an evaluation with other settings: agent.history is per_turn there and merged here. Name another folder"
-        )
+        wanted = "other settings: agent.history is per_turn there and merged here. Name another folder with --out"
         with pytest.raises(UserError, match=wanted):
             evaluated(server, tmp_path, "agent.history=merged")
         with RunFolder(tmp_path).hold(), pytest.raises(UserError, match="is in use by another empg process"):
             evaluated(server, tmp_path, episodes=2)
+
+
+def test_a_folder_without_an_episode_takes_other_settings(tmp_path: Path) -> None:
+    with chat_server(lambda body: 404) as server, pytest.raises(UserError, match="0 of 6 episodes are kept"):
+        evaluated(server, tmp_path)
+    with chat_server(choose) as server:
+        assert evaluated(server, tmp_path).record["n"] == 6
+        assert server.url in RunFolder(tmp_path).recipe_text()
 
 
 def test_temperature_and_decoding_are_evaluations_of_their_own(tmp_path: Path) -> None:
@@ -154,6 +158,7 @@ def test_a_model_on_this_machine_resumes_with_the_same_episodes(tmp_path: Path) 
     assert rows == RunFolder(tmp_path / "whole").read_evaluation(whole.record)
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_resumes(tmp_path: Path) -> None:
     with chat_server(choose, delay=0.05) as server:
         arguments = [
@@ -218,7 +223,10 @@ def test_arguments_that_do_not_fit_together(arguments: list[str], message: str) 
         (["--model", "openai:http://h/v1#m", "--key-variable", "NOT_SET"], "NOT_SET is not set: the endpoint needs"),
         (["--model", "openai:http://h/v1#m", "agent.histori=x"], "unknown key 'agent.histori'"),
         (["--model", "openai:http://h/v1#m", "--split", "none"], "split='none': one of train, valid_seen"),
-        (["--model", "tiny", "--key-variable", "X"], "--key-variable is for openai:URL#MODEL; 'tiny' runs on this"),
+        (
+            ["--model", "tiny", "--key-variable", "X", "policy.tiny.max_positions=4096"],
+            "--key-variable is for openai:URL#MODEL; 'tiny' runs on this",
+        ),
     ],
 )
 def test_errors_are_one_line(
