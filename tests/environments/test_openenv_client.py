@@ -176,7 +176,7 @@ def test_pages_of_other_sites_cannot_connect(headers: dict[str, str], status: in
         with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
             lines = "".join(f"{name}: {value}\r\n" for name, value in opening.items())
             connection.sendall(f"GET /ws HTTP/1.1\r\n{lines}\r\n".encode())
-            assert connection.recv(1000).startswith(b"HTTP/1.1 %d" % status)
+            assert connection.recv(1000).startswith(f"HTTP/1.1 {status}".encode())
 
 
 def test_clients_that_vanish_leave_no_session() -> None:
