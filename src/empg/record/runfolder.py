@@ -314,6 +314,10 @@ class RunFolder:
         """Return the episodes of an evaluation (given by its record) by column, in panel order."""
         return read_table(self.evaluation_path(record))
 
+    def played_path(self, record: Mapping[str, Any]) -> Path:
+        """Return the path of the episodes that were kept while an evaluation was played (`played.py`)."""
+        return self.evaluation_path(record).with_suffix(".jsonl")
+
     def evaluation_path(self, record: Mapping[str, Any]) -> Path:
         """Return the path of the episodes of an evaluation (given by its record); it contains all that identifies it.
 

@@ -12,39 +12,38 @@ These rules need no decoder. Whatever samples the tokens (our collector, TRL, ve
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from empg.agent.dialogue import Agent, Prompt
 from empg.environments.base import Info
 from empg.policy.decode import Sampled
+from empg.recipe import AgentSection
 from empg.rollout.env_pool import Outcome
 from empg.rollout.types import EndReason, Episode, Turn
 
 # Keys of `info` that a turn does not keep: the episode has the first four, and the last is most of the memory.
 _NOT_KEPT = ("task", "task_id", "task_type", "metrics", "admissible")
 
+Asked = TypeVar("Asked")
 
-class EpisodeState:
-    """One episode while it is played.
+
+class EpisodeRules(Generic[Asked]):
+    """One episode while it is played: what is kept of it, and when and why it ends.
+
+    `Asked` is what the policy reads before a turn: token ids, or chat messages. A subclass writes it, and adds the
+    policy's turns.
 
     Attributes:
         episode: what has been played so far.
-        context: tokens that the policy has in its context: prompts and, in a `merged` history, all earlier turns.
     """
 
-    def __init__(self, agent: Agent, *, task: int, group: int, split: str, max_tokens: int) -> None:
+    def __init__(self, section: AgentSection, *, task: int, group: int, split: str) -> None:
         self.episode = Episode(task_id="", task_index=task, task_type="", split=split, group=group)
-        self.context = 0
-        self._agent, self._max_tokens = agent, max_tokens
-        self._dialogue = agent.dialogue()
+        self._section = section
         self._observation = ""
-        self._read: list[int] = []
         self._malformed_in_a_row = 0
 
-    @property
-    def room(self) -> int:
-        """Tokens that fit into the context before the token limit of the episode; a turn may have a lower limit."""
-        return self._max_tokens - self.context
-
-    def start(self, outcome: Outcome) -> Prompt | None:
+    def start(self, outcome: Outcome) -> Asked | None:
         """Take the environment's reset; returns the first prompt, or None when the episode is over already."""
         info = self._info(outcome)
         if info is None:
@@ -53,28 +52,7 @@ class EpisodeState:
         self.episode.task, self.episode.progress = info["task"], _progress(info)
         return self._next_prompt(outcome.observation, info)
 
-    def act(self, sampled: Sampled) -> str:
-        """Add the turn that the policy wrote after the last prompt; returns its action, empty if it is malformed."""
-        parsed = self._dialogue.parse(sampled.ids)
-        cut = len(sampled.ids) >= self.room and not self._agent.ends_turn(sampled.ids)
-        self.context += len(sampled.ids)
-        turn = Turn(
-            observation=self._observation,
-            prompt_ids=self._read,
-            action_ids=sampled.ids,
-            logprobs=sampled.logprobs,
-            entropies=sampled.entropies,
-            text=self._agent.chat.raw_text(sampled.ids),
-            thought=parsed.thought,
-            action=parsed.action,
-            valid=parsed.well_formed,
-            cut=cut,
-        )
-        self.episode.turns.append(turn)
-        self._dialogue.wrote(sampled.ids, parsed.action)
-        return turn.action
-
-    def observe(self, outcome: Outcome) -> Prompt | None:
+    def observe(self, outcome: Outcome) -> Asked | None:
         """Take the environment's answer to the last action; returns the next prompt, or None at the episode's end."""
         info = self._info(outcome)
         if info is None:
@@ -100,7 +78,7 @@ class EpisodeState:
             return EndReason.WON if self.episode.success else EndReason.LOST
         if outcome.truncated:
             return EndReason.STEP_LIMIT
-        if self._malformed_in_a_row >= self._agent.section.max_malformed_turns:
+        if self._malformed_in_a_row >= self._section.max_malformed_turns:
             return EndReason.MALFORMED
         return None
 
@@ -110,6 +88,51 @@ class EpisodeState:
             return outcome.info
         self.episode.error, self.episode.end = outcome.error or "no info", EndReason.ENV_ERROR
         return None
+
+    def _next_prompt(self, observation: str, info: Info) -> Asked | None:
+        """The next prompt; None when no further turn fits."""
+        raise NotImplementedError
+
+
+class EpisodeState(EpisodeRules[Prompt]):
+    """An episode in token ids.
+
+    Attributes:
+        context: tokens that the policy has in its context: prompts and, in a `merged` history, all earlier turns.
+    """
+
+    def __init__(self, agent: Agent, *, task: int, group: int, split: str, max_tokens: int) -> None:
+        super().__init__(agent.section, task=task, group=group, split=split)
+        self.context = 0
+        self._agent, self._max_tokens = agent, max_tokens
+        self._dialogue = agent.dialogue()
+        self._read: list[int] = []
+
+    @property
+    def room(self) -> int:
+        """Tokens that fit into the context before the token limit of the episode; a turn may have a lower limit."""
+        return self._max_tokens - self.context
+
+    def act(self, sampled: Sampled) -> str:
+        """Add the turn that the policy wrote after the last prompt; returns its action, empty if it is malformed."""
+        parsed = self._dialogue.parse(sampled.ids)
+        cut = len(sampled.ids) >= self.room and not self._agent.ends_turn(sampled.ids)
+        self.context += len(sampled.ids)
+        turn = Turn(
+            observation=self._observation,
+            prompt_ids=self._read,
+            action_ids=sampled.ids,
+            logprobs=sampled.logprobs,
+            entropies=sampled.entropies,
+            text=self._agent.chat.raw_text(sampled.ids),
+            thought=parsed.thought,
+            action=parsed.action,
+            valid=parsed.well_formed,
+            cut=cut,
+        )
+        self.episode.turns.append(turn)
+        self._dialogue.wrote(sampled.ids, parsed.action)
+        return turn.action
 
     def _next_prompt(self, observation: str, info: Info) -> Prompt | None:
         """The next prompt; None when it and one more token do not fit."""

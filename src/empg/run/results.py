@@ -11,6 +11,7 @@ from empg.record.statistics import Comparison, Paired
 from empg.report.before_after import Rate
 from empg.run.coupling import EntropyMeasurements
 from empg.run.display import aligned, rate
+from empg.run.evaluate_model import ModelEvaluation
 
 
 def evaluation_lines(records: Sequence[EvalRecord]) -> Iterator[str]:
@@ -23,11 +24,46 @@ def evaluation_lines(records: Sequence[EvalRecord]) -> Iterator[str]:
         rows.append((f"  panel {record['panel']}, sha256 {record['panel_sha256'][:12]}", "", ""))
     yield from aligned(rows)
     for record in records:
-        failed, broken = record["failed_turns"], record["env_errors"]
-        if failed or broken:
-            failures = f"{failed} turns hit an unavailable external service"
-            errors = f"{broken} episodes ended in an environment error and count as failures"
-            yield f"{record['split']}: {failures}; {errors}"
+        yield from _failures(record)
+
+
+def model_lines(evaluation: ModelEvaluation, prices: tuple[float, float] | None) -> Iterator[str]:
+    """A table of one panel by task type, with the expert and a random policy beside the model, and the cost.
+
+    `prices` are per million prompt and completion tokens.
+    """
+    record, others = evaluation.record, evaluation.baselines
+    columns = [record, *others.values()]
+    rows = [("success (95% Wilson)", "episodes", "model", *others)]
+    rows.append((f"{record['split']} ({record['decoding']})", str(record["n"]), *(rate(Rate.of(r)) for r in columns)))
+    for kind in sorted(record["by_type"]):
+        parts = [r["by_type"][kind] for r in columns]
+        rows.append((f"  {kind}", str(parts[0]["n"]), *(rate(Rate.of(part)) for part in parts)))
+    rows.append(("  mean score", "", *(f"{100 * r['score']:.1f}" for r in columns)))
+    rows += [
+        (f"  {name}", "", *(f"{100 * r['metrics'].get(name, 0.0):.1f}%" for r in columns)) for name in record["metrics"]
+    ]
+    yield from aligned(rows)
+    yield f"panel {record['panel']}, sha256 {record['panel_sha256'][:12]}"
+    yield from _failures(record)
+    usage = evaluation.usage
+    if usage is None:
+        return
+    cost = ""
+    if prices is not None:
+        cost = f", cost {(usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]) / 1e6:.2f}"
+    tokens = f"{usage.prompt_tokens:,} prompt and {usage.completion_tokens:,} completion tokens"
+    yield f"{usage.requests:,} requests, {tokens}{cost}"
+    if usage.unmetered:
+        yield f"{usage.unmetered:,} replies came without token counts and are not in these sums"
+
+
+def _failures(record: EvalRecord) -> Iterator[str]:
+    failed, broken = record["failed_turns"], record["env_errors"]
+    if failed or broken:
+        failures = f"{failed} turns hit an unavailable external service"
+        errors = f"{broken} episodes ended in an environment error and count as failures"
+        yield f"{record['split']}: {failures}; {errors}"
 
 
 def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterator[str]:
