@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_serializer, model
 
 from empg.errors import UserError
 from empg.recipe_modulation import named, read_modulation, replaced_key
+from empg.recipe_process_reward import StepReward, read_process_reward
 from empg.validation import Checked, OptionError, did_you_mean, read_settings
 
 if TYPE_CHECKING:
@@ -61,10 +62,9 @@ class CreditSection(Checked):
     invalid_penalty: float = Field(
         0.0, ge=0.0, description="subtracted from the process reward of a malformed turn or a rejected command"
     )
-    process_reward: str | None = Field(
+    process_reward: str | dict[str, Any] | None = Field(
         None,
-        min_length=1,
-        description="`package.module:function`, from an Episode to the process reward of each of its turns",
+        description="`progress`, `judge` or `package.module:function`: a name, or a section of `name` and options",
     )
 
     @model_validator(mode="before")
@@ -78,6 +78,19 @@ class CreditSection(Checked):
     @classmethod
     def _section(cls, given: Any) -> Any:
         return named(given)
+
+    @field_validator("process_reward", mode="before")
+    @classmethod
+    def _with_options(cls, given: Any) -> dict[str, Any] | None:
+        if given is None:
+            return None
+        resolved = read_process_reward(given)
+        return {"name": resolved.name, **resolved.model_dump(mode="json")}
+
+    @property
+    def step_reward(self) -> StepReward | None:
+        """What rewards single steps, with its options."""
+        return None if self.process_reward is None else read_process_reward(self.process_reward)
 
     @field_validator("advantage", mode="before")
     @classmethod

@@ -18,7 +18,7 @@ from empg.credit import (
     zero_variance_groups,
 )
 from empg.learner.batch import TokenBatch, make_batch
-from empg.learner.process_reward import step_rewards
+from empg.learner.process_reward import process_rewards
 from empg.recipe import Recipe
 from empg.rollout.types import EndReason, Episode, Turn
 from empg.system.workers import Workers
@@ -32,7 +32,7 @@ class Assigned:
         episodes: the E episodes that were played and can be compared, in batch order.
         batch: their tokens.
         base_advantages: (N,) advantage of each step from the base algorithm.
-        process_reward: (N,) process reward of each step: of the environment, the recipe's function and the penalty.
+        process_reward: (N,) process reward of each step: of the environment and of the recipe, minus the penalty.
         signal: (E,) bool, False for episodes that are dropped because their group has zero variance.
         counted: (N,) bool, the steps that are trained on.
         advantages: (N,) final advantage of each step, 0 for a step that is not counted.
@@ -184,13 +184,14 @@ def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> Ad
 
 
 def _process_rewards(episodes: Sequence[Episode], recipe: Recipe) -> Tensor:
-    """(N,): the process reward of the environment and of the function in the recipe, minus the penalty if not valid."""
+    """(N,): the process reward of the environment and that of the recipe, minus the penalty if not valid."""
     credit = recipe.credit
+    named = process_rewards(episodes, credit.step_reward)
     return torch.tensor(
         [
             turn.process_reward - (credit.invalid_penalty if _penalised(turn, episode, recipe) else 0.0) + given
-            for episode in episodes
-            for turn, given in zip(episode.turns, step_rewards(episode, credit.process_reward), strict=True)
+            for episode, rewards in zip(episodes, named, strict=True)
+            for turn, given in zip(episode.turns, rewards, strict=True)
         ],
         dtype=torch.float32,
     )
