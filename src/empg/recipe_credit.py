@@ -44,6 +44,14 @@ class ModulationSection(Checked):
         return isinstance(other, ModulationSection) and self.model_dump() == other.model_dump()
 
 
+class CriticSection(Checked):
+    """The critic of the estimators that need one: a linear head on the hidden states of the policy."""
+
+    lr: float = Field(1e-3, gt=0.0)
+    epochs: int = Field(10, ge=1, le=10_000, description="optimizer steps per iteration, each over all its steps")
+    clip: float = Field(0.2, gt=0.0, description="how far a value may move per iteration before it is held back")
+
+
 class CreditSection(Checked):
     """Base advantage and modulation. `modulation: null` trains the plain base algorithm."""
 
@@ -53,6 +61,7 @@ class CreditSection(Checked):
     )
     weighting: Literal["episode", "step"] = "episode"
     modulation: ModulationSection | None = Field(default_factory=ModulationSection)
+    critic: CriticSection = CriticSection()
     drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
     max_resample: int = Field(0, ge=0, le=1000, description="extra rollout rounds that replace dropped groups")
     overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
