@@ -14,10 +14,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.credit import MODULATIONS, EMPGConfig, Modulation, ModulationInputs, Reduce, StepCredit, StepTable, modulate
+from empg.credit import (
+    MODULATIONS,
+    EMPGConfig,
+    Modulation,
+    ModulationInputs,
+    Reduce,
+    StepCredit,
+    StepTable,
+    modulate,
+    outcome_advantages,
+)
 from empg.credit.modulations.centred import CentredOptions
 from empg.credit.modulations.clarity import ClarityOptions
 from empg.credit.modulations.empg_variant import VariantOptions
+from empg.credit.modulations.grpo_s import GRPOSOptions
 from empg.credit.modulations.gtpo import GTPOOptions
 from empg.credit.modulations.scaling import ScalingOptions
 from tests import ROOT
@@ -301,3 +312,41 @@ class TestGTPO:
             .advantage.isfinite()
             .all()
         )
+
+
+class TestGRPOS:
+    def test_by_hand(self) -> None:
+        # Winners: H = (1 + 2) / 2 = 1.5 and 0.5, which share 2 as 3 : 1, so r = 1 + 0.5 (1.5, 0.5). Losers: 0.5 and 2.0
+        # nats, so 1 / H = 2 and 0.5, which share 2 as 4 : 1: r = -1 - 0.5 (1.6, 0.4).
+        seen = inputs([1.0, 2.0, 0.5, 0.5, 2.0], [0, 0, 1, 2, 3], [1.0, 1.0, 0.0, 0.0])
+        credit = MODULATIONS["grpo_s"](seen, GRPOSOptions(beta_2=0.5, floor=1e-30))
+        shaped = torch.tensor([1.75, 1.25, -1.8, -1.2])
+        torch.testing.assert_close(credit.modulated, shaped[[0, 0, 1, 2, 3]])
+        # The mean of the group is 0, and the squares add up to 9.305.
+        torch.testing.assert_close(credit.advantage, (shaped / math.sqrt(9.305 / 3))[[0, 0, 1, 2, 3]])
+        assert credit.scale is None
+        assert credit.clarity is None
+
+    def test_without_entropy_it_is_grpo_with_losses_of_minus_one(self) -> None:
+        credit = MODULATIONS["grpo_s"](inputs(**BATCH), GRPOSOptions(beta_2=0.0, floor=1e-6))
+        grpo = outcome_advantages(torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor(BATCH["groups"]), "grpo")
+        torch.testing.assert_close(credit.advantage, grpo[torch.tensor(BATCH["episode"])])
+
+    def test_shaping_keeps_the_sum_of_the_rewards_if_the_weights_sum_to_one(self) -> None:
+        seen = inputs([0.2, 0.9, 1.3, 0.4], [0, 1, 2, 3], [1.0, 1.0, 1.0, 0.0])
+        credit = MODULATIONS["grpo_s"](seen, GRPOSOptions(beta_1=0.7, beta_2=0.3))
+        assert credit.modulated is not None
+        assert float(credit.modulated.sum()) == pytest.approx(3 - 1)
+
+    def test_a_group_of_equal_episodes_and_an_episode_alone_get_zero(self) -> None:
+        credit = MODULATIONS["grpo_s"](inputs([0.3, 0.3, 0.7], [0, 1, 2], [1.0, 1.0, 0.0], [0, 0, 1]))
+        assert credit.advantage.tolist() == [0.0, 0.0, 0.0]
+
+    def test_an_episode_without_steps_is_not_in_the_group(self) -> None:
+        counted = MODULATIONS["grpo_s"](inputs([1.0, 0.5, 2.0], [0, 2, 3], [1.0, 1.0, 0.0, 0.0], [0, 0, 0, 0]))
+        alone = MODULATIONS["grpo_s"](inputs([1.0, 0.5, 2.0], [0, 1, 2], [1.0, 0.0, 0.0]))
+        assert torch.equal(counted.advantage, alone.advantage)
+
+    def test_an_entropy_of_zero_stays_finite(self) -> None:
+        credit = MODULATIONS["grpo_s"](inputs([0.0, 0.0, 0.0, 1.0], [0, 1, 2, 3], [1.0, 1.0, 0.0, 0.0]))
+        assert credit.advantage.isfinite().all()

@@ -60,7 +60,14 @@ def test_delivering_an_untreated_mug_does_not_win(task_type: TaskType):
         (TaskType.HEAT, [*TAKE, *PUT], [0, 0, 1 / 3, 1 / 3, 1 / 3, 0]),  # delivered untreated
         (
             TaskType.PICK_TWO,
-            [*TAKE, *PUT, "go to sinkbasin 1", "take mug 2 from sinkbasin 1", "go to cabinet 1", PUT[2].replace("1", "2", 1)],
+            [
+                *TAKE,
+                *PUT,
+                "go to sinkbasin 1",
+                "take mug 2 from sinkbasin 1",
+                "go to cabinet 1",
+                PUT[2].replace("1", "2", 1),
+            ],
             [0, 0, 1 / 4, 1 / 4, 1 / 4, 2 / 4, 2 / 4, 3 / 4, 3 / 4, 1],
         ),
     ],

@@ -111,8 +111,8 @@ def test_a_whole_episode(environment: DeepSearchEnv) -> None:
 
 def test_progress_counts_the_gold_pages_that_were_found_and_the_answer(environment: DeepSearchEnv) -> None:
     found = [environment.reset(options={"task": 0})[1]["progress"]]
-    for action in ("search[Ostrey]", "open[Mara Quill]", "search[Silent Harbour]", "open[Silent Harbour]", "answer[Ostrey]"):
-        found.append(environment.step(action)[4]["progress"])
+    searches = ("search[Ostrey]", "open[Mara Quill]", "search[Silent Harbour]", "open[Silent Harbour]")
+    found += [environment.step(action)[4]["progress"] for action in (*searches, "answer[Ostrey]")]
     assert found == pytest.approx([0, 0, 1 / 3, 2 / 3, 2 / 3, 2 / 3])
     environment.reset(options={"task": 0})
     assert environment.step("answer[Dunmere]")[4]["progress"] == pytest.approx(1 / 3)
