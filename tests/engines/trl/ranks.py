@@ -23,7 +23,7 @@ class Written(EMPGTrainer):
 
     def assign(self, inputs: Any, batch: Any, scores: Any) -> None:
         super().assign(inputs, batch, scores)
-        torch.save(batch["advantages"], Path(sys.argv[1]) / f"rank-{self.accelerator.process_index}.pt")
+        torch.save(batch["advantages"], Path(self.args.output_dir) / f"rank-{self.accelerator.process_index}.pt")
 
 
 def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
@@ -35,9 +35,8 @@ def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
     return {**token_columns(episodes, 3), "logprobs": None, "episode_reward": rewards}
 
 
-def main() -> None:
+def train(folder: Path, modulation: str, group_size: int) -> None:
     """Train one iteration of eight episodes."""
-    folder, modulation, group_size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     policy = tiny_policy()
@@ -62,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

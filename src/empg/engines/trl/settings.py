@@ -163,7 +163,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if recipe.iterations < 1:
         yield f"iterations: expected >= 1, got {recipe.iterations}"
     if recipe.workers != processes():
-        how = f"start {recipe.workers} with torchrun --nproc-per-node {recipe.workers} -m empg train ..."
+        how = f"start {recipe.workers} with torchrun --nproc-per-node {recipe.workers} -m -- empg train ..."
         yield f"workers: expected {processes()}, the number of processes, got {recipe.workers}; {how}"
     if recipe.agent.history != "merged":
         yield f"agent.history: expected merged, because a completion of TRL is one row, got {recipe.agent.history}"

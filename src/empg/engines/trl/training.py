@@ -27,7 +27,7 @@ from empg.engines.trl.settings import FOLDER, engine_config, steps_per_iteration
 from empg.engines.trl.trainer import EMPGConfig, EMPGTrainer
 from empg.errors import UserError
 from empg.learner.assign import Assigned, assign_credit
-from empg.learner.checkpoint import START, DivergedError, checkpoint_name, require_finite
+from empg.learner.checkpoint import START, Checkpoints, DivergedError, checkpoint_name, require_finite
 from empg.learner.update import UpdateStats
 from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
@@ -81,8 +81,10 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
             opened = held.enter_context(open_run(recipe, run, Workers(), None if place is None else place.resumed_at))
         policy = _starting_policy(recipe, folder, opened, place, command)
         gather_object([first])  # the others wait until the first process has saved `start`
-        if recipe.loss.kl_coef and policy.adapter is None:  # where TRL loads the reference from
-            policy.model.config._name_or_path = str(folder.checkpoints / (START if place is None else place.origin))
+        if policy.adapter is None:  # where TRL loads the reference of the KL from, and vLLM its first weights
+            policy.model.name_or_path = policy.model.config._name_or_path = str(
+                folder.checkpoints / (START if place is None else place.origin)
+            )
         recorder = _Recorder(recipe, policy, opened, place)
         trainer = recorder.trainer = RecipeTrainer(recipe, policy, args, recorder)
         trainer.remove_callback(PrinterCallback)
@@ -108,6 +110,11 @@ def _open(recipe: Recipe, folder: RunFolder, held: ExitStack, resume: bool, forc
     if not (folder.checkpoints / FOLDER).is_dir():
         raise UserError(
             f"{folder.path} has no checkpoint of the engine trl: resume it with the engine it was trained with"
+        )
+    if not Checkpoints(folder.checkpoints).names() and any((folder.checkpoints / FOLDER).glob("checkpoint-*")):
+        raise UserError(
+            f"{folder.path} was trained with sharded weights, so it cannot be resumed: continue TRL's checkpoint in "
+            f"{folder.checkpoints / FOLDER} with a script, or overwrite the run with --force"
         )
     return continue_run(recipe, folder, None, command)
 
