@@ -45,17 +45,22 @@ def advantages(folder: Path, processes: int) -> list[list[float]]:
     return [row[row != 0].tolist() for part in parts for row in part]
 
 
-@pytest.mark.parametrize(("modulation", "group_size"), [("empg", 4), ("gtpo", 8)], ids=["empg", "a divided group"])
-def test_two_processes_give_the_advantages_and_weights_of_one(tmp_path: Path, modulation: str, group_size: int) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    ranks.train(tmp_path / "one", modulation, group_size)
-    start(2, "tests.engines.trl.ranks", tmp_path / "two", modulation, str(group_size))
-    one, two = advantages(tmp_path / "one", 1), advantages(tmp_path / "two", 2)
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per case, with what two processes computed."""
+    folder = tmp_path_factory.mktemp("together")
+    start(2, "tests.engines.trl.ranks", folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", ranks.CASES)
+def test_two_processes_give_the_advantages_and_weights_of_one(case: str, together: Path, tmp_path: Path) -> None:
+    ranks.train(tmp_path / case, case)
+    one, two = advantages(tmp_path / case, 1), advantages(together / case, 2)
     assert len(one) == len(two) == 8
-    for alone, together in zip(one, two, strict=True):
-        assert together == pytest.approx(alone, abs=1e-4)
-    weights = [load_file(tmp_path / name / "trained" / "model.safetensors") for name in ("one", "two")]
+    for alone, with_another in zip(one, two, strict=True):
+        assert with_another == pytest.approx(alone, abs=1e-4)
+    weights = [load_file(folder / case / "trained" / "model.safetensors") for folder in (tmp_path, together)]
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-6, rtol=1e-4)
 
