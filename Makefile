@@ -5,6 +5,7 @@ VENV   := .venv
 LATEST := .venv-latest
 LOWEST := .venv-lowest
 TRL    := .venv-trl
+OPENENV := .venv-openenv
 BIN    := $(VENV)/bin
 
 # Work is distributed over processes with one thread each.
@@ -59,7 +60,7 @@ define editable
 endef
 
 .SECONDEXPANSION:
-.PHONY: help setup demo test test-latest test-lowest test-trl lint freeze lock bench textworld clean broken-environment
+.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv lint freeze lock bench textworld clean broken-environment
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -117,6 +118,15 @@ $(TRL)/.installed: pyproject.toml requirements/dev.txt requirements/trl.txt $$(c
 	$(call editable,$(TRL))
 	@touch $@
 
+test-openenv: $(OPENENV)/.installed  ## test the served environments with OpenEnv's own client, in .venv-openenv
+	$(OPENENV)/bin/python -m pytest tests/environments/test_openenv.py tests/environments/test_openenv_client.py
+
+$(OPENENV)/.installed: pyproject.toml $$(call broken,$(OPENENV))
+	$(call environment,$(OPENENV))
+	@echo "$(OPENENV): installing OpenEnv"
+	@$(call install,$(OPENENV)) --editable ".[train,openenv]" "openenv==0.10.*" pytest pytest-xdist hypothesis
+	@touch $@
+
 lint: setup  ## check style, spelling, links and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -134,4 +144,4 @@ bench: textworld  ## compare the speed of the ALFWorld engine with the real one
 	$(with_python) $(BIN)/python benchmarks/alfworld_speed.py
 
 clean:  ## remove the virtual environments and the caches
-	rm -rf $(VENV) $(LATEST) $(LOWEST) $(TRL) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LATEST) $(LOWEST) $(TRL) $(OPENENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

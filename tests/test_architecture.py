@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe_presets": set(),
     "recipe_files": {"errors", "recipe_presets", "yaml_text"},
     "recipe_modulation": {"validation", "credit"},
-    "recipe_credit": {"errors", "validation", "recipe_modulation", "credit"},
+    "recipe_process_reward": {"errors", "validation", "environments"},
+    "recipe_credit": {"errors", "validation", "recipe_modulation", "recipe_process_reward", "credit"},
     "recipe": {
         "errors", "validation", "recipe_credit", "recipe_files", "recipe_modulation", "recipe_presets", "environments",
     },
@@ -32,7 +33,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "policy": {"errors", "recipe"},
     "rollout": {"errors", "system", "environments", "recipe", "agent", "policy"},
     "record": {"errors", "yaml_text"},
-    "learner": {"errors", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "record"},
+    "learner": {
+        "errors", "system", "credit", "environments", "recipe", "recipe_process_reward", "agent", "policy", "rollout",
+        "record",
+    },
     "report": {"errors", "plain_text", "record"},
     "play": {"errors", "plain_text", "environments", "yaml_text"},
     "run": {

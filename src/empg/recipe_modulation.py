@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from empg.validation import OptionError, did_you_mean, hint
+from empg.validation import OptionError, did_you_mean, read_settings
 
 if TYPE_CHECKING:
     from empg.credit import Modulation
@@ -43,15 +41,7 @@ def read_modulation(section: Mapping[str, Any], key: str = KEY) -> Any:
     if not isinstance(name, str) or name not in known:
         end = did_you_mean(name, known)
         raise OptionError([f"{key}.name: expected one of {', '.join(known)} or null, got {name!r:.80}{end}"])
-    model = known[name].options
-    options = {str(option): value for option, value in section.items() if option != "name"}
-    valid = [field.name for field in fields(model)]
-    if unknown := [option for option in options if option not in valid]:
-        raise OptionError([f"unknown key {f'{key}.{o}'!r:.80}{hint(o, ['name', *valid])}" for o in unknown])
-    try:
-        return TypeAdapter(model).validate_python(options)
-    except ValidationError as error:
-        raise OptionError([_line(item, key) for item in error.errors()]) from None
+    return read_settings(known[name].options, {option: section[option] for option in section if option != "name"}, key)
 
 
 def replaced_key(given: Any) -> str:
@@ -91,12 +81,6 @@ def drop_options_of_the_other_rule(recipe: dict[str, Any], before: Mapping[str, 
     for option in before:
         if option in had - has and f"{KEY}.{option}" not in given:
             recipe["credit"]["modulation"].pop(option, None)
-
-
-def _line(item: Any, key: str) -> str:
-    if item["type"] == "value_error":  # raised by the dataclass; the message begins with the name of the option
-        return f"{key}.{item['ctx']['error']}"
-    return f"{key}.{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r:.80})"
 
 
 def _modulations() -> Mapping[str, Modulation[Any]]:

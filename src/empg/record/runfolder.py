@@ -5,7 +5,7 @@
     episodes/iter-000012.parquet                      one row per turn of the training rollouts (`tables.EPISODES`)
     evaluations/iter-000012-<split>-<decoding>-<panel>-t<temperature>.parquet
                                                       one row per episode of a panel (`tables.EVALUATIONS`)
-    checkpoints/  tensorboard/  report.html
+    checkpoints/  tensorboard/  report.html  entropy.json
     .lock  .metrics.lock                              held by the process that trains, and by one that adds a line
 
 Everything in it can be read without this package. Files other than `metrics.jsonl` are written under a temporary name
@@ -141,6 +141,11 @@ class RunFolder:
     def report(self) -> Path:
         """The page that `empg report` writes."""
         return self.path / "report.html"
+
+    @property
+    def entropy(self) -> Path:
+        """The measurements that `empg entropy` writes."""
+        return self.path / "entropy.json"
 
     def recipe_text(self) -> str:
         """Return the resolved recipe as written (YAML).
@@ -309,6 +314,10 @@ class RunFolder:
         """Return the episodes of an evaluation (given by its record) by column, in panel order."""
         return read_table(self.evaluation_path(record))
 
+    def played_path(self, record: Mapping[str, Any]) -> Path:
+        """Return the path of the episodes that were kept while an evaluation was played (`played.py`)."""
+        return self.evaluation_path(record).with_suffix(".jsonl")
+
     def evaluation_path(self, record: Mapping[str, Any]) -> Path:
         """Return the path of the episodes of an evaluation (given by its record); it contains all that identifies it.
 
@@ -377,6 +386,7 @@ class RunFolder:
             with suppress(OSError):  # it has files that are not of a run
                 folder.rmdir()
         self.report.unlink(missing_ok=True)
+        self.entropy.unlink(missing_ok=True)
 
 
 _RECORD = b'{"kind":'  # how a line of metrics.jsonl begins

@@ -173,6 +173,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if share % optimizer.minibatches:
         found = f"got {optimizer.minibatches}"
         yield f"optimizer.minibatches: expected a divisor of {share}, the episodes of a process, {found}"
+    if (estimator := recipe.credit.estimator).needs_critic:
+        yield f"credit.advantage: expected one without a critic, which TRL does not train, got {estimator.name}"
     if recipe.credit.max_resample:
         yield f"credit.max_resample: expected 0, because TRL does not replace groups, got {recipe.credit.max_resample}"
     if loss.ratio != "token":
