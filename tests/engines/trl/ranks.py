@@ -17,13 +17,16 @@ from empg.engines.trl import EMPGConfig, EMPGTrainer, environment_reward
 from empg.engines.trl.rollout import token_columns
 from tests.engines.trl.parts import arguments, fixed_episode, tiny_policy
 
+CASES = {"empg": ("empg", 4), "a divided group": ("gtpo", 8)}
+"""The modulation and the group size; with two processes, each has four of the eight episodes."""
+
 
 class Written(EMPGTrainer):
     """Writes the advantages of its rows, in the order of the batch."""
 
     def assign(self, inputs: Any, batch: Any, scores: Any) -> None:
         super().assign(inputs, batch, scores)
-        torch.save(batch["advantages"], Path(sys.argv[1]) / f"rank-{self.accelerator.process_index}.pt")
+        torch.save(batch["advantages"], Path(self.args.output_dir) / f"rank-{self.accelerator.process_index}.pt")
 
 
 def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
@@ -35,9 +38,10 @@ def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
     return {**token_columns(episodes, 3), "logprobs": None, "episode_reward": rewards}
 
 
-def main() -> None:
+def train(folder: Path, case: str) -> None:
     """Train one iteration of eight episodes."""
-    folder, modulation, group_size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    modulation, group_size = CASES[case]
+    folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     policy = tiny_policy()
@@ -62,4 +66,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    for name in CASES:
+        train(Path(sys.argv[1]) / name, name)

@@ -13,9 +13,11 @@ pytest.importorskip("trl", reason="trl is not installed: make test-trl runs thes
 from typer.testing import CliRunner
 
 from empg.cli import app
-from empg.engines.trl.settings import SET_BY, engine_config
+from empg.engines.trl.settings import SET_BY, config_text, engine_config
 from empg.errors import RecipeError
+from empg.recipe import load_recipe
 from empg.run.build import resolve
+from tests import ROOT
 from tests.engines.trl.parts import SMALL, small_recipe
 
 pytestmark = pytest.mark.filterwarnings("default")  # of transformers about its own names
@@ -67,6 +69,7 @@ def test_a_setting_becomes_an_argument(section: str, value: Any, argument: str, 
         ({"agent": {"history": "per_turn"}}, "agent.history: expected merged"),
         ({"rollout": {"group_size": 1}, "credit": {"advantage": "reinforce"}}, "rollout.group_size: expected >= 2"),
         ({"optimizer": {"minibatches": 3}}, "optimizer.minibatches: expected a divisor of 8"),
+        ({"credit": {"advantage": "gae"}}, "credit.advantage: expected one without a critic, .* got gae"),
         ({"credit": {"drop_zero_variance": True, "max_resample": 2}}, "credit.max_resample: expected 0"),
         ({"loss": {"ratio": "episode"}}, "loss.ratio: expected token, because .* got episode"),
         ({"loss": {"kl_coef": 0.1, "kl_estimator": "k1"}}, "loss.kl_estimator: expected k3, got k1"),
@@ -101,3 +104,20 @@ def test_a_dry_run_prints_the_whole_configuration(tmp_path: Path) -> None:
     assert printed["modulation"]["name"] == "empg"
     assert len(printed) > 150
     assert not (tmp_path / "run").exists()
+
+
+QWEN3 = ["policy.model=Qwen/Qwen3-1.7B", "agent.template_arguments={enable_thinking: false}"]
+
+
+@pytest.mark.parametrize("changes", [[], QWEN3], ids=["Qwen2.5", "Qwen3"])
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "models").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_recipes_for_models_fit_the_engine(file: Path, changes: list[str], tmp_path: Path) -> None:
+    recipe = load_recipe(file, changes)
+    printed = yaml.safe_load(config_text(resolve(recipe), tmp_path))
+    assert printed["generation_batch_size"] == recipe.rollout.groups * recipe.rollout.group_size == 128
+    assert printed["vllm_max_model_length"] == recipe.rollout.max_episode_tokens
+    assert printed["bf16"]
+    assert printed["per_device_train_batch_size"] == (1 if recipe.policy.lora else 4)
+    assert recipe.name == file.stem
+    for change in changes:  # the top of the file says how
+        assert change.split("=")[0] in file.read_text(encoding="utf-8")

@@ -163,7 +163,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if recipe.iterations < 1:
         yield f"iterations: expected >= 1, got {recipe.iterations}"
     if recipe.workers != processes():
-        how = f"start {recipe.workers} with torchrun --nproc-per-node {recipe.workers} -m empg train ..."
+        how = f"start {recipe.workers} with torchrun --nproc-per-node {recipe.workers} -m -- empg train ..."
         yield f"workers: expected {processes()}, the number of processes, got {recipe.workers}; {how}"
     if recipe.agent.history != "merged":
         yield f"agent.history: expected merged, because a completion of TRL is one row, got {recipe.agent.history}"
@@ -173,6 +173,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if share % optimizer.minibatches:
         found = f"got {optimizer.minibatches}"
         yield f"optimizer.minibatches: expected a divisor of {share}, the episodes of a process, {found}"
+    if (estimator := recipe.credit.estimator).needs_critic:
+        yield f"credit.advantage: expected one without a critic, which TRL does not train, got {estimator.name}"
     if recipe.credit.max_resample:
         yield f"credit.max_resample: expected 0, because TRL does not replace groups, got {recipe.credit.max_resample}"
     if loss.ratio != "token":

@@ -115,6 +115,11 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         steps[:, : given.shape[1]] = given
         return steps.to(mask.device).masked_fill_(mask == 0, -1)
 
+    @property
+    def finished(self) -> float:
+        """Share of the optimizer steps that are finished."""
+        return float(self.state.global_step / self.state.max_steps)
+
     def _modulated(self, table: StepTable, rows: int) -> tuple[StepCredit, slice]:
         """Modulate the steps of all processes, on the CPU; return the result and which of it is this process's."""
         first = self.accelerator.process_index * rows
@@ -126,6 +131,7 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
             steps=StepTable(entropy=entropy, episode=episode, advantage=advantage),
             rewards=rewards,
             groups=torch.arange(len(rewards)) // self.num_generations,
+            finished=self.finished,
         )
         options = dict(self.args.modulation)
         rule = MODULATIONS[options.pop("name")]

@@ -27,7 +27,7 @@ from empg.engines.trl.settings import FOLDER, engine_config, steps_per_iteration
 from empg.engines.trl.trainer import EMPGConfig, EMPGTrainer
 from empg.errors import UserError
 from empg.learner.assign import Assigned, assign_credit
-from empg.learner.checkpoint import START, DivergedError, checkpoint_name, require_finite
+from empg.learner.checkpoint import START, Checkpoints, DivergedError, checkpoint_name, require_finite
 from empg.learner.update import UpdateStats
 from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
@@ -81,8 +81,10 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
             opened = held.enter_context(open_run(recipe, run, Workers(), None if place is None else place.resumed_at))
         policy = _starting_policy(recipe, folder, opened, place, command)
         gather_object([first])  # the others wait until the first process has saved `start`
-        if recipe.loss.kl_coef and policy.adapter is None:  # where TRL loads the reference from
-            policy.model.config._name_or_path = str(folder.checkpoints / (START if place is None else place.origin))
+        if policy.adapter is None:  # where TRL loads the reference of the KL from, and vLLM its first weights
+            policy.model.name_or_path = policy.model.config._name_or_path = str(
+                folder.checkpoints / (START if place is None else place.origin)
+            )
         recorder = _Recorder(recipe, policy, opened, place)
         trainer = recorder.trainer = RecipeTrainer(recipe, policy, args, recorder)
         trainer.remove_callback(PrinterCallback)
@@ -109,6 +111,11 @@ def _open(recipe: Recipe, folder: RunFolder, held: ExitStack, resume: bool, forc
         raise UserError(
             f"{folder.path} has no checkpoint of the engine trl: resume it with the engine it was trained with"
         )
+    if not Checkpoints(folder.checkpoints).names() and any((folder.checkpoints / FOLDER).glob("checkpoint-*")):
+        raise UserError(
+            f"{folder.path} was trained with sharded weights, so it cannot be resumed: continue TRL's checkpoint in "
+            f"{folder.checkpoints / FOLDER} with a script, or overwrite the run with --force"
+        )
     return continue_run(recipe, folder, None, command)
 
 
@@ -133,7 +140,7 @@ class RecipeTrainer(EMPGTrainer):
 
     Attributes:
         episodes: the last generation batch, of all processes.
-        assigned: its credit.
+        assigned: its credit; None except on the first process.
         credit_seconds: how long the credit took.
     """
 
@@ -170,19 +177,25 @@ class RecipeTrainer(EMPGTrainer):
         _fill_in(self.rollout.episodes, steps, scores)
         shares = gather_object([self.rollout.episodes])
         self.episodes = [episode for share in shares for episode in share]
-        self.assigned = assigned = assign_credit(self.episodes, self.recipe, Workers())
-        values = iter(zip(assigned.advantages.tolist(), assigned.counted.tolist(), strict=True))
-        credit = {id(e): [next(values) for _ in e.turns] for e in assigned.episodes}
-        own = shares[self.accelerator.process_index]
-        pairs = [pair for e in own for pair in credit.get(id(e), [(0.0, False)] * len(e.turns))]
+        first = self.accelerator.is_main_process  # a process reward may ask a model: all processes need one answer
+        credit = gather_object([self._credit() if first else []])[0]
+        start = sum(len(share) for share in shares[: self.accelerator.process_index])
+        pairs = [pair for turns in credit[start : start + len(inputs)] for pair in turns]
         layout, device = TokenLayout.of(steps), steps.device
         batch["advantages"] = layout.to_tokens(torch.tensor([pair[0] for pair in pairs], device=device))
         counted = layout.to_tokens(torch.tensor([int(pair[1]) for pair in pairs], device=device))
         batch["tool_mask"] = counted
         batch["num_items_in_batch"] = self.accelerator.gather(counted.sum()).sum()
-        trained = len({id(e) for e in assigned.episodes if any(pair[1] for pair in credit[id(e)])})
+        trained = sum(any(pair[1] for pair in turns) for turns in credit)
         batch["episodes_per_trained"] = torch.tensor(len(self.episodes) / max(1, trained), device=device)
         self.credit_seconds = time.perf_counter() - began
+
+    def _credit(self) -> list[list[tuple[float, bool]]]:
+        """Return for each step of each episode its final advantage, and whether it is trained on."""
+        self.assigned = assigned = assign_credit(self.episodes, self.recipe, Workers(), finished=self.finished)
+        values = iter(zip(assigned.advantages.tolist(), assigned.counted.tolist(), strict=True))
+        found = {id(episode): [next(values) for _ in episode.turns] for episode in assigned.episodes}
+        return [found.get(id(episode), [(0.0, False)] * len(episode.turns)) for episode in self.episodes]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss: Tensor = super()._compute_loss(model, inputs)
