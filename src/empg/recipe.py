@@ -261,6 +261,9 @@ class Recipe(Section):
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     evaluation: EvaluationSection = Field(EvaluationSection(), validate_default=True)
+    trl: dict[str, Any] = Field(
+        default_factory=dict, description="more arguments of `GRPOConfig` for `--engine trl`, e.g. {use_vllm: true}"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""The commands about finished runs: `evaluate`, `compare`, `report` and `figure`."""
+"""The commands about finished runs: `evaluate`, `compare`, `entropy`, `report` and `figure`."""
 
 from __future__ import annotations
 
@@ -163,6 +163,40 @@ def compare(
         if place:
             typer.echo("")
         typer.echo(visible("\n".join(comparison_lines(run_a, run_b, result))))
+
+
+@app.command()
+def entropy(
+    run: RunPath,
+    split: Annotated[str | None, typer.Option(help="Split of the tasks  [default: the recipe's first panel]")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Tasks that each of the two policies plays.")] = 64,
+) -> None:
+    """Measure how gradients depend on step entropy, and how training changed it.
+
+    The trained policy plays tasks, and each of its steps gets the size of its gradient beside that of Proposition 1 of
+    the paper. The policy before reinforcement learning plays the same tasks, and the trained one scores its steps.
+    Every value is written to entropy.json in the run folder.
+    """
+    import json
+    from dataclasses import asdict
+
+    from empg.record.durable import write_whole
+    from empg.record.runfolder import RunFolder
+    from empg.run.coupling import measure_entropy
+    from empg.run.display import Progress
+    from empg.run.results import entropy_lines
+
+    with Progress(0) as progress:
+
+        def stage(name: str, total: int) -> Callable[[int], None]:
+            progress.stage(name, total)
+            return progress.done
+
+        measured = measure_entropy(run, stage, split, episodes)
+    out = RunFolder.open(run).entropy
+    write_whole(out, json.dumps(asdict(measured)).encode())
+    typer.echo(visible("\n".join(entropy_lines(measured))))
+    typer.echo(out)
 
 
 @app.command()

@@ -49,7 +49,7 @@ class EpisodeRules(Generic[Asked]):
         if info is None:
             return None
         self.episode.task_id, self.episode.task_type = info["task_id"], info["task_type"]
-        self.episode.task = info["task"]
+        self.episode.task, self.episode.progress = info["task"], _progress(info)
         return self._next_prompt(outcome.observation, info)
 
     def observe(self, outcome: Outcome) -> Asked | None:
@@ -61,7 +61,7 @@ class EpisodeRules(Generic[Asked]):
         turn.rejected = bool(turn.action) and not info["valid"]
         turn.valid = turn.valid and not turn.rejected
         turn.reward, turn.process_reward = outcome.reward, info.get("process_reward", 0.0)
-        turn.failure = info.get("failure", "")
+        turn.progress, turn.failure = _progress(info), info.get("failure", "")
         turn.info = {key: value for key, value in info.items() if key not in _NOT_KEPT}
         episode.reward += outcome.reward
         episode.score, episode.success, episode.metrics = info["score"], info["won"], info.get("metrics", {})
@@ -144,3 +144,7 @@ class EpisodeState(EpisodeRules[Prompt]):
             return None
         self.context, self._read = context, prompt.ids
         return prompt
+
+
+def _progress(info: Info) -> float:
+    return info.get("progress", info["score"])
