@@ -124,7 +124,7 @@ test-openenv: $(OPENENV)/.installed  ## test the served environments with OpenEn
 $(OPENENV)/.installed: pyproject.toml $$(call broken,$(OPENENV))
 	$(call environment,$(OPENENV))
 	@echo "$(OPENENV): installing OpenEnv"
-	@$(call install,$(OPENENV)) --editable ".[train,openenv]" "openenv==0.10.*" pytest pytest-xdist hypothesis
+	@$(call install,$(OPENENV)) --editable ".[train,openenv]" "openenv==0.10.*" pytest
 	@touch $@
 
 lint: setup  ## check style, spelling, links and types

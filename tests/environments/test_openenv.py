@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
+from typer.testing import CliRunner
 
+from empg.cli import app
 from empg.environments.base import PromptSpec
 from empg.environments.openenv import MAX_COMMAND, MAX_LISTED, OpenEnvServer, make_server
 from empg.environments.options import EnvironmentOptions
@@ -291,6 +293,14 @@ def test_who_may_open_a_session(headers: dict[str, str], allowed: bool, client: 
     else:
         with pytest.raises(WebSocketDisconnect), client.websocket_connect("ws://localhost/ws", headers=headers):
             pass
+
+
+def test_without_websockets_the_extra_is_named_before_an_environment_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("empg.environments.openenv.find_spec", lambda name: None)
+    done = CliRunner().invoke(app, ["serve-environment", "alfworld", "games=/nowhere"])
+    assert (done.exit_code, done.stderr) == (
+        1, "empg: websockets is not installed: pip install 'empg[openenv]'\n",
+    )  # fmt: skip
 
 
 def test_unknown_names_are_errors_at_the_start() -> None:

@@ -18,7 +18,9 @@ from typer.testing import CliRunner, Result
 
 from empg.cli import app
 from empg.errors import UserError
+from empg.policy.model import Policy
 from empg.record.runfolder import RunFolder
+from empg.record.statistics import compare
 from empg.run.evaluate_model import ModelEvaluation, default_folder, evaluate_model, model_recipe
 from tests.rollout.chat_server import Body, ChatServer, chat_server, listed, turn
 
@@ -158,6 +160,18 @@ def test_a_model_on_this_machine_resumes_with_the_same_episodes(tmp_path: Path) 
     assert rows == RunFolder(tmp_path / "whole").read_evaluation(whole.record)
 
 
+def test_a_folder_with_a_model_is_compared_with_an_endpoint(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path / "model")
+    limits = ["rollout.max_turn_tokens=4", "rollout.max_episode_tokens=512", "agent.prompt=terse", "policy.device=cpu"]
+    recipe = model_recipe(str(tmp_path / "model"), "alfworld", ["valid_seen"], 3, None, [*SMALL, *limits])
+    [local] = evaluate_model(recipe, tmp_path / "local", baselines=False)
+    with chat_server(choose) as server:
+        remote = evaluated(server, tmp_path / "remote", *limits[:2], episodes=3, baselines=False)
+    result = compare(RunFolder(tmp_path / "local"), RunFolder(tmp_path / "remote"), "valid_seen")
+    assert result.panel_sha256 == local.record["panel_sha256"] == remote.record["panel_sha256"]
+    assert (result.overall.n, result.apart) == (3, ())
+
+
 @pytest.mark.slow
 def test_a_command_that_is_killed_resumes(tmp_path: Path) -> None:
     with chat_server(choose, delay=0.05) as server:
@@ -199,7 +213,7 @@ def test_a_command_that_is_killed_resumes(tmp_path: Path) -> None:
 
 def test_the_default_folder_names_the_environment_and_the_model() -> None:
     assert default_folder("openai:http://h/v1#org/M-1", "alfworld") == Path("evaluations/alfworld-org-M-1")
-    assert default_folder("../../models/M", "pkg:Env-v0") == Path("evaluations/pkg-Env-v0-..-..-models-M")
+    assert default_folder("../../models/M", "pkg:Env-v0") == Path("evaluations/pkg-Env-v0-models-M")
 
 
 @pytest.mark.parametrize(

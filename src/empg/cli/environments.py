@@ -127,10 +127,19 @@ def serve_environment(
 
     Each session is a WebSocket at /ws with an episode of its own. Splits and tasks are listed over HTTP.
     """
-    from empg.environments.openenv import make_server, serve
+    from empg.environments import openenv
     from empg.play import arguments_of
 
     chosen = arguments_of(options or ())
     max_steps = chosen.pop("max_steps", None)
-    server = make_server(environment, split or [], chosen, max_steps, sessions, idle)
-    serve(server, host, port, lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True))
+    openenv.serve_environment(
+        environment,
+        split or [],
+        chosen,
+        max_steps=max_steps,
+        sessions=sessions,
+        idle=idle,
+        host=host,
+        port=port,
+        ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True),
+    )

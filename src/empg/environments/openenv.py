@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,6 +37,7 @@ from empg.environments.base import Info, TextEnvironment
 from empg.environments.panels import panel_order
 from empg.environments.registry import Maker, find
 from empg.environments.serving import serve_app, web_app
+from empg.errors import MissingExtraError
 
 MAX_MESSAGE = 1 << 20  # bytes of a message or a body
 MAX_COMMAND = 10_000  # characters
@@ -302,20 +304,38 @@ class OpenEnvServer:
         return self._splits[name]
 
 
-def serve(
-    server: OpenEnvServer, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[str], None] | None = None
+def serve_environment(
+    id_: str,
+    splits: Sequence[str],
+    options: dict[str, Any],
+    *,
+    max_steps: int | None = None,
+    sessions: int = 64,
+    idle: float = 600.0,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve an environment until Ctrl-C.
+    """Serve a registered environment until Ctrl-C.
 
     Args:
-        server: what is served.
+        id_: see `registry.find`.
+        splits: the splits that are served; none means train and those that are evaluated.
+        options: options of the environment.
+        max_steps: turns per episode; None takes the environment's own limit.
+        sessions: most sessions at once.
+        idle: seconds after which a session without a message ends.
         host: "0.0.0.0" accepts connections from other machines, without authentication.
         port: 0 picks any free port.
         ready: receives the address as soon as the server accepts connections.
 
     Raises:
-        UserError: the port is in use.
+        UserError: the environment, a split or an option does not exist, or the port is in use.
+        MissingExtraError: the package that accepts WebSockets is not installed.
     """
+    if find_spec("websockets") is None:  # uvicorn would find out after the environments are made
+        raise MissingExtraError("websockets is not installed: pip install 'empg[openenv]'")
+    server = make_server(id_, splits, options, max_steps, sessions, idle)
     serve_app(server.app(host), host, port, ready, MAX_MESSAGE)
 
 

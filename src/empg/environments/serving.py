@@ -73,7 +73,6 @@ def serve_app(
         ws_max_size=max_message or 1,
         ws_per_message_deflate=False,  # a small message could unpack to a large one
     )
-    config.load()  # imports what is missing before the port is taken
     listening = _bind(host, port)
     server = uvicorn.Server(config)
 

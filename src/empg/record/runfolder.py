@@ -5,6 +5,7 @@
     episodes/iter-000012.parquet                      one row per turn of the training rollouts (`tables.EPISODES`)
     evaluations/iter-000012-<split>-<decoding>-<panel>-t<temperature>.parquet
                                                       one row per episode of a panel (`tables.EVALUATIONS`)
+    evaluations/<the same>.jsonl                      one line per episode, of an evaluation that can be resumed
     checkpoints/  tensorboard/  report.html  entropy.json
     .lock  .metrics.lock                              held by the process that trains, and by one that adds a line
 

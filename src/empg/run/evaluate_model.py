@@ -80,8 +80,9 @@ def model_recipe(
 
 def default_folder(model: str, environment: str) -> Path:
     """Return the folder of an evaluation for which none was named."""
-    words = "-".join(re.findall(r"[A-Za-z0-9_.]+", f"{environment}-{model.rpartition('#')[2]}"))
-    return Path("evaluations") / words[:120]
+    name = f"{environment}/{model.rpartition('#')[2]}"
+    words = [word for word in re.split(r"[^A-Za-z0-9_.-]+", name) if word.strip(".")]
+    return Path("evaluations") / "-".join(words)[-120:]
 
 
 def evaluate_model(
