@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from empg.cli import app
 from empg.environments.base import PromptSpec
-from empg.environments.openenv import MAX_COMMAND, MAX_LISTED, OpenEnvServer, make_server
+from empg.environments.openenv import MAX_LISTED, OpenEnvServer, make_server
+from empg.environments.openenv_messages import MAX_COMMAND
 from empg.environments.options import EnvironmentOptions
 from empg.environments.panels import make_panel
 from empg.environments.registry import Maker, make

@@ -235,7 +235,7 @@ def test_arguments_that_do_not_fit_together(arguments: list[str], message: str) 
     [
         (["--model", "openai:x"], "invalid model name: expected openai:https://HOST/v1#MODEL"),
         (["--model", "openai:http://h/v1#m", "--key-variable", "NOT_SET"], "NOT_SET is not set: the endpoint needs"),
-        (["--model", "openai:http://h/v1#m", "agent.histori=x"], "unknown key 'agent.histori'"),
+        (["--model", "openai:http://h/v1#m", "agent.past=x"], "unknown key 'agent.past'"),
         (["--model", "openai:http://h/v1#m", "--split", "none"], "split='none': one of train, valid_seen"),
         (
             ["--model", "tiny", "--key-variable", "X", "policy.tiny.max_positions=4096"],

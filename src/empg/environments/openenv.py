@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -33,71 +33,26 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import empg
-from empg.environments.base import Info, TextEnvironment
+from empg.environments.base import TextEnvironment
+from empg.environments.openenv_messages import (
+    SCHEMA,
+    RequestError,
+    ResetData,
+    StateData,
+    StepData,
+    error_message,
+    integer,
+    observed,
+    read_message,
+)
 from empg.environments.panels import panel_order
 from empg.environments.registry import Maker, find
 from empg.environments.serving import serve_app, web_app
 from empg.errors import MissingExtraError
 
 MAX_MESSAGE = 1 << 20  # bytes of a message or a body
-MAX_COMMAND = 10_000  # characters
 MAX_LISTED = 1_000  # tasks in one answer
 _MAX_REASON = 300  # characters of an exception that are sent
-
-
-class ResetData(BaseModel):
-    """What `reset` takes; other fields are ignored, as OpenEnv does.
-
-    `index` is a position in the split. Without it, `seed` draws a task, or chance does.
-    """
-
-    model_config = ConfigDict(strict=True)
-
-    split: str | None = None
-    index: int | None = None
-    seed: int | None = Field(None, ge=0)
-    episode_id: str | None = Field(None, max_length=255)
-
-
-class StepData(BaseModel):
-    """What `step` takes."""
-
-    model_config = ConfigDict(strict=True)
-
-    command: str = Field(max_length=MAX_COMMAND, description="one command in words")
-
-
-class ObservationData(BaseModel):
-    """The observation of a session. `truncated` says that the episode ended at its step limit."""
-
-    text: str
-    task: str
-    task_id: str
-    task_type: str
-    admissible: list[str] | None = Field(description="every command that would do something, if they can be listed")
-    valid: bool = Field(description="whether the last command was accepted")
-    won: bool
-    score: float = Field(description="graded outcome, 0 to 1")
-    truncated: bool
-    metadata: dict[str, Any] = Field({}, description="further measures of the outcome, by name")
-
-
-class StateData(BaseModel):
-    """The state of a session; before the first reset all but `step_count` is null."""
-
-    episode_id: str | None = None
-    step_count: int = 0
-    split: str | None = None
-    index: int | None = None
-    task_id: str | None = None
-
-
-class _RequestError(Exception):
-    """A request that cannot be answered: a message in one line and a code of the protocol."""
-
-    def __init__(self, message: str, code: str = "EXECUTION_ERROR") -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(slots=True)
@@ -122,12 +77,12 @@ class _Session:
         """Start an episode."""
         name = data.split or next(iter(self.splits))
         if name not in self.splits:
-            raise _RequestError(f"unknown split {name!r:.80}: expected one of {', '.join(self.splits)}")
+            raise RequestError(f"unknown split {name!r:.80}: expected one of {', '.join(self.splits)}")
         split = self.splits[name]
         count = len(split.order)
         index = random.Random(data.seed).randrange(count) if data.index is None else data.index
         if not 0 <= index < count:
-            raise _RequestError(f"index {index} does not exist: expected 0 to {count - 1} in {name}")
+            raise RequestError(f"index {index} does not exist: expected 0 to {count - 1} in {name}")
         if self.environment is None or self.state.split != name:
             self.close()
             self.environment = split.maker()
@@ -135,16 +90,16 @@ class _Session:
         text, info = self.environment.reset(options={"task": split.order[index]})
         self.over = False
         self.state = StateData(episode_id=data.episode_id, split=name, index=index, task_id=info["task_id"])
-        return _observed(text, None, info, done=False, truncated=False)
+        return observed(text, None, info, done=False, truncated=False)
 
     def step(self, data: StepData) -> dict[str, Any]:
         """Give a command."""
         if self.environment is None or self.over:
-            raise _RequestError("there is no episode, or it is over: send reset")
+            raise RequestError("there is no episode, or it is over: send reset")
         text, reward, terminated, truncated, info = self.environment.step(data.command)
         self.state.step_count += 1
         self.over = terminated or truncated
-        return _observed(text, float(reward), info, done=self.over, truncated=truncated)
+        return observed(text, float(reward), info, done=self.over, truncated=truncated)
 
     def close(self) -> None:
         """Release the environment."""
@@ -186,7 +141,7 @@ class OpenEnvServer:
             WebSocketRoute("/ws", self._session),
             Route("/health", self._answer(lambda body: {"status": "healthy"})),
             Route("/metadata", self._answer(lambda body: self._metadata())),
-            Route("/schema", self._answer(lambda body: _SCHEMA)),
+            Route("/schema", self._answer(lambda body: SCHEMA)),
             Route("/list_environments", self._answer(lambda body: [self.name])),
             Route("/{name}/splits", self._answer(lambda body: self._split_list())),
             Route("/{name}/num_tasks", self._answer(self._num_tasks), methods=["POST"]),
@@ -202,7 +157,7 @@ class OpenEnvServer:
         await websocket.accept()
         if self._open >= self._sessions:
             message = f"all {self._sessions} sessions are in use"
-            await _send(websocket, _error(message, "CAPACITY_REACHED", max_sessions=self._sessions))
+            await _send(websocket, error_message(message, "CAPACITY_REACHED", max_sessions=self._sessions))
             await websocket.close()
             return
         self._open += 1
@@ -211,7 +166,7 @@ class OpenEnvServer:
             await self._converse(websocket, session)
         except asyncio.TimeoutError:
             with suppress(WebSocketDisconnect, RuntimeError):
-                await _send(websocket, _error(f"no message for {self._idle:g} s", "SESSION_ERROR"))
+                await _send(websocket, error_message(f"no message for {self._idle:g} s", "SESSION_ERROR"))
         except (WebSocketDisconnect, RuntimeError):  # RuntimeError: the client left while it was answered
             pass
         finally:
@@ -226,19 +181,19 @@ class OpenEnvServer:
             if received["type"] == "websocket.disconnect":
                 return
             try:
-                kind, data = _read(received.get("text"))
+                kind, data = read_message(received.get("text"))
                 if kind == "close":
                     return
                 answer = await self._answered(session, kind, data)
             except ValidationError as error:
                 first = error.errors()[0]
                 place = ".".join(map(str, first["loc"])) or "data"
-                answer = _error(f"{place}: {first['msg']}", "VALIDATION_ERROR")
-            except _RequestError as error:
-                answer = _error(str(error), error.code)
+                answer = error_message(f"{place}: {first['msg']}", "VALIDATION_ERROR")
+            except RequestError as error:
+                answer = error_message(str(error), error.code)
             except Exception as error:  # of the environment; the session continues
                 reason = " ".join(str(error).split())[:_MAX_REASON]
-                answer = _error(f"{type(error).__name__}: {reason}", "EXECUTION_ERROR")
+                answer = error_message(f"{type(error).__name__}: {reason}", "EXECUTION_ERROR")
             await _send(websocket, answer)
 
     async def _answered(self, session: _Session, kind: str, data: Any) -> dict[str, Any]:
@@ -250,7 +205,7 @@ class OpenEnvServer:
         if kind == "step":
             step = StepData.model_validate(data)
             return {"type": "observation", "data": await self._run(session.step, step)}
-        raise _RequestError(f"unknown message type {kind!r:.80}: expected reset, step, state or close", "UNKNOWN_TYPE")
+        raise RequestError(f"unknown message type {kind!r:.80}: expected reset, step, state or close", "UNKNOWN_TYPE")
 
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in the thread of the environments."""
@@ -268,7 +223,7 @@ class OpenEnvServer:
             try:
                 body = await _body(request) if request.method == "POST" else None
                 return JSONResponse(await self._run(function, body))
-            except _RequestError as error:
+            except RequestError as error:
                 return JSONResponse({"detail": str(error)}, 400)
 
         return handle
@@ -286,21 +241,21 @@ class OpenEnvServer:
     def _tasks(self, body: Any) -> dict[str, Any]:
         """List the tasks of a range, at most `MAX_LISTED`; only `task` computes the id."""
         split = self._named(body)
-        bounds = slice(_integer(body, "start"), _integer(body, "stop"))
+        bounds = slice(integer(body, "start"), integer(body, "stop"))
         listed = range(len(split.order))[bounds][:MAX_LISTED]
         return {"tasks": [{"split": split.maker.split, "index": index} for index in listed], "env_name": self.name}
 
     def _task(self, body: Any) -> dict[str, Any]:
-        split, index = self._named(body), _integer(body, "index")
+        split, index = self._named(body), integer(body, "index")
         if index is None or not 0 <= index < len(split.order):
-            raise _RequestError(f"index: expected 0 to {len(split.order) - 1}, got {index}")
+            raise RequestError(f"index: expected 0 to {len(split.order) - 1}, got {index}")
         task_id = split.probe.task_id(split.order[index])
         return {"task": {"id": task_id, "split": split.maker.split, "index": index}}
 
     def _named(self, body: Any) -> _Split:
         name = body.get("split") if isinstance(body, dict) else None
         if not isinstance(name, str) or name not in self._splits:
-            raise _RequestError(f"unknown split {name!r:.80}: expected one of {', '.join(self._splits)}")
+            raise RequestError(f"unknown split {name!r:.80}: expected one of {', '.join(self._splits)}")
         return self._splits[name]
 
 
@@ -354,46 +309,8 @@ def make_server(
     return OpenEnvServer(makers, evaluated, id_.replace("/", "-"), sessions, idle)
 
 
-_SCHEMA = {
-    "action": StepData.model_json_schema(),
-    "observation": ObservationData.model_json_schema(),
-    "state": StateData.model_json_schema(),
-}
-
-
-def _observed(text: str, reward: float | None, info: Info, *, done: bool, truncated: bool) -> dict[str, Any]:
-    observation = ObservationData(
-        text=text,
-        task=info["task"],
-        task_id=info["task_id"],
-        task_type=info["task_type"],
-        admissible=info["admissible"],
-        valid=info["valid"],
-        won=info["won"],
-        score=info["score"],
-        truncated=truncated,
-        metadata=dict(info.get("metrics", {})),
-    )
-    return {"observation": observation.model_dump(), "reward": reward, "done": done}
-
-
-def _error(message: str, code: str, **more: Any) -> dict[str, Any]:
-    return {"type": "error", "data": {"message": message, "code": code, **more}}
-
-
 async def _send(websocket: WebSocket, answer: dict[str, Any]) -> None:
     await websocket.send_text(json.dumps(answer))
-
-
-def _read(text: str | None) -> tuple[str, Any]:
-    """Return the type and the data of a message."""
-    try:
-        message = json.loads(text or "")
-    except (ValueError, RecursionError):
-        raise _RequestError("the message is not JSON", "INVALID_JSON") from None
-    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise _RequestError("expected an object with a type", "VALIDATION_ERROR")
-    return message["type"], message.get("data", {})
 
 
 async def _body(request: Request) -> Any:
@@ -402,15 +319,8 @@ async def _body(request: Request) -> Any:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_MESSAGE:
-            raise _RequestError(f"the body has more than {MAX_MESSAGE:,} bytes")
+            raise RequestError(f"the body has more than {MAX_MESSAGE:,} bytes")
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        raise _RequestError("the body is not JSON") from None
-
-
-def _integer(body: Any, name: str) -> int | None:
-    value = body.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise _RequestError(f"{name}: expected a whole number")
-    return value
+        raise RequestError("the body is not JSON") from None
