@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,16 @@ def test_a_run_of_the_other_engine_is_not_continued(runs: Path) -> None:
         train(resolve(small_recipe(iterations=3)), runs / "local", resume=True)
     with pytest.raises(UserError, match="has no optimizer state, so another engine trained it"):
         train_here(resolve(small_recipe(iterations=3)), runs / "trl", resume=True)
+
+
+def test_a_run_without_our_own_checkpoints_is_not_restarted_by_a_resume(tmp_path: Path) -> None:
+    recipe = resolve(small_recipe(iterations=1, evaluation={"splits": []}))
+    train(recipe, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "iter-000001")  # as sharded weights leave it
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="was trained with sharded weights, so it cannot be resumed"):
+        train(recipe, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
 def test_an_existing_run_is_overwritten_only_by_force(tmp_path: Path) -> None:
