@@ -67,8 +67,8 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("progresz", "credit.process_reward: expected progress, judge or package.module:function, or a section with one "
-         "as its name, got 'progresz'. Did you mean 'progress'?"),
+        ("progrez", "credit.process_reward: expected progress, judge or package.module:function, or a section with one "
+         "as its name, got 'progrez'. Did you mean 'progress'?"),
         (3, "credit.process_reward: expected progress, judge or package.module:function, or a section with one as its "
          "name, got 3"),
         ({"weight": 1}, "credit.process_reward: expected progress, judge or package.module:function, or a section with "
