@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rollout": {"errors", "system", "environments", "recipe", "agent", "policy"},
     "record": {"errors", "yaml_text"},
     "learner": {"errors", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "record"},
-    "report": {"errors", "plain_text", "record"},
+    "report": {"errors", "plain_text", "environments", "record"},
     "play": {"errors", "plain_text", "environments", "yaml_text"},
     "run": {
         "errors", "plain_text", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "learner",
