@@ -143,7 +143,7 @@ def episodes_of(steps: pa.Table) -> pa.Table:
 
 
 def tokens_of(steps: pa.Table) -> pa.Table:
-    """Return one row per token of a table of steps: `iteration`, `episode`, `turn`, `position`, `token_id`, `entropy`."""
+    """Return one row per token of a table of steps: its place (`position` counts in the step), id and entropy."""
     ids = steps["action_ids"].combine_chunks()
     parents = pc.list_parent_indices(ids)
     places = [i for row in ids for i in range(len(row.values) if row.is_valid else 0)]

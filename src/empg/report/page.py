@@ -94,6 +94,16 @@ def render_page(run: RunFolder) -> str:
     return html
 
 
+def render_charts(title: str, drawn: Sequence[Mapping[str, Any]]) -> str:
+    """Return the HTML of a page with charts only, given as plain data."""
+    assets = _assets()
+    data = embed_json({"charts": drawn, "steps": []})
+    html: str = _template("charts.html.j2").render(
+        title=title, charts=drawn, assets=assets, policy=_policy(assets), data=data
+    )
+    return html
+
+
 def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, dict[str, Any]]:
     """Return the recipe's text and its content; for a damaged recipe, the page shows the problem."""
     text, recipe = "", {}

@@ -132,7 +132,8 @@
     const last = chart.x.length - 1;
     const settle = (i) => {
       update(i ?? last);
-      caption.textContent = `${chart.x_label} ${chart.x[i ?? last]}`;
+      const x = chart.x[i ?? last];
+      caption.textContent = `${chart.x_label} ${Number.isInteger(x) ? x : show(x, "")}`;
     };
     const axis = { stroke: css("--quiet"), font: "11px system-ui, sans-serif", ticks: { show: false } };
     const grid = { stroke: css("--rule"), width: 1 };

@@ -116,7 +116,9 @@ class Inspector:
         """Show the episodes of one group as a tree."""
         run, iteration, group = self._run(request), _whole(request, "iteration"), _whole(request, "group")
         episodes = _find(run.turns(iteration), "group", group)
-        return self._page("group.html.j2", run=run, iteration=iteration, group=group, episodes=episodes, root=tree(episodes))  # fmt: skip
+        return self._page(
+            "group.html.j2", run=run, iteration=iteration, group=group, episodes=episodes, root=tree(episodes)
+        )
 
     def compare(self, request: Request) -> Response:
         """Show two episodes beside each other."""

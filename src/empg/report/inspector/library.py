@@ -14,6 +14,7 @@ from empg.record.loading import LoadedRun, episodes_of, grouped
 from empg.record.records import Record
 from empg.record.runfolder import RunFolder
 from empg.report.inspector.tokens import TokenTexts
+from empg.report.markup import finite
 
 _TABLES_KEPT = 48  # tables of steps in memory; the least recently used is dropped first
 Row = Mapping[str, Any]
@@ -82,12 +83,16 @@ class InspectedRun:
 
     @property
     def modulation(self) -> tuple[str, dict[str, Any]]:
-        """The name of the modulation (empty for a plain base algorithm) and its constants."""
+        """The name of the modulation and its constants; "" for a plain base algorithm, "?" if the recipe has none."""
         credit = self.recipe.get("credit")
-        found = credit.get("modulation") if isinstance(credit, dict) else None
-        if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+        if not isinstance(credit, dict) or "modulation" not in credit:
+            return "?", {}
+        found = credit["modulation"]
+        if found is None:
             return "", {}
-        return found["name"], {k: v for k, v in found.items() if isinstance(v, (int, float))}
+        if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+            return "?", {}
+        return found["name"], {k: float(v) for k, v in found.items() if finite(v) is not None}
 
     @cached_property
     def tokens(self) -> TokenTexts:

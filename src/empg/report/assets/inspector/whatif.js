@@ -110,5 +110,7 @@ if (known) {
   choose(rule, values);
 } else {
   panel.querySelector(".controls").hidden = true;
-  summary.textContent = `The rule ${iteration.rule} cannot be recomputed in this page. The recorded credit is shown.`;
+  summary.textContent = iteration.rule === "?"
+    ? "The recipe of the run does not name a modulation that this version knows. The recorded credit is shown."
+    : `The rule ${iteration.rule} cannot be recomputed in this page. The recorded credit is shown.`;
 }
