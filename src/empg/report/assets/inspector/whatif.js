@@ -22,6 +22,7 @@ function drawSliders(rule, values) {
     const label = document.createElement("label"), input = document.createElement("input"), output = document.createElement("output");
     Object.assign(input, { type: "range", min: 0, max: Math.max(SLIDERS[name], values[name]), step: 0.01, name });
     input.value = values[name];
+    input.setAttribute("aria-label", NAMES[name]);
     output.textContent = (+input.value).toFixed(2);
     input.addEventListener("input", () => {
       output.textContent = (+input.value).toFixed(2);
