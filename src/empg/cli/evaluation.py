@@ -94,22 +94,21 @@ def report(
     """
     from empg.record.runfolder import RunFolder
 
-    folders = [RunFolder.open(run) for run in runs]
     if serve_:
         from empg.report.inspector.app import serve
 
         def ready(address: str) -> None:
-            typer.echo(f"{address}  (stop with Ctrl-C)")
+            print(f"{address}  (press Ctrl-C to stop)", flush=True)
             if open_:
                 typer.launch(address)
 
-        serve(folders, port, ready)
+        serve([RunFolder.open(run) for run in runs], port, ready)
         return
-    if len(folders) > 1:
-        raise typer.BadParameter(f"expected one RUN without --serve, got {len(folders)}. Add --serve to see several")
     from empg.report.page import build_page
 
-    page = build_page(folders[0])
+    if len(runs) > 1:
+        raise typer.BadParameter(f"expected one RUN without --serve, got {len(runs)}. Add --serve to see several")
+    page = build_page(RunFolder.open(runs[0]))
     typer.echo(page)
     if open_:
         typer.launch(page.absolute().as_uri())
