@@ -35,6 +35,7 @@ def test_every_dot_leads_to_its_step(finished_run: RunFolder) -> None:
     assert list(scatter.x) == sorted(columns["entropy"])
     lone = max(rows, key=lambda r: r["entropy"])
     assert scatter.links[-1] == f"{lone['episode']}.{lone['turn']}"
+    assert histogram.links[-1] == scatter.links[-1]
     assert sum(v or 0 for s in histogram.series for v in s.values) == len(rows)
     assert list(positions.x) == sorted({t + 1 for t in columns["turn"]})
     assert extremes(rows)["largest H"][0] == lone

@@ -121,6 +121,19 @@ def test_a_dot_of_the_batch_opens_its_step(browser: Any, finished_run: RunFolder
     page.close()
 
 
+def test_the_dots_of_the_batch_follow_the_sliders(
+    browser: Any, finished_run: RunFolder, inspect: Callable[..., str]
+) -> None:
+    page = browser.new_page()
+    page.add_init_script("document.addEventListener('new-charts', (e) => { window.dots = e.detail[0]; })")
+    page.goto(inspect(finished_run) + "/batch?iteration=20&rule=none")
+    page.wait_for_function("window.dots")
+    shown = page.evaluate("dots.series[0].values.map((v, i) => v ?? dots.series[1].values[i])")
+    steps = zip(*(finished_run.read_episodes(20)[c] for c in ("entropy", "advantage_outcome")), strict=True)
+    assert shown == pytest.approx([advantage for _, advantage in sorted(steps)])
+    page.close()
+
+
 @pytest.mark.parametrize("page_", PAGES)
 def test_no_text_of_a_run_runs_and_pages_fit_a_phone(
     page_: str, browser: Any, recorded: RunFolder, inspect: Callable[..., str]

@@ -168,13 +168,14 @@
     return plot;
   }
 
-  // The index of the dot that is nearest to a place in the plot, if it is within 12 pixels.
+  // The index of the dot or bar with a link that is nearest to a place in the plot, if it is within 12 pixels.
   function nearest(chart, plot, left, top) {
     let found = null, least = 12;
     for (const s of chart.series) {
       s.values.forEach((v, i) => {
-        if (v === null) return;
-        const away = Math.hypot(plot.valToPos(chart.x[i], "x") - left, plot.valToPos(v, "y") - top);
+        if (v === null || !chart.links[i]) return;
+        const across = plot.valToPos(chart.x[i], "x") - left;
+        const away = s.kind === "bars" ? Math.abs(across) : Math.hypot(across, plot.valToPos(v, "y") - top);
         if (away < least) [found, least] = [i, away];
       });
     }

@@ -21,7 +21,7 @@ MAX_KINDS = 14  # of steps; the rest is one row
 def batch_charts(steps: Sequence[Row], link: str) -> list[Chart]:
     """Return the charts of an iteration. `link` is the address of a step with fields `episode` and `turn`."""
     rows = [s for s in steps if finite(s["entropy"]) is not None]
-    return [c for c in (_scatter(rows, link), _histogram(rows), _positions(rows)) if c is not None]
+    return [c for c in (_scatter(rows, link), _histogram(rows, link), _positions(rows)) if c is not None]
 
 
 def extremes(steps: Sequence[Row]) -> dict[str, list[Row]]:
@@ -84,21 +84,24 @@ def _scatter(rows: Sequence[Row], link: str) -> Chart | None:
     )
 
 
-def _histogram(rows: Sequence[Row]) -> Chart | None:
-    entropies = [s["entropy"] for s in rows if finite(s["advantage"]) is not None]
-    if not entropies:
+def _histogram(rows: Sequence[Row], link: str) -> Chart | None:
+    counted = sorted((s for s in rows if finite(s["advantage"]) is not None), key=lambda s: s["entropy"])
+    if not counted:
         return None
-    counts, edges = np.histogram(entropies, bins=BINS)
+    least, most = counted[0], counted[-1]
+    counts, edges = np.histogram([s["entropy"] for s in counted], bins=BINS)
     middles = [float(m) for m in (edges[1:] + edges[:-1]) / 2]
     ends = [float(n) if i in (0, BINS - 1) else None for i, n in enumerate(counts)]
     inner = [None if i in (0, BINS - 1) else float(n) for i, n in enumerate(counts)]
+    first, last = (link.format(episode=s["episode"], turn=s["turn"]) for s in (least, most))
     return Chart(
         "Histogram of step entropy",
-        f"min {min(entropies):.4g} and max {max(entropies):.4g} nats set Hn = 0 and Hn = 1",
+        f"min {least['entropy']:.4g} and max {most['entropy']:.4g} nats set Hn = 0 and Hn = 1. Click these bars",
         "",
         [Series("steps", "bars", inner), Series("with the min or the max", "bars", ends, colour=2)],
         "H (nats)",
         middles,
+        links=[first, *[""] * (BINS - 2), last],
     )
 
 

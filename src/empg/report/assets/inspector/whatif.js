@@ -8,6 +8,7 @@ const NAMES = { k: "k", k_future: "k′", zeta: "ζ", alpha_1: "α₁", alpha_2:
 const rules = panel.querySelector("select"), beside = panel.querySelector("input[name=beside]");
 const sliders = panel.querySelector(".sliders"), summary = panel.querySelector("[role=status]");
 const known = iteration.rule === "" || iteration.rule in RULES;
+const places = new Map(iteration.episode.map((e, i) => [`${e}.${iteration.turn[i]}`, i]));
 const signed = (v) => (v === null ? "–" : `${v < 0 ? "\u2212" : "+"}${Math.abs(v).toFixed(3)}`);
 const plain = (v) => (v === null ? "–" : v.toFixed(3));
 
@@ -32,6 +33,24 @@ function drawSliders(rule, values) {
     label.append(`${NAMES[name]} `, input, output);
     return label;
   }));
+}
+
+// The first chart of a batch page has one dot per step, which its link names.
+const drawn = document.getElementById("report-data");
+const charts = drawn ? JSON.parse(drawn.textContent).charts : [];
+const dots = (charts[0]?.links ?? []).map((link) => {
+  const address = new URL(link, location);
+  return `${address.searchParams.get("episode")}.${address.hash.replace("#step-", "")}`;
+});
+let waiting = 0;
+function redraw(advantage) {
+  if (!dots.length) return;
+  const series = charts[0].series.map((s) => ({
+    ...s, values: s.values.map((v, i) => (v === null ? null : advantage[places.get(dots[i])])),
+  }));
+  cancelAnimationFrame(waiting);
+  waiting = requestAnimationFrame(() =>
+    document.dispatchEvent(new CustomEvent("new-charts", { detail: [{ ...charts[0], series }, ...charts.slice(1)] })));
 }
 
 function remember(rule, values) {
@@ -78,10 +97,10 @@ function update(rule, values) {
     return item;
   }));
   panel.querySelector("details").hidden = !changed.length;
+  redraw(credit.advantage);
   remember(rule, values);
 }
 
-const places = new Map(iteration.episode.map((e, i) => [`${e}.${iteration.turn[i]}`, i]));
 function choose(rule, values) {
   drawSliders(rule, values);
   update(rule, values);
