@@ -19,8 +19,8 @@ def drawn(branch: Branch) -> Any:
 
 
 def test_a_common_prefix_is_drawn_once() -> None:
-    found = tree([episode(0, "abc"), episode(1, "abd"), episode(2, "abdd")])
-    assert drawn(found) == ("ab", [], [("c", [0], []), ("d", [1], [("d", [2], [])])])
+    found = tree([episode(0, "abc"), episode(1, "abx"), episode(2, "abxd")])
+    assert drawn(found) == ("ab", [], [("c", [0], []), ("x", [1], [("d", [2], [])])])
     assert found.episodes == [0, 1, 2]
     assert [c["advantage"] for c in found.steps[0]["credit"]] == [None] * 3
 
