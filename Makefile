@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 LATEST := .venv-latest
 LOWEST := .venv-lowest
+TRL    := .venv-trl
+OPENENV := .venv-openenv
 BIN    := $(VENV)/bin
 
 UPLOT ?= 1.6.32
@@ -60,7 +62,7 @@ define editable
 endef
 
 .SECONDEXPANSION:
-.PHONY: help setup demo test test-latest test-lowest lint freeze lock report-assets bench textworld clean broken-environment
+.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv lint freeze lock report-assets bench textworld clean broken-environment
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -105,6 +107,28 @@ $(LOWEST)/.installed: pyproject.toml requirements/lowest.txt $$(call broken,$(LO
 	$(call editable,$(LOWEST))
 	@touch $@
 
+test-trl: $(TRL)/.installed  ## run the tests of the TRL engine, fast and slow, in .venv-trl
+	$(TRL)/bin/python -m pytest -n 2 tests/engines
+
+$(TRL)/.installed: pyproject.toml requirements/dev.txt requirements/trl.txt $$(call broken,$(TRL))
+	$(check_python)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "PYTHON=$(PYTHON): expected Python 3.11 or later, which TRL needs"; exit 1; }
+	$(call environment,$(TRL))
+	$(call locked,$(TRL),dev)
+	$(call locked,$(TRL),trl)
+	$(call editable,$(TRL))
+	@touch $@
+
+test-openenv: $(OPENENV)/.installed  ## test the served environments with OpenEnv's own client, in .venv-openenv
+	$(OPENENV)/bin/python -m pytest tests/environments/test_openenv.py tests/environments/test_openenv_client.py
+
+$(OPENENV)/.installed: pyproject.toml $$(call broken,$(OPENENV))
+	$(call environment,$(OPENENV))
+	@echo "$(OPENENV): installing OpenEnv"
+	@$(call install,$(OPENENV)) --editable ".[train,openenv]" "openenv==0.10.*" pytest
+	@touch $@
+
 lint: setup  ## check style, spelling, links and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -128,4 +152,4 @@ bench: textworld  ## compare the speed of the ALFWorld engine with the real one
 	$(with_python) $(BIN)/python benchmarks/alfworld_speed.py
 
 clean:  ## remove the virtual environments and the caches
-	rm -rf $(VENV) $(LATEST) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LATEST) $(LOWEST) $(TRL) $(OPENENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,6 +18,7 @@ LEFT_OUT = re.compile(r"^(torch|triton|cuda-[\w-]+|nvidia-[\w-]+)==", re.MULTILI
 FILES = {
     "dev.txt": ["--extra", "dev"],
     "textworld.txt": ["--extra", "textworld", "--constraints", "requirements/dev.txt"],
+    "trl.txt": ["--extra", "trl", "--constraints", "requirements/dev.txt"],
     "lowest.txt": ["--extra", "dev", "--resolution", "lowest-direct"],
 }
 

@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe_presets": set(),
     "recipe_files": {"errors", "recipe_presets", "yaml_text"},
     "recipe_modulation": {"validation", "credit"},
-    "recipe_credit": {"errors", "validation", "recipe_modulation", "credit"},
+    "recipe_process_reward": {"errors", "validation", "environments"},
+    "recipe_credit": {"errors", "validation", "recipe_modulation", "recipe_process_reward", "credit"},
     "recipe": {
         "errors", "validation", "recipe_credit", "recipe_files", "recipe_modulation", "recipe_presets", "environments",
     },
@@ -32,15 +33,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "policy": {"errors", "recipe"},
     "rollout": {"errors", "system", "environments", "recipe", "agent", "policy"},
     "record": {"errors", "yaml_text"},
-    "learner": {"errors", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "record"},
+    "learner": {
+        "errors", "system", "credit", "environments", "recipe", "recipe_process_reward", "agent", "policy", "rollout",
+        "record",
+    },
     "report": {"errors", "plain_text", "environments", "record"},
     "play": {"errors", "plain_text", "environments", "yaml_text"},
     "run": {
         "errors", "plain_text", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "learner",
         "record", "report",
     },
+    "engines": {
+        "errors", "system", "validation", "credit", "recipe", "recipe_modulation", "agent", "policy", "rollout",
+        "learner", "record", "run",
+    },
     "cli": {
         "errors", "plain_text", "environments", "recipe", "recipe_presets", "record", "report", "play", "run", "study",
+        "engines",
     },
     "study": {"errors", "system", "validation", "recipe", "recipe_files", "record", "report", "run"},
     "extras": set(),
@@ -49,8 +58,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Packages that only some rooms, or single modules, may import.
 ENCODER = "environments.deepsearch.retrieval.encoder"  # a sentence-embedding model, loaded only for dense retrieval
 ONLY = {
-    "torch": ("credit", "policy", "rollout", "learner", "run", "system", ENCODER),
-    "transformers": ("policy", "run", ENCODER),
+    "torch": ("credit", "policy", "rollout", "learner", "run", "system", "engines", ENCODER),
+    "transformers": ("policy", "run", "engines", ENCODER),
+    "trl": ("engines.trl",),
 }
 
 

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 import empg as package
 from empg.cli import app
+from empg.recipe import parse_recipe
 
 Call = Callable[..., Result]
 
@@ -32,7 +34,7 @@ evaluation: {splits: [valid_seen], episodes: 4}
 """
 
 
-COMMANDS = ["train", "doctor", "study", "results", "evaluate", "compare", "report", "figure", "play"]
+COMMANDS = ["train", "doctor", "study", "results", "evaluate", "compare", "entropy", "report", "figure", "play"]
 EMPG = str(Path(sys.executable).with_name("empg"))
 
 
@@ -119,6 +121,11 @@ class TestTrain:
             "use the values of the run, or fork it into another folder: --from RUN/checkpoints/NAME --run NEW\n"
         )
 
+    def test_a_dry_run_prints_the_resolved_recipe_and_writes_nothing(self, call: Call) -> None:
+        printed = yaml.safe_load(call("train", "mini.yaml", "seed=3", "--run", "dry", "--dry-run").stdout)
+        assert parse_recipe(printed).model_dump() == parse_recipe({**yaml.safe_load(RECIPE), "seed": 3}).model_dump()
+        assert not Path("dry").exists()
+
     def test_a_recipe_that_cannot_run_does_not_start(self, call: Call) -> None:
         changes = ["environment.options.games=/nowhere", "--run", "broken"]
         done = call("train", "mini.yaml", *changes, code=1)
@@ -184,6 +191,7 @@ class TestOneLineErrors:
 
     def test_a_wrong_option_is_a_usage_error(self, call: Call) -> None:
         assert "--resume" in call("train", "mini.yaml", "--resume", "--force", code=2).stderr
+        assert "--engine local" in call("train", "mini.yaml", "--engine", "trl", "--from", "x", code=2).stderr
         assert "rude" in call("evaluate", "runs/mini", "--decoding", "rude", code=2).stderr
 
 

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from empg.credit import MODULATIONS
 from empg.environments.registry import find
 from empg.recipe import Recipe, load_recipe, parse_recipe
+from empg.recipe_process_reward import JudgeReward, ProgressReward
 from empg.rollout.demonstrations import demonstrate
 from empg.rollout.types import EndReason
 from empg.run.logger import resume_record
@@ -203,7 +204,7 @@ def test_the_readme_s_commands_exist() -> None:
 TUTORIALS = ["tutorials/1-credit-of-an-episode.md", "tutorials/2-change-the-method.md"]
 
 
-@pytest.mark.parametrize("page", ["method.md", "history.md", "runs.md", "inspector.md", *TUTORIALS])
+@pytest.mark.parametrize("page", ["method.md", "history.md", "runs.md", "environments.md", "inspector.md", *TUTORIALS])
 def test_a_page_s_python_runs_and_prints_what_it_says(
     page: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +228,7 @@ def test_the_page_on_runs_names_the_files_of_a_run(place: Path) -> None:
     run = place / "runs" / "demo"
     left = {folded(str(file.relative_to(run))) for file in run.rglob("*") if file.is_file()}
     named = {folded(name) for name in names("runs.md", "The folder")}
+    named.remove("entropy.json")  # `empg entropy` writes it, not a run
     alone = ("recipe.yaml", "metrics.jsonl", "report.html", ".lock", ".metrics.lock")
     top = {name for name in named if "/" in name or name in alone}
     folders = {name for name in top if name.endswith("/")}
@@ -292,6 +294,19 @@ def test_the_page_on_recipes_names_every_option_of_every_modulation() -> None:
     options = {(name, f.name, f.default) for name, rule in MODULATIONS.items() for f in fields(rule.options)}
     assert said == options
     assert re.findall(r"`(\w+)`", rows("recipes.md", "credit.modulation")[0][3]) == list(MODULATIONS)
+
+
+def test_the_page_on_recipes_names_every_option_of_every_process_reward() -> None:
+    said = {
+        (option, reward)
+        for options, rewards, *_ in rows("recipes.md", "Process rewards")
+        for option in re.findall(r"`(\w+)`", options)
+        for reward in re.findall(r"`(\w+)`", rewards)
+    }
+    models: dict[str, type[BaseModel]] = {"progress": ProgressReward, "judge": JudgeReward}
+    assert said == {(option, name) for name, model in models.items() for option in model.model_fields} - {
+        ("name", name) for name in models
+    }
 
 
 def test_the_page_on_recipes_names_no_other_section() -> None:

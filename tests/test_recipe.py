@@ -61,7 +61,7 @@ def write(tmp_path: Path):
         ),
         (
             "algorithm: dpao",
-            "algorithm: expected one of reinforce, rloo, grpo, dr_grpo, dapo, gspo, gigpo, reinforce+empg",
+            "algorithm: expected one of reinforce, rloo, grpo, dr_grpo, dapo, gspo, gigpo, ppo, reinforce+empg",
         ),
         ("algorithm: dpao", "got 'dpao'. Did you mean 'dapo'?"),
         ("algorithm: [dapo]", "algorithm: Input should be a valid string"),

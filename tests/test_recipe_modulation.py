@@ -65,9 +65,9 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modulation", "message"),
     [
-        ("cantred", "credit.modulation.name: expected one of centred, clarity, empg, gtpo, scaling or null, got "
-         "'cantred'. Did you mean 'centred'?"),
-        ({"name": 3}, "credit.modulation.name: expected one of centred, clarity, empg, gtpo, scaling or null, got 3"),
+        ("cantred", f"credit.modulation.name: expected one of {', '.join(MODULATIONS)} or null, got 'cantred'. Did you "
+         "mean 'centred'?"),
+        ({"name": 3}, f"credit.modulation.name: expected one of {', '.join(MODULATIONS)} or null, got 3"),
         ({"zetta": 1}, "unknown key 'credit.modulation.zetta'; did you mean 'zeta'?"),
         ({"name": "scaling", "zeta": 1}, "unknown key 'credit.modulation.zeta'; valid keys: name, k, eps"),
         ({"name": "none", "zeta": 1}, "credit.modulation: name: none takes no options, got zeta"),
@@ -76,6 +76,9 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
         ({"eps": 0}, "credit.modulation.eps: expected a number from 1e-30 to 1e+15, got 0.0"),
         ({"k": "x"}, "credit.modulation.k: Input should be a valid number, unable to parse string as a number "
          "(got 'x')"),
+        ({"name": "empg_variant", "clarity": "lost"}, "credit.modulation.clarity: Input should be 'bonus', 'won' or "
+         "'potential' (got 'lost')"),
+        ({"k": True}, "credit.modulation.k: Input should be a valid number (got True)"),  # to pydantic, true is 1
         (3, "credit.modulation: Input should be a valid dictionary (got 3)"),
     ],
 )  # fmt: skip

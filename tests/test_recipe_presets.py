@@ -40,6 +40,7 @@ PLAIN = ("episode_mean", 0.2, 0.2)
         ("dapo", ("grpo", False, True, 3, 0.5, 0.2, "token", "token_mean", 0.2, 0.28)),
         ("gspo", ("grpo", False, False, 0, 0.0, 0.0, "episode", "episode_mean", 3e-4, 4e-4)),
         ("gigpo", ("gigpo", False, False, 0, 0.0, 0.0, "token", *PLAIN)),
+        ("ppo", ("gae", False, False, 0, 0.0, 0.0, "token", "token_mean", 0.2, 0.2)),
     ],
 )
 def test_what_a_preset_sets_with_and_without_the_method(name: str, expected: tuple[object, ...]) -> None:

@@ -31,7 +31,7 @@ def open_environment(id_: str, split: str, options: Sequence[str] = ()) -> TextE
     Raises:
         UserError: the environment or an option does not exist.
     """
-    arguments = _arguments(options)
+    arguments = arguments_of(options)
     max_steps = arguments.pop("max_steps", None)
     return registry.make(id_, split, arguments, max_steps)
 
@@ -160,7 +160,12 @@ def _piped(prompt: str, commands: Sequence[str]) -> str:
     return line
 
 
-def _arguments(options: Sequence[str]) -> dict[str, Any]:
+def arguments_of(options: Sequence[str]) -> dict[str, Any]:
+    """Return `key=value` arguments of an environment's constructor; values are YAML.
+
+    Raises:
+        UserError: an argument has another form.
+    """
     arguments: dict[str, Any] = {}
     for option in options:
         key, separator, value = option.partition("=")

@@ -264,6 +264,9 @@ class Recipe(Section):
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     evaluation: EvaluationSection = Field(EvaluationSection(), validate_default=True)
+    trl: dict[str, Any] = Field(
+        default_factory=dict, description="more arguments of `GRPOConfig` for `--engine trl`, e.g. {use_vllm: true}"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -313,11 +316,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
     path = find_recipe(path)
-    data = read_recipe_file(path)
+    return override_recipe(read_recipe_file(path), overrides, str(path))
+
+
+def override_recipe(data: dict[str, Any], overrides: Sequence[str], source: str = "recipe") -> Recipe:
+    """Apply `key.path=value` overrides (YAML values) to a recipe given as a mapping, which may change, and validate it.
+
+    Raises:
+        RecipeError: a key or value is wrong; the message names `source`.
+    """
     of_the_file = named_in(data)
     data = apply_overrides(data, overrides, tidy=named_in)
     drop_options_of_the_other_rule(data, of_the_file, overrides)
-    return parse_recipe(data, str(path))
+    return parse_recipe(data, source)
 
 
 def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_serializer, model
 
 from empg.errors import UserError
 from empg.recipe_modulation import named, read_modulation, replaced_key
+from empg.recipe_process_reward import StepReward, read_process_reward
 from empg.validation import Checked, OptionError, did_you_mean, read_settings
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ class ModulationSection(Checked):
         return isinstance(other, ModulationSection) and self.model_dump() == other.model_dump()
 
 
+class CriticSection(Checked):
+    """The critic of the estimators that need one: a linear head on the hidden states of the policy."""
+
+    lr: float = Field(1e-3, gt=0.0)
+    epochs: int = Field(10, ge=1, le=10_000, description="optimizer steps per iteration, each over all its steps")
+    clip: float = Field(0.2, gt=0.0, description="how far a value may move per iteration before it is held back")
+
+
 class CreditSection(Checked):
     """Base advantage and modulation. `modulation: null` trains the plain base algorithm."""
 
@@ -52,6 +61,7 @@ class CreditSection(Checked):
     )
     weighting: Literal["episode", "step"] = "episode"
     modulation: ModulationSection | None = Field(default_factory=ModulationSection)
+    critic: CriticSection = CriticSection()
     drop_zero_variance: bool = Field(False, description="dynamic sampling of DAPO: zero-variance groups are dropped")
     max_resample: int = Field(0, ge=0, le=1000, description="extra rollout rounds that replace dropped groups")
     overlong_penalty: float = Field(0.0, ge=0.0, description="subtracted from the reward at the token limit")
@@ -61,10 +71,9 @@ class CreditSection(Checked):
     invalid_penalty: float = Field(
         0.0, ge=0.0, description="subtracted from the process reward of a malformed turn or a rejected command"
     )
-    process_reward: str | None = Field(
+    process_reward: str | dict[str, Any] | None = Field(
         None,
-        min_length=1,
-        description="`package.module:function`, from an Episode to the process reward of each of its turns",
+        description="`progress`, `judge` or `package.module:function`: a name, or a section of `name` and options",
     )
 
     @model_validator(mode="before")
@@ -79,6 +88,19 @@ class CreditSection(Checked):
     def _section(cls, given: Any) -> Any:
         return named(given)
 
+    @field_validator("process_reward", mode="before")
+    @classmethod
+    def _with_options(cls, given: Any) -> dict[str, Any] | None:
+        if given is None:
+            return None
+        resolved = read_process_reward(given)
+        return {"name": resolved.name, **resolved.model_dump(mode="json")}
+
+    @property
+    def step_reward(self) -> StepReward | None:
+        """What rewards single steps, with its options."""
+        return None if self.process_reward is None else read_process_reward(self.process_reward)
+
     @field_validator("advantage", mode="before")
     @classmethod
     def _complete(cls, given: Any) -> str | dict[str, Any]:
@@ -91,7 +113,9 @@ class CreditSection(Checked):
         default = known[name].options
         if default is None and options:
             raise UserError(f"{name} has no options, got {next(iter(options))!r:.80}")
-        return name if default is None else {"name": name, **read_settings(default, options, "credit.advantage")}
+        if default is None:
+            return name
+        return {"name": name, **asdict(read_settings(type(default), options, "credit.advantage"))}
 
     @property
     def estimator(self) -> AdvantageEstimator:

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from empg.validation import OptionError, did_you_mean, hint
+from empg.validation import OptionError, did_you_mean, read_settings
 
 if TYPE_CHECKING:
     from empg.credit import Modulation
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 KEY = "credit.modulation"
 
 
-def named(given: Any) -> Any:
+def named(given: Any, key: str = KEY) -> Any:
     """Return the section that a value of the key stands for: a text is a name, `none` as a name is None.
 
     Raises:
@@ -28,13 +26,13 @@ def named(given: Any) -> Any:
     section = {"name": given} if isinstance(given, str) else given
     if not isinstance(section, dict) or section.get("name", "empg") not in (None, "none"):
         return section
-    if options := [str(key) for key in section if key != "name"]:
-        raise OptionError([f"{KEY}: name: none takes no options, got {', '.join(options):.80}"])
+    if options := [str(option) for option in section if option != "name"]:
+        raise OptionError([f"{key}: name: none takes no options, got {', '.join(options):.80}"])
     return None
 
 
-def read_modulation(section: Mapping[str, Any]) -> Any:
-    """Return the options of a section as the dataclass of its rule, with all defaults.
+def read_modulation(section: Mapping[str, Any], key: str = KEY) -> Any:
+    """Return the options of a section as the dataclass of its rule, with all defaults; errors name `key`.
 
     Raises:
         OptionError: the rule or an option is unknown, or an option has a wrong value.
@@ -42,16 +40,8 @@ def read_modulation(section: Mapping[str, Any]) -> Any:
     name, known = section.get("name", "empg"), _modulations()
     if not isinstance(name, str) or name not in known:
         end = did_you_mean(name, known)
-        raise OptionError([f"{KEY}.name: expected one of {', '.join(known)} or null, got {name!r:.80}{end}"])
-    model = known[name].options
-    options = {str(key): value for key, value in section.items() if key != "name"}
-    valid = [field.name for field in fields(model)]
-    if unknown := [key for key in options if key not in valid]:
-        raise OptionError([f"unknown key {f'{KEY}.{key}'!r:.80}{hint(key, ['name', *valid])}" for key in unknown])
-    try:
-        return TypeAdapter(model).validate_python(options)
-    except ValidationError as error:
-        raise OptionError([_line(item) for item in error.errors()]) from None
+        raise OptionError([f"{key}.name: expected one of {', '.join(known)} or null, got {name!r:.80}{end}"])
+    return read_settings(known[name].options, {option: section[option] for option in section if option != "name"}, key)
 
 
 def replaced_key(given: Any) -> str:
@@ -91,12 +81,6 @@ def drop_options_of_the_other_rule(recipe: dict[str, Any], before: Mapping[str, 
     for option in before:
         if option in had - has and f"{KEY}.{option}" not in given:
             recipe["credit"]["modulation"].pop(option, None)
-
-
-def _line(item: Any) -> str:
-    if item["type"] == "value_error":  # raised by the dataclass; the message begins with the name of the option
-        return f"{KEY}.{item['ctx']['error']}"
-    return f"{KEY}.{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r:.80})"
 
 
 def _modulations() -> Mapping[str, Modulation[Any]]:

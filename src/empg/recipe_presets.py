@@ -41,6 +41,7 @@ _BASE: dict[str, Preset] = {
     "dapo": {**_GRPO, **_DAPO},
     "gspo": {**_GRPO, **_GSPO},
     "gigpo": {**_GRPO, "credit.advantage": {"name": "gigpo"}},
+    "ppo": {**_GRPO, "credit.advantage": {"name": "gae"}, "loss.aggregation": "token_mean"},
 }
 _MODULATION: dict[str, Preset] = {"": {"credit.modulation": None}, "+empg": {"credit.modulation": {"name": "empg"}}}
 

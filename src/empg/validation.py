@@ -9,15 +9,17 @@ import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from empg.errors import UserError
 
 LARGEST = 1e15  # numbers enter float32 arithmetic, where sums of their squares must stay below 3e38
 MAX_TEXT = 10_000  # characters
 MAX_DEPTH = 50  # levels of nesting
+
+Settings = TypeVar("Settings")
 
 
 class OptionError(UserError):
@@ -103,29 +105,35 @@ def explained(error: ValidationError, model: type[BaseModel], within: str = "") 
     return [line for item in error.errors() for line in _lines(item, model, within)]
 
 
-def read_settings(default: Any, given: Mapping[str, Any], within: str) -> dict[str, Any]:
-    """Check values for the fields of a dataclass, and fill in the others.
+def read_settings(model: type[Settings], given: Mapping[str, Any], within: str) -> Settings:
+    """Check the options that stand beside the `name` of a section, and fill in the others.
 
     Args:
-        default: an instance of the dataclass, whose `__post_init__` raises a ValueError for a value out of range.
+        model: the dataclass of the options. Each has a default, and `__post_init__` raises a ValueError that begins
+            with the name of an option that is out of range.
         given: the values.
-        within: the path of the key that holds them in a recipe, for the messages.
+        within: the path of the section in a recipe, for the messages.
 
     Raises:
-        OptionError: a field is unknown, or has a wrong value.
+        OptionError: an option is unknown, or has a wrong value.
     """
-    hints = get_type_hints(type(default))
-    fields: dict[str, Any] = {name: (hints[name], value) for name, value in vars(default).items()}
-    config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
-    model = create_model(type(default).__name__, __config__=config, **fields)
+    options = {str(key): value for key, value in given.items()}
+    hints = get_type_hints(model)
+    valid = list(hints)
+    if unknown := [key for key in options if key not in valid]:
+        raise OptionError([f"unknown key {f'{within}.{key}'!r:.80}{hint(key, ['name', *valid])}" for key in unknown])
+    if wrong := [key for key, value in options.items() if isinstance(value, bool) and hints[key] in (int, float)]:
+        raise OptionError([f"{within}.{key}: Input should be a valid number (got {options[key]})" for key in wrong])
     try:
-        values = model.model_validate(dict(given)).model_dump()
-        type(default)(**values)
+        return TypeAdapter(model).validate_python(options)
     except ValidationError as error:
-        raise OptionError(explained(error, model, within)) from None
-    except ValueError as error:
-        raise OptionError([f"{within}.{error}"]) from None
-    return values
+        raise OptionError([_setting_line(item, within) for item in error.errors()]) from None
+
+
+def _setting_line(item: Any, within: str) -> str:
+    if item["type"] == "value_error":  # raised by the dataclass; the message begins with the name of the option
+        return f"{within}.{item['ctx']['error']}"
+    return f"{within}.{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r:.80})"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from empg.agent.chat import CUT, ChatFormat
+from empg.agent.chat import ChatFormat
+from empg.agent.wording import CUT
 from empg.policy.model import Policy
 
 QWEN_LIKE = (

@@ -14,7 +14,7 @@ from empg.credit import ADVANTAGES, AdvantageEstimator, AdvantageInputs, outcome
 from tests import ROOT
 
 FOLDER = ROOT / "src" / "empg" / "credit" / "advantages"
-OF_EPISODES = [name for name, estimator in ADVANTAGES.items() if not estimator.compares_steps]
+OF_EPISODES = [name for name, entry in ADVANTAGES.items() if not (entry.compares_steps or entry.needs_critic)]
 OF_STEPS = [name for name, estimator in ADVANTAGES.items() if estimator.compares_steps]
 
 
@@ -47,7 +47,7 @@ class TestTable:
         definition = importlib.import_module(f"empg.credit.advantages.{name}").__doc__
         assert len(text.splitlines()) <= (50 if ADVANTAGES[name].options is None else 80)
         assert definition is not None
-        assert re.search(r"^    A\(i\) = ", definition, re.MULTILINE)
+        assert re.search(r"^    A\((i|i,t)\) = ", definition, re.MULTILINE)
         assert re.search(r"arXiv \d{4}\.\d{5}|, \d{4}\.$", definition)
 
     @pytest.mark.parametrize("name", ADVANTAGES)
@@ -79,7 +79,9 @@ class TestContract:
     @pytest.mark.parametrize("name", ADVANTAGES)
     def test_the_advantages_have_no_gradient(self, name: str) -> None:
         rewards, step_rewards = torch.rand(4, requires_grad=True), torch.rand(7, requires_grad=True)
-        batch = inputs(rewards=rewards, step_rewards=step_rewards, states=torch.zeros(7, dtype=torch.long))
+        values = torch.rand(7, requires_grad=True)
+        states = torch.zeros(7, dtype=torch.long)
+        batch = inputs(rewards=rewards, step_rewards=step_rewards, states=states, values=values)
         assert not ADVANTAGES[name](batch).requires_grad
 
     @pytest.mark.parametrize("name", OF_STEPS)
@@ -95,6 +97,15 @@ class TestContract:
     def test_an_estimator_that_compares_steps_is_not_for_whole_episodes(self, name: str) -> None:
         with pytest.raises(ValueError, match=f"^method: {name} compares single steps; call ADVANTAGES"):
             outcome_advantages(torch.zeros(2), torch.zeros(2, dtype=torch.long), name)
+
+    @pytest.mark.parametrize("missing", ["step_rewards", "values"])
+    def test_gae_needs_a_critic(self, missing: str) -> None:
+        given = {"step_rewards": torch.zeros(7), "values": torch.zeros(7)}
+        del given[missing]
+        with pytest.raises(ValueError, match=f"^{missing}: gae needs a critic: expected one value per step, got None$"):
+            ADVANTAGES["gae"](inputs(**given))
+        with pytest.raises(ValueError, match=r"^method: gae needs a critic; call ADVANTAGES"):
+            outcome_advantages(torch.zeros(2), torch.zeros(2, dtype=torch.long), "gae")
 
     def test_options_are_checked_and_leave_the_table_unchanged(self) -> None:
         changed = ADVANTAGES["gigpo"].configured(gamma=0.5)
@@ -137,6 +148,7 @@ class TestContract:
                 {"step_rewards": torch.zeros(4)},
                 r"^step_rewards: expected shape \(7,\), the shape of episode, got \(4,\)",
             ),
+            ({"values": torch.zeros(4)}, r"^values: expected shape \(7,\), the shape of episode, got \(4,\)"),
             ({"states": torch.zeros(4)}, r"^states: expected shape \(7,\), the shape of episode, got \(4,\)"),
             ({"weighting": "token"}, "^weighting: expected episode or step, got 'token'"),
             ({"weighting": "step", "episode": torch.tensor([0, 1, 3])}, "^episode: episode 2 has 0 steps"),

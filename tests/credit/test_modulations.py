@@ -11,14 +11,28 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from empg.credit import MODULATIONS, EMPGConfig, Modulation, ModulationInputs, Reduce, StepCredit, StepTable, modulate
+from empg.credit import (
+    MODULATIONS,
+    EMPGConfig,
+    Modulation,
+    ModulationInputs,
+    Reduce,
+    StepCredit,
+    StepTable,
+    modulate,
+    outcome_advantages,
+)
 from empg.credit.modulations.centred import CentredOptions
 from empg.credit.modulations.clarity import ClarityOptions
+from empg.credit.modulations.empg_variant import VariantOptions
+from empg.credit.modulations.grpo_s import GRPOSOptions
 from empg.credit.modulations.gtpo import GTPOOptions
 from empg.credit.modulations.scaling import ScalingOptions
 from tests import ROOT
-from tests.credit.batches import on_workers
+from tests.credit.batches import Batch, batches, on_workers
 
 FOLDER = ROOT / "src" / "empg" / "credit" / "modulations"
 FAMILY = ["empg", "scaling", "clarity", "centred"]
@@ -84,14 +98,25 @@ class TestTable:
     )
     @pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf])
     def test_a_wrong_option_is_named(self, name: str, option: str, wrong: float) -> None:
-        with pytest.raises(ValueError, match=rf"^{option}: expected a number from \S+ to 1e\+15, got {wrong}$"):
+        default = getattr(MODULATIONS[name].options(), option)
+        wanted = r"one of \w+(, \w+)+" if isinstance(default, str) else r"a number from \S+ to \S+"
+        with pytest.raises(ValueError, match=rf"^{option}: expected {wanted}, got {wrong}$"):
             MODULATIONS[name].options(**{option: wrong})
 
 
+# Every rule with its defaults, and every choice of the variants.
+RULES = [
+    *((name, rule.options()) for name, rule in MODULATIONS.items()),
+    ("empg_variant", VariantOptions(normalisation="quantile", q=0.2)),
+    ("empg_variant", VariantOptions(clarity="won")),
+    ("empg_variant", VariantOptions(clarity="potential", normalisation="quantile", q=0.3)),
+]
+
+
 class TestContract:
-    @pytest.mark.parametrize("name", MODULATIONS)
-    def test_steps_on_three_workers_get_the_same_credit_as_on_one(self, name: str) -> None:
-        whole = MODULATIONS[name](inputs(**BATCH)).advantage
+    @pytest.mark.parametrize(("name", "options"), RULES)
+    def test_steps_on_three_workers_get_the_same_credit_as_on_one(self, name: str, options: Any) -> None:
+        whole = MODULATIONS[name](inputs(**BATCH), options).advantage
         parts = [
             {"entropy": BATCH["entropy"][:3], "episode": [0, 0, 1], "rewards": [1.0, 0.0], "groups": [7, 7]},
             {"entropy": [], "episode": [], "rewards": [], "groups": []},
@@ -104,26 +129,26 @@ class TestContract:
                 none = torch.zeros(0)
                 table = StepTable(entropy=none, episode=none.long(), advantage=none)
                 return MODULATIONS[name](
-                    ModulationInputs(steps=table, rewards=none, groups=none.long(), reduce=reduce)
+                    ModulationInputs(steps=table, rewards=none, groups=none.long(), reduce=reduce), options
                 ).advantage
-            return MODULATIONS[name](inputs(**mine, reduce=reduce)).advantage
+            return MODULATIONS[name](inputs(**mine, reduce=reduce), options).advantage
 
         torch.testing.assert_close(torch.cat(on_workers(3, work)), whole)
 
-    @pytest.mark.parametrize("name", MODULATIONS)
-    def test_a_process_reward_reaches_the_step(self, name: str) -> None:
-        without = MODULATIONS[name](inputs(**BATCH)).advantage
+    @pytest.mark.parametrize(("name", "options"), RULES)
+    def test_a_process_reward_reaches_the_step(self, name: str, options: Any) -> None:
+        without = MODULATIONS[name](inputs(**BATCH), options).advantage
         process = torch.tensor([0.0, 0.0, 0.0, 0.7, 0.0, 0.0, 0.0])
-        change = MODULATIONS[name](inputs(**BATCH, process=process.tolist())).advantage - without
+        change = MODULATIONS[name](inputs(**BATCH, process=process.tolist()), options).advantage - without
         torch.testing.assert_close(change - change[0], process)
 
-    @pytest.mark.parametrize("name", MODULATIONS)
-    def test_the_order_of_the_episodes_does_not_matter(self, name: str) -> None:
+    @pytest.mark.parametrize(("name", "options"), RULES)
+    def test_the_order_of_the_episodes_does_not_matter(self, name: str, options: Any) -> None:
         swapped = inputs(
             [0.25, 0.75, 2.0, 0.5, 0.5, 1.0, 1.5], [0, 0, 0, 1, 2, 2, 3], [1.0, 0.0, 1.0, 0.0], [3, 3, 7, 7]
         )
-        whole = MODULATIONS[name](inputs(**BATCH)).advantage
-        torch.testing.assert_close(MODULATIONS[name](swapped).advantage.roll(3), whole)
+        whole = MODULATIONS[name](inputs(**BATCH), options).advantage
+        torch.testing.assert_close(MODULATIONS[name](swapped, options).advantage.roll(3), whole)
 
     def test_the_options_of_another_rule_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"^empg: expected EMPGConfig, got CentredOptions$"):
@@ -180,6 +205,77 @@ class TestFamily:
         assert all(values is not None for values in vars(MODULATIONS[name](inputs(**BATCH))).values())
 
 
+class TestVariant:
+    @pytest.mark.parametrize("more", [{}, {"q": 0.3}, {"normalisation": "quantile", "q": 0.0}])
+    def test_the_defaults_are_empg_to_the_last_bit(self, more: dict[str, Any]) -> None:
+        constants: dict[str, Any] = {"k": 2.0, "k_future": 3.0, "zeta": 0.3, "eps": 0.1}
+        seen = inputs(**BATCH, process=[0.1 * step for step in range(7)])
+        credit, wanted = (
+            MODULATIONS["empg_variant"](seen, VariantOptions(**constants, **more)),
+            modulate(seen.steps, EMPGConfig(**constants)),
+        )
+        for name, values in vars(wanted).items():
+            assert torch.equal(getattr(credit, name), values), name
+
+    def test_quantile_clips_a_share_of_the_steps_at_either_end_by_hand(self) -> None:
+        # Of five steps a share of 0.25 is one step at either end: low = 0.2 and high = 0.4, whatever the outlier is.
+        credit = MODULATIONS["empg_variant"](
+            inputs([0.1, 0.2, 0.3, 0.4, 8.0], [0, 1, 2, 3, 4], [1.0] * 5),
+            VariantOptions(normalisation="quantile", q=0.25, eps=1e-30, zeta=0.0),
+        )
+        torch.testing.assert_close(credit.normalised_entropy, torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
+        weights = [1.0, 1.0, math.exp(-0.5), math.exp(-1.0), math.exp(-1.0)]
+        torch.testing.assert_close(credit.scale, torch.tensor([5 * weight / sum(weights) for weight in weights]))
+
+    def test_a_share_below_one_step_is_minmax(self) -> None:
+        credit = MODULATIONS["empg_variant"](inputs(**BATCH), VariantOptions(normalisation="quantile", q=0.14))
+        assert torch.equal(credit.advantage, MODULATIONS["empg"](inputs(**BATCH)).advantage)
+
+    @pytest.mark.parametrize(
+        ("clarity", "wanted"),
+        [
+            # Hn = 0, 0.5, 1, 0 and k' = ln 2, so f = 1, 2^-0.5, 0.5, 1. Episode 0 has three steps and lost.
+            ("bonus", [2**-0.5, 0.5, 0.0, 0.0]),
+            ("won", [0.0, 0.0, 0.0, 0.0]),
+            ("potential", [2**-0.5 - 1.0, 0.5 - 2**-0.5, -0.5, -1.0]),
+        ],
+    )
+    def test_the_bonus_by_hand(self, clarity: Any, wanted: list[float]) -> None:
+        options = VariantOptions(clarity=clarity, k_future=math.log(2), k=0.0, zeta=0.2, eps=1e-30)
+        seen = inputs([1.0, 1.5, 2.0, 1.0], [0, 0, 0, 1], [-1.0, 1.0])
+        credit = MODULATIONS["empg_variant"](seen, options)
+        bonus = torch.tensor(wanted)
+        modulated = seen.steps.advantage + 0.2 * bonus
+        torch.testing.assert_close(credit.clarity, bonus)
+        torch.testing.assert_close(credit.modulated, modulated)
+        torch.testing.assert_close(credit.advantage, modulated - modulated.mean())
+
+    def test_won_gives_the_bonus_of_empg_to_episodes_with_a_positive_advantage(self) -> None:
+        credit = MODULATIONS["empg_variant"](inputs(**BATCH), VariantOptions(clarity="won"))
+        full = modulate(inputs(**BATCH).steps).clarity
+        won = torch.tensor([True, True, False, True, True, True, False])
+        torch.testing.assert_close(credit.clarity, torch.where(won, full, 0.0), atol=0, rtol=0)
+
+    @given(batches(), st.sampled_from([0.0, 0.5, 1.0, 3.0]))
+    def test_the_potential_telescopes_to_the_first_step_of_each_episode(self, batch: Batch, k_future: float) -> None:
+        steps = batch.table()
+        rewards = torch.tensor(batch.advantages)
+        seen = ModulationInputs(steps=steps, rewards=rewards, groups=torch.zeros(len(rewards), dtype=torch.long))
+        credit = MODULATIONS["empg_variant"](seen, VariantOptions(clarity="potential", k_future=k_future))
+        assert credit.clarity is not None
+        assert credit.normalised_entropy is not None
+        sums = torch.zeros(len(rewards)).index_add(0, steps.episode, credit.clarity)
+        torch.testing.assert_close(sums, -torch.exp(-k_future * credit.normalised_entropy[steps.step == 0]))
+
+    @pytest.mark.parametrize(("finished", "zeta"), [(0.0, 0.4), (0.25, 0.3), (0.75, 0.1)])
+    def test_zeta_falls_linearly_over_the_run(self, finished: float, zeta: float) -> None:
+        seen = inputs(**BATCH, finished=finished)
+        falling = MODULATIONS["empg_variant"](seen, VariantOptions(zeta=0.4, zeta_schedule="linear"))
+        torch.testing.assert_close(falling.advantage, modulate(seen.steps, EMPGConfig(zeta=zeta)).advantage)
+        constant = MODULATIONS["empg_variant"](seen, VariantOptions(zeta=0.4))
+        assert torch.equal(constant.advantage, modulate(seen.steps, EMPGConfig(zeta=0.4)).advantage)
+
+
 class TestGTPO:
     def test_by_hand(self) -> None:
         # Winners: episode 0 with steps of 1.0 and 0.5 nats, episode 1 with one of 3.0. At t = 0 they share 2 as 1 : 3,
@@ -216,3 +312,41 @@ class TestGTPO:
             .advantage.isfinite()
             .all()
         )
+
+
+class TestGRPOS:
+    def test_by_hand(self) -> None:
+        # Winners: H = (1 + 2) / 2 = 1.5 and 0.5, which share 2 as 3 : 1, so r = 1 + 0.5 (1.5, 0.5). Losers: 0.5 and 2.0
+        # nats, so 1 / H = 2 and 0.5, which share 2 as 4 : 1: r = -1 - 0.5 (1.6, 0.4).
+        seen = inputs([1.0, 2.0, 0.5, 0.5, 2.0], [0, 0, 1, 2, 3], [1.0, 1.0, 0.0, 0.0])
+        credit = MODULATIONS["grpo_s"](seen, GRPOSOptions(beta_2=0.5, floor=1e-30))
+        shaped = torch.tensor([1.75, 1.25, -1.8, -1.2])
+        torch.testing.assert_close(credit.modulated, shaped[[0, 0, 1, 2, 3]])
+        # The mean of the group is 0, and the squares add up to 9.305.
+        torch.testing.assert_close(credit.advantage, (shaped / math.sqrt(9.305 / 3))[[0, 0, 1, 2, 3]])
+        assert credit.scale is None
+        assert credit.clarity is None
+
+    def test_without_entropy_it_is_grpo_with_losses_of_minus_one(self) -> None:
+        credit = MODULATIONS["grpo_s"](inputs(**BATCH), GRPOSOptions(beta_2=0.0, floor=1e-6))
+        grpo = outcome_advantages(torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor(BATCH["groups"]), "grpo")
+        torch.testing.assert_close(credit.advantage, grpo[torch.tensor(BATCH["episode"])])
+
+    def test_shaping_keeps_the_sum_of_the_rewards_if_the_weights_sum_to_one(self) -> None:
+        seen = inputs([0.2, 0.9, 1.3, 0.4], [0, 1, 2, 3], [1.0, 1.0, 1.0, 0.0])
+        credit = MODULATIONS["grpo_s"](seen, GRPOSOptions(beta_1=0.7, beta_2=0.3))
+        assert credit.modulated is not None
+        assert float(credit.modulated.sum()) == pytest.approx(3 - 1)
+
+    def test_a_group_of_equal_episodes_and_an_episode_alone_get_zero(self) -> None:
+        credit = MODULATIONS["grpo_s"](inputs([0.3, 0.3, 0.7], [0, 1, 2], [1.0, 1.0, 0.0], [0, 0, 1]))
+        assert credit.advantage.tolist() == [0.0, 0.0, 0.0]
+
+    def test_an_episode_without_steps_is_not_in_the_group(self) -> None:
+        counted = MODULATIONS["grpo_s"](inputs([1.0, 0.5, 2.0], [0, 2, 3], [1.0, 1.0, 0.0, 0.0], [0, 0, 0, 0]))
+        alone = MODULATIONS["grpo_s"](inputs([1.0, 0.5, 2.0], [0, 1, 2], [1.0, 0.0, 0.0]))
+        assert torch.equal(counted.advantage, alone.advantage)
+
+    def test_an_entropy_of_zero_stays_finite(self) -> None:
+        credit = MODULATIONS["grpo_s"](inputs([0.0, 0.0, 0.0, 1.0], [0, 1, 2, 3], [1.0, 1.0, 0.0, 0.0]))
+        assert credit.advantage.isfinite().all()

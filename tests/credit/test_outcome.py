@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from empg.credit import ADVANTAGES, Weighting, outcome_advantages, zero_variance_groups
 from tests.credit import reference
 
-METHODS = [name for name, estimator in ADVANTAGES.items() if not estimator.compares_steps]
+METHODS = [name for name, entry in ADVANTAGES.items() if not (entry.compares_steps or entry.needs_critic)]
 COMPARING = [name for name in METHODS if ADVANTAGES[name].compares_within_group]
 Groups = tuple[list[float], list[int]]
 
@@ -145,8 +145,8 @@ class TestRefused:
             (
                 [1.0, 0.0],
                 [0, 0],
-                {"method": "gae"},
-                f"^method: expected one of {', '.join(ADVANTAGES)}, got 'gae'",
+                {"method": "ppo"},
+                f"^method: expected one of {', '.join(ADVANTAGES)}, got 'ppo'",
             ),
             ([1.0, 0.0], [0, 0], {"weighting": "token"}, "^weighting: expected episode or step, got 'token'"),
             ([1.0, 0.0], [0, 0], {"weighting": "step"}, "^num_steps: "),

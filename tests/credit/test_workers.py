@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch.multiprocessing.spawn import spawn
 
 from empg.credit import Reduce, Weighting, distributed_reduce, modulate_advantages, outcome_advantages
+from empg.credit.reduce import global_smallest
 from tests.credit.batches import Batch, batches, constants, on_workers
 
 
@@ -54,6 +55,23 @@ def test_workers_without_any_step_at_all() -> None:
         3, lambda _, reduce: modulate_advantages(torch.ones(1), torch.ones(1, 3), nothing, reduce=reduce)
     )
     assert all(torch.equal(part, torch.zeros(1, 3)) for part in parts)
+
+
+@given(
+    st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=6), min_size=3, max_size=3),
+    st.data(),
+)
+def test_an_order_statistic_over_workers_is_the_element_of_the_sorted_values(
+    parts: list[list[float]], data: st.DataObject
+) -> None:
+    values = sorted(value for part in parts for value in part)
+    if not values:
+        return
+    ranks = [data.draw(st.integers(1, len(values))) for _ in range(2)]
+    found = on_workers(
+        3, lambda rank, reduce: global_smallest(torch.tensor(parts[rank]), torch.tensor(ranks), reduce).tolist()
+    )
+    assert found == [[values[rank - 1] for rank in ranks]] * 3
 
 
 @pytest.mark.parametrize("weighting", ["episode", "step"])

@@ -53,6 +53,13 @@ def test_every_constant_of_the_recipe_reaches_the_equations(constant: str, value
     assert (changed.advantages - plain.advantages).abs().max() > 1e-2
 
 
+def test_a_modulation_sees_how_far_the_run_has_come() -> None:
+    falling = recipe(credit={"modulation": {"name": "empg_variant", "zeta": 0.4, "zeta_schedule": "linear"}})
+    half = recipe(credit={"modulation": {"zeta": 0.2}})
+    wanted = assign_credit(two_groups(), half, ALONE).advantages
+    torch.testing.assert_close(assign_credit(two_groups(), falling, ALONE, finished=0.5).advantages, wanted)
+
+
 def test_a_modulation_sees_the_rewards_and_groups_of_the_episodes_that_are_trained_on() -> None:
     """GTPO ignores the base advantage: only the winners' and losers' entropies within a group matter."""
     credit = {"modulation": "gtpo", "overlong_penalty": 0.5}
@@ -258,7 +265,7 @@ def test_a_turn_that_the_token_limit_cut_is_fined_once(overlong: float, end: End
     assert assign_credit(episodes, fines, ALONE).process_reward.tolist() == [-0.25 * fined, 0.0]
 
 
-@pytest.mark.parametrize("method", ADVANTAGES)
+@pytest.mark.parametrize("method", [name for name, entry in ADVANTAGES.items() if not entry.needs_critic])
 @pytest.mark.parametrize("modulation", [None, *MODULATIONS])
 def test_no_episodes_make_an_empty_update(method: str, modulation: str | None) -> None:
     assigned = assign_credit([], recipe(credit={"advantage": method, "modulation": modulation}), ALONE)

@@ -1,17 +1,22 @@
-"""A user function gives each turn a reward in addition to the clarity bonus, or is refused in one line."""
+"""Progress or a user function gives each turn a reward in addition to the clarity bonus, or is refused in one line."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from empg.errors import UserError
 from empg.learner.assign import assign_credit
-from empg.learner.process_reward import load_step_rewards, step_rewards
+from empg.learner.process_reward import load_step_rewards, process_rewards, progress_rewards, step_rewards
+from empg.recipe_process_reward import read_process_reward
+from empg.rollout.types import Episode
 from empg.system.workers import Workers
-from tests.learner.plays import recipe, two_groups
+from tests.learner.plays import episode, recipe, turn, two_groups
 
 JUDGES = """
 seen = []
@@ -74,8 +79,45 @@ def test_an_exception_of_the_function_is_shown_with_its_place() -> None:
         step_rewards(two_groups()[0], "judges_of_this_test:raising")
 
 
-def test_without_a_function_the_reward_is_zero() -> None:
-    assert step_rewards(two_groups()[0], None) == [0.0, 0.0]
+def test_without_a_process_reward_it_is_zero() -> None:
+    assert process_rewards(two_groups()[:2], None) == [[0.0, 0.0], [0.0]]
+
+
+def test_a_function_has_a_weight() -> None:
+    chosen = read_process_reward({"name": "judges_of_this_test:last_turn", "weight": 0.5})
+    assert process_rewards(two_groups()[:2], chosen) == [[0.0, 0.45], [0.45]]
+
+
+def progressing() -> Episode:
+    """An episode that is at 0.25 before its first turn, and then at 0.5, 0.25 and 1."""
+    turns = [turn([1], [2], progress=progress) for progress in (0.5, 0.25, 1.0)]
+    return replace(episode(0, 1.0, *turns), progress=0.25)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "wanted"),
+    [(1.0, [0.25, -0.25, 0.75]), (0.5, [0.25 - 0.25, 0.125 - 0.5, 0.5 - 0.25]), (0.0, [-0.25, -0.5, -0.25])],
+)
+def test_progress_rewards_by_hand(gamma: float, wanted: list[float]) -> None:
+    chosen = read_process_reward({"name": "progress", "weight": 0.5, "gamma": gamma})
+    assert process_rewards([progressing()], chosen) == [[0.5 * reward for reward in wanted]]
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=20))
+def test_the_rewards_of_progress_add_up_to_the_progress_of_the_episode(known: list[float]) -> None:
+    played = episode(0, 1.0, *(turn([1], [2], progress=progress) for progress in known[1:]))
+    rewards = progress_rewards(replace(played, progress=known[0]), 1.0)
+    assert sum(rewards) == pytest.approx(known[-1] - known[0])
+
+
+def test_progress_reaches_the_advantage_of_its_step() -> None:
+    episodes = two_groups()
+    episodes[0].turns[0].progress = 0.5
+    episodes[0].turns[1].progress = 1.0
+    plain = {"modulation": None}
+    without = assign_credit(episodes, recipe(credit=plain), ALONE)
+    shaped = assign_credit(episodes, recipe(credit={**plain, "process_reward": "progress"}), ALONE)
+    torch.testing.assert_close(shaped.advantages - without.advantages, torch.tensor([0.05, 0.05] + [0.0] * 7))
 
 
 @pytest.mark.parametrize(("name", "got"), [("too_short", r"\["), ("nonsense", r"\["), ("nothing", "None")])

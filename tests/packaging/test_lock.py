@@ -46,7 +46,7 @@ def test_the_table_names_what_differs(changes: ModuleType) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["dev", "textworld", "lowest"])
+@pytest.mark.parametrize("name", ["dev", "textworld", "trl", "lowest"])
 def test_a_lock_has_exact_versions_and_leaves_torch_out(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line[:1].isalnum()]

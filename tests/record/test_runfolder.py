@@ -93,7 +93,8 @@ def test_force_removes_only_files_that_a_run_writes(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     run.write_episodes(3, TURN)
     mine = [run.path / place for place in ("episodes/notes.txt", "checkpoints/best/model", "tensorboard/notes", "x.py")]
-    ours = [run.path / place for place in ("checkpoints/start/model", "checkpoints/iter-1000000/model", "report.html")]
+    names = ("checkpoints/start/model", "checkpoints/iter-1000000/model", "report.html", "entropy.json")
+    ours = [run.path / place for place in names]
     for file in (*mine, *ours):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()

@@ -86,6 +86,11 @@ def test_what_keeps_the_meaning_of_the_result_may_change(run: RunFolder, change:
         ),
         ({"optimizer__schedule": "linear"}, {"iterations": 60}, r"with optimizer\.schedule=linear it sets"),
         (
+            {"credit__modulation": {"name": "empg_variant", "zeta_schedule": "linear"}},
+            {"iterations": 60},
+            r"iterations=60 \(the run has 50; with credit\.modulation\.zeta_schedule=linear it sets every zeta\)",
+        ),
+        (
             {"optimizer__minibatches": 2},
             {"workers": 2},
             r"workers=2 \(the run has 1; with optimizer\.minibatches > 1 results depend on it\)",

@@ -16,7 +16,9 @@ from tests.study.test_plan import write
 def jobs_of(folder: Path, **changes: object) -> tuple[Study, list[Job]]:
     file = write(folder, **changes)
     study = load_study(file)
-    return study, [Job(planned, folder / planned.key.name) for planned in plan(study, file)]
+    return study, [
+        Job(planned, folder / planned.key.name, folder / "results" / planned.key.name) for planned in plan(study, file)
+    ]
 
 
 def test_the_estimate_before_a_run_is_finished_is_the_given_one(tmp_path: Path) -> None:

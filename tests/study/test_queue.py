@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,8 +140,7 @@ def test_a_study_continues_after_kill_9_and_its_runs_end_with_it(finished: tuple
     folder, _ = finished
     place(tmp_path, STUDY)
     study = start(tmp_path, "study", "study.yaml")
-    begun = tmp_path / "runs/studies/mini/tiny-grpo-s0"
-    wait_for(lambda: any(r["kind"] == "train" for r in records(begun)))
+    wait_for(lambda: (tmp_path / "results/mini/tiny-grpo-s0/recipe.yaml").is_file())  # before the others are finished
     _, error = call(tmp_path, "study", "study.yaml", code=1)
     assert error == ("empg: runs/studies/mini is in use by another empg study; wait until it has ended, or stop it\n")
     children = psutil.Process(study.pid).children(recursive=True)
@@ -173,6 +173,21 @@ def test_a_run_with_another_recipe_is_not_overwritten(finished: tuple[Path, str]
     assert error.count("\n") == 1
     assert "tiny-grpo-s0 cannot be resumed with" in error
     assert error.endswith("or remove runs/studies/mini/tiny-grpo-s0, or rename the study\n")
+
+
+def test_results_alone_say_that_a_run_is_finished(finished: tuple[Path, str], tmp_path: Path) -> None:
+    place(tmp_path, STUDY)
+    kept = shutil.copytree(finished[0] / "results", tmp_path / "results") / "mini"
+    shutil.rmtree(kept / "tiny-empg-s1")
+    lines = call(tmp_path, "study", "study.yaml", code=1)[0].splitlines()
+    assert lines[0] == "mini: 6 runs, 3 of them finished, 2 at a time"
+    started = sorted(line.split(":")[0] for line in lines if ": started" in line)
+    assert started == ["tiny-broken-s0", "tiny-broken-s1", "tiny-empg-s1"]
+    assert (kept / "tiny-empg-s1" / "recipe.yaml").is_file()
+    (tmp_path / "other.yaml").write_text(STUDY.replace("[credit.modulation=null]", "[loss.clip_low=0.1]"))
+    _, error = call(tmp_path, "study", "other.yaml", code=1)
+    assert error.endswith("or remove results/mini/tiny-grpo-s0, or rename the study\n")
+    assert (kept / "study.yaml").read_text() == STUDY
 
 
 def test_a_dry_run_lists_runs_states_and_core_hours(finished: tuple[Path, str]) -> None:

@@ -21,9 +21,9 @@ from jinja2 import TemplateError
 
 from empg.agent.parsing import TAGS
 from empg.agent.template import ChatTemplate, Messages
+from empg.agent.wording import cut_text
 from empg.errors import UserError
 
-CUT = " [cut]"  # the end of a text that was cut
 _SEPARATOR = "\u2063"  # invisible; templates do not change or strip it
 _MARK = f"{_SEPARATOR}empg{_SEPARATOR}"
 # What a generation prompt may end with: a thought that it opens, or opens and closes.
@@ -121,20 +121,7 @@ class ChatFormat:
 
     def cut(self, text: str, limit: int) -> str:
         """Return the text, or its beginning and the mark `[cut]` if it has more than `limit` tokens."""
-        text = text.strip()
-        if self.length(text) <= limit:
-            return text
-        ends: Sequence[int] = [word.end() for word in re.finditer(r"\S+", text)]
-        if self.length(text[: ends[0]] + CUT) > limit:
-            ends = range(ends[0])  # a word that is too long is cut at any character
-        fits, too_long = 0, len(ends)
-        while too_long - fits > 1:  # indices into `ends`; the kept text was counted, whatever the tokenizer does
-            middle = (fits + too_long) // 2
-            if self.length(text[: ends[middle]] + CUT) <= limit:
-                fits = middle
-            else:
-                too_long = middle
-        return text[: ends[fits]] + CUT
+        return cut_text(text, limit, self.length)
 
     def _split_template(self) -> tuple[tuple[str, str], int, tuple[str, str]]:
         """Split the template into the pieces around the messages.

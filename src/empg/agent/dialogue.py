@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from empg.agent.chat import ChatFormat
-from empg.agent.parsing import FORMS, ParsedTurn, parse_leniently
-from empg.agent.prompts import (
-    admissible_text,
-    grammar_text,
-    harmless,
-    history_text,
-    information_text,
-    instructions,
-    observation_text,
-    reminder,
-)
+from empg.agent.parsing import FORMS, ParsedTurn
+from empg.agent.wording import Wording, parse_text, system_message
 from empg.environments.base import Info, PromptSpec
 from empg.errors import UserError
 from empg.recipe import AgentSection
@@ -45,21 +36,14 @@ class Agent:
     @property
     def system(self) -> str | None:
         """The system message of every conversation, or None."""
-        if self.section.prompt == "terse":
-            return None
-        return self.section.instructions or instructions(self.prompt_spec, self.section.form)
-
-    @property
-    def lenient(self) -> bool:
-        """Whether prompts and parsing are for a model that was not trained on the format."""
-        return self.section.prompt == "instruct" and self.section.form == "react"
+        return system_message(self.prompt_spec, self.section)
 
     def parse(self, ids: Sequence[int], admissible: Sequence[str] = ()) -> ParsedTurn:
         """Parse sampled ids as a turn. A thought that the prompt opened counts as opened."""
         text = self.chat.text(ids)
         if not text.lstrip().startswith("<think>"):  # some models open the thought again
             text = self.chat.opened(self.system) + text
-        return parse_leniently(text, admissible) if self.lenient else FORMS[self.section.form].parse(text)
+        return parse_text(self.section, text, admissible)
 
     def ends_turn(self, ids: Sequence[int]) -> bool:
         """Return whether the last of the sampled ids ends the turn.
@@ -111,81 +95,30 @@ class Agent:
             )
 
 
-@dataclass(slots=True)
 class Dialogue:
-    """The conversation of one episode: call `read`, let the policy write, call `wrote`, and repeat.
+    """The conversation of one episode in ids: call `read`, let the policy write, call `wrote`, and repeat.
 
-    `merged`: the history is append-only and every id is read once. `per_turn`: each turn has its own prompt with the
-    task, the last `window` (observation, action) pairs and the current observation.
+    `merged`: the history is append-only and every id is read once. `per_turn`: each turn has its own prompt.
     """
 
-    agent: Agent
-    _past: list[tuple[str, str]] = field(default_factory=list)
-    _seen: str = ""
-    _closed: bool = True
-    _admissible: Sequence[str] = ()
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self._wording = Wording(agent.prompt_spec, agent.section, agent.chat)
+        self._closed = True
 
     def read(self, observation: str, info: Info) -> Prompt:
         """Return the ids of the next prompt."""
-        agent, first = self.agent, not self._past
-        section, chat = agent.section, agent.chat
-        system = agent.system
-        self._seen = self._shown(observation, info, first=first)
-        self._admissible = info.get("admissible") or []
-        text = self._seen + self._commands(info, first=first)
-        if agent.lenient:
-            text += reminder(after_malformed=not first and not self._past[-1][1])
-        if section.history == "merged":
-            ids = chat.first(text, system) if first else chat.later(text, closed=self._closed, system=system)
-            return Prompt(ids, fresh=first)
-        shown = self._past[-section.window :] if section.window else []
-        history = history_text(shown, len(self._past) - len(shown), marked=agent.lenient)
-        return Prompt(chat.first(history + text, system), fresh=True)
-
-    def _shown(self, observation: str, info: Info, *, first: bool) -> str:
-        """Return the observation as the model reads it: limited in length, in the form of the recipe, with the task."""
-        prompt_spec, section = self.agent.prompt_spec, self.agent.section
-        limit = None if first else section.max_observation_tokens
-        if section.form == "react":
-            if limit is not None:
-                observation = self.agent.chat.cut(observation, limit)
-            return observation_text(prompt_spec, observation, info, first=first)
-        if not first:
-            observation = self._information(observation, info, limit)
-        # In this form the question is in the context once; in a new context it is given again.
-        return observation_text(prompt_spec, observation, info, first=first or section.history == "merged")
-
-    def _information(self, observation: str, info: Info, limit: int | None) -> str:
-        """Return the documents in their block, which is within the limit as a whole."""
-        found = harmless(observation)
-        text = information_text(found, info)
-        if limit is None or not info["valid"]:
-            return text
-        room = limit
-        while room > 1 and (over := self.agent.chat.length(text) - limit) > 0:
-            room = max(1, room - over if room < limit else limit - self.agent.chat.length(information_text("", info)))
-            text = information_text(self.agent.chat.cut(found, room), info)
-        return text
-
-    def _commands(self, info: Info, *, first: bool) -> str:
-        """Return the admissible commands if they are shown, within the token limit of an observation.
-
-        Where they are not listed, a model that was not trained on the format gets their grammar, once per context.
-        """
-        section = self.agent.section
-        show = self.agent.lenient if section.show_admissible == "auto" else section.show_admissible
-        text = admissible_text(info) if show else ""
-        if not text and self.agent.lenient and (first or section.history == "per_turn"):
-            return grammar_text(self.agent.prompt_spec)
-        if not text or section.max_observation_tokens is None:
-            return text
-        return "\n" + self.agent.chat.cut(text, section.max_observation_tokens)
+        chat, system = self.agent.chat, self.agent.system
+        fresh = self._wording.starts_conversation
+        text = self._wording.read(observation, info)
+        ids = chat.first(text, system) if fresh else chat.later(text, closed=self._closed, system=system)
+        return Prompt(ids, fresh=fresh)
 
     def parse(self, ids: Sequence[int]) -> ParsedTurn:
         """Parse the ids that the policy sampled after the last prompt."""
-        return self.agent.parse(ids, self._admissible)
+        return self.agent.parse(ids, self._wording.admissible)
 
     def wrote(self, ids: list[int], action: str) -> None:
         """Add the text that the policy wrote after the last prompt."""
-        self._past.append((self._seen, action))
+        self._wording.acted(action)
         self._closed = bool(ids) and ids[-1] == self.agent.chat.end_of_turn

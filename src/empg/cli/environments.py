@@ -1,4 +1,4 @@
-"""The commands about environments: `play` and `serve-retriever`."""
+"""The commands about environments: `play`, `serve-retriever` and `serve-environment`."""
 
 from __future__ import annotations
 
@@ -102,4 +102,44 @@ def serve_retriever(
     searching = {"retriever": retriever.value, "encoder": model, "faiss": faiss, "index": index, "cache": cache}
     serve_corpus(
         corpus, searching, host, port, ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True)
+    )
+
+
+@app.command("serve-environment", cls=PlayCommand)
+def serve_environment(
+    environment: Annotated[
+        str, typer.Argument(metavar="ENVIRONMENT", help="Registered environment, or gymnasium id of a text environment")
+    ],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options, e.g. rooms=small max_steps=20")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split to serve; repeatable  [default: train and the evaluated ones]")
+    ] = None,
+    sessions: Annotated[int, typer.Option(min=1, max=10_000, help="Most sessions at once.")] = 64,
+    idle: Annotated[float, typer.Option(min=1.0, help="Seconds after which a session without a message ends.")] = 600.0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free port.")] = 8000,
+) -> None:
+    """Serve an environment to other trainers, by the OpenEnv protocol.
+
+    Each session is a WebSocket at /ws with an episode of its own. Splits and tasks are listed over HTTP.
+    """
+    from empg.environments import openenv
+    from empg.play import arguments_of
+
+    chosen = arguments_of(options or ())
+    max_steps = chosen.pop("max_steps", None)
+    openenv.serve_environment(
+        environment,
+        split or [],
+        chosen,
+        max_steps=max_steps,
+        sessions=sessions,
+        idle=idle,
+        host=host,
+        port=port,
+        ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True),
     )

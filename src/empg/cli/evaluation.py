@@ -1,10 +1,10 @@
-"""The commands about finished runs: `evaluate`, `compare`, `report` and `figure`."""
+"""The commands about finished runs: `evaluate`, `compare`, `entropy`, `report` and `figure`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,24 @@ from empg.cli.app import Decoding, RunPath, app
 from empg.errors import UserError
 from empg.plain_text import visible
 
+if TYPE_CHECKING:
+    from empg.recipe import Recipe
+    from empg.run.display import Progress
+
 
 @app.command()
 def evaluate(
-    run: RunPath,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN | KEY=VALUE...",
+            help="Run folder, e.g. runs/demo. With --model: recipe overrides, e.g. agent.history=merged",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model to evaluate: a folder, a Hugging Face name, or openai:URL#MODEL")
+    ] = None,
+    environment: Annotated[str | None, typer.Option(help="Environment, with --model.")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="Checkpoint to evaluate: iter-000040 or start  [default: the latest]")
     ] = None,
@@ -27,23 +41,96 @@ def evaluate(
     temperature: Annotated[
         float | None, typer.Option(min=1e-3, help="Sampling temperature  [default: the recipe's]")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results, with --model  [default: evaluations/...]")
+    ] = None,
+    key_variable: Annotated[
+        str | None, typer.Option(help="Environment variable with the API key of openai:URL#MODEL  [default: no key]")
+    ] = None,
+    prices: Annotated[
+        tuple[float, float] | None, typer.Option(help="Prices per million prompt and completion tokens, e.g. 0.15 0.6")
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option(help="Let the expert and a random policy play the panels, with --model.")
+    ] = True,
 ) -> None:
-    """Evaluate a run on fixed panels of tasks.
+    """Evaluate a run, or any model, on fixed panels of tasks.
 
-    Write the results into the run folder, where `empg compare` reads them.
+    Write the results into the run folder, where `empg compare` reads them. With --model, an evaluation that was stopped
+    resumes when the command is repeated.
     """
+    given = arguments or []
+    _check_evaluated(given, model, environment, checkpoint, (out, key_variable, prices))
+    if model is None or environment is None:
+        lines = _evaluated_run(Path(given[0]), checkpoint, split, episodes, decoding, temperature)
+    else:
+        from empg.run.evaluate_model import default_folder, model_recipe
+
+        recipe = model_recipe(model, environment, split or [], episodes, temperature, given)
+        folder = out or default_folder(model, environment)
+        lines = _evaluated_model(recipe, folder, decoding, key_variable, prices, baselines)
+    typer.echo(visible("\n".join(lines)))
+
+
+def _evaluated_run(
+    run: Path,
+    checkpoint: str | None,
+    split: list[str] | None,
+    episodes: int | None,
+    decoding: Decoding,
+    temperature: float | None,
+) -> list[str]:
     from empg.run.display import Progress
     from empg.run.evaluate import evaluate_run
     from empg.run.results import evaluation_lines
 
     with Progress(0) as progress:
-
-        def stage(name: str, total: int) -> Callable[[int], None]:
-            progress.stage(name, total)
-            return progress.done
-
+        stage = _stage_of(progress)
         records = evaluate_run(run, checkpoint, split or None, episodes, decoding.value, temperature, stage)
-    typer.echo(visible("\n".join(evaluation_lines(records))))
+    return list(evaluation_lines(records))
+
+
+def _evaluated_model(
+    recipe: Recipe,
+    folder: Path,
+    decoding: Decoding,
+    key_variable: str | None,
+    prices: tuple[float, float] | None,
+    baselines: bool,
+) -> list[str]:
+    from empg.run.display import Progress
+    from empg.run.evaluate_model import evaluate_model
+    from empg.run.results import model_lines
+
+    with Progress(0) as progress:
+        stage = _stage_of(progress)
+        found = evaluate_model(
+            recipe, folder, decoding.value, key_variable=key_variable, baselines=baselines, stage=stage
+        )
+    return [*(line for evaluation in found for line in model_lines(evaluation, prices)), f"results: {folder}"]
+
+
+def _stage_of(progress: Progress) -> Callable[[str, int], Callable[[int], None]]:
+    def stage(name: str, total: int) -> Callable[[int], None]:
+        progress.stage(name, total)
+        return progress.done
+
+    return stage
+
+
+def _check_evaluated(
+    given: list[str], model: str | None, environment: str | None, checkpoint: str | None, others: tuple[object, ...]
+) -> None:
+    """Reject arguments that belong to the evaluation of a run in that of a model, and the other way round."""
+    if model is None:
+        if len(given) != 1:
+            raise typer.BadParameter("expected one run folder, or --model and --environment")
+        if environment is not None or any(option is not None for option in others):
+            raise typer.BadParameter("--environment, --out, --key-variable and --prices need --model")
+    elif environment is None:
+        raise typer.BadParameter("--model needs --environment")
+    elif checkpoint is not None:
+        raise typer.BadParameter("--checkpoint is for a run folder; name the checkpoint's folder with --model")
 
 
 @app.command()
@@ -76,6 +163,40 @@ def compare(
         if place:
             typer.echo("")
         typer.echo(visible("\n".join(comparison_lines(run_a, run_b, result))))
+
+
+@app.command()
+def entropy(
+    run: RunPath,
+    split: Annotated[str | None, typer.Option(help="Split of the tasks  [default: the recipe's first panel]")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Tasks that each of the two policies plays.")] = 64,
+) -> None:
+    """Measure how gradients depend on step entropy, and how training changed it.
+
+    The trained policy plays tasks, and each of its steps gets the size of its gradient beside that of Proposition 1 of
+    the paper. The policy before reinforcement learning plays the same tasks, and the trained one scores its steps.
+    Every value is written to entropy.json in the run folder.
+    """
+    import json
+    from dataclasses import asdict
+
+    from empg.record.durable import write_whole
+    from empg.record.runfolder import RunFolder
+    from empg.run.coupling import measure_entropy
+    from empg.run.display import Progress
+    from empg.run.results import entropy_lines
+
+    with Progress(0) as progress:
+
+        def stage(name: str, total: int) -> Callable[[int], None]:
+            progress.stage(name, total)
+            return progress.done
+
+        measured = measure_entropy(run, stage, split, episodes)
+    out = RunFolder.open(run).entropy
+    write_whole(out, json.dumps(asdict(measured)).encode())
+    typer.echo(visible("\n".join(entropy_lines(measured))))
+    typer.echo(out)
 
 
 @app.command()

@@ -25,8 +25,8 @@ def study(
 
     Run every combination with `empg train`, several at a time. Finished runs are skipped and interrupted ones resumed,
     so the same command continues a study that was stopped, even by kill -9. A run that fails is reported, and the
-    others continue. At the end, copy what is needed for tables into the folder of the results, which is small enough to
-    commit; `empg results` makes the page of it.
+    others continue. What tables need of a run is copied into the folder of the results when the run is finished. This
+    folder is small enough to commit: `empg results` makes the page of it, and a run in it is finished everywhere.
     """
     from empg.study.plan import load_study, plan
 
@@ -35,18 +35,20 @@ def study(
     folder = runs or Path("runs") / "studies" / loaded.name
     from empg.study.progress import StudyProgress, listed  # these import torch
     from empg.study.queue import Stopped, make_jobs, run_queue
-    from empg.study.results import collect
+    from empg.study.results import keep_study
 
+    target = results or Path("results") / loaded.name
+    known = make_jobs(planned, folder, target)
     if dry_run:
-        typer.echo("\n".join(listed(loaded, make_jobs(planned, folder))))
+        typer.echo("\n".join(listed(loaded, known)))
         return
+    keep_study(file, target)
     try:
-        jobs = run_queue(planned, folder, loaded.parallel, StudyProgress(loaded))
+        jobs = run_queue(planned, folder, target, loaded.parallel, StudyProgress(loaded))
     except Stopped as stopped:
         typer.echo(f"empg: {stopped}; to resume: {shlex.join(['empg', *sys.argv[1:]])}", err=True)
         raise typer.Exit(128 + stopped.signal) from None
-    target = results or Path("results") / loaded.name
-    copied = collect(file, loaded, folder, [job.key for job in jobs if job.state == "finished"], target)
+    copied = sum(job.state == "finished" for job in jobs)
     typer.echo(f"results of {copied} of {len(jobs)} runs: {target}; make their page with empg results {target}")
     if copied < len(jobs):
         raise typer.Exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,30 @@ if TYPE_CHECKING:
     from empg.run.doctor import Finding
 
 
+class Engine(str, Enum):
+    """What trains a recipe."""
+
+    local = "local"
+    trl = "trl"
+
+
+Origin = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="CHECKPOINT",
+        help="With --resume, the name of an earlier checkpoint to go back to, e.g. iter-000040; what came later is "
+        "removed. Without, the path of a checkpoint to fork into a new run.",
+    ),
+]
+EngineOption = Annotated[
+    Engine, typer.Option("--engine", help="Trainer: this package's own, or TRL's (needs the extra trl).")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the complete configuration of the engine and train nothing.")
+]
+
+
 @app.command(epilog=f"Presets, to be set as in algorithm=gigpo+empg: {', '.join(PRESETS)}")
 def train(
     recipe: RecipeFile,
@@ -25,15 +50,9 @@ def train(
     run: RunOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint of the run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing run.")] = False,
-    from_: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="CHECKPOINT",
-            help="With --resume, the name of an earlier checkpoint to go back to, e.g. iter-000040; what came later is "
-            "removed. Without, the path of a checkpoint to fork into a new run.",
-        ),
-    ] = None,
+    from_: Origin = None,
+    engine: EngineOption = Engine.local,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a recipe.
 
@@ -51,6 +70,8 @@ def train(
         raise typer.BadParameter(
             "--resume and --force are mutually exclusive: use --resume to continue or --force to overwrite"
         )
+    if from_ is not None and engine is not Engine.local:
+        raise typer.BadParameter("--from needs --engine local")
     from empg.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or ())
@@ -58,25 +79,49 @@ def train(
     from empg.run.resume import resolve_into  # imports torch, which is slow and not needed to report a wrong recipe
 
     resolved = resolve_into(loaded, folder, resume=resume, origin=from_)
+    if dry_run:
+        typer.echo(_configuration(resolved, folder, engine), nl=False)
+        return
+    command = shlex.join(["empg", *sys.argv[1:]])
+    if engine is Engine.trl:
+        from empg.engines.trl.training import train as train_with_trl
+
+        train_with_trl(resolved, folder, resume=resume, force=force, command=command)
+        return
     workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
     print(visible(f"{resolved.name}: {recipe} into {folder}; starting {workers}"), flush=True)
+    _require_runnable(resolved, folder)
 
-    from empg.run.doctor import check
     from empg.run.train import Stopped
     from empg.run.train import train as start
 
-    failed = [finding for finding in check(resolved, folder) if finding.level == "fail"]
-    if failed:
-        _show(failed, err=True)
-        raise typer.Exit(1)
-    command = shlex.join(["empg", *sys.argv[1:]])
     try:
         start(resolved, folder, resume=resume, force=force, origin=from_, command=command)
     except Stopped as stopped:
-        again = ["empg", "train", str(recipe), *(changes or ()), "--run", str(folder)]
-        how = shlex.join([*again, "--force" if stopped.iteration is None else "--resume"])
-        typer.echo(f"empg: {stopped}; to {'restart' if stopped.iteration is None else 'resume'}: {how}", err=True)
+        again = shlex.join(["empg", "train", str(recipe), *(changes or ()), "--run", str(folder)])
+        how = f"restart: {again} --force" if stopped.iteration is None else f"resume: {again} --resume"
+        typer.echo(f"empg: {stopped}; to {how}", err=True)
         raise typer.Exit(128 + stopped.signal) from None
+
+
+def _require_runnable(recipe: Recipe, folder: Path) -> None:
+    """Exit with what is wrong if our own trainer cannot run a recipe on this machine."""
+    from empg.run.doctor import check
+
+    if failed := [finding for finding in check(recipe, folder) if finding.level == "fail"]:
+        _show(failed, err=True)
+        raise typer.Exit(1)
+
+
+def _configuration(recipe: Recipe, folder: Path, engine: Engine) -> str:
+    """Return what an engine would train with, as YAML: the resolved recipe, or the arguments of TRL's trainer."""
+    if engine is Engine.local:
+        from empg.recipe import dump_recipe
+
+        return dump_recipe(recipe)
+    from empg.engines.trl.settings import config_text
+
+    return config_text(recipe, folder)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,12 @@ def require_between(name: str, value: float, low: float, high: float) -> None:
     """Raise a ValueError unless `low <= value <= high`; NaN is refused as well."""
     if not low <= value <= high:
         raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value}")
+
+
+def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise a ValueError unless `value` is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 def first_true(bad: Tensor) -> int | None:

@@ -31,7 +31,7 @@ def outcome_advantages(
         rewards: `(E,)` outcome reward of each episode.
         groups: `(E,)` int, equal for the episodes of a group; any ids, in any order, groups of any sizes. All episodes
             of a group are on one worker. `reinforce` does not use them.
-        method: an estimator of `ADVANTAGES` that compares whole episodes, so not `gigpo`.
+        method: an estimator of `ADVANTAGES` that compares whole episodes, so not `gae` and not `gigpo`.
         weighting: see `AdvantageInputs`.
         num_steps: `(E,)` int, steps of each episode, for `weighting="step"`.
         eps: added to the standard deviation (`grpo`).
@@ -46,8 +46,9 @@ def outcome_advantages(
     """
     if method not in ADVANTAGES:
         raise ValueError(f"method: expected one of {', '.join(ADVANTAGES)}, got {method!r}")
-    if ADVANTAGES[method].compares_steps:
-        raise ValueError(f"method: {method} compares single steps; call ADVANTAGES[{method!r}] with AdvantageInputs")
+    if ADVANTAGES[method].compares_steps or ADVANTAGES[method].needs_critic:
+        why = "compares single steps" if ADVANTAGES[method].compares_steps else "needs a critic"
+        raise ValueError(f"method: {method} {why}; call ADVANTAGES[{method!r}] with AdvantageInputs")
     episode = torch.arange(len(rewards), device=rewards.device)
     first = episode
     if weighting == "step":

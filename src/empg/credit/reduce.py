@@ -64,3 +64,32 @@ def global_mean(values: Tensor, reduce: Reduce, weights: Tensor | None = None) -
     weights = torch.ones_like(values) if weights is None else weights
     sums = reduce(torch.stack([(weights * values).sum(), weights.sum()]), "sum")
     return sums[0] / sums[1]
+
+
+def global_smallest(values: Tensor, ranks: Tensor, reduce: Reduce) -> Tensor:
+    """Return the elements of `values (n,)` over all workers that have these ranks in ascending order.
+
+    Floats of one sign are ordered as their bits are, so a bisection over the bits finds the exact element with counts
+    alone: 32 collectives of `len(ranks)` numbers, and no worker sees the values of another.
+
+    Args:
+        values: `(n,)` float32, finite; every worker holds some of them, possibly none.
+        ranks: `(r,)`, 1 for the smallest element; the same on every worker.
+        reduce: the collective.
+
+    Returns:
+        `(r,)`; without meaning if no worker has any value.
+    """
+    ordered = _order_preserving(values.view(torch.int32).long())
+    low = torch.full(ranks.shape, -(1 << 31), device=values.device)
+    high = torch.full(ranks.shape, (1 << 31) - 1, device=values.device)
+    for _ in range(32):
+        middle = (low + high).div(2, rounding_mode="floor")
+        enough = reduce((ordered[:, None] <= middle).sum(0), "sum") >= ranks
+        low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
+    return _order_preserving(low).int().view(torch.float32)
+
+
+def _order_preserving(bits: Tensor) -> Tensor:
+    """Map the bits of float32, as int64 of a signed int32, to integers in the order of the floats; its own inverse."""
+    return torch.where(bits < 0, -(1 << 31) - 1 - bits, bits)

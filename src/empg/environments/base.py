@@ -26,6 +26,7 @@ class Info(TypedDict, total=False):
     score: float  # graded outcome in [0, 1]; equals float(won) where the world has no partial credit
     admissible: list[str] | None  # every command that would do something now, or None if they cannot be listed
     valid: bool  # False if the last command was rejected (True after reset)
+    progress: float  # optional: how far the task is done, in [0, 1]; a function of the state, not shown to the agent
     process_reward: float  # optional step-level reward, for the slot beside the clarity bonus
     failure: str  # only if an external service that the command needs is unavailable: why; the episode continues
     metrics: dict[str, float]  # optional further measures of the outcome in [0, 1], by name; evaluations report them

@@ -25,14 +25,19 @@ class Panel:
 
 
 def make_panel(environment: TextEnvironment, episodes: int, name: str) -> Panel:
-    """Return the first `episodes` tasks of a fixed shuffle of the environment's split (all of them, if it has fewer).
+    """Return the first `episodes` tasks of the environment's split in `panel_order` (all of them, if it has fewer)."""
+    tasks = tuple(panel_order(environment.num_tasks)[:episodes])
+    task_ids = tuple(environment.task_id(task) for task in tasks)
+    digest = hashlib.sha256("\n".join(task_ids).encode()).hexdigest()
+    return Panel(f"{name}-{len(tasks)}", environment.split, tasks, task_ids, digest)
+
+
+def panel_order(num_tasks: int) -> list[int]:
+    """Return the tasks of a split in the order in which panels take them: a fixed shuffle.
 
     The tasks are shuffled because official data is sorted by task type. The shuffle does not depend on any seed of a
     run.
     """
-    order = list(range(environment.num_tasks))
+    order = list(range(num_tasks))
     random.Random("empg panel 1").shuffle(order)
-    tasks = tuple(order[:episodes])
-    task_ids = tuple(environment.task_id(task) for task in tasks)
-    digest = hashlib.sha256("\n".join(task_ids).encode()).hexdigest()
-    return Panel(f"{name}-{len(tasks)}", environment.split, tasks, task_ids, digest)
+    return order

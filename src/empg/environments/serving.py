@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from empg.errors import UserError
@@ -33,7 +34,7 @@ def web_app(routes: Sequence[BaseRoute], host: str, exception_handlers: Mapping[
       name (DNS rebinding). On a local address these are localhost, 127.0.0.1 and [::1]. Elsewhere these are also the
       names of this machine and everything that no public site can be named: IP addresses, names without a dot, and
       names that end in .local or .internal.
-    - A POST of a page of another site is refused.
+    - A POST of a page of another site is refused, and a WebSocket that it opens.
     - A client that leaves before it has sent its request is not an error.
 
     Args:
@@ -46,7 +47,9 @@ def web_app(routes: Sequence[BaseRoute], host: str, exception_handlers: Mapping[
     return Starlette(routes=routes, middleware=[guard], exception_handlers=exception_handlers)
 
 
-def serve_app(app: Starlette, host: str, port: int, ready: Callable[[str], None] | None) -> None:
+def serve_app(
+    app: Starlette, host: str, port: int, ready: Callable[[str], None] | None, max_message: int | None = None
+) -> None:
     """Serve until Ctrl-C.
 
     Args:
@@ -54,12 +57,21 @@ def serve_app(app: Starlette, host: str, port: int, ready: Callable[[str], None]
         host: "127.0.0.1", or "0.0.0.0" to accept connections from other machines.
         port: 0 picks any free port.
         ready: receives the address, as `http://host:port`, as soon as the server accepts connections.
+        max_message: largest message of a WebSocket (bytes); None accepts no WebSockets. They need `websockets`.
 
     Raises:
         UserError: the address is unavailable, for example because the port is in use.
     """
     config = uvicorn.Config(
-        app, host=host, port=port, http=_TimedProtocol, log_level="warning", lifespan="off", ws="none"
+        app,
+        host=host,
+        port=port,
+        http=_TimedProtocol,
+        log_level="warning",
+        lifespan="off",
+        ws="none" if max_message is None else "websockets-sansio",
+        ws_max_size=max_message or 1,
+        ws_per_message_deflate=False,  # a small message could unpack to a large one
     )
     listening = _bind(host, port)
     server = uvicorn.Server(config)
@@ -119,9 +131,12 @@ class _Guard:
         self._app, self._names, self._private = app, names, private
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope["method"], Headers(scope=scope)) if scope["type"] == "http" else None
-        if refusal is not None:
+        if scope["type"] == "http" and (refusal := self._refusal(scope["method"], Headers(scope=scope))) is not None:
             await refusal(scope, receive, send)
+            return
+        # A WebSocket is opened by a GET, but it can do as much as a POST.
+        if scope["type"] == "websocket" and self._refusal("POST", Headers(scope=scope)) is not None:
+            await WebSocketClose()(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from empg.credit import (
     MODULATIONS,
+    AdvantageEstimator,
     AdvantageInputs,
     ModulationInputs,
     StepCredit,
     StepTable,
     zero_variance_groups,
 )
+from empg.credit.advantages.gae import step_advantages
 from empg.learner.batch import TokenBatch, make_batch
-from empg.learner.process_reward import step_rewards
+from empg.learner.critic import Critic, ValueTargets
+from empg.learner.process_reward import process_rewards
 from empg.recipe import Recipe
 from empg.rollout.types import EndReason, Episode, Turn
 from empg.system.workers import Workers
@@ -32,7 +35,7 @@ class Assigned:
         episodes: the E episodes that were played and can be compared, in batch order.
         batch: their tokens.
         base_advantages: (N,) advantage of each step from the base algorithm.
-        process_reward: (N,) process reward of each step: of the environment, the recipe's function and the penalty.
+        process_reward: (N,) process reward of each step: of the environment and of the recipe, minus the penalty.
         signal: (E,) bool, False for episodes that are dropped because their group has zero variance.
         counted: (N,) bool, the steps that are trained on.
         advantages: (N,) final advantage of each step, 0 for a step that is not counted.
@@ -40,6 +43,7 @@ class Assigned:
         dropped_steps: number of steps with a non-finite entropy or log-probability, which would spoil an update.
         groups: number of groups of this worker.
         zero_variance_groups: how many of them have equal rewards only.
+        targets: what the critic learns from; None without a critic.
     """
 
     episodes: list[Episode]
@@ -53,6 +57,7 @@ class Assigned:
     dropped_steps: int
     groups: int
     zero_variance_groups: int
+    targets: ValueTargets | None = None
 
     @property
     def keep(self) -> Tensor:
@@ -96,8 +101,18 @@ def groups_with_signal(played: Sequence[Episode], recipe: Recipe) -> int:
     return len(groups[~zero_variance_groups(_rewards(episodes, recipe), groups)].unique())
 
 
-def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -> Assigned:
-    """Compute the base advantages, then modulate them over all steps of the update, on all workers together."""
+def assign_credit(
+    played: Sequence[Episode],
+    recipe: Recipe,
+    workers: Workers,
+    *,
+    finished: float = 0.0,
+    critic: Critic | None = None,
+) -> Assigned:
+    """Compute the base advantages, then modulate them over all steps of the update, on all workers together.
+
+    `finished` is the share of the run's iterations that are finished. `critic` is for an estimator that needs one.
+    """
     credit = recipe.credit
     estimator = credit.estimator
     sizes = Counter(e.group for e in played if _comparable(e))
@@ -105,6 +120,9 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -
     episodes = [e for e in played if _comparable(e) and sizes[e.group] >= needed]
     batch = make_batch(episodes, recipe.agent.history)
     inputs = _inputs(episodes, recipe, workers)
+    targets = None
+    if critic is not None:
+        inputs, targets = _valued(inputs, batch, critic, estimator)
     base = estimator(inputs)
     flat = zero_variance_groups(inputs.rewards, inputs.groups)
     signal = ~flat if credit.drop_zero_variance else torch.ones_like(flat)
@@ -120,15 +138,12 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -
         advantage=base[counted],
         process_reward=process_reward[counted],
     )
+    seen = ModulationInputs(
+        steps=table, rewards=inputs.rewards, groups=inputs.groups, reduce=workers.reduce, finished=finished
+    )
+    final, step_credit = _modulated(seen, recipe)
     advantages = torch.zeros(len(entropy))
-    step_credit = None
-    if credit.modulation is not None:
-        rule = MODULATIONS[credit.modulation.name]
-        seen = ModulationInputs(steps=table, rewards=inputs.rewards, groups=inputs.groups, reduce=workers.reduce)
-        step_credit = rule(seen, credit.modulation.options)
-        advantages[counted] = step_credit.advantage
-    else:
-        advantages[counted] = table.advantage + process_reward[counted]
+    advantages[counted] = final
     return Assigned(
         episodes=episodes,
         batch=batch,
@@ -141,6 +156,7 @@ def assign_credit(played: Sequence[Episode], recipe: Recipe, workers: Workers) -
         dropped_steps=int((~finite).sum()),
         groups=len(inputs.groups.unique()),
         zero_variance_groups=len(inputs.groups[flat].unique()),
+        targets=targets,
     )
 
 
@@ -178,14 +194,35 @@ def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> Ad
     )
 
 
+def _modulated(seen: ModulationInputs, recipe: Recipe) -> tuple[Tensor, StepCredit | None]:
+    """Return the final advantage of each step, and the result of the modulation, if there is one."""
+    steps, modulation = seen.steps, recipe.credit.modulation
+    if modulation is not None:
+        credit = MODULATIONS[modulation.name](seen, modulation.options)
+        return credit.advantage, credit
+    return steps.advantage if steps.process_reward is None else steps.advantage + steps.process_reward, None
+
+
+def _valued(
+    inputs: AdvantageInputs, batch: TokenBatch, critic: Critic, estimator: AdvantageEstimator
+) -> tuple[AdvantageInputs, ValueTargets]:
+    """Return the inputs with the critic's values, and what the critic learns from them."""
+    states = critic.states(batch, len(inputs.episode))
+    values = critic.values(states)
+    inputs = replace(inputs, values=values)
+    returns = step_advantages(inputs, estimator.options) + values
+    return inputs, ValueTargets(states=states, values=values, returns=returns)
+
+
 def _process_rewards(episodes: Sequence[Episode], recipe: Recipe) -> Tensor:
-    """(N,): the process reward of the environment and of the function in the recipe, minus the penalty if not valid."""
+    """(N,): the process reward of the environment and that of the recipe, minus the penalty if not valid."""
     credit = recipe.credit
+    named = process_rewards(episodes, credit.step_reward)
     return torch.tensor(
         [
             turn.process_reward - (credit.invalid_penalty if _penalised(turn, episode, recipe) else 0.0) + given
-            for episode in episodes
-            for turn, given in zip(episode.turns, step_rewards(episode, credit.process_reward), strict=True)
+            for episode, rewards in zip(episodes, named, strict=True)
+            for turn, given in zip(episode.turns, rewards, strict=True)
         ],
         dtype=torch.float32,
     )

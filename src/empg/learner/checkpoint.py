@@ -1,9 +1,9 @@
 """Checkpoints: an ordinary Hugging Face folder plus the state of the trainer, written completely or not at all.
 
-`checkpoints/iter-000010/` contains the model (config, weights, tokenizer), `optimizer.safetensors`, `trainer.json` and
-`checksums.json`. No file is a pickle. A checkpoint is written under a temporary name, brought to the disk and renamed,
-so a run that is killed, or a power failure, leaves the previous one intact. Weights that are not finite are never
-written.
+`checkpoints/iter-000010/` contains the model (config, weights, tokenizer), `optimizer.safetensors`, `trainer.json`,
+`checksums.json` and, of a run with a critic, `critic.safetensors` (head and optimizer). No file is a pickle. A
+checkpoint is written under a temporary name, brought to the disk and renamed, so a run that is killed, or a power
+failure, leaves the previous one intact. Weights that are not finite are never written.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from empg.errors import UserError
+from empg.learner.critic import Critic
 from empg.policy.model import Policy, plain_os_errors
 from empg.record.durable import settle, sync
 
 START = "start"  # the policy before reinforcement learning; the reference of a KL penalty; always kept
+CRITIC = "critic.safetensors"
 _NAME = re.compile(r"iter-(\d{6,})")
 
 
@@ -55,7 +58,14 @@ class Checkpoints:
     folder: Path
     keep: int = 2
 
-    def save(self, name: str, policy: Policy, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> Path:
+    def save(
+        self,
+        name: str,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer | None,
+        state: dict[str, Any],
+        critic: Critic | None = None,
+    ) -> Path:
         """Write a checkpoint and remove those that are no longer kept.
 
         Raises:
@@ -70,7 +80,10 @@ class Checkpoints:
             policy.save(partial)
             if optimizer is not None:
                 with plain_os_errors():
-                    save_file(_flatten(optimizer, policy), partial / "optimizer.safetensors")
+                    save_file(_flatten(optimizer, policy.parameters), partial / "optimizer.safetensors")
+            if critic is not None:
+                with plain_os_errors():
+                    save_file(_critic_tensors(critic), partial / CRITIC)
             (partial / "trainer.json").write_text(json.dumps(state, indent=1))
             sums = {file.relative_to(partial).as_posix(): _digest(file) for file in _files(partial)}
             (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
@@ -161,27 +174,47 @@ class Checkpoints:
         except ValueError:
             raise CheckpointError(f"checkpoint {folder}: checksums.json or trainer.json is not valid JSON") from None
 
-    def load(self, name: str, policy: Policy, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-        """Load weights and optimizer state from a checkpoint, verify it first, and return the state of the trainer."""
+    def load(
+        self, name: str, policy: Policy, optimizer: torch.optim.Optimizer | None, critic: Critic | None = None
+    ) -> dict[str, Any]:
+        """Load weights and optimizer states from a checkpoint, verify it first, and return the state of the trainer."""
         state = self.verify(name)
         policy.load_weights(self.folder / name)
         if optimizer is not None:
-            _restore(optimizer, policy, load_file(self.folder / name / "optimizer.safetensors"))
+            _restore(optimizer, policy.parameters, load_file(self._optimizer_file(name)))
+        file = self.folder / name / CRITIC
+        if critic is not None and file.exists():  # a fork may continue a run that has none
+            flat = load_file(file)
+            critic.head.load_state_dict({key: flat.pop(key) for key in critic.head.state_dict()})
+            _restore(critic.optimizer, list(critic.head.parameters()), flat)
         return state
 
+    def _optimizer_file(self, name: str) -> Path:
+        file = self.folder / name / "optimizer.safetensors"
+        if not file.is_file():
+            raise CheckpointError(
+                f"checkpoint {file.parent} has no optimizer state, so another engine trained it: resume the run with "
+                f"--engine trl, or start a new one with policy.model={file.parent}"
+            )
+        return file
 
-def _flatten(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, Tensor]:
+
+def _critic_tensors(critic: Critic) -> dict[str, Tensor]:
+    return {**critic.head.state_dict(), **_flatten(critic.optimizer, list(critic.head.parameters()))}
+
+
+def _flatten(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
     flat = {}
-    for index, parameter in enumerate(policy.parameters):
+    for index, parameter in enumerate(parameters):
         for key, value in optimizer.state.get(parameter, {}).items():
             flat[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
     return flat
 
 
-def _restore(optimizer: torch.optim.Optimizer, policy: Policy, flat: dict[str, Tensor]) -> None:
+def _restore(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], flat: Mapping[str, Tensor]) -> None:
     for name, value in flat.items():
         index, key = name.split(".", 1)
-        parameter = policy.parameters[int(index)]
+        parameter = parameters[int(index)]
         # AdamW keeps its step counts on the CPU, its moments on the device of the weights.
         optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
 

@@ -1,17 +1,23 @@
-"""Step rewards from a function named in the recipe: a reward model, a judge, a rule of your own."""
+"""Process rewards that a recipe names: progress of the task, a judge, or a function of your own."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import inspect
+import itertools
 import math
 import reprlib
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from empg.errors import UserError
+from empg.recipe_process_reward import JudgeReward, ProgressReward, StepReward
 from empg.rollout.types import Episode
+
+if TYPE_CHECKING:
+    from empg.learner.step_judge import StepJudge
 
 StepRewards = Callable[[Episode], Sequence[float]]
 """From an episode to one finite number per turn, in order. Called once for each episode that is trained on."""
@@ -47,14 +53,58 @@ def load_step_rewards(name: str) -> StepRewards:
     return function  # type: ignore[no-any-return]
 
 
-def step_rewards(episode: Episode, name: str | None) -> list[float]:
-    """Return the reward that the function named `name` gives each turn of an episode; zeros if `name` is None.
+def process_rewards(episodes: Sequence[Episode], chosen: StepReward | None) -> list[list[float]]:
+    """Return the process reward of each turn of each episode, with its weight; zeros if nothing is chosen.
+
+    Raises:
+        UserError: the function is wrong (`step_rewards`), or the judge is unavailable.
+    """
+    if chosen is None:
+        return [[0.0] * len(episode.turns) for episode in episodes]
+    if isinstance(chosen, ProgressReward):
+        given = [progress_rewards(episode, chosen.gamma) for episode in episodes]
+    elif isinstance(chosen, JudgeReward):
+        given = _judge(chosen).rate_all(episodes)
+    else:
+        given = [step_rewards(episode, chosen.name) for episode in episodes]
+    return [[chosen.weight * reward for reward in rewards] for rewards in given]
+
+
+def check_process_reward(chosen: StepReward) -> None:
+    """Load what gives the rewards, without asking it.
+
+    Raises:
+        UserError: as `load_step_rewards`; or the URL or the key of the judge is wrong.
+        ModuleNotFoundError: a package that the judge needs is not installed.
+    """
+    if isinstance(chosen, JudgeReward):
+        _judge(chosen)
+    elif not isinstance(chosen, ProgressReward):
+        load_step_rewards(chosen.name)
+
+
+def progress_rewards(episode: Episode, gamma: float) -> list[float]:
+    """Return gamma * progress after the turn - progress before it, for each turn.
+
+    With gamma = 1 they add up to the progress of the whole episode, so no detour earns anything.
+    """
+    known = [episode.progress, *(turn.progress for turn in episode.turns)]
+    return [gamma * after - before for before, after in itertools.pairwise(known)]
+
+
+@functools.cache
+def _judge(options: JudgeReward) -> StepJudge:
+    from empg.learner.step_judge import StepJudge  # needs httpx
+
+    return StepJudge(options)
+
+
+def step_rewards(episode: Episode, name: str) -> list[float]:
+    """Return the reward that the function named `name` gives each turn of an episode.
 
     Raises:
         UserError: as `load_step_rewards`; or the function raises, or does not return one finite number per turn.
     """
-    if name is None:
-        return [0.0] * len(episode.turns)
     function = load_step_rewards(name)
     key = f"credit.process_reward={name}: task {episode.task_id}"
     try:

@@ -11,6 +11,7 @@ from torch import Tensor
 from empg.credit import LossConfig, LossStats, policy_loss, token_weights
 from empg.learner.assign import Assigned
 from empg.learner.batch import MicroBatch, micro_batches
+from empg.learner.critic import Critic
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import OptimizerSection, Recipe
@@ -22,7 +23,8 @@ class UpdateStats:
     """The statistics of an update, over all workers.
 
     Attributes:
-        loss: statistics of the loss by name (`LossStats.metrics`); `loss` itself is the mean over optimizer steps.
+        loss: statistics of the loss by name (`LossStats.metrics`), then those of the critic, if there is one
+            (`Critic.fit`); `loss` itself is the mean over optimizer steps.
         grad_norm: gradient norm of the last optimizer step, before clipping.
         mismatch: mean |log-prob when trained - log-prob when sampled| before the first optimizer step, nats.
         lr: learning rate.
@@ -70,9 +72,10 @@ class Update:
         recipe: Recipe,
         workers: Workers,
         reference: Policy | None,
+        critic: Critic | None = None,
     ) -> None:
         self.policy, self.optimizer, self.recipe, self.workers = policy, optimizer, recipe, workers
-        self.reference = reference
+        self.reference, self.critic = reference, critic
         loss = recipe.loss
         self.config = LossConfig(**loss.model_dump(exclude={"aggregation", "ratio"}))
 
@@ -114,6 +117,8 @@ class Update:
         total = self._over_workers(stats)
         metrics = total.metrics()
         metrics["loss"] /= max(1, steps + skipped)
+        if self.critic is not None and assigned.targets is not None:
+            metrics |= self.critic.fit(assigned.targets)
         tokens = int(self.workers.total(int(assigned.keep.sum())))
         mismatch = self.workers.total(mismatch_sum) / max(1.0, self.workers.total(mismatch_tokens))
         return UpdateStats(

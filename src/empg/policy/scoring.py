@@ -40,7 +40,7 @@ def score_tokens(
         Two float32 tensors (M,). Logits are computed for the M positions only, in chunks. With gradients and several
         chunks, the logits of each chunk are recomputed in the backward pass.
     """
-    hidden = _hidden(policy, input_ids, rows, columns - 1)
+    hidden = hidden_at(policy, input_ids, rows, columns - 1)
     targets = input_ids[rows, columns]
 
     def score(chunk: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def score_tokens(
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-def _hidden(policy: Policy, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def hidden_at(policy: Policy, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return the last hidden states (M, hidden) at the given places."""
     if policy.is_small_llama and not torch.is_autocast_enabled("cpu"):  # the own passes are in float32
         return last_hidden(policy.model, input_ids, rows, columns)

@@ -5,7 +5,8 @@
     episodes/iter-000012.parquet                      one row per turn of the training rollouts (`tables.EPISODES`)
     evaluations/iter-000012-<split>-<decoding>-<panel>-t<temperature>.parquet
                                                       one row per episode of a panel (`tables.EVALUATIONS`)
-    checkpoints/  tensorboard/  report.html
+    evaluations/<the same>.jsonl                      one line per episode, of an evaluation that can be resumed
+    checkpoints/  tensorboard/  report.html  entropy.json
     .lock  .metrics.lock                              held by the process that trains, and by one that adds a line
 
 Everything in it can be read without this package. Files other than `metrics.jsonl` are written under a temporary name
@@ -34,7 +35,7 @@ from empg.yaml_text import read_yaml
 
 _EPISODES = re.compile(r"iter-(\d{6,})\.parquet")
 _EVALUATION = re.compile(r"iter-(\d{6,})-.+\.parquet")
-_CHECKPOINT = re.compile(r"start|iter-\d{6,}")
+_CHECKPOINT = re.compile(r"start|iter-\d{6,}|trl")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _PARTIAL = re.compile(r"\..+\.(?:partial|replaced)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
@@ -141,6 +142,11 @@ class RunFolder:
     def report(self) -> Path:
         """The page that `empg report` writes."""
         return self.path / "report.html"
+
+    @property
+    def entropy(self) -> Path:
+        """The measurements that `empg entropy` writes."""
+        return self.path / "entropy.json"
 
     def recipe_text(self) -> str:
         """Return the resolved recipe as written (YAML).
@@ -309,6 +315,10 @@ class RunFolder:
         """Return the episodes of an evaluation (given by its record) by column, in panel order."""
         return read_table(self.evaluation_path(record))
 
+    def played_path(self, record: Mapping[str, Any]) -> Path:
+        """Return the path of the episodes that were kept while an evaluation was played (`played.py`)."""
+        return self.evaluation_path(record).with_suffix(".jsonl")
+
     def evaluation_path(self, record: Mapping[str, Any]) -> Path:
         """Return the path of the episodes of an evaluation (given by its record); it contains all that identifies it.
 
@@ -377,6 +387,7 @@ class RunFolder:
             with suppress(OSError):  # it has files that are not of a run
                 folder.rmdir()
         self.report.unlink(missing_ok=True)
+        self.entropy.unlink(missing_ok=True)
 
 
 _RECORD = b'{"kind":'  # how a line of metrics.jsonl begins

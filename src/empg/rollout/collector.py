@@ -54,10 +54,15 @@ class Collector:
         self.max_episode_tokens = max_episode_tokens
         self._slots: dict[int, Slot] = {}
 
-    def collect(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> list[Episode]:
+    def collect(
+        self,
+        requests: Sequence[Request],
+        done: Callable[[int], None] | None = None,
+        keep: Callable[[Episode], None] | None = None,
+    ) -> list[Episode]:
         """Play every request; the episodes come back in the order of the requests.
 
-        `done` is called with the number of episodes that have ended so far.
+        `done` is called with the number of episodes that have ended so far, `keep` with each episode when it ends.
         """
         queue = deque(enumerate(requests))
         finished: dict[int, Episode] = {}
@@ -71,6 +76,8 @@ class Collector:
             ended += self._read_prompts() if self._should_read() else self._write_one_token()
             for slot in ended:
                 finished[slot.place] = slot.state.episode
+                if keep is not None:
+                    keep(slot.state.episode)
                 self._slots.pop(slot.index, None)
                 self.decoder.clear(slot.index)
                 free.append(slot.index)

@@ -12,46 +12,106 @@ These rules need no decoder. Whatever samples the tokens (our collector, TRL, ve
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from empg.agent.dialogue import Agent, Prompt
 from empg.environments.base import Info
 from empg.policy.decode import Sampled
+from empg.recipe import AgentSection
 from empg.rollout.env_pool import Outcome
 from empg.rollout.types import EndReason, Episode, Turn
 
 # Keys of `info` that a turn does not keep: the episode has the first four, and the last is most of the memory.
 _NOT_KEPT = ("task", "task_id", "task_type", "metrics", "admissible")
 
+Asked = TypeVar("Asked")
 
-class EpisodeState:
-    """One episode while it is played.
+
+class EpisodeRules(Generic[Asked]):
+    """One episode while it is played: what is kept of it, and when and why it ends.
+
+    `Asked` is what the policy reads before a turn: token ids, or chat messages. A subclass writes it, and adds the
+    policy's turns.
 
     Attributes:
         episode: what has been played so far.
-        context: tokens that the policy has in its context: prompts and, in a `merged` history, all earlier turns.
     """
 
-    def __init__(self, agent: Agent, *, task: int, group: int, split: str, max_tokens: int) -> None:
+    def __init__(self, section: AgentSection, *, task: int, group: int, split: str) -> None:
         self.episode = Episode(task_id="", task_index=task, task_type="", split=split, group=group)
-        self.context = 0
-        self._agent, self._max_tokens = agent, max_tokens
-        self._dialogue = agent.dialogue()
+        self._section = section
         self._observation = ""
-        self._read: list[int] = []
         self._malformed_in_a_row = 0
 
-    @property
-    def room(self) -> int:
-        """Tokens that fit into the context before the token limit of the episode; a turn may have a lower limit."""
-        return self._max_tokens - self.context
-
-    def start(self, outcome: Outcome) -> Prompt | None:
+    def start(self, outcome: Outcome) -> Asked | None:
         """Take the environment's reset; returns the first prompt, or None when the episode is over already."""
         info = self._info(outcome)
         if info is None:
             return None
         self.episode.task_id, self.episode.task_type = info["task_id"], info["task_type"]
-        self.episode.task = info["task"]
+        self.episode.task, self.episode.progress = info["task"], _progress(info)
         return self._next_prompt(outcome.observation, info)
+
+    def observe(self, outcome: Outcome) -> Asked | None:
+        """Take the environment's answer to the last action; returns the next prompt, or None at the episode's end."""
+        info = self._info(outcome)
+        if info is None:
+            return None
+        episode, turn = self.episode, self.episode.turns[-1]
+        turn.rejected = bool(turn.action) and not info["valid"]
+        turn.valid = turn.valid and not turn.rejected
+        turn.reward, turn.process_reward = outcome.reward, info.get("process_reward", 0.0)
+        turn.progress, turn.failure = _progress(info), info.get("failure", "")
+        turn.info = {key: value for key, value in info.items() if key not in _NOT_KEPT}
+        episode.reward += outcome.reward
+        episode.score, episode.success, episode.metrics = info["score"], info["won"], info.get("metrics", {})
+        self._malformed_in_a_row = 0 if turn.action else self._malformed_in_a_row + 1
+        end = self._end_reason(outcome)
+        if end is not None:
+            episode.end = end
+            return None
+        return self._next_prompt(outcome.observation, info)
+
+    def _end_reason(self, outcome: Outcome) -> EndReason | None:
+        """Why the episode is over after this outcome; None if it continues."""
+        if outcome.terminated:
+            return EndReason.WON if self.episode.success else EndReason.LOST
+        if outcome.truncated:
+            return EndReason.STEP_LIMIT
+        if self._malformed_in_a_row >= self._section.max_malformed_turns:
+            return EndReason.MALFORMED
+        return None
+
+    def _info(self, outcome: Outcome) -> Info | None:
+        """The environment's info; None ends the episode because the environment raised."""
+        if outcome.error is None and outcome.info is not None:
+            return outcome.info
+        self.episode.error, self.episode.end = outcome.error or "no info", EndReason.ENV_ERROR
+        return None
+
+    def _next_prompt(self, observation: str, info: Info) -> Asked | None:
+        """The next prompt; None when no further turn fits."""
+        raise NotImplementedError
+
+
+class EpisodeState(EpisodeRules[Prompt]):
+    """An episode in token ids.
+
+    Attributes:
+        context: tokens that the policy has in its context: prompts and, in a `merged` history, all earlier turns.
+    """
+
+    def __init__(self, agent: Agent, *, task: int, group: int, split: str, max_tokens: int) -> None:
+        super().__init__(agent.section, task=task, group=group, split=split)
+        self.context = 0
+        self._agent, self._max_tokens = agent, max_tokens
+        self._dialogue = agent.dialogue()
+        self._read: list[int] = []
+
+    @property
+    def room(self) -> int:
+        """Tokens that fit into the context before the token limit of the episode; a turn may have a lower limit."""
+        return self._max_tokens - self.context
 
     def act(self, sampled: Sampled) -> str:
         """Add the turn that the policy wrote after the last prompt; returns its action, empty if it is malformed."""
@@ -74,43 +134,6 @@ class EpisodeState:
         self._dialogue.wrote(sampled.ids, parsed.action)
         return turn.action
 
-    def observe(self, outcome: Outcome) -> Prompt | None:
-        """Take the environment's answer to the last action; returns the next prompt, or None at the episode's end."""
-        info = self._info(outcome)
-        if info is None:
-            return None
-        episode, turn = self.episode, self.episode.turns[-1]
-        turn.rejected = bool(turn.action) and not info["valid"]
-        turn.valid = turn.valid and not turn.rejected
-        turn.reward, turn.process_reward = outcome.reward, info.get("process_reward", 0.0)
-        turn.failure = info.get("failure", "")
-        turn.info = {key: value for key, value in info.items() if key not in _NOT_KEPT}
-        episode.reward += outcome.reward
-        episode.score, episode.success, episode.metrics = info["score"], info["won"], info.get("metrics", {})
-        self._malformed_in_a_row = 0 if turn.action else self._malformed_in_a_row + 1
-        end = self._end_reason(outcome)
-        if end is not None:
-            episode.end = end
-            return None
-        return self._next_prompt(outcome.observation, info)
-
-    def _end_reason(self, outcome: Outcome) -> EndReason | None:
-        """Why the episode is over after this outcome; None if it continues."""
-        if outcome.terminated:
-            return EndReason.WON if self.episode.success else EndReason.LOST
-        if outcome.truncated:
-            return EndReason.STEP_LIMIT
-        if self._malformed_in_a_row >= self._agent.section.max_malformed_turns:
-            return EndReason.MALFORMED
-        return None
-
-    def _info(self, outcome: Outcome) -> Info | None:
-        """The environment's info; None ends the episode because the environment raised."""
-        if outcome.error is None and outcome.info is not None:
-            return outcome.info
-        self.episode.error, self.episode.end = outcome.error or "no info", EndReason.ENV_ERROR
-        return None
-
     def _next_prompt(self, observation: str, info: Info) -> Prompt | None:
         """The next prompt; None when it and one more token do not fit."""
         self._observation = observation
@@ -121,3 +144,7 @@ class EpisodeState:
             return None
         self.context, self._read = context, prompt.ids
         return prompt
+
+
+def _progress(info: Info) -> float:
+    return info.get("progress", info["score"])

@@ -31,7 +31,8 @@ class Turn:
     was sampled. `logprobs` (of the sampled ids) and `entropies` (full vocabulary, nats, at the sampling temperature,
     before any top-p cut) have the length of `action_ids`. `text` is what the sampled ids say, control tokens included.
     `info` is the environment's info after the action (`won`, `score`, `valid` and any further keys), without the
-    admissible commands.
+    admissible commands. `progress` is how far the task was done then, from 0 to 1; the score, if the environment does
+    not report it.
 
     A turn is malformed if no action could be read from it (`action` is empty). `rejected` says that the environment did
     not accept its action. `valid` is False for both, and for a turn without the thought that its form requires. `cut`
@@ -51,6 +52,7 @@ class Turn:
     cut: bool = False
     reward: float = 0.0
     process_reward: float = 0.0
+    progress: float = 0.0
     failure: str = ""  # why an external service that the action needs was unavailable; the episode continues
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -62,7 +64,10 @@ class Turn:
 
 @dataclass(slots=True, kw_only=True)
 class Episode:
-    """One episode of one task. `group` is equal for the episodes that are compared with one another."""
+    """One episode of one task. `group` is equal for the episodes that are compared with one another.
+
+    `progress` is how far the task was done before the first turn; `Turn.progress` is how far it was done after a turn.
+    """
 
     task_id: str
     task_index: int
@@ -71,6 +76,7 @@ class Episode:
     group: int
     task: str = ""
     turns: list[Turn] = field(default_factory=list)
+    progress: float = 0.0
     reward: float = 0.0
     score: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)  # further measures of the outcome, by name

@@ -16,6 +16,7 @@ from empg.policy.source import load_tokenizer
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
 from empg.rollout.demonstrations import corpus
+from empg.rollout.endpoint import is_endpoint
 from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
 from empg.system.memory import bound_kernel_caches
@@ -44,8 +45,9 @@ def resolve(recipe: Recipe, like: Recipe | None = None) -> Recipe:
 
 
 def uses_date(recipe: Recipe) -> bool:
-    """Return whether the policy reads the date: the chat template of its model prints it."""
-    return recipe.policy.model != "tiny" and prints_date(load_tokenizer(recipe.policy.model))
+    """Return whether the policy reads the date: the chat template of its model prints it. An endpoint's is unknown."""
+    model = recipe.policy.model
+    return model != "tiny" and not is_endpoint(model) and prints_date(load_tokenizer(model))
 
 
 def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
@@ -97,8 +99,12 @@ def play(
     greedy: bool = False,
     temperature: float | None = None,
     done: Callable[[int], None] | None = None,
+    keep: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
-    """Play `requests` with the settings of the recipe and return the episodes in the same order."""
+    """Play `requests` with the settings of the recipe and return the episodes in the same order.
+
+    `done` and `keep` are those of `Collector.collect`.
+    """
     rollout = recipe.rollout
     sampling = Sampling(temperature or rollout.temperature, rollout.top_p, greedy, rollout.max_turn_tokens)
     slots = max(1, min(rollout.slots, len(requests)))
@@ -106,6 +112,6 @@ def play(
     pool = make_env_pool(recipe.environment.maker(split), recipe.environment.workers)
     try:
         collector = Collector(decoder, build_agent(recipe, policy), pool, split, rollout.max_episode_tokens)
-        return collector.collect(requests, done)
+        return collector.collect(requests, done, keep)
     finally:
         pool.close()

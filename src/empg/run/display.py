@@ -5,6 +5,7 @@ Plain lines have no control characters and no time of day, so the logs of two eq
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -211,12 +212,12 @@ class Progress:
 
 
 def _train_numbers(record: TrainRecord) -> list[tuple[str, str]]:
-    entropy = record.get("entropy/step_mean")
+    entropy, kl = record.get("entropy/step_mean"), record["policy/kl_old"]
     return [
         ("success", f"{100 * record['rollout/success']:5.1f}%"),
         ("reward", f"{record['rollout/reward']:.3f}"),
         ("entropy", "-" if entropy is None else f"{entropy:.3f}"),
-        ("KL", f"{record['policy/kl_old']:.4f}"),
+        ("KL", f"{kl:.4f}" if math.isfinite(kl) else "-"),  # another engine may not compute it
     ]
 
 

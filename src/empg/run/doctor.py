@@ -23,7 +23,7 @@ from empg.environments.base import EarlyStoppingExpert, TextEnvironment
 from empg.environments.preparation import Preparation
 from empg.environments.registry import preparation
 from empg.errors import UserError
-from empg.learner.process_reward import load_step_rewards
+from empg.learner.process_reward import check_process_reward
 from empg.policy.model import longest_context, require_length, resolve_device, weight_files
 from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary
 from empg.recipe import Recipe
@@ -90,15 +90,13 @@ def _packages(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("fail", "policy.lora needs the package peft", "pip install 'empg[lora]'")
         else:
             yield Finding("ok", "peft is installed")
-    if recipe.credit.process_reward is not None:
+    if (chosen := recipe.credit.step_reward) is not None:
         try:
-            load_step_rewards(recipe.credit.process_reward)
-        except ValueError as error:
-            yield Finding(
-                "fail", _one_line(error), "set credit.process_reward to an importable function, or remove the key"
-            )
+            check_process_reward(chosen)
+        except (ValueError, ModuleNotFoundError) as error:
+            yield Finding("fail", _one_line(error), "fix credit.process_reward, or remove the key")
         else:
-            yield Finding("ok", f"process rewards: {recipe.credit.process_reward}")
+            yield Finding("ok", f"process rewards: {chosen.name}")
 
 
 def _environments(recipe: Recipe, run: Path) -> Iterator[Finding]:

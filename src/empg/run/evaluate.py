@@ -66,11 +66,19 @@ def evaluate_policy(
     if any(share is None for share in shares):
         raise StopRequested
     rows = [row for _, row in sorted((item for share in shares for item in share), key=lambda item: item[0])]
+    seconds = time.perf_counter() - began
+    return summarise(recipe, panel, rows, decoding=decoding, iteration=iteration, seconds=seconds), rows
+
+
+def summarise(
+    recipe: Recipe, panel: Panel, rows: list[EpisodeRow], *, decoding: str, iteration: int, seconds: float
+) -> EvalRecord:
+    """Return the metrics record of a whole panel; `rows` are its episodes, in the panel's order."""
     kinds = sorted({row["task_type"] for row in rows})
-    record: EvalRecord = {
+    return {
         "kind": "eval",
         "iteration": iteration,
-        "split": split,
+        "split": panel.split,
         "decoding": decoding,
         "temperature": recipe.evaluation.temperature if decoding == "sampled" else 0.0,
         "panel": panel.name,
@@ -82,9 +90,8 @@ def evaluate_policy(
         "failed_turns": sum(r["failed_turns"] for r in rows),
         "env_errors": sum(r["end"] == EndReason.ENV_ERROR.value for r in rows),
         "by_type": {kind: _success([r for r in rows if r["task_type"] == kind]) for kind in kinds},
-        "time": time.perf_counter() - began,
+        "time": seconds,
     }
-    return record, rows
 
 
 def evaluate_run(

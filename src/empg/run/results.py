@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from statistics import fmean
 
 from empg.record.records import EvalRecord
 from empg.record.statistics import Comparison, Paired
 from empg.report.before_after import Rate
+from empg.run.coupling import EntropyMeasurements
 from empg.run.display import aligned, rate
+from empg.run.evaluate_model import ModelEvaluation
 
 
 def evaluation_lines(records: Sequence[EvalRecord]) -> Iterator[str]:
@@ -20,11 +24,46 @@ def evaluation_lines(records: Sequence[EvalRecord]) -> Iterator[str]:
         rows.append((f"  panel {record['panel']}, sha256 {record['panel_sha256'][:12]}", "", ""))
     yield from aligned(rows)
     for record in records:
-        failed, broken = record["failed_turns"], record["env_errors"]
-        if failed or broken:
-            failures = f"{failed} turns hit an unavailable external service"
-            errors = f"{broken} episodes ended in an environment error and count as failures"
-            yield f"{record['split']}: {failures}; {errors}"
+        yield from _failures(record)
+
+
+def model_lines(evaluation: ModelEvaluation, prices: tuple[float, float] | None) -> Iterator[str]:
+    """A table of one panel by task type, with the expert and a random policy beside the model, and the cost.
+
+    `prices` are per million prompt and completion tokens.
+    """
+    record, others = evaluation.record, evaluation.baselines
+    columns = [record, *others.values()]
+    rows = [("success (95% Wilson)", "episodes", "model", *others)]
+    rows.append((f"{record['split']} ({record['decoding']})", str(record["n"]), *(rate(Rate.of(r)) for r in columns)))
+    for kind in sorted(record["by_type"]):
+        parts = [r["by_type"][kind] for r in columns]
+        rows.append((f"  {kind}", str(parts[0]["n"]), *(rate(Rate.of(part)) for part in parts)))
+    rows.append(("  mean score", "", *(f"{100 * r['score']:.1f}" for r in columns)))
+    rows += [
+        (f"  {name}", "", *(f"{100 * r['metrics'].get(name, 0.0):.1f}%" for r in columns)) for name in record["metrics"]
+    ]
+    yield from aligned(rows)
+    yield f"panel {record['panel']}, sha256 {record['panel_sha256'][:12]}"
+    yield from _failures(record)
+    usage = evaluation.usage
+    if usage is None:
+        return
+    cost = ""
+    if prices is not None:
+        cost = f", cost {(usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]) / 1e6:.2f}"
+    tokens = f"{usage.prompt_tokens:,} prompt and {usage.completion_tokens:,} completion tokens"
+    yield f"{usage.requests:,} requests, {tokens}{cost}"
+    if usage.unmetered:
+        yield f"{usage.unmetered:,} replies came without token counts and are not in these sums"
+
+
+def _failures(record: EvalRecord) -> Iterator[str]:
+    failed, broken = record["failed_turns"], record["env_errors"]
+    if failed or broken:
+        failures = f"{failed} turns hit an unavailable external service"
+        errors = f"{broken} episodes ended in an environment error and count as failures"
+        yield f"{record['split']}: {failures}; {errors}"
 
 
 def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterator[str]:
@@ -38,6 +77,33 @@ def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterat
     if result.apart:
         settings = "; ".join(result.apart)
         yield f"warning: evaluation settings differ, so the difference is not due to the policies alone: {settings}"
+
+
+def entropy_lines(measured: EntropyMeasurements) -> Iterator[str]:
+    """Two tables by tenth of step entropy: the gradients of the trained policy, and what training changed."""
+    steps = measured.gradients
+    rows: list[tuple[str, ...]] = [
+        ("tenth of the steps", "H, nats", "1 - exp(-H2)", "|d/d logits|^2", "|d/d parameters|")
+    ]
+    for place, chosen in enumerate(tenths([step.entropy for step in steps]), 1):
+        part = [steps[index] for index in chosen]
+        means = (fmean(s.entropy for s in part), fmean(s.expected for s in part), fmean(s.logits for s in part))
+        rows.append((str(place), *(f"{mean:.3f}" for mean in means), f"{fmean(s.parameters for s in part):.2f}"))
+    yield f"gradients of {len(steps)} steps of {measured.split}, {measured.checkpoint}; tenths by step entropy H"
+    yield from aligned(rows)
+    rows = [("tenth of the steps", "H before", "H after", "change, nats")]
+    for place, chosen in enumerate(tenths(measured.before), 1):
+        before, after = (fmean(values[index] for index in chosen) for values in (measured.before, measured.after))
+        rows.append((str(place), f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"))
+    yield f"entropy of {len(measured.before)} steps before learning, and of the same steps under {measured.checkpoint}"
+    yield from aligned(rows)
+
+
+def tenths(values: Sequence[float]) -> list[list[int]]:
+    """Cut the indices of the values, in ascending order of value, into ten parts; only parts with members."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    edges = [len(order) * part // 10 for part in range(11)]
+    return [order[low:high] for low, high in pairwise(edges) if low < high]
 
 
 def _paired_row(name: str, paired: Paired) -> tuple[str, ...]:

@@ -206,6 +206,9 @@ def _reason(key: str, recipe: Recipe, fork: bool) -> str | None:
         return "; its weights exist already" if key.startswith(_FIXED_BY_WEIGHTS) else None
     if key == "iterations" and recipe.optimizer.schedule != "constant":
         return f"; with optimizer.schedule={recipe.optimizer.schedule} it sets every learning rate"
+    rule = recipe.credit.modulation
+    if key == "iterations" and rule is not None and getattr(rule.options, "zeta_schedule", "constant") != "constant":
+        return f"; with credit.modulation.zeta_schedule={rule.options.zeta_schedule} it sets every zeta"
     if key == "workers" and (recipe.optimizer.minibatches > 1 or recipe.credit.max_resample):
         cause = "optimizer.minibatches > 1" if recipe.optimizer.minibatches > 1 else "credit.max_resample > 0"
         return f"; with {cause} results depend on it"

@@ -14,6 +14,7 @@ from signal import Signals
 
 from empg.learner.assign import assign_credit, groups_with_signal
 from empg.learner.checkpoint import START, DivergedError, checkpoint_name, require_finite
+from empg.learner.critic import Critic
 from empg.learner.update import Update, make_optimizer
 from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
@@ -110,10 +111,11 @@ def _work(workers: Workers, recipe: Recipe, path: Path, place: Place | None, com
         except StopRequested:  # only on worker 0; the others are ended
             raise Stopped(workers.own_signal, None) from None
         reference = policy.frozen_copy() if recipe.loss.kl_coef else None
-        update = Update(policy, make_optimizer(policy, recipe.optimizer), recipe, workers, reference)
+        critic = Critic(policy, recipe, workers) if recipe.credit.estimator.needs_critic else None
+        update = Update(policy, make_optimizer(policy, recipe.optimizer), recipe, workers, reference, critic)
         done, saved = 0, -1
         if place is not None and place.checkpoint is not None:
-            state = run.checkpoints.load(place.checkpoint, policy, update.optimizer)
+            state = run.checkpoints.load(place.checkpoint, policy, update.optimizer, critic)
             run.logger.alarms.restore(state["alarms"])
             done = saved = place.iteration
         stopped = _iterate(run, update, done, saved)
@@ -145,7 +147,7 @@ def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
             _save(run, update, done, saved)
             return Stopped(stop, done)
         rolled = time.perf_counter()
-        assigned = assign_credit(episodes, recipe, workers)
+        assigned = assign_credit(episodes, recipe, workers, finished=done / recipe.iterations, critic=update.critic)
         credited = time.perf_counter()
         stats = update(assigned, done)
         done += 1
@@ -248,6 +250,6 @@ def _save(run: Run, update: Update, iteration: int, saved: int) -> int:
     """Write the checkpoint of an iteration unless it is the one that was `saved`; returns the iteration."""
     if run.workers.first and iteration != saved:
         state = {"iteration": iteration, "alarms": run.logger.alarms.state()}
-        run.checkpoints.save(checkpoint_name(iteration), update.policy, update.optimizer, state)
+        run.checkpoints.save(checkpoint_name(iteration), update.policy, update.optimizer, state, update.critic)
     run.workers.barrier()
     return iteration

@@ -1,4 +1,4 @@
-"""A run of the queue: its state, read from its folder, and its process."""
+"""A run of the queue: its state, read from its folder or its results, and its process."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ class Job:
     """A run of the queue.
 
     Attributes:
+        planned: what is to be run.
+        folder: the run folder.
+        summary: the folder of its results. A run that is finished there is not run again, even without a run folder.
         state: `waiting`, `running`, `finished` or `failed`.
         iteration: finished iterations.
         success: success of the newest evaluation of the first panel; None without one.
@@ -33,6 +36,7 @@ class Job:
 
     planned: PlannedRun
     folder: Path
+    summary: Path
     state: str = WAITING
     iteration: int = 0
     success: float | None = None
@@ -55,9 +59,16 @@ class Job:
         """Whether the run has a folder with a recipe."""
         return (self.folder / "recipe.yaml").is_file()
 
+    @property
+    def _recorded(self) -> RunFolder | None:
+        """The folder that says how far the run is."""
+        found = (folder for folder in (self.folder, self.summary) if (folder / "recipe.yaml").is_file())
+        return next(map(RunFolder, found), None)
+
     def refresh(self) -> None:
-        """Read how far the run is from its folder."""
-        records = RunFolder(self.folder).read_metrics() if self.begun else []
+        """Read how far the run is."""
+        recorded = self._recorded
+        records = recorded.read_metrics() if recorded else []
         self.iteration = max((r["iteration"] for r in train_records(records)), default=0)
         first = self.planned.recipe.evaluation.panels[:1]
         found = [r["success"] for r in eval_records(records) if [r["split"]] == first]
@@ -72,19 +83,28 @@ class Job:
         wanted = {(s, d) for s in recipe.evaluation.panels for d in recipe.evaluation.decoding}
         evaluated = eval_records(records)
         done = {(r["split"], r["decoding"]) for r in evaluated if r["iteration"] == recipe.iterations}
-        return self.begun and self.iteration >= recipe.iterations and wanted <= done
+        return self.iteration >= recipe.iterations and wanted <= done
 
     def check(self) -> None:
-        """Check that the run in the folder is the one that is planned.
+        """Check that the run that is recorded is the one that is planned.
 
         Raises:
             UserError: it has another recipe.
         """
-        if self.begun:
+        if recorded := self._recorded:
             try:
-                like_the_run(self.planned.recipe, RunFolder.open(self.folder))
+                like_the_run(self.planned.recipe, RunFolder.open(recorded.path))
             except UserError as error:
-                raise UserError(f"{error}; or remove {self.folder}, or rename the study") from None
+                raise UserError(f"{error}; or remove {recorded.path}, or rename the study") from None
+
+    def keep_results(self) -> None:
+        """Copy the results of a finished run, if its folder is here, to where they stay.
+
+        Raises:
+            UserError: a file cannot be read or written.
+        """
+        if self.state == FINISHED and self.begun:
+            RunFolder.open(self.folder).copy_summary(self.summary)
 
     def start(self) -> None:
         """Start the process of the run: a new run, one that continues, or one that restarts before its checkpoint."""

@@ -1,7 +1,8 @@
 """The queue of a study: start the runs that are missing, resume those that were interrupted, skip what is finished.
 
-The state of a run is read from its folder alone. So a study can be stopped in any way, even by kill -9, and started
-again; the processes of its runs end with it.
+The state of a run is read from its folder, or from its results where these alone are left. So a study can be stopped in
+any way, even by kill -9, and started again, also on another machine that has the results of the finished runs. The
+processes of its runs end with it.
 """
 
 from __future__ import annotations
@@ -20,30 +21,36 @@ from empg.system.signals import StopSignals
 _POLL = 1.0  # seconds between two looks at the metrics of the runs
 
 
-def make_jobs(planned: Sequence[PlannedRun], folder: Path) -> list[Job]:
-    """Return the jobs of a study in `folder`, with the state of each.
+def make_jobs(planned: Sequence[PlannedRun], folder: Path, results: Path) -> list[Job]:
+    """Return the jobs of a study with runs in `folder` and results in `results`, with the state of each.
 
     Raises:
         UserError: a folder has a run with another recipe.
     """
-    jobs = [Job(run, folder / run.key.name) for run in planned]
+    jobs = [Job(run, folder / run.key.name, results / run.key.name) for run in planned]
     for job in jobs:
         job.check()
         job.refresh()
     return jobs
 
 
-def run_queue(planned: Sequence[PlannedRun], folder: Path, parallel: int, progress: StudyProgress) -> list[Job]:
+def run_queue(
+    planned: Sequence[PlannedRun], folder: Path, results: Path, parallel: int, progress: StudyProgress
+) -> list[Job]:
     """Run what is missing, `parallel` runs at a time, and return all jobs; those that failed are among them.
+
+    The results of a run are copied into `results` as soon as it is finished.
 
     Raises:
         Stopped: a signal asked the study to stop; its runs were asked as well, and can be resumed.
-        UserError: another process runs a study in this folder, or a run has another recipe.
+        UserError: another process runs a study in this folder, a run has another recipe, or results cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder} is in use by another empg study; wait until it has ended, or stop it"
     with locked(folder / ".lock", wait=2.0, busy=busy), StopSignals() as signals, ExitStack() as held:
-        jobs = make_jobs(planned, folder)
+        jobs = make_jobs(planned, folder, results)
+        for known in jobs:
+            known.keep_results()
         held.callback(_end_all, jobs)
         held.enter_context(progress)
         progress.begin(jobs)
@@ -91,6 +98,7 @@ def _look(job: Job, progress: StudyProgress, asked: bool) -> None:
     if asked and job.state == FAILED:
         job.state = WAITING
         return
+    job.keep_results()
     progress.ended(job)
 
 

@@ -68,20 +68,17 @@ class Results:
         return list(dict.fromkeys((r["split"], r["decoding"]) for run in runs for r in eval_records(run.records)))
 
 
-def collect(source: Path, study: Study, runs: Path, finished: Sequence[RunKey], target: Path) -> int:
-    """Copy the study file and the results of its finished runs into `target`; return the number of runs.
+def keep_study(source: Path, results: Path) -> None:
+    """Copy the file of a study into the folder of its results.
 
     Raises:
-        UserError: a file cannot be read or written.
+        UserError: it cannot be read or written.
     """
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        write_whole(target / _STUDY, source.read_bytes())
+        results.mkdir(parents=True, exist_ok=True)
+        write_whole(results / _STUDY, source.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
-    for key in finished:
-        RunFolder.open(runs / key.name).copy_summary(target / key.name)
-    return len(finished)
+        raise UserError(f"cannot write {results}: {error.strerror or error}") from None
 
 
 def read_results(folder: Path) -> Results:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from empg.environments.alfworld.progress import progress
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.world import TaskType
 from tests.environments.alfworld.rooms import bedroom, kitchen
@@ -18,6 +19,16 @@ WINS = {
 }
 TAKE = ["go to countertop 1", "take mug 1 from countertop 1"]
 PUT = ["go to cabinet 1", "open cabinet 1", "move mug 1 to cabinet 1"]
+
+
+def _progress_after_each(game, commands: list[str]) -> list[float]:
+    engine = Engine(game)
+    state = engine.start()
+    found = [progress(engine, state)]
+    for command in commands:
+        assert engine.step(state, command)[1], command
+        found.append(progress(engine, state))
+    return found
 
 
 def _won_after_each(game, commands: list[str]) -> list[bool]:
@@ -39,6 +50,35 @@ def test_delivering_a_treated_mug_wins(task_type: TaskType):
 @pytest.mark.parametrize("task_type", [TaskType.CLEAN, TaskType.HEAT, TaskType.COOL])
 def test_delivering_an_untreated_mug_does_not_win(task_type: TaskType):
     assert not any(_won_after_each(kitchen(task_type), [*TAKE, *PUT]))
+
+
+@pytest.mark.parametrize(
+    ("task_type", "commands", "wanted"),
+    [
+        (TaskType.PICK, [*TAKE, *PUT], [0, 0, 1 / 2, 1 / 2, 1 / 2, 1]),
+        (TaskType.CLEAN, [*TAKE, *WINS[TaskType.CLEAN], *PUT], [0, 0, 1 / 3, 1 / 3, 2 / 3, 2 / 3, 2 / 3, 1]),
+        (TaskType.HEAT, [*TAKE, *PUT], [0, 0, 1 / 3, 1 / 3, 1 / 3, 0]),  # delivered untreated
+        (
+            TaskType.PICK_TWO,
+            [
+                *TAKE,
+                *PUT,
+                "go to sinkbasin 1",
+                "take mug 2 from sinkbasin 1",
+                "go to cabinet 1",
+                PUT[2].replace("1", "2", 1),
+            ],
+            [0, 0, 1 / 4, 1 / 4, 1 / 4, 2 / 4, 2 / 4, 3 / 4, 3 / 4, 1],
+        ),
+    ],
+)
+def test_progress_is_the_share_of_the_subgoals_that_hold(task_type: TaskType, commands: list[str], wanted: list[float]):
+    assert _progress_after_each(kitchen(task_type), commands) == pytest.approx(wanted)
+
+
+def test_progress_of_look_is_the_object_the_lamp_and_both_at_one_place():
+    commands = ["go to desk 1", "use desklamp 1", "take pencil 1 from drawer 1", "go to shelf 1"]
+    assert _progress_after_each(bedroom(), commands) == pytest.approx([0, 0, 1 / 3, 1, 2 / 3])
 
 
 def test_a_mug_heated_and_then_cooled_is_not_hot():

@@ -109,6 +109,15 @@ def test_a_whole_episode(environment: DeepSearchEnv) -> None:
         environment.step("search[more]")
 
 
+def test_progress_counts_the_gold_pages_that_were_found_and_the_answer(environment: DeepSearchEnv) -> None:
+    found = [environment.reset(options={"task": 0})[1]["progress"]]
+    searches = ("search[Ostrey]", "open[Mara Quill]", "search[Silent Harbour]", "open[Silent Harbour]")
+    found += [environment.step(action)[4]["progress"] for action in (*searches, "answer[Ostrey]")]
+    assert found == pytest.approx([0, 0, 1 / 3, 2 / 3, 2 / 3, 2 / 3])
+    environment.reset(options={"task": 0})
+    assert environment.step("answer[Dunmere]")[4]["progress"] == pytest.approx(1 / 3)
+
+
 def test_a_wrong_answer_also_ends_the_episode(environment: DeepSearchEnv) -> None:
     _, reward, terminated, _, info = environment.step("answer[Ostrey]")
     assert (reward, terminated, info["won"], info["score"]) == (0.0, True, False, 0.0)
@@ -392,7 +401,7 @@ def test_the_contract(source: Source) -> None:
     with_chain.reset(options={"task": 0})
     assert isinstance(with_chain.expert(), Expert)
     _, info = environment.reset(options={"task": 0})
-    assert set(info) == {"task", "task_id", "task_type", "won", "score", "admissible", "valid", "metrics"}
+    assert set(info) == {"task", "task_id", "task_type", "won", "score", "admissible", "valid", "progress", "metrics"}
     assert (info["task_type"], info["valid"], info["won"], environment.num_tasks) == ("open", True, False, 1)
     assert info["task_id"] == environment.task_id(0)
     assert [environment.step("nonsense")[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]

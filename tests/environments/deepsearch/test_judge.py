@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empg.environments.deepsearch.judge import Judge, JudgeReport, read_reply, read_verdict
+from empg.environments.deepsearch.chat import read_reply
+from empg.environments.deepsearch.judge import Judge, JudgeReport, read_verdict
 from empg.environments.deepsearch.retrieval.transport import RequestPolicy
 from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
 from empg.environments.registry import make

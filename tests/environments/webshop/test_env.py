@@ -60,6 +60,7 @@ def test_invariants_of_random_walks(task: int, choices: list[int | str], mode: s
         observation, reward, terminated, truncated, info = outcome
         assert twin.step(action) == outcome  # a clone behaves the same
         assert 0 <= reward <= 1
+        assert 0 <= info["progress"] <= 1
         assert info["valid"] or not listed
         assert info["won"] == (reward == 1.0)
         assert terminated == (environment.state.page is Page.DONE)
@@ -189,7 +190,7 @@ def test_the_contract() -> None:
     environment = WebShopEnv("dev", max_steps=3)
     assert isinstance(environment, TextEnvironment)
     observation, info = environment.reset(options={"task": 7})
-    assert set(info) == {"task", "task_id", "task_type", "won", "score", "admissible", "valid"}
+    assert set(info) == {"task", "task_id", "task_type", "won", "score", "admissible", "valid", "progress"}
     assert info["task_id"] == environment.task_id(7)
     assert info["admissible"] == ["search[<your query>]"]
     assert info["task"] in observation
@@ -213,6 +214,20 @@ def test_buying_ends_the_episode() -> None:
     assert reward == info["score"] < 1
     with pytest.raises(RuntimeError, match="call reset"):
         environment.step("search[more]")
+
+
+def test_progress_is_what_buying_now_would_be_worth() -> None:
+    environment = WebShopEnv("train")
+    for task in range(5):
+        observation, info = environment.reset(options={"task": task})
+        assert info["progress"] == 0.0
+        expert, over = environment.expert(), False
+        while not over:
+            buyer = environment.clone()
+            worth = buyer.step("click[buy now]")[4]["score"] if environment.state.page is Page.ITEM else 0.0
+            assert environment.state.page is Page.SUB or info["progress"] == worth
+            observation, _, over, _, info = environment.step(expert.act(observation, info)["action"])
+        assert info["progress"] == info["score"] == 1.0
 
 
 def test_a_clone_is_independent() -> None:

@@ -47,6 +47,7 @@ class AdvantageInputs:
         step_rewards: `(N,)` reward of each single step, or None. Over an episode they sum to its outcome reward.
         states: `(N,)` int, equal for two steps of a group if and only if their last observations have the same text; or
             None. This is the state of the agent only in environments whose observations show all of it.
+        values: `(N,)` what a critic expected of the rest of the episode before each step, or None.
         weighting: `episode` counts each episode once in a statistic. `step` counts it once per step, so that an
             episode of 30 steps counts 30 times; implementations that keep one row per step do this implicitly.
         eps: added to a standard deviation that is divided by.
@@ -62,6 +63,7 @@ class AdvantageInputs:
     episode: Tensor
     step_rewards: Tensor | None = None
     states: Tensor | None = None
+    values: Tensor | None = None
     weighting: Weighting = "episode"
     eps: float = 1e-6
     reduce: Reduce = one_worker
@@ -71,10 +73,10 @@ class AdvantageInputs:
         object.__setattr__(self, "rewards", checked_rewards(self.rewards, self.groups))
         require_ids("episode", self.episode)
         require_vector("episode", self.episode, "step", "N")
-        for name in ("step_rewards", "states"):
-            values: Tensor | None = getattr(self, name)
-            if values is not None:
-                require_shape(name, values, self.episode.shape, of="episode")
+        for name in ("step_rewards", "states", "values"):
+            column: Tensor | None = getattr(self, name)
+            if column is not None:
+                require_shape(name, column, self.episode.shape, of="episode")
         if self.weighting not in ("episode", "step"):
             raise ValueError(f"weighting: expected episode or step, got {self.weighting!r}")
         if self.weighting == "step" and (empty := first_true(self.num_steps < 1)) is not None:
@@ -104,6 +106,7 @@ class AdvantageEstimator:
         estimate: from the batch, and the options if it has any, to `(N,)` float32, one advantage per step.
         compares_steps: whether it compares single steps, so that the steps of an episode differ; it then needs
             `step_rewards` and `states`.
+        needs_critic: whether it needs the `values` of a critic, and `step_rewards`.
         options: an instance of its frozen dataclass of options, with the default values; None if it has no options.
             The fields are keys of recipes, and `__post_init__` raises a ValueError that names the field.
     """
@@ -113,6 +116,7 @@ class AdvantageEstimator:
     compares_within_group: bool
     estimate: Callable[..., Tensor]
     compares_steps: bool = False
+    needs_critic: bool = False
     options: Any = None
 
     def configured(self, **options: object) -> AdvantageEstimator:
@@ -132,11 +136,15 @@ class AdvantageEstimator:
 
         Raises:
             ValueError: a group has only one episode and the estimator compares within groups; the estimator compares
-                steps and `step_rewards` or `states` is None; or it does not return one float32 per step.
+                steps and `step_rewards` or `states` is None; it needs a critic and `step_rewards` or `values` is None;
+                or it does not return one float32 per step.
         """
-        if self.compares_steps and (inputs.step_rewards is None or inputs.states is None):
-            missing = "step_rewards" if inputs.step_rewards is None else "states"
-            raise ValueError(f"{missing}: {self.name} compares single steps: expected one value per step, got None")
+        needed = {"states": "compares single steps"} if self.compares_steps else {}
+        needed |= {"values": "needs a critic"} if self.needs_critic else {}
+        for name, why in needed.items():
+            missing = next((field for field in ("step_rewards", name) if getattr(inputs, field) is None), None)
+            if missing is not None:
+                raise ValueError(f"{missing}: {self.name} {why}: expected one value per step, got None")
         if self.compares_within_group:
             group = segments_of(inputs.groups)
             if (alone := first_true(group.sizes < 2)) is not None:

@@ -37,6 +37,7 @@ class ModulationInputs:
         groups: `(E,)` int, equal for the episodes of a group. All episodes of a group are on one worker.
         reduce: makes statistics over all steps global over workers; None = one worker. Every worker makes the same
             calls, also one without steps.
+        finished: share of the run's iterations that are finished, 0 <= finished < 1.
 
     Raises:
         ValueError: shapes disagree, or a step belongs to an episode without a reward.
@@ -46,6 +47,7 @@ class ModulationInputs:
     rewards: Tensor
     groups: Tensor
     reduce: Reduce = one_worker
+    finished: float = 0.0
 
     def __post_init__(self) -> None:
         require_vector("rewards", self.rewards, "episode", "E")

@@ -8,7 +8,9 @@ those of the same side that have a step t, d of them in O+ and h in O-:
     A(i,t) = (r(i,t) - mean r) / max(std r, floor)        over all steps of O+, or of O-     Eq. 6
 
 An uncertain step of a winner gets more credit (the opposite of EMPG), and a confident step of a loser more blame.
-Tan et al., "GTPO and GRPO-S: token and sequence-level reward shaping with policy entropy", arXiv 2508.04349.
+Tan et al., "GTPO and GRPO-S: token and sequence-level reward shaping with policy entropy", arXiv 2508.04349. The
+equations were taken from two public implementations that quote them with these numbers and agree, not from the text of
+the paper. One of them also clips token entropies to a fixed range before the equations, which is not done here.
 
 The paper's unit is the token. Here t counts steps and H is the step entropy; both sides of the equations keep their
 form. R replaces the advantage of the base algorithm, which is not used. A process reward is added to A at the end. The

@@ -13,6 +13,7 @@ from empg.environments.alfworld import generator, textworld
 from empg.environments.alfworld.expert import HouseholdExpert
 from empg.environments.alfworld.gamefile import find_games, read_game
 from empg.environments.alfworld.generator import generate
+from empg.environments.alfworld.progress import progress
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.spec import ALFWorldOptions, RoomSize
 from empg.environments.alfworld.world import State, TaskType
@@ -139,6 +140,7 @@ class ALFWorldEnv(TextEnvironment):
             score=float(won),
             admissible=self._real.admissible if self._real is not None else self._engine.admissible(self._state),
             valid=valid,
+            progress=float(won) if won else progress(self._engine, self._state),
         )
 
 

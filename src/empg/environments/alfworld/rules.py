@@ -44,9 +44,9 @@ class Engine:
                 self._at.setdefault(receptacle.location, []).append(receptacle)
         self._goto: dict[str, list[str]] = {}
         goal = game.goal
-        self._wanted = frozenset(i.id for i in game.items if i.type == goal.object_type and self._can_become(i))
-        self._targets = [r.id for r in self.receptacles.values() if r.type == goal.receptacle_type]
-        self._lamps = frozenset(i.id for i in game.items if i.type == goal.lamp_type and i.toggleable)
+        self.wanted = frozenset(i.id for i in game.items if i.type == goal.object_type and self._can_become(i))
+        self.targets = [r.id for r in self.receptacles.values() if r.type == goal.receptacle_type]
+        self.lamps = frozenset(i.id for i in game.items if i.type == goal.lamp_type and i.toggleable)
 
     def _check(self) -> None:
         game = self.game
@@ -188,11 +188,11 @@ class Engine:
     def _is_won(self, state: State) -> bool:
         task = self.game.goal.task_type
         if task is TaskType.LOOK:
-            if state.holding not in self._wanted or self._lamps.isdisjoint(state.lit):
+            if state.holding not in self.wanted or self.lamps.isdisjoint(state.lit):
                 return False
             here = self._at.get(state.location, ())
-            return any(id in self._lamps and id in state.lit for r in here for id in state.inside[r.id])
-        wanted = self._wanted
+            return any(id in self.lamps and id in state.lit for r in here for id in state.inside[r.id])
+        wanted = self.wanted
         if task is TaskType.CLEAN:
             wanted = wanted & state.clean
         elif task is TaskType.HEAT:
@@ -202,7 +202,7 @@ class Engine:
         enough = 2 if task is TaskType.PICK_TWO else 1
         if len(wanted) < enough:
             return False
-        return any(len(wanted.intersection(state.inside[id])) >= enough for id in self._targets)
+        return any(len(wanted.intersection(state.inside[id])) >= enough for id in self.targets)
 
     # ---- one rule per verb: each returns the observation, or None if the command is invalid --------------------------
 

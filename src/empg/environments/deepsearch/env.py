@@ -167,7 +167,8 @@ class DeepSearchEnv(TextEnvironment):
         if document is None:
             return pages.NO_PAGE, False
         reading = pages.read(document, part, self._page_words)
-        self.state = replace(self.state, reading=reading, page=document)
+        read = self.state.read | {folded(document.title)}
+        self.state = replace(self.state, reading=reading, page=document, read=read)
         return pages.page(reading), True
 
     def _read_on(self) -> tuple[str, bool]:
@@ -218,11 +219,18 @@ class DeepSearchEnv(TextEnvironment):
             score=reached,
             admissible=[] if answer is not None else self._admissible(),
             valid=valid,
+            progress=self._progress(reached),
             metrics={name: 0.0 if answer is None else score(answer, self.question.answers, name) for name in REPORTED},
         )
         if failure:
             info["failure"] = failure
         return info
+
+    def _progress(self, reached: float) -> float:
+        """The share of the gold pages that were found or opened, with the score of the answer as one part more."""
+        wanted = {folded(hop.title) for hop in self.question.hops}
+        found = self.state.read | {folded(document.title) for document in self.state.found}
+        return (len(wanted & found) + reached) / (len(wanted) + 1)
 
     def _admissible(self) -> list[str]:
         """Placeholders for what is free text, the listed pages, and `next` if a page can be read on."""

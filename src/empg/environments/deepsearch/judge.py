@@ -8,28 +8,23 @@ that a run can be repeated without new requests. Failures are never cached.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
+from empg.environments.deepsearch.chat import REQUEST_POLICY, ChatModel, on_one_line
 from empg.environments.deepsearch.options import KEY_VARIABLE
 from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy, read_variable
+from empg.environments.deepsearch.retrieval.transport import RequestPolicy
 from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
-from empg.errors import UserError
 
-REQUEST_POLICY = RequestPolicy(timeout=60.0)  # judges are slower than searches
 MAX_ANSWER = 2_000  # characters of a given answer; the rest is cut
 MAX_GOLDS = 50  # correct answers in the prompt
-_MAX_ECHO = 500  # characters of an unreadable verdict that the reminder repeats
 _REMINDER = "That was not one of the two words. Reply with exactly one word: CORRECT or INCORRECT."
-_BREAKS = re.compile("[\x7f-\x9f\u2028\u2029]")  # not escaped by JSON, but may look like line breaks
 _VERDICT = re.compile(r"\s*(CORRECT|INCORRECT)\.?\s*", re.IGNORECASE)
 
 
@@ -70,24 +65,14 @@ class Judge:
         request_policy: RequestPolicy = REQUEST_POLICY,
         max_tokens: int = 16,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"invalid judge URL: expected https://HOST/v1, got {url!r}")
-        if not model:
-            raise UserError("the model of the judge is empty. Set judge.model")
+        self._chat = ChatModel(
+            url, model, key_variable=key_variable, request_policy=request_policy, max_tokens=max_tokens
+        )
         self.report = JudgeReport()
-        path = "/chat/completions"
-        self._url = url if url.endswith(path) else url.rstrip("/") + path
-        self._model, self._max_tokens = model, max_tokens
-        self._headers = {}
-        if key_variable is not None:
-            key = read_variable(
-                key_variable, "the judge needs an API key. Set the variable, or set key_variable to null"
-            )
-            self._headers["Authorization"] = f"Bearer {key}"
+        self._model = model
         self._prompt = resources.files(__package__).joinpath("judge.txt").read_text(encoding="utf-8")
         self._prompt_hash = hashlib.sha256(f"{self._prompt}\n{_REMINDER}".encode()).hexdigest()
         self._cache = None if cache is None else DiskCache(cache)
-        self._http = HttpClient(request_policy)
         self._counting = threading.Lock()
 
     def __call__(self, question: Question, answer: str) -> float:
@@ -120,7 +105,8 @@ class Judge:
         if isinstance(cached, bool):
             self._count(cached=1)
             return cached
-        verdict = self._ask(self._filled(question, golds, given))
+        prompt = self._filled(question, golds, given)
+        verdict = self._chat.ask(prompt, read_verdict, _REMINDER, lambda: self._count(asked=1))
         if verdict is None:
             self._count(unreadable=1)
             return None
@@ -131,20 +117,7 @@ class Judge:
     def _filled(self, question: str, golds: list[str], given: str) -> str:
         """Fill the prompt. Values are JSON, so that no text in them can look like a part of the prompt."""
         shown = {"question": question, "golds": golds, "answer": given}
-        return self._prompt.format(**{name: _on_one_line(value) for name, value in shown.items()})
-
-    def _ask(self, prompt: str) -> bool | None:
-        messages = [{"role": "user", "content": prompt}]
-        for _ in range(2):
-            self._count(asked=1)
-            payload = {"model": self._model, "messages": messages, "temperature": 0, "max_tokens": self._max_tokens}
-            reply = read_reply(self._http.json("POST", self._url, headers=self._headers, payload=payload))
-            verdict = read_verdict(reply)
-            if verdict is not None:
-                return verdict
-            echo = {"role": "assistant", "content": clean_text(reply[:_MAX_ECHO]) or "(nothing)"}
-            messages = [messages[0], echo, {"role": "user", "content": _REMINDER}]
-        return None
+        return self._prompt.format(**{name: on_one_line(value) for name, value in shown.items()})
 
     def _count(self, asked: int = 0, cached: int = 0, unreadable: int = 0) -> None:
         with self._counting:
@@ -157,25 +130,3 @@ def read_verdict(reply: str) -> bool | None:
     """Return True for CORRECT and False for INCORRECT (any case, optional full stop); None for anything else."""
     match = _VERDICT.fullmatch(reply)
     return None if match is None else match[1].upper() == "CORRECT"
-
-
-def read_reply(answer: Any) -> str:
-    """Return the text of a chat completion, or "" if the model returned no content.
-
-    Raises:
-        RetrievalError: the response is not a chat completion.
-    """
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
-    content = message.get("content") if isinstance(message, dict) else 0
-    if content is None:
-        return ""  # the model refused, or reached the token limit while reasoning
-    if not isinstance(content, str):
-        raise RetrievalError("the judge did not return a chat completion")
-    return content
-
-
-def _on_one_line(value: Any) -> str:
-    """Return the value as JSON without characters that a model may read as a line break."""
-    return _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))

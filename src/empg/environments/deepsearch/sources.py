@@ -96,7 +96,8 @@ def _context(files: Files) -> tuple[str, ...]:
 
 @lru_cache(4)
 def _judge(options: Judging, cache: Path | None) -> Score:
-    from empg.environments.deepsearch.judge import REQUEST_POLICY, Judge  # needs httpx
+    from empg.environments.deepsearch.chat import REQUEST_POLICY  # needs httpx
+    from empg.environments.deepsearch.judge import Judge
 
     return Judge(
         options.url,

@@ -72,6 +72,7 @@ class State:
         found: the results of all searches, newest first; they can still be opened.
         reading: the part of a page that was shown last; `next` shows the following one.
         page: the page in the last observation, if it shows one.
+        read: the titles of all pages that were shown, folded.
         answer: set by the turn that ends the episode.
         steps: number of turns taken.
     """
@@ -80,6 +81,7 @@ class State:
     found: tuple[Document, ...] = ()
     reading: Reading | None = None
     page: Document | None = None
+    read: frozenset[str] = frozenset()
     answer: str | None = None
     steps: int = 0
 

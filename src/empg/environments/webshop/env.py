@@ -172,8 +172,13 @@ class WebShopEnv(TextEnvironment):
             score=score.reward if score is not None else 0.0,
             admissible=self._admissible(nodes),
             valid=valid,
+            progress=score.reward if score is not None else self._worth_now(),
         )
         return text, info
+
+    def _worth_now(self) -> float:
+        """The score of buying the product that is open, with the options chosen so far; 0 where none is open."""
+        return self.shop.score(self.state, self.goal).reward if self.state.row is not None else 0.0
 
     def _admissible(self, nodes: list[pages.Node]) -> list[str]:
         """What would do something now; a search counts where the page shows a search bar, though it works anywhere."""

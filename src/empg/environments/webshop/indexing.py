@@ -113,9 +113,13 @@ def _code() -> str:
     """Return a fingerprint of the code that generates and indexes a shop, so that changed code gets another index."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in (here.parent / "analysis.py", *(here / f"{name}.py" for name in _CONTENT_MODULES)):
-        digest.update(file.read_bytes())
+    for folder, modules in ((here.parent, _SHARED_MODULES), (here, _CONTENT_MODULES)):
+        for module in modules:
+            digest.update((folder / f"{module}.py").read_bytes())
     return digest.hexdigest()[:12]
 
 
-_CONTENT_MODULES = ("catalogue", "generator", "goals", "records", "search", "tables", "world")
+_SHARED_MODULES = ("analysis", "bm25", "porter")
+_CONTENT_MODULES = (
+    "catalogue", "generator", "goals", "keyed_store", "nouns", "pages", "records", "search", "spec", "tables", "world",
+)  # fmt: skip

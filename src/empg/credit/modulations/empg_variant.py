@@ -1,0 +1,111 @@
+"""Variants of EMPG (arXiv 2509.09265): other normalisations and bonuses. With its defaults, this is EMPG to the bit.
+
+    Hn(i,t)    = clip((H(i,t) - low) / (high - low + eps), 0, 1)
+    g(i,t)     = exp(-k Hn(i,t)) / mean exp(-k Hn)
+    f(i,t)     = exp(-k' Hn(i,t))                            0 beyond the last step of an episode
+    A_mod(i,t) = A(i) g(i,t) + zeta b(i,t)
+    A_final    = A_mod - mean A_mod                          means over all steps of the batch
+
+`normalisation` defines low and high:
+
+    minmax     min H and max H                               EMPG
+    quantile   the smallest and the largest H that remain when a share q of the steps is left out at either end
+
+`clarity` defines b:
+
+    bonus      f(i,t+1)                                      EMPG
+    won        f(i,t+1) where A(i) > 0, else 0
+    potential  f(i,t+1) - f(i,t)
+
+With `potential`, the bonuses of an episode add up to -f of its first step, whatever it did later: shaping by a
+potential (Ng et al., 1999, with gamma = 1). Each is credited to its own step and not to earlier ones, so the invariance
+of that paper holds for the sum over an episode, not for a single update.
+
+With `zeta_schedule: linear`, zeta falls linearly over the iterations of the run, towards 0 at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from empg.credit.checks import require_between, require_choice
+from empg.credit.modulations.base import Modulation, ModulationInputs, StepCredit, require_constants
+from empg.credit.reduce import Reduce, global_max, global_mean, global_min, global_smallest
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantOptions:
+    """The constants of EMPG, and what differs from it.
+
+    Attributes:
+        normalisation: what entropies are scaled by; see the top of this module.
+        q: share of the steps that `quantile` leaves out at either end, rounded down to whole steps.
+        clarity: the bonus; see the top of this module.
+        zeta_schedule: `constant`, or `linear`: zeta falls towards 0 over the run.
+    """
+
+    k: float = 1.0
+    k_future: float = 1.0
+    zeta: float = 0.1
+    eps: float = 1e-8
+    normalisation: Literal["minmax", "quantile"] = "minmax"
+    q: float = 0.05
+    clarity: Literal["bonus", "won", "potential"] = "bonus"
+    zeta_schedule: Literal["constant", "linear"] = "constant"
+
+    def __post_init__(self) -> None:
+        require_constants(self, at_least_zero=("k", "k_future", "zeta"), positive=("eps",))
+        require_between("q", self.q, 0.0, 0.49)
+        require_choice("normalisation", self.normalisation, ("minmax", "quantile"))
+        require_choice("clarity", self.clarity, ("bonus", "won", "potential"))
+        require_choice("zeta_schedule", self.zeta_schedule, ("constant", "linear"))
+
+
+def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredit:
+    """Return the credit of each step; see the top of this module. `clarity` of the result is b."""
+    steps, reduce = inputs.steps, inputs.reduce
+
+    low, high = _bounds(steps.entropy, options, reduce)
+    normalised = ((steps.entropy - low) / (high - low + options.eps)).clamp(0.0, 1.0)
+
+    confidence = torch.exp(-options.k * normalised)
+    scale = confidence / global_mean(confidence, reduce)
+
+    own_clarity = torch.exp(-options.k_future * normalised)
+    clarity = torch.where(steps.has_next, own_clarity.roll(-1), 0.0)
+    if options.clarity == "won":
+        clarity = torch.where(steps.advantage > 0, clarity, 0.0)
+    elif options.clarity == "potential":
+        clarity = clarity - own_clarity
+
+    zeta = options.zeta * (1.0 - inputs.finished if options.zeta_schedule == "linear" else 1.0)
+    modulated = steps.advantage * scale + zeta * clarity
+    if steps.process_reward is not None:
+        modulated = modulated + steps.process_reward
+
+    advantage = modulated - global_mean(modulated, reduce)
+    return StepCredit(
+        normalised_entropy=normalised, scale=scale, clarity=clarity, modulated=modulated, advantage=advantage
+    )
+
+
+def _bounds(entropy: Tensor, options: VariantOptions, reduce: Reduce) -> tuple[Tensor, Tensor]:
+    """Return low and high, 0-d, the same on every worker."""
+    if options.normalisation == "minmax":
+        return global_min(entropy, reduce), global_max(entropy, reduce)
+    steps = reduce(entropy.new_tensor(len(entropy), dtype=torch.float64), "sum")
+    left_out = (options.q * steps).floor()
+    low, high = global_smallest(entropy, torch.stack([left_out + 1, steps - left_out]), reduce)
+    return low, high
+
+
+MODULATION = Modulation(
+    name="empg_variant",
+    summary="EMPG with another normalisation, another bonus, or a zeta that falls over the run",
+    options=VariantOptions,
+    modulate=empg_variant,
+)

@@ -1,0 +1,57 @@
+"""The finished episodes of an evaluation that can be resumed: one line of JSON per episode, written when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from empg.errors import UserError
+from empg.record.lines import drop_torn_line, json_line
+from empg.record.records import EpisodeRow
+
+
+class PlayedEpisodes:
+    """The finished episodes of one panel by their place in it. The file is created with the first episode.
+
+    A line has the `place`, the `row` of the episode (`EpisodeRow`), and what else was kept of it.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not an episode.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.lines: dict[int, dict[str, Any]] = {}
+        try:
+            data = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+        for number, line in enumerate(data.split(b"\n")[:-1], 1):  # an incomplete last line was left by a kill
+            try:
+                kept = json.loads(line)
+                if not EpisodeRow.__annotations__.keys() <= kept["row"].keys():
+                    raise KeyError
+                self.lines[int(kept["place"])] = kept
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                raise UserError(f"{path} line {number} is not an episode; fix or delete the line") from None
+
+    def add(self, place: int, content: Mapping[str, Any]) -> None:
+        """Append the episode at a place of the panel and wait until it is on the disk.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        line = json_line({"place": place, **content})
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab+") as file:
+                drop_torn_line(file)
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from None
+        self.lines[place] = json.loads(line)

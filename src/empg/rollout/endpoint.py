@@ -1,0 +1,216 @@
+"""A chat model behind an OpenAI-compatible `POST /chat/completions`: a provider's API, or a server such as vLLM's."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from empg.environments.deepsearch.retrieval.transport import Answer, HttpClient, RequestPolicy, read_variable
+from empg.errors import UserError
+from empg.policy.decode import Sampling
+
+PREFIX = "openai:"
+# A model writes for minutes, a rate limit lasts for one. The circuit of a server never opens, because the evaluation
+# stops at the first request that fails for good.
+REQUEST_POLICY = RequestPolicy(
+    timeout=300.0, attempts=7, backoff=1.0, longest_wait=120.0, failure_threshold=1 << 30, max_bytes=4 << 20
+)
+MAX_TEXT = 100_000  # characters of a reply that are kept
+_UNREADABLE_ATTEMPTS = 3  # a reply with status 200 that is not a completion, e.g. of an overloaded proxy
+_MAX_REASON = 200  # characters of a server's error message that are shown
+_PATH = "/chat/completions"
+
+
+class EndpointError(UserError):
+    """The endpoint rejects requests, or does not return completions."""
+
+
+class ContextFullError(Exception):
+    """The conversation exceeds the context of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One reply.
+
+    `reasoning` is what a server returns as the model's thought in a field of its own. `metered` says whether the server
+    counted tokens; if not, both counts are 0.
+    """
+
+    text: str
+    reasoning: str
+    prompt_tokens: int
+    completion_tokens: int
+    metered: bool
+
+
+def is_endpoint(name: str) -> bool:
+    """Return whether a model name means an endpoint."""
+    return name.startswith(PREFIX)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return the URL and the model of a name `openai:URL#MODEL`.
+
+    Raises:
+        UserError: the name has another form, or its URL contains a user, a password or a query, which may be secret.
+    """
+    address, _, model = name.removeprefix(PREFIX).partition("#")
+    try:
+        url = httpx.URL(address)
+        valid = url.scheme in ("http", "https") and bool(url.host) and not url.userinfo and not url.query
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        valid = False
+    if not valid or not model.strip():
+        raise UserError(
+            "invalid model name: expected openai:https://HOST/v1#MODEL, without a user, a password or a query in the "
+            "address. Name the variable that holds the key with --key-variable"
+        )
+    return (address if address.endswith(_PATH) else address.rstrip("/") + _PATH), model
+
+
+class Endpoint:
+    """Asks a chat model; safe to use from several threads.
+
+    Args:
+        name: `openai:URL#MODEL`, such as `openai:https://HOST/v1#MODEL`.
+        sampling: temperature, top-p, and the token limit of a turn.
+        key_variable: environment variable with the API key; None sends no key.
+        request_policy: timeout, attempts and size limit.
+
+    Raises:
+        UserError: the name is invalid, or the variable is not set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sampling: Sampling,
+        key_variable: str | None = None,
+        request_policy: RequestPolicy = REQUEST_POLICY,
+    ) -> None:
+        self._url, self._model = split_name(name)
+        self._sampling = sampling
+        self._key = ""
+        if key_variable is not None:
+            self._key = read_variable(key_variable, "the endpoint needs an API key. Set the variable")
+        self._http = HttpClient(request_policy)
+        self._limit_field = "max_tokens"
+        self._lock = threading.Lock()
+
+    def __call__(self, messages: Sequence[Mapping[str, str]]) -> Completion:
+        """Return the model's reply.
+
+        Raises:
+            ContextFullError: the messages exceed the model's context.
+            EndpointError: the endpoint rejects the request, or does not return completions.
+            RetrievalError: the endpoint is unavailable after all attempts.
+        """
+        problem = ""
+        for _ in range(_UNREADABLE_ATTEMPTS):
+            try:
+                return read_completion(self._ask(messages))
+            except _UnreadableError as error:
+                problem = str(error)
+        raise EndpointError(f"{self._host} did not return a chat completion: {problem}. Check the address")
+
+    def _ask(self, messages: Sequence[Mapping[str, str]]) -> Any:
+        """Return the JSON of a response with status 200."""
+        answer = self._send(messages)
+        if answer.status == 400 and b"max_completion_tokens" in answer.body and self._limit_field == "max_tokens":
+            with self._lock:  # newer models of OpenAI have another name for the limit
+                self._limit_field = "max_completion_tokens"
+            answer = self._send(messages)
+        if answer.status in (401, 403):
+            raise EndpointError(f"{self._host} answered {answer.status}. Check the API key and --key-variable")
+        if answer.status != 200:
+            reason = _reason(answer)
+            if answer.status in (400, 413, 422) and "context" in reason and ("length" in reason or "window" in reason):
+                raise ContextFullError
+            shown = f": {reason[:_MAX_REASON]}" if reason else ""
+            if self._key:
+                shown = shown.replace(self._key, "[key]")
+            raise EndpointError(f"{self._host} answered {answer.status}{shown}")
+        if answer.cut:
+            raise EndpointError(f"{self._host} sent more than {self._http.request_policy.max_bytes:,} bytes")
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            raise _UnreadableError("the response is not JSON") from error
+
+    def _send(self, messages: Sequence[Mapping[str, str]]) -> Answer:
+        sampling = self._sampling
+        payload: dict[str, Any] = {
+            "model": self._model,
+            "messages": list(messages),
+            "temperature": 0.0 if sampling.greedy else sampling.temperature,
+            self._limit_field: sampling.max_turn_tokens,
+        }
+        if sampling.top_p < 1.0 and not sampling.greedy:
+            payload["top_p"] = sampling.top_p
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        return self._http.request("POST", self._url, headers=headers, payload=payload)
+
+    @property
+    def _host(self) -> str:
+        return httpx.URL(self._url).netloc.decode("ascii", "replace")
+
+
+class _UnreadableError(Exception):
+    """A response with status 200 that is not a chat completion."""
+
+
+def read_completion(answer: Any) -> Completion:
+    """Return the completion in a response.
+
+    A missing content is an empty text: the model refused, or reached its token limit while it reasoned.
+
+    Raises:
+        _UnreadableError: the response is not a chat completion.
+    """
+    if not isinstance(answer, dict):
+        raise _UnreadableError("expected a JSON object")
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(message, dict):
+        raise _UnreadableError("it has no choices with a message")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str):
+        raise _UnreadableError("the content is not text")
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    usage = answer.get("usage")
+    counts = [_count(usage.get(name)) if isinstance(usage, dict) else None for name in _COUNTS]
+    prompt_tokens, completion_tokens = (count or 0 for count in counts)
+    return Completion(
+        text=(content or "")[:MAX_TEXT],
+        reasoning=thought[:MAX_TEXT] if isinstance(thought, str) else "",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        metered=None not in counts,
+    )
+
+
+_COUNTS = ("prompt_tokens", "completion_tokens")
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of tokens, or None if it is not plausible."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else None
+
+
+def _reason(answer: Answer) -> str:
+    """Return the error message of a response in one line; empty if it has none."""
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return ""
+    for key in ("error", "message", "detail"):
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+    return " ".join(found.split()) if isinstance(found, str) else ""

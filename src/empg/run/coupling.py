@@ -1,0 +1,165 @@
+"""How strongly gradients are tied to entropy in a trained policy, and what training did to the entropy of its steps.
+
+The first measurement is Proposition 1 of EMPG (arXiv 2509.09265) on a real policy: for a token sampled from p,
+
+    E ||d log p(token) / d logits||^2 = 1 - sum p^2 = 1 - exp(-H2)
+
+with H2 the Renyi-2 entropy. The size of the gradient with respect to the parameters, which is what training sees, is
+measured beside it. The second is the paper's analysis by percentile: the steps of the policy before reinforcement
+learning, scored again by the policy after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from empg.learner.batch import make_batch, micro_batches
+from empg.learner.checkpoint import START, CheckpointError, Checkpoints
+from empg.policy.model import Policy
+from empg.policy.scoring import hidden_at, log_softmax_and_entropy, score_tokens
+from empg.recipe import Recipe, load_recipe
+from empg.record.runfolder import RunFolder
+from empg.rollout.collector import Request
+from empg.rollout.types import Episode
+from empg.run.build import EVALUATION_KEY, build_policy, play
+from empg.run.evaluate import panel_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepGradient:
+    """One step of an episode under a policy.
+
+    Attributes:
+        entropy: step entropy H, the mean over its tokens of the full-vocabulary entropy, nats.
+        expected: mean over its tokens of 1 - exp(-H2): the expected squared gradient with respect to the logits.
+        logits: mean over its tokens of the squared gradient of the sampled token's log-probability by the logits.
+        parameters: norm of the gradient of the mean log-probability of its tokens by the parameters.
+    """
+
+    entropy: float
+    expected: float
+    logits: float
+    parameters: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntropyMeasurements:
+    """The measurements of a run.
+
+    Attributes:
+        checkpoint: the trained policy.
+        split: split of the tasks that both policies played.
+        gradients: the steps that the trained policy played.
+        before: H of the steps that the policy before reinforcement learning played, nats.
+        after: H of the same tokens under the trained policy, nats.
+    """
+
+    checkpoint: str
+    split: str
+    gradients: list[StepGradient]
+    before: list[float]
+    after: list[float]
+
+
+Stage = Callable[[str, int], Callable[[int], None]]
+"""Called with the name and the length of each part; returns what to call with the number of finished episodes."""
+
+
+def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes: int = 64) -> EntropyMeasurements:
+    """Play tasks of a panel with the first and the last policy of a run, and measure gradients and entropies.
+
+    Args:
+        run: the run folder, with at least one checkpoint after its start.
+        stage: shows the progress.
+        split: split of the tasks; None uses the recipe's first evaluation split.
+        episodes: tasks that each policy plays once.
+
+    Raises:
+        RunFolderError: the run does not exist.
+        CheckpointError: a checkpoint does not exist or is damaged.
+    """
+    folder = RunFolder.open(run)
+    recipe = load_recipe(folder.recipe_path)
+    split = split or recipe.evaluation.panels[0]
+    checkpoints = Checkpoints(folder.checkpoints)
+    last, problems = checkpoints.newest_intact()
+    if last is None or last == START:
+        raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} does not contain a trained policy yet")
+    checkpoints.verify(START)
+    first = build_policy(recipe, folder.checkpoints / START)
+    done = stage(f"play {split} before learning", episodes)
+    early = _play(recipe, first, split, episodes, done)
+    trained = build_policy(recipe, folder.checkpoints / last)
+    done = stage(f"play {split} at {last}", episodes)
+    late = _play(recipe, trained, split, episodes, done)
+    done = stage("gradients of steps", len(late))
+    gradients = []
+    for number, episode in enumerate(late, 1):
+        gradients += step_gradients(trained, episode, recipe)
+        done(number)
+    before = [turn.entropy for episode in early for turn in episode.turns]
+    after = step_entropies(trained, early, recipe)
+    return EntropyMeasurements(checkpoint=last, split=split, gradients=gradients, before=before, after=after)
+
+
+def step_gradients(policy: Policy, episode: Episode, recipe: Recipe) -> list[StepGradient]:
+    """Return the gradients of the steps of an episode, each from a pass of its own over all that came before it."""
+    found, temperature = [], recipe.evaluation.temperature
+    for log_probs, entropy, sampled in _steps(policy, episode, recipe):
+        probs = log_probs.detach().exp()
+        collision = probs.square().sum(-1)
+        chosen = log_probs.gather(-1, sampled[:, None])[:, 0]
+        # The gradient of log p(w) by the logits is ([w] - p) / temperature; its squared norm has no other terms.
+        logits = (1 - 2 * chosen.detach().exp() + collision) / temperature**2
+        gradients = torch.autograd.grad(chosen.mean(), policy.parameters, allow_unused=True)
+        squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+        found.append(
+            StepGradient(
+                entropy=float(entropy.detach().mean()),
+                expected=float((1 - collision).mean()) / temperature**2,
+                logits=float(logits.mean()),
+                parameters=float(torch.stack(squares).sum().sqrt()),
+            )
+        )
+    return found
+
+
+@torch.no_grad()
+def step_entropies(policy: Policy, episodes: Sequence[Episode], recipe: Recipe) -> list[float]:
+    """Return H (nats) of all steps of the episodes under a policy, whichever policy wrote them."""
+    batch = make_batch(episodes, recipe.agent.history)
+    every = torch.ones(len(batch), dtype=torch.bool)
+    entropies = torch.zeros(len(batch))
+    for micro in micro_batches(batch, every, recipe.optimizer.micro_batch_tokens, policy.device):
+        _, found = score_tokens(policy, micro.input_ids, micro.rows, micro.columns, recipe.evaluation.temperature)
+        entropies[micro.tokens] = found.cpu()
+    lengths = torch.bincount(batch.step)
+    means: list[float] = (torch.zeros(len(lengths)).index_add_(0, batch.step, entropies) / lengths).tolist()
+    return means
+
+
+def _steps(policy: Policy, episode: Episode, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield for each step its m tokens' log-probabilities (m, V), entropies (m,) in nats, and sampled ids (m,)."""
+    batch = make_batch([episode], recipe.agent.history)
+    for step in range(len(episode.turns)):
+        tokens = torch.nonzero(batch.step == step)[:, 0]
+        columns = batch.column[tokens]
+        row = batch.rows[int(batch.row[tokens[0]])][: int(columns[-1]) + 1]
+        ids = torch.tensor([row], device=policy.device)
+        columns = columns.to(policy.device)
+        hidden = hidden_at(policy, ids, torch.zeros_like(columns), columns - 1)
+        yield *log_softmax_and_entropy(policy.logits(hidden), recipe.evaluation.temperature), ids[0, columns]
+
+
+def _play(recipe: Recipe, policy: Policy, split: str, episodes: int, done: Callable[[int], None]) -> list[Episode]:
+    """Play the first tasks of the panel with the random numbers of an evaluation."""
+    policy.model.eval()
+    tasks = panel_of(recipe, split).tasks[:episodes]
+    requests = [Request(task, place, (EVALUATION_KEY, place)) for place, task in enumerate(tasks)]
+    temperature = recipe.evaluation.temperature
+    return [e for e in play(recipe, policy, split, requests, temperature=temperature, done=done) if e.turns]

@@ -1,0 +1,288 @@
+"""Evaluate any model on whole panels: through transformers, or behind an OpenAI-compatible endpoint.
+
+The result is a run folder with one evaluation at iteration 0, which `compare` reads. Each episode is kept there as soon
+as it has ended, so that an evaluation that was killed continues where it was.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from empg.environments.base import TextEnvironment
+from empg.environments.panels import Panel
+from empg.errors import UserError
+from empg.policy.decode import Sampling
+from empg.recipe import Recipe, dump_recipe, load_recipe, override_recipe
+from empg.record.played import PlayedEpisodes
+from empg.record.records import EpisodeRow, EvalRecord, eval_records
+from empg.record.runfolder import RunFolder
+from empg.rollout.baselines import expert_episode, random_episode
+from empg.rollout.chat_collector import Ask, ChatCollector, Usage
+from empg.rollout.collector import Request
+from empg.rollout.endpoint import Endpoint, is_endpoint
+from empg.rollout.env_pool import make_env_pool
+from empg.rollout.types import Episode
+from empg.run.build import EVALUATION_KEY, build_policy, play, resolve
+from empg.run.columns import episode_rows
+from empg.run.evaluate import panel_of, summarise
+
+# For a model that was not trained on the format. A prompt per turn has the same length at every turn; a `merged`
+# conversation costs the square of the turns.
+_AGENT = {"prompt": "instruct", "history": "per_turn"}
+_ROLLOUT = {"max_turn_tokens": 512, "max_episode_tokens": 4096, "slots": 8}
+# Keys that a repeated evaluation may change: no result depends on them, or the record of the evaluation has them.
+_FREE = ("name", "evaluation", "environment.workers", "rollout.slots", "policy.device")
+
+_KEPT_OF_A_TURN = ("observation", "text", "action", "valid")
+
+Stage = Callable[[str, int], Callable[[int], None]]
+Keep = Callable[[Episode, Usage | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvaluation:
+    """The evaluation of one panel.
+
+    `usage` has the sums over all episodes; None for a local model. `baselines` has the records of `expert` and `random`
+    on the same panel, without those that the environment does not have.
+    """
+
+    record: EvalRecord
+    usage: Usage | None
+    baselines: dict[str, EvalRecord]
+
+
+def model_recipe(
+    model: str, environment: str, splits: Sequence[str], episodes: int | None, temperature: float | None,
+    overrides: Sequence[str],
+) -> Recipe:  # fmt: skip
+    """Return the recipe of an evaluation: defaults for an untrained model, and `key=value` overrides.
+
+    Raises:
+        UserError: a name, key or value is wrong.
+    """
+    chosen = {"splits": list(splits) or None, "episodes": episodes, "temperature": temperature}
+    data: dict[str, Any] = {
+        "name": "evaluation",
+        "environment": {"id": environment},
+        "policy": {"model": model},
+        "agent": dict(_AGENT),
+        "rollout": dict(_ROLLOUT),
+        "evaluation": {key: value for key, value in chosen.items() if value is not None},
+    }
+    return override_recipe(data, overrides, "evaluate")
+
+
+def default_folder(model: str, environment: str) -> Path:
+    """Return the folder of an evaluation for which none was named."""
+    name = f"{environment}/{model.rpartition('#')[2]}"
+    words = [word for word in re.split(r"[^A-Za-z0-9_.-]+", name) if word.strip(".")]
+    return Path("evaluations") / "-".join(words)[-120:]
+
+
+def evaluate_model(
+    recipe: Recipe,
+    path: Path,
+    decoding: str = "sampled",
+    *,
+    key_variable: str | None = None,
+    baselines: bool = True,
+    stage: Stage | None = None,
+) -> list[ModelEvaluation]:
+    """Evaluate the recipe's model on the recipe's panels.
+
+    Args:
+        recipe: the settings; `rollout.slots` episodes are played at once.
+        path: folder of the evaluation. If it has episodes of the same evaluation, they are not played again.
+        decoding: `sampled` or `greedy`.
+        key_variable: environment variable with the API key of an endpoint.
+        baselines: whether the expert and a random policy play the panels as well.
+        stage: called with the name and the length of each panel; returns the function to call with the number of
+            finished episodes.
+
+    Raises:
+        UserError: the model is unavailable, the folder has an evaluation with other settings, or it is in use.
+    """
+    known = RunFolder(path).recipe_path.is_file()
+    folder = RunFolder.open(path) if known else RunFolder.reserve(path)
+    with folder.hold():
+        begun = known and _is_begun(folder)
+        recipe = resolve(recipe, load_recipe(folder.recipe_path) if begun else None)
+        if begun:
+            _require_same(folder, recipe)
+        player = _player(recipe, decoding, key_variable)
+        if not known:
+            RunFolder.create(path, dump_recipe(recipe))
+        elif not begun:
+            folder.replace_recipe(dump_recipe(recipe))
+        return [
+            _evaluate(recipe, folder, split, decoding, player, baselines, stage) for split in recipe.evaluation.panels
+        ]
+
+
+def _evaluate(
+    recipe: Recipe, folder: RunFolder, split: str, decoding: str, player: _Player, baselines: bool, stage: Stage | None
+) -> ModelEvaluation:
+    panel, began = panel_of(recipe, split), time.perf_counter()
+    identity = {
+        "iteration": 0,
+        "split": split,
+        "decoding": decoding,
+        "panel_sha256": panel.sha256,
+        "temperature": recipe.evaluation.temperature if decoding == "sampled" else 0.0,
+    }
+    played = PlayedEpisodes(folder.played_path(identity))
+    count = len(panel.tasks)
+    done = stage(f"evaluate {split} ({decoding})", count) if stage is not None else lambda finished: None
+    done(len(played.lines))
+
+    def keep(episode: Episode, usage: Usage | None) -> None:
+        played.add(episode.group, _kept(episode, usage))
+        done(len(played.lines))
+
+    missing = [
+        Request(task, place, (EVALUATION_KEY, place))
+        for place, task in enumerate(panel.tasks)
+        if place not in played.lines
+    ]
+    try:
+        if missing:
+            player(split, missing, keep)
+    except UserError as error:
+        finished = f"{len(played.lines)} of {count} episodes are kept in {folder.path}"
+        raise UserError(f"{error}. {finished}: repeat the command to resume") from None
+    lines = [played.lines[place] for place in range(count)]
+    rows: list[EpisodeRow] = [line["row"] for line in lines]
+    record = summarise(recipe, panel, rows, decoding=decoding, iteration=0, seconds=time.perf_counter() - began)
+    before = [r for r in eval_records(folder.read_metrics()) if all(r.get(k) == v for k, v in identity.items())]
+    if not before:
+        folder.write_evaluation(record, rows)
+        folder.append_metrics(record)
+    compared = _baselines(recipe, panel) if baselines else {}
+    usage = _total([line["usage"] for line in lines]) if is_endpoint(recipe.policy.model) else None
+    return ModelEvaluation(before[0] if before else record, usage, compared)
+
+
+# --- who plays -------------------------------------------------------------------------------------------------------
+
+_Player = Callable[[str, Sequence[Request], Keep], None]
+"""Plays requests of a split and keeps each episode when it ends."""
+
+
+def _player(recipe: Recipe, decoding: str, key_variable: str | None) -> _Player:
+    greedy, temperature, rollout = decoding == "greedy", recipe.evaluation.temperature, recipe.rollout
+    if is_endpoint(recipe.policy.model):
+        sampling = Sampling(temperature, rollout.top_p, greedy, rollout.max_turn_tokens)
+        return _chat_player(recipe, Endpoint(recipe.policy.model, sampling, key_variable))
+    if key_variable is not None:
+        raise UserError(f"--key-variable is for openai:URL#MODEL; {recipe.policy.model!r:.80} runs on this machine")
+    policy = build_policy(recipe)
+    policy.model.eval()
+
+    def local(split: str, requests: Sequence[Request], keep: Keep) -> None:
+        def kept(episode: Episode) -> None:
+            keep(episode, None)
+
+        play(recipe, policy, split, requests, greedy=greedy, temperature=temperature, keep=kept)
+
+    return local
+
+
+def _chat_player(recipe: Recipe, ask: Ask) -> _Player:
+    environment, rollout = recipe.environment, recipe.rollout
+
+    def remote(split: str, requests: Sequence[Request], keep: Keep) -> None:
+        pool = make_env_pool(environment.maker(split), environment.workers)
+        try:
+            ChatCollector(
+                ask=ask,
+                prompt_spec=environment.spec.prompt,
+                section=recipe.agent,
+                pool=pool,
+                split=split,
+                max_tokens=rollout.max_episode_tokens,
+                slots=rollout.slots,
+            ).collect(requests, keep)
+        finally:
+            pool.close()
+
+    return remote
+
+
+def _baselines(recipe: Recipe, panel: Panel) -> dict[str, EvalRecord]:
+    """Let the expert and the random policy play a panel, as far as the environment has them."""
+    environment = recipe.environment.make(panel.split)
+    found = {}
+    try:
+        for name, one in (("expert", expert_episode), ("random", random_episode)):
+            episodes = _played_with(environment, panel, one)
+            if episodes is not None:
+                rows = episode_rows(episodes)
+                found[name] = summarise(recipe, panel, rows, decoding=name, iteration=0, seconds=0.0)
+    finally:
+        environment.close()
+    return found
+
+
+def _played_with(
+    environment: TextEnvironment, panel: Panel, one: Callable[[TextEnvironment, int, int], Episode]
+) -> list[Episode] | None:
+    try:
+        return [one(environment, task, place) for place, task in enumerate(panel.tasks)]
+    except UserError:
+        return None  # the environment has no expert, or does not list its commands
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def _kept(episode: Episode, usage: Usage | None) -> dict[str, Any]:
+    """Return the line of an episode: its row, what it cost, and its turns for people to read."""
+    [row] = episode_rows([episode])
+    if usage is not None:
+        row["action_tokens"], row["tokens"] = usage.completion_tokens, usage.context
+    return {
+        "row": row,
+        "usage": None if usage is None else asdict(usage),
+        "task": episode.task,
+        "error": episode.error,
+        "turns": [{name: getattr(turn, name) for name in _KEPT_OF_A_TURN} for turn in episode.turns],
+    }
+
+
+def _total(kept: list[dict[str, int] | None]) -> Usage:
+    total = Usage()
+    for usage in kept:
+        for name, value in (usage or {}).items():
+            setattr(total, name, getattr(total, name) + value)
+    return total
+
+
+def _is_begun(folder: RunFolder) -> bool:
+    """Return whether the folder has a record or an episode; else its settings mean nothing yet."""
+    return bool(folder.read_metrics()) or any(folder.path.glob("evaluations/*.jsonl"))
+
+
+def _require_same(folder: RunFolder, recipe: Recipe) -> None:
+    """Make sure that the folder's evaluation has the settings of this one."""
+    there, here = _flat(load_recipe(folder.recipe_path).model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
+    differing = [
+        f"{key} is {there.get(key)} there and {here.get(key)} here"
+        for key in {**there, **here}
+        if there.get(key) != here.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in _FREE)
+    ]
+    if differing:
+        shown = "; ".join(differing[:3])
+        raise UserError(f"{folder.path} has an evaluation with other settings: {shown}. Name another folder with --out")
+
+
+def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return flat

@@ -1,0 +1,149 @@
+"""The gradients of steps against Proposition 1, and the entropy of the same steps before and after learning."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from empg.cli import app
+from empg.learner.checkpoint import CheckpointError, Checkpoints
+from empg.policy.model import Policy
+from empg.policy.scoring import score_tokens
+from empg.recipe import Recipe, dump_recipe, parse_recipe
+from empg.record.runfolder import RunFolder
+from empg.rollout.types import Episode, Turn
+from empg.run.coupling import EntropyMeasurements, StepGradient, measure_entropy, step_entropies, step_gradients
+from empg.run.results import entropy_lines, tenths
+
+
+def recipe(history: str = "merged", temperature: float = 1.0) -> Recipe:
+    return parse_recipe(
+        {
+            "environment": {"max_steps": 3, "options": {"rooms": "small"}},
+            "policy": {"device": "cpu"},
+            "agent": {"history": history},
+            "rollout": {"slots": 4, "max_turn_tokens": 8, "max_episode_tokens": 512},
+            "evaluation": {"splits": ["valid_seen"], "episodes": 6, "temperature": temperature},
+        }
+    )
+
+
+def episode(*turns: tuple[list[int], list[int]]) -> Episode:
+    made = [
+        Turn(observation="", prompt_ids=read, action_ids=wrote, logprobs=[0.0] * len(wrote), entropies=[0.0])
+        for read, wrote in turns
+    ]
+    return Episode(task_id="t", task_index=0, task_type="k", split="s", group=0, turns=made)
+
+
+def with_uniform_logits(policy: Policy) -> Policy:
+    """The policy with an output layer of zeros: every next token has probability 1 / V."""
+    torch.nn.init.zeros_(policy.model.get_output_embeddings().weight)
+    return policy
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_uniform_policy_has_the_values_of_the_formula(policy: Policy, temperature: float) -> None:
+    size = policy.model.config.vocab_size
+    [step] = step_gradients(with_uniform_logits(policy), episode(([1, 2], [3, 4, 5])), recipe(temperature=temperature))
+    assert step.entropy == pytest.approx(math.log(size), rel=1e-5)
+    assert step.expected == pytest.approx((1 - 1 / size) / temperature**2, rel=1e-5)  # H2 = log V
+    assert step.logits == pytest.approx((1 - 1 / size) / temperature**2, rel=1e-5)  # 1 - 2 / V + V / V^2
+
+
+@pytest.mark.parametrize("history", ["merged", "per_turn"])
+@pytest.mark.parametrize("temperature", [1.0, 1.3])
+def test_a_step_has_the_gradient_of_its_mean_log_probability(policy: Policy, history: str, temperature: float) -> None:
+    steps = step_gradients(policy, episode(([1, 2], [3, 4]), ([5, 6, 7], [8])), recipe(history, temperature))
+    row = [1, 2, 3, 4, 5, 6, 7, 8] if history == "merged" else [5, 6, 7, 8]
+    end = torch.tensor([len(row) - 1])
+    logprob, entropy = score_tokens(policy, torch.tensor([row]), torch.tensor([0]), end, temperature)
+    policy.model.zero_grad()
+    logprob.mean().backward()
+    squares = [p.grad.square().sum() for p in policy.parameters if p.grad is not None]
+    assert len(steps) == 2
+    assert steps[1].parameters == pytest.approx(float(torch.stack(squares).sum().sqrt()), rel=1e-4)
+    assert steps[1].entropy == pytest.approx(float(entropy.detach()), rel=1e-5)
+
+
+def test_the_expected_square_is_the_mean_over_all_tokens_that_could_be_sampled(policy: Policy) -> None:
+    read = [1, 2, 3]
+    size = policy.model.config.vocab_size
+    steps = [step_gradients(policy, episode((read, [token])), recipe())[0] for token in range(size)]
+    logprobs, _ = score_tokens(
+        policy,
+        torch.tensor([[*read, token] for token in range(size)]),
+        torch.arange(size),
+        torch.full((size,), len(read)),
+    )
+    mean = sum(float(p) * step.logits for p, step in zip(logprobs.exp().detach(), steps, strict=True))
+    assert mean == pytest.approx(steps[0].expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("history", ["merged", "per_turn"])
+def test_steps_are_scored_again_in_their_order(policy: Policy, history: str) -> None:
+    episodes = [episode(([1, 2], [3, 4]), ([5, 6, 7], [8])), episode(([1], [9, 9, 9]))]
+    again = step_entropies(policy, episodes, recipe(history))
+    alone = [step.entropy for e in episodes for step in step_gradients(policy, e, recipe(history))]
+    assert again == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.fixture
+def run(policy: Policy, tmp_path: Path) -> RunFolder:
+    folder = RunFolder.create(tmp_path / "run", dump_recipe(recipe()))
+    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints.save("start", policy, None, {})
+    return folder
+
+
+def no_progress(name: str, total: int) -> Callable[[int], None]:
+    return lambda done: None
+
+
+def test_a_policy_that_did_not_change_keeps_its_entropies(run: RunFolder, policy: Policy) -> None:
+    Checkpoints(run.checkpoints).save("iter-000002", policy, None, {"iteration": 2})
+    measured = measure_entropy(run.path, no_progress, episodes=4)
+    assert measured.after == pytest.approx(measured.before, abs=1e-4)
+    assert [step.entropy for step in measured.gradients] == pytest.approx(measured.before, abs=1e-4)
+    assert (measured.checkpoint, measured.split) == ("iter-000002", "valid_seen")
+
+
+def test_the_command_writes_every_value(run: RunFolder, policy: Policy) -> None:
+    Checkpoints(run.checkpoints).save("iter-000002", with_uniform_logits(policy), None, {"iteration": 2})
+    said = CliRunner().invoke(app, ["entropy", str(run.path), "--episodes", "3"])
+    assert said.exit_code == 0, said.output
+    values: dict[str, Any] = json.loads((run.path / "entropy.json").read_text())
+    assert values["after"] == pytest.approx(
+        [math.log(policy.model.config.vocab_size)] * len(values["before"]), rel=1e-4
+    )
+    assert "1 - exp(-H2)" in said.output
+    assert "change, nats" in said.output
+
+
+def test_a_run_without_a_trained_policy_is_refused(run: RunFolder) -> None:
+    with pytest.raises(CheckpointError, match="does not contain a trained policy yet"):
+        measure_entropy(run.path, no_progress)
+
+
+def test_tenths_cut_the_values_in_their_order() -> None:
+    assert tenths([3.0, 1.0, 2.0]) == [[1], [2], [0]]
+    parts = tenths([float(value) for value in range(25)])
+    assert [len(part) for part in parts] == [2, 3, 2, 3, 2, 3, 2, 3, 2, 3]
+    assert [index for part in parts for index in part] == list(range(25))
+
+
+def test_the_tables_show_the_means_of_each_tenth() -> None:
+    steps = [StepGradient(entropy=h, expected=h / 2, logits=h / 4, parameters=10 * h) for h in (0.4, 0.2)]
+    measured = EntropyMeasurements(
+        checkpoint="iter-000009", split="test", gradients=steps, before=[0.5, 0.3], after=[0.1, 0.4]
+    )
+    lines = [line.split() for line in entropy_lines(measured)]
+    assert lines[2:4] == [["1", "0.200", "0.100", "0.050", "2.00"], ["2", "0.400", "0.200", "0.100", "4.00"]]
+    assert lines[6:8] == [["1", "0.300", "0.400", "+0.100"], ["2", "0.500", "0.100", "-0.400"]]
