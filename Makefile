@@ -8,6 +8,8 @@ TRL    := .venv-trl
 OPENENV := .venv-openenv
 BIN    := $(VENV)/bin
 
+UPLOT ?= 1.6.32
+
 # Work is distributed over processes with one thread each.
 OMP_NUM_THREADS ?= 1
 TOKENIZERS_PARALLELISM ?= false
@@ -60,7 +62,7 @@ define editable
 endef
 
 .SECONDEXPANSION:
-.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv lint freeze lock bench textworld clean broken-environment
+.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv lint freeze lock report-assets bench textworld clean broken-environment
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -139,6 +141,12 @@ freeze: setup  ## renew the frozen curves of tests/run, after a change that is m
 
 lock: setup  ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/python requirements/lock.py $(firstword $(TORCH))
+
+report-assets:  ## fetch the plotting library of the report again, in the version below; a test checks its hashes
+	rm -rf build/uplot && mkdir -p build/uplot
+	cd build/uplot && npm pack --silent uplot@$(UPLOT) && tar xzf uplot-$(UPLOT).tgz
+	cp build/uplot/package/LICENSE build/uplot/package/dist/uPlot.iife.min.js build/uplot/package/dist/uPlot.min.css \
+	  src/empg/report/assets/uplot
 
 bench: textworld  ## compare the speed of the ALFWorld engine with the real one
 	$(with_python) $(BIN)/python benchmarks/alfworld_speed.py

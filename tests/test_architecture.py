@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "system", "credit", "environments", "recipe", "recipe_process_reward", "agent", "policy", "rollout",
         "record",
     },
-    "report": {"errors", "plain_text", "record"},
+    "report": {"errors", "plain_text", "environments", "record"},
     "play": {"errors", "plain_text", "environments", "yaml_text"},
     "run": {
         "errors", "plain_text", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "learner",

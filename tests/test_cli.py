@@ -168,6 +168,7 @@ class TestOneLineErrors:
             ),
             (["train", "mini.yaml", "--resume", "--run", "none"], "none does not exist; name the folder of a run"),
             (["report", "none"], "none does not exist; name the folder of a run"),
+            (["report", "runs/mini", "none", "--serve"], "none does not exist; name the folder of a run"),
             (["figure", "none", "--out", "x.svg"], "none does not exist; name the folder of a run"),
             (["evaluate", "none"], "none does not exist; name the folder of a run"),
             (["study", "none.yaml"], "cannot read none.yaml: No such file or directory"),

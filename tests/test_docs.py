@@ -204,7 +204,7 @@ def test_the_readme_s_commands_exist() -> None:
 TUTORIALS = ["tutorials/1-credit-of-an-episode.md", "tutorials/2-change-the-method.md"]
 
 
-@pytest.mark.parametrize("page", ["method.md", "history.md", "runs.md", "environments.md", *TUTORIALS])
+@pytest.mark.parametrize("page", ["method.md", "history.md", "runs.md", "environments.md", "inspector.md", *TUTORIALS])
 def test_a_page_s_python_runs_and_prints_what_it_says(
     page: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

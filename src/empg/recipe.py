@@ -249,6 +249,9 @@ class Recipe(Section):
     )
     checkpoint_every: int = Field(10, ge=1, description="iterations")
     keep_checkpoints: int = Field(2, ge=1)
+    record_token_entropies: bool | Literal["auto"] = Field(
+        "auto", description="write the entropy of each token into the episodes' files; auto: if the policy is `tiny`"
+    )
     algorithm: str | None = Field(
         None, description="a preset of `recipe_presets.py`: values of keys that this recipe does not set itself"
     )

@@ -88,6 +88,7 @@ def is_imported(module: str) -> bool:
     [
         ("typer", ["--help"], "empg", "train"),
         ("jinja2", ["report", "nosuch"], "empg report", "report"),
+        ("starlette", ["report", "nosuch", "--serve"], "empg report", "server"),
         ("gymnasium", ["play", "alfworld"], "empg play", "environments"),
         ("pydantic", ["train", "nosuch.yaml"], "empg train", "train"),
     ],

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from empg.record.runfolder import RunFolder, RunFolderError
-from empg.report.page import build_page, embed_json, render_page
+from empg.report.markup import embed_json
+from empg.report.page import build_page, render_page
 
 MakeRun = Callable[..., RunFolder]
 HOSTILE = "</script></style><script>document.title='owned'</script><img src=x onerror='document.title=1'>&amp;{{7*7}}"

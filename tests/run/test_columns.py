@@ -35,6 +35,15 @@ def test_one_row_per_turn_with_all_its_credit_is_made_of() -> None:
     assert columns["advantage"] == pytest.approx([value - mean for value in columns["advantage_modulated"]], abs=1e-5)
 
 
+def test_the_entropy_of_each_token_is_recorded_if_asked() -> None:
+    assigned = assign_credit(two_groups(), recipe(), Workers())
+    assert turn_columns(4, assigned)["token_entropies"] == [None] * 9
+    recorded = turn_columns(4, assigned, token_entropies=True)
+    turns = [turn for episode in assigned.episodes for turn in episode.turns]
+    assert recorded["token_entropies"] == [pytest.approx(turn.entropies, abs=5e-4) for turn in turns]
+    assert [len(row) for row in recorded["token_entropies"]] == recorded["num_action_tokens"]
+
+
 def test_a_step_that_did_not_count_says_why() -> None:
     episodes = [*two_groups(), episode(2, 0.0, turn([1], [2])), episode(2, 0.0, turn([1], [3]))]
     episodes[0].turns[0].entropies[0] = math.nan

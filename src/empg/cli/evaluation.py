@@ -201,17 +201,35 @@ def entropy(
 
 @app.command()
 def report(
-    run: RunPath,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; several need --serve")],
     open_: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
+    serve_: Annotated[
+        bool, typer.Option("--serve", help="Serve the inspector: every kept episode, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free port.")] = 8000,
 ) -> None:
-    """Write a run's HTML report.
+    """Write a run's HTML report, or serve the inspector.
 
-    The report is one self-contained file that needs no network. It can also be written during training.
+    The report is one self-contained file that needs no network. It shows a sample of the episodes and can also be
+    written during training. The inspector (--serve) shows every kept episode of one or more runs on this machine only.
     """
     from empg.record.runfolder import RunFolder
+
+    if serve_:
+        from empg.report.inspector.app import serve
+
+        def ready(address: str) -> None:
+            print(f"{address}  (press Ctrl-C to stop)", flush=True)
+            if open_:
+                typer.launch(address)
+
+        serve([RunFolder.open(run) for run in runs], port, ready)
+        return
     from empg.report.page import build_page
 
-    page = build_page(RunFolder.open(run))
+    if len(runs) > 1:
+        raise typer.BadParameter(f"expected one RUN without --serve, got {len(runs)}. Add --serve to see several")
+    page = build_page(RunFolder.open(runs[0]))
     typer.echo(page)
     if open_:
         typer.launch(page.absolute().as_uri())

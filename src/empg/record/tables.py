@@ -43,6 +43,12 @@ EPISODES = pa.schema(
         _column("observation", _TEXT, "the observation before the turn"),
         _column("text", _TEXT, "what the agent wrote, control tokens included"),
         _column("action_ids", pa.list_(_INT), "the sampled token ids"),
+        _column(
+            "token_entropies",
+            pa.list_(pa.float32()),
+            "full-vocabulary entropy of each sampled token, to 0.001; null if the recipe does not record it",
+            "nats",
+        ),
         _column("thought", _TEXT, "the reasoning part of what the agent wrote"),
         _column("action", _TEXT, "the action part of what the agent wrote"),
         _column("valid", _FLAG, "the turn could be parsed and the environment accepted its action"),

@@ -16,7 +16,8 @@ class Series:
     """One series of a chart.
 
     `kind` is `line`, `band` (an area from `low` to `high`), `whiskers` (dots, a thin line and intervals from `low` to
-    `high`) or `stack` (areas on top of one another, in order). `colour` is an index into the page's palette; 0 is grey.
+    `high`), `points` (dots alone), `bars`, or `stack` (areas on top of one another, in order). `colour` is an index
+    into the page's palette; 0 is grey.
     """
 
     label: str
@@ -29,16 +30,21 @@ class Series:
 
 @dataclass
 class Chart:
-    """One small plot; all its series share `x`. `unit` is `percent`, `seconds` or another word, shown unchanged."""
+    """One small plot; all its series share `x`, which ascends.
+
+    `unit` is `percent`, `seconds` or another word, shown unchanged. `links` are addresses that a click on a dot opens,
+    one per x; empty if there are none.
+    """
 
     title: str
     note: str
     unit: str
     series: list[Series]
     x_label: str = "iteration"
-    x: list[int] = field(default_factory=list)
+    x: Sequence[float] = field(default_factory=list)
     bottom: float | None = 0.0  # where the y axis starts; None: at the smallest value
     top: float | None = None
+    links: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,12 +20,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from empg.errors import UserError
-from empg.plain_text import visible
 from empg.record.durable import write_whole
 from empg.record.records import Record, TrainRecord, train_records
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.before_after import outcomes
 from empg.report.curves import charts, number
+from empg.report.markup import embed_json, shown
 from empg.report.stepview import step_view
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -95,19 +94,14 @@ def render_page(run: RunFolder) -> str:
     return html
 
 
-def embed_json(data: Any) -> Markup:
-    """Return JSON that is safe inside a `<script>` element: without `<`, `>` and `&` it cannot end the element."""
-    text = json.dumps(_visible(data), allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def _visible(value: Any) -> Any:
-    """Return plain data with the control characters of its texts shown; our own markup stays."""
-    if isinstance(value, dict):
-        return {key: _visible(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_visible(part) for part in value]
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+def render_charts(title: str, drawn: Sequence[Mapping[str, Any]]) -> str:
+    """Return the HTML of a page with charts only, given as plain data."""
+    assets = _assets()
+    data = embed_json({"charts": drawn, "steps": []})
+    html: str = _template("charts.html.j2").render(
+        title=title, charts=drawn, assets=assets, policy=_policy(assets), data=data
+    )
+    return html
 
 
 def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, dict[str, Any]]:
@@ -242,6 +236,6 @@ def _policy(assets: _Assets) -> str:
 
 def _template(name: str) -> Any:
     filters: Mapping[str, Any] = {"percent": _percent, "points": _points, "p_value": _p_value}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True, finalize=_visible)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True, finalize=shown)
     environment.filters.update(filters)
     return environment.from_string((_ASSETS / name).read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from empg.record.runfolder import RunFolder
 from empg.record.tables import TableError
+from empg.report.markup import short
 
 MAX_TEXT = 1_200  # characters of an observation, thought or action that the page shows
 WINS, LOSSES = 3, 3  # episodes of an iteration that the page shows
@@ -69,7 +70,7 @@ def handful(episodes: Sequence[list[Row]]) -> list[list[Row]]:
 def _episode(turns: list[Row]) -> Row:
     first = turns[0]
     return {
-        "task": _short(first["task"] or first["task_id"]),
+        "task": short(first["task"] or first["task_id"], MAX_TEXT),
         "type": first["task_type"],
         "id": first["task_id"],
         "episode": first["episode"],
@@ -84,9 +85,9 @@ def _episode(turns: list[Row]) -> Row:
                 "valid": turn["valid"] is not False,
                 "rejected": bool(turn.get("rejected")),
                 "dropped": bool(turn["dropped"]),
-                "observation": _short(turn["observation"]),
-                "thought": _short(turn["thought"]),
-                "action": _short(turn["action"]),
+                "observation": short(turn["observation"], MAX_TEXT),
+                "thought": short(turn["thought"], MAX_TEXT),
+                "action": short(turn["action"], MAX_TEXT),
                 "reward": _number(turn["reward"]),
                 "process": _number(turn["process_reward"]),
                 **{short: _number(turn[name]) for name, short in _NUMBERS.items()},
@@ -102,9 +103,3 @@ def _largest(values: Sequence[float | None]) -> float:
 
 def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, 6)
-
-
-def _short(text: str | None) -> str:
-    text = text or ""
-    left = len(text) - MAX_TEXT
-    return text if left <= 0 else f"{text[:MAX_TEXT]} … ({left:,} more characters)"

@@ -17,22 +17,14 @@ from empg.rollout.types import EndReason, Episode
 Columns = dict[str, list[Any]]
 
 
-def turn_columns(iteration: int, assigned: Assigned) -> Columns:
-    """Return one row per turn, in time order, with all terms of its credit; None for a step that is not counted."""
+def turn_columns(iteration: int, assigned: Assigned, *, token_entropies: bool = False) -> Columns:
+    """Return one row per turn, in time order, with all terms of its credit; None for a step that is not counted.
+
+    With `token_entropies`, a row also has the entropy of each of its tokens, rounded to 0.001 nats: the file then needs
+    a third of the space.
+    """
     counted = assigned.counted.tolist()
-    values: dict[str, list[Any]] = {}
-    if assigned.credit is not None:
-        for name, key in (
-            ("entropy_normalised", "normalised_entropy"),
-            ("scale", "scale"),
-            ("clarity", "clarity"),
-            ("advantage_modulated", "modulated"),
-        ):
-            found = getattr(assigned.credit, key)
-            if found is None:  # the rule has no such intermediate
-                continue
-            numbers = iter(found.tolist())
-            values[name] = [next(numbers) if c else None for c in counted]
+    values = _intermediates(assigned)
     advantage = assigned.advantages.tolist()
     base, process_reward = assigned.base_advantages.tolist(), assigned.process_reward.tolist()
     signal = assigned.signal.tolist()
@@ -60,6 +52,7 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
                     "observation": turn.observation,
                     "text": turn.text,
                     "action_ids": turn.action_ids,
+                    "token_entropies": [round(e, 3) for e in turn.entropies] if token_entropies else None,
                     "thought": turn.thought,
                     "action": turn.action,
                     "valid": turn.valid,
@@ -77,6 +70,25 @@ def turn_columns(iteration: int, assigned: Assigned) -> Columns:
             )
     names = rows[0].keys() if rows else ()
     return {name: [row[name] for row in rows] for name in names}
+
+
+def _intermediates(assigned: Assigned) -> Columns:
+    """Return what the modulation has computed on the way to the advantage; None for a step that is not counted."""
+    counted = assigned.counted.tolist()
+    values: dict[str, list[Any]] = {}
+    if assigned.credit is not None:
+        for name, key in (
+            ("entropy_normalised", "normalised_entropy"),
+            ("scale", "scale"),
+            ("clarity", "clarity"),
+            ("advantage_modulated", "modulated"),
+        ):
+            found = getattr(assigned.credit, key)
+            if found is None:  # the rule has no such intermediate
+                continue
+            numbers = iter(found.tolist())
+            values[name] = [next(numbers) if c else None for c in counted]
+    return values
 
 
 def join_columns(shares: Sequence[Columns]) -> Columns:

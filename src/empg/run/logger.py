@@ -66,6 +66,8 @@ class RunLogger:
         self.progress = Progress(recipe.iterations) if workers.first else None
         self._resumed_at = resumed_at
         self._board: SummaryWriter | None = None
+        asked = recipe.record_token_entropies
+        self._records_tokens = recipe.policy.model == "tiny" if asked == "auto" else asked
 
     def __enter__(self) -> RunLogger:
         if self.progress is not None:
@@ -133,7 +135,7 @@ class RunLogger:
         """Write everything about one iteration, from all workers."""
         shares = self.workers.gather(
             (
-                turn_columns(iteration, assigned),
+                turn_columns(iteration, assigned, token_entropies=self._records_tokens),
                 episode_rows(episodes),
                 assigned.dropped_steps,
                 (assigned.zero_variance_groups, assigned.groups),

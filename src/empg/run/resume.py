@@ -20,7 +20,7 @@ Changes = dict[str, tuple[Any, Any]]
 # What a resumed run may change, because its result keeps its meaning: how work is divided, and what is written down.
 # The first line changes no number at all. The second changes the order of sums, so the last bits.
 FREE = {
-    "name", "checkpoint_every", "keep_checkpoints", "environment.workers", "iterations",
+    "name", "checkpoint_every", "keep_checkpoints", "record_token_entropies", "environment.workers", "iterations",
     "rollout.slots", "optimizer.micro_batch_tokens", "policy.device", "workers",
 }  # fmt: skip
 _FIXED_BY_WEIGHTS = ("policy.", "warm_start")  # what a fork keeps, because its policy exists already

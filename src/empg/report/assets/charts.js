@@ -1,7 +1,7 @@
 // Draws the charts of `report-data` with uPlot. Colours come from the page's CSS, so dark mode needs only a redraw.
 (() => {
   "use strict";
-  const { charts } = JSON.parse(document.getElementById("report-data").textContent);
+  let { charts } = JSON.parse(document.getElementById("report-data").textContent);
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colour = (n) => css(`--series-${n}`);
   const known = (values) => values.filter((v) => v !== null);
@@ -42,6 +42,12 @@
         data.push(sums[i]);
         series.push({ stroke, width: 1, fill: stroke + "b0", points: { show: false } });
         if (i > 0) bands.push({ series: [data.length - 2, data.length - 1], fill: colour(stack[i - 1].colour) + "b0" });
+      } else if (s.kind === "points") {
+        data.push(s.values);
+        series.push({ stroke, paths: () => null, points: { show: true, size: 5, width: 1, fill: stroke + "70" } });
+      } else if (s.kind === "bars") {
+        data.push(s.values);
+        series.push({ stroke, fill: stroke + "b0", width: 0, paths: uPlot.paths.bars({ size: [0.92, 80] }), points: { show: false } });
       } else {
         data.push(s.values);
         series.push({
@@ -103,7 +109,7 @@
       chart.series.forEach((s, n) => {
         values[n].textContent =
           s.kind === "band" ? `${show(at(s.low, i), chart.unit)} to ${show(at(s.high, i), chart.unit)}`
-            : show(at(s.values, i), chart.unit);
+            : show(s.kind === "points" || s.kind === "bars" ? s.values[i] : at(s.values, i), chart.unit);
       });
   }
 
@@ -126,7 +132,8 @@
     const last = chart.x.length - 1;
     const settle = (i) => {
       update(i ?? last);
-      caption.textContent = `${chart.x_label} ${chart.x[i ?? last]}`;
+      const x = chart.x[i ?? last];
+      caption.textContent = `${chart.x_label} ${Number.isInteger(x) ? x : show(x, "")}`;
     };
     const axis = { stroke: css("--quiet"), font: "11px system-ui, sans-serif", ticks: { show: false } };
     const grid = { stroke: css("--rule"), width: 1 };
@@ -139,7 +146,10 @@
           y: { range: range(chart, data) },
         },
         axes: [
-          { ...axis, grid: { show: false }, size: 24, space: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3] },
+          {
+            ...axis, grid: { show: false }, size: 24, space: 44,
+            ...(chart.x.every(Number.isInteger) && { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3] }),
+          },
           { ...axis, grid, size: 52, space: 34, values: (_, ticks) => ticks.map((v) => show(v, chart.unit)) },
         ],
         cursor: { y: false, drag: { x: false, y: false }, sync: { key: chart.x_label }, points: { size: 6 } },
@@ -148,16 +158,43 @@
       data, holder,
     );
     settle(null);
+    if (chart.links?.length) {
+      plot.over.classList.add("clickable");
+      plot.over.addEventListener("click", (event) => {
+        const place = nearest(chart, plot, event.offsetX, event.offsetY);
+        if (place !== null) location.assign(chart.links[place]);
+      });
+    }
     return plot;
+  }
+
+  // The index of the dot or bar with a link that is nearest to a place in the plot, if it is within 12 pixels.
+  function nearest(chart, plot, left, top) {
+    let found = null, least = 12;
+    for (const s of chart.series) {
+      s.values.forEach((v, i) => {
+        if (v === null || !chart.links[i]) return;
+        const across = plot.valToPos(chart.x[i], "x") - left;
+        const away = s.kind === "bars" ? Math.abs(across) : Math.hypot(across, plot.valToPos(v, "y") - top);
+        if (away < least) [found, least] = [i, away];
+      });
+    }
+    return found;
   }
 
   const figures = [...document.querySelectorAll("figure[data-chart]")];
   const plots = new Map();
   const redraw = () => figures.forEach((figure) => {
     plots.get(figure)?.destroy();
-    plots.set(figure, draw(charts[+figure.dataset.chart], figure));
+    const chart = charts[+figure.dataset.chart];
+    if (chart) plots.set(figure, draw(chart, figure));
   });
   redraw();
+  // A page that follows a run hands over new numbers for the same figures.
+  document.addEventListener("new-charts", (event) => {
+    charts = event.detail;
+    redraw();
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   new ResizeObserver(() => plots.forEach((plot, figure) => {
     const width = figure.querySelector(".plot").clientWidth;

@@ -1,0 +1,195 @@
+"""A run as tidy tables: one row per iteration, evaluation, episode, step or token, as pyarrow tables.
+
+`pyarrow.Table.to_pandas()` and `polars.from_arrow` make frames of them. The columns keep the names and descriptions of
+the files, which docs/runs.md explains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from empg.record.records import Record, eval_records, train_records
+from empg.record.runfolder import RunFolder
+from empg.record.tables import EPISODES, TableError
+
+_OF_EPISODE = ("group", "task_index", "task_id", "task_type", "split", "task", "success", "score", "end")
+_OF_EVALUATION = (
+    "iteration", "split", "decoding", "temperature", "panel", "panel_sha256", "task_type", "n", "successes", "success",
+    "low", "high",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """The tables of a run; each is read from the files when it is used first.
+
+    Attributes:
+        folder: the run.
+        problems: what could not be read, in words, as far as tables have been used; empty if the files are complete.
+    """
+
+    folder: RunFolder
+    problems: list[str] = field(default_factory=list)
+
+    @cached_property
+    def metrics(self) -> pa.Table:
+        """One row per iteration with every number of the `train` records; null where a record lacks a field."""
+        records = train_records(self._records)
+        names = dict.fromkeys(key for record in records for key in record if key not in ("kind", "alarms"))
+        return pa.table({name: _numbers(records, name) for name in names})
+
+    @cached_property
+    def evaluations(self) -> pa.Table:
+        """One row per evaluation and task type; the row of all types together has the task type null."""
+        rows = []
+        for record in eval_records(self._records):
+            rows.append({**record, "task_type": None})
+            rows += [{**record, **rate, "task_type": name} for name, rate in (record.get("by_type") or {}).items()]
+        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in _OF_EVALUATION})
+
+    @cached_property
+    def steps(self) -> pa.Table:
+        """One row per step of the kept episodes of all iterations, in time order; the columns of `tables.EPISODES`."""
+        return pa.concat_tables(
+            [self.steps_of(i) for i in self.folder.episode_iterations()] or [EPISODES.empty_table()]
+        )
+
+    def steps_of(self, iteration: int) -> pa.Table:
+        """Return the steps of one iteration; none if its file is missing or damaged, and `problems` says why."""
+        try:
+            columns = self.folder.read_episodes(iteration)
+        except TableError as error:
+            self._note(str(error))
+            return EPISODES.empty_table()
+        try:
+            return pa.table([columns.get(f.name, [None] * len(columns["turn"])) for f in EPISODES], schema=EPISODES)
+        except (pa.ArrowException, KeyError, TypeError) as error:
+            self._note(
+                f"{self.folder.episodes_path(iteration)} has wrong columns: {' '.join(str(error).split())[:200]}"
+            )
+            return EPISODES.empty_table()
+
+    @cached_property
+    def episodes(self) -> pa.Table:
+        """One row per kept episode; see `episodes_of`."""
+        return episodes_of(self.steps)
+
+    @cached_property
+    def tokens(self) -> pa.Table:
+        """One row per sampled token: its place, its id and, if the run recorded it, its entropy in nats."""
+        return tokens_of(self.steps)
+
+    @cached_property
+    def _records(self) -> list[Record]:
+        records = self.folder.read_metrics()
+        for problem in self.folder.problems:
+            self._note(problem)
+        return records
+
+    def _note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+
+def load(run: str | Path | RunFolder) -> LoadedRun:
+    """Open a run for analysis.
+
+    Args:
+        run: the folder of a run, also while it trains.
+
+    Raises:
+        RunFolderError: it is not a run folder; later, when `metrics` is used: a record is damaged.
+    """
+    return LoadedRun(run if isinstance(run, RunFolder) else RunFolder.open(run))
+
+
+def episodes_of(steps: pa.Table) -> pa.Table:
+    """Return one row per episode of a table of steps, in the same order.
+
+    `turns` counts steps, `invalid_turns` those that are not valid, `reward` is the sum of the environment's rewards,
+    `tokens` of the written tokens. `entropy` is the mean step entropy in nats. `advantage_outcome` is that of the first
+    step. `spread` is the largest minus the smallest final advantage, and `largest` the largest absolute one; both are
+    null if no step counts.
+    """
+    rows: list[dict[str, Any]] = []
+    for turns in grouped(steps.drop_columns(["observation", "text", "thought", "action_ids"]).to_pylist()):
+        first = turns[0]
+        advantages = _finite(t["advantage"] for t in turns)
+        entropies = _finite(t["entropy"] for t in turns)
+        rows.append(
+            {
+                "iteration": first["iteration"],
+                "episode": first["episode"],
+                **{name: first[name] for name in _OF_EPISODE},
+                "turns": len(turns),
+                "invalid_turns": sum(t["valid"] is False for t in turns),
+                "reward": sum(_finite(t["reward"] for t in turns)),
+                "tokens": sum(t["num_action_tokens"] or 0 for t in turns),
+                "entropy": sum(entropies) / len(entropies) if entropies else None,
+                "advantage_outcome": first["advantage_outcome"],
+                "spread": max(advantages) - min(advantages) if advantages else None,
+                "largest": max(map(abs, advantages)) if advantages else None,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=_EPISODE)
+
+
+def tokens_of(steps: pa.Table) -> pa.Table:
+    """Return one row per token of a table of steps: its place (`position` counts in the step), id and entropy."""
+    ids = steps["action_ids"].combine_chunks()
+    parents = pc.list_parent_indices(ids)
+    places = [i for row in ids for i in range(len(row.values) if row.is_valid else 0)]
+    entropies = _entropies(steps, ids)
+    columns = {name: steps[name].take(parents) for name in ("iteration", "episode", "turn")}
+    return pa.table(
+        {**columns, "position": pa.array(places, pa.int32()), "token_id": pc.list_flatten(ids), "entropy": entropies}
+    )
+
+
+def grouped(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Collect rows of steps by iteration and episode, in order of first appearance."""
+    found: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["iteration"], row["episode"]), []).append(row)
+    return list(found.values())
+
+
+_EPISODE = pa.schema(
+    [
+        *(EPISODES.field(name) for name in ("iteration", "episode", *_OF_EPISODE)),
+        *(pa.field(name, pa.int32()) for name in ("turns", "invalid_turns")),
+        pa.field("reward", pa.float64()),
+        pa.field("tokens", pa.int32()),
+        *(pa.field(name, pa.float64()) for name in ("entropy", "advantage_outcome", "spread", "largest")),
+    ]
+)
+
+
+def _entropies(steps: pa.Table, ids: pa.Array) -> pa.Array:
+    """Return the recorded entropy of each token; null where the run recorded none, or not as many as tokens."""
+    recorded = steps["token_entropies"].to_pylist() if "token_entropies" in steps.column_names else [None] * len(steps)
+    values: list[float | None] = []
+    for row, found in zip(ids, recorded, strict=True):
+        size = len(row.values) if row.is_valid else 0
+        values += found if found is not None and len(found) == size else [None] * size
+    return pa.array(values, pa.float32())
+
+
+def _numbers(records: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
+    """Return a column of numbers; what is not a number (a damaged or an older record) is null."""
+    values = [record.get(name) for record in records]
+    kept = [v if isinstance(v, (int, float)) and not isinstance(v, bool) else None for v in values]
+    whole = all(isinstance(v, int) and abs(v) < 2**63 for v in kept if v is not None)
+    return pa.array(kept, pa.int64() if whole else pa.float64())
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return [v for v in values if v is not None and math.isfinite(v)]

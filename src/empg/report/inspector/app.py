@@ -1,0 +1,249 @@
+"""The inspector's web application: pages rendered on the server, from the files of the runs.
+
+Texts of models and environments enter pages through Jinja's autoescape or as JSON in a data block. The content security
+policy of every page allows only this application's own files: no inline script or style, no other site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from empg.environments.serving import serve_app, web_app
+from empg.record.records import train_records
+from empg.record.runfolder import RunFolder
+from empg.report.inspector import listing
+from empg.report.inspector.batch import batch_charts, extremes, gradient_shares
+from empg.report.inspector.conversation import conversation, credit_inputs
+from empg.report.inspector.library import InspectedRun, Row, open_runs
+from empg.report.inspector.tree import tree
+from empg.report.markup import embed_json, finite, shown
+from empg.report.overlay import MAIN, overlay
+
+HOST = "127.0.0.1"
+MAX_SMOOTH = 1_000  # iterations
+_ASSETS = Path(__file__).parent.parent / "assets"
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class _Missing(Exception):
+    """The address names a run, an iteration or an episode that is not there; `args` says which."""
+
+
+class Inspector:
+    """The application's state: the runs that it shows."""
+
+    def __init__(self, folders: Sequence[RunFolder]) -> None:
+        self._runs = open_runs(folders)
+        self._templates = Environment(
+            loader=PackageLoader("empg.report", "assets/inspector"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            finalize=shown,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= {"plain": _plain, "signed": _signed, "percent": _percent}
+        self._templates.globals["runs"] = self._runs
+
+    # ---- pages -----------------------------------------------------------------------------------------------------
+
+    def episodes(self, request: Request) -> Response:
+        """List episodes."""
+        query = listing.Query.of(request.query_params)
+        known = [e for run in self._runs for e in run.episodes()]
+        found = listing.select(self._runs, known, query)
+        pages = max(1, -(-len(found) // listing.PAGE))
+        page = min(query.page, pages)
+        part = found[(page - 1) * listing.PAGE : page * listing.PAGE]
+        return self._page(
+            "episodes.html.j2", query=query, episodes=part, found=len(found), total=len(known), page=page, pages=pages,
+            choices=listing.choices(known), sorts=listing.SORTS,
+        )  # fmt: skip
+
+    def episode(self, request: Request) -> Response:
+        """Show one episode."""
+        run, iteration = self._run(request), _whole(request, "iteration")
+        episodes = run.turns(iteration)
+        turns = _find(episodes, "episode", _whole(request, "episode"))[0]
+        first = turns[0]
+        same = [
+            e for other in self._runs for e in other.episodes()
+            if e["task_id"] == first["task_id"] and e["split"] == first["split"]
+        ]  # fmt: skip
+        numbers = [t[0]["episode"] for t in episodes]
+        place = numbers.index(first["episode"])
+        return self._page(
+            "episode.html.j2", run=run, first=first, turns=conversation(run, turns), same=same,
+            before=numbers[place - 1] if place else None, after=(numbers[place + 1 :] or [None])[0],
+            data=embed_json(credit_inputs(run, episodes)),
+        )  # fmt: skip
+
+    def batch(self, request: Request) -> Response:
+        """Show all steps of an iteration."""
+        run = self._run(request)
+        iterations = run.iterations()
+        iteration = _whole(request, "iteration", iterations[-1] if iterations else 0)
+        episodes = run.turns(iteration)
+        steps = [step for turns in episodes for step in turns]
+        link = f"/episode?run={run.number}&iteration={iteration}&episode={{episode}}#step-{{turn}}"
+        charts = batch_charts(steps, link)
+        groups = {turns[0]["group"]: turns[0] for turns in episodes}
+        return self._page(
+            "batch.html.j2", run=run, iteration=iteration, iterations=iterations, charts=charts, groups=groups,
+            steps=steps, extremes=extremes(steps), shares=gradient_shares(steps), link=link,
+            data=embed_json({"charts": [asdict(chart) for chart in charts]}),
+            credit=embed_json(credit_inputs(run, episodes)),
+        )  # fmt: skip
+
+    def group(self, request: Request) -> Response:
+        """Show the episodes of one group as a tree."""
+        run, iteration, group = self._run(request), _whole(request, "iteration"), _whole(request, "group")
+        episodes = _find(run.turns(iteration), "group", group)
+        return self._page(
+            "group.html.j2", run=run, iteration=iteration, group=group, episodes=episodes, root=tree(episodes)
+        )
+
+    def compare(self, request: Request) -> Response:
+        """Show two episodes beside each other."""
+        sides: list[dict[str, Any]] = []
+        for name in ("a", "b"):
+            place = request.query_params.get(name, "").split(".")
+            if len(place) != 3 or not all(_is_whole(part) for part in place):
+                raise _Missing(f"{name}: expected RUN.ITERATION.EPISODE, as in a=0.1.5")
+            number, iteration, episode = map(int, place)
+            run = self._numbered(number)
+            turns = _find(run.turns(iteration), "episode", episode)[0]
+            sides.append({"run": run, "first": turns[0], "turns": conversation(run, turns)})
+        return self._page("compare.html.j2", sides=sides, length=max(len(side["turns"]) for side in sides))
+
+    def curves(self, request: Request) -> Response:
+        """Show the curves of all runs."""
+        charts = self._curves(request)
+        given = request.query_params
+        return self._page(
+            "curves.html.j2", charts=charts, data=embed_json({"charts": charts}), smooth=_smooth(request),
+            bands=given.get("bands") == "1", everything=given.get("all") == "1", query=request.url.query,
+        )  # fmt: skip
+
+    def curves_json(self, request: Request) -> Response:
+        """Return the numbers of the curves, for a page that follows a run."""
+        return JSONResponse(shown(self._curves(request)), headers=_HEADERS)
+
+    # ---- helpers ---------------------------------------------------------------------------------------------------
+
+    def _curves(self, request: Request) -> list[dict[str, Any]]:
+        loaded = [(run.name, run.recipe, train_records(run.records())) for run in self._runs]
+        names: dict[str, None] = dict.fromkeys(MAIN)
+        if request.query_params.get("all") == "1":
+            names |= dict.fromkeys(k for *_, records in loaded for r in records for k in r if k.partition("/")[2])
+        bands = request.query_params.get("bands") == "1"
+        return [asdict(chart) for chart in overlay(loaded, list(names), smooth=_smooth(request), bands=bands)]
+
+    def _run(self, request: Request) -> InspectedRun:
+        return self._numbered(_whole(request, "run", 0))
+
+    def _numbered(self, number: int) -> InspectedRun:
+        if number >= len(self._runs):
+            raise _Missing(f"run {number}: this inspector shows {len(self._runs)} runs, numbered from 0")
+        return self._runs[number]
+
+    def _page(self, template: str, **values: Any) -> Response:
+        text = self._templates.get_template(template).render(values)
+        return HTMLResponse(text.encode("utf-8", "replace"), headers=_HEADERS)
+
+
+def make_app(folders: Sequence[RunFolder]) -> Starlette:
+    """Create the web application for some runs."""
+    inspector = Inspector(folders)
+
+    def page(path: str, render: Callable[[Request], Response]) -> Route:
+        async def answer(request: Request) -> Response:  # reading files must not hold up other requests
+            return await run_in_threadpool(render, request)
+
+        return Route(path, answer)
+
+    routes = [
+        page("/", inspector.episodes),
+        page("/episode", inspector.episode),
+        page("/batch", inspector.batch),
+        page("/group", inspector.group),
+        page("/compare", inspector.compare),
+        page("/curves", inspector.curves),
+        page("/curves.json", inspector.curves_json),
+        Mount("/static", StaticFiles(directory=_ASSETS)),
+    ]
+    return web_app(routes, HOST, {_Missing: _missing})
+
+
+def serve(folders: Sequence[RunFolder], port: int = 8000, ready: Callable[[str], None] | None = None) -> None:
+    """Serve the inspector on this machine (127.0.0.1) until Ctrl-C.
+
+    Args:
+        folders: the runs.
+        port: 0 picks any free port.
+        ready: receives the address as soon as the server accepts connections.
+
+    Raises:
+        UserError: the port is in use.
+    """
+    serve_app(make_app(folders), HOST, port, ready)
+
+
+async def _missing(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"Not found: {error}\n", 404, _HEADERS)
+
+
+def _find(episodes: Sequence[Sequence[Row]], key: str, value: int) -> list[Sequence[Row]]:
+    found = [turns for turns in episodes if turns[0][key] == value]
+    if not found:
+        raise _Missing(f"{key} {value} is not among the {len(episodes)} kept episodes of this iteration")
+    return found
+
+
+def _whole(request: Request, name: str, default: int | None = None) -> int:
+    text = request.query_params.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not _is_whole(text):
+        raise _Missing(f"{name}: expected a whole number")
+    return int(text)
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def _smooth(request: Request) -> int:
+    text = request.query_params.get("smooth", "1")
+    return min(MAX_SMOOTH, max(1, int(text))) if _is_whole(text) else 1
+
+
+def _plain(value: Any) -> str:
+    number = finite(value)
+    return "–" if number is None else f"{number:.3f}"
+
+
+def _signed(value: Any) -> str:
+    number = finite(value)
+    return "–" if number is None else f"{number:+.3f}".replace("-", "\u2212")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"

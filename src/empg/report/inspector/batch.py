@@ -1,0 +1,123 @@
+"""All steps of one iteration at once: who got which credit, which entropies rule the normalisation, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from empg.report.curves import Chart, Series
+from empg.report.inspector.conversation import fault
+from empg.report.inspector.library import Row
+from empg.report.markup import finite, short
+
+BINS = 40  # of the histogram of H
+EXTREMES = 10  # steps in each table
+MAX_POINTS = 6_000  # of the scatter plot; more are thinned evenly
+MAX_KINDS = 14  # of steps; the rest is one row
+
+
+def batch_charts(steps: Sequence[Row], link: str) -> list[Chart]:
+    """Return the charts of an iteration. `link` is the address of a step with fields `episode` and `turn`."""
+    rows = [s for s in steps if finite(s["entropy"]) is not None]
+    return [c for c in (_scatter(rows, link), _histogram(rows, link), _positions(rows)) if c is not None]
+
+
+def extremes(steps: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the steps with the largest |A|, and those with the smallest and the largest H, which set Hn to 0 and 1."""
+    counted = [s for s in steps if finite(s["advantage"]) is not None and finite(s["entropy"]) is not None]
+    by_entropy = sorted(counted, key=lambda s: s["entropy"])
+    return {
+        "largest |A|": sorted(counted, key=lambda s: -abs(s["advantage"]))[:EXTREMES],
+        "smallest H": by_entropy[:3],
+        "largest H": by_entropy[::-1][:EXTREMES],
+    }
+
+
+def gradient_shares(steps: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return, for each kind of step, its share of the steps and of the sum of |A| times tokens.
+
+    A kind is the first word of the action, or the fault of the turn. The sum weights a step as a token-level loss does;
+    it is the gradient's size if all tokens had score vectors of the same length.
+    """
+    weights: dict[str, tuple[int, float]] = {}
+    for step in steps:
+        advantage = finite(step["advantage"])
+        if advantage is None:
+            continue
+        words = (step["action"] or "").split(maxsplit=1)
+        kind = fault(step) or (short(words[0].partition("[")[0], 30) if words else "no action")
+        count, total = weights.get(kind, (0, 0.0))
+        weights[kind] = count + 1, total + abs(advantage) * (step["num_action_tokens"] or 0)
+    ranked = sorted(weights.items(), key=lambda item: (-item[1][1], item[0]))
+    if len(ranked) > MAX_KINDS:
+        rest = [value for _, value in ranked[MAX_KINDS:]]
+        ranked = [*ranked[:MAX_KINDS], ("all other kinds", (sum(n for n, _ in rest), sum(w for _, w in rest)))]
+    steps_in_all = sum(n for n, _ in weights.values()) or 1
+    weight_in_all = sum(w for _, w in weights.values()) or 1.0
+    return [
+        {"kind": kind, "steps": n, "share_of_steps": n / steps_in_all, "share": weight / weight_in_all}
+        for kind, (n, weight) in ranked
+    ]
+
+
+def _scatter(rows: Sequence[Row], link: str) -> Chart | None:
+    counted = sorted((s for s in rows if finite(s["advantage"]) is not None), key=lambda s: s["entropy"])
+    counted = counted[:: -(-len(counted) // MAX_POINTS)] if counted else []
+    if not counted:
+        return None
+    values = [s["advantage"] for s in counted]
+    won = [bool(s["success"]) for s in counted]
+    return Chart(
+        "Step entropy and final advantage",
+        "One dot per step that counts. Click a dot to open its step",
+        "",
+        [
+            Series("A, episode won", "points", [v if w else None for v, w in zip(values, won, strict=True)], colour=1),
+            Series("A, episode lost", "points", [None if w else v for v, w in zip(values, won, strict=True)], colour=2),
+        ],
+        "H (nats)",
+        [s["entropy"] for s in counted],
+        bottom=None,
+        links=[link.format(episode=s["episode"], turn=s["turn"]) for s in counted],
+    )
+
+
+def _histogram(rows: Sequence[Row], link: str) -> Chart | None:
+    counted = sorted((s for s in rows if finite(s["advantage"]) is not None), key=lambda s: s["entropy"])
+    if not counted:
+        return None
+    least, most = counted[0], counted[-1]
+    counts, edges = np.histogram([s["entropy"] for s in counted], bins=BINS)
+    middles = [float(m) for m in (edges[1:] + edges[:-1]) / 2]
+    ends = [float(n) if i in (0, BINS - 1) else None for i, n in enumerate(counts)]
+    inner = [None if i in (0, BINS - 1) else float(n) for i, n in enumerate(counts)]
+    first, last = (link.format(episode=s["episode"], turn=s["turn"]) for s in (least, most))
+    return Chart(
+        "Histogram of step entropy",
+        f"min {least['entropy']:.4g} and max {most['entropy']:.4g} nats set Hn = 0 and Hn = 1. Click these bars",
+        "",
+        [Series("steps", "bars", inner), Series("with the min or the max", "bars", ends, colour=2)],
+        "H (nats)",
+        middles,
+        links=[first, *[""] * (BINS - 2), last],
+    )
+
+
+def _positions(rows: Sequence[Row]) -> Chart | None:
+    turns = sorted({s["turn"] for s in rows})
+    if not turns:
+        return None
+    series = []
+    for colour, (name, success) in enumerate((("won", True), ("lost", False)), 1):
+        at = [[s["entropy"] for s in rows if s["turn"] == t and bool(s["success"]) is success] for t in turns]
+        quantiles = [[float(q) for q in np.quantile(a, [0.25, 0.5, 0.75])] if a else [None] * 3 for a in at]
+        low, middle, high = (list(column) for column in zip(*quantiles, strict=True))
+        if any(a for a in at):
+            series.append(Series(f"{name}, middle half", "band", [], low, high, colour))
+            series.append(Series(f"{name}, median", "line", middle, colour=colour))
+    return Chart(
+        "Entropy by step position", "Where in an episode the agent is uncertain", "nats", series, "step",
+        [t + 1 for t in turns],
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""One episode as a conversation, and the numbers of its iteration from which the page recomputes the credit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from empg.report.inspector.library import InspectedRun, Row
+from empg.report.inspector.tokens import TokenTexts
+from empg.report.markup import finite, short
+
+MAX_TEXT = 20_000  # characters of one text on a page
+MAX_TOKENS = 4_000  # shaded tokens of one turn on a page
+SHADES = 10  # levels of shading
+
+_COLUMNS = {"entropy": "entropy", "base": "advantage_outcome", "process": "process_reward", "advantage": "advantage"}
+_SHOWN = (
+    "entropy", "entropy_normalised", "scale", "clarity", "advantage_outcome", "process_reward", "advantage", "reward",
+)  # fmt: skip
+
+
+def conversation(run: InspectedRun, turns: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the steps of an episode as the page shows them; texts are bounded."""
+    most = max((e for t in turns for e in _token_entropies(t)), default=0.0)
+    return [
+        {
+            "turn": turn["turn"],
+            "observation": short(turn["observation"], MAX_TEXT),
+            "thought": short(turn["thought"], MAX_TEXT),
+            "action": short(turn["action"], MAX_TEXT),
+            "written": short(turn["text"], MAX_TEXT) if turn["valid"] is False else "",
+            "fault": fault(turn),
+            "dropped": bool(turn["dropped"]),
+            "counted": finite(turn["advantage"]) is not None,
+            "tokens": _shaded(turn, run.tokens, most),
+            **{name: finite(turn[name]) for name in _SHOWN},
+        }
+        for turn in turns
+    ]
+
+
+def credit_inputs(run: InspectedRun, episodes: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    """Return the columns of an iteration that a modulation sees, one value per step, for the page's script.
+
+    The reward of an episode is the sum of the environment's rewards. A run does not record the penalty for long
+    episodes, so a rule that reads rewards (gtpo) is recomputed without it.
+    """
+    rule, options = run.modulation
+    steps = [turn for turns in episodes for turn in turns]
+    rewards = [sum(finite(t["reward"]) or 0.0 for t in turns) for turns in episodes]
+    return {
+        "rule": rule,
+        "options": options,
+        "episode": [turn["episode"] for turn in steps],
+        "turn": [turn["turn"] for turn in steps],
+        "group": [turn["group"] for turn in steps],
+        "reward": [reward for reward, turns in zip(rewards, episodes, strict=True) for _ in turns],
+        "counted": [finite(turn["advantage"]) is not None for turn in steps],
+        **{name: [finite(turn[column]) for turn in steps] for name, column in _COLUMNS.items()},
+    }
+
+
+def fault(turn: Row) -> str:
+    """Return why a turn is not valid, in a word or two; empty if it is valid."""
+    if turn["valid"] is not False:
+        return ""
+    if turn["rejected"]:
+        return "rejected action"
+    return "no thought" if turn["action"] else "malformed"
+
+
+def _token_entropies(turn: Row) -> list[float]:
+    ids, recorded = turn["action_ids"] or [], turn.get("token_entropies") or []
+    return [finite(e) or 0.0 for e in recorded] if len(ids) == len(recorded) else []
+
+
+def _shaded(turn: Row, texts: TokenTexts, most: float) -> list[tuple[str, float, int]]:
+    """Return the text, the entropy and the shade (0 to SHADES - 1) of each token; none if none were recorded."""
+    entropies = _token_entropies(turn)[:MAX_TOKENS]
+    ids = (turn["action_ids"] or [])[: len(entropies)]
+    return [
+        (short(texts.text(token), MAX_TEXT), entropy, min(SHADES - 1, int(SHADES * entropy / most)) if most > 0 else 0)
+        for token, entropy in zip(ids, entropies, strict=True)
+    ]

@@ -1,0 +1,112 @@
+"""The runs that the inspector shows, read from their files when a page asks for them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from empg.errors import UserError
+from empg.record.loading import LoadedRun, episodes_of, grouped
+from empg.record.records import Record
+from empg.record.runfolder import RunFolder
+from empg.report.inspector.tokens import TokenTexts
+from empg.report.markup import finite
+
+_TABLES_KEPT = 48  # tables of steps in memory; the least recently used is dropped first
+Row = Mapping[str, Any]
+
+
+class InspectedRun:
+    """One run. A file is read again when it has changed, so pages follow a run that trains."""
+
+    def __init__(self, folder: RunFolder, number: int) -> None:
+        self.folder, self.number = folder, number
+        self.name = folder.path.absolute().name
+        self.problems: list[str] = []
+        self._steps: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._episodes: dict[tuple[int, int], list[Row]] = {}
+
+    def iterations(self) -> list[int]:
+        """Return the iterations that have kept episodes."""
+        return self.folder.episode_iterations()
+
+    def steps(self, iteration: int) -> pa.Table:
+        """Return the steps of an iteration; no rows if its file is missing or damaged."""
+        key = self._key(iteration)
+        if key not in self._steps:
+            loaded = LoadedRun(self.folder)
+            self._steps[key] = loaded.steps_of(iteration)
+            self.problems += [p for p in loaded.problems if p not in self.problems]
+        self._steps.move_to_end(key)
+        while len(self._steps) > _TABLES_KEPT:
+            self._steps.popitem(last=False)
+        return self._steps[key]
+
+    def episodes(self) -> list[Row]:
+        """Return all kept episodes of all iterations, one row per episode, with the number of the run as `run`."""
+        rows: list[Row] = []
+        for iteration in self.iterations():
+            key = self._key(iteration)
+            if key not in self._episodes:
+                found = episodes_of(self.steps(iteration)).to_pylist()
+                self._episodes[key] = [{**row, "run": self.number} for row in found]
+            rows += self._episodes[key]
+        return rows
+
+    def turns(self, iteration: int) -> list[list[Row]]:
+        """Return the episodes of an iteration as lists of steps."""
+        return grouped(self.steps(iteration).to_pylist())
+
+    def records(self) -> list[Record]:
+        """Return the records of the run; none if the file is damaged, which `problems` says."""
+        try:
+            records = self.folder.read_metrics()
+        except UserError as error:
+            records, found = [], [str(error)]
+        else:
+            found = self.folder.problems
+        self.problems += [p for p in found if p not in self.problems]
+        return [r for r in records if isinstance(r.get("kind"), str)]
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe; empty if it cannot be read."""
+        try:
+            return self.folder.recipe_values()
+        except UserError as error:
+            self.problems.append(str(error))
+            return {}
+
+    @property
+    def modulation(self) -> tuple[str, dict[str, Any]]:
+        """The name of the modulation and its constants; "" for a plain base algorithm, "?" if the recipe has none."""
+        credit = self.recipe.get("credit")
+        if not isinstance(credit, dict) or "modulation" not in credit:
+            return "?", {}
+        found = credit["modulation"]
+        if found is None:
+            return "", {}
+        if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+            return "?", {}
+        return found["name"], {k: float(v) for k, v in found.items() if finite(v) is not None}
+
+    @cached_property
+    def tokens(self) -> TokenTexts:
+        """The texts of token ids."""
+        return TokenTexts(self.folder)
+
+    def _key(self, iteration: int) -> tuple[int, int]:
+        try:
+            changed = self.folder.episodes_path(iteration).stat().st_mtime_ns
+        except OSError:
+            changed = 0
+        return iteration, changed
+
+
+def open_runs(folders: Sequence[RunFolder]) -> list[InspectedRun]:
+    """Open runs, in the order in which pages number them."""
+    return [InspectedRun(folder, number) for number, folder in enumerate(folders)]

@@ -1,0 +1,71 @@
+"""The episodes of a group as a tree: what they did in common is drawn once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from empg.report.inspector.library import Row
+from empg.report.markup import finite, short
+
+MAX_TEXT = 160  # characters of an action in the tree
+
+
+@dataclass
+class Branch:
+    """Steps that the same episodes took, then the branches in which they parted.
+
+    Attributes:
+        steps: for each step, its action, and the step of each episode.
+        episodes: numbers of the episodes that took these steps.
+        ends: the episodes that ended after these steps.
+        branches: the continuations, in order of their first episode.
+    """
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    episodes: list[int] = field(default_factory=list)
+    ends: list[Row] = field(default_factory=list)
+    branches: list[Branch] = field(default_factory=list)
+
+
+def tree(episodes: Sequence[Sequence[Row]]) -> Branch:
+    """Return the tree of the episodes of one group.
+
+    Two episodes share a step if they read the same observation and chose the same action, after the same steps. The
+    depth of the tree is at most the number of episodes, because a branch ends only where episodes part.
+    """
+    return _grow(list(episodes), 0)
+
+
+def _grow(episodes: list[Sequence[Row]], start: int) -> Branch:
+    branch = Branch(episodes=[turns[0]["episode"] for turns in episodes])
+    depth = start
+    while True:
+        going = [turns for turns in episodes if len(turns) > depth]
+        kinds: dict[tuple[Any, Any], list[Sequence[Row]]] = {}
+        for turns in going:
+            kinds.setdefault((turns[depth]["observation"], _did(turns[depth])), []).append(turns)
+        if len(going) < len(episodes) or len(kinds) != 1:
+            break
+        branch.steps.append(_step([turns[depth] for turns in going]))
+        depth += 1
+    branch.ends = [turns[0] for turns in episodes if len(turns) == depth]
+    branch.branches = [_grow(together, depth) for together in kinds.values()]
+    return branch
+
+
+def _did(turn: Row) -> str:
+    return turn["action"] or turn["text"] or ""
+
+
+def _step(turns: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "turn": turns[0]["turn"],
+        "action": short(_did(turns[0]), MAX_TEXT) or "(nothing)",
+        "valid": turns[0]["valid"] is not False,
+        "credit": [
+            {"episode": t["episode"], "entropy": finite(t["entropy"]), "advantage": finite(t["advantage"])}
+            for t in turns
+        ],
+    }

@@ -1,0 +1,39 @@
+"""How text of a run enters a page: escaped, and with its control characters shown instead of obeyed."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from markupsafe import Markup
+
+from empg.plain_text import visible
+
+
+def embed_json(data: Any) -> Markup:
+    """Return JSON that is safe inside a `<script>` element: without `<`, `>` and `&` it cannot end the element."""
+    text = json.dumps(shown(data), allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def shown(value: Any) -> Any:
+    """Return plain data with the control characters of its texts shown; our own markup stays."""
+    if isinstance(value, dict):
+        return {key: shown(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(part) for part in value]
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def finite(value: Any) -> float | None:
+    """Return a number, or None for what is missing or not finite."""
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None
+
+
+def short(text: str | None, limit: int) -> str:
+    """Return at most `limit` characters of a text, and how many more there are."""
+    text = text or ""
+    left = len(text) - limit
+    return text if left <= 0 else f"{text[:limit]} … ({left:,} more characters)"

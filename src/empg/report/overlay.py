@@ -1,0 +1,76 @@
+"""The curves of several runs over one another: one line per run, or one band per recipe over its seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from empg.report.curves import Chart, Series
+from empg.report.markup import finite
+
+MAIN = (
+    "rollout/success", "rollout/reward", "entropy/step_p50", "credit/scale_std", "credit/advantage_abs_mean",
+    "policy/kl_old", "policy/grad_norm", "rollout/turns", "rollout/valid_actions", "credit/zero_variance_groups",
+)  # fmt: skip
+"""The metrics that are shown first."""
+
+_PERCENT = ("rollout/success", "rollout/valid_actions", "credit/zero_variance_groups")
+_COLOURS = 6
+Records = Sequence[Mapping[str, Any]]
+
+
+def overlay(
+    runs: Sequence[tuple[str, Mapping[str, Any], Records]],
+    metrics: Sequence[str],
+    *,
+    smooth: int = 1,
+    bands: bool = False,
+) -> list[Chart]:
+    """Return one chart per metric that any run has.
+
+    Args:
+        runs: for each run its name, its recipe, and its `train` records.
+        metrics: names of fields of the records.
+        smooth: iterations in the running mean; 1 draws the values.
+        bands: draw runs whose recipes differ in `seed` only as their mean and the area from the lowest to the highest.
+    """
+    x = sorted({int(r["iteration"]) for _, _, records in runs for r in records if finite(r.get("iteration"))})
+    return [chart for metric in metrics if (chart := _chart(runs, metric, x, smooth, bands)).series]
+
+
+def _chart(
+    runs: Sequence[tuple[str, Mapping[str, Any], Records]], metric: str, x: list[int], smooth: int, bands: bool
+) -> Chart:
+    chart = Chart(metric, "", "percent" if metric in _PERCENT or "/end/" in metric else "", [], x=list(x), bottom=None)
+    teams: dict[str, list[tuple[str, list[float | None]]]] = {}
+    for name, recipe, records in runs:
+        values = _smoothed(records, metric, x, smooth)
+        if any(v is not None for v in values):
+            teams.setdefault(_but_the_seed(recipe) if bands else name, []).append((name, values))
+    for place, team in enumerate(teams.values()):
+        colour = place % _COLOURS + 1
+        if len(team) == 1:
+            chart.series.append(Series(team[0][0], "line", team[0][1], colour=colour))
+            continue
+        columns = [[v for v in at if v is not None] for at in zip(*(values for _, values in team), strict=True)]
+        label = f"{team[0][0]} and {len(team) - 1} more"
+        low, high = ([f(c) if c else None for c in columns] for f in (min, max))
+        chart.series.append(Series(f"{label}: lowest to highest", "band", [], low, high, colour))
+        means = [sum(c) / len(c) if c else None for c in columns]
+        chart.series.append(Series(f"{label}: mean", "line", means, colour=colour))
+    return chart
+
+
+def _smoothed(records: Records, metric: str, x: Sequence[int], smooth: int) -> list[float | None]:
+    latest = {r["iteration"]: finite(r.get(metric)) for r in records}
+    values = [latest.get(i) for i in x]
+    result: list[float | None] = []
+    for place, value in enumerate(values):
+        window = [v for v in values[max(0, place - smooth + 1) : place + 1] if v is not None]
+        result.append(sum(window) / len(window) if window and value is not None else None)
+    return result
+
+
+def _but_the_seed(recipe: Mapping[str, Any]) -> str:
+    return json.dumps({k: v for k, v in recipe.items() if k != "seed"}, sort_keys=True, default=str)

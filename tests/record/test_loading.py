@@ -1,0 +1,83 @@
+"""A run as tidy tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import empg.record
+from empg.record.runfolder import RunFolder, RunFolderError
+
+MakeRun = Callable[..., RunFolder]
+
+
+def test_every_table_of_a_finished_run(finished_run: RunFolder) -> None:
+    run = empg.record.load(finished_run.path)
+    assert run.metrics["iteration"].to_pylist() == list(range(1, 41))
+    assert run.metrics["rollout/success"].null_count == 0
+    whole = run.evaluations.filter(run.evaluations["task_type"].is_null())
+    assert whole.num_rows == 2 * 5  # two splits, before and after every ten iterations
+    assert run.evaluations.num_rows == 10 * (1 + 6)
+    assert run.steps["iteration"].unique().to_pylist() == [1, 20, 40]
+    assert run.problems == []
+
+
+def test_an_episode_sums_up_its_steps(finished_run: RunFolder) -> None:
+    run = empg.record.load(finished_run)
+    steps = [s for s in run.steps.to_pylist() if (s["iteration"], s["episode"]) == (20, 3)]
+    [episode] = [e for e in run.episodes.to_pylist() if (e["iteration"], e["episode"]) == (20, 3)]
+    advantages = [s["advantage"] for s in steps]
+    assert episode["turns"] == len(steps)
+    assert episode["invalid_turns"] == sum(not s["valid"] for s in steps)
+    assert episode["reward"] == sum(s["reward"] for s in steps)
+    assert episode["entropy"] == pytest.approx(sum(s["entropy"] for s in steps) / len(steps))
+    assert episode["spread"] == pytest.approx(max(advantages) - min(advantages))
+    assert episode["largest"] == pytest.approx(max(map(abs, advantages)))
+
+
+def test_one_row_per_token_with_its_entropy(make_run: MakeRun) -> None:
+    run = make_run("tokens", iterations=1, keep_episodes=())
+    row: dict[str, object] = {
+        "iteration": 1,
+        "group": 0,
+        "task_index": 0,
+        "task_id": "t",
+        "task_type": "t",
+        "split": "train",
+    }
+    recorded: list[dict[str, object]] = [
+        {"episode": 0, "turn": 0, "action_ids": [5, 6], "token_entropies": [0.5, 0.25]},
+        {"episode": 0, "turn": 1, "action_ids": [], "token_entropies": []},
+        {"episode": 1, "turn": 0, "action_ids": [7], "token_entropies": None},
+        {"episode": 1, "turn": 1, "action_ids": None, "token_entropies": None},
+    ]
+    rows = [{**row, **values} for values in recorded]
+    run.write_episodes(1, {name: [r[name] for r in rows] for name in rows[0]})
+    columns = ("episode", "turn", "position", "token_id", "entropy")
+    tokens = [tuple(t[c] for c in columns) for t in empg.record.load(run).tokens.to_pylist()]
+    assert tokens == [(0, 0, 0, 5, 0.5), (0, 0, 1, 6, 0.25), (1, 0, 0, 7, None)]
+
+
+def test_a_damaged_file_is_a_problem_and_the_rest_is_read(make_run: MakeRun) -> None:
+    run = make_run("damaged", iterations=2, every=2, keep_episodes=(1, 2))
+    run.episodes_path(1).write_bytes(b"no parquet")
+    with run.metrics_path.open("ab") as file:
+        file.write(b'{"kind":"train","itera')
+    loaded = empg.record.load(run)
+    assert loaded.episodes["iteration"].unique().to_pylist() == [2]
+    assert loaded.metrics.num_rows == 2
+    assert len(loaded.problems) == 2
+
+
+def test_an_empty_run_has_empty_tables(make_run: MakeRun) -> None:
+    run = make_run("empty", iterations=0, keep_episodes=())
+    run.metrics_path.write_bytes(b"")
+    loaded = empg.record.load(run)
+    tables = (loaded.metrics, loaded.evaluations, loaded.episodes, loaded.steps, loaded.tokens)
+    assert [t.num_rows for t in tables] == [0] * 5
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path: object) -> None:
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        empg.record.load(str(tmp_path))

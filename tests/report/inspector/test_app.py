@@ -1,0 +1,110 @@
+"""The inspector's pages over HTTP: what they list, what they refuse, and that texts of a run stay texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from empg.record.runfolder import RunFolder
+from empg.report.inspector.app import make_app
+from tests.report.inspector.served import HOSTILE
+
+testclient = pytest.importorskip("starlette.testclient")
+PAGES = (
+    "/", "/batch?iteration=1", "/curves?all=1", "/episode?run=0&iteration=1&episode=1", "/group?iteration=1&group=0",
+    "/compare?a=0.1.0&b=0.1.1",
+)  # fmt: skip
+
+
+def client(*runs: RunFolder, host: str = "127.0.0.1") -> Any:
+    return testclient.TestClient(make_app(runs), base_url=f"http://{host}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_texts_of_a_run_stay_texts(page: str, recorded: RunFolder) -> None:
+    answer = client(recorded).get(page)
+    assert answer.status_code == 200
+    assert "<img" not in answer.text
+    assert "<script>" not in answer.text
+    assert "\u202e" not in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"\sstyle=|\son\w+=", re.sub(r"&[^;]*;", "", answer.text).replace("onerror", ""))
+
+
+def test_only_requests_that_name_this_machine_are_answered(recorded: RunFolder) -> None:
+    assert client(recorded, host="evil.example").get("/").status_code == 400
+    assert client(recorded).post("/").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", 48),
+        ("iteration=20", 16),
+        ("q=COUNTERTOP", 48),
+        ("q=unicorn", 0),
+        ("type=clean", 48),
+        ("type=heat", 0),
+        ("run=1", 0),
+        ("page=99999&sort=nonsense&order=x&iteration=abc", 0),
+    ],
+)
+def test_the_address_selects_episodes(query: str, found: int, finished_run: RunFolder) -> None:
+    assert f"{found} of 48 kept episodes" in client(finished_run).get(f"/?{query}").text
+
+
+def test_won_and_lost_are_all_and_the_list_is_sorted(finished_run: RunFolder) -> None:
+    server = client(finished_run)
+    counts = [re.findall(r"(\d+) of 48", server.get(f"/?outcome={o}").text)[0] for o in ("won", "lost")]
+    assert sum(map(int, counts)) == 48
+    rows = re.findall(r"<td>([\d.]+)</td></tr>", server.get("/?sort=largest").text)
+    assert rows == sorted(rows, key=float, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/episode?run=7&iteration=1&episode=0", "/episode?iteration=1", "/episode?iteration=1&episode=x", "/compare?a=1",
+     "/group?iteration=99&group=0", "/episode?iteration=1&episode=99999999999999999999"],
+)  # fmt: skip
+def test_what_is_not_there_is_not_found(address: str, recorded: RunFolder) -> None:
+    answer = client(recorded).get(address)
+    assert answer.status_code == 404
+    assert len(answer.text.splitlines()) == 1
+
+
+def test_an_empty_run_and_damaged_files_have_pages(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run("broken", iterations=2, every=2, keep_episodes=(1, 2))
+    run.episodes_path(1).write_bytes(b"no parquet")
+    with run.metrics_path.open("ab") as file:
+        file.write(b'{"kind":"train","itera')
+    server = client(run)
+    assert "16 of 16 kept episodes" in server.get("/").text
+    assert "cannot read" in server.get("/batch?iteration=1").text
+    assert "is incomplete because the run was killed" in server.get("/curves").text
+    run.recipe_path.write_text("]")
+    run.metrics_path.write_bytes(b"[]\n")
+    assert client(run).get("/curves").status_code == 200
+    empty = make_run("empty", iterations=0, keep_episodes=())
+    empty.metrics_path.write_bytes(b"")
+    for page in ("/", "/batch", "/curves"):
+        assert client(empty).get(page).status_code == 200
+
+
+def test_a_page_follows_a_run_that_trains(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run("growing", iterations=1, keep_episodes=(1,))
+    server = client(run)
+    assert "16 of 16" in server.get("/").text
+    columns = run.read_episodes(1)
+    run.write_episodes(2, {**columns, "iteration": [2] * len(columns["turn"])})
+    run.append_metrics({"kind": "train", "iteration": 2, "rollout/success": 1.0})
+    assert "32 of 32" in server.get("/").text
+    assert server.get("/curves.json").json()[0]["x"] == [1, 2]
+
+
+def test_the_hostile_text_is_really_in_the_run(recorded: RunFolder) -> None:
+    assert HOSTILE in recorded.read_episodes(1)["action"]

@@ -1,0 +1,42 @@
+"""Figures for notebooks and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import empg.record
+import empg.report
+from empg.errors import UserError
+from empg.record.runfolder import RunFolder
+
+
+def test_a_figure_is_a_page_that_loads_nothing(finished_run: RunFolder, tmp_path: Path) -> None:
+    run = empg.record.load(finished_run)
+    text = empg.report.plot_batch(run, 20).save(tmp_path / "batch.html").read_text(encoding="utf-8")
+    assert "default-src &#39;none&#39;" in text
+    assert "Histogram of step entropy" in text
+    assert "http:" not in text.replace("http://www.w3.org", "")
+    assert "<iframe sandbox=" in empg.report.plot_curves([run, run], ["rollout/success"])._repr_html_()
+
+
+def test_what_is_not_in_the_run_is_an_error(finished_run: RunFolder, tmp_path: Path) -> None:
+    run = empg.record.load(finished_run)
+    with pytest.raises(UserError, match="no episodes of iteration 3"):
+        empg.report.plot_batch(run, 3)
+    with pytest.raises(UserError, match="no run has any of nonsense"):
+        empg.report.plot_curves([run], ["nonsense"])
+    with pytest.raises(UserError, match="cannot write"):
+        empg.report.plot_batch(run, 20).save(tmp_path / "missing" / "x.html")
+
+
+def test_a_figure_draws_its_charts(browser: Any, finished_run: RunFolder, tmp_path: Path) -> None:
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(empg.report.plot_batch(empg.record.load(finished_run), 20).save(tmp_path / "f.html").as_uri())
+    assert page.locator("figure canvas").count() == 3
+    assert errors == []
+    page.close()

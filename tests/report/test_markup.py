@@ -1,0 +1,25 @@
+"""Texts and numbers of a run on their way into a page."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from empg.report.markup import embed_json, finite, short
+
+
+def test_json_in_a_page_cannot_end_its_element_and_shows_controls() -> None:
+    text = str(embed_json({"a": "</script><!--\u202e"}))
+    assert "<" not in text
+    assert "U+202E" in text
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "1", True])
+def test_what_is_not_a_finite_number_counts_as_missing(value: object) -> None:
+    assert finite(value) is None
+
+
+def test_a_long_text_says_how_much_is_left_out() -> None:
+    assert short("x" * 12, 10) == "x" * 10 + " … (2 more characters)"
+    assert short(None, 10) == ""

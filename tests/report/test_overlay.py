@@ -1,0 +1,39 @@
+"""Curves of several runs over one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from empg.report.overlay import overlay
+
+
+def run(name: str, seed: int, values: list[float | None], k: float = 1.0) -> tuple[str, dict[str, Any], list[Any]]:
+    records = [{"iteration": i, "m": v} for i, v in enumerate(values, 1)]
+    return name, {"seed": seed, "credit": {"k": k}}, records
+
+
+def test_a_run_that_is_shorter_ends_earlier() -> None:
+    [chart] = overlay([run("a", 0, [1.0, 2.0, 3.0]), run("b", 0, [5.0])], ["m", "unknown"])
+    assert chart.x == [1, 2, 3]
+    assert [s.values for s in chart.series] == [[1.0, 2.0, 3.0], [5.0, None, None]]
+
+
+def test_seeds_of_a_recipe_are_a_band_and_another_recipe_is_a_line() -> None:
+    runs = [run("a", 0, [1.0, 2.0]), run("b", 1, [3.0, None]), run("c", 0, [9.0, 9.0], k=2.0)]
+    [chart] = overlay(runs, ["m"], bands=True)
+    band, mean, line = chart.series
+    assert (band.kind, band.low, band.high) == ("band", [1.0, 2.0], [3.0, 2.0])
+    assert mean.values == [2.0, 2.0]
+    assert (line.label, line.values) == ("c", [9.0, 9.0])
+
+
+def test_smoothing_is_the_mean_of_the_last_values_and_leaves_gaps() -> None:
+    [chart] = overlay([run("a", 0, [1.0, 3.0, float("nan"), 5.0])], ["m"], smooth=2)
+    assert chart.series[0].values == [1.0, 2.0, None, pytest.approx(5.0)]
+
+
+def test_no_numbers_no_chart() -> None:
+    assert overlay([run("a", 0, [None])], ["m"]) == []
+    assert overlay([], ["m"]) == []
