@@ -20,7 +20,7 @@ from empg.recipe import Recipe, dump_recipe, parse_recipe
 from empg.record.runfolder import RunFolder
 from empg.rollout.types import Episode, Turn
 from empg.run.coupling import EntropyMeasurements, StepGradient, measure_entropy, step_entropies, step_gradients
-from empg.run.results import entropy_lines, tenths
+from empg.run.results import entropy_lines
 
 
 def recipe(history: str = "merged", temperature: float = 1.0) -> Recipe:
@@ -117,7 +117,8 @@ def test_a_policy_that_did_not_change_keeps_its_entropies(run: RunFolder, policy
 
 def test_the_command_writes_every_value(run: RunFolder, policy: Policy) -> None:
     Checkpoints(run.checkpoints).save("iter-000002", with_uniform_logits(policy), None, {"iteration": 2})
-    said = CliRunner().invoke(app, ["entropy", str(run.path), "--episodes", "3"])
+    figures = run.path / "figures"
+    said = CliRunner().invoke(app, ["entropy", str(run.path), "--episodes", "3", "--figures", str(figures)])
     assert said.exit_code == 0, said.output
     values: dict[str, Any] = json.loads((run.path / "entropy.json").read_text())
     assert values["after"] == pytest.approx(
@@ -125,18 +126,12 @@ def test_the_command_writes_every_value(run: RunFolder, policy: Policy) -> None:
     )
     assert "1 - exp(-H2)" in said.output
     assert "change, nats" in said.output
+    assert sorted(file.name for file in figures.iterdir()) == ["coupling.svg", "entropy-change.svg"]
 
 
 def test_a_run_without_a_trained_policy_is_refused(run: RunFolder) -> None:
     with pytest.raises(CheckpointError, match="does not contain a trained policy yet"):
         measure_entropy(run.path, no_progress)
-
-
-def test_tenths_cut_the_values_in_their_order() -> None:
-    assert tenths([3.0, 1.0, 2.0]) == [[1], [2], [0]]
-    parts = tenths([float(value) for value in range(25)])
-    assert [len(part) for part in parts] == [2, 3, 2, 3, 2, 3, 2, 3, 2, 3]
-    assert [index for part in parts for index in part] == list(range(25))
 
 
 def test_the_tables_show_the_means_of_each_tenth() -> None:

@@ -170,6 +170,9 @@ def entropy(
     run: RunPath,
     split: Annotated[str | None, typer.Option(help="Split of the tasks  [default: the recipe's first panel]")] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Tasks that each of the two policies plays.")] = 64,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for coupling.svg and entropy-change.svg.")
+    ] = None,
 ) -> None:
     """Measure how gradients depend on step entropy, and how training changed it.
 
@@ -182,6 +185,7 @@ def entropy(
 
     from empg.record.durable import write_whole
     from empg.record.runfolder import RunFolder
+    from empg.report.entropy_figures import draw_coupling, draw_entropy_change
     from empg.run.coupling import measure_entropy
     from empg.run.display import Progress
     from empg.run.results import entropy_lines
@@ -197,6 +201,11 @@ def entropy(
     write_whole(out, json.dumps(asdict(measured)).encode())
     typer.echo(visible("\n".join(entropy_lines(measured))))
     typer.echo(out)
+    if figures is not None:
+        note = f"{run.name}, {measured.checkpoint}, {measured.split}"
+        steps, before = f"{len(measured.gradients)} steps of {note}", f"{len(measured.before)} steps of {note}"
+        typer.echo(draw_coupling(measured.gradient_tenths, figures / "coupling.svg", steps))
+        typer.echo(draw_entropy_change(measured.change_tenths, figures / "entropy-change.svg", before))
 
 
 @app.command()

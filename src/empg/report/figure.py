@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from empg.report.before_after import Rate
 from empg.report.curves import number
 
 SMOOTHED = 5  # iterations in the running mean
+PERCENT: Mapping[float, str] = {share / 100: f"{share}%" for share in (0, 25, 50, 75, 100)}
 COLOURS = 6  # size of the palette; further runs reuse the colours
 
 _TEMPLATE = Path(__file__).parent / "assets" / "curve.svg.j2"
@@ -117,8 +118,24 @@ def draw_curve(
     return draw_lines(lines, path, title=title, note=" · ".join(notes))
 
 
-def draw_lines(lines: Sequence[Line], path: Path, *, title: str, note: str) -> Path:
-    """Draw success over iterations and write it as one SVG, with a note below the plot.
+def draw_lines(
+    lines: Sequence[Line],
+    path: Path,
+    *,
+    title: str,
+    note: str,
+    x_label: str = "iteration",
+    y_labels: Mapping[float, str] = PERCENT,
+) -> Path:
+    """Draw values from 0 to 1 over whole numbers and write them as one SVG, with a note below the plot.
+
+    Args:
+        lines: success over iterations, or other shares.
+        path: path of the SVG, which is written atomically.
+        title: title above the plot.
+        note: line below the plot.
+        x_label: what the whole numbers are.
+        y_labels: labels of the vertical axis by their value.
 
     Raises:
         RunFolderError: the figure cannot be written.
@@ -136,8 +153,9 @@ def draw_lines(lines: Sequence[Line], path: Path, *, title: str, note: str) -> P
         bottom=_BOTTOM,
         note=note,
         curves=_curves(lines, last),
-        y_ticks=[(_y(share / 100), f"{share}%") for share in (0, 25, 50, 75, 100)],
-        x_ticks=[(_x(iteration, last), iteration) for iteration in _ticks(last)],
+        y_ticks=[(_y(value), label) for value, label in y_labels.items()],
+        x_ticks=[(_x(place, last), place) for place in _ticks(last)],
+        x_label=x_label,
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ learning, scored again by the policy after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from empg.policy.model import Policy
 from empg.policy.scoring import hidden_at, log_softmax_and_entropy, score_tokens
 from empg.recipe import Recipe, load_recipe
 from empg.record.runfolder import RunFolder
+from empg.report.entropy_figures import Tenth, tenths
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
 from empg.run.build import EVALUATION_KEY, build_policy, play
@@ -64,6 +65,17 @@ class EntropyMeasurements:
     gradients: list[StepGradient]
     before: list[float]
     after: list[float]
+
+    @property
+    def gradient_tenths(self) -> list[Tenth]:
+        """The gradients by tenth of H, with the attributes of `StepGradient` as means."""
+        names = [field.name for field in fields(StepGradient)]
+        return tenths("entropy", {name: [getattr(step, name) for step in self.gradients] for name in names})
+
+    @property
+    def change_tenths(self) -> list[Tenth]:
+        """The entropies by tenth of H before learning."""
+        return tenths("before", {"before": self.before, "after": self.after})
 
 
 Stage = Callable[[str, int], Callable[[int], None]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from statistics import fmean
 
 from empg.record.records import EvalRecord
 from empg.record.statistics import Comparison, Paired
@@ -81,29 +79,20 @@ def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterat
 
 def entropy_lines(measured: EntropyMeasurements) -> Iterator[str]:
     """Two tables by tenth of step entropy: the gradients of the trained policy, and what training changed."""
-    steps = measured.gradients
     rows: list[tuple[str, ...]] = [
         ("tenth of the steps", "H, nats", "1 - exp(-H2)", "|d/d logits|^2", "|d/d parameters|")
     ]
-    for place, chosen in enumerate(tenths([step.entropy for step in steps]), 1):
-        part = [steps[index] for index in chosen]
-        means = (fmean(s.entropy for s in part), fmean(s.expected for s in part), fmean(s.logits for s in part))
-        rows.append((str(place), *(f"{mean:.3f}" for mean in means), f"{fmean(s.parameters for s in part):.2f}"))
-    yield f"gradients of {len(steps)} steps of {measured.split}, {measured.checkpoint}; tenths by step entropy H"
+    for part in measured.gradient_tenths:
+        means = [f"{part.means[name]:.3f}" for name in ("entropy", "expected", "logits")]
+        rows.append((str(part.place), *means, f"{part.means['parameters']:.2f}"))
+    yield f"gradients of {len(measured.gradients)} steps of {measured.split}, {measured.checkpoint}; tenths by H"
     yield from aligned(rows)
     rows = [("tenth of the steps", "H before", "H after", "change, nats")]
-    for place, chosen in enumerate(tenths(measured.before), 1):
-        before, after = (fmean(values[index] for index in chosen) for values in (measured.before, measured.after))
-        rows.append((str(place), f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"))
+    for part in measured.change_tenths:
+        before, after = part.means["before"], part.means["after"]
+        rows.append((str(part.place), f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"))
     yield f"entropy of {len(measured.before)} steps before learning, and of the same steps under {measured.checkpoint}"
     yield from aligned(rows)
-
-
-def tenths(values: Sequence[float]) -> list[list[int]]:
-    """Cut the indices of the values, in ascending order of value, into ten parts; only parts with members."""
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    edges = [len(order) * part // 10 for part in range(11)]
-    return [order[low:high] for low, high in pairwise(edges) if low < high]
 
 
 def _paired_row(name: str, paired: Paired) -> tuple[str, ...]:
