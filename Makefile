@@ -81,7 +81,7 @@ $(VENV)/.textworld: $(VENV)/.installed requirements/textworld.txt
 	$(call locked,$(VENV),textworld)
 	@touch $@
 
-demo: setup  ## train an agent on household tasks, in 10 to 20 minutes on 2 cores
+demo: setup  ## train an agent on household tasks, in about 5 minutes on 2 free cores
 	$(BIN)/empg train recipes/demo.yaml --run runs/demo
 
 test: textworld  ## run every test, fast and slow
