@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -73,7 +75,7 @@ def test_outputs_of_a_session_are_one_episode() -> None:
     keys, advantages, entropies, mask, rewards = batch()
     steps = step_ids_from_mask(mask)
     whole = modulate_rows(keys, advantages, entropies, steps, rewards, {"name": "empg"})
-    parts = [
+    parts: list[tuple[Any, ...]] = [
         (f"{key[:-2]}_{step}", advantages[row], entropies[row], torch.where(steps[row] == step, 0, -1), rewards[row])
         for step in (1, 0)
         for row, key in enumerate(keys)

@@ -77,7 +77,7 @@ def modulate_batch(data: TensorDict, keys: list[str], modulation: dict[str, Any]
     if "entropy" not in data:
         raise UserError("the batch has no field entropy: the trainer empg_sync needs verl's pass of the old policy")
     fields = data.select(*_FIELDS).to_padded_tensor()
-    extra = data["extra_fields"].tolist()
+    extra = data.get("extra_fields").tolist()
     steps = step_ids_of([each.get("step_ids") for each in extra], fields["loss_mask"], fields["response_mask"])
     try:
         return modulate_rows(
