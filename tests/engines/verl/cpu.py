@@ -113,7 +113,7 @@ from verl.workers.rollout.base import _ROLLOUT_REGISTRY, BaseRollout  # noqa: E4
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry, TokenOutput  # noqa: E402
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=0)
 class Server:
     """Generates with transformers, one request at a time."""
 

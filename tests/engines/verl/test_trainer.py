@@ -17,6 +17,7 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from empg.credit import modulate_advantages
+from empg.engines.verl import plugin
 from empg.engines.verl.loop import _Played, outputs
 from empg.engines.verl.trainer import EMPGTrainerSync, modulate_batch, modulation_of, statistics
 from empg.errors import UserError
@@ -71,6 +72,12 @@ KEYS = ["a_0_0", "a_1_0", "b_0_0"]
 def test_verl_loads_the_trainer_and_an_agent_loop_for_each_environment() -> None:
     assert get_trainer_cls("empg_sync") is EMPGTrainerSync
     assert {"empg_alfworld", "empg_webshop", "empg_deepsearch"} <= set(_agent_loop_registry)
+
+
+def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin.metadata, "version", lambda name: "0.10.0")
+    with pytest.raises(ImportError, match=r"expected verl 0\.9\.1, got 0\.10\.0: pip install"):
+        plugin.register()
 
 
 def test_a_batch_of_verl_gets_the_advantages_of_the_library() -> None:

@@ -74,7 +74,9 @@ def overrides(folder: Path) -> list[str]:
         "trainer.val_before_train=False",
         "trainer.save_freq=2",
         f"trainer.default_local_dir={folder}/checkpoints",
-        "ray_kwargs.ray_init.num_cpus=16",
+        "reward.num_workers=1",
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
+        "ray_kwargs.ray_init.num_cpus=16",  # Ray counts them, and starts nothing without one
         "+ray_kwargs.ray_init.num_gpus=2",
         "+ray_kwargs.ray_init.include_dashboard=False",
     ]

@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 from importlib import metadata
 
-from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
-
 from empg.engines.verl.tasks import agent_name
 from empg.environments import registry
 
@@ -18,10 +16,16 @@ VERSION = "0.9.1"
 
 
 def register() -> None:
-    """Register the trainer `empg_sync`, and an agent loop `empg_<id>` for every environment."""
+    """Register the trainer `empg_sync`, and an agent loop `empg_<id>` for every environment.
+
+    Raises:
+        ImportError: verl has another version.
+    """
     found = metadata.version("verl")
     if found != VERSION:
         raise ImportError(f'expected verl {VERSION}, got {found}: pip install "empg[verl]"')
+    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+
     import empg.engines.verl.trainer  # noqa: F401  # registers itself
 
     for environment in registry.known_ids():
