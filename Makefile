@@ -5,6 +5,7 @@ VENV   := .venv
 LATEST := .venv-latest
 LOWEST := .venv-lowest
 TRL    := .venv-trl
+VERL   := .venv-verl
 OPENENV := .venv-openenv
 BIN    := $(VENV)/bin
 
@@ -127,6 +128,18 @@ $(OPENENV)/.installed: pyproject.toml $$(call broken,$(OPENENV))
 	$(call environment,$(OPENENV))
 	@echo "$(OPENENV): installing OpenEnv"
 	@$(call install,$(OPENENV)) --editable ".[train,openenv]" "openenv==0.10.*" pytest
+	@touch $@
+
+test-verl: $(VERL)/.installed  ## run the tests of the verl engine, fast and slow, in .venv-verl
+	$(VERL)/bin/python -m pytest tests/engines/verl
+
+$(VERL)/.installed: pyproject.toml requirements/verl.txt $$(call broken,$(VERL))
+	$(check_python)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info >= (3, 13))' \
+	  || { echo "PYTHON=$(PYTHON): expected Python 3.10 to 3.12, which verl needs"; exit 1; }
+	$(call environment,$(VERL))
+	$(call locked,$(VERL),verl)
+	$(call editable,$(VERL))
 	@touch $@
 
 lint: setup  ## check style, spelling, links and types

@@ -19,6 +19,7 @@ FILES = {
     "dev.txt": ["--extra", "dev"],
     "textworld.txt": ["--extra", "textworld", "--constraints", "requirements/dev.txt"],
     "trl.txt": ["--extra", "trl", "--constraints", "requirements/dev.txt"],
+    "verl.txt": ["--extra", "dev", "--extra", "verl"],
     "lowest.txt": ["--extra", "dev", "--resolution", "lowest-direct"],
 }
 

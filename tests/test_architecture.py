@@ -44,8 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "record", "report",
     },
     "engines": {
-        "errors", "system", "validation", "credit", "recipe", "recipe_modulation", "agent", "policy", "rollout",
-        "learner", "record", "run",
+        "errors", "system", "validation", "credit", "environments", "recipe", "recipe_modulation", "agent", "policy",
+        "rollout", "learner", "record", "run",
     },
     "cli": {
         "errors", "plain_text", "environments", "recipe", "recipe_presets", "record", "report", "play", "run", "study",
@@ -61,6 +61,7 @@ ONLY = {
     "torch": ("credit", "policy", "rollout", "learner", "run", "system", "engines", ENCODER),
     "transformers": ("policy", "run", "engines", ENCODER),
     "trl": ("engines.trl",),
+    "verl": ("engines.verl",),
 }
 
 

@@ -1,0 +1,201 @@
+"""Our environments as verl's agent loops: prompts, parsing and limits of a recipe, tokens from verl's servers.
+
+The configuration names the recipe (`+empg.recipe=agent.yaml`), and a row of the data its task (`tasks.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+import uuid
+from typing import Any
+
+from transformers import GenerationConfig
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+
+from empg.agent.chat import ChatFormat
+from empg.agent.dialogue import Agent
+from empg.errors import UserError
+from empg.policy.decode import Sampled
+from empg.recipe import Recipe, load_recipe
+from empg.rollout.env_pool import EnvPool, LocalEnvPool, make_env_pool
+from empg.rollout.turns import EpisodeState
+from empg.rollout.types import EndReason, Episode
+
+RECIPE = "empg.recipe"
+
+
+class EnvironmentLoop(AgentLoopBase):  # type: ignore[misc]  # verl has no types
+    """Plays one episode of a recipe's environment; its sections `environment`, `agent` and `rollout` are used.
+
+    Besides what verl requires, an output has `extra_fields["step_ids"]`, the step of each token of the response. With
+    `agent.history: merged` an episode is one output, with `per_turn` every turn is one.
+
+    Args:
+        environment: the environment of the agent loop's name.
+
+    Raises:
+        UserError: the configuration names no recipe, or one of another environment or with a longer context.
+    """
+
+    def __init__(self, *arguments: Any, environment: str, **named_arguments: Any) -> None:
+        super().__init__(*arguments, **named_arguments)
+        self.recipe = _recipe(self.config)
+        if self.recipe.environment.id != environment:
+            raise UserError(f"{RECIPE}: expected one of {environment}, got one of {self.recipe.environment.id}")
+        room = self.rollout_config.prompt_length + self.rollout_config.response_length
+        if self.recipe.rollout.max_episode_tokens > room:
+            raise UserError(
+                f"rollout.max_episode_tokens: {self.recipe.rollout.max_episode_tokens} tokens do not fit into "
+                f"data.max_prompt_length + data.max_response_length = {room}"
+            )
+        self.agent = _agent(self.recipe, self.tokenizer, self.config.actor_rollout_ref.model.path)
+
+    async def run(self, sampling_params: dict[str, Any], **row: Any) -> list[AgentLoopOutput]:
+        """Play one episode; none is returned if the environment failed or there was no room for a turn."""
+        info, environment = row["extra_info"], self.recipe.environment
+        state = EpisodeState(
+            self.agent,
+            task=int(info["task"]),
+            group=int(info["index"]),
+            split=info["split"],
+            max_tokens=self.recipe.rollout.max_episode_tokens,
+        )
+        pool = _pool(environment.maker(info["split"]), environment.workers)
+        played = _Played()
+        try:
+            await self._play(state, pool, sampling_params, played)
+        finally:
+            pool.close()
+        episode = state.episode
+        if episode.end is EndReason.ENV_ERROR or not any(turn.action_ids for turn in episode.turns):
+            return []
+        return outputs(episode, played, merged=self.recipe.agent.history == "merged")
+
+    async def _play(self, state: EpisodeState, pool: EnvPool, sampling: dict[str, Any], played: _Played) -> None:
+        limit = self.recipe.rollout.max_turn_tokens
+        session = uuid.uuid4().hex  # keeps an episode on one server, which caches its prefix
+        outcome = (await asyncio.to_thread(pool.reset, [0], [state.episode.task_index]))[0]
+        prompt = state.start(outcome)
+        context: list[int] = []
+        while prompt is not None:
+            context = ([] if prompt.fresh else context) + prompt.ids
+            most = min(limit, state.room)
+            began = time.perf_counter()
+            written = await self.server_manager.generate(
+                request_id=session,
+                prompt_ids=context,
+                sampling_params={**sampling, "max_tokens": most, "stop_token_ids": self.agent.chat.stop_ids},
+            )
+            played.generating += time.perf_counter() - began
+            ids = self.agent_turn(written.token_ids[:most])
+            played.add(written, len(ids))
+            context = context + ids
+            action = state.act(Sampled(ids, [], []))
+            began = time.perf_counter()
+            outcome = (await asyncio.to_thread(pool.step, [0], [action]))[0]
+            played.acting += time.perf_counter() - began
+            prompt = state.observe(outcome)
+
+    def agent_turn(self, ids: list[int]) -> list[int]:
+        """Cut what was generated at the token or text that ends the turn."""
+        return next((ids[:end] for end in range(1, len(ids)) if self.agent.ends_turn(ids[:end])), ids)
+
+
+class _Played:
+    """What the servers told about the turns of an episode."""
+
+    def __init__(self) -> None:
+        self.logprobs: list[list[float] | None] = []
+        self.versions: list[tuple[Any, Any]] = []
+        self.generating = self.acting = 0.0
+
+    def add(self, written: Any, length: int) -> None:
+        """Add a turn of `length` tokens."""
+        self.logprobs.append(written.log_probs[:length] if written.log_probs else None)
+        fields = written.extra_fields
+        self.versions.append((fields.get("min_global_steps"), fields.get("max_global_steps")))
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """First and last version of the weights that wrote the episode; verl's metrics need both."""
+        first, last = ([v for v in column if v is not None] for column in zip(*self.versions, strict=True))
+        return {"min_global_steps": min(first, default=None), "max_global_steps": max(last, default=None)}
+
+
+def outputs(episode: Episode, played: _Played, *, merged: bool) -> list[AgentLoopOutput]:
+    """Return an episode as verl's outputs: one per context, with the step of each token of the response."""
+    turns = list(enumerate(episode.turns))
+    metrics = AgentLoopMetrics(generate_sequences=played.generating, tool_calls=played.acting)
+    made = []
+    for context in [turns] if merged else [[pair] for pair in turns if pair[1].action_ids]:
+        response: list[int] = []
+        steps: list[int] = []
+        logprobs: list[float] = []
+        known = all(played.logprobs[number] is not None for number, _ in context)
+        for place, (number, turn) in enumerate(context):
+            read = turn.prompt_ids if place else []
+            response += [*read, *turn.action_ids]
+            steps += [*[-1] * len(read), *[place] * len(turn.action_ids)]
+            logprobs += [*[0.0] * len(read), *(played.logprobs[number] or [])]
+        made.append(
+            AgentLoopOutput(
+                prompt_ids=context[0][1].prompt_ids,
+                response_ids=response,
+                response_mask=[int(step >= 0) for step in steps],
+                response_logprobs=logprobs if known else None,
+                reward_score=episode.reward,
+                num_turns=2 * len(episode.turns),
+                metrics=metrics,
+                extra_fields={
+                    "step_ids": steps,
+                    "turn_scores": [],
+                    "tool_rewards": [],
+                    "reward_extra_info": {"score": episode.score, "success": float(episode.success)},
+                    **played.steps,
+                },
+            )
+        )
+    return made
+
+
+def _recipe(config: Any) -> Recipe:
+    path = (config.get("empg") or {}).get("recipe")
+    if path is None:
+        raise UserError(f"{RECIPE}: expected the path of a recipe: add +{RECIPE}=agent.yaml to the command")
+    return _load(str(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _load(path: str) -> Recipe:
+    return load_recipe(path)
+
+
+_agents: dict[int, tuple[Any, Agent]] = {}  # of each tokenizer of this process, because building one reads the template
+
+
+def _agent(recipe: Recipe, tokenizer: Any, model: str) -> Agent:
+    """Return the agent of a recipe; see `empg.run.build.build_agent`, which has the model in this process."""
+    kept = _agents.get(id(tokenizer))
+    if kept is None or kept[1].section != recipe.agent:
+        section = recipe.agent
+        chat = ChatFormat(tokenizer, ends=_ends(model), arguments=section.template_arguments, date=section.date)
+        agent = Agent(recipe.environment.spec.prompt, section, chat)
+        agent.check()
+        kept = _agents[id(tokenizer)] = (tokenizer, agent)
+    return kept[1]
+
+
+def _ends(model: str) -> list[int]:
+    """Return the ids that end a text according to the model's generation configuration, which it may lack."""
+    try:
+        ids = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:
+        return []
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
+
+def _pool(make: Any, workers: int) -> EnvPool:
+    """Return a pool of one environment: in this process, or in one of its own if the recipe has processes."""
+    return make_env_pool(make, 1) if workers else LocalEnvPool(make)

@@ -1,0 +1,105 @@
+"""verl's synchronous trainer with modulated advantages.
+
+verl's pass over the sampled tokens with the old policy writes log-probabilities and entropies. Its advantage step reads
+only the former; this trainer reads the entropies as well and writes the advantages again, before the policy update.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transfer_queue as tq
+from omegaconf import DictConfig, OmegaConf, open_dict
+from tensordict import TensorDict
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.workers.utils.padding import response_to_nested
+
+from empg.engines.verl.credit import Modulated, modulate_rows, step_ids_of
+from empg.errors import UserError
+from empg.recipe_modulation import named, read_modulation
+
+KEY = "empg.modulation"
+_FIELDS = ["advantages", "entropy", "loss_mask", "response_mask", "rm_scores"]
+
+
+@register_trainer("empg_sync")
+class EMPGTrainerSync(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
+    """`sync` with modulated credit: `trainer.v1.trainer_mode=empg_sync`.
+
+    Attributes:
+        modulation: the rule and all its options, from `empg.modulation`, a name or a mapping; the default is `empg`.
+
+    Raises:
+        UserError: the rule or an option is unknown, or the configuration computes no entropies.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.modulation = modulation_of(config)
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = "sync"  # verl compares this name in several places
+        super().__init__(config)
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        batch = super()._compute_advantage(batch, metrics)
+        data = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=[*_FIELDS, "extra_fields"]
+        )
+        result = modulate_batch(data, batch.keys, self.modulation, (self.global_steps - 1) / self.total_training_steps)
+        metrics.update(statistics(result))
+        nested = response_to_nested(result.advantages, data["response_mask"])
+        fields = TensorDict({"advantages": nested}, batch_size=len(batch))
+        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+
+
+def modulation_of(config: DictConfig) -> dict[str, Any]:
+    """Return the rule of a configuration of verl, with all options; raises `UserError`."""
+    if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
+        raise UserError(
+            "algorithm.rollout_correction.bypass_mode: expected False, because the pass that it skips computes the "
+            "entropies of the steps"
+        )
+    given = OmegaConf.select(config, KEY, default="empg")
+    section = named(OmegaConf.to_container(given) if OmegaConf.is_config(given) else given, key=KEY)
+    if not isinstance(section, dict):
+        raise UserError(
+            f"{KEY}: expected a name or a mapping, got {section!r:.80}; without a rule use the trainer sync"
+        )
+    return {"name": section.get("name", "empg"), **vars(read_modulation(section, key=KEY))}
+
+
+def modulate_batch(data: TensorDict, keys: list[str], modulation: dict[str, Any], finished: float) -> Modulated:
+    """Modulate a batch of TransferQueue, whose fields are nested tensors.
+
+    Raises:
+        UserError: the batch has no entropies, or an advantage varies within a step.
+    """
+    if "entropy" not in data:
+        raise UserError("the batch has no field entropy: the trainer empg_sync needs verl's pass of the old policy")
+    fields = data.select(*_FIELDS).to_padded_tensor()
+    extra = data.get("extra_fields").tolist()
+    steps = step_ids_of([each.get("step_ids") for each in extra], fields["loss_mask"], fields["response_mask"])
+    try:
+        return modulate_rows(
+            keys,
+            fields["advantages"],
+            fields["entropy"],
+            steps,
+            fields["rm_scores"].sum(1),
+            modulation,
+            finished,
+        )
+    except ValueError as error:  # e.g. algorithm.adv_estimator=gae, whose advantages vary from token to token
+        raise UserError(f"{KEY}: {error}") from None
+
+
+def statistics(result: Modulated) -> dict[str, float]:
+    """Return the metrics of a modulation."""
+    steps, credit = result.steps, result.credit
+    if not len(steps):
+        return {}
+    numbers = {"entropy/step_mean": steps.entropy.mean(), "credit/advantage_abs_mean": credit.advantage.abs().mean()}
+    if credit.scale is not None:
+        numbers |= {"credit/scale_min": credit.scale.min(), "credit/scale_max": credit.scale.max()}
+    named_numbers = {name: float(value) for name, value in numbers.items()}
+    return named_numbers | {"credit/steps_per_episode": len(steps) / int(steps.episode.max() + 1)}

@@ -1,0 +1,29 @@
+"""The data files say which task a row plays, with which agent loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from empg.engines.verl.tasks import write_tasks
+from empg.recipe import parse_recipe
+
+
+def test_a_row_is_a_group_and_names_its_task_and_agent_loop(tmp_path: Path) -> None:
+    recipe = parse_recipe(
+        {"iterations": 3, "rollout": {"groups": 2}, "evaluation": {"splits": ["valid_seen"], "episodes": 5}}
+    )
+    train, valid = (pq.read_table(path).to_pylist() for path in write_tasks(recipe, tmp_path / "data"))
+    assert [row["extra_info"] for row in train] == [
+        {"index": group, "split": "train", "task": group} for group in range(6)
+    ]
+    assert {row["agent_name"] for row in train} == {"empg_alfworld"}
+    assert [(row["data_source"], row["extra_info"]["task"]) for row in valid] == [
+        ("alfworld/valid_seen", task) for task in range(5)
+    ]
+
+
+def test_without_an_evaluation_the_second_file_has_one_row(tmp_path: Path) -> None:
+    recipe = parse_recipe({"evaluation": {"splits": []}})
+    assert pq.read_table(write_tasks(recipe, tmp_path)[1]).num_rows == 1
