@@ -75,7 +75,7 @@ def test_verl_loads_the_trainer_and_an_agent_loop_for_each_environment() -> None
 
 
 def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin.metadata, "version", lambda name: "0.10.0")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.10.0")
     with pytest.raises(ImportError, match=r"expected verl 0\.9\.1, got 0\.10\.0: pip install"):
         plugin.register()
 
