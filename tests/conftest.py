@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 
+if hasattr(signal, "SIGHUP"):  # under nohup it is ignored, which every process that a test starts would inherit
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
