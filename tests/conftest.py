@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
-if hasattr(signal, "SIGHUP"):  # under nohup it is ignored, which every process that a test starts would inherit
+# nohup ignores SIGHUP, and a script that starts the tests in the background ignores SIGINT. Processes inherit that.
+if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
