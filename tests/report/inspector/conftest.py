@@ -1,4 +1,3 @@
-from tests.record.made_runs import browser, finished_run, make_run
 from tests.report.inspector.served import inspect, recorded
 
-__all__ = ["browser", "finished_run", "inspect", "make_run", "recorded"]
+__all__ = ["inspect", "recorded"]  # `browser` comes from the folder above: a second one cannot start beside it
