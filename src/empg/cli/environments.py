@@ -27,14 +27,18 @@ class Pooling(str, Enum):
     cls = "cls"
 
 
+EnvironmentName = Annotated[
+    str, typer.Argument(metavar="ENVIRONMENT", help="Registered environment, or gymnasium id of a text environment")
+]
+EnvironmentSettings = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options, e.g. rooms=small max_steps=20")
+]
+
+
 @app.command(cls=PlayCommand)
 def play(
-    environment: Annotated[
-        str, typer.Argument(metavar="ENVIRONMENT", help="Registered environment, or gymnasium id of a text environment")
-    ],
-    options: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options, e.g. rooms=small max_steps=20")
-    ] = None,
+    environment: EnvironmentName,
+    options: EnvironmentSettings = None,
     split: Annotated[str, typer.Option(help="Split of the task.")] = "train",
     task: Annotated[int | None, typer.Option(min=0, help="Task index  [default: random]")] = None,
     expert: Annotated[bool, typer.Option("--expert", help="Watch the expert play.")] = False,
@@ -107,12 +111,8 @@ def serve_retriever(
 
 @app.command("serve-environment", cls=PlayCommand)
 def serve_environment(
-    environment: Annotated[
-        str, typer.Argument(metavar="ENVIRONMENT", help="Registered environment, or gymnasium id of a text environment")
-    ],
-    options: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options, e.g. rooms=small max_steps=20")
-    ] = None,
+    environment: EnvironmentName,
+    options: EnvironmentSettings = None,
     split: Annotated[
         list[str] | None, typer.Option(help="Split to serve; repeatable  [default: train and the evaluated ones]")
     ] = None,
