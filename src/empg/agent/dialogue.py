@@ -59,6 +59,10 @@ class Agent:
         text = self.chat.text(ids)
         return any(stop in text for stop in stops)
 
+    def first_turn(self, ids: list[int]) -> list[int]:
+        """Return sampled ids up to the token or text that ends the turn; all of them if nothing does."""
+        return next((ids[:end] for end in range(1, len(ids)) if self.ends_turn(ids[:end])), ids)
+
     def write(self, thought: str, action: str) -> list[int]:
         """Return the ids of a turn, up to the one that ends it (`ends_turn`); `parse` is the inverse.
 

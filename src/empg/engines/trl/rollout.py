@@ -102,7 +102,7 @@ class EpisodeRollout:
             reading = [contexts[place] for place in playing] or [[agent.chat.end_of_turn]]
             written, scored = trainer._generate_single_turn(reading, None, {}, 1)
             turns = [
-                _turn(agent, ids, min(rollout.max_turn_tokens, states[place].room))
+                agent.first_turn(ids[: min(rollout.max_turn_tokens, states[place].room)])
                 for place, ids in zip(playing, written, strict=False)
             ]
             actions = []
@@ -140,12 +140,6 @@ def token_columns(episodes: Sequence[Episode], filler: int) -> dict[str, list[An
         columns["step_ids"].append(steps or [-1])
         columns["env_mask"].append([int(step >= 0) for step in columns["step_ids"][-1]])
     return columns
-
-
-def _turn(agent: Agent, ids: list[int], limit: int) -> list[int]:
-    """Cut what was generated where the turn ends: at a token or text that ends it, or at the limit."""
-    ids = ids[:limit]
-    return next((ids[:end] for end in range(1, len(ids)) if agent.ends_turn(ids[:end])), ids)
 
 
 def _at_steps(values: list[float], steps: list[int]) -> list[float]:

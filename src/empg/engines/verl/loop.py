@@ -89,7 +89,7 @@ class EnvironmentLoop(AgentLoopBase):  # type: ignore[misc]  # verl has no types
                 sampling_params={**sampling, "max_tokens": most, "stop_token_ids": self.agent.chat.stop_ids},
             )
             played.generating += time.perf_counter() - began
-            ids = self.agent_turn(written.token_ids[:most])
+            ids = self.agent.first_turn(written.token_ids[:most])
             played.add(written, len(ids))
             context = context + ids
             action = state.act(Sampled(ids, [], []))
@@ -97,10 +97,6 @@ class EnvironmentLoop(AgentLoopBase):  # type: ignore[misc]  # verl has no types
             outcome = (await asyncio.to_thread(pool.step, [0], [action]))[0]
             played.acting += time.perf_counter() - began
             prompt = state.observe(outcome)
-
-    def agent_turn(self, ids: list[int]) -> list[int]:
-        """Cut what was generated at the token or text that ends the turn."""
-        return next((ids[:end] for end in range(1, len(ids)) if self.agent.ends_turn(ids[:end])), ids)
 
 
 class _Played:
