@@ -252,6 +252,9 @@ class Recipe(Section):
     record_token_entropies: bool | Literal["auto"] = Field(
         "auto", description="write the entropy of each token into the episodes' files; auto: if the policy is `tiny`"
     )
+    loggers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        ["tensorboard"], description="where the numbers of metrics.jsonl are also written"
+    )
     algorithm: str | None = Field(
         None, description="a preset of `recipe_presets.py`: values of keys that this recipe does not set itself"
     )

@@ -61,7 +61,7 @@ def train(
     kill -9. On a CPU the result is the same as without the interruption. Ctrl-C, SIGTERM and SIGHUP write a checkpoint
     first; a second one ends the run at once.
 
-    A resumed run may change: name, iterations, workers, checkpoint_every, keep_checkpoints, evaluation.*,
+    A resumed run may change: name, iterations, workers, loggers, checkpoint_every, keep_checkpoints, evaluation.*,
     environment.workers, rollout.slots, optimizer.micro_batch_tokens, policy.device. More iterations need
     optimizer.schedule=constant: linear and cosine set every learning rate by the number of iterations, so fork the
     run. A fork may change everything but the policy's shape and the warm start.

@@ -22,7 +22,7 @@ from empg.agent.dialogue import Agent
 from empg.environments.base import EarlyStoppingExpert, TextEnvironment
 from empg.environments.preparation import Preparation
 from empg.environments.registry import preparation
-from empg.errors import UserError
+from empg.errors import MissingExtraError, UserError
 from empg.learner.process_reward import check_process_reward
 from empg.policy.model import longest_context, require_length, resolve_device, weight_files
 from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary
@@ -30,6 +30,7 @@ from empg.recipe import Recipe
 from empg.rollout.demonstrations import EARLY_STOP_UNKNOWN
 from empg.run.build import CORPUS_EPISODES
 from empg.run.footprint import Footprint, Shape, checkpoint_bytes, footprint, model_shape
+from empg.run.metric_loggers import require_packages
 
 GIB = 1 << 30
 LONG = 60.0  # seconds of indexing, beyond which the doctor only estimates it
@@ -90,6 +91,11 @@ def _packages(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("fail", "policy.lora needs the package peft", "pip install 'empg[lora]'")
         else:
             yield Finding("ok", "peft is installed")
+    try:
+        require_packages(recipe)
+    except MissingExtraError as error:
+        text, _, remedy = str(error).rpartition(": ")
+        yield Finding("fail", text, remedy)
     if (chosen := recipe.credit.step_reward) is not None:
         try:
             check_process_reward(chosen)

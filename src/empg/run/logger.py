@@ -1,4 +1,4 @@
-"""The logger of a run: metrics, episodes, TensorBoard, live display. Only the first worker writes."""
+"""The logger of a run: metrics, episodes, the recipe's loggers, live display. Only the first worker writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from types import TracebackType
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 import empg
 from empg.learner.assign import Assigned
@@ -38,6 +37,7 @@ from empg.run.columns import (
     turn_columns,
 )
 from empg.run.display import Progress
+from empg.run.metric_loggers import MetricLoggers
 from empg.system.machine import commit, processor
 from empg.system.workers import Workers
 
@@ -56,7 +56,7 @@ class PhaseTimes:
 class RunLogger:
     """Gathers the results of all workers and writes them; on any worker but the first it only gathers.
 
-    A run that continues after `resumed_at` iterations (0: from its start; None: it begins) replaces what TensorBoard
+    A run that continues after `resumed_at` iterations (-1: from its start; None: it begins) replaces what TensorBoard
     has of later ones.
     """
 
@@ -65,15 +65,15 @@ class RunLogger:
         self.alarms = Alarms(recipe.rollout.max_turn_tokens, recipe.credit.estimator.compares_within_group)
         self.progress = Progress(recipe.iterations) if workers.first else None
         self._resumed_at = resumed_at
-        self._board: SummaryWriter | None = None
+        self._loggers = MetricLoggers(folder, recipe, resumed_at, self.say)
         asked = recipe.record_token_entropies
         self._records_tokens = recipe.policy.model == "tiny" if asked == "auto" else asked
 
     def __enter__(self) -> RunLogger:
         if self.progress is not None:
             self.progress.__enter__()
-            purged = None if self._resumed_at is None else self._resumed_at + 1
-            self._board = SummaryWriter(str(self.folder.tensorboard), purge_step=purged)
+            if self._resumed_at is not None:
+                self._loggers.start()
         return self
 
     def __exit__(
@@ -81,13 +81,14 @@ class RunLogger:
     ) -> None:
         if self.progress is not None:
             self.progress.__exit__(kind, error, trace)
-        if self._board is not None:
-            self._board.close()
+        self._loggers.close(failed=error is not None)
 
     def begin(self, command: str) -> None:
-        """Write the first record of a run."""
+        """Write the first record of a run, and start its loggers."""
         record: RunRecord = {"kind": "run", "command": command, "seed": self.recipe.seed, **_origin()}
         self._write(record)
+        if self.workers.first:
+            self._loggers.start()
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -187,12 +188,11 @@ class RunLogger:
         self.folder.append_metrics(record)
         if self.progress is not None:
             self.progress.record(record)
-        if self._board is not None and (record["kind"] == "train" or record["kind"] == "eval"):
+        if record["kind"] == "train" or record["kind"] == "eval":
             prefix = "" if record["kind"] == "train" else f"eval/{record['split']}/{record['decoding']}/"
-            for key, value in record.items():
-                if isinstance(value, (int, float)) and key != "iteration":
-                    self._board.add_scalar(prefix + key, value, record["iteration"])
-            self._board.flush()  # what a checkpoint has is not written again
+            values = {prefix + key: value for key, value in record.items() if key != "iteration"}
+            numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+            self._loggers.log(numbers, record["iteration"])
 
 
 def resume_record(

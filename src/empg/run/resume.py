@@ -13,15 +13,16 @@ from empg.recipe import Recipe, dump_recipe, load_recipe
 from empg.record.runfolder import RunFolder
 from empg.run.build import resolve
 from empg.run.logger import resume_record
+from empg.run.metric_loggers import require_packages
 
 Changes = dict[str, tuple[Any, Any]]
 """By key: the value of the run and the value of the recipe."""
 
 # What a resumed run may change, because its result keeps its meaning: how work is divided, and what is written down.
-# The first line changes no number at all. The second changes the order of sums, so the last bits.
+# The first line changes no number at all. From `rollout.slots` on, the order of sums changes, so the last bits.
 FREE = {
-    "name", "checkpoint_every", "keep_checkpoints", "record_token_entropies", "environment.workers", "iterations",
-    "rollout.slots", "optimizer.micro_batch_tokens", "policy.device", "workers",
+    "name", "checkpoint_every", "keep_checkpoints", "record_token_entropies", "loggers", "environment.workers",
+    "iterations", "rollout.slots", "optimizer.micro_batch_tokens", "policy.device", "workers",
 }  # fmt: skip
 _FIXED_BY_WEIGHTS = ("policy.", "warm_start")  # what a fork keeps, because its policy exists already
 
@@ -52,8 +53,10 @@ def resolve_into(recipe: Recipe, run: Path, *, resume: bool, origin: str | None)
     """Resolve a recipe for a run folder; the arguments are those of `train`.
 
     Raises:
+        MissingExtraError: the package of a logger is not installed.
         RecipeError: the run that it continues must not change this way.
     """
+    require_packages(recipe)
     if resume:
         return like_the_run(recipe, RunFolder.open(run))
     if origin is not None:
