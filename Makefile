@@ -63,7 +63,7 @@ define editable
 endef
 
 .SECONDEXPANSION:
-.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv lint freeze lock report-assets bench textworld clean broken-environment
+.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv notebook lint freeze lock report-assets bench textworld clean broken-environment
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -141,6 +141,9 @@ $(VERL)/.installed: pyproject.toml requirements/verl.txt $$(call broken,$(VERL))
 	$(call locked,$(VERL),verl)
 	$(call editable,$(VERL))
 	@touch $@
+
+notebook: setup  ## execute the notebook of docs/ on runs/demo and store its outputs
+	$(BIN)/python scripts/execute_notebook.py docs/notebooks/wrong_credit.ipynb
 
 lint: setup  ## check style, spelling, links and types
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ kinds only; CONTRIBUTING.md has the rules.
 from __future__ import annotations
 
 import io
+import json
 import re
 import tokenize
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ RULES = [
 
 CHECKED = ["CHANGELOG.md", "CONTRIBUTING.md", "README.md", "Makefile", "docs", "recipes", "examples", "scripts"]
 CHECKED += ["benchmarks", "src", "tests"]
-SUFFIXES = {".md", ".py", ".yaml", ".j2"}
+SUFFIXES = {".md", ".py", ".yaml", ".j2", ".ipynb"}
 # By file: text found there that is data, such as a template or a quotation from a data set.
 _FICTION = {"teacher", "teachers"}  # a relation between people of the generated encyclopaedia
 QUOTED = {
@@ -66,6 +67,9 @@ def files() -> list[Path]:
 def lines(file: Path, *, prose: bool) -> Iterator[tuple[int, str]]:
     """The lines of a file by number; with `prose` without code: only strings and comments of a module."""
     text = file.read_text(encoding="utf-8")
+    if file.suffix == ".ipynb":  # without its outputs
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown" or not prose]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
     if prose and file.suffix == ".md":
         text = re.sub(r"```python\n.*?```", lambda block: "\n" * block[0].count("\n"), text, flags=re.DOTALL)
     if file.suffix != ".py" or not prose:
