@@ -50,7 +50,7 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def read(path: Path) -> Any:
-    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return nbformat.read(path, as_version=4)
 
 
 def text_of(notebook: Any) -> str:
