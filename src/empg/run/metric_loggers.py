@@ -172,7 +172,7 @@ class Trackio:
     def __init__(self, folder: RunFolder, recipe: Recipe) -> None:
         import trackio
 
-        self._trackio = trackio
+        self._finish: Callable[[], None] = trackio.finish  # of the run that `init` starts
         name = f"{folder.path.absolute().name}-{run_id(folder.read_metrics())}"  # trackio resumes by name
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         with redirect_stdout(io.StringIO()):
@@ -186,7 +186,7 @@ class Trackio:
     def close(self, failed: bool) -> None:
         """Write the rest."""
         with redirect_stdout(io.StringIO()):
-            self._trackio.finish()
+            self._finish()
 
 
 def _described(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
