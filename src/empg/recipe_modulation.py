@@ -44,13 +44,13 @@ def read_modulation(section: Mapping[str, Any], key: str = KEY) -> Any:
     return read_settings(known[name].options, {option: section[option] for option in section if option != "name"}, key)
 
 
-def require_turn_entropy(section: Mapping[str, Any] | None, key: str = KEY) -> None:
+def require_turn_entropy(section: Mapping[str, Any], key: str = KEY) -> None:
     """Reject a section that needs the entropy of actions, for a trainer that sees tokens and not what they say.
 
     Raises:
         OptionError: its option `entropy` is `action`.
     """
-    if section is not None and section.get("entropy") == "action":
+    if section.get("entropy") == "action":
         raise OptionError([f"{key}.entropy: expected turn, because this trainer cannot tell the action, got action"])
 
 

@@ -88,7 +88,7 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         args = EMPGConfig() if args is None else args
         if not isinstance(args, EMPGConfig):
             raise UserError(f"args: expected EMPGConfig, got {type(args).__name__}")
-        if not self.knows_actions:
+        if isinstance(args.modulation, dict) and not self.knows_actions:
             require_turn_entropy(args.modulation, key="modulation")
         self._awaits_old_policy = False
         self._scores: tuple[Tensor, Tensor] | None = None
