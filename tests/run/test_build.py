@@ -157,7 +157,7 @@ def test_a_damaged_entry_of_the_cache_is_reported_and_replaced(
         return starting_policy(run), told.lines  # type: ignore[arg-type]
 
     made, said = start()
-    assert said == []
+    assert said[0].startswith("the same task before and after the warm start: ")
     loaded, said = start()
     entry = tmp_path / "empg" / cache_entry(recipe)
     assert said == [f"warm start loaded from {entry}"]
@@ -166,7 +166,7 @@ def test_a_damaged_entry_of_the_cache_is_reported_and_replaced(
     content[-5] ^= 1
     weights.write_bytes(content)
     again, said = start()
-    assert said == [
+    assert said[:1] == [
         f"warm-start cache: checkpoint {entry}: model.safetensors is damaged (its checksum differs); "
         "repeating the warm start"
     ]

@@ -53,6 +53,18 @@ def training(iteration: int, success: float = 0.5, **changes: Any) -> dict[str, 
     }
 
 
+def warm_start(step: int, steps: int, accuracy: float = 0.5) -> dict[str, Any]:
+    return {
+        "kind": "warm_start",
+        "step": step,
+        "steps": steps,
+        "loss": 1.0,
+        "token_accuracy": accuracy,
+        "lr": 1e-3,
+        "time": step * 0.1,
+    }
+
+
 def shown(*moves: tuple[str, Any]) -> list[str]:
     """The lines that a pipe gets."""
     file = io.StringIO()
@@ -77,19 +89,7 @@ class TestPlain:
         assert len(lines) == 3
 
     def test_a_warm_start_takes_one_line_a_percent(self) -> None:
-        def step(number: int) -> tuple[str, Any]:
-            record = {
-                "kind": "warm_start",
-                "step": number,
-                "steps": 1000,
-                "loss": 1.0,
-                "token_accuracy": 0.5,
-                "lr": 1e-3,
-                "time": number * 0.1,
-            }
-            return "record", [record]
-
-        lines = shown(*(step(number) for number in range(1, 1001)))[1:]
+        lines = shown(*(("record", [warm_start(number, 1000)]) for number in range(1, 1001)))[1:]
         assert len(lines) == 101  # the first step, and each new percent
         assert lines[50] == "warm start  50%  loss 1.000  token accuracy 50.0%  left 0:50"
 
@@ -139,10 +139,13 @@ class TestOutcome:
 SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from tests.run.test_display import evaluation, training
+from tests.run.test_display import evaluation, training, warm_start
 from pathlib import Path
 from empg.run.display import Progress
 with Progress(4) as progress:
+    for step in range(1, 601):
+        progress.record(warm_start(step, 600, accuracy=step / 601))
+    time.sleep(0.4)
     progress.record(evaluation(0, 30))
     progress.stage("rollout", 64)
     progress.done(16)
@@ -178,6 +181,7 @@ def test_a_terminal_gets_a_live_panel() -> None:
     text = output.decode()
     for wanted in (
         "preparing",
+        "▁" * 7 + "▂" * 8 + "▃" * 7,  # the curve of the warm start: one point for each sixtieth of its steps
         "iteration 1/4",
         "50.0%",
         "rollout",
@@ -194,4 +198,4 @@ def test_a_pipe_gets_no_control_characters() -> None:
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert all(line.isprintable() for line in output.decode().splitlines())
-    assert output.count(b"\n") == 8
+    assert output.count(b"\n") == 8 + 101

@@ -22,7 +22,7 @@ from empg.rollout.types import Episode
 from empg.system.memory import bound_kernel_caches
 
 # The first number of every random key identifies its use, so that no two uses share a stream.
-ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY = 10, 11, 12
+ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY, EXAMPLE_KEY = 10, 11, 12, 14
 CORPUS_EPISODES = 300
 
 

@@ -26,7 +26,7 @@ from empg.report.curves import panels
 from empg.system.signals import discard
 
 FIRST_STAGE = "preparing the policy"
-SUCCESS_SHOWN = 60  # iterations in the success curve
+SUCCESS_SHOWN = 60  # iterations in the success curve, and points in that of a warm start
 ALARMS_SHOWN = 3
 TIMES_AVERAGED = 10  # iterations that the estimate of the remaining time averages
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -45,6 +45,7 @@ class Progress:
         self._stage, self._total, self._done, self._began = FIRST_STAGE, 0, 0, time.monotonic()
         self._train: TrainRecord | None = None
         self._warm: WarmStartRecord | None = None
+        self._accuracy: deque[float] = deque(maxlen=SUCCESS_SHOWN)
         self._success: deque[float] = deque(maxlen=SUCCESS_SHOWN)
         self._seconds: deque[float] = deque(maxlen=TIMES_AVERAGED)
         self._evaluations: list[EvalRecord] = []
@@ -113,6 +114,8 @@ class Progress:
         if self._stage != "warm start":
             self._stage, self._began = "warm start", time.monotonic()
         self._total, self._done = record["steps"], record["step"]
+        if record["step"] * SUCCESS_SHOWN // record["steps"] > len(self._accuracy):
+            self._accuracy.append(record["token_accuracy"])
         percent = 100 * record["step"] // record["steps"]
         if self._live is None and (before is None or percent > 100 * before["step"] // before["steps"]):
             self._print(f"warm start {percent:3d}%  {_warm_numbers(record)}")
@@ -174,7 +177,8 @@ class Progress:
         if self._train is not None:
             parts.append(self._train_table(self._train))
         if self._warm is not None:
-            parts.append(Text(_warm_numbers(self._warm)))
+            curve = ("".join(_block(accuracy) for accuracy in self._accuracy), "green")
+            parts.append(Text.assemble(curve, "  ", _warm_numbers(self._warm)))
         for record in self._evaluations[-4:]:
             where = f"{record['split']} ({record['decoding']}) at iteration {record['iteration']}"
             parts.append(Text(f"{where}: {rate(Rate.of(record))}", style="cyan"))

@@ -19,6 +19,7 @@ from empg.recipe import Recipe
 from empg.record.lock import acquire
 from empg.rollout.demonstrations import recording_files
 from empg.run.build import build_agent, build_policy, uses_date
+from empg.run.example import play_example, side_by_side
 from empg.run.logger import RunLogger
 from empg.run.run import Run
 from empg.system.cache import cache_folder
@@ -54,10 +55,15 @@ def _warm_started(run: Run, cache: Checkpoints, name: str) -> Policy:
     recipe, workers, logger = run.recipe, run.workers, run.logger
     logger.stage("expert episodes for the tokenizer")
     policy = build_policy(recipe)
+    before = play_example(run, policy)
     logger.stage("warm start")
     environment = recipe.environment.make(recipe.environment.train_split)
     warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, logger.warm_start)
     require_finite(policy, "after the warm start")
+    after = play_example(run, policy)
+    if before is not None and after is not None:
+        for line in side_by_side(before, after):
+            logger.say(line)
     if workers.first:
         try:
             cache.save(name, policy, None, {})
