@@ -130,7 +130,10 @@ def variant_curves(results: Results, recipe: str, variant: str) -> list[Line]:
     runs = results.of(recipe, variant)
     means, band = _training(runs)
     panels = results.panels(recipe)
-    dots = [Line(f"{split} ({decoding})", marks=_marks(runs, variant, split, decoding)) for split, decoding in panels]
+    dots = [
+        Line(f"{split} ({decoding})", marks=_marks(runs, f"{variant}, {split}", split, decoding))
+        for split, decoding in panels
+    ]
     return [Line("training episodes", smooth=means, band=band), *dots]
 
 
@@ -146,14 +149,17 @@ def _training(runs: Sequence[RunResult]) -> tuple[dict[int, float], dict[int, tu
     return {i: sum(of) / len(of) for i, of in values.items()}, band
 
 
-def _marks(runs: Sequence[RunResult], variant: str, split: str, decoding: str) -> dict[int, Mark]:
-    """Return the evaluations of a panel that all runs have, by iteration: means over seeds and tasks."""
+def _marks(runs: Sequence[RunResult], name: str, split: str, decoding: str) -> dict[int, Mark]:
+    """Return the evaluations of a panel that all runs have, by iteration, as means over seeds and tasks.
+
+    `name` begins their tooltips.
+    """
     evaluated = [{r["iteration"] for r in run.evaluations(split, decoding)} for run in runs]
     marks = {}
     for iteration in sorted(set.intersection(*evaluated)):
         found = mean_success([outcomes(runs, [(split, decoding)], iteration)])
         interval = f"95% interval {100 * found.low:.1f} to {100 * found.high:.1f}%"
-        says = f"{variant}, iteration {iteration}: {100 * found.value:.1f}% over {len(runs)} seeds, {interval}"
+        says = f"{name}, iteration {iteration}: {100 * found.value:.1f}% over {len(runs)} seeds, {interval}"
         marks[iteration] = Mark(found.value, found.low, found.high, says)
     return marks
 
