@@ -13,6 +13,8 @@ import yaml
 from empg.credit import MODULATIONS, Modulation, ModulationInputs, StepCredit
 from empg.errors import RecipeError
 from empg.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from empg.recipe_modulation import require_turn_entropy
+from empg.validation import OptionError
 
 Load = Callable[..., dict[str, Any] | None]
 
@@ -154,3 +156,10 @@ def test_a_new_rule_needs_no_change_of_the_recipe(monkeypatch: pytest.MonkeyPatc
     section = parse_recipe({"credit": {"modulation": "louder"}}).credit.modulation
     assert section is not None
     assert section.model_dump() == {"name": "louder", "weight": 2.0}
+
+
+def test_a_trainer_that_cannot_tell_the_action_names_the_key() -> None:
+    require_turn_entropy({"name": "empg_variant", "entropy": "turn"})
+    require_turn_entropy({"name": "empg"})
+    with pytest.raises(OptionError, match=r"^credit\.modulation\.entropy: expected turn, .*, got action$"):
+        require_turn_entropy({"name": "empg_variant", "entropy": "action"})

@@ -44,6 +44,16 @@ def read_modulation(section: Mapping[str, Any], key: str = KEY) -> Any:
     return read_settings(known[name].options, {option: section[option] for option in section if option != "name"}, key)
 
 
+def require_turn_entropy(section: Mapping[str, Any], key: str = KEY) -> None:
+    """Reject a section that needs the entropy of actions, for a trainer that sees tokens and not what they say.
+
+    Raises:
+        OptionError: its option `entropy` is `action`.
+    """
+    if section.get("entropy") == "action":
+        raise OptionError([f"{key}.entropy: expected turn, because this trainer cannot tell the action, got action"])
+
+
 def replaced_key(given: Any) -> str:
     """Return the message for the former key `credit.empg` with this value: what to write now."""
     options = [f"{key}: {value}" for key, value in given.items()] if isinstance(given, dict) else []

@@ -64,6 +64,25 @@ def test_merged_prompts_are_read_once_and_follow_one_another(chat: ChatFormat) -
     )
 
 
+@pytest.mark.parametrize("thought", ["why", "a <action> is near", "say 'look' \N{TEAPOT}"])
+def test_the_tokens_of_an_action_follow_those_of_the_thought(chat: ChatFormat, thought: str) -> None:
+    speaker = Agent(find("alfworld").prompt, AgentSection(prompt="instruct"), chat)
+    ids = speaker.write(thought, "look")
+    start = speaker.action_start(ids, speaker.parse(ids))
+    assert chat.text(ids[:start]) == f"<think>{thought}</think>"
+    assert chat.text(ids[start:]) == "<action>look</action>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<think></think><action>look</action>", "<think>why</think>look", "<action>look</action><think>why</think>", ""],
+)
+def test_a_turn_without_a_thought_before_an_action_counts_as_a_whole(chat: ChatFormat, text: str) -> None:
+    speaker = Agent(find("alfworld").prompt, AgentSection(), chat)
+    ids = chat.reply(text)
+    assert speaker.action_start(ids, speaker.parse(ids)) == 0
+
+
 def test_a_cut_turn_is_closed_before_the_next_observation(chat: ChatFormat) -> None:
     talk = dialogue(chat)
     talk.read("You see a mug.", INFO)

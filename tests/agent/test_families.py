@@ -81,6 +81,25 @@ def test_a_turn_is_read_as_it_was_written(name: str, kind: str, form: str, tags:
                 assert chat.tokenizer.convert_tokens_to_ids(tag) in ids  # the special token, not its letters
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["react", "search_r1"])
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("tags", [(), ("<think>", "</think>", "<action>", "</action>", "<search>", "</search>")])
+def test_the_first_token_of_the_action_has_the_first_character_of_its_tag(
+    name: str, kind: str, form: str, tags: tuple[str, ...]
+) -> None:
+    chat = ChatFormat(tokenizer(FAMILIES[name], kind, tags))
+    speaker = agent(chat, form=form)
+    action, tag = ("go to fridge 1", "<action>") if form == "react" else ("search[a mug]", "<search>")
+    ids = speaker.write("see the mug", action)
+    start = speaker.action_start(ids, speaker.parse(ids))
+    if "</think>" in FAMILIES[name].opened:
+        assert start == 0
+        return
+    place = chat.text(ids).index(tag)
+    assert len(chat.text(ids[:start])) <= place < len(chat.text(ids[: start + 1]))
+
+
 @pytest.mark.parametrize("history", ["merged", "per_turn"])
 @pytest.mark.parametrize("prompt", ["terse", "instruct"])
 @pytest.mark.parametrize("name", ["r1-distill", "qwen3.5-think"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from empg.agent.parsing import (
     MAX_ACTION_CHARS,
+    ParsedTurn,
     parse_leniently,
     parse_search_r1,
     parse_turn,
@@ -42,6 +44,33 @@ def test_parsing_inverts_writing(thought: str, action: str) -> None:
 def test_forms(text: str, action: str, valid: bool) -> None:
     parsed = parse_turn(text)
     assert (parsed.action, parsed.well_formed) == (action, valid)
+
+
+@pytest.mark.parametrize("parse", [parse_turn, parse_leniently])
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        ("<think>t</think><action>a</action>", 16),
+        (" <think>t</think>\n<action>a</action><action>b</action>", 18),
+        ("<action>a</action><think>t</think>", 0),
+        ("<think>t</think>a", 0),
+        ("<think>t</think><action> </action>", 0),
+        ("<think>t</think><action>" + "x" * (MAX_ACTION_CHARS + 1) + "</action>", 0),
+    ],
+)
+def test_an_action_begins_with_its_tag(parse: Callable[[str], ParsedTurn], text: str, begins: int) -> None:
+    assert parse(text).action_at == begins
+
+
+def test_an_action_that_a_thought_quotes_does_not_begin_it() -> None:
+    text = "<think>I write <action>x</action>.</think><action>look</action>"
+    assert text[parse_leniently(text).action_at :] == "<action>look</action>"
+    assert text[parse_turn(text).action_at :] == text[15:]  # the strict form executes the first block
+
+
+def test_a_search_begins_with_its_tag() -> None:
+    assert parse_search_r1("<think>t</think> <answer>a</answer>").action_at == 17
+    assert parse_search_r1("<think>t</think><search>a").action_at == 0
 
 
 @given(st.text(max_size=300))

@@ -6,7 +6,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -45,9 +45,10 @@ def inputs(
     groups: list[int] | None = None,
     advantage: list[float] | None = None,
     process: list[float] | None = None,
+    of_actions: list[float] | None = None,
     **more: Any,
 ) -> ModulationInputs:
-    """Steps whose advantage is the reward of their episode, unless given."""
+    """Steps with the reward of their episode as advantage, and H squared as entropy of the action, unless given."""
     outcome = torch.tensor(rewards)
     owner = torch.tensor(episode, dtype=torch.long)
     table = StepTable(
@@ -55,6 +56,7 @@ def inputs(
         episode=owner,
         advantage=outcome[owner] if advantage is None else torch.tensor(advantage),
         process_reward=None if process is None else torch.tensor(process),
+        action_entropy=torch.tensor(entropy).square() if of_actions is None else torch.tensor(of_actions),
     )
     ids = torch.zeros(len(rewards), dtype=torch.long) if groups is None else torch.tensor(groups)
     return ModulationInputs(steps=table, rewards=outcome, groups=ids, **more)
@@ -110,6 +112,7 @@ RULES = [
     ("empg_variant", VariantOptions(normalisation="quantile", q=0.2)),
     ("empg_variant", VariantOptions(clarity="won")),
     ("empg_variant", VariantOptions(clarity="potential", normalisation="quantile", q=0.3)),
+    ("empg_variant", VariantOptions(entropy="action", normalisation="quantile", q=0.3)),
 ]
 
 
@@ -127,7 +130,7 @@ class TestContract:
             mine = parts[rank]
             if not mine["entropy"]:
                 none = torch.zeros(0)
-                table = StepTable(entropy=none, episode=none.long(), advantage=none)
+                table = StepTable(entropy=none, episode=none.long(), advantage=none, action_entropy=none)
                 return MODULATIONS[name](
                     ModulationInputs(steps=table, rewards=none, groups=none.long(), reduce=reduce), options
                 ).advantage
@@ -216,6 +219,44 @@ class TestVariant:
         )
         for name, values in vars(wanted).items():
             assert torch.equal(getattr(credit, name), values), name
+
+    def test_the_entropy_of_actions_by_hand(self) -> None:
+        # Two steps of an episode and one of another. The entropies of the actions are 0.5, 1.0 and 0.0: Hn = 1/2, 1, 0.
+        # With k = k' = ln 2 the scale before normalisation is 2^-0.5, 0.5, 1, and the clarity of the second step 0.5.
+        seen = inputs([7.0, 0.1, 3.0], [0, 0, 1], [1.0, -1.0], of_actions=[0.5, 1.0, 0.0])
+        options = VariantOptions(entropy="action", k=math.log(2), k_future=math.log(2), zeta=0.2, eps=1e-30)
+        credit = MODULATIONS["empg_variant"](seen, options)
+        weights = torch.tensor([2**-0.5, 0.5, 1.0])
+        scale = weights / weights.mean()
+        modulated = torch.tensor([1.0, 1.0, -1.0]) * scale + 0.2 * torch.tensor([0.5, 0.0, 0.0])
+        torch.testing.assert_close(credit.normalised_entropy, torch.tensor([0.5, 1.0, 0.0]))
+        torch.testing.assert_close(credit.scale, scale)
+        torch.testing.assert_close(credit.advantage, modulated - modulated.mean())
+
+    @given(batches(), st.data())
+    def test_the_entropy_of_actions_stands_for_that_of_turns(self, batch: Batch, data: st.DataObject) -> None:
+        steps = batch.table()
+        rewards = torch.tensor(batch.advantages)
+        drawn = data.draw(st.lists(st.integers(0, 640), min_size=len(steps), max_size=len(steps)))
+        other = torch.tensor(drawn) / 64
+        groups = torch.zeros(len(rewards), dtype=torch.long)
+
+        def credit(entropy: torch.Tensor, of_actions: torch.Tensor | None, which: Any) -> StepCredit:
+            table = replace(steps, entropy=entropy, action_entropy=of_actions)
+            seen = ModulationInputs(steps=table, rewards=rewards, groups=groups)
+            return MODULATIONS["empg_variant"](seen, VariantOptions(entropy=which))
+
+        for name, values in vars(credit(other, None, "turn")).items():
+            assert torch.equal(getattr(credit(steps.entropy, other, "action"), name), values), name
+        for name, values in vars(modulate(steps)).items():  # no turn has a thought
+            assert torch.equal(getattr(credit(steps.entropy, steps.entropy, "action"), name), values), name
+
+    def test_where_the_actions_are_unknown_their_entropy_is_an_error(self) -> None:
+        seen = inputs(**BATCH)
+        seen = replace(seen, steps=replace(seen.steps, action_entropy=None))
+        MODULATIONS["empg_variant"](seen)
+        with pytest.raises(ValueError, match=r"^entropy: expected turn, because it is unknown which tokens are the"):
+            MODULATIONS["empg_variant"](seen, VariantOptions(entropy="action"))
 
     def test_quantile_clips_a_share_of_the_steps_at_either_end_by_hand(self) -> None:
         # Of five steps a share of 0.25 is one step at either end: low = 0.2 and high = 0.4, whatever the outlier is.

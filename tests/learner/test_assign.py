@@ -60,6 +60,22 @@ def test_a_modulation_sees_how_far_the_run_has_come() -> None:
     torch.testing.assert_close(assign_credit(two_groups(), falling, ALONE, finished=0.5).advantages, wanted)
 
 
+def test_the_entropy_of_an_action_is_the_mean_over_its_tokens() -> None:
+    """Two tokens of thought and one or two of action: 1.5, 0.5 and, without a thought, (0.2 + 0.4) / 2 = 0.3 nats."""
+    written = [([0.1, 0.3, 1.0, 2.0], 2), ([4.0, 2.0, 0.5], 2), ([0.2, 0.4], 0)]
+    turns = [turn([1], range(len(entropies)), action_start=start) for entropies, start in written]
+    for each, (entropies, _) in zip(turns, written, strict=True):
+        each.entropies = entropies
+    episodes = [episode(0, 1.0, *turns[:2]), episode(0, 0.0, turns[2])]
+    modulation = {"name": "empg_variant", "entropy": "action"}
+    assigned = assign_credit(episodes, recipe(credit={"modulation": modulation}), ALONE)
+    table = StepTable(
+        entropy=torch.tensor([1.5, 0.5, 0.3]), episode=torch.tensor([0, 0, 1]), advantage=assigned.base_advantages
+    )
+    torch.testing.assert_close(assigned.advantages, modulate(table).advantage)
+    assert [each.entropy for each in turns] == pytest.approx([0.85, 6.5 / 3, 0.3])  # the paper's
+
+
 def test_a_modulation_sees_the_rewards_and_groups_of_the_episodes_that_are_trained_on() -> None:
     """GTPO ignores the base advantage: only the winners' and losers' entropies within a group matter."""
     credit = {"modulation": "gtpo", "overlong_penalty": 0.5}

@@ -35,6 +35,10 @@ def play(
     return state.episode
 
 
+def agent_text(policy: Policy, ids: list[int]) -> str:
+    return ChatFormat(policy.tokenizer).raw_text(ids)
+
+
 PRESS = "<think>it is lit.</think><action>press {}</action>"
 RIGHT = [PRESS.format(0), PRESS.format(2)]
 
@@ -49,6 +53,7 @@ def test_a_won_episode_keeps_what_was_written_and_what_the_environment_answered(
     assert (last.observation, last.action, last.reward, last.info["won"]) == ("Lamp 2 is lit.", "press 2", 1.0, True)
     assert (first.text, last.text) == (f"{RIGHT[0]}<|end|>", f"{RIGHT[1]}<|end|>")
     assert first.entropy == 0.25
+    assert first.text[: first.text.index("<action>")] == agent_text(policy, first.action_ids[: first.action_start])
     assert first.info.keys() == {"won", "score", "valid"}  # no task and no list of commands
 
 

@@ -25,6 +25,7 @@ def test_one_row_per_turn_with_all_its_credit_is_made_of() -> None:
     assert columns["episode"] == [0, 0, 1, 2, 2, 2, 3, 4, 4]
     assert columns["turn"] == [0, 1, 0, 0, 1, 2, 0, 0, 1]
     assert columns["entropy"] == pytest.approx([0.2, 0.9, 1.4, 0.1, 0.3, 2.0, 0.6, 0.7, 0.8])
+    assert columns["action_entropy"] == columns["entropy"]  # these turns have no thought
     assert columns["num_action_tokens"] == [2, 1, 3, 1, 2, 1, 2, 1, 1]
     assert columns["num_prompt_tokens"] == [2, 1, 2, 2, 1, 1, 2, 2, 1]
     assert columns["clarity"][1] == 0.0  # an episode's last step

@@ -16,7 +16,7 @@ from empg.record.runfolder import RunFolder
 from empg.study.page import write_page
 from empg.study.plan import load_study
 from empg.study.results import keep_study, outcomes, read_results
-from empg.study.tables import curves, iterations_to_target, success_rows, type_rows
+from empg.study.tables import curves, iterations_to_target, success_rows, type_rows, variant_curves
 from tests.record.made_runs import write_run
 
 SEEDS = [0, 1, 2]
@@ -136,6 +136,8 @@ class TestPage:
         assert [file.name for file in written[1:]] == [
             "made-household-valid_seen-sampled.svg",
             "made-household-valid_unseen-sampled.svg",
+            "made-household-grpo.svg",
+            "made-household-empg.svg",
         ]
 
     def test_it_names_command_versions_panels_and_missing_runs(self, made: Path, tmp_path: Path) -> None:
@@ -158,3 +160,14 @@ class TestPage:
         figure = write_page([made], tmp_path / "results.md")[1]
         drawn = [element.get("class") for element in ET.parse(figure).iter() if element.tag.endswith("polygon")]
         assert drawn == ["band", "band"]
+
+    def test_a_variant_alone_has_its_band_and_the_dots_of_every_panel(self, made: Path, tmp_path: Path) -> None:
+        lines = variant_curves(read_results(made), "household", "empg")
+        assert [line.label for line in lines] == ["training episodes", *(f"{split} (sampled)" for split, _ in BOTH)]
+        assert [(len(line.smooth), len(line.band), list(line.marks)) for line in lines] == [
+            (40, 40, []),
+            (0, 0, [0, 10, 20, 30, 40]),
+            (0, 0, [0, 10, 20, 30, 40]),
+        ]
+        page = write_page([made], tmp_path / "results.md")[0].read_text()
+        assert "[grpo](figures/made-household-grpo.svg), [empg](figures/made-household-empg.svg)." in page

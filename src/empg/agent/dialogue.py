@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,10 +41,22 @@ class Agent:
 
     def parse(self, ids: Sequence[int], admissible: Sequence[str] = ()) -> ParsedTurn:
         """Parse sampled ids as a turn. A thought that the prompt opened counts as opened."""
+        return parse_text(self.section, "".join(self._read(ids)), admissible)
+
+    def action_start(self, ids: Sequence[int], parsed: ParsedTurn) -> int:
+        """Return the index of the token with which the action begins, tag included, of sampled ids and what they say.
+
+        It is 0, so that the whole turn counts, without an action and without a thought before it.
+        """
+        if not parsed.thought or not parsed.action:
+            return 0
+        place = parsed.action_at - len(self._read(ids)[0])
+        return bisect_right(range(1, len(ids) + 1), place, key=lambda count: len(self.chat.text(ids[:count])))
+
+    def _read(self, ids: Sequence[int]) -> tuple[str, str]:
+        """Return the thought that the prompt opened, unless the turn opens it again as some models do, and the turn."""
         text = self.chat.text(ids)
-        if not text.lstrip().startswith("<think>"):  # some models open the thought again
-            text = self.chat.opened(self.system) + text
-        return parse_text(self.section, text, admissible)
+        return "" if text.lstrip().startswith("<think>") else self.chat.opened(self.system), text
 
     def ends_turn(self, ids: Sequence[int]) -> bool:
         """Return whether the last of the sampled ids ends the turn.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from empg.errors import UserError
 
@@ -25,12 +25,14 @@ class ParsedTurn:
     """A parsed turn.
 
     `well_formed` is False if the action or the thought is missing, or if the action is too long. A turn without a
-    readable action is malformed; its `action` is empty.
+    readable action is malformed; its `action` is empty. `action_at` is the character of the text at which the block of
+    the action begins; 0 without an action.
     """
 
     thought: str
     action: str
     well_formed: bool
+    action_at: int = field(default=0, compare=False)
 
 
 def parse_turn(text: str) -> ParsedTurn:
@@ -42,7 +44,9 @@ def parse_turn(text: str) -> ParsedTurn:
     thought, action = _block(text, "think"), _block(text, "action")
     words = action.words if action else ""
     well_formed = thought is not None and 0 < len(words) <= MAX_ACTION_CHARS
-    return ParsedTurn(thought.words if thought else "", words if well_formed else "", well_formed)
+    if action is None or not well_formed:
+        return ParsedTurn(thought.words if thought else "", "", well_formed=False)
+    return ParsedTurn(thought.words if thought else "", words, well_formed=True, action_at=action.start)
 
 
 def parse_leniently(text: str, admissible: Sequence[str] = ()) -> ParsedTurn:
@@ -54,10 +58,10 @@ def parse_leniently(text: str, admissible: Sequence[str] = ()) -> ParsedTurn:
     """
     before, closed, after = text.partition("</think>")
     thought = " ".join(before.partition("<think>")[2 if "<think>" in before else 0].split()) if closed else ""
-    action = _block(after, "action") or _block(text, "action")
-    words = action.words if action else ""
-    words = _admissible_form(words, admissible) if 0 < len(words) <= MAX_ACTION_CHARS else ""
-    return ParsedTurn(thought, words, bool(closed and words))
+    action = _block(text, "action", len(text) - len(after)) or _block(text, "action")
+    if action is None or not 0 < len(action.words) <= MAX_ACTION_CHARS:
+        return ParsedTurn(thought, "", well_formed=False)
+    return ParsedTurn(thought, _admissible_form(action.words, admissible), bool(closed), action_at=action.start)
 
 
 def _admissible_form(action: str, admissible: Sequence[str]) -> str:
@@ -90,8 +94,10 @@ def parse_search_r1(text: str) -> ParsedTurn:
     thought = _block(text, "think")
     blocks = [block for block in (_block(text, "search"), _block(text, "answer")) if block is not None]
     block = min(blocks, key=lambda found: found.start, default=None)
-    action = f"{block.tag}[{block.words}]" if block is not None else ""
-    return ParsedTurn(thought.words if thought else "", action, bool(action))
+    words = thought.words if thought else ""
+    if block is None:
+        return ParsedTurn(words, "", well_formed=False)
+    return ParsedTurn(words, f"{block.tag}[{block.words}]", well_formed=True, action_at=block.start)
 
 
 def write_search_r1(thought: str, action: str) -> str:
@@ -118,9 +124,12 @@ class _Block:
     words: str
 
 
-def _block(text: str, tag: str) -> _Block | None:
-    """Return the first complete block in linear time; a lazy pattern would scan to the end for each unclosed tag."""
-    start = text.find(f"<{tag}>")
+def _block(text: str, tag: str, begin: int = 0) -> _Block | None:
+    """Return the first complete block that starts at character `begin` or later, in linear time.
+
+    A lazy pattern would scan to the end for each unclosed tag.
+    """
+    start = text.find(f"<{tag}>", begin)
     inside = start + len(tag) + 2
     end = text.find(f"</{tag}>", inside) if start >= 0 else -1
     return _Block(tag, start, " ".join(text[inside:end].split())) if end >= 0 else None

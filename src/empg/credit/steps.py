@@ -35,6 +35,8 @@ class StepTable:
         advantage: `(N,)` advantage A of the step, from the base algorithm (`ADVANTAGES`): that of its episode, or its
             own if the base algorithm has step-level advantages.
         process_reward: `(N,)` reward of the single step, from an environment or a reward model, or None.
+        action_entropy: `(N,)` as `entropy`, but the mean over the tokens of the action alone, without the thought; None
+            where it is unknown which tokens these are.
 
     Raises:
         ValueError: shapes differ, a value is not finite, or the rows of an episode are not contiguous.
@@ -44,6 +46,7 @@ class StepTable:
     episode: Tensor
     advantage: Tensor
     process_reward: Tensor | None = None
+    action_entropy: Tensor | None = None
 
     def __post_init__(self) -> None:
         require_vector("entropy", self.entropy, "step", "N")
@@ -51,8 +54,8 @@ class StepTable:
         require_shape("episode", self.episode, self.entropy.shape, of="entropy")
         object.__setattr__(self, "episode", self.episode.detach().long())
         columns = {"entropy": self.entropy, "advantage": self.advantage}
-        if self.process_reward is not None:
-            columns["process_reward"] = self.process_reward
+        optional = {"process_reward": self.process_reward, "action_entropy": self.action_entropy}
+        columns |= {name: values for name, values in optional.items() if values is not None}
         for name, values in columns.items():
             require_shape(name, values, self.entropy.shape, of="entropy")
         # Ascending episode ids are contiguous, and only others are searched; so one flag decides for all columns.
@@ -126,8 +129,8 @@ class StepTable:
     def _unchecked(cls, *, entropy: Tensor, episode: Tensor, advantage: Tensor) -> StepTable:
         """Build a table from values that were checked already: another check would wait for the device once more."""
         table = object.__new__(cls)
-        columns = {"entropy": entropy, "episode": episode, "advantage": advantage, "process_reward": None}
-        for name, values in columns.items():
+        columns = {"entropy": entropy, "episode": episode, "advantage": advantage}
+        for name, values in {**columns, "process_reward": None, "action_entropy": None}.items():
             object.__setattr__(table, name, values)
         return table
 

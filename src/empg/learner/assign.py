@@ -127,7 +127,9 @@ def assign_credit(
     flat = zero_variance_groups(inputs.rewards, inputs.groups)
     signal = ~flat if credit.drop_zero_variance else torch.ones_like(flat)
 
-    entropy = torch.tensor([turn.entropy for e in episodes for turn in e.turns], dtype=torch.float32)
+    turns = [turn for e in episodes for turn in e.turns]
+    entropy = torch.tensor([turn.entropy for turn in turns], dtype=torch.float32)
+    action_entropy = torch.tensor([turn.action_entropy for turn in turns], dtype=torch.float32)
     finite = entropy.isfinite()
     finite[batch.step[~batch.logprobs.isfinite()]] = False
     counted = finite & signal[inputs.episode]
@@ -137,6 +139,7 @@ def assign_credit(
         episode=inputs.episode[counted],
         advantage=base[counted],
         process_reward=process_reward[counted],
+        action_entropy=action_entropy[counted],
     )
     seen = ModulationInputs(
         steps=table, rewards=inputs.rewards, groups=inputs.groups, reduce=workers.reduce, finished=finished

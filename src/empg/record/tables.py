@@ -60,6 +60,12 @@ EPISODES = pa.schema(
             "process_reward", _FLOAT, "process reward of the step, including the penalty for a turn that is not valid"
         ),
         _column("entropy", _FLOAT, "step entropy H: mean of the full-vocabulary entropies of its tokens", "nats"),
+        _column(
+            "action_entropy",
+            _FLOAT,
+            "mean of the full-vocabulary entropies of the tokens of the action; H without an action or a thought",
+            "nats",
+        ),
         _column("entropy_normalised", _FLOAT, "Hn: H after min-max normalisation over the batch, 0 to 1"),
         _column("scale", _FLOAT, "g: gradient scaling of the step, mean 1 over the batch"),
         _column("clarity", _FLOAT, "f: future clarity, exp(-k' Hn) of the next step; 0 without a next step"),

@@ -124,6 +124,7 @@ class EpisodeState(EpisodeRules[Prompt]):
             action_ids=sampled.ids,
             logprobs=sampled.logprobs,
             entropies=sampled.entropies,
+            action_start=self._agent.action_start(sampled.ids, parsed),
             text=self._agent.chat.raw_text(sampled.ids),
             thought=parsed.thought,
             action=parsed.action,

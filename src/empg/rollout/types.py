@@ -29,7 +29,8 @@ class Turn:
     `prompt_ids` are the ids read before acting: in a `merged` episode those new since the previous turn's action, in a
     `per_turn` episode the whole prompt. `action_ids` are the sampled ids, the end-of-turn token among them when it
     was sampled. `logprobs` (of the sampled ids) and `entropies` (full vocabulary, nats, at the sampling temperature,
-    before any top-p cut) have the length of `action_ids`. `text` is what the sampled ids say, control tokens included.
+    before any top-p cut) have the length of `action_ids`. The action begins with the token `action_start`; it is 0 in a
+    turn without an action or without a thought before it. `text` is what the sampled ids say, control tokens included.
     `info` is the environment's info after the action (`won`, `score`, `valid` and any further keys), without the
     admissible commands. `progress` is how far the task was done then, from 0 to 1; the score, if the environment does
     not report it.
@@ -44,6 +45,7 @@ class Turn:
     action_ids: list[int]
     logprobs: list[float]
     entropies: list[float]
+    action_start: int = 0
     text: str = ""
     thought: str = ""
     action: str = ""
@@ -59,7 +61,16 @@ class Turn:
     @property
     def entropy(self) -> float:
         """Step entropy H: the mean of the token entropies (nats)."""
-        return sum(self.entropies) / len(self.entropies) if self.entropies else 0.0
+        return _mean(self.entropies)
+
+    @property
+    def action_entropy(self) -> float:
+        """The mean of the entropies (nats) of the tokens of the action, from its opening tag to the end of the turn."""
+        return _mean(self.entropies[self.action_start :])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 @dataclass(slots=True, kw_only=True)

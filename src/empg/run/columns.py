@@ -59,7 +59,8 @@ def turn_columns(iteration: int, assigned: Assigned, *, token_entropies: bool = 
                     "rejected": turn.rejected,
                     "reward": turn.reward,
                     "process_reward": process_reward[step],
-                    "entropy": turn.entropy if math.isfinite(turn.entropy) else None,
+                    "entropy": _finite(turn.entropy),
+                    "action_entropy": _finite(turn.action_entropy),
                     **{name: column[step] for name, column in values.items()},
                     "advantage_outcome": base[step],
                     "advantage": advantage[step] if counted[step] else None,
@@ -182,6 +183,10 @@ def policy_numbers(stats: UpdateStats) -> PolicyNumbers:
     numbers = {f"policy/{name}": value for name, value in stats.loss.items()}
     numbers |= {"policy/grad_norm": stats.grad_norm, "policy/lr": stats.lr, "policy/mismatch": stats.mismatch}
     return cast(PolicyNumbers, numbers)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _present(column: list[Any] | None) -> np.ndarray:

@@ -20,6 +20,7 @@ from empg.study.tables import (
     iterations_to_target,
     success_rows,
     type_rows,
+    variant_curves,
 )
 
 
@@ -65,6 +66,7 @@ def _study(results: Results, out: Path, figures: list[Path]) -> list[str]:
         if len(shown) > 1:
             lines += ["", f"### {recipe}: all panels", "", *_success(results, {recipe: shown})]
         lines += _reached(results, recipe)
+        lines += _variants(results, recipe, out, figures)
     if len(panels) > 1:
         lines += ["", "### All recipes", "", *_success(results, panels)]
     return lines
@@ -146,6 +148,21 @@ def _reached(results: Results, recipe: str) -> list[str]:
         median = "more" if row.median is None else f"{row.median:g}"
         lines.append(f"| {row.variant} | {row.reached} of {row.seeds} | {median} |")
     return lines
+
+
+def _variants(results: Results, recipe: str, out: Path, figures: list[Path]) -> list[str]:
+    """Draw each variant alone, for the page of its algorithm, and return the links."""
+    links = []
+    for variant in results.study.variants:
+        runs = results.of(recipe, variant)
+        if not runs:
+            continue
+        figure = out.parent / "figures" / f"{results.study.name}-{recipe}-{variant}.svg"
+        note = f"line: mean over {SMOOTHED} iterations and {len(runs)} seeds · 95% over seeds · dots: evaluations"
+        title = f"{results.study.name}: {recipe}, {variant}"
+        figures.append(draw_lines(variant_curves(results, recipe, variant), figure, title=title, note=note))
+        links.append(f"[{variant}](figures/{figure.name})")
+    return ["", f"### {recipe}: curves of single variants", "", f"{', '.join(links)}."]
 
 
 def _percent(estimate: Estimate) -> str:

@@ -116,26 +116,52 @@ def curves(results: Results, recipe: str, split: str, decoding: str) -> list[Lin
     """
     lines = []
     for variant in results.study.variants:
-        runs = results.of(recipe, variant)
-        if not runs:
-            continue
-        smooth: list[dict[int, float]] = []
-        for run in runs:
-            rollouts = _rollouts(run)
-            smooth.append(dict(zip(rollouts, running_mean(list(rollouts.values()), SMOOTHED), strict=True)))
-        common = [i for i in smooth[0] if all(i in by for by in smooth)]
-        values = {i: [by[i] for by in smooth] for i in common}
-        band = {i: bootstrap_interval(of) for i, of in values.items()} if len(runs) > 1 else {}
-        evaluated = [{r["iteration"] for r in run.evaluations(split, decoding)} for run in runs]
-        marks = {}
-        for iteration in sorted(set.intersection(*evaluated)):
-            found = mean_success([outcomes(runs, [(split, decoding)], iteration)])
-            interval = f"95% interval {100 * found.low:.1f} to {100 * found.high:.1f}%"
-            says = f"{variant}, iteration {iteration}: {100 * found.value:.1f}% over {len(runs)} seeds, {interval}"
-            marks[iteration] = Mark(found.value, found.low, found.high, says)
-        means = {i: sum(of) / len(of) for i, of in values.items()}
-        lines.append(Line(variant, smooth=means, band=band, marks=marks))
+        if runs := results.of(recipe, variant):
+            means, band = _training(runs)
+            lines.append(Line(variant, smooth=means, band=band, marks=_marks(runs, variant, split, decoding)))
     return lines
+
+
+def variant_curves(results: Results, recipe: str, variant: str) -> list[Line]:
+    """Return the curves of one variant: its training success with the band over seeds, and one line of dots per panel.
+
+    The variant must have a run.
+    """
+    runs = results.of(recipe, variant)
+    means, band = _training(runs)
+    panels = results.panels(recipe)
+    dots = [
+        Line(f"{split} ({decoding})", marks=_marks(runs, f"{variant}, {split}", split, decoding))
+        for split, decoding in panels
+    ]
+    return [Line("training episodes", smooth=means, band=band), *dots]
+
+
+def _training(runs: Sequence[RunResult]) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
+    """Return the mean over runs of the smoothed training success by iteration, and its interval with several runs."""
+    smooth: list[dict[int, float]] = []
+    for run in runs:
+        rollouts = _rollouts(run)
+        smooth.append(dict(zip(rollouts, running_mean(list(rollouts.values()), SMOOTHED), strict=True)))
+    common = [i for i in smooth[0] if all(i in by for by in smooth)]
+    values = {i: [by[i] for by in smooth] for i in common}
+    band = {i: bootstrap_interval(of) for i, of in values.items()} if len(runs) > 1 else {}
+    return {i: sum(of) / len(of) for i, of in values.items()}, band
+
+
+def _marks(runs: Sequence[RunResult], name: str, split: str, decoding: str) -> dict[int, Mark]:
+    """Return the evaluations of a panel that all runs have, by iteration, as means over seeds and tasks.
+
+    `name` begins their tooltips.
+    """
+    evaluated = [{r["iteration"] for r in run.evaluations(split, decoding)} for run in runs]
+    marks = {}
+    for iteration in sorted(set.intersection(*evaluated)):
+        found = mean_success([outcomes(runs, [(split, decoding)], iteration)])
+        interval = f"95% interval {100 * found.low:.1f} to {100 * found.high:.1f}%"
+        says = f"{name}, iteration {iteration}: {100 * found.value:.1f}% over {len(runs)} seeds, {interval}"
+        marks[iteration] = Mark(found.value, found.low, found.high, says)
+    return marks
 
 
 def _pairs(results: Results, panels: dict[str, Panels], variant: str) -> list[tuple[Outcomes, Outcomes]]:

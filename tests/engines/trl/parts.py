@@ -55,6 +55,7 @@ def fixed_episode(number: int, group_size: int = 4) -> Episode:
             action_ids=[50 + (7 * number + 3 * step + k) % 90 for k in range(2 + (number + step) % 4)],
             logprobs=[0.0] * (2 + (number + step) % 4),
             entropies=[],
+            action_start=(number + step) % 2,
             valid=(number + step) % 5 != 0,
         )
         for step in range(1 + number % 3)

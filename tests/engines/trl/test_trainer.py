@@ -76,6 +76,11 @@ def test_the_advantages_are_those_of_the_library(tmp_path: Path, modulation: Any
     assert not expected[seen["steps"] < 0].any()
 
 
+def test_the_entropy_of_actions_needs_a_rollout_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^modulation\.entropy: expected turn, because this trainer cannot tell the"):
+        trained(tmp_path, modulation={"name": "empg_variant", "entropy": "action"})
+
+
 def test_the_entropies_are_those_of_the_sampling_distribution(tmp_path: Path) -> None:
     [seen] = trained(tmp_path, temperature=0.7, learning_rate=0.0).seen
     model = tiny_policy().model

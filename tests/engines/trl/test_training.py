@@ -70,6 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
     "dropped groups, token mean": {"credit": {"drop_zero_variance": True}, "loss": {"aggregation": "token_mean"}},
     "penalties": {"credit": {"invalid_penalty": 0.5, "modulation": None}},
     "gigpo": {"credit": {"advantage": "gigpo", "modulation": {"name": "scaling"}}},
+    "entropy of actions": {"credit": {"modulation": {"name": "empg_variant", "entropy": "action"}}},
     "gtpo": {"credit": {"modulation": "gtpo"}, "rollout": {"temperature": 0.8, "groups": 2, "group_size": 4}},
     "KL": {"loss": {"kl_coef": 0.1, "aggregation": "token_mean"}},
 }

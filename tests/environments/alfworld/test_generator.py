@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from empg.environments.alfworld.env import ALFWorldEnv
 from empg.environments.alfworld.expert import HouseholdExpert
 from empg.environments.alfworld.generator import (
     SEEN_ROOMS,
@@ -121,6 +123,20 @@ def test_every_process_generates_the_same_games() -> None:
         for seed in ("0", "1", "2")
     }
     assert digests == {f"{PINNED}\n"}
+
+
+def test_the_train_split_may_have_task_types_of_its_own() -> None:
+    left_out, trained = ["pick_two_obj_and_place"], ["look_at_obj_in_light", "pick_heat_then_place_in_recep"]
+
+    def played(split: str, **options: Any) -> set[str]:
+        env = ALFWorldEnv(split, rooms="small", **options)
+        return {env.reset(options={"task": task})[1]["task_type"] for task in range(12)}
+
+    both = {"task_types": left_out, "train_task_types": trained}
+    assert played("train", **both) == set(trained)
+    assert played("valid_seen", **both) == played("valid_unseen", **both) == set(left_out)
+    assert played("train", task_types=left_out) == set(left_out)
+    assert len(played("valid_seen", train_task_types=trained)) > 2
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,17 @@
-"""Variants of EMPG (arXiv 2509.09265): other normalisations and bonuses. With its defaults, this is EMPG to the bit.
+"""Variants of EMPG (arXiv 2509.09265): other entropies, normalisations, bonuses. The defaults are EMPG to the bit.
 
     Hn(i,t)    = clip((H(i,t) - low) / (high - low + eps), 0, 1)
     g(i,t)     = exp(-k Hn(i,t)) / mean exp(-k Hn)
     f(i,t)     = exp(-k' Hn(i,t))                            0 beyond the last step of an episode
     A_mod(i,t) = A(i) g(i,t) + zeta b(i,t)
     A_final    = A_mod - mean A_mod                          means over all steps of the batch
+
+`entropy` defines H(i,t):
+
+    turn       mean entropy of all tokens of the turn        EMPG
+    action     mean entropy of the tokens of the action, from its opening tag to the end of the turn
+
+A turn without an action, or without a thought before it, counts as a whole in both.
 
 `normalisation` defines low and high:
 
@@ -42,6 +49,7 @@ class VariantOptions:
     """The constants of EMPG, and what differs from it.
 
     Attributes:
+        entropy: whose tokens H is the mean over; see the top of this module.
         normalisation: what entropies are scaled by; see the top of this module.
         q: share of the steps that `quantile` leaves out at either end, rounded down to whole steps.
         clarity: the bonus; see the top of this module.
@@ -52,6 +60,7 @@ class VariantOptions:
     k_future: float = 1.0
     zeta: float = 0.1
     eps: float = 1e-8
+    entropy: Literal["turn", "action"] = "turn"
     normalisation: Literal["minmax", "quantile"] = "minmax"
     q: float = 0.05
     clarity: Literal["bonus", "won", "potential"] = "bonus"
@@ -60,17 +69,25 @@ class VariantOptions:
     def __post_init__(self) -> None:
         require_constants(self, at_least_zero=("k", "k_future", "zeta"), positive=("eps",))
         require_between("q", self.q, 0.0, 0.49)
+        require_choice("entropy", self.entropy, ("turn", "action"))
         require_choice("normalisation", self.normalisation, ("minmax", "quantile"))
         require_choice("clarity", self.clarity, ("bonus", "won", "potential"))
         require_choice("zeta_schedule", self.zeta_schedule, ("constant", "linear"))
 
 
 def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredit:
-    """Return the credit of each step; see the top of this module. `clarity` of the result is b."""
+    """Return the credit of each step; see the top of this module. `clarity` of the result is b.
+
+    Raises:
+        ValueError: the entropy of actions is asked for and unknown.
+    """
     steps, reduce = inputs.steps, inputs.reduce
 
-    low, high = _bounds(steps.entropy, options, reduce)
-    normalised = ((steps.entropy - low) / (high - low + options.eps)).clamp(0.0, 1.0)
+    entropy = steps.entropy if options.entropy == "turn" else steps.action_entropy
+    if entropy is None:
+        raise ValueError("entropy: expected turn, because it is unknown which tokens are the action, got action")
+    low, high = _bounds(entropy, options, reduce)
+    normalised = ((entropy - low) / (high - low + options.eps)).clamp(0.0, 1.0)
 
     confidence = torch.exp(-options.k * normalised)
     scale = confidence / global_mean(confidence, reduce)
@@ -105,7 +122,7 @@ def _bounds(entropy: Tensor, options: VariantOptions, reduce: Reduce) -> tuple[T
 
 MODULATION = Modulation(
     name="empg_variant",
-    summary="EMPG with another normalisation, another bonus, or a zeta that falls over the run",
+    summary="EMPG with another entropy, normalisation or bonus, or a zeta that falls over the run",
     options=VariantOptions,
     modulate=empg_variant,
 )

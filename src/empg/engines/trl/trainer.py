@@ -23,7 +23,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from empg.credit import MODULATIONS, ModulationInputs, StepCredit, StepTable, TokenLayout, step_ids_from_mask
 from empg.errors import UserError
-from empg.recipe_modulation import named, read_modulation
+from empg.recipe_modulation import named, read_modulation, require_turn_entropy
 
 # What TRL passes on to the model besides the ids, for images.
 _MODEL_INPUTS = (
@@ -74,8 +74,11 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
     Only training is modulated. The loss of an evaluation is that of `GRPOTrainer`.
 
     Raises:
-        UserError: `args` is another configuration.
+        UserError: `args` is another configuration, or its modulation needs the entropy of actions.
     """
+
+    knows_actions = False
+    """Whether `assign` knows which tokens of a turn are its action, as `entropy: action` of a modulation needs."""
 
     _tag_names = ["trl", "grpo", "empg"]  # noqa: RUF012  # as TRL has it
 
@@ -85,6 +88,8 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         args = EMPGConfig() if args is None else args
         if not isinstance(args, EMPGConfig):
             raise UserError(f"args: expected EMPGConfig, got {type(args).__name__}")
+        if isinstance(args.modulation, dict) and not self.knows_actions:
+            require_turn_entropy(args.modulation, key="modulation")
         self._awaits_old_policy = False
         self._scores: tuple[Tensor, Tensor] | None = None
         self._rewards = torch.zeros(0)

@@ -144,6 +144,8 @@ class RecipeTrainer(EMPGTrainer):
         credit_seconds: how long the credit took.
     """
 
+    knows_actions = True
+
     def __init__(self, recipe: Recipe, policy: Policy, args: EMPGConfig, callback: TrainerCallback) -> None:
         self.recipe, self.rollout = recipe, EpisodeRollout(recipe)
         self.episodes: list[Episode] = []

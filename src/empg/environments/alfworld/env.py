@@ -43,7 +43,8 @@ class ALFWorldEnv(TextEnvironment):
             raise UserError(f"split={split!r}: one of {', '.join(generator.SPLIT_SIZES)}")
         self.split, self.max_steps = split, check_max_steps(max_steps)
         self.rooms, self.backend = chosen.rooms, chosen.backend
-        wanted = chosen.task_types or tuple(TaskType)
+        own = chosen.train_task_types if split == "train" else None
+        wanted = own or chosen.task_types or tuple(TaskType)
         self.task_types = tuple(task_type for task_type in TaskType if task_type in wanted)
         self._files: tuple[Path, ...] | None = None
         if chosen.games is not None:
