@@ -86,6 +86,7 @@ def test_the_values_of_a_recipe_are_these() -> None:
         f"{actor}.optim.clip_grad": 1.0,
         f"{actor}.optim.lr_scheduler_type": "constant",
         f"{actor}.optim.lr_warmup_steps": 0,
+        f"{actor}.optim.lr_warmup_steps_ratio": 0.0,
         f"{actor}.checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
         f"{actor}.fsdp_config.seed": 7,
         f"{actor}.fsdp_config.model_dtype": "fp32",

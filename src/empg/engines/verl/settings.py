@@ -218,6 +218,7 @@ def _update_settings(recipe: Recipe) -> Iterator[Setting]:
     yield "optimizer.max_grad_norm", f"{_ACTOR}.grad_clip", optimizer.max_grad_norm
     yield "optimizer.schedule", f"{_ACTOR}.optim.lr_scheduler_type", optimizer.schedule
     yield "optimizer.warmup_iterations", f"{_ACTOR}.optim.lr_warmup_steps", optimizer.warmup_iterations
+    yield "optimizer.warmup_iterations", f"{_ACTOR}.optim.lr_warmup_steps_ratio", 0.0
     yield "optimizer.minibatches", f"{_ACTOR}.ppo_mini_batch_size", rollout.groups // optimizer.minibatches
     yield "optimizer.minibatches", f"{_ACTOR}.shuffle", optimizer.minibatches > 1
     yield "optimizer.epochs", f"{_ACTOR}.ppo_epochs", optimizer.epochs
