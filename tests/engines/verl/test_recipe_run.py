@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,16 +17,13 @@ from empg.cli import app
 from empg.policy.model import Policy
 from empg.record.runfolder import RunFolder
 from empg.run.build import build_policy
-from tests import ROOT
 from tests.engines.trl.parts import SMALL, small_recipe
+from tests.engines.verl.test_training import LIMIT, end, environment_of
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(util.find_spec("verl") is None, reason="verl is not installed: make test-verl runs these tests"),
 ]
-
-LIMIT = 600
-"""Seconds after which verl is ended; a run takes about 100 on a busy machine with two cores."""
 
 RECIPE: dict[str, Any] = {
     **SMALL,
@@ -58,41 +52,20 @@ RECIPE: dict[str, Any] = {
 def train(folder: Path, *more: str) -> None:
     """Run `empg train --engine verl` into `folder/run`."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
-            "OMP_NUM_THREADS": "1",
-            "VERL_USE_EXTERNAL_MODULES": "tests.engines.verl.cpu",
-            "VERL_ENGINE_DEVICE": "cuda",
-            "RAY_TMPDIR": ray_folder,  # the paths of Ray's sockets must be short
-            "RAY_USAGE_STATS_ENABLED": "0",
-            # Ray would start a process per logical CPU in advance, all at once.
-            "RAY_enable_worker_prestart": "0",
-            "RAY_prestart_worker_first_driver": "0",
-            "RAY_worker_maximum_startup_concurrency": "2",
-            # Ray's own limits suit a machine whose cores are free; ours is `LIMIT`.
-            "RAY_agent_register_timeout_ms": str(LIMIT * 1000),
-            "RAY_gcs_server_port_wait_time_s": str(LIMIT),
-            "RAY_gcs_server_request_timeout_seconds": str(LIMIT),
-            "RAY_health_check_failure_threshold": "100",
-            "RAY_raylet_start_wait_time_s": str(LIMIT),
-            "RAY_worker_register_timeout_seconds": str(LIMIT),
-        }
         command = ["train", str(folder / "recipe.yaml"), "--engine", "verl", "--run", str(folder / "run"), *more]
         with (folder / "log.txt").open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "empg", *command],
-                env=environment,
+                env=environment_of(folder, "run", ray_folder),
                 cwd=folder,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         try:
-            process.wait(LIMIT)
+            process.wait(2 * LIMIT)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            end(process)
     assert process.returncode == 0, (folder / "log.txt").read_text(errors="replace")[-6000:]
 
 
