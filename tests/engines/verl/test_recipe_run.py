@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy: Policy = build_policy(small_recipe())
     policy.model.save_pretrained(folder / "model")
     policy.tokenizer.save_pretrained(folder / "model")
-    (folder / "model" / "expert.json").write_text("[]")  # the rollout engine of the tests knows no expert here
+    (folder / "model" / "expert.json").write_text("[]")  # of the rollout engine of the tests: it only samples here
     recipe = {**RECIPE, "policy": {"device": "cpu", "model": str(folder / "model")}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     train(folder)
