@@ -164,6 +164,8 @@ def _place(recipe: Recipe, folder: RunFolder, name: str | None) -> Place:
     problems: list[str] = []
     if name is None:
         name, problems = checkpoints.newest_intact()
+        if name is None and (checkpoints.folder / "verl").is_dir():
+            raise CheckpointError(f"{folder.path} was trained by another engine: resume it with --engine verl")
         if name is None and not (checkpoints.folder / START).is_dir():
             raise CheckpointError(f"{folder.path} was stopped before its first checkpoint; restart it with --force")
     elif name != START and name not in checkpoints.names():
