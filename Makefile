@@ -63,7 +63,7 @@ define editable
 endef
 
 .SECONDEXPANSION:
-.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv notebook lint freeze lock report-assets bench textworld clean broken-environment
+.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv test-verl notebook lint freeze lock report-assets bench textworld clean broken-environment
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -168,4 +168,4 @@ bench: textworld  ## compare the speed of the ALFWorld engine with the real one
 	$(with_python) $(BIN)/python benchmarks/alfworld_speed.py
 
 clean:  ## remove the virtual environments and the caches
-	rm -rf $(VENV) $(LATEST) $(LOWEST) $(TRL) $(OPENENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LATEST) $(LOWEST) $(TRL) $(VERL) $(OPENENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

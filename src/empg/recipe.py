@@ -270,6 +270,10 @@ class Recipe(Section):
     trl: dict[str, Any] = Field(
         default_factory=dict, description="more arguments of `GRPOConfig` for `--engine trl`, e.g. {use_vllm: true}"
     )
+    verl: dict[str, Any] = Field(
+        default_factory=dict,
+        description="more values of verl's configuration for `--engine verl`, e.g. {trainer: {nnodes: 2}}",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -48,6 +48,16 @@ def damage(run: RunFolder, checkpoint: str) -> None:
     (run.checkpoints / checkpoint / "config.json").write_text("{}")
 
 
+def test_a_run_of_verl_is_not_restarted_by_our_own_trainer(policy: Policy, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", dump_recipe(recipe()))
+    folder.append_metrics({"kind": "train", "iteration": 5})
+    Checkpoints(folder.checkpoints).save("start", policy, None, {})
+    (folder.checkpoints / "verl").mkdir()
+    with pytest.raises(CheckpointError, match="was trained by another engine: resume it with --engine verl"):
+        resume(recipe(), folder, None, "")
+    assert iterations(folder) == [5]
+
+
 @pytest.mark.parametrize(
     "change",
     [

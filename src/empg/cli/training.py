@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,7 @@ class Engine(str, Enum):
 
     local = "local"
     trl = "trl"
+    verl = "verl"
 
 
 Origin = Annotated[
@@ -36,7 +38,8 @@ Origin = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    Engine, typer.Option("--engine", help="Trainer: this package's own, or TRL's (needs the extra trl).")
+    Engine,
+    typer.Option("--engine", help="Trainer: this package's own, TRL's or verl's (the last two need an extra)."),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the complete configuration of the engine and train nothing.")
@@ -83,10 +86,8 @@ def train(
         typer.echo(_configuration(resolved, folder, engine), nl=False)
         return
     command = shlex.join(["empg", *sys.argv[1:]])
-    if engine is Engine.trl:
-        from empg.engines.trl.training import train as train_with_trl
-
-        train_with_trl(resolved, folder, resume=resume, force=force, command=command)
+    if engine is not Engine.local:
+        _trainer(engine)(resolved, folder, resume=resume, force=force, command=command)
         return
     workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
     print(visible(f"{resolved.name}: {recipe} into {folder}; starting {workers}"), flush=True)
@@ -104,6 +105,17 @@ def train(
         raise typer.Exit(128 + stopped.signal) from None
 
 
+def _trainer(engine: Engine) -> Callable[..., None]:
+    """Return the function that trains with an engine of another package."""
+    if engine is Engine.trl:
+        from empg.engines.trl.training import train as train_with_trl
+
+        return train_with_trl
+    from empg.engines.verl.training import train as train_with_verl
+
+    return train_with_verl
+
+
 def _require_runnable(recipe: Recipe, folder: Path) -> None:
     """Exit with what is wrong if our own trainer cannot run a recipe on this machine."""
     from empg.run.doctor import check
@@ -114,14 +126,18 @@ def _require_runnable(recipe: Recipe, folder: Path) -> None:
 
 
 def _configuration(recipe: Recipe, folder: Path, engine: Engine) -> str:
-    """Return what an engine would train with, as YAML: the resolved recipe, or the arguments of TRL's trainer."""
+    """Return what an engine would train with, as YAML: the resolved recipe, or the configuration of TRL or verl."""
     if engine is Engine.local:
         from empg.recipe import dump_recipe
 
         return dump_recipe(recipe)
-    from empg.engines.trl.settings import config_text
+    if engine is Engine.trl:
+        from empg.engines.trl.settings import config_text
 
-    return config_text(recipe, folder)
+        return config_text(recipe, folder)
+    from empg.engines.verl.settings import config_text as verl_config_text
+
+    return verl_config_text(recipe, folder)
 
 
 @app.command()

@@ -35,7 +35,7 @@ from empg.yaml_text import read_yaml
 
 _EPISODES = re.compile(r"iter-(\d{6,})\.parquet")
 _EVALUATION = re.compile(r"iter-(\d{6,})-.+\.parquet")
-_CHECKPOINT = re.compile(r"start|iter-\d{6,}|trl")
+_CHECKPOINT = re.compile(r"start|iter-\d{6,}|trl|verl")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _PARTIAL = re.compile(r"\..+\.(?:partial|replaced)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")

@@ -70,11 +70,16 @@ def like_the_run(recipe: Recipe, folder: RunFolder, *, fork: bool = False) -> Re
     Raises:
         RecipeError: it changes something that must stay.
     """
-    begun = load_recipe(folder.recipe_path)
-    recipe = resolve(recipe, begun)
-    changes = dict(_differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json")))
+    recipe = resolve(recipe, load_recipe(folder.recipe_path))
+    changes = changes_of(folder, recipe)
     _require_allowed(changes, recipe, folder.path, fork)
     return recipe
+
+
+def changes_of(folder: RunFolder, recipe: Recipe) -> Changes:
+    """Return what a resolved recipe changes in that of a run."""
+    begun = load_recipe(folder.recipe_path)
+    return dict(_differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json")))
 
 
 def resume(recipe: Recipe, folder: RunFolder, back_to: str | None, command: str) -> Place:
@@ -90,8 +95,7 @@ def resume(recipe: Recipe, folder: RunFolder, back_to: str | None, command: str)
         CheckpointError: there is no checkpoint to continue from.
         RecipeError: the recipe must not change this way.
     """
-    begun = load_recipe(folder.recipe_path)
-    changes = dict(_differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json")))
+    changes = changes_of(folder, recipe)
     _require_allowed(changes, recipe, folder.path, fork=False)
     place = _place(recipe, folder, back_to)
     _require_iterations(recipe, folder.path, place)
@@ -139,8 +143,7 @@ def fork_place(recipe: Recipe, source: RunFolder, checkpoint: str) -> Place:
 
 def fork(recipe: Recipe, folder: RunFolder, source: RunFolder, place: Place, command: str) -> None:
     """Fill the new, empty run folder with what led to a checkpoint of another run, to continue from there."""
-    begun = load_recipe(source.recipe_path)
-    changes = dict(_differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json")))
+    changes = changes_of(source, recipe)
     names = dict.fromkeys((place.checkpoint or START, place.origin))
     folder.copy_records(source, place.resumed_at)
     taken = str(source.checkpoints / next(iter(names)))
@@ -164,6 +167,8 @@ def _place(recipe: Recipe, folder: RunFolder, name: str | None) -> Place:
     problems: list[str] = []
     if name is None:
         name, problems = checkpoints.newest_intact()
+        if name is None and (checkpoints.folder / "verl").is_dir():
+            raise CheckpointError(f"{folder.path} was trained by another engine: resume it with --engine verl")
         if name is None and not (checkpoints.folder / START).is_dir():
             raise CheckpointError(f"{folder.path} was stopped before its first checkpoint; restart it with --force")
     elif name != START and name not in checkpoints.names():

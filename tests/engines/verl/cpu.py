@@ -7,11 +7,13 @@ verl's own: Ray, TransferQueue, agent loops, FSDP2, checkpoints.
 from __future__ import annotations
 
 import contextlib
+import json
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from transformers import AutoModelForCausalLM
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import set_platform
 
@@ -26,6 +28,9 @@ class _Device:
 
     def is_available(self) -> bool:
         return False
+
+    def get_device_name(self, *_: Any) -> str:
+        return "cpu"
 
     def mem_get_info(self, *_: Any) -> tuple[int, int]:
         return 0, 0
@@ -115,40 +120,58 @@ from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry,
 
 @ray.remote(num_cpus=0)
 class Server:
-    """Generates with transformers, one request at a time."""
+    """Generates with transformers, one request at a time, and the same tokens in every run.
 
-    def __init__(self, path: str, seed: int) -> None:
+    Half of the sampled episodes and all greedy ones are those of `expert.json` in the folder of the model, so that some
+    episodes are won: a list of episodes, each a list of `[context, turn]` in token ids.
+    """
+
+    def __init__(self, path: str) -> None:
+        from transformers import AutoModelForCausalLM
+
         torch.set_num_threads(1)
-        torch.manual_seed(seed)
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa").eval()
+        episodes = json.loads((Path(path) / "expert.json").read_text())
+        self.expert = {tuple(context): turn for episode in episodes for context, turn in episode}
+        self.openings = {tuple(episode[0][0]) for episode in episodes}
+        self.requests: Counter[tuple[int, ...]] = Counter()
         self.version = 0
 
-    async def generate(self, prompt_ids, sampling_params, request_id, **_: Any) -> TokenOutput:
-        ids = torch.tensor([list(prompt_ids)])
-        out = self.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=sampling_params["max_tokens"],
-            do_sample=sampling_params["temperature"] > 0,
-            top_k=0,
-            top_p=1.0,
-            eos_token_id=sampling_params["stop_token_ids"],
-            pad_token_id=0,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        written = out.sequences[0, ids.shape[1] :]
-        scores = torch.cat(out.logits).float().log_softmax(-1)
+    async def generate(self, prompt_ids, sampling_params, **_: Any) -> TokenOutput:
+        context = tuple(prompt_ids)
+        number = self.requests[context]
+        self.requests[context] += 1
+        sampled = sampling_params["temperature"] > 0
+        follows = context in self.expert and not (sampled and context in self.openings and number % 2)
+        turn = self.expert[context] if follows else self._written(context, number, sampled, sampling_params)
+        logits = self.model(torch.tensor([[*context, *turn]])).logits[0, len(context) - 1 : -1]
+        log_probs = logits.float().log_softmax(-1).gather(1, torch.tensor(turn)[:, None])[:, 0]
         return TokenOutput(
-            token_ids=written.tolist(),
-            log_probs=scores.gather(1, written[:, None])[:, 0].tolist(),
+            token_ids=turn,
+            log_probs=log_probs.tolist(),
             stop_reason="completed",
             extra_fields={"global_steps": self.version},
         )
 
+    def _written(self, context, number, sampled, sampling_params) -> list[int]:
+        ids = torch.tensor([context])
+        torch.manual_seed(hash((self.version, number, context)))
+        out = self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=sampling_params["max_tokens"],
+            do_sample=sampled,
+            top_k=0,
+            top_p=1.0,
+            eos_token_id=sampling_params["stop_token_ids"],
+            pad_token_id=0,
+        )
+        return out[0, len(context) :].tolist()
+
     async def load(self, weights: dict[str, torch.Tensor], version: int | None) -> None:
         self.model.load_state_dict(weights, strict=False)
         self.version = version or 0
+        self.requests.clear()
 
     async def sleep(self, *_: Any, **__: Any) -> None:
         pass
@@ -157,15 +180,16 @@ class Server:
 
 
 class Replica(RolloutReplica):  # type: ignore[misc]
+    """The only one: it spans all ranks, as with tensor parallelism, so that one process sees every request."""
+
     async def launch_servers(self) -> None:
-        name = f"{NAME}_{self.replica_rank}"
         remote: Any = Server  # the decorator replaced it
-        server = remote.options(name=name).remote(self.model_config.path, self.replica_rank)
-        self.servers, self._server_handle, self._server_address = [server], server, name
+        server = remote.options(name=NAME).remote(self.model_config.path)
+        self.servers, self._server_handle, self._server_address = [server], server, NAME
 
 
 class Adapter(BaseRollout):  # type: ignore[misc]
-    """In the training worker: sends its weights to the server of its rank."""
+    """In the training workers: the first one sends the weights to the server."""
 
     async def resume(self, tags):
         pass
@@ -175,8 +199,8 @@ class Adapter(BaseRollout):  # type: ignore[misc]
 
     async def update_weights(self, weights, wire_format="named_tensors", *, global_steps=None, **_: Any):
         full = {name: getattr(w, "full_tensor", lambda w=w: w)().detach().cpu() for name, w in weights}
-        server = ray.get_actor(f"{NAME}_{torch.distributed.get_rank()}")
-        await server.load.remote(full, global_steps)
+        if torch.distributed.get_rank() == 0:
+            await ray.get_actor(NAME).load.remote(full, global_steps)
 
 
 RolloutReplicaRegistry.register(NAME, lambda: Replica)

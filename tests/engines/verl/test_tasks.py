@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from empg.engines.verl.tasks import write_tasks
 from empg.recipe import parse_recipe
+from empg.run.evaluate import panel_of
 
 
 def test_a_row_is_a_group_and_names_its_task_and_agent_loop(tmp_path: Path) -> None:
@@ -19,9 +20,11 @@ def test_a_row_is_a_group_and_names_its_task_and_agent_loop(tmp_path: Path) -> N
         {"index": group, "split": "train", "task": group} for group in range(6)
     ]
     assert {row["agent_name"] for row in train} == {"empg_alfworld"}
-    assert [(row["data_source"], row["extra_info"]["task"]) for row in valid] == [
-        ("alfworld/valid_seen", task) for task in range(5)
+    panel = panel_of(recipe, "valid_seen")
+    assert [(row["data_source"], row["extra_info"]["index"], row["extra_info"]["task"]) for row in valid] == [
+        ("alfworld/valid_seen", place, task) for place, task in enumerate(panel.tasks)
     ]
+    assert len(valid) == 5
 
 
 def test_without_an_evaluation_the_second_file_has_one_row(tmp_path: Path) -> None:

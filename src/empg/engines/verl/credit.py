@@ -56,7 +56,7 @@ def modulate_rows(
     Raises:
         ValueError: a key has another form, or what `StepTable` rejects.
     """
-    places = [_place(key) for key in keys]
+    places = [place(key) for key in keys]
     present = [row for row, used in enumerate((step_ids >= 0).any(1).tolist()) if used]
     sessions = {session: number for number, session in enumerate(dict.fromkeys(places[row][:2] for row in present))}
     # The rows of an episode one after another, in time order.
@@ -110,8 +110,8 @@ def step_ids_of(given: Sequence[Sequence[int] | None], written: Tensor, counted:
     return steps
 
 
-def _place(key: str) -> tuple[str, str, int]:
-    """Return the group, the episode in it and the number of the output."""
+def place(key: str) -> tuple[str, str, int]:
+    """Return the group, the episode in it and the number of the output of a key; raises `ValueError`."""
     parts = key.rsplit("_", 2)
     if len(parts) != 3 or not parts[2].isdecimal():
         raise ValueError(f"expected a key uid_session_index, got {key!r:.80}")

@@ -16,7 +16,7 @@ VERSION = "0.9.1"
 
 
 def register() -> None:
-    """Register the trainer `empg_sync`, and an agent loop `empg_<id>` for every environment.
+    """Register the trainers `empg_sync` and `empg_recipe`, and an agent loop `empg_<id>` for every environment.
 
     Raises:
         ImportError: verl has another version.
@@ -26,12 +26,13 @@ def register() -> None:
         raise ImportError(f'expected verl {VERSION}, got {found}: pip install "empg[verl]"')
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
 
-    import empg.engines.verl.trainer  # noqa: F401  # registers itself
+    import empg.engines.verl.recording
+    import empg.engines.verl.trainer  # noqa: F401  # both register themselves
 
     for environment in registry.known_ids():
         # verl's decorator takes a class and no arguments for it.
         _agent_loop_registry[agent_name(environment)] = {
-            "_target_": "empg.engines.verl.loop.EnvironmentLoop",
+            "_target_": "empg.engines.verl.recording.RecordedLoop",
             "environment": environment,
         }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from empg.environments.panels import make_panel
 from empg.recipe import Recipe
 
 
@@ -16,22 +18,21 @@ def agent_name(environment: str) -> str:
     return f"empg_{environment}"
 
 
-def task_rows(recipe: Recipe, split: str, count: int) -> list[dict[str, Any]]:
-    """Return rows for `count` groups of a split, in order; the first task comes again when the split is used up.
+def task_rows(recipe: Recipe, split: str, tasks: Sequence[int]) -> list[dict[str, Any]]:
+    """Return one row per group for tasks of a split, in order.
 
     The agent loop plays task `extra_info.task` of the split. verl does not use `prompt`.
     """
-    tasks = recipe.environment.make(split).num_tasks
     name = recipe.environment.id
     return [
         {
-            "prompt": [{"role": "user", "content": f"task {group % tasks} of {split}"}],
+            "prompt": [{"role": "user", "content": f"task {task} of {split}"}],
             "agent_name": agent_name(name),
             "data_source": f"{name}/{split}",
             "reward_model": {"style": "rule", "ground_truth": ""},
-            "extra_info": {"index": group, "split": split, "task": group % tasks},
+            "extra_info": {"index": group, "split": split, "task": task},
         }
-        for group in range(count)
+        for group, task in enumerate(tasks)
     ]
 
 
@@ -39,16 +40,19 @@ def write_tasks(recipe: Recipe, folder: Path) -> tuple[Path, Path]:
     """Write `train.parquet` and `valid.parquet` into a folder; returns their paths.
 
     The former has a row per group of the run (`iterations` times `rollout.groups`), for `data.shuffle=False` and one
-    epoch. The latter has `evaluation.episodes` rows of each split of `evaluation.splits`, or one row of the train split
-    if there is no evaluation, because verl requires the file.
+    epoch; after the last task of the split the first one comes again. The latter has the panel of each split of
+    `evaluation.splits`, or one row of the train split if there is no evaluation, because verl requires the file.
     """
-    panels = dict.fromkeys(recipe.evaluation.panels, recipe.evaluation.episodes)
-    parts = {
-        "train": {recipe.environment.train_split: recipe.iterations * recipe.rollout.groups},
-        "valid": panels or {recipe.environment.train_split: 1},
-    }
+    train = recipe.environment.train_split
+    available = recipe.environment.make(train).num_tasks
+    groups = [group % available for group in range(recipe.iterations * recipe.rollout.groups)]
+    panels = {split: _panel(recipe, split) for split in recipe.evaluation.panels}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, splits in parts.items():
-        rows = [row for split, count in splits.items() for row in task_rows(recipe, split, count)]
+    for name, parts in (("train", {train: groups}), ("valid", panels or {train: [0]})):
+        rows = [row for split, tasks in parts.items() for row in task_rows(recipe, split, tasks)]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
     return folder / "train.parquet", folder / "valid.parquet"
+
+
+def _panel(recipe: Recipe, split: str) -> list[int]:
+    return list(make_panel(recipe.environment.make(split), recipe.evaluation.episodes, name=split).tasks)

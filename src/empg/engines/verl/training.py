@@ -1,0 +1,96 @@
+"""Train a recipe with verl into a run folder: the records, episodes and evaluations of our own trainer.
+
+verl does the generation, the sharding, the optimizer and the checkpoints (`checkpoints/verl/`). Credit is that of
+`learner/assign.py`. `recording.py` has what runs in verl's own processes.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from empg.engines.verl.settings import FOLDER, composed
+from empg.engines.verl.tasks import write_tasks
+from empg.errors import UserError
+from empg.learner.checkpoint import START
+from empg.recipe import Recipe, dump_recipe
+from empg.record.records import eval_records
+from empg.record.runfolder import RunFolder
+from empg.run.logger import resume_record
+from empg.run.resume import changes_of
+from empg.run.run import open_run
+from empg.run.warm_start_cache import starting_policy
+from empg.system.workers import Workers
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = False, command: str = "") -> None:
+    """Train a recipe into a run folder; this process starts Ray, or connects to it, and waits for verl.
+
+    Args:
+        recipe: the resolved recipe.
+        run: the run folder.
+        resume: continue the run in this folder from verl's latest checkpoint.
+        force: overwrite the run in this folder.
+        command: the command line, for the records.
+
+    Raises:
+        MissingExtraError: verl is not installed.
+        RecipeError: the engine does not support a setting of the recipe.
+        UserError: the recipe cannot run on this machine, or not continue this run; another process uses the folder.
+    """
+    config = composed(recipe, run)
+    folder = RunFolder(run)
+    with ExitStack() as held:
+        if resume:
+            held.enter_context(RunFolder.open(run).hold())
+            config.trainer.val_before_train &= _continue(recipe, folder, command)
+        else:
+            held.enter_context(RunFolder.reserve(run, force=force).hold())
+            RunFolder.create(run, dump_recipe(recipe), force=force)
+            _begin(recipe, run, command)
+        write_tasks(recipe, folder.checkpoints / FOLDER)
+        _start(config)
+
+
+def _begin(recipe: Recipe, run: Path, command: str) -> None:
+    """Write the first records of a run, and the policy that it starts from if verl cannot load it by its name."""
+    with open_run(recipe, run, Workers()) as opened:
+        opened.logger.begin(command)
+        if recipe.policy.model == "tiny":
+            opened.checkpoints.save(START, starting_policy(opened), None, {})
+
+
+def _continue(recipe: Recipe, folder: RunFolder, command: str) -> bool:
+    """Prepare a run folder for continuing; return whether the policy of the checkpoint is still to be evaluated."""
+    latest = folder.checkpoints / FOLDER / "latest_checkpointed_iteration.txt"
+    if not latest.is_file():
+        raise UserError(
+            f"{folder.path} has no checkpoint of the engine verl: resume it with the engine it was trained with, "
+            "or restart it with --force"
+        )
+    iteration = int(latest.read_text(encoding="utf-8"))
+    changes = changes_of(folder, recipe)
+    folder.rewind(iteration)
+    folder.append_metrics(resume_record(command, iteration, changes, None))
+    if changes:
+        folder.replace_recipe(dump_recipe(recipe))
+    return all(record["iteration"] != iteration for record in eval_records(folder.read_metrics()))
+
+
+def _start(config: DictConfig) -> None:
+    """Run verl with a configuration, and wait until it has ended."""
+    import ray
+    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+
+    try:
+        run_ppo(config, task_runner_class=TaskRunnerV1)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+    finally:
+        ray.shutdown()

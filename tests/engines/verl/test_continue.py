@@ -1,0 +1,56 @@
+"""A run of verl continues from verl's latest checkpoint; this needs no verl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from empg.engines.verl.training import _continue
+from empg.errors import UserError
+from empg.recipe import dump_recipe
+from empg.record.runfolder import RunFolder
+from tests.engines.trl.parts import small_recipe
+
+
+def run_of(folder: Path, latest: int | None) -> RunFolder:
+    """A run with records of three iterations and an evaluation after the second."""
+    run = RunFolder.create(folder / "run", dump_recipe(small_recipe()))
+    run.append_metrics({"kind": "run"})
+    for iteration in (1, 2, 3):
+        run.append_metrics({"kind": "train", "iteration": iteration})
+        if iteration == 2:
+            run.append_metrics({"kind": "eval", "iteration": 2})
+    if latest is not None:
+        verl = run.checkpoints / "verl"
+        verl.mkdir(parents=True)
+        (verl / "latest_checkpointed_iteration.txt").write_text(str(latest))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("latest", "kinds", "evaluates"),
+    [
+        (2, ["run", "train", "train", "eval", "resume"], False),
+        (1, ["run", "train", "resume"], True),  # the policy of this checkpoint has no evaluation
+    ],
+)
+def test_records_after_the_checkpoint_are_removed(
+    tmp_path: Path, latest: int, kinds: list[str], evaluates: bool
+) -> None:
+    run = run_of(tmp_path, latest)
+    changed = small_recipe(iterations=5)
+    assert _continue(changed, run, "the command") is evaluates
+    records = run.read_metrics()
+    assert [record["kind"] for record in records] == kinds
+    assert records[-1]["changes"] == {"iterations": [2, 5]}
+    assert records[-1]["from_iteration"] == latest
+    assert run.recipe_text() == dump_recipe(changed)
+
+
+def test_a_run_of_another_engine_is_not_continued(tmp_path: Path) -> None:
+    run = run_of(tmp_path, None)
+    before = run.metrics_path.read_bytes()
+    with pytest.raises(UserError, match="has no checkpoint of the engine verl: resume it with the engine"):
+        _continue(small_recipe(), run, "")
+    assert run.metrics_path.read_bytes() == before
