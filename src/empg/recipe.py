@@ -212,8 +212,9 @@ class OptimizerSection(Section):
     micro_batch_tokens: int = Field(16384, ge=256, description="tokens per forward/backward, padding included")
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     autocast: bool | Literal["auto"] = Field(
-        False, description="bfloat16 forward and backward, float32 weights; `auto`: if the processor supports it"
+        False, description="bfloat16 passes, float32 weights; `auto`: if the processor supports it"
     )
+    gradient_checkpointing: bool = Field(False, description="compute activations again instead of keeping them")
 
     @field_validator("betas")
     @classmethod

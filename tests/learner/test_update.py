@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from empg.learner.assign import Assigned, assign_credit
 from empg.learner.update import Update, learning_rate, make_optimizer
+from empg.policy.load import load_policy
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
-from empg.recipe import OptimizerSection, Recipe
+from empg.recipe import LoraSection, OptimizerSection, PolicySection, Recipe
 from empg.rollout.types import Episode
 from empg.system.workers import Workers
 from tests.learner.plays import episode, recipe, turn, two_groups
@@ -194,7 +196,7 @@ def test_an_empty_batch_takes_no_optimizer_step(policy: Policy) -> None:
 
 
 def test_a_kl_penalty_reduces_the_distance_to_the_reference(policy: Policy) -> None:
-    reference = policy.frozen_copy()
+    reference = policy.reference()
     with torch.no_grad():
         for parameter in policy.parameters:
             parameter.mul_(1.05)
@@ -203,6 +205,51 @@ def test_a_kl_penalty_reduces_the_distance_to_the_reference(policy: Policy) -> N
     kls = [update(assigned_for(policy, wanted), i).loss["kl_reference"] for i in range(12)]
     assert kls[0] > 1e-3
     assert kls[-1] < 0.5 * kls[0]
+
+
+@pytest.fixture
+def adapted(policy: Policy, tmp_path: Path) -> Policy:
+    """The tiny policy with a new LoRA adapter."""
+    pytest.importorskip("peft")
+    policy.save(tmp_path)
+    return load_policy(PolicySection(model=str(tmp_path), device="cpu", lora=LoraSection(r=2)))
+
+
+@pytest.mark.parametrize("sections", [{}, {"autocast": True}, {"autocast": True, "gradient_checkpointing": True}])
+def test_a_penalty_with_the_adapter_switched_off_trains_the_adapter(adapted: Policy, sections: dict[str, bool]) -> None:
+    """Policy and reference have one model. The gradient of the first step is that of a copy as the reference."""
+    wanted = recipe(loss={"kl_coef": 10.0}, optimizer={"lr": 1e-2, "epochs": 2, "max_grad_norm": 1e9, **sections})
+    assigned = assigned_for(adapted, wanted)
+    results = []
+    for shared in (True, False):
+        other = load_policy(PolicySection(model=adapted.model.name_or_path, device="cpu", lora=LoraSection(r=2)))
+        reference = other.reference()
+        assert reference.model is other.model
+        if not shared:
+            reference = Policy(copy.deepcopy(other.model), other.tokenizer, other.device)
+        stats = make(other, wanted, reference)(assigned, 0)
+        assert stats.loss["kl_reference"] > 0  # after the first of two steps
+        results.append((stats, [p.detach().clone() for p in other.parameters]))
+    (ours, mine), (theirs, copied) = results
+    assert ours.loss["kl_reference"] == pytest.approx(theirs.loss["kl_reference"], rel=0.1 if sections else 1e-4)
+    assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=0.1 if sections else 1e-3)
+    for one, two in zip(mine, copied, strict=True):
+        torch.testing.assert_close(one, two, atol=2e-2 if sections else 1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradient_checkpointing_does_not_change_the_update(policy: Policy, autocast: bool) -> None:
+    policy.is_small_llama = False  # as any other model
+    results = []
+    for recomputed in (False, True):
+        section = {"autocast": autocast, "gradient_checkpointing": recomputed, "old_logprobs": "recomputed"}
+        wanted = recipe(optimizer=section)
+        other = copy.deepcopy(policy)
+        stats = make(other, wanted)(assigned_for(other, wanted), 0)
+        results.append((stats.grad_norm, stats.loss["loss"], [p.detach() for p in other.parameters]))
+    (norm, loss, weights), (norm_again, loss_again, weights_again) = results
+    assert (norm, loss) == (norm_again, loss_again)
+    assert all(torch.equal(one, two) for one, two in zip(weights, weights_again, strict=True))
 
 
 def test_an_entropy_bonus_raises_entropy(policy: Policy) -> None:

@@ -48,6 +48,12 @@ def test_the_seed_makes_the_adapter(policy: Policy, tmp_path: Path) -> None:
     assert torch.equal(state, torch.random.get_rng_state())  # nobody else's rng are touched
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_adapter_is_made_without_a_warning(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    load_policy(PolicySection(model=str(tmp_path), device="cpu", lora=LoraSection(r=2)))
+
+
 def test_two_processes_make_and_write_the_same_adapter(policy: Policy, tmp_path: Path) -> None:
     policy.save(tmp_path / "base")
     digests = []

@@ -52,9 +52,14 @@ moves = st.lists(
 
 
 @settings(max_examples=40, deadline=None)
-@given(policy=st.sampled_from([POLICY, BY_TRANSFORMERS]), moves=moves, rng=st.randoms(use_true_random=False))
-def test_any_play_with_the_slots_equals_plain_forward_passes(policy: Policy, moves, rng) -> None:
-    decoder = Decoder(policy, SLOTS, 64, Sampling())
+@given(
+    policy=st.sampled_from([POLICY, BY_TRANSFORMERS]),
+    moves=moves,
+    pass_tokens=st.sampled_from([4, 12, 1 << 14]),
+    rng=st.randoms(use_true_random=False),
+)
+def test_any_play_with_the_slots_equals_plain_forward_passes(policy: Policy, moves, pass_tokens: int, rng) -> None:
+    decoder = Decoder(policy, SLOTS, 64, Sampling(), pass_tokens=pass_tokens)
     contexts: list[list[int]] = [[] for _ in range(SLOTS)]
     for verb, slots, longest in moves:
         if verb == "clear":

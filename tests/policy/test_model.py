@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from empg.errors import UserError
+from empg.policy import model
 from empg.policy.load import load_policy
-from empg.policy.model import Policy, computes_bfloat16, resolve_device
+from empg.policy.model import Policy, claim_device, computes_bfloat16, resolve_device
 from empg.recipe import LoraSection, PolicySection
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -80,13 +81,57 @@ def test_embeddings_start_with_the_standard_deviation_of_the_recipe(tiny_section
     assert wide["model.embed_tokens.weight"].std() == pytest.approx(0.08, rel=0.05)
 
 
-def test_a_frozen_copy_stays_behind(policy: Policy) -> None:
-    reference = policy.frozen_copy()
+def test_a_reference_stays_behind(policy: Policy) -> None:
+    reference = policy.reference()
     before = logits(reference)
     with torch.no_grad():
         policy.parameters[0].add_(1.0)
     assert torch.equal(logits(reference), before)
     assert reference.parameters == []
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("target", ["q_proj", "lm_head"])
+def test_the_reference_of_a_new_adapter_is_the_model_without_it(policy: Policy, tmp_path: Path, target: str) -> None:
+    pytest.importorskip("peft")
+    policy.save(tmp_path / "base")
+    adapted = load_policy(at(tmp_path / "base", lora=LoraSection(r=2, target_modules=[target])))
+    reference = adapted.reference()
+    assert reference.model is adapted.model  # no second copy in memory
+    move(adapted)
+    torch.testing.assert_close(logits(reference), logits(load_policy(at(tmp_path / "base"))), atol=0, rtol=0)
+    moved = logits(adapted)
+    assert not torch.allclose(moved, logits(reference), atol=1e-2)
+    assert torch.equal(logits(adapted), moved)  # it is switched on again
+    assert all(p.requires_grad for p in adapted.parameters)
+    assert len(adapted.parameters) == (4 if target == "q_proj" else 2)
+
+
+def test_the_reference_of_a_trained_adapter_is_a_copy(policy: Policy, tmp_path: Path) -> None:
+    """After a warm start, or in a fork, the run does not start from the model without adapter."""
+    pytest.importorskip("peft")
+    policy.save(tmp_path / "base")
+    adapted = load_policy(at(tmp_path / "base", lora=LoraSection(r=2, target_modules=["q_proj"])))
+    move(adapted)
+    before = logits(adapted)
+    reference = adapted.reference()
+    move(adapted, seed=1)
+    assert torch.equal(logits(reference), before)
+    assert not torch.allclose(logits(adapted), before, atol=1e-2)
+
+
+def test_adapters_stay_in_float32_beside_bfloat16_weights(policy: Policy, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    policy.save(tmp_path / "base")
+    adapted = load_policy(at(tmp_path / "base", lora=LoraSection(r=2), dtype="bfloat16"))
+    assert {p.dtype for p in adapted.parameters} == {torch.float32}
+    assert {p.dtype for p in adapted.model.parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+def move(policy: Policy, seed: int = 0) -> None:
+    with torch.no_grad():
+        for parameter in policy.parameters:
+            parameter.normal_(generator=torch.Generator().manual_seed(seed))
 
 
 def test_a_new_adapter_changes_nothing_and_is_all_that_trains(policy: Policy, tmp_path: Path) -> None:
@@ -180,6 +225,42 @@ def test_devices() -> None:
     ):
         resolve_device("meta")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class TestDevicesOfWorkers:
+    @pytest.fixture(autouse=True)
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """A machine with two CUDA devices; the list has those that were made the current one."""
+        current: list[int] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "set_device", current.append)
+        return current
+
+    def test_each_worker_has_its_own(self, gpus: list[int]) -> None:
+        for rank in (0, 1):
+            claim_device("auto", rank, 2)
+        assert gpus == [0, 1]
+
+    def test_more_workers_than_devices_are_refused(self, gpus: list[int]) -> None:
+        with pytest.raises(
+            UserError, match=r"^workers: expected at most 2, one per CUDA device, got 3\. Set workers=2$"
+        ):
+            claim_device("auto", 0, 3)
+        assert gpus == []
+
+    def test_one_device_is_not_shared(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(model, "resolve_device", torch.device)
+        for name in ("cuda:1", "mps"):
+            with pytest.raises(
+                UserError, match=rf"^policy\.device={name} is one device for 2 workers\. Set it to cuda"
+            ):
+                claim_device(name, 0, 2)
+            claim_device(name, 0, 1)
+
+    def test_workers_share_a_processor(self, gpus: list[int]) -> None:
+        claim_device("cpu", 3, 4)
+        assert gpus == []
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="asks Linux what the processor can do")

@@ -87,8 +87,8 @@ def test_the_kv_cache_is_freed_as_soon_as_its_episodes_are_over(
     caches: list[weakref.ref[Any]] = []
 
     class Watched(Decoder):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
             caches.append(weakref.ref(getattr(self.contexts, "cache", self.contexts)))
 
     monkeypatch.setattr(build, "Decoder", Watched)

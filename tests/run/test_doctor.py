@@ -78,6 +78,22 @@ class TestFindings:
     def test_a_device_that_does_not_exist(self, device: str) -> None:
         assert found(check(recipe(policy={"device": device})), f"policy.device={device}").level == "fail"
 
+    @pytest.mark.parametrize(("workers", "free", "level"), [(2, 8 << 30, "ok"), (2, 1 << 20, "fail"), (4, 8 << 30, "")])
+    def test_each_worker_has_a_gpu_with_enough_memory(
+        self, monkeypatch: pytest.MonkeyPatch, workers: int, free: int, level: str
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+        memory = {0: (8 << 30, 8 << 30), 1: (free, free)}
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: memory[device.index])
+        findings = check(recipe(workers=workers))
+        device = found(findings, "device:" if level else "workers: expected at most 2, one per CUDA device, got 4")
+        assert device.level == ("ok" if level else "fail")
+        assert [(f.level, " per device (" in f.text) for f in findings if "memory:" in f.text] == (
+            [(level, True)] if level else []
+        )
+
     def test_a_model_that_must_be_downloaded(self) -> None:
         findings = check(recipe(policy={"model": "somebody/some-model"}))
         assert found(findings, "somebody/some-model is not on this machine").level == "warn"
@@ -269,6 +285,41 @@ class TestEstimates:
         with_lora = recipe(policy={"lora": {"r": 4, "target_modules": targets}})
         policy = load_policy(with_lora.policy, ["a b c"])
         assert model_shape(with_lora).trainable == sum(p.numel() for p in policy.parameters)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_adapters_are_counted_in_float32_and_their_reference_takes_nothing(self, dtype: str) -> None:
+        def parts(**changes: Any) -> Any:
+            policy = {"lora": {"r": 4}, "dtype": dtype}
+            made = recipe(**{"policy": policy, "loss": {"kl_coef": 0.1}, "warm_start": None, **changes})
+            return footprint(model_shape(made), made, on_cpu=True)
+
+        trainable = model_shape(recipe(policy={"lora": {"r": 4}})).trainable
+        assert (parts().gradients, parts().optimizer) == (4 * trainable, 8 * trainable)
+        assert parts().weights == parts(loss={}).weights
+        copied = {"policy": {"dtype": dtype}, "loss": {"kl_coef": 0.1}}
+        assert parts(**copied).weights == 2 * parts(**{**copied, "loss": {}}).weights
+        assert parts(warm_start={}).weights == 2 * parts().weights  # its reference is not the model without adapter
+
+    def test_memory_of_a_prefill_is_bounded_by_the_ids_of_a_pass(self) -> None:
+        def rollout(**optimizer: Any) -> int:
+            shape = {**SHAPE, "hidden_size": 1024, "intermediate_size": 4096}
+            made = recipe(policy={"tiny": shape}, optimizer=optimizer, rollout={"max_episode_tokens": 2048})
+            return footprint(model_shape(made), made, on_cpu=False).rollout
+
+        small, large = rollout(micro_batch_tokens=1024), rollout(micro_batch_tokens=4096)
+        per_id = 6 * 1024 * 4 + (2 * (2 + 1) * 512 + 4 * 4096) * 4  # activations of one layer
+        assert large - small == 3072 * (per_id + 2048 * (1 + 4))  # and a mask, as one byte and as a float32
+        assert rollout(micro_batch_tokens=1 << 30) - large == (16 * 2048 - 4096) * (per_id + 2048 * 5)
+        assert rollout(micro_batch_tokens=1024, autocast=True) < small  # keys and values have two bytes
+
+    def test_checkpointing_takes_less_memory(self) -> None:
+        deep = {"policy": {"tiny": {**SHAPE, "layers": 32}}}
+        kept, recomputed = (
+            footprint(model_shape(made), made, on_cpu=False)
+            for made in (recipe(**deep), recipe(**deep, optimizer={"gradient_checkpointing": True}))
+        )
+        assert recomputed.update < 0.5 * kept.update
+        assert recomputed.rollout == kept.rollout
 
     def test_checkpoints_take_the_disk_that_was_foreseen(self, tmp_path: Path) -> None:
         policy = load_policy(recipe().policy, ["the mug is in the cabinet"] * 3)

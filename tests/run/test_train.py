@@ -19,6 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from empg.errors import UserError
+from empg.recipe import parse_recipe
+from empg.run.train import train
+
 EMPG = str(Path(sys.executable).with_name("empg"))
 
 RECIPE = """
@@ -203,6 +207,14 @@ def test_a_run_that_is_training_is_not_resumed_or_overwritten_by_another_process
 
 
 @pytest.mark.slow
+def test_too_few_gpus_are_an_error_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="workers: expected at most 2, one per CUDA device, got 4"):
+        train(parse_recipe({"workers": 4}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_longer_run_is_the_one_that_was_long_from_the_beginning(tmp_path: Path, surroundings: dict[str, str]) -> None:
     recipe, long, short = write_recipe(tmp_path), tmp_path / "long", tmp_path / "short"
     run_to_the_end(command(recipe, long, "evaluation.every=2"), surroundings)

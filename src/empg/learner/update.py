@@ -13,6 +13,7 @@ from empg.learner.assign import Assigned
 from empg.learner.batch import MicroBatch, micro_batches
 from empg.learner.critic import Critic
 from empg.policy.model import Policy
+from empg.policy.recompute import layers_recomputed, recomputable_layers
 from empg.policy.scoring import score_tokens
 from empg.recipe import OptimizerSection, Recipe
 from empg.system.workers import Workers
@@ -78,18 +79,24 @@ class Update:
         self.reference, self.critic = reference, critic
         loss = recipe.loss
         self.config = LossConfig(**loss.model_dump(exclude={"aggregation", "ratio"}))
+        if recipe.optimizer.gradient_checkpointing:
+            recomputable_layers(policy)  # an error now, and not after the first rollout
 
     def __call__(self, assigned: Assigned, iteration: int) -> UpdateStats:
         """Take the optimizer steps of one iteration."""
+        with layers_recomputed(self.policy, self.recipe.optimizer.gradient_checkpointing):
+            return self._update(assigned, iteration)
+
+    def _update(self, assigned: Assigned, iteration: int) -> UpdateStats:
         section = self.recipe.optimizer
         lr = learning_rate(section, iteration, self.recipe.iterations)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         old = assigned.batch.logprobs
-        mismatch_sum, mismatch_tokens = 0.0, 0
+        mismatch_sum, mismatch_tokens = torch.zeros((), dtype=torch.float64), 0
         if section.old_logprobs == "recomputed":
             old = self._recompute(assigned)
-            mismatch_sum = float((old - assigned.batch.logprobs)[assigned.keep].abs().sum())
+            mismatch_sum = (old - assigned.batch.logprobs)[assigned.keep].abs().sum().double()
             mismatch_tokens = int(assigned.keep.sum())
         stats: LossStats | None = None
         grad_norm, steps, skipped = 0.0, 0, 0
@@ -102,7 +109,7 @@ class Update:
                     loss, micro_stats, difference = self._loss(assigned, micro, weights, old)
                     loss.backward()
                     if steps + skipped == 0 and section.old_logprobs == "sampled":
-                        mismatch_sum += difference
+                        mismatch_sum = mismatch_sum.to(difference.device) + difference
                         mismatch_tokens += len(micro.tokens)
                     stats = micro_stats if stats is None else stats + micro_stats
                 self.workers.average_gradients(self.policy.parameters)
@@ -120,7 +127,7 @@ class Update:
         if self.critic is not None and assigned.targets is not None:
             metrics |= self.critic.fit(assigned.targets)
         tokens = int(self.workers.total(int(assigned.keep.sum())))
-        mismatch = self.workers.total(mismatch_sum) / max(1.0, self.workers.total(mismatch_tokens))
+        mismatch = self.workers.total(float(mismatch_sum)) / max(1.0, self.workers.total(mismatch_tokens))
         return UpdateStats(
             loss=metrics,
             grad_norm=grad_norm,
@@ -133,14 +140,16 @@ class Update:
 
     def _loss(
         self, assigned: Assigned, micro: MicroBatch, weights: Tensor, old: Tensor
-    ) -> tuple[Tensor, LossStats, float]:
+    ) -> tuple[Tensor, LossStats, Tensor]:
         device, temperature = self.policy.device, self.recipe.rollout.temperature
+        reference = None
+        if self.reference is not None:
+            # Its autocast context ends before that of the policy: the casts of weights that both have, made without
+            # gradient, must not be used again.
+            with torch.no_grad(), self._autocast():
+                reference, _ = score_tokens(self.reference, micro.input_ids, micro.rows, micro.columns, temperature)
         with self._autocast():
             logprobs, entropies = score_tokens(self.policy, micro.input_ids, micro.rows, micro.columns, temperature)
-            reference = None
-            if self.reference is not None:
-                with torch.no_grad():
-                    reference, _ = score_tokens(self.reference, micro.input_ids, micro.rows, micro.columns, temperature)
         tokens = micro.tokens
         before = old[tokens].to(device)
         batch = assigned.batch
@@ -156,7 +165,7 @@ class Update:
             entropies=entropies,
             sequences=None if sequence is None else sequence[tokens].to(device),
         )
-        return loss, stats, float((logprobs.detach() - before).abs().sum())
+        return loss, stats, (logprobs.detach() - before).abs().sum().double()
 
     @torch.no_grad()
     def _recompute(self, assigned: Assigned) -> Tensor:

@@ -16,6 +16,7 @@ from empg.errors import UserError
 from empg.learner.batch import TokenBatch, make_batch, micro_batches
 from empg.learner.muon import Muon
 from empg.policy.model import Policy
+from empg.policy.recompute import layers_recomputed
 from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe, WarmStartSection
 from empg.record.records import WarmStartRecord
@@ -67,7 +68,8 @@ def warm_start(
         if step == 0 and not workers.total(len(imitated)):
             limit = recipe.rollout.max_episode_tokens
             raise UserError(f"rollout.max_episode_tokens={limit} is too small for one expert turn; increase it")
-        loss, accuracy = _imitate(policy, optimizers, batch, imitated[batch.step], recipe, workers)
+        with layers_recomputed(policy, recipe.optimizer.gradient_checkpointing):
+            loss, accuracy = _imitate(policy, optimizers, batch, imitated[batch.step], recipe, workers)
         if not math.isfinite(loss):
             raise UserError(
                 f"the warm start diverged: its loss is {loss} in step {step + 1}. Lower warm_start.lr ({rate:g})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -45,7 +46,9 @@ def add_adapter(model: Any, lora: LoraSection, seed: int) -> Any:
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules)
     with torch.random.fork_rng(devices=[]):  # every worker must start from the same adapter
         torch.manual_seed(seed)
-        adapter = get_peft_model(model, config)
+        with warnings.catch_warnings():  # peft 0.21 reads this from transformers 5
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            adapter = get_peft_model(model, config)
     # The order of a set depends on hashes, which differ between processes.
     config.target_modules = sorted(config.target_modules or ())
     return adapter

@@ -29,8 +29,11 @@ class SlotLayer(CacheLayerMixin):
         """Allocate for the shapes of the first keys and values seen."""
         _, heads, _, dim = key_states.shape
         shape = (self.owner.num_slots, heads, self.owner.length + 1)  # the last column takes padding past the end
-        self.keys = key_states.new_zeros((*shape, dim))
-        self.values = value_states.new_zeros((*shape, value_states.shape[-1]))
+        kind = key_states.device.type
+        # Under autocast some keys come in float32 from the rotation, and attention would round them at every token.
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else key_states.dtype
+        self.keys = key_states.new_zeros((*shape, dim), dtype=dtype)
+        self.values = value_states.new_zeros((*shape, value_states.shape[-1]), dtype=dtype)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -71,7 +74,7 @@ class SlotCache(Cache):
     """
 
     def __init__(self, num_layers: int, num_slots: int, length: int, device: torch.device) -> None:
-        self.num_slots, self.length = num_slots, length
+        self.num_slots, self.length, self.device = num_slots, length, device
         self.rows = torch.zeros(0, dtype=torch.long, device=device)
         self.positions = torch.zeros(0, 0, dtype=torch.long, device=device)
         self.visible = 0
@@ -81,14 +84,17 @@ class SlotCache(Cache):
     def aim(self, rows: Tensor, starts: Tensor, width: int) -> Tensor:
         """Let rows (n,) write `width` tokens from `starts` (n,); return the attention mask (n, 1, width, visible).
 
+        `rows` and `starts` are on the CPU, so that their values are known without waiting for the device.
+
         A padding token writes past the end of its row. Masks hide it, and the next real token of the row overwrites it.
         Past the end of the slot, all padding goes to one spare column. The caller must ensure that real tokens fit.
         """
-        self.rows = rows
-        self.positions = (starts[:, None] + torch.arange(width, device=rows.device)).clamp_(max=self.length)
         self.visible = min(int(starts.max()) + width, self.length + 1)
-        self.whole = len(rows) > 0 and bool((rows == torch.arange(len(rows), device=rows.device)).all())
-        keys = torch.arange(self.visible, device=rows.device)
+        self.whole = len(rows) > 0 and bool((rows == torch.arange(len(rows))).all())
+        self.rows = rows.to(self.device, non_blocking=True)
+        first = starts.to(self.device, non_blocking=True)
+        self.positions = (first[:, None] + torch.arange(width, device=self.device)).clamp_(max=self.length)
+        keys = torch.arange(self.visible, device=self.device)
         return (keys <= self.positions[..., None])[:, None]
 
     def copy_slot(self, source: int, targets: Tensor, length: int) -> None:

@@ -16,7 +16,7 @@ class Contexts(Protocol):
     """Contexts of episodes in numbered slots, which grow turn by turn.
 
     Attributes:
-        lengths: (num_slots,) int64, the number of tokens in each slot. Setting it to 0 clears a slot.
+        lengths: (num_slots,) int64 on the CPU, the number of tokens in each slot. Setting it to 0 clears a slot.
     """
 
     lengths: Tensor
@@ -29,10 +29,16 @@ class Contexts(Protocol):
 
 
 class ModelContexts:
-    """Contexts of a transformers model: `num_slots` episodes of up to `length` tokens."""
+    """Contexts of a transformers model: `num_slots` episodes of up to `length` tokens.
 
-    def __init__(self, policy: Policy, num_slots: int, length: int) -> None:
-        self.policy = policy
+    `autocast` and `pass_tokens` are `optimizer.autocast` and `optimizer.micro_batch_tokens`: forward passes are
+    computed as in the update, and have at most as many ids. Nothing here waits for the device.
+    """
+
+    def __init__(
+        self, policy: Policy, num_slots: int, length: int, *, autocast: bool | str = False, pass_tokens: int = 1 << 14
+    ) -> None:
+        self.policy, self.autocast, self.pass_tokens = policy, autocast, pass_tokens
         layers = policy.model.config.get_text_config().num_hidden_layers
         self.cache = SlotCache(layers, num_slots, length, policy.device)
         self.lengths = torch.zeros(num_slots, dtype=torch.long)
@@ -41,31 +47,54 @@ class ModelContexts:
         """Append `chunks` to `slots` and return the logits (n, V) after the last id of each chunk."""
         top = max(slots) + 1
         if max(len(chunk) for chunk in chunks) > 1 or 2 * len(slots) < top:
-            return self._forward(slots, chunks)
+            return self._read_in_passes(slots, chunks)
         # The cache of the first `top` slots is read in place; a selection would have to be copied. So waiting slots in
         # between are computed as well. Their results are not used, and what they write is overwritten.
         whole: list[Sequence[int]] = [[] for _ in range(top)]
         for slot, chunk in zip(slots, chunks, strict=True):
             whole[slot] = chunk
-        return self._forward(range(top), whole)[torch.tensor(slots)]
+        return self._forward(range(top), whole)[self._moved(torch.tensor(slots))]
+
+    def _read_in_passes(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
+        """Read in passes of at most `pass_tokens` ids, padding included; chunks of similar length go together."""
+        rests: list[Sequence[int]] = []
+        for slot, chunk in zip(slots, chunks, strict=True):
+            while len(chunk) > self.pass_tokens:
+                self._forward([slot], [chunk[: self.pass_tokens]])
+                chunk = chunk[self.pass_tokens :]
+            rests.append(chunk)
+        if len(slots) * max(map(len, rests)) <= self.pass_tokens:
+            return self._forward(slots, rests)
+        order = sorted(range(len(slots)), key=lambda row: -len(rests[row]))
+        logits = []
+        start = 0
+        while start < len(order):
+            rows = order[start : start + self.pass_tokens // len(rests[order[start]])]
+            logits.append(self._forward([slots[row] for row in rows], [rests[row] for row in rows]))
+            start += len(rows)
+        return torch.cat(logits)[self._moved(torch.tensor(order).argsort())]
 
     def _forward(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
         """Return the logits (n, V) after the last id of each chunk; those of an empty chunk are undefined."""
-        device = self.policy.device
         rows = torch.tensor(slots)
         widths = torch.tensor([len(chunk) for chunk in chunks])
         width = int(widths.max())
         ids = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks])
-        mask = self.cache.aim(rows.to(device), self.lengths[rows].to(device), width)
+        mask = self.cache.aim(rows, self.lengths[rows], width)
         # Padding past the end of the slot gets the last position, since a table of positions may end with the slot.
         positions = self.cache.positions.clamp(max=self.cache.length - 1)
         cache = {self.policy.cache_argument: self.cache}
-        hidden = self.policy.hidden(ids.to(device), mask, position_ids=positions, use_cache=True, **cache)
+        with self.policy.autocast(self.autocast):
+            hidden = self.policy.hidden(self._moved(ids), mask, position_ids=positions, use_cache=True, **cache)
         self.lengths[rows] += widths
-        last = (widths - 1).clamp(min=0).to(device)
-        return self.policy.logits(hidden[torch.arange(len(slots), device=device), last])
+        last = self._moved((widths - 1).clamp(min=0))
+        return self.policy.logits(hidden[torch.arange(len(slots), device=last.device), last])
 
     def share(self, source: int, targets: Tensor, length: int) -> None:
         """Copy the first `length` tokens of slot `source` to the slots `targets`."""
-        self.cache.copy_slot(source, targets.to(self.policy.device), length)
+        self.cache.copy_slot(source, self._moved(targets), length)
         self.lengths[targets] = length
+
+    def _moved(self, values: Tensor) -> Tensor:
+        """Return values of the CPU on the device, without waiting for the work that the device still has."""
+        return values.to(self.policy.device, non_blocking=True)

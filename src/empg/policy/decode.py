@@ -39,13 +39,33 @@ class Decoder:
 
     The caller passes the random numbers, one in [0, 1) per token. So the tokens of an episode do not depend on the
     other episodes in the batch. The weights of the policy must not change while the decoder is used.
+
+    `autocast` and `pass_tokens` are those of `ModelContexts`. `choose` waits for the device once; `prefill` and
+    `advance` do not. They run under `no_grad`, because `inference_mode` would round the weights in every pass.
     """
 
-    def __init__(self, policy: Policy, num_slots: int, length: int, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        num_slots: int,
+        length: int,
+        sampling: Sampling,
+        *,
+        autocast: bool | str = False,
+        pass_tokens: int = 1 << 14,
+    ) -> None:
         self.num_slots, self.length, self.sampling = num_slots, length, sampling
-        self.contexts = _make_contexts(policy, num_slots, length)
+        with policy.autocast(autocast):
+            own = policy.own_passes and find_spec("numba") is not None
+        self.contexts: Contexts
+        if own:
+            from empg.policy.llama.decoding import LlamaContexts
 
-    @torch.inference_mode()
+            self.contexts = LlamaContexts(policy, num_slots, length)
+        else:
+            self.contexts = ModelContexts(policy, num_slots, length, autocast=autocast, pass_tokens=pass_tokens)
+
+    @torch.no_grad()
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Append `prompts` to `slots` and return the logits (n, V) after the last id of each prompt.
 
@@ -66,25 +86,29 @@ class Decoder:
             source.append(len(unique))
             unique.append(row)
         logits = self._read([slots[r] for r in unique], [prompts[r] for r in unique])
-        if len(unique) < len(slots):
-            self._share(slots, prompts, unique, source)
-        return logits[torch.tensor(source, device=logits.device)]
+        if len(unique) == len(slots):
+            return logits
+        self._share(slots, prompts, unique, source)
+        return logits[torch.tensor(source).to(logits.device, non_blocking=True)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def advance(self, slots: Sequence[int], ids: Sequence[int]) -> Tensor:
         """Append one id to each slot and return the following logits (n, V)."""
         return self._read(slots, [[token] for token in ids])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def choose(self, logits: Tensor, uniforms: Tensor) -> tuple[list[int], list[float], list[float]]:
         """Sample one id per row by inverting the cumulative distribution at `uniforms` (n,) in [0, 1)."""
         log_probs, entropies = log_softmax_and_entropy(logits, self.sampling.temperature)
         if self.sampling.greedy:
             ids = log_probs.argmax(-1)
         else:
-            ids = _invert(_truncate(log_probs.exp(), self.sampling.top_p), uniforms.to(log_probs.device))
+            uniforms = uniforms.to(log_probs.device, non_blocking=True)
+            ids = _invert(_truncate(log_probs.exp(), self.sampling.top_p), uniforms)
         chosen = log_probs.gather(-1, ids[:, None])[:, 0]
-        return ids.tolist(), chosen.tolist(), entropies.tolist()
+        # In one tensor, so that the device is waited for once. Ids are exact in float64.
+        written, logprobs, scores = torch.stack([ids.double(), chosen.double(), entropies.double()]).tolist()
+        return list(map(int, written)), logprobs, scores
 
     @property
     def lengths(self) -> Tensor:
@@ -111,14 +135,6 @@ class Decoder:
         for leader_row, rows in followers.items():
             targets = torch.tensor([slots[r] for r in rows])
             self.contexts.share(slots[leader_row], targets, len(prompts[leader_row]))
-
-
-def _make_contexts(policy: Policy, num_slots: int, length: int) -> Contexts:
-    if policy.is_small_llama and find_spec("numba") is not None:
-        from empg.policy.llama.decoding import LlamaContexts
-
-        return LlamaContexts(policy, num_slots, length)
-    return ModelContexts(policy, num_slots, length)
 
 
 def _truncate(probs: Tensor, top_p: float) -> Tensor:

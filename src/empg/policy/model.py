@@ -63,6 +63,11 @@ class Policy:
         return self.adapter is None and is_small_llama(self.model)
 
     @property
+    def own_passes(self) -> bool:
+        """Whether this package's own passes compute the model here and now: they are in float32, not under autocast."""
+        return self.is_small_llama and not torch.is_autocast_enabled("cpu")
+
+    @property
     def ends(self) -> list[int]:
         """The ids that end a text according to the model's configuration and generation configuration."""
         model, found = self.model, set()
@@ -89,15 +94,26 @@ class Policy:
             return head(hidden.to(head.weight.dtype))  # type: ignore[no-any-return]
 
     def autocast(self, setting: bool | str) -> torch.autocast:
-        """Return the context of a forward and backward pass for `optimizer.autocast`."""
+        """Return the context of a forward pass for `optimizer.autocast`: bfloat16 products of float32 weights."""
         faster = computes_bfloat16(self.device) and not self.is_small_llama  # whose own passes are in float32
         enabled = faster if setting == "auto" else bool(setting)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def frozen_copy(self) -> Policy:
-        """Return a copy that is never trained: the reference of a KL penalty."""
-        model = copy.deepcopy(self.model).requires_grad_(False).eval()
-        return Policy(model, self.tokenizer, self.device)
+    def keeping_casts(self) -> torch.autocast:
+        """Return a context that keeps the bfloat16 copies of trained weights which `autocast` makes, until it ends.
+
+        Nothing else in it is under autocast. The weights must not change meanwhile.
+        """
+        return torch.autocast(self.device.type, enabled=False)
+
+    def reference(self) -> Policy:
+        """Return this policy as it is now, for a KL penalty: it does not change when this one is trained.
+
+        With a new LoRA adapter this is the model without the adapter, which takes no memory. Otherwise it is a copy.
+        """
+        if self.adapter is None or any(bool(p.any()) for name, p in self.model.named_parameters() if "lora_B" in name):
+            return Policy(copy.deepcopy(self.model).requires_grad_(False).eval(), self.tokenizer, self.device)
+        return _WithoutAdapter(self.model, self.tokenizer, self.device, self.adapter)
 
     def save(self, folder: Path) -> None:
         """Write a standard Hugging Face folder (weights, configuration, tokenizer, chat template).
@@ -117,6 +133,18 @@ class Policy:
         from peft import set_peft_model_state_dict
 
         set_peft_model_state_dict(self.adapter, load_file(folder / "adapter_model.safetensors"))
+
+
+class _WithoutAdapter(Policy):
+    """The model of a LoRA policy with its adapter switched off."""
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        with self.adapter.disable_adapter():
+            return super().hidden(input_ids, attention_mask, **kwargs)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        with self.adapter.disable_adapter():
+            return super().logits(hidden)
 
 
 @contextlib.contextmanager
@@ -220,6 +248,22 @@ def resolve_device(name: str) -> torch.device:
             f"policy.device={name}: torch cannot compute on this device ({said:.200}). Set it to auto, cpu or cuda"
         ) from None
     return device
+
+
+def claim_device(name: str, rank: int, workers: int) -> None:
+    """Make sure that each worker has a device of its own, and let `cuda` mean that of worker `rank` in this process.
+
+    Raises:
+        UserError: there are fewer devices than workers.
+    """
+    device = resolve_device(name)
+    if workers == 1 or device.type == "cpu":
+        return
+    if device.type != "cuda" or device.index is not None:
+        raise UserError(f"policy.device={name} is one device for {workers} workers. Set it to cuda, or set workers=1")
+    if workers > (count := torch.cuda.device_count()):
+        raise UserError(f"workers: expected at most {count}, one per CUDA device, got {workers}. Set workers={count}")
+    torch.cuda.set_device(rank)
 
 
 def computes_bfloat16(device: torch.device) -> bool:

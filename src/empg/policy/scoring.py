@@ -61,9 +61,9 @@ def score_tokens(
 
 def hidden_at(policy: Policy, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return the last hidden states (M, hidden) at the given places."""
-    if policy.is_small_llama and not torch.is_autocast_enabled("cpu"):  # the own passes are in float32
+    if policy.own_passes:
         return last_hidden(policy.model, input_ids, rows, columns)
-    return policy.hidden(input_ids)[rows, columns]
+    return policy.hidden(input_ids, use_cache=False)[rows, columns]
 
 
 class _Scores(torch.autograd.Function):

@@ -66,10 +66,10 @@ def _with_cache(policy: Policy, ids: Tensor) -> Tensor:
     """Return logits (1, T, V) with the KV cache: some tokens are read together, the others one by one."""
     layers = policy.model.config.get_text_config().num_hidden_layers
     cache = SlotCache(layers, 1, _TOKENS, policy.device)
-    row = torch.zeros(1, dtype=torch.long, device=policy.device)
+    row = torch.zeros(1, dtype=torch.long)
     logits = []
     for start, end in [(0, _READ_AT_ONCE), *((i, i + 1) for i in range(_READ_AT_ONCE, _TOKENS))]:
-        mask = cache.aim(row, torch.tensor([start], device=policy.device), end - start)
+        mask = cache.aim(row, torch.tensor([start]), end - start)
         hidden = policy.hidden(
             ids[:, start:end], mask, position_ids=cache.positions, use_cache=True, **{policy.cache_argument: cache}
         )

@@ -108,10 +108,19 @@ def play(
     rollout = recipe.rollout
     sampling = Sampling(temperature or rollout.temperature, rollout.top_p, greedy, rollout.max_turn_tokens)
     slots = max(1, min(rollout.slots, len(requests)))
-    decoder = Decoder(policy, slots, rollout.max_episode_tokens, sampling)
+    passes = recipe.optimizer
+    decoder = Decoder(
+        policy,
+        slots,
+        rollout.max_episode_tokens,
+        sampling,
+        autocast=passes.autocast,
+        pass_tokens=passes.micro_batch_tokens,
+    )
     pool = make_env_pool(recipe.environment.maker(split), recipe.environment.workers)
     try:
         collector = Collector(decoder, build_agent(recipe, policy), pool, split, rollout.max_episode_tokens)
-        return collector.collect(requests, done, keep)
+        with policy.keeping_casts():
+            return collector.collect(requests, done, keep)
     finally:
         pool.close()

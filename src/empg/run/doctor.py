@@ -24,7 +24,7 @@ from empg.environments.preparation import Preparation
 from empg.environments.registry import preparation
 from empg.errors import MissingExtraError, UserError
 from empg.learner.process_reward import check_process_reward
-from empg.policy.model import longest_context, require_length, resolve_device, weight_files
+from empg.policy.model import claim_device, longest_context, require_length, resolve_device, weight_files
 from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary
 from empg.recipe import Recipe
 from empg.rollout.demonstrations import EARLY_STOP_UNKNOWN
@@ -197,9 +197,12 @@ def _device(recipe: Recipe) -> tuple[torch.device | None, Finding]:
         device = resolve_device(name)
     except UserError as error:
         return None, Finding("fail", _one_line(error), "set it to auto or cpu")
-    if device.type != "cpu" and recipe.workers > 1:
-        return device, Finding("warn", f"device: {recipe.workers} workers share {device}", "set workers=1 on a GPU")
-    return device, Finding("ok", f"device: {device}")
+    try:
+        claim_device(name, 0, recipe.workers)
+    except UserError as error:
+        return None, Finding("fail", _one_line(error), "set workers to the number of CUDA devices")
+    each = ", one per worker" if device.type != "cpu" and recipe.workers > 1 else ""
+    return device, Finding("ok", f"device: {device}{each}")
 
 
 def _model(recipe: Recipe) -> Finding:
@@ -278,14 +281,17 @@ def _lengths(recipe: Recipe) -> Iterator[Finding]:
 
 def _memory(recipe: Recipe, shape: Shape, device: torch.device) -> Finding:
     parts = footprint(shape, recipe, on_cpu=device.type == "cpu")
-    need = parts.total * recipe.workers
-    if device.type == "cuda":
-        available, total = torch.cuda.mem_get_info(device)
+    count, each = recipe.workers, ""
+    if device.type == "cuda":  # each worker has its own; the one with the least free memory decides
+        devices = [device] if count == 1 else [torch.device("cuda", rank) for rank in range(count)]
+        available, total = min(torch.cuda.mem_get_info(one) for one in devices)
+        count, each = 1, " per device" if count > 1 else ""
     else:
         available, total = _machine_memory()
-    workers = f"{recipe.workers} workers of " if recipe.workers > 1 else ""
+    need = parts.total * count
+    workers = f"{count} workers of " if count > 1 else ""
     text = (
-        f"memory: about {_size(need)} ({workers}{_size(parts.total)}; {_parts(parts)}) for "
+        f"memory: about {_size(need)}{each} ({workers}{_size(parts.total)}; {_parts(parts)}) for "
         f"{shape.parameters / 1e6:,.1f} M parameters; {_size(available)} free of {_size(total)}"
     )
     if need <= available:
@@ -303,7 +309,8 @@ def _less_memory(parts: Footprint, recipe: Recipe) -> str:
     sizes = {
         stays: "use a smaller model, policy.lora, or policy.dtype=bfloat16",
         parts.rollout: f"lower rollout.slots ({recipe.rollout.slots})",
-        parts.update: f"lower optimizer.micro_batch_tokens ({recipe.optimizer.micro_batch_tokens})",
+        parts.update: f"lower optimizer.micro_batch_tokens ({recipe.optimizer.micro_batch_tokens})"
+        + ("" if recipe.optimizer.gradient_checkpointing else ", or set optimizer.gradient_checkpointing=true"),
         parts.process: f"lower workers ({recipe.workers})",
     }
     return sizes[max(sizes)]

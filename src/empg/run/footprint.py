@@ -48,7 +48,7 @@ class Footprint:
     weights: int  # including the reference policy, if the loss has one
     gradients: int
     optimizer: int
-    rollout: int  # the KV cache, one layer's copy of it, and the logits of one token per slot
+    rollout: int  # the KV cache, copies of one layer of it, one pass of a prefill, and the logits of one token per slot
     update: int  # activations and logits of one forward and backward pass
     exchange: int  # two flat copies of the gradients, with several workers
 
@@ -91,36 +91,53 @@ def model_shape(recipe: Recipe) -> Shape:
 def footprint(shape: Shape, recipe: Recipe, *, on_cpu: bool) -> Footprint:
     """Estimate the memory per worker, with b bytes per number of `policy.dtype` and P parameters, of which Q train.
 
-    - weights `b P`, twice with a KL penalty; gradients `b Q`; AdamW `2 b Q`.
-    - rollout: `slots * (max_episode_tokens + 1) * layers * 2 * kv_heads * head_dim * b`, plus one layer's share twice,
-      plus `4 * slots * vocab * LOGIT_COPIES`. A worker has at most as many slots as episodes.
-    - update, for T = `micro_batch_tokens` in rows of L = `max_episode_tokens`: per token and layer `6 hidden * b` (the
-      two norms) and `(2 heads + 2 kv_heads) * head_dim + 4 intermediate` (attention, MLP) of b bytes, or 2 bytes under
-      autocast; on the CPU with L <= 1024 also the `heads * L` attention weights; two more layers for the gradients in
-      the backward pass; logits of `min(T, budget / vocab)` tokens, LOGIT_COPIES times in float32; under autocast 2 P
-      bytes of cast weights. A processor that emulates bfloat16 can take more.
+    - weights `b P`, twice with a KL penalty (once with a new LoRA adapter, which is switched off for it); gradients and
+      AdamW `3 b Q`, where b is 4 for the adapters of LoRA.
+    - a pass over T = `micro_batch_tokens` ids in rows of L = `max_episode_tokens` takes, per id and layer,
+      `6 hidden * b` (the two norms) and `(2 heads + 2 kv_heads) * head_dim + 4 intermediate` (attention, MLP) of b
+      bytes, or 2 bytes under autocast; on the CPU with L <= 1024 also the `heads * L` attention weights. Under autocast
+      there are 2 P bytes of cast weights.
+    - rollout: `slots * (L + 1) * layers * 2 * kv_heads * head_dim` numbers in the cache, of b bytes or 2 under
+      autocast; one layer's share twice, or where the fused kernel computes attention, once and once more for each query
+      head of a key; `4 * slots * vocab * LOGIT_COPIES`; one layer of one pass; its mask of `T L` numbers, as bytes and
+      in the type of the keys. A worker has at most as many slots as episodes.
+    - update: all layers of one pass and two more for the gradients in the backward pass; with gradient checkpointing
+      three layers, and `hidden * b` per id for each of the others; logits of `min(T, budget / vocab)` tokens,
+      LOGIT_COPIES times in float32. A processor that emulates bfloat16 can take more.
     - exchange `2 b Q` with more than one worker.
 
     For the attention weights, every row is assumed to have length L, which is the worst case.
     """
-    size = 4 if recipe.policy.dtype == "float32" else 2
-    inner = 2 if recipe.optimizer.autocast else size
+    size, trained = _bytes_per_number(recipe)
+    autocast = recipe.optimizer.autocast
+    inner = 2 if autocast else size
     length, passed = recipe.rollout.max_episode_tokens, recipe.optimizer.micro_batch_tokens
     slots = _slots(recipe)
-    layer_cache = slots * (length + 1) * 2 * shape.kv_heads * shape.head_dim * size
+    own_attention = on_cpu and length <= LONGEST
     width = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim + 4 * shape.intermediate
-    if on_cpu and length <= LONGEST:
+    if own_attention:
         width += shape.heads * length
-    activations = passed * (shape.layers + 2) * (6 * shape.hidden * size + width * inner)
+    layer = 6 * shape.hidden * size + width * inner  # bytes per id of a pass
+    kept = (shape.layers + 2) * layer
+    if recipe.optimizer.gradient_checkpointing:
+        kept = min(kept, shape.layers * shape.hidden * size + 3 * layer)
+    layer_cache = slots * (length + 1) * 2 * shape.kv_heads * shape.head_dim * inner
+    copies = 2 if own_attention else 1 + shape.heads // shape.kv_heads
+    read = min(passed, slots * length)  # ids of one pass of a prefill
     logits = min(passed, LOGIT_BUDGET // shape.vocab + 1) * shape.vocab * 4 * LOGIT_COPIES
+    casts = 2 * shape.parameters if autocast and size == 4 else 0
+    copied = recipe.loss.kl_coef and (recipe.policy.lora is None or recipe.warm_start is not None)
     return Footprint(
         process=PROCESS_BYTES,
-        weights=size * shape.parameters * (2 if recipe.loss.kl_coef else 1),
-        gradients=size * shape.trainable,
-        optimizer=2 * size * shape.trainable,
-        rollout=layer_cache * (shape.layers + 2) + 4 * slots * shape.vocab * LOGIT_COPIES,
-        update=activations + logits + (2 * shape.parameters if recipe.optimizer.autocast else 0),
-        exchange=2 * size * shape.trainable if recipe.workers > 1 else 0,
+        weights=size * shape.parameters * (2 if copied else 1),
+        gradients=trained * shape.trainable,
+        optimizer=2 * trained * shape.trainable,
+        rollout=layer_cache * (shape.layers + copies)
+        + 4 * slots * shape.vocab * LOGIT_COPIES
+        + read * (layer + length * (1 + inner))
+        + casts,
+        update=passed * kept + logits + casts,
+        exchange=2 * trained * shape.trainable if recipe.workers > 1 else 0,
     )
 
 
@@ -129,9 +146,15 @@ def checkpoint_bytes(shape: Shape, recipe: Recipe) -> int:
 
     A checkpoint has the weights (with LoRA only those of the adapter) and two moments per trained parameter.
     """
-    size = 4 if recipe.policy.dtype == "float32" else 2
+    _, size = _bytes_per_number(recipe)
     weights = size * shape.trainable
     return (recipe.keep_checkpoints + 1) * (weights + 2 * size * shape.trainable) + weights
+
+
+def _bytes_per_number(recipe: Recipe) -> tuple[int, int]:
+    """Return the bytes of a weight and of a trained weight: peft keeps the adapters of LoRA in float32."""
+    size = 4 if recipe.policy.dtype == "float32" else 2
+    return size, size if recipe.policy.lora is None else 4
 
 
 def _slots(recipe: Recipe) -> int:

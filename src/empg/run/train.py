@@ -16,7 +16,7 @@ from empg.learner.assign import assign_credit, groups_with_signal
 from empg.learner.checkpoint import START, DivergedError, checkpoint_name, require_finite
 from empg.learner.critic import Critic
 from empg.learner.update import Update, make_optimizer
-from empg.policy.model import Policy
+from empg.policy.model import Policy, claim_device
 from empg.recipe import Recipe, dump_recipe
 from empg.record.records import eval_records
 from empg.record.runfolder import RunFolder
@@ -74,6 +74,7 @@ def train(
         UserError: the recipe cannot run on this machine, or not continue this run; another process uses the folder.
     """
     with StopSignals(_announce) as signals, ExitStack() as held:
+        claim_device(recipe.policy.device, 0, recipe.workers)
         recipe = resolve_into(recipe, run, resume=resume, origin=origin)
         place = None
         if resume:
@@ -105,12 +106,13 @@ def _announce(name: str) -> None:
 
 def _work(workers: Workers, recipe: Recipe, path: Path, place: Place | None, command: str) -> Stopped | None:
     """One worker's whole run. All workers do the same; the first one writes."""
+    claim_device(recipe.policy.device, workers.rank, workers.size)
     with open_run(recipe, path, workers, None if place is None else place.resumed_at) as run:
         try:
             policy = _begin(run, command) if place is None else _continue(run, place)
         except StopRequested:  # only on worker 0; the others are ended
             raise Stopped(workers.own_signal, None) from None
-        reference = policy.frozen_copy() if recipe.loss.kl_coef else None
+        reference = policy.reference() if recipe.loss.kl_coef else None
         critic = Critic(policy, recipe, workers) if recipe.credit.estimator.needs_critic else None
         update = Update(policy, make_optimizer(policy, recipe.optimizer), recipe, workers, reference, critic)
         done, saved = 0, -1

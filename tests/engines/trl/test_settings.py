@@ -50,6 +50,7 @@ def test_an_iteration_is_one_generation_batch() -> None:
         ("loss", {"kl_coef": 0.01}, "beta", 0.01),
         ("optimizer", {"schedule": "cosine"}, "lr_scheduler_type", "cosine"),
         ("optimizer", {"betas": [0.8, 0.95]}, "adam_beta2", 0.95),
+        ("optimizer", {"gradient_checkpointing": True}, "gradient_checkpointing", True),
         ("rollout", {"temperature": 0.7}, "temperature", 0.7),
         ("credit", {"modulation": None}, "modulation", None),
         ("credit", {"modulation": {"name": "empg", "zeta": 0.2}}, "modulation",
@@ -117,6 +118,7 @@ def test_the_recipes_for_models_fit_the_engine(file: Path, changes: list[str], t
     assert printed["generation_batch_size"] == recipe.rollout.groups * recipe.rollout.group_size == 128
     assert printed["vllm_max_model_length"] == recipe.rollout.max_episode_tokens
     assert printed["bf16"]
+    assert printed["gradient_checkpointing"]
     assert printed["per_device_train_batch_size"] == (1 if recipe.policy.lora else 4)
     assert recipe.name == file.stem
     for change in changes:  # the top of the file says how

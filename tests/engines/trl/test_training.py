@@ -85,7 +85,7 @@ def test_the_same_episodes_get_the_same_credit_and_gradient(
 
     here = tiny_policy(recipe)
     assigned = assign_credit(scored(here, recipe, episodes(flat=flat, broken=True)), recipe, Workers())
-    reference = here.frozen_copy() if recipe.loss.kl_coef else None
+    reference = here.reference() if recipe.loss.kl_coef else None
     stats = Update(here, make_optimizer(here, recipe.optimizer), recipe, Workers(), reference)(assigned, 0)
 
     def fixed(self: EpisodeRollout, prompts: list[str], trainer: Any) -> dict[str, Any]:

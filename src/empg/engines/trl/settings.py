@@ -66,6 +66,7 @@ SET_BY = {
     "weight_decay": "optimizer.weight_decay",
     "max_grad_norm": "optimizer.max_grad_norm",
     "bf16": "optimizer.autocast",
+    "gradient_checkpointing": "optimizer.gradient_checkpointing",
     "use_cpu": "policy.device",
 }
 
@@ -146,6 +147,7 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
         "weight_decay": optimizer.weight_decay,
         "max_grad_norm": optimizer.max_grad_norm,
         "bf16": bool(optimizer.autocast),
+        "gradient_checkpointing": optimizer.gradient_checkpointing,
         "use_cpu": resolve_device(recipe.policy.device).type == "cpu",
     }
 

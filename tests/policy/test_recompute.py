@@ -1,0 +1,84 @@
+"""Gradient checkpointing keeps less for the backward pass, and changes nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from empg.errors import UserError
+from empg.policy.model import Policy
+from empg.policy.recompute import layers_recomputed, recomputable_layers
+from empg.policy.scoring import score_tokens
+
+IDS = torch.randint(5, 300, (3, 40), generator=torch.Generator().manual_seed(0))
+WHERE = torch.arange(3).repeat_interleave(39), torch.arange(1, 40).repeat(3)
+
+
+@pytest.fixture
+def policy(policy: Policy) -> Policy:
+    """The tiny policy, computed by transformers as any other model."""
+    policy.is_small_llama = False
+    return policy
+
+
+def trained(policy: Policy, wanted: bool, autocast: bool = False) -> tuple[Tensor, list[Tensor], int, Counter[int]]:
+    """Log-probabilities, gradients, bytes kept for the backward pass, and forward passes of each layer."""
+    kept: dict[int, int] = {}
+    passes: Counter[int] = Counter()
+    handles = [
+        layer.mlp.register_forward_pre_hook(lambda *_, number=number: passes.update([number]))
+        for number, layer in enumerate(policy.model.model.layers)
+    ]
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    policy.model.zero_grad()
+    with layers_recomputed(policy, wanted):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), policy.autocast(autocast):
+            logprobs, entropies = score_tokens(policy, IDS, *WHERE)
+        (logprobs.sum() + entropies.sum()).backward()
+    for handle in handles:
+        handle.remove()
+    gradients = [p.grad.clone() for p in policy.parameters if p.grad is not None]
+    return logprobs.detach(), gradients, sum(kept.values()), passes
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_stay_and_each_layer_is_computed_twice(policy: Policy, autocast: bool) -> None:
+    logprobs, gradients, kept, once = trained(policy, False, autocast)
+    again, recomputed, less, twice = trained(policy, True, autocast)
+    assert torch.equal(logprobs, again)
+    assert len(recomputed) == len(policy.parameters)
+    for mine, theirs in zip(recomputed, gradients, strict=True):
+        assert torch.equal(mine, theirs)
+    assert (set(once.values()), set(twice.values())) == ({1}, {2})
+    assert less < 0.6 * kept
+
+
+def test_passes_without_gradient_are_as_before(policy: Policy) -> None:
+    layer = policy.model.model.layers[0]
+    calls: list[Any] = []
+    layer.mlp.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    with torch.no_grad(), layers_recomputed(policy, True):
+        score_tokens(policy, IDS, *WHERE)
+    assert calls == [False]
+    assert not any(module.training for module in policy.model.modules())  # dropout stays off
+
+
+def test_after_the_block_the_model_is_as_it_was(policy: Policy) -> None:
+    with pytest.raises(RuntimeError, match="inside"), layers_recomputed(policy, True):
+        raise RuntimeError("inside")
+    assert all("forward" not in module.__dict__ for module in policy.model.modules())
+
+
+def test_a_model_without_such_layers_is_an_error() -> None:
+    other: Any = SimpleNamespace(model=nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(UserError, match=r"^optimizer\.gradient_checkpointing: the layers of Sequential cannot be"):
+        recomputable_layers(other)
