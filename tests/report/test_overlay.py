@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from empg.report.overlay import overlay
+from empg.report.overlay import evaluation_curves, overlay, training_curves_by_type
 
 
 def run(name: str, seed: int, values: list[float | None], k: float = 1.0) -> tuple[str, dict[str, Any], list[Any]]:
@@ -37,3 +37,39 @@ def test_smoothing_is_the_mean_of_the_last_values_and_leaves_gaps() -> None:
 def test_no_numbers_no_chart() -> None:
     assert overlay([run("a", 0, [None])], ["m"]) == []
     assert overlay([], ["m"]) == []
+
+
+def evaluation(iteration: int, success: float, **types: float) -> Any:
+    by_type = {name: {"success": rate} for name, rate in types.items()}
+    place = {"iteration": iteration, "split": "valid_seen", "decoding": "sampled"}
+    return {**place, "success": success, "by_type": by_type}
+
+
+def test_evaluations_are_curves_of_all_tasks_and_of_each_type() -> None:
+    evaluations = [evaluation(0, 0.2, heat=0.1, cool=0.3), evaluation(10, 0.6, heat=0.5, cool=0.7)]
+    records = evaluation_curves(evaluations, by_type=True)
+    charts = overlay([("a", {}, records)], list(records[0])[1:])
+    assert {c.title: c.series[0].values for c in charts} == {
+        "valid_seen, sampled: success": [0.2, 0.6],
+        "valid_seen, sampled: success, cool": [0.3, 0.7],
+        "valid_seen, sampled: success, heat": [0.1, 0.5],
+    }
+    assert {c.unit for c in charts} == {"percent"}
+    assert list(evaluation_curves(evaluations, by_type=False)[0]) == ["iteration", "valid_seen, sampled: success"]
+
+
+def test_a_damaged_evaluation_has_no_curve() -> None:
+    records = evaluation_curves([{"iteration": 1, "by_type": {"heat": None}}], by_type=True)  # type: ignore[typeddict-item]
+    assert overlay([("a", {}, records)], list(records[0])[1:]) == []
+
+
+def test_training_episodes_are_curves_of_each_type() -> None:
+    episodes = [
+        {"iteration": 2, "task_type": t, "success": w} for t, w in (("heat", True), ("heat", False), ("cool", True))
+    ]
+    [record] = training_curves_by_type(episodes)
+    assert record == {
+        "iteration": 2,
+        "kept training episodes: success, cool": 1.0,
+        "kept training episodes: success, heat": 0.5,
+    }

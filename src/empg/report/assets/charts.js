@@ -42,9 +42,10 @@
         data.push(sums[i]);
         series.push({ stroke, width: 1, fill: stroke + "b0", points: { show: false } });
         if (i > 0) bands.push({ series: [data.length - 2, data.length - 1], fill: colour(stack[i - 1].colour) + "b0" });
-      } else if (s.kind === "points") {
+      } else if (s.kind === "points" || s.kind === "rings") {
         data.push(s.values);
-        series.push({ stroke, paths: () => null, points: { show: true, size: 5, width: 1, fill: stroke + "70" } });
+        const fill = s.kind === "rings" ? "transparent" : stroke + "a0";
+        series.push({ stroke, paths: () => null, points: { show: true, size: 5, width: 1, fill } });
       } else if (s.kind === "bars") {
         data.push(s.values);
         series.push({ stroke, fill: stroke + "b0", width: 0, paths: uPlot.paths.bars({ size: [0.92, 80] }), points: { show: false } });
@@ -109,7 +110,7 @@
       chart.series.forEach((s, n) => {
         values[n].textContent =
           s.kind === "band" ? `${show(at(s.low, i), chart.unit)} to ${show(at(s.high, i), chart.unit)}`
-            : show(s.kind === "points" || s.kind === "bars" ? s.values[i] : at(s.values, i), chart.unit);
+            : show(["points", "rings", "bars"].includes(s.kind) ? s.values[i] : at(s.values, i), chart.unit);
       });
   }
 
