@@ -11,7 +11,7 @@ from empg.report.overlay import evaluation_curves, overlay, training_curves_by_t
 
 def run(name: str, seed: int, values: list[float | None], k: float = 1.0) -> tuple[str, dict[str, Any], list[Any]]:
     records = [{"iteration": i, "m": v} for i, v in enumerate(values, 1)]
-    return name, {"seed": seed, "credit": {"k": k}}, records
+    return name, {"name": f"study-{name}", "seed": seed, "credit": {"k": k}}, records
 
 
 def test_a_run_that_is_shorter_ends_earlier() -> None:

@@ -65,7 +65,7 @@ def overlay(
             The last record of an iteration that has a metric counts.
         metrics: names of fields of the records.
         smooth: iterations in the running mean; 1 draws the values.
-        bands: draw runs whose recipes differ in `seed` only as their mean and the area from the lowest to the highest.
+        bands: draw runs whose recipes differ in `seed` and `name` only as their mean and the area from the lowest to the highest.
     """
     places = {finite(r.get("iteration")) for _, _, records in runs for r in records}
     x = sorted(int(place) for place in places if place is not None)
@@ -107,4 +107,5 @@ def _smoothed(records: Records, metric: str, x: Sequence[int], smooth: int) -> l
 
 
 def _but_the_seed(recipe: Mapping[str, Any]) -> str:
-    return json.dumps({k: v for k, v in recipe.items() if k != "seed"}, sort_keys=True, default=str)
+    """Return what runs of one recipe have in common. A study names each of its runs differently."""
+    return json.dumps({k: v for k, v in recipe.items() if k not in ("name", "seed")}, sort_keys=True, default=str)

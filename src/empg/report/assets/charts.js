@@ -51,9 +51,10 @@
         series.push({ stroke, fill: stroke + "b0", width: 0, paths: uPlot.paths.bars({ size: [0.92, 80] }), points: { show: false } });
       } else {
         data.push(s.values);
+        const sparse = 2 * known(s.values).length < s.values.length || s.values.length === 1;
         series.push({
           stroke, width: s.kind === "whiskers" || s.colour === 0 ? 1.25 : 2, spanGaps: true,
-          points: { show: s.kind === "line" && s.values.length === 1, size: 7 },
+          points: { show: s.kind === "line" && sparse, size: 7 },
         });
       }
     }
