@@ -65,7 +65,8 @@ def overlay(
             The last record of an iteration that has a metric counts.
         metrics: names of fields of the records.
         smooth: iterations in the running mean; 1 draws the values.
-        bands: draw runs whose recipes differ in `seed` and `name` only as their mean and the area from the lowest to the highest.
+        bands: draw runs whose recipes differ only in `seed` and `name` as their mean and the area from the lowest to
+            the highest.
     """
     places = {finite(r.get("iteration")) for _, _, records in runs for r in records}
     x = sorted(int(place) for place in places if place is not None)

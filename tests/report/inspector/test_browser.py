@@ -201,6 +201,22 @@ def test_a_dot_of_the_batch_opens_its_step(browser: Any, finished_run: RunFolder
     page.close()
 
 
+def test_the_last_bar_of_the_histogram_opens_the_step_with_the_largest_entropy(
+    browser: Any, finished_run: RunFolder, inspect: Callable[..., str]
+) -> None:
+    page = browser.new_page()
+    page.goto(inspect(finished_run) + "/batch?iteration=20")
+    page.wait_for_selector("figure canvas")
+    box = page.locator("figure[data-chart='1'] .u-over").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * (1 - 0.02 / 1.04), box["y"] + box["height"] / 2)
+    page.wait_for_url("**/episode?**")
+    assert (
+        f"{max(finished_run.read_episodes(20)['entropy']):.3f}"
+        in page.locator("li:target .credit td").first.inner_text()
+    )
+    page.close()
+
+
 def test_the_dots_of_the_batch_follow_the_sliders(
     browser: Any, finished_run: RunFolder, inspect: Callable[..., str]
 ) -> None:
