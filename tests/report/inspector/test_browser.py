@@ -257,6 +257,13 @@ def test_axe_finds_nothing_serious(
     page.close()
 
 
+def test_axe_finds_what_is_wrong(browser: Any) -> None:
+    page = browser.new_page()
+    page.set_content("<html lang=en><title>t</title><main><h1>t</h1><img src='x.png'></main>")
+    assert [rule for rule, _ in serious(page)] == ["image-alt"]
+    page.close()
+
+
 def test_the_keyboard_reaches_the_content_and_moves_a_slider(
     browser: Any, finished_run: RunFolder, inspect: Callable[..., str]
 ) -> None:
