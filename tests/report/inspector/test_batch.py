@@ -33,6 +33,7 @@ def test_a_kind_has_the_quartiles_of_its_entropies() -> None:
     [
         ([0.0, 0.5, 1.0, 1.0], "min 0 and max 3 nats; Hn is 0 up to 0 and 1 from 2"),
         ([0.0, 0.3, 0.6, 1.0], "min 0 and max 3 nats set Hn = 0 and Hn = 1"),
+        ([0.0, 1.0, 0.5, 1.0], "min 0 and max 3 nats; the rule of the run normalises another entropy"),
         ([None, None, None, None], "min 0 and max 3 nats"),
         ([0.0, 0.0, 0.0, 0.0], "min 0 and max 3 nats"),
     ],

@@ -92,7 +92,29 @@ def test_the_page_offers_the_names_that_the_options_have(
     offered = page.evaluate("import('/static/inspector/credit.js').then(m => m.CHOICES)")
     hints = get_type_hints(MODULATIONS["empg_variant"].options)
     names = {name: list(get_args(hint)) for name, hint in hints.items() if get_origin(hint) is Literal}
+    del offered["entropy"]  # the next test
     assert offered.items() <= names.items()
+    page.close()
+
+
+def test_the_entropy_of_actions_takes_the_place_of_the_step_entropy(
+    browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    page = browser.new_page()
+    page.goto(inspect(recorded))
+    steps = batch(7)
+    action = np.random.default_rng(8).exponential(0.2, len(steps["entropy"])).tolist()
+    script = "import('/static/inspector/credit.js').then(m => m."
+    found = page.evaluate(
+        f"([s, r, o]) => {script}recompute(s, r, o))",
+        [{**steps, "action_entropy": action}, "empg_variant", {"entropy": "action", "normalisation": "quantile"}],
+    )
+    wanted = in_python({**steps, "entropy": action}, "empg_variant", {"normalisation": "quantile"})
+    ours = [a for a in found["advantage"] if a is not None]
+    np.testing.assert_allclose(ours, wanted.advantage.numpy(), rtol=1e-6, atol=1e-6)
+    offers = f"s => {script}optionsOf('empg_variant', s)).then(o => o.entropy ?? null)"
+    assert page.evaluate(offers, {"action_entropy": action}) == "turn"
+    assert page.evaluate(offers, {"action_entropy": None}) is None
     page.close()
 
 

@@ -80,3 +80,15 @@ def test_the_script_gets_no_number_that_is_not_finite(recorded: RunFolder) -> No
     assert (inputs["entropy"][4], inputs["advantage"][4], inputs["counted"][4]) == (None, None, False)
     assert inputs["reward"][:6] == [0.0] * 3 + [1.0] * 3
     assert len({len(inputs[name]) for name in ("episode", "turn", "group", "entropy", "base", "process")}) == 1
+
+
+def test_the_entropy_of_actions_is_given_if_all_steps_that_count_have_it(finished_run: RunFolder) -> None:
+    [run] = open_runs([finished_run])
+    episodes = [[{**step, "action_entropy": 0.25} for step in turns] for turns in run.turns(20)]
+    assert set(credit_inputs(run, episodes)["action_entropy"]) == {0.25}
+    assert conversation(run, episodes[0])[0]["action_entropy"] == 0.25
+    episodes[3][1]["action_entropy"] = None
+    assert credit_inputs(run, episodes)["action_entropy"] is None
+    episodes[3][1]["advantage"] = None
+    assert credit_inputs(run, episodes)["action_entropy"] is not None
+    assert credit_inputs(run, run.turns(20))["action_entropy"] is None

@@ -126,6 +126,8 @@ def _normalisation(steps: Sequence[Row]) -> str:
     zeros, ones = [h for h, hn in normalised if hn <= 0], [h for h, hn in normalised if hn > 1 - 1e-6]
     if not zeros or not ones:
         return ends
+    if [hn for _, hn in normalised] != sorted(hn for _, hn in normalised):
+        return f"{ends}; the rule of the run normalises another entropy"
     if (zeros[-1], ones[0]) == (least, most):
         return f"{ends} set Hn = 0 and Hn = 1"
     return f"{ends}; Hn is 0 up to {zeros[-1]:.4g} and 1 from {ones[0]:.4g}"

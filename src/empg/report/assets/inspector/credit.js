@@ -76,6 +76,7 @@ const PLAIN = { normalisation: "minmax", q: 0.05, clarity: "bonus", zeta_schedul
 
 // Values of the options that are names.
 export const CHOICES = {
+  entropy: ["turn", "action"],
   normalisation: ["minmax", "quantile"], clarity: ["bonus", "won", "potential"], zeta_schedule: ["constant", "linear"],
 };
 
@@ -90,6 +91,12 @@ export const RULES = {
   scaling: { options: { k: 1, eps: EPS }, modulate: (s, o) => empg(s, { ...o, k_future: 1, zeta: 0 }) },
 };
 
+// The options of a rule with their defaults. `entropy: action` needs a column that not every run has.
+export function optionsOf(rule, iteration) {
+  const options = RULES[rule]?.options ?? {};
+  return rule === "empg_variant" && iteration.action_entropy ? { entropy: "turn", ...options } : { ...options };
+}
+
 // The credit of all steps of an iteration; null for a step that does not count. The rule "" is the base algorithm.
 export function recompute(iteration, rule, options) {
   const places = iteration.counted.flatMap((counted, i) => (counted ? [i] : []));
@@ -97,6 +104,7 @@ export function recompute(iteration, rule, options) {
   const steps = Object.fromEntries(
     ["entropy", "base", "process", "episode", "group", "reward"].map((name) => [name, pick(iteration[name])]));
   steps.finished = iteration.finished;
+  if (options.entropy === "action") steps.entropy = pick(iteration.action_entropy);
   const plain = steps.base.map((a, i) => a + steps.process[i]);
   const credit = !places.length ? {} : rule
     ? RULES[rule].modulate(steps, { ...RULES[rule].options, ...options }) : { advantage: plain };

@@ -1,5 +1,5 @@
 // What if: other constants, or another rule, for the whole iteration. The choice is kept in the address.
-import { CHOICES, RULES, recompute } from "./credit.js";
+import { CHOICES, RULES, optionsOf, recompute } from "./credit.js";
 
 const panel = document.getElementById("what-if");
 const iteration = JSON.parse(document.getElementById("credit-data").textContent);
@@ -16,13 +16,11 @@ const plain = (v) => (v === null ? "–" : v.toFixed(3));
 const known = (name, value) =>
   name in CHOICES ? CHOICES[name].includes(value) : typeof value === "number" && value >= 0;
 
-// The constants of the run hold for its own rule and, where it has the same names, for the others.
-const constants = (rule) => ({
-  ...RULES[rule]?.options,
-  ...Object.fromEntries(Object.entries(iteration.options).filter(
-    ([name, value]) => name in (RULES[rule]?.options ?? {}) && known(name, value))),
-});
-const defaults = (rule) => (rule === iteration.rule ? constants(rule) : { ...RULES[rule]?.options });
+// The values that a rule begins with: for the rule of the run those of its recipe.
+const usable = (rule) => ([name, value]) => name in optionsOf(rule, iteration) && known(name, value);
+const defaults = (rule) => (rule === iteration.rule
+  ? { ...optionsOf(rule, iteration), ...Object.fromEntries(Object.entries(iteration.options).filter(usable(rule))) }
+  : optionsOf(rule, iteration));
 
 const credit = (rule, values) => (rule === RECORDED
   ? { ...iteration.recorded, advantage: iteration.advantage, plain: recompute(iteration, "", {}).plain }
@@ -35,10 +33,9 @@ function limit() {
   if (iteration.rule === "?") return "The recipe of the run does not name a rule. The recorded credit is shown.";
   if (iteration.rule !== "" && !Object.hasOwn(RULES, iteration.rule))
     return `This page cannot recompute the rule ${iteration.rule}. The recorded credit is shown.`;
-  const away = change(credit(iteration.rule, constants(iteration.rule)));
+  const away = change(credit(iteration.rule, defaults(iteration.rule)));
   if (away < SAME) return "";
-  const others = Object.entries(iteration.options)
-    .filter(([name, value]) => !(name in (RULES[iteration.rule]?.options ?? {}) && known(name, value)))
+  const others = Object.entries(iteration.options).filter((option) => !usable(iteration.rule)(option))
     .map(([name, value]) => `${name}: ${value}`);
   return `This page cannot recompute the credit of this run (A differs by up to ${away.toPrecision(2)}). ` +
     `${others.length ? `It does not know ${others.join(", ")}. ` : ""}The recorded credit is shown.`;
