@@ -27,8 +27,8 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-def batch(seed: int) -> dict[str, Any]:
-    """Steps as the page gets them: some do not count, and one episode has a single step."""
+def batch(seed: int, spread: float = 0.4) -> dict[str, Any]:
+    """Steps as the page gets them: some do not count, one episode has a single step. `spread` is that of H, nats."""
     draw = np.random.default_rng(seed)
     lengths = [1, *draw.integers(1, 12, size=23).tolist()]
     episode = np.repeat(np.arange(24), lengths)
@@ -37,7 +37,7 @@ def batch(seed: int) -> dict[str, Any]:
         "episode": episode.tolist(),
         "turn": [t for length in lengths for t in range(length)],
         "group": (episode // 8).tolist(),
-        "entropy": draw.exponential(0.4, n).tolist(),
+        "entropy": (6.0 - spread + draw.exponential(spread, n)).tolist(),
         "base": np.repeat(draw.normal(0, 1, 24), lengths).tolist(),
         "process": np.where(draw.random(n) < 0.2, -0.5, 0.0).tolist(),
         "reward": won.astype(float)[episode].tolist(),
@@ -81,6 +81,19 @@ def test_the_page_computes_the_credit_of_the_package(
                 np.testing.assert_allclose(values, expected.numpy(), rtol=1e-6, atol=1e-6)
         uncounted = [v for v, counted in zip(found["advantage"], steps["counted"], strict=True) if not counted]
         assert set(uncounted) == {None}
+    page.close()
+
+
+@pytest.mark.parametrize("rule", ["empg", "empg_variant", "gtpo", "scaling"])
+def test_entropies_that_hardly_differ_are_rounded_as_the_package_does(
+    rule: str, browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    page = browser.new_page()
+    page.goto(inspect(recorded))
+    steps = batch(3, spread=1e-4)
+    script = "([s, r]) => import('/static/inspector/credit.js').then(m => m.recompute(s, r, {}))"
+    found = [a for a in page.evaluate(script, [steps, rule])["advantage"] if a is not None]
+    np.testing.assert_allclose(found, in_python(steps, rule, {}).advantage.numpy(), rtol=1e-6, atol=1e-6)
     page.close()
 
 

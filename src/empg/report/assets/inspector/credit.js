@@ -100,7 +100,7 @@ export function optionsOf(rule, iteration) {
 // The credit of all steps of an iteration; null for a step that does not count. The rule "" is the base algorithm.
 export function recompute(iteration, rule, options) {
   const places = iteration.counted.flatMap((counted, i) => (counted ? [i] : []));
-  const pick = (values) => places.map((i) => values[i] ?? 0);
+  const pick = (values) => places.map((i) => Math.fround(values[i] ?? 0)); // the package computes in float32
   const steps = Object.fromEntries(
     ["entropy", "base", "process", "episode", "group", "reward"].map((name) => [name, pick(iteration[name])]));
   steps.finished = iteration.finished;
