@@ -106,7 +106,7 @@ def test_a_whole_run_tells_what_was_gained_and_how_it_was_made(finished_run: Run
     assert after["panel_sha256"][:12] in text
     assert "finished, 40 iterations" in text
     assert "zeta: 0.1" in text
-    for name in ("Success by task type", "pick_two", "Steps and their credit"):
+    for name in ("Success by task type", "pick_two", "Steps and their credit", "A sample: six training episodes"):
         assert name in text
 
 

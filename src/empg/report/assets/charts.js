@@ -160,6 +160,7 @@
       data, holder,
     );
     settle(null);
+    reachable(chart, plot, holder, figure.querySelector(".key"));
     if (chart.links?.length) {
       plot.over.classList.add("clickable");
       plot.over.addEventListener("click", (event) => {
@@ -168,6 +169,25 @@
       });
     }
     return plot;
+  }
+
+  // Keys do what the pointer does: arrows read values, which a screen reader says, and Enter opens the step of a dot.
+  function reachable(chart, plot, holder, key) {
+    const last = chart.x.length - 1;
+    let place = last;
+    const target = (pressed) => ({
+      ArrowLeft: Math.max(0, place - 1), ArrowRight: Math.min(last, place + 1), Home: 0, End: last,
+    })[pressed];
+    holder.tabIndex = 0;
+    holder.onfocus = () => key.setAttribute("aria-live", "polite");
+    holder.onblur = () => key.removeAttribute("aria-live");
+    holder.onkeydown = (event) => {
+      if (event.key === "Enter" && chart.links?.[place]) location.assign(chart.links[place]);
+      if (target(event.key) === undefined) return;
+      event.preventDefault();
+      place = target(event.key);
+      plot.setCursor({ left: plot.valToPos(chart.x[place], "x"), top: 0 });
+    };
   }
 
   // The index of the dot or bar with a link that is nearest to a place in the plot, if it is within 12 pixels.

@@ -84,7 +84,7 @@ def _scatter(rows: Sequence[Row], link: str) -> Chart | None:
     won = [bool(s["success"]) for s in counted]
     return Chart(
         "Step entropy and final advantage",
-        "One dot per step that counts. Click a dot to open its step",
+        "One dot per step that counts. Click a dot, or choose it with the arrow keys and Enter, to open its step",
         "",
         [
             Series("A, episode won", "points", [v if w else None for v, w in zip(values, won, strict=True)], colour=1),

@@ -119,7 +119,7 @@ function update(rule, values) {
   const changed = counted.filter(flips), away = change(found);
   summary.textContent = `${rule === start && reason ? `${reason} ` : ""}${counted.length} steps count in this iteration. ` +
     `${changed.length} have another sign than under the base algorithm. ` +
-    `Largest change from the recorded A: ${away < 5e-6 ? "none" : away.toFixed(3)}.`;
+    `Largest change from the recorded A: ${away < 5e-6 ? "none" : away < 1e-3 ? "below 0.001" : away.toFixed(3)}.`;
   const worst = changed.sort((a, b) => Math.abs(found.advantage[b] - found.plain[b]) - Math.abs(found.advantage[a] - found.plain[a]));
   panel.querySelector("ol").replaceChildren(...worst.slice(0, 10).map((i) => {
     const item = document.createElement("li"), link = document.createElement("a");
