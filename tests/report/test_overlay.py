@@ -34,6 +34,18 @@ def test_smoothing_is_the_mean_of_the_last_values_and_leaves_gaps() -> None:
     assert chart.series[0].values == [1.0, 2.0, None, pytest.approx(5.0)]
 
 
+def test_a_run_has_the_same_colour_in_a_chart_that_another_run_is_not_in() -> None:
+    first, second = run("a", 0, [1.0]), run("b", 0, [2.0], k=2.0)
+    second[2][0]["other"] = 3.0
+    charts = overlay([first, second], ["m", "other"])
+    assert [[(s.label, s.colour) for s in c.series] for c in charts] == [[("a", 1), ("b", 2)], [("b", 2)]]
+
+
+def test_runs_of_one_name_are_two_lines() -> None:
+    [chart] = overlay([run("a", 0, [1.0]), run("a", 1, [2.0])], ["m"])
+    assert [(s.kind, s.values) for s in chart.series] == [("line", [1.0]), ("line", [2.0])]
+
+
 def test_no_numbers_no_chart() -> None:
     assert overlay([run("a", 0, [None])], ["m"]) == []
     assert overlay([], ["m"]) == []

@@ -79,12 +79,15 @@ def _chart(
     share = metric in _PERCENT or "/end/" in metric or ": success" in metric
     chart = Chart(metric, "", "percent" if share else "", [], x=list(x), bottom=None)
     teams: dict[str, list[tuple[str, list[float | None]]]] = {}
-    for name, recipe, records in runs:
+    for place, (name, recipe, records) in enumerate(runs):
+        team = teams.setdefault(_but_the_seed(recipe) if bands else str(place), [])
         values = _smoothed(records, metric, x, smooth)
         if any(v is not None for v in values):
-            teams.setdefault(_but_the_seed(recipe) if bands else name, []).append((name, values))
-    for place, team in enumerate(teams.values()):
+            team.append((name, values))
+    for place, team in enumerate(teams.values()):  # also those without this metric: a run has one colour in all charts
         colour = place % _COLOURS + 1
+        if not team:
+            continue
         if len(team) == 1:
             chart.series.append(Series(team[0][0], "line", team[0][1], colour=colour))
             continue

@@ -152,6 +152,11 @@ def test_requests_at_the_same_time_read_the_files_once_and_whole(
     assert found == [96] * 16
 
 
+def test_runs_whose_folders_have_one_name_are_told_apart(make_run: Callable[..., RunFolder]) -> None:
+    runs = [make_run(name, iterations=0, keep_episodes=()) for name in ("old/demo", "new/demo", "new/other")]
+    assert [run.name for run in library.open_runs(runs)] == ["old/demo", "new/demo", "other"]
+
+
 def test_a_record_without_its_iteration_is_not_drawn(make_run: Callable[..., RunFolder]) -> None:
     run = make_run("odd", iterations=2, every=2)
     run.append_metrics({"kind": "train", "iteration": float("nan"), "rollout/success": 1.0})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from threading import RLock
@@ -25,9 +25,8 @@ Row = Mapping[str, Any]
 class InspectedRun:
     """One run. A file is read again when it has changed, so pages follow a run that trains."""
 
-    def __init__(self, folder: RunFolder, number: int) -> None:
-        self.folder, self.number = folder, number
-        self.name = folder.path.absolute().name
+    def __init__(self, folder: RunFolder, number: int, name: str) -> None:
+        self.folder, self.number, self.name = folder, number, name
         self.problems: list[str] = []
         self._steps: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._episodes: dict[tuple[int, int], list[Row]] = {}
@@ -131,5 +130,10 @@ def _simple(value: Any) -> float | bool | str:
 
 
 def open_runs(folders: Sequence[RunFolder]) -> list[InspectedRun]:
-    """Open runs, in the order in which pages number them."""
-    return [InspectedRun(folder, number) for number, folder in enumerate(folders)]
+    """Open runs, in the order in which pages number them. Their names are as short as tells them apart."""
+    paths = [folder.path.absolute() for folder in folders]
+    names = Counter(path.name for path in paths)
+    return [
+        InspectedRun(folder, number, path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}")
+        for number, (folder, path) in enumerate(zip(folders, paths, strict=True))
+    ]
