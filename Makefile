@@ -10,6 +10,7 @@ OPENENV := .venv-openenv
 BIN    := $(VENV)/bin
 
 UPLOT ?= 1.6.32
+AXE ?= 4.14.1
 
 # Work is distributed over processes with one thread each.
 OMP_NUM_THREADS ?= 1
@@ -158,11 +159,12 @@ freeze: setup  ## renew the frozen curves of tests/run, after a change that is m
 lock: setup  ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/python requirements/lock.py $(firstword $(TORCH))
 
-report-assets:  ## fetch the plotting library of the report again, in the version below; a test checks its hashes
-	rm -rf build/uplot && mkdir -p build/uplot
-	cd build/uplot && npm pack --silent uplot@$(UPLOT) && tar xzf uplot-$(UPLOT).tgz
-	cp build/uplot/package/LICENSE build/uplot/package/dist/uPlot.iife.min.js build/uplot/package/dist/uPlot.min.css \
-	  src/empg/report/assets/uplot
+report-assets:  ## fetch the plotting library of the report and axe-core of its tests again; a test checks their hashes
+	rm -rf build/npm && mkdir -p build/npm/uplot build/npm/axe-core
+	cd build/npm/uplot && npm pack --silent uplot@$(UPLOT) && tar xzf *.tgz
+	cd build/npm/axe-core && npm pack --silent axe-core@$(AXE) && tar xzf *.tgz
+	cd build/npm/uplot/package && cp LICENSE dist/uPlot.iife.min.js dist/uPlot.min.css $(CURDIR)/src/empg/report/assets/uplot
+	cd build/npm/axe-core/package && cp LICENSE axe.min.js $(CURDIR)/tests/report/axe_core
 
 bench: textworld  ## compare the speed of the ALFWorld engine with the real one
 	$(with_python) $(BIN)/python benchmarks/alfworld_speed.py

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from empg.report.overlay import overlay
+from empg.report.overlay import evaluation_curves, overlay, training_curves_by_type
 
 
 def run(name: str, seed: int, values: list[float | None], k: float = 1.0) -> tuple[str, dict[str, Any], list[Any]]:
     records = [{"iteration": i, "m": v} for i, v in enumerate(values, 1)]
-    return name, {"seed": seed, "credit": {"k": k}}, records
+    return name, {"name": f"study-{name}", "seed": seed, "credit": {"k": k}}, records
 
 
 def test_a_run_that_is_shorter_ends_earlier() -> None:
@@ -34,6 +34,54 @@ def test_smoothing_is_the_mean_of_the_last_values_and_leaves_gaps() -> None:
     assert chart.series[0].values == [1.0, 2.0, None, pytest.approx(5.0)]
 
 
+def test_a_run_has_the_same_colour_in_a_chart_that_another_run_is_not_in() -> None:
+    first, second = run("a", 0, [1.0]), run("b", 0, [2.0], k=2.0)
+    second[2][0]["other"] = 3.0
+    charts = overlay([first, second], ["m", "other"])
+    assert [[(s.label, s.colour) for s in c.series] for c in charts] == [[("a", 1), ("b", 2)], [("b", 2)]]
+
+
+def test_runs_of_one_name_are_two_lines() -> None:
+    [chart] = overlay([run("a", 0, [1.0]), run("a", 1, [2.0])], ["m"])
+    assert [(s.kind, s.values) for s in chart.series] == [("line", [1.0]), ("line", [2.0])]
+
+
 def test_no_numbers_no_chart() -> None:
     assert overlay([run("a", 0, [None])], ["m"]) == []
     assert overlay([], ["m"]) == []
+
+
+def evaluation(iteration: int, success: float, **types: float) -> Any:
+    by_type = {name: {"success": rate} for name, rate in types.items()}
+    place = {"iteration": iteration, "split": "valid_seen", "decoding": "sampled"}
+    return {**place, "success": success, "by_type": by_type}
+
+
+def test_evaluations_are_curves_of_all_tasks_and_of_each_type() -> None:
+    evaluations = [evaluation(0, 0.2, heat=0.1, cool=0.3), evaluation(10, 0.6, heat=0.5, cool=0.7)]
+    records = evaluation_curves(evaluations, by_type=True)
+    charts = overlay([("a", {}, records)], list(records[0])[1:])
+    assert {c.title: c.series[0].values for c in charts} == {
+        "valid_seen, sampled: success": [0.2, 0.6],
+        "valid_seen, sampled: success, cool": [0.3, 0.7],
+        "valid_seen, sampled: success, heat": [0.1, 0.5],
+    }
+    assert {c.unit for c in charts} == {"percent"}
+    assert list(evaluation_curves(evaluations, by_type=False)[0]) == ["iteration", "valid_seen, sampled: success"]
+
+
+def test_a_damaged_evaluation_has_no_curve() -> None:
+    records = evaluation_curves([{"iteration": 1, "by_type": {"heat": None}}], by_type=True)  # type: ignore[typeddict-item]
+    assert overlay([("a", {}, records)], list(records[0])[1:]) == []
+
+
+def test_training_episodes_are_curves_of_each_type() -> None:
+    episodes = [
+        {"iteration": 2, "task_type": t, "success": w} for t, w in (("heat", True), ("heat", False), ("cool", True))
+    ]
+    [record] = training_curves_by_type(episodes)
+    assert record == {
+        "iteration": 2,
+        "kept training episodes: success, cool": 1.0,
+        "kept training episodes: success, heat": 0.5,
+    }

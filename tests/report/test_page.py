@@ -14,6 +14,7 @@ import pytest
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.markup import embed_json
 from empg.report.page import build_page, render_page
+from tests.report.axe import serious
 
 MakeRun = Callable[..., RunFolder]
 HOSTILE = "</script></style><script>document.title='owned'</script><img src=x onerror='document.title=1'>&amp;{{7*7}}"
@@ -105,7 +106,7 @@ def test_a_whole_run_tells_what_was_gained_and_how_it_was_made(finished_run: Run
     assert after["panel_sha256"][:12] in text
     assert "finished, 40 iterations" in text
     assert "zeta: 0.1" in text
-    for name in ("Success by task type", "pick_two", "Steps and their credit"):
+    for name in ("Success by task type", "pick_two", "Steps and their credit", "A sample: six training episodes"):
         assert name in text
 
 
@@ -317,3 +318,20 @@ def test_a_phone_does_not_scroll_sideways(
     for figure in page.query_selector_all("figure[data-chart]"):
         box = figure.query_selector("canvas").bounding_box()
         assert box["x"] + box["width"] <= 360
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit: Any, finished_run: RunFolder, scheme: str) -> None:
+    assert serious(visit(finished_run, scheme=scheme)) == []
+
+
+@pytest.mark.slow
+def test_the_page_is_small_and_is_painted_within_a_second(visit: Any, finished_run: RunFolder) -> None:
+    paint = """() => new Promise((done) => new PerformanceObserver((list) => {
+      const first = list.getEntriesByName("first-contentful-paint")[0];
+      if (first) done(first.startTime);
+    }).observe({ type: "paint", buffered: true }))"""
+    times = [visit(finished_run).evaluate(paint) for _ in range(3)]
+    assert min(times) < 1_000  # milliseconds
+    assert finished_run.report.stat().st_size < 15e6

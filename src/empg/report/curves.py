@@ -16,8 +16,8 @@ class Series:
     """One series of a chart.
 
     `kind` is `line`, `band` (an area from `low` to `high`), `whiskers` (dots, a thin line and intervals from `low` to
-    `high`), `points` (dots alone), `bars`, or `stack` (areas on top of one another, in order). `colour` is an index
-    into the page's palette; 0 is grey.
+    `high`), `points` (dots alone), `rings` (the same, not filled), `bars`, or `stack` (areas on top of one another, in
+    order). `colour` is an index into the page's palette; 0 is grey.
     """
 
     label: str

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from empg.record.records import EvalRecord
 from empg.report.curves import Chart, Series
 from empg.report.markup import finite
 
@@ -17,7 +18,37 @@ MAIN = (
 
 _PERCENT = ("rollout/success", "rollout/valid_actions", "credit/zero_variance_groups")
 _COLOURS = 6
+_MAX_TYPES = 24  # task types with curves
 Records = Sequence[Mapping[str, Any]]
+
+
+def evaluation_curves(evaluations: Sequence[EvalRecord], by_type: bool) -> list[dict[str, Any]]:
+    """Return the success rates of the evaluations as records, one metric per split and decoding, and per task type."""
+    found = []
+    for record in evaluations:
+        metric = f"{record.get('split')}, {record.get('decoding')}: success"
+        rates = {metric: record.get("success")}
+        types = record.get("by_type") if by_type else None
+        if isinstance(types, dict):
+            known = [(name, types[name]) for name in sorted(types) if isinstance(types[name], dict)][:_MAX_TYPES]
+            rates |= {f"{metric}, {name}": rate.get("success") for name, rate in known}
+        found.append({"iteration": record["iteration"], **rates})
+    return found
+
+
+def training_curves_by_type(episodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the success rates of training episodes as records, one metric per task type."""
+    outcomes: dict[int, dict[str, list[bool]]] = {}
+    for e in episodes:
+        outcomes.setdefault(e["iteration"], {}).setdefault(e["task_type"], []).append(bool(e["success"]))
+    return [
+        {
+            "iteration": iteration,
+            **{f"kept training episodes: success, {name}": sum(won) / len(won)
+               for name, won in sorted(types.items())[:_MAX_TYPES]},
+        }
+        for iteration, types in sorted(outcomes.items())
+    ]  # fmt: skip
 
 
 def overlay(
@@ -30,26 +61,33 @@ def overlay(
     """Return one chart per metric that any run has.
 
     Args:
-        runs: for each run its name, its recipe, and its `train` records.
+        runs: for each run its name, its recipe, and its records: an `iteration` and numbers by the name of a metric.
+            The last record of an iteration that has a metric counts.
         metrics: names of fields of the records.
         smooth: iterations in the running mean; 1 draws the values.
-        bands: draw runs whose recipes differ in `seed` only as their mean and the area from the lowest to the highest.
+        bands: draw runs whose recipes differ only in `seed` and `name` as their mean and the area from the lowest to
+            the highest.
     """
-    x = sorted({int(r["iteration"]) for _, _, records in runs for r in records if finite(r.get("iteration"))})
+    places = {finite(r.get("iteration")) for _, _, records in runs for r in records}
+    x = sorted(int(place) for place in places if place is not None)
     return [chart for metric in metrics if (chart := _chart(runs, metric, x, smooth, bands)).series]
 
 
 def _chart(
     runs: Sequence[tuple[str, Mapping[str, Any], Records]], metric: str, x: list[int], smooth: int, bands: bool
 ) -> Chart:
-    chart = Chart(metric, "", "percent" if metric in _PERCENT or "/end/" in metric else "", [], x=list(x), bottom=None)
+    share = metric in _PERCENT or "/end/" in metric or ": success" in metric
+    chart = Chart(metric, "", "percent" if share else "", [], x=list(x), bottom=None)
     teams: dict[str, list[tuple[str, list[float | None]]]] = {}
-    for name, recipe, records in runs:
+    for place, (name, recipe, records) in enumerate(runs):
+        team = teams.setdefault(_but_the_seed(recipe) if bands else str(place), [])
         values = _smoothed(records, metric, x, smooth)
         if any(v is not None for v in values):
-            teams.setdefault(_but_the_seed(recipe) if bands else name, []).append((name, values))
-    for place, team in enumerate(teams.values()):
+            team.append((name, values))
+    for place, team in enumerate(teams.values()):  # also those without this metric: a run has one colour in all charts
         colour = place % _COLOURS + 1
+        if not team:
+            continue
         if len(team) == 1:
             chart.series.append(Series(team[0][0], "line", team[0][1], colour=colour))
             continue
@@ -63,7 +101,7 @@ def _chart(
 
 
 def _smoothed(records: Records, metric: str, x: Sequence[int], smooth: int) -> list[float | None]:
-    latest = {r["iteration"]: finite(r.get(metric)) for r in records}
+    latest = {r["iteration"]: finite(r[metric]) for r in records if metric in r}
     values = [latest.get(i) for i in x]
     result: list[float | None] = []
     for place, value in enumerate(values):
@@ -73,4 +111,5 @@ def _smoothed(records: Records, metric: str, x: Sequence[int], smooth: int) -> l
 
 
 def _but_the_seed(recipe: Mapping[str, Any]) -> str:
-    return json.dumps({k: v for k, v in recipe.items() if k != "seed"}, sort_keys=True, default=str)
+    """Return what runs of one recipe have in common. A study names each of its runs differently."""
+    return json.dumps({k: v for k, v in recipe.items() if k not in ("name", "seed")}, sort_keys=True, default=str)

@@ -14,27 +14,40 @@ from empg.record.runfolder import RunFolder
 from empg.report.inspector.app import make_app
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u202e{{7*7}}"
+RIGHT_TO_LEFT = "\u05e9\u05dc\u05d5\u05dd go to shelf 1"
 
 
-@pytest.fixture
-def inspect() -> Iterator[Callable[..., str]]:
-    """Serves runs until the end of the test; returns the address."""
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+class Inspections:
+    """Inspectors that serve until `stop`."""
 
-    def start(*runs: RunFolder) -> str:
-        server = uvicorn.Server(uvicorn.Config(make_app(runs), port=0, log_level="warning", lifespan="off"))
+    def __init__(self) -> None:
+        self._servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def __call__(self, *runs: RunFolder, port: int = 0) -> str:
+        """Serve runs; return the address."""
+        server = uvicorn.Server(uvicorn.Config(make_app(runs), port=port, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
             thread.join(0.01)
-        servers.append((server, thread))
+        self._servers.append((server, thread))
         return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
-    yield start
-    for server, thread in servers:
-        server.should_exit = True
-        with suppress(RuntimeError):
-            thread.join(5)
+    def stop(self) -> None:
+        """Stop all of them."""
+        while self._servers:
+            server, thread = self._servers.pop()
+            server.should_exit = True
+            with suppress(RuntimeError):
+                thread.join(5)
+
+
+@pytest.fixture
+def inspect() -> Iterator[Inspections]:
+    """Serves runs until the end of the test."""
+    inspections = Inspections()
+    yield inspections
+    inspections.stop()
 
 
 @pytest.fixture
@@ -44,6 +57,7 @@ def recorded(make_run: Callable[..., RunFolder]) -> RunFolder:
     rows = [step(episode, turn) for episode in range(4) for turn in range(3)]
     rows[4] |= {"entropy": float("nan"), "advantage": None, "dropped": True}
     rows[5] |= {"observation": "x" * 100_000, "text": "y" * 100_000, "valid": False, "action": ""}
+    rows[6] |= {"observation": RIGHT_TO_LEFT, "action_ids": [1] * 5_000, "token_entropies": [0.1] * 5_000}
     run.write_episodes(1, {name: [row[name] for row in rows] for name in rows[0]})
     return run
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from empg.record.runfolder import RunFolder
+from empg.report.inspector import library
 from empg.report.inspector.app import make_app
 from tests.report.inspector.served import HOSTILE
 
 testclient = pytest.importorskip("starlette.testclient")
 PAGES = (
-    "/", "/batch?iteration=1", "/curves?all=1", "/episode?run=0&iteration=1&episode=1", "/group?iteration=1&group=0",
-    "/compare?a=0.1.0&b=0.1.1",
+    "/", "/?q=nothing", "/batch?iteration=1", "/batch?iteration=9", "/curves?all=1&types=1&bands=1&smooth=3",
+    "/episode?run=0&iteration=1&episode=1", "/group?iteration=1&group=0", "/compare?a=0.1.0&b=0.1.1",
 )  # fmt: skip
 
 
@@ -103,7 +105,63 @@ def test_a_page_follows_a_run_that_trains(make_run: Callable[..., RunFolder]) ->
     run.write_episodes(2, {**columns, "iteration": [2] * len(columns["turn"])})
     run.append_metrics({"kind": "train", "iteration": 2, "rollout/success": 1.0})
     assert "32 of 32" in server.get("/").text
-    assert server.get("/curves.json").json()[0]["x"] == [1, 2]
+    assert server.get("/curves.json").json()[0]["x"] == [0, 1, 2]
+
+
+def test_curves_by_task_type_are_one_chart_per_type(finished_run: RunFolder) -> None:
+    server = client(finished_run)
+    plain = [chart["title"] for chart in server.get("/curves.json").json()]
+    typed = [chart["title"] for chart in server.get("/curves.json?types=1").json()]
+    assert "valid_seen, sampled: success" in plain
+    assert {"valid_unseen, sampled: success, heat", "kept training episodes: success, clean"} <= set(typed) - set(plain)
+
+
+def test_the_page_of_a_group_names_the_steps_where_won_and_lost_episodes_part(recorded: RunFolder) -> None:
+    rows = recorded.read_episodes(1)
+    rows["action"] = [f"go {e if t else 0}" for e, t in zip(rows["episode"], rows["turn"], strict=True)]
+    recorded.write_episodes(1, rows)
+    text = client(recorded).get("/group?iteration=1&group=0").text
+    assert "1 of 2 episodes were won." in text
+    assert '<a href="#parts-0-1">step 2 (episodes 0, 1)</a>.' in text
+    assert 'id="parts-0-1"' in text
+
+
+def test_an_episode_leads_to_the_same_task_in_another_iteration_and_in_another_run(
+    finished_run: RunFolder, make_run: Callable[..., RunFolder]
+) -> None:
+    text = client(finished_run, make_run("other", seed=1)).get("/episode?run=0&iteration=1&episode=3").text
+    for other in ("0.40.2", "1.40.3"):
+        address = f"/compare?a=0.1.3&amp;b={other}"
+        assert f'href="{address}"' in text
+        assert client(finished_run, finished_run).get(address.replace("&amp;", "&")).status_code == 200
+
+
+def test_two_episodes_beside_each_other_show_where_they_part(recorded: RunFolder) -> None:
+    server = client(recorded)
+    assert "They read and do the same in all 3 steps." in server.get("/compare?a=0.1.0&b=0.1.0").text
+    assert '<a href="#step-2">step 3</a>' in server.get("/compare?a=0.1.0&b=0.1.1").text  # whose third text is long
+
+
+def test_requests_at_the_same_time_read_the_files_once_and_whole(
+    make_run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_TABLES_KEPT", 1)
+    [run] = library.open_runs([make_run("run", iterations=6, keep_episodes=tuple(range(1, 7)))])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: len(run.episodes()), range(16)))
+    assert found == [96] * 16
+
+
+def test_runs_whose_folders_have_one_name_are_told_apart(make_run: Callable[..., RunFolder]) -> None:
+    runs = [make_run(name, iterations=0, keep_episodes=()) for name in ("old/demo", "new/demo", "new/other")]
+    assert [run.name for run in library.open_runs(runs)] == ["old/demo", "new/demo", "other"]
+
+
+def test_a_record_without_its_iteration_is_not_drawn(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run("odd", iterations=2, every=2)
+    run.append_metrics({"kind": "train", "iteration": float("nan"), "rollout/success": 1.0})
+    run.append_metrics({"kind": "eval"})
+    assert client(run).get("/curves.json").json()[0]["x"] == [0, 1, 2]
 
 
 def test_the_hostile_text_is_really_in_the_run(recorded: RunFolder) -> None:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from empg.report.inspector.tree import Branch, tree
+from empg.report.inspector.tree import Branch, partings, tree
 
 
-def episode(number: int, actions: str) -> list[dict[str, Any]]:
-    base = {"episode": number, "observation": "o", "text": "", "valid": True, "entropy": 0.1, "advantage": float("nan")}
+def episode(number: int, actions: str, won: bool = False) -> list[dict[str, Any]]:
+    base = {
+        "episode": number,
+        "success": won,
+        "observation": "o",
+        "text": "",
+        "valid": True,
+        "entropy": 0.1,
+        "advantage": float("nan"),
+    }
     return [{**base, "turn": turn, "action": action} for turn, action in enumerate(actions)]
 
 
@@ -32,3 +40,15 @@ def test_equal_episodes_are_one_branch_and_strangers_part_at_once() -> None:
 
 def test_a_long_episode_does_not_make_a_deep_tree() -> None:
     assert len(tree([episode(0, "a" * 5_000), episode(1, "a" * 5_000 + "b")]).steps) == 5_000
+
+
+def test_won_and_lost_episodes_part_where_a_continuation_has_only_one_outcome() -> None:
+    root = tree([episode(0, "abcd", won=True), episode(1, "abce"), episode(2, "ax", won=True), episode(3, "ab")])
+    assert (root.won, len(root.episodes)) == (2, 4)
+    found = [(b.parts, b.episodes) for b in partings(root)]
+    assert found == [(1, [0, 1, 2, 3]), (2, [0, 1, 3]), (3, [0, 1])]
+
+
+def test_episodes_with_the_same_steps_or_the_same_outcome_do_not_part() -> None:
+    assert partings(tree([episode(0, "ab", won=True), episode(1, "ab")])) == []
+    assert partings(tree([episode(0, "ab"), episode(1, "ac")])) == []

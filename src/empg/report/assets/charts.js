@@ -42,17 +42,19 @@
         data.push(sums[i]);
         series.push({ stroke, width: 1, fill: stroke + "b0", points: { show: false } });
         if (i > 0) bands.push({ series: [data.length - 2, data.length - 1], fill: colour(stack[i - 1].colour) + "b0" });
-      } else if (s.kind === "points") {
+      } else if (s.kind === "points" || s.kind === "rings") {
         data.push(s.values);
-        series.push({ stroke, paths: () => null, points: { show: true, size: 5, width: 1, fill: stroke + "70" } });
+        const fill = s.kind === "rings" ? "transparent" : stroke + "a0";
+        series.push({ stroke, paths: () => null, points: { show: true, size: 5, width: 1, fill } });
       } else if (s.kind === "bars") {
         data.push(s.values);
         series.push({ stroke, fill: stroke + "b0", width: 0, paths: uPlot.paths.bars({ size: [0.92, 80] }), points: { show: false } });
       } else {
         data.push(s.values);
+        const sparse = 2 * known(s.values).length < s.values.length || s.values.length === 1;
         series.push({
           stroke, width: s.kind === "whiskers" || s.colour === 0 ? 1.25 : 2, spanGaps: true,
-          points: { show: s.kind === "line" && s.values.length === 1, size: 7 },
+          points: { show: s.kind === "line" && sparse, size: 7 },
         });
       }
     }
@@ -109,7 +111,7 @@
       chart.series.forEach((s, n) => {
         values[n].textContent =
           s.kind === "band" ? `${show(at(s.low, i), chart.unit)} to ${show(at(s.high, i), chart.unit)}`
-            : show(s.kind === "points" || s.kind === "bars" ? s.values[i] : at(s.values, i), chart.unit);
+            : show(["points", "rings", "bars"].includes(s.kind) ? s.values[i] : at(s.values, i), chart.unit);
       });
   }
 
@@ -158,6 +160,7 @@
       data, holder,
     );
     settle(null);
+    reachable(chart, plot, holder, figure.querySelector(".key"));
     if (chart.links?.length) {
       plot.over.classList.add("clickable");
       plot.over.addEventListener("click", (event) => {
@@ -166,6 +169,25 @@
       });
     }
     return plot;
+  }
+
+  // Keys do what the pointer does: arrows read values, which a screen reader says, and Enter opens the step of a dot.
+  function reachable(chart, plot, holder, key) {
+    const last = chart.x.length - 1;
+    let place = last;
+    const target = (pressed) => ({
+      ArrowLeft: Math.max(0, place - 1), ArrowRight: Math.min(last, place + 1), Home: 0, End: last,
+    })[pressed];
+    holder.tabIndex = 0;
+    holder.onfocus = () => key.setAttribute("aria-live", "polite");
+    holder.onblur = () => key.removeAttribute("aria-live");
+    holder.onkeydown = (event) => {
+      if (event.key === "Enter" && chart.links?.[place]) location.assign(chart.links[place]);
+      if (target(event.key) === undefined) return;
+      event.preventDefault();
+      place = target(event.key);
+      plot.setCursor({ left: plot.valToPos(chart.x[place], "x"), top: 0 });
+    };
   }
 
   // The index of the dot or bar with a link that is nearest to a place in the plot, if it is within 12 pixels.

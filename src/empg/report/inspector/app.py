@@ -20,15 +20,15 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from empg.environments.serving import serve_app, web_app
-from empg.record.records import train_records
+from empg.record.records import eval_records, train_records
 from empg.record.runfolder import RunFolder
 from empg.report.inspector import listing
-from empg.report.inspector.batch import batch_charts, extremes, gradient_shares
+from empg.report.inspector.batch import batch_charts, extremes, kinds_of_steps
 from empg.report.inspector.conversation import conversation, credit_inputs
 from empg.report.inspector.library import InspectedRun, Row, open_runs
-from empg.report.inspector.tree import tree
+from empg.report.inspector.tree import partings, tree
 from empg.report.markup import embed_json, finite, shown
-from empg.report.overlay import MAIN, overlay
+from empg.report.overlay import MAIN, evaluation_curves, overlay, training_curves_by_type
 
 HOST = "127.0.0.1"
 MAX_SMOOTH = 1_000  # iterations
@@ -107,7 +107,7 @@ class Inspector:
         groups = {turns[0]["group"]: turns[0] for turns in episodes}
         return self._page(
             "batch.html.j2", run=run, iteration=iteration, iterations=iterations, charts=charts, groups=groups,
-            steps=steps, extremes=extremes(steps), shares=gradient_shares(steps), link=link,
+            steps=steps, extremes=extremes(steps), kinds=kinds_of_steps(steps), link=link,
             data=embed_json({"charts": [asdict(chart) for chart in charts]}),
             credit=embed_json(credit_inputs(run, episodes)),
         )  # fmt: skip
@@ -116,9 +116,11 @@ class Inspector:
         """Show the episodes of one group as a tree."""
         run, iteration, group = self._run(request), _whole(request, "iteration"), _whole(request, "group")
         episodes = _find(run.turns(iteration), "group", group)
+        root = tree(episodes)
         return self._page(
-            "group.html.j2", run=run, iteration=iteration, group=group, episodes=episodes, root=tree(episodes)
-        )
+            "group.html.j2", run=run, iteration=iteration, group=group, episodes=episodes, root=root,
+            partings=partings(root),
+        )  # fmt: skip
 
     def compare(self, request: Request) -> Response:
         """Show two episodes beside each other."""
@@ -131,7 +133,9 @@ class Inspector:
             run = self._numbered(number)
             turns = _find(run.turns(iteration), "episode", episode)[0]
             sides.append({"run": run, "first": turns[0], "turns": conversation(run, turns)})
-        return self._page("compare.html.j2", sides=sides, length=max(len(side["turns"]) for side in sides))
+        did = [[(turn["observation"], turn["action"]) for turn in side["turns"]] for side in sides]
+        common = next((i for i, (a, b) in enumerate(zip(*did, strict=False)) if a != b), min(map(len, did)))
+        return self._page("compare.html.j2", sides=sides, length=max(map(len, did)), common=common)
 
     def curves(self, request: Request) -> Response:
         """Show the curves of all runs."""
@@ -139,7 +143,7 @@ class Inspector:
         given = request.query_params
         return self._page(
             "curves.html.j2", charts=charts, data=embed_json({"charts": charts}), smooth=_smooth(request),
-            bands=given.get("bands") == "1", everything=given.get("all") == "1", query=request.url.query,
+            bands=given.get("bands") == "1", everything=given.get("all") == "1", types=given.get("types") == "1",
         )  # fmt: skip
 
     def curves_json(self, request: Request) -> Response:
@@ -149,12 +153,21 @@ class Inspector:
     # ---- helpers ---------------------------------------------------------------------------------------------------
 
     def _curves(self, request: Request) -> list[dict[str, Any]]:
-        loaded = [(run.name, run.recipe, train_records(run.records())) for run in self._runs]
-        names: dict[str, None] = dict.fromkeys(MAIN)
-        if request.query_params.get("all") == "1":
-            names |= dict.fromkeys(k for *_, records in loaded for r in records for k in r if k.partition("/")[2])
-        bands = request.query_params.get("bands") == "1"
-        return [asdict(chart) for chart in overlay(loaded, list(names), smooth=_smooth(request), bands=bands)]
+        given = request.query_params
+        by_type = given.get("types") == "1"
+        loaded, first, rest = [], dict.fromkeys(MAIN[:1]), dict.fromkeys(MAIN[1:])
+        for run in self._runs:
+            records = run.records()
+            train, successes = train_records(records), evaluation_curves(eval_records(records), by_type)
+            if by_type:
+                successes += training_curves_by_type(run.episodes())
+            first |= dict.fromkeys(name for record in successes for name in record if name != "iteration")
+            if given.get("all") == "1":
+                rest |= dict.fromkeys(name for record in train for name in record if name.partition("/")[2])
+            loaded.append((run.name, run.recipe, [*train, *successes]))
+        names = list(first | rest)
+        charts = overlay(loaded, names, smooth=_smooth(request), bands=given.get("bands") == "1")
+        return [asdict(chart) for chart in charts]
 
     def _run(self, request: Request) -> InspectedRun:
         return self._numbered(_whole(request, "run", 0))

@@ -35,31 +35,44 @@ def extremes(steps: Sequence[Row]) -> dict[str, list[Row]]:
     }
 
 
-def gradient_shares(steps: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return, for each kind of step, its share of the steps and of the sum of |A| times tokens.
+def kinds_of_steps(steps: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return, for each kind of step, its share of the steps and of the sum of |A| times tokens, and its entropies.
 
     A kind is the first word of the action, or the fault of the turn. The sum weights a step as a token-level loss does;
-    it is the gradient's size if all tokens had score vectors of the same length.
+    it is the gradient's size if all tokens had score vectors of the same length. `entropy` has the lower quartile, the
+    median and the upper quartile of H, nats.
     """
-    weights: dict[str, tuple[int, float]] = {}
+    kinds: dict[str, list[Row]] = {}
     for step in steps:
-        advantage = finite(step["advantage"])
-        if advantage is None:
+        if finite(step["advantage"]) is None:
             continue
         words = (step["action"] or "").split(maxsplit=1)
         kind = fault(step) or (short(words[0].partition("[")[0], 30) if words else "no action")
-        count, total = weights.get(kind, (0, 0.0))
-        weights[kind] = count + 1, total + abs(advantage) * (step["num_action_tokens"] or 0)
-    ranked = sorted(weights.items(), key=lambda item: (-item[1][1], item[0]))
+        kinds.setdefault(kind, []).append(step)
+    ranked = sorted(kinds.items(), key=lambda item: (-_weight(item[1]), item[0]))
     if len(ranked) > MAX_KINDS:
-        rest = [value for _, value in ranked[MAX_KINDS:]]
-        ranked = [*ranked[:MAX_KINDS], ("all other kinds", (sum(n for n, _ in rest), sum(w for _, w in rest)))]
-    steps_in_all = sum(n for n, _ in weights.values()) or 1
-    weight_in_all = sum(w for _, w in weights.values()) or 1.0
+        rest = [step for _, found in ranked[MAX_KINDS:] for step in found]
+        ranked = [*ranked[:MAX_KINDS], ("all other kinds", rest)]
+    steps_in_all = sum(len(found) for _, found in ranked) or 1
+    weight_in_all = sum(_weight(found) for _, found in ranked) or 1.0
     return [
-        {"kind": kind, "steps": n, "share_of_steps": n / steps_in_all, "share": weight / weight_in_all}
-        for kind, (n, weight) in ranked
+        {
+            "kind": kind,
+            "steps": len(found),
+            "share_of_steps": len(found) / steps_in_all,
+            "share": _weight(found) / weight_in_all,
+            "entropy": _quartiles([h for s in found if (h := finite(s["entropy"])) is not None]),
+        }
+        for kind, found in ranked
     ]
+
+
+def _weight(steps: Sequence[Row]) -> float:
+    return float(sum(abs(s["advantage"]) * (s["num_action_tokens"] or 0) for s in steps))
+
+
+def _quartiles(values: Sequence[float]) -> list[float | None]:
+    return [float(q) for q in np.quantile(values, [0.25, 0.5, 0.75])] if values else [None] * 3
 
 
 def _scatter(rows: Sequence[Row], link: str) -> Chart | None:
@@ -71,11 +84,11 @@ def _scatter(rows: Sequence[Row], link: str) -> Chart | None:
     won = [bool(s["success"]) for s in counted]
     return Chart(
         "Step entropy and final advantage",
-        "One dot per step that counts. Click a dot to open its step",
+        "One dot per step that counts. Click a dot, or choose it with the arrow keys and Enter, to open its step",
         "",
         [
             Series("A, episode won", "points", [v if w else None for v, w in zip(values, won, strict=True)], colour=1),
-            Series("A, episode lost", "points", [None if w else v for v, w in zip(values, won, strict=True)], colour=2),
+            Series("A, episode lost", "rings", [None if w else v for v, w in zip(values, won, strict=True)], colour=2),
         ],
         "H (nats)",
         [s["entropy"] for s in counted],
@@ -96,13 +109,28 @@ def _histogram(rows: Sequence[Row], link: str) -> Chart | None:
     first, last = (link.format(episode=s["episode"], turn=s["turn"]) for s in (least, most))
     return Chart(
         "Histogram of step entropy",
-        f"min {least['entropy']:.4g} and max {most['entropy']:.4g} nats set Hn = 0 and Hn = 1. Click these bars",
+        f"{_normalisation(counted)}. Click the first and the last bar",
         "",
         [Series("steps", "bars", inner), Series("with the min or the max", "bars", ends, colour=2)],
         "H (nats)",
         middles,
         links=[first, *[""] * (BINS - 2), last],
     )
+
+
+def _normalisation(steps: Sequence[Row]) -> str:
+    """Return which entropies the recorded Hn comes from; `steps` ascend in H."""
+    least, most = steps[0]["entropy"], steps[-1]["entropy"]
+    ends = f"min {least:.4g} and max {most:.4g} nats"
+    normalised = [(s["entropy"], hn) for s in steps if (hn := finite(s.get("entropy_normalised"))) is not None]
+    zeros, ones = [h for h, hn in normalised if hn <= 0], [h for h, hn in normalised if hn > 1 - 1e-6]
+    if not zeros or not ones:
+        return ends
+    if [hn for _, hn in normalised] != sorted(hn for _, hn in normalised):
+        return f"{ends}; the rule of the run normalises another entropy"
+    if (zeros[-1], ones[0]) == (least, most):
+        return f"{ends} set Hn = 0 and Hn = 1"
+    return f"{ends}; Hn is 0 up to {zeros[-1]:.4g} and 1 from {ones[0]:.4g}"
 
 
 def _positions(rows: Sequence[Row]) -> Chart | None:
@@ -112,8 +140,7 @@ def _positions(rows: Sequence[Row]) -> Chart | None:
     series = []
     for colour, (name, success) in enumerate((("won", True), ("lost", False)), 1):
         at = [[s["entropy"] for s in rows if s["turn"] == t and bool(s["success"]) is success] for t in turns]
-        quantiles = [[float(q) for q in np.quantile(a, [0.25, 0.5, 0.75])] if a else [None] * 3 for a in at]
-        low, middle, high = (list(column) for column in zip(*quantiles, strict=True))
+        low, middle, high = (list(column) for column in zip(*map(_quartiles, at), strict=True))
         if any(a for a in at):
             series.append(Series(f"{name}, middle half", "band", [], low, high, colour))
             series.append(Series(f"{name}, median", "line", middle, colour=colour))

@@ -14,6 +14,7 @@ MAX_TOKENS = 4_000  # shaded tokens of one turn on a page
 SHADES = 10  # levels of shading
 
 _COLUMNS = {"entropy": "entropy", "base": "advantage_outcome", "process": "process_reward", "advantage": "advantage"}
+_RECORDED = {"normalised": "entropy_normalised", "scale": "scale", "clarity": "clarity"}
 _SHOWN = (
     "entropy", "entropy_normalised", "scale", "clarity", "advantage_outcome", "process_reward", "advantage", "reward",
 )  # fmt: skip
@@ -33,6 +34,8 @@ def conversation(run: InspectedRun, turns: Sequence[Row]) -> list[dict[str, Any]
             "dropped": bool(turn["dropped"]),
             "counted": finite(turn["advantage"]) is not None,
             "tokens": _shaded(turn, run.tokens, most),
+            "written_tokens": len(turn["action_ids"] or []),
+            "action_entropy": finite(turn.get("action_entropy")),
             **{name: finite(turn[name]) for name in _SHOWN},
         }
         for turn in turns
@@ -43,10 +46,15 @@ def credit_inputs(run: InspectedRun, episodes: Sequence[Sequence[Row]]) -> dict[
     """Return the columns of an iteration that a modulation sees, one value per step, for the page's script.
 
     The reward of an episode is the sum of the environment's rewards. A run does not record the penalty for long
-    episodes, so a rule that reads rewards (gtpo) is recomputed without it.
+    episodes, so a rule that reads rewards (gtpo, grpo_s) is recomputed without it. `recorded` has what the run's own
+    rule made of them. `action_entropy` is None unless each step that counts has one.
     """
     rule, options = run.modulation
     steps = [turn for turns in episodes for turn in turns]
+    iteration = steps[0]["iteration"] if steps else 1
+    counted = [finite(turn["advantage"]) is not None for turn in steps]
+    of_action = [finite(turn.get("action_entropy")) for turn in steps]
+    whole = all(h is not None for h, c in zip(of_action, counted, strict=True) if c)
     rewards = [sum(finite(t["reward"]) or 0.0 for t in turns) for turns in episodes]
     return {
         "rule": rule,
@@ -55,8 +63,11 @@ def credit_inputs(run: InspectedRun, episodes: Sequence[Sequence[Row]]) -> dict[
         "turn": [turn["turn"] for turn in steps],
         "group": [turn["group"] for turn in steps],
         "reward": [reward for reward, turns in zip(rewards, episodes, strict=True) for _ in turns],
-        "counted": [finite(turn["advantage"]) is not None for turn in steps],
+        "counted": counted,
+        "action_entropy": of_action if whole and any(counted) else None,
+        "finished": run.finished_before(iteration),
         **{name: [finite(turn[column]) for turn in steps] for name, column in _COLUMNS.items()},
+        "recorded": {name: [finite(turn[column]) for turn in steps] for name, column in _RECORDED.items()},
     }
 
 

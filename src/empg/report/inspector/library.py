@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 import pyarrow as pa
@@ -14,8 +15,9 @@ from empg.record.loading import LoadedRun, episodes_of, grouped
 from empg.record.records import Record
 from empg.record.runfolder import RunFolder
 from empg.report.inspector.tokens import TokenTexts
-from empg.report.markup import finite
+from empg.report.markup import finite, short
 
+MAX_NAME = 100  # characters of the name of a rule or an option
 _TABLES_KEPT = 48  # tables of steps in memory; the least recently used is dropped first
 Row = Mapping[str, Any]
 
@@ -23,12 +25,12 @@ Row = Mapping[str, Any]
 class InspectedRun:
     """One run. A file is read again when it has changed, so pages follow a run that trains."""
 
-    def __init__(self, folder: RunFolder, number: int) -> None:
-        self.folder, self.number = folder, number
-        self.name = folder.path.absolute().name
+    def __init__(self, folder: RunFolder, number: int, name: str) -> None:
+        self.folder, self.number, self.name = folder, number, name
         self.problems: list[str] = []
         self._steps: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._episodes: dict[tuple[int, int], list[Row]] = {}
+        self._reading = RLock()  # requests are answered in several threads
 
     def iterations(self) -> list[int]:
         """Return the iterations that have kept episodes."""
@@ -37,24 +39,26 @@ class InspectedRun:
     def steps(self, iteration: int) -> pa.Table:
         """Return the steps of an iteration; no rows if its file is missing or damaged."""
         key = self._key(iteration)
-        if key not in self._steps:
-            loaded = LoadedRun(self.folder)
-            self._steps[key] = loaded.steps_of(iteration)
-            self.problems += [p for p in loaded.problems if p not in self.problems]
-        self._steps.move_to_end(key)
-        while len(self._steps) > _TABLES_KEPT:
-            self._steps.popitem(last=False)
-        return self._steps[key]
+        with self._reading:
+            if key not in self._steps:
+                loaded = LoadedRun(self.folder)
+                self._steps[key] = loaded.steps_of(iteration)
+                self.problems += [p for p in loaded.problems if p not in self.problems]
+            self._steps.move_to_end(key)
+            while len(self._steps) > _TABLES_KEPT:
+                self._steps.popitem(last=False)
+            return self._steps[key]
 
     def episodes(self) -> list[Row]:
         """Return all kept episodes of all iterations, one row per episode, with the number of the run as `run`."""
         rows: list[Row] = []
-        for iteration in self.iterations():
-            key = self._key(iteration)
-            if key not in self._episodes:
-                found = episodes_of(self.steps(iteration)).to_pylist()
-                self._episodes[key] = [{**row, "run": self.number} for row in found]
-            rows += self._episodes[key]
+        with self._reading:
+            for iteration in self.iterations():
+                key = self._key(iteration)
+                if key not in self._episodes:
+                    found = episodes_of(self.steps(iteration)).to_pylist()
+                    self._episodes[key] = [{**row, "run": self.number} for row in found]
+                rows += self._episodes[key]
         return rows
 
     def turns(self, iteration: int) -> list[list[Row]]:
@@ -63,14 +67,15 @@ class InspectedRun:
 
     def records(self) -> list[Record]:
         """Return the records of the run; none if the file is damaged, which `problems` says."""
-        try:
-            records = self.folder.read_metrics()
-        except UserError as error:
-            records, found = [], [str(error)]
-        else:
-            found = self.folder.problems
-        self.problems += [p for p in found if p not in self.problems]
-        return [r for r in records if isinstance(r.get("kind"), str)]
+        with self._reading:
+            try:
+                records = self.folder.read_metrics()
+            except UserError as error:
+                records, found = [], [str(error)]
+            else:
+                found = self.folder.problems
+            self.problems += [p for p in found if p not in self.problems]
+        return [r for r in records if isinstance(r.get("kind"), str) and _has_a_place(r)]
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -81,9 +86,14 @@ class InspectedRun:
             self.problems.append(str(error))
             return {}
 
+    def finished_before(self, iteration: int) -> float:
+        """Return the share of the run's iterations that were finished when this one was credited; 0 if unknown."""
+        planned = finite(self.recipe.get("iterations"))
+        return min(1.0, (iteration - 1) / planned) if planned and planned > 0 else 0.0
+
     @property
     def modulation(self) -> tuple[str, dict[str, Any]]:
-        """The name of the modulation and its constants; "" for a plain base algorithm, "?" if the recipe has none."""
+        """The name of the modulation and its options; "" for a plain base algorithm, "?" if the recipe has none."""
         credit = self.recipe.get("credit")
         if not isinstance(credit, dict) or "modulation" not in credit:
             return "?", {}
@@ -92,7 +102,8 @@ class InspectedRun:
             return "", {}
         if not isinstance(found, dict) or not isinstance(found.get("name"), str):
             return "?", {}
-        return found["name"], {k: float(v) for k, v in found.items() if finite(v) is not None}
+        options = {short(str(k), MAX_NAME): _simple(v) for k, v in found.items() if k != "name"}
+        return short(found["name"], MAX_NAME), options
 
     @cached_property
     def tokens(self) -> TokenTexts:
@@ -107,6 +118,22 @@ class InspectedRun:
         return iteration, changed
 
 
+def _has_a_place(record: Record) -> bool:
+    """Whether a record of an iteration names it; a damaged one is not drawn."""
+    return record["kind"] not in ("train", "eval") or finite(record.get("iteration")) is not None
+
+
+def _simple(value: Any) -> float | bool | str:
+    """Return an option as the page can compare it; what is not a finite number or a bool is its text."""
+    number = finite(value)
+    return number if number is not None else value if isinstance(value, bool) else short(str(value), MAX_NAME)
+
+
 def open_runs(folders: Sequence[RunFolder]) -> list[InspectedRun]:
-    """Open runs, in the order in which pages number them."""
-    return [InspectedRun(folder, number) for number, folder in enumerate(folders)]
+    """Open runs, in the order in which pages number them. Their names are as short as tells them apart."""
+    paths = [folder.path.absolute() for folder in folders]
+    names = Counter(path.name for path in paths)
+    return [
+        InspectedRun(folder, number, path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}")
+        for number, (folder, path) in enumerate(zip(folders, paths, strict=True))
+    ]

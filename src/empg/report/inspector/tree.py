@@ -19,14 +19,24 @@ class Branch:
     Attributes:
         steps: for each step, its action, and the step of each episode.
         episodes: numbers of the episodes that took these steps.
+        won: how many of the episodes were won.
         ends: the episodes that ended after these steps.
         branches: the continuations, in order of their first episode.
+        parts: index of the step at which won and lost episodes part: before it they are together, and with it one of
+            the continuations has only won or only lost ones. None if they do not part here.
     """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
     episodes: list[int] = field(default_factory=list)
+    won: int = 0
     ends: list[Row] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
+    parts: int | None = None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some of the episodes were won and some lost."""
+        return 0 < self.won < len(self.episodes)
 
 
 def tree(episodes: Sequence[Sequence[Row]]) -> Branch:
@@ -38,8 +48,16 @@ def tree(episodes: Sequence[Sequence[Row]]) -> Branch:
     return _grow(list(episodes), 0)
 
 
+def partings(branch: Branch) -> list[Branch]:
+    """Return the branches after which won and lost episodes part, the earliest in an episode first."""
+    found = [branch] if branch.parts is not None else []
+    found += [b for child in branch.branches for b in partings(child)]
+    return sorted(found, key=lambda b: b.parts or 0)
+
+
 def _grow(episodes: list[Sequence[Row]], start: int) -> Branch:
-    branch = Branch(episodes=[turns[0]["episode"] for turns in episodes])
+    won = sum(bool(turns[0]["success"]) for turns in episodes)
+    branch = Branch(episodes=[turns[0]["episode"] for turns in episodes], won=won)
     depth = start
     while True:
         going = [turns for turns in episodes if len(turns) > depth]
@@ -52,6 +70,9 @@ def _grow(episodes: list[Sequence[Row]], start: int) -> Branch:
         depth += 1
     branch.ends = [turns[0] for turns in episodes if len(turns) == depth]
     branch.branches = [_grow(together, depth) for together in kinds.values()]
+    one_sided = [len({bool(end["success"]) for end in branch.ends}) == 1, *(not b.mixed for b in branch.branches)]
+    if branch.mixed and branch.branches and any(one_sided):
+        branch.parts = depth
     return branch
 
 

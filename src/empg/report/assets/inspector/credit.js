@@ -1,22 +1,40 @@
-// The credit modulations of empg.credit.modulations, for the page's sliders. A test compares them with the package.
+// The credit modulations of empg.credit.modulations, for the page's form. A test compares them with the package.
 // Arrays have one value per step that counts; the steps of an episode are neighbours, in time order.
 
 const mean = (values) => values.reduce((sum, v) => sum + v, 0) / values.length;
 
-// EMPG, arXiv 2509.09265: see empg/credit/modulations/empg.py.
-function empg(steps, { k, k_future, zeta, eps }) {
-  const { entropy, base, process, episode } = steps, n = entropy.length;
-  let low = Infinity, high = -Infinity;
-  for (const h of entropy) {
-    low = Math.min(low, h);
-    high = Math.max(high, h);
-  }
-  const normalised = entropy.map((h) => (h - low) / (high - low + eps));
+// For each value, the number and the mean of the values that have the same key.
+function within(keys, values) {
+  const sums = new Map();
+  keys.forEach((key, i) => {
+    const [count, sum] = sums.get(key) ?? [0, 0];
+    sums.set(key, [count + 1, sum + values[i]]);
+  });
+  return { count: keys.map((key) => sums.get(key)[0]), mean: keys.map((key) => sums.get(key)[1] / sums.get(key)[0]) };
+}
+
+// The entropies that become Hn = 0 and Hn = 1; `q` is the share of the steps left out at either end.
+function bounds(entropy, q) {
+  const sorted = Float64Array.from(entropy).sort(), outside = Math.floor(q * sorted.length);
+  return [sorted[outside], sorted[sorted.length - 1 - outside]];
+}
+
+// EMPG, arXiv 2509.09265, and its variants: see empg/credit/modulations/empg.py and empg_variant.py.
+function empg(steps, options) {
+  const { k, k_future, zeta, eps, normalisation, q, clarity: bonus, zeta_schedule } = options;
+  const { entropy, base, process, episode, finished } = steps, n = entropy.length;
+  const [low, high] = bounds(entropy, normalisation === "quantile" ? q : 0);
+  const normalised = entropy.map((h) => Math.min(1, Math.max(0, (h - low) / (high - low + eps))));
   const confidence = normalised.map((h) => Math.exp(-k * h)), middle = mean(confidence);
   const scale = confidence.map((c) => c / middle);
-  const clarity = normalised.map((_, i) =>
-    i + 1 < n && episode[i + 1] === episode[i] ? Math.exp(-k_future * normalised[i + 1]) : 0);
-  const modulated = base.map((a, i) => a * scale[i] + zeta * clarity[i] + process[i]), centre = mean(modulated);
+  const own = normalised.map((h) => Math.exp(-k_future * h));
+  const next = own.map((_, i) => (i + 1 < n && episode[i + 1] === episode[i] ? own[i + 1] : 0));
+  const clarity = next.map((f, i) => {
+    if (bonus === "won") return base[i] > 0 ? f : 0;
+    return bonus === "potential" ? f - own[i] : f;
+  });
+  const weight = zeta_schedule === "linear" ? zeta * (1 - finished) : zeta;
+  const modulated = base.map((a, i) => a * scale[i] + weight * clarity[i] + process[i]), centre = mean(modulated);
   return { normalised, scale, clarity, advantage: modulated.map((a) => a - centre) };
 }
 
@@ -29,40 +47,64 @@ function gtpo(steps, { alpha_1, alpha_2, floor }) {
     return i - first.get(e);
   });
   const side = entropy.map((_, i) => `${group[i]} ${won[i]}`);
-  const collect = (keys, values) => {
-    const sums = new Map();
-    keys.forEach((key, i) => {
-      const [count, sum] = sums.get(key) ?? [0, 0];
-      sums.set(key, [count + 1, sum + values[i]]);
-    });
-    return keys.map((key) => sums.get(key)[1] / sums.get(key)[0]);
-  };
   const weight = entropy.map((h, i) => (won[i] ? Math.max(h, floor) : 1 / Math.max(h, floor)));
-  const level = collect(side.map((s, i) => `${s} ${step[i]}`), weight);
+  const level = within(side.map((s, i) => `${s} ${step[i]}`), weight).mean;
   const shaped = weight.map((w, i) =>
     alpha_1 * (won[i] ? reward[i] : -1) + (alpha_2 * (won[i] ? w : -w)) / level[i]);
-  const middle = collect(side, shaped), centred = shaped.map((r, i) => r - middle[i]);
-  const spread = collect(side, centred.map((c) => c * c)).map(Math.sqrt);
+  const middle = within(side, shaped).mean, centred = shaped.map((r, i) => r - middle[i]);
+  const spread = within(side, centred.map((c) => c * c)).mean.map(Math.sqrt);
   return { advantage: centred.map((c, i) => c / Math.max(spread[i], floor) + process[i]) };
 }
 
-const EPS = 1e-8;
+// GRPO-S, arXiv 2508.04349: see empg/credit/modulations/grpo_s.py. One value per episode up to the last line.
+function grpo_s(steps, { beta_1, beta_2, floor }) {
+  const { entropy, process, episode, group, reward } = steps;
+  const first = episode.flatMap((e, i) => (i && episode[i - 1] === e ? [] : [i]));
+  const level = within(episode, entropy).mean, of = first.map((i) => group[i]);
+  const won = first.map((i) => reward[i] > 0);
+  const weight = first.map((i, e) => (won[e] ? Math.max(level[i], floor) : 1 / Math.max(level[i], floor)));
+  const share = within(of.map((g, e) => `${g} ${won[e]}`), weight).mean.map((m, e) => weight[e] / m);
+  const shaped = first.map((i, e) => (won[e] ? beta_1 * reward[i] + beta_2 * share[e] : -beta_1 - beta_2 * share[e]));
+  const { mean: middle, count } = within(of, shaped), centred = shaped.map((r, e) => r - middle[e]);
+  const variance = within(of, centred.map((c) => c * c)).mean.map((v, e) => (v * count[e]) / Math.max(count[e] - 1, 1));
+  const advantage = new Map(first.map((i, e) => [episode[i], centred[e] / (Math.sqrt(variance[e]) + floor)]));
+  return { advantage: episode.map((e, i) => advantage.get(e) + process[i]) };
+}
 
-// By name: the constants with their defaults, and the rule.
+const EPS = 1e-8;
+const PLAIN = { normalisation: "minmax", q: 0.05, clarity: "bonus", zeta_schedule: "constant" };
+
+// Values of the options that are names.
+export const CHOICES = {
+  entropy: ["turn", "action"],
+  normalisation: ["minmax", "quantile"], clarity: ["bonus", "won", "potential"], zeta_schedule: ["constant", "linear"],
+};
+
+// By name: the options with their defaults, and the rule.
 export const RULES = {
   centred: { options: {}, modulate: (s) => empg(s, { k: 0, k_future: 1, zeta: 0, eps: EPS }) },
   clarity: { options: { k_future: 1, zeta: 0.1, eps: EPS }, modulate: (s, o) => empg(s, { ...o, k: 0 }) },
   empg: { options: { k: 1, k_future: 1, zeta: 0.1, eps: EPS }, modulate: empg },
+  empg_variant: { options: { k: 1, k_future: 1, zeta: 0.1, eps: EPS, ...PLAIN }, modulate: empg },
+  grpo_s: { options: { beta_1: 1, beta_2: 0.1, floor: 1e-4 }, modulate: grpo_s },
   gtpo: { options: { alpha_1: 1, alpha_2: 0.1, floor: 1e-4 }, modulate: gtpo },
   scaling: { options: { k: 1, eps: EPS }, modulate: (s, o) => empg(s, { ...o, k_future: 1, zeta: 0 }) },
 };
 
+// The options of a rule with their defaults. `entropy: action` needs a column that not every run has.
+export function optionsOf(rule, iteration) {
+  const options = RULES[rule]?.options ?? {};
+  return rule === "empg_variant" && iteration.action_entropy ? { entropy: "turn", ...options } : { ...options };
+}
+
 // The credit of all steps of an iteration; null for a step that does not count. The rule "" is the base algorithm.
 export function recompute(iteration, rule, options) {
   const places = iteration.counted.flatMap((counted, i) => (counted ? [i] : []));
-  const pick = (values) => places.map((i) => values[i] ?? 0);
+  const pick = (values) => places.map((i) => Math.fround(values[i] ?? 0)); // the package computes in float32
   const steps = Object.fromEntries(
     ["entropy", "base", "process", "episode", "group", "reward"].map((name) => [name, pick(iteration[name])]));
+  steps.finished = iteration.finished;
+  if (options.entropy === "action") steps.entropy = pick(iteration.action_entropy);
   const plain = steps.base.map((a, i) => a + steps.process[i]);
   const credit = !places.length ? {} : rule
     ? RULES[rule].modulate(steps, { ...RULES[rule].options, ...options }) : { advantage: plain };

@@ -1,22 +1,34 @@
 // Follows the runs: fetches the numbers of the curves again, as long as the page is visible and the box is ticked.
+// A server that does not answer is asked again until it does.
+const PAUSE = 5000, LIMIT = 20000; // milliseconds between requests, and for an answer
 const box = document.querySelector("input[name=live]"), status = document.querySelector("[data-live]");
 let last = "";
-setInterval(async () => {
-  if (!box.checked || document.hidden) return;
-  try {
-    const answer = await fetch(`/curves.json${location.search}`);
-    if (!answer.ok) throw new Error(answer.statusText);
-    const text = await answer.text();
-    if (text === last) return;
-    last = text;
-    const charts = JSON.parse(text);
-    if (charts.length !== document.querySelectorAll("figure[data-chart]").length) {
-      location.reload();
-      return;
-    }
-    document.dispatchEvent(new CustomEvent("new-charts", { detail: charts }));
-    status.textContent = `numbers of ${new Date().toLocaleTimeString()}`;
-  } catch {
-    status.textContent = "the server does not answer";
+
+async function ask() {
+  const answer = await fetch(`/curves.json${location.search}`, { signal: AbortSignal.timeout(LIMIT) });
+  if (!answer.ok) throw new Error(answer.statusText);
+  const text = await answer.text();
+  const charts = JSON.parse(text);
+  const titles = [...document.querySelectorAll("figure[data-chart] h2")].map((title) => title.textContent);
+  if (charts.length !== titles.length || charts.some((chart, i) => chart.title !== titles[i])) {
+    location.reload(); // a metric is new: the page has no figure for it
+    return;
   }
-}, 5000);
+  if (text === last) return;
+  last = text;
+  document.dispatchEvent(new CustomEvent("new-charts", { detail: charts }));
+  status.textContent = `numbers of ${new Date().toLocaleTimeString()}`;
+}
+
+async function follow() {
+  if (box.checked && !document.hidden) {
+    try {
+      await ask();
+    } catch {
+      status.textContent = "The server does not answer. Trying again.";
+      last = "";
+    }
+  }
+  setTimeout(follow, PAUSE);
+}
+setTimeout(follow, PAUSE);
