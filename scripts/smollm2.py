@@ -13,7 +13,7 @@ from importlib.metadata import files
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("folder", type=Path)
@@ -25,9 +25,11 @@ path = Path(str(found[0].locate()))
 place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
 read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
 config = read.config
+assert isinstance(config, LlamaConfig)
 del config.quantization_config  # transformers does not save a model that it read from a GGUF file
 model = LlamaForCausalLM(config)
 model.load_state_dict(read.state_dict())
-model.to(torch.bfloat16).save_pretrained(folder)
+torch.nn.Module.to(model, torch.bfloat16)
+model.save_pretrained(folder)
 AutoTokenizer.from_pretrained(**place).save_pretrained(folder)
 print(f"{folder}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")

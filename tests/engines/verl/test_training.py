@@ -180,7 +180,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def expert_plays(recipe: Recipe, agent: Any) -> list[list[tuple[list[int], list[int]]]]:
     """The expert's episode of every task: what it has read before each turn, and the turn."""
-    plays = []
+    plays: list[list[tuple[list[int], list[int]]]] = []
     for split, count in (("train", UPDATES * GROUPS), ("valid_seen", VALIDATED)):
         environment = recipe.environment.make(split)
         for task in range(count):
