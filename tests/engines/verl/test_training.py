@@ -28,6 +28,7 @@ from empg.credit import modulate_advantages, outcome_advantages
 from empg.recipe import Recipe, load_recipe
 from empg.rollout.demonstrations import as_episode, demonstrate
 from empg.run.build import build_agent, build_policy
+from empg.run.evaluate import panel_of
 from tests import ROOT
 
 pytestmark = [
@@ -181,9 +182,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def expert_plays(recipe: Recipe, agent: Any) -> list[list[tuple[list[int], list[int]]]]:
     """The expert's episode of every task: what it has read before each turn, and the turn."""
     plays: list[list[tuple[list[int], list[int]]]] = []
-    for split, count in (("train", UPDATES * GROUPS), ("valid_seen", VALIDATED)):
+    for split, tasks in (("train", range(UPDATES * GROUPS)), ("valid_seen", panel_of(recipe, "valid_seen").tasks)):
         environment = recipe.environment.make(split)
-        for task in range(count):
+        for task in tasks:
             turns = demonstrate(environment, task, 0.0, ())
             episode, _ = as_episode(turns, agent, recipe.rollout.max_episode_tokens)
             assert len(episode.turns) == len(turns)
