@@ -8,23 +8,13 @@ from empg.policy.model import Policy
 from empg.recipe import Recipe, parse_recipe
 from empg.rollout.types import EndReason, Episode, Turn
 from empg.run.build import build_policy
+from tests.engines.tiny import POLICY
 
 SMALL: dict[str, Any] = {
     "iterations": 2,
     "checkpoint_every": 1,
     "environment": {"max_steps": 4, "options": {"rooms": "small"}},
-    "policy": {
-        "device": "cpu",
-        "tiny": {
-            "hidden_size": 32,
-            "layers": 2,
-            "heads": 2,
-            "kv_heads": 1,
-            "intermediate_size": 64,
-            "vocab_size": 400,
-            "embedding_std": 0.3,  # so that entropies differ by more than the rounding of two ways to compute them
-        },
-    },
+    "policy": POLICY,
     "rollout": {"groups": 2, "group_size": 4, "max_turn_tokens": 16, "max_episode_tokens": 512, "slots": 4},
     "optimizer": {"old_logprobs": "recomputed", "lr": 1.0e-3, "micro_batch_tokens": 1024},
     "evaluation": {"splits": ["valid_seen"], "episodes": 4},

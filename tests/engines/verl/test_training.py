@@ -30,6 +30,7 @@ from empg.rollout.demonstrations import as_episode, demonstrate
 from empg.run.build import build_agent, build_policy
 from empg.run.evaluate import panel_of
 from tests import ROOT
+from tests.engines.tiny import POLICY
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,18 +45,7 @@ GROUPS, GROUP_SIZE, UPDATES, VALIDATED = 2, 4, 3, 2
 RECIPE = {
     "iterations": UPDATES,
     "environment": {"max_steps": 12, "options": {"rooms": "small"}},
-    "policy": {
-        "device": "cpu",
-        "tiny": {
-            "hidden_size": 32,
-            "layers": 2,
-            "heads": 2,
-            "kv_heads": 1,
-            "intermediate_size": 64,
-            "vocab_size": 400,
-            "embedding_std": 0.3,  # so that the entropies of the steps differ
-        },
-    },
+    "policy": POLICY,
     "rollout": {"groups": GROUPS, "group_size": GROUP_SIZE, "max_turn_tokens": 40, "max_episode_tokens": 768},
     "evaluation": {"splits": ["valid_seen"], "episodes": VALIDATED},
 }
