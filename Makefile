@@ -110,7 +110,7 @@ $(LOWEST)/.installed: pyproject.toml requirements/lowest.txt $$(call broken,$(LO
 	@touch $@
 
 test-trl: $(TRL)/.installed  ## run the tests of the TRL engine, fast and slow, in .venv-trl
-	$(TRL)/bin/python -m pytest -n 2 tests/engines
+	$(TRL)/bin/python -m pytest -n 2 tests/engines tests/credit/test_parity.py
 
 $(TRL)/.installed: pyproject.toml requirements/dev.txt requirements/trl.txt $$(call broken,$(TRL))
 	$(check_python)
@@ -125,14 +125,14 @@ $(TRL)/.installed: pyproject.toml requirements/dev.txt requirements/trl.txt $$(c
 test-openenv: $(OPENENV)/.installed  ## test the served environments with OpenEnv's own client, in .venv-openenv
 	$(OPENENV)/bin/python -m pytest tests/environments/test_openenv.py tests/environments/test_openenv_client.py
 
-$(OPENENV)/.installed: pyproject.toml $$(call broken,$(OPENENV))
+$(OPENENV)/.installed: pyproject.toml requirements/openenv.txt $$(call broken,$(OPENENV))
 	$(call environment,$(OPENENV))
-	@echo "$(OPENENV): installing OpenEnv"
-	@$(call install,$(OPENENV)) --editable ".[train,openenv]" "openenv==0.10.*" pytest
+	$(call locked,$(OPENENV),openenv)
+	$(call editable,$(OPENENV))
 	@touch $@
 
 test-verl: $(VERL)/.installed  ## run the tests of the verl engine, fast and slow, in .venv-verl
-	$(VERL)/bin/python -m pytest tests/engines/verl
+	$(VERL)/bin/python -m pytest -n 2 --dist loadfile tests/engines/verl tests/credit/test_parity.py
 
 $(VERL)/.installed: pyproject.toml requirements/verl.txt $$(call broken,$(VERL))
 	$(check_python)

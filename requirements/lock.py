@@ -19,7 +19,8 @@ FILES = {
     "dev.txt": ["--extra", "dev"],
     "textworld.txt": ["--extra", "textworld", "--constraints", "requirements/dev.txt"],
     "trl.txt": ["--extra", "trl", "--constraints", "requirements/dev.txt"],
-    "verl.txt": ["--extra", "dev", "--extra", "verl"],
+    "verl.txt": ["--extra", "lora", "--extra", "verl", "--group", "engine-tests"],
+    "openenv.txt": ["--extra", "train", "--extra", "openenv", "--group", "openenv-client"],
     "lowest.txt": ["--extra", "dev", "--resolution", "lowest-direct"],
 }
 

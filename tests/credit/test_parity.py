@@ -1,6 +1,6 @@
 """Parity with TRL and verl on the same tensors, where they define the same thing; skipped where they are not installed.
 
-pip install trl==1.16.0      and, in another environment,      pip install verl==0.9.1 omegaconf tensordict==0.10.0
+`make test-trl` and `make test-verl` run them.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def mine(
 
 @pytest.fixture(scope="module")
 def trl() -> Any:
-    return pytest.importorskip("trl", reason="TRL is not installed: pip install trl==1.16.0")
+    return pytest.importorskip("trl", reason="TRL is not installed: make test-trl runs these tests")
 
 
 @pytest.fixture(scope="module")
 def core() -> Any:
-    pytest.importorskip("verl", reason="verl is not installed: pip install verl==0.9.1")
+    pytest.importorskip("verl", reason="verl is not installed: make test-verl runs these tests")
     from verl.trainer.ppo import core_algos
 
     return core_algos
@@ -203,6 +203,24 @@ class TestVerl:
             **options,
         )
         torch.testing.assert_close(outcome_advantages(self.rewards, self.groups, method), theirs[:, 0], **CLOSE)
+
+    @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.8), (0.99, 0.0), (1.0, 1.0)])
+    def test_gae(self, core: Any, gamma: float, lam: float) -> None:
+        """verl's steps are tokens: here steps have one token each, with tokens of observations between them."""
+        generator = torch.Generator().manual_seed(3)
+        values, rewards = (torch.randn(MASK.shape, generator=generator) * MASK for _ in range(2))
+        _, returns = core.compute_gae_advantage_return(rewards, values, MASK, gamma, lam)
+        agent = MASK.bool()
+        found = ADVANTAGES["gae"].configured(gamma=gamma, lam=lam, normalise=False)(
+            AdvantageInputs(
+                rewards=rewards.sum(1),
+                groups=torch.zeros(len(MASK), dtype=torch.long),
+                episode=torch.arange(len(MASK))[:, None].expand_as(MASK)[agent],
+                step_rewards=rewards[agent],
+                values=values[agent],
+            )
+        )
+        torch.testing.assert_close(found, (returns - values)[agent], **CLOSE)
 
     @pytest.mark.parametrize(
         ("mode", "aggregation"),

@@ -20,7 +20,7 @@ from empg.environments.base import ANSWER, SEARCH
 from empg.environments.panels import panel_order
 from empg.environments.registry import make
 
-core = pytest.importorskip("openenv.core", reason='needs OpenEnv: pip install "openenv==0.10.*"')
+core = pytest.importorskip("openenv.core", reason="OpenEnv is not installed: make test-openenv runs these tests")
 websockets = pytest.importorskip("websockets")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

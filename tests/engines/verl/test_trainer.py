@@ -113,6 +113,8 @@ def test_the_modulation_is_a_name_or_a_mapping_and_empg_by_default() -> None:
     assert modulation_of(configuration(empg={"modulation": {"zeta": 0.3}}))["zeta"] == 0.3
     with pytest.raises(UserError, match=r"empg\.modulation"):
         modulation_of(configuration(empg={"modulation": {"zetta": 0.3}}))
+    with pytest.raises(UserError, match=r"empg\.modulation\.entropy: expected turn"):
+        modulation_of(configuration(empg={"modulation": {"name": "empg_variant", "entropy": "action"}}))
 
 
 def episode() -> tuple[Episode, _Played]:

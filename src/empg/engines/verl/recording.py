@@ -13,15 +13,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import transfer_queue as tq
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from torch import Tensor
 from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.workers.utils.padding import response_to_nested
 
 from empg.credit import LossStats
+from empg.engines.verl.base import CreditTrainer
 from empg.engines.verl.episodes import EpisodeRows, pack, pack_row, panel_rows, read_episodes
 from empg.engines.verl.loop import EnvironmentLoop
 from empg.engines.verl.settings import TRAINER
@@ -72,7 +70,7 @@ class RecordedLoop(EnvironmentLoop):
 
 
 @register_trainer(TRAINER)
-class RecipeTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
+class RecipeTrainer(CreditTrainer):
     """verl's synchronous trainer with the whole credit of a recipe and the records of a run.
 
     An update has `optimizer.minibatches` optimizer steps per epoch, however many rows the episodes have.
@@ -80,6 +78,8 @@ class RecipeTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
     Raises:
         UserError: a batch does not have what the credit needs.
     """
+
+    reads = (*_BATCH, "rollout_log_probs")
 
     def __init__(self, config: DictConfig) -> None:
         self.recipe: Recipe = load_recipe(config.empg.recipe)
@@ -89,8 +89,6 @@ class RecipeTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
         self._mismatch = math.nan
         self._run: Run | None = None
         self._began = 0.0
-        with open_dict(config):
-            config.trainer.v1.trainer_mode = "sync"  # verl compares this name in several places
         super().__init__(config)
 
     def fit(self, agent_loop_manager: Any) -> None:
@@ -123,24 +121,12 @@ class RecipeTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
         super().on_validate_begin()
         self._began = time.perf_counter()
 
-    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        batch = super()._compute_advantage(batch, metrics)
-        data = tq.kv_batch_get(
-            keys=batch.keys,
-            partition_id=batch.partition_id,
-            select_fields=[*_BATCH, "rollout_log_probs", "extra_fields"],
-        )
-        finished = (self.global_steps - 1) / self.total_training_steps
-        self._rows, self._assigned, advantages, mask = assign_batch(data, batch.keys, self.recipe, finished)
+    def assign(self, data: TensorDict, keys: list[str], finished: float, metrics: dict[str, Any]) -> dict[str, Tensor]:
+        """Assign the recipe's credit and keep the episodes for the records; see `CreditTrainer.assign`."""
+        self._rows, self._assigned, advantages, mask = assign_batch(data, keys, self.recipe, finished)
         self._mismatch = mismatch(data, mask)
-        nested = {
-            "advantages": response_to_nested(advantages, data["response_mask"]),
-            # The first selects the tokens of the loss, the second counts them.
-            "response_mask": response_to_nested(mask, data["response_mask"]),
-            "loss_mask": response_to_nested(mask, data["response_mask"]),
-        }
-        written = TensorDict(nested, batch_size=len(batch))
-        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=written)
+        # The loss selects its tokens by the first mask and counts them by the second.
+        return {"advantages": advantages, "response_mask": mask, "loss_mask": mask}
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
         return self._minibatches * math.lcm(dp_size, self.config.actor_rollout_ref.rollout.n)

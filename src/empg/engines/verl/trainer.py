@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import transfer_queue as tq
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
+from torch import Tensor
 from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.workers.utils.padding import response_to_nested
 
+from empg.engines.verl.base import CreditTrainer
 from empg.engines.verl.credit import Modulated, modulate_rows, step_ids_of
 from empg.errors import UserError
-from empg.recipe_modulation import named, read_modulation
+from empg.recipe_modulation import named, read_modulation, require_turn_entropy
 
 KEY = "empg.modulation"
-_FIELDS = ["advantages", "entropy", "loss_mask", "response_mask", "rm_scores"]
+FIELDS = ["advantages", "entropy", "loss_mask", "response_mask", "rm_scores"]
 
 
 @register_trainer("empg_sync")
-class EMPGTrainerSync(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
+class EMPGTrainerSync(CreditTrainer):
     """`sync` with modulated credit: `trainer.v1.trainer_mode=empg_sync`.
 
     Attributes:
@@ -34,22 +33,17 @@ class EMPGTrainerSync(PPOTrainerSync):  # type: ignore[misc]  # verl has no type
         UserError: the rule or an option is unknown, or the configuration computes no entropies.
     """
 
+    reads = FIELDS
+
     def __init__(self, config: DictConfig) -> None:
         self.modulation = modulation_of(config)
-        with open_dict(config):
-            config.trainer.v1.trainer_mode = "sync"  # verl compares this name in several places
         super().__init__(config)
 
-    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        batch = super()._compute_advantage(batch, metrics)
-        data = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=[*_FIELDS, "extra_fields"]
-        )
-        result = modulate_batch(data, batch.keys, self.modulation, (self.global_steps - 1) / self.total_training_steps)
+    def assign(self, data: TensorDict, keys: list[str], finished: float, metrics: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the modulated advantages; see `CreditTrainer.assign`."""
+        result = modulate_batch(data, keys, self.modulation, finished)
         metrics.update(statistics(result))
-        nested = response_to_nested(result.advantages, data["response_mask"])
-        fields = TensorDict({"advantages": nested}, batch_size=len(batch))
-        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+        return {"advantages": result.advantages}
 
 
 def modulation_of(config: DictConfig) -> dict[str, Any]:
@@ -65,6 +59,7 @@ def modulation_of(config: DictConfig) -> dict[str, Any]:
         raise UserError(
             f"{KEY}: expected a name or a mapping, got {section!r:.80}; without a rule use the trainer sync"
         )
+    require_turn_entropy(section, key=KEY)
     return {"name": section.get("name", "empg"), **vars(read_modulation(section, key=KEY))}
 
 
@@ -76,7 +71,7 @@ def modulate_batch(data: TensorDict, keys: list[str], modulation: dict[str, Any]
     """
     if "entropy" not in data:
         raise UserError("the batch has no field entropy: the trainer empg_sync needs verl's pass of the old policy")
-    fields = data.select(*_FIELDS).to_padded_tensor()
+    fields = data.select(*FIELDS).to_padded_tensor()
     extra = data.get("extra_fields").tolist()
     steps = step_ids_of([each.get("step_ids") for each in extra], fields["loss_mask"], fields["response_mask"])
     try:
