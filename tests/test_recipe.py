@@ -68,6 +68,10 @@ def write(tmp_path: Path):
         ("environment: alfworld", "environment: Input should be a valid dictionary"),
         ("{workers: 3, rollout: {groups: 16}}", "rollout.groups (16) must be a multiple of workers (3)"),
         ("rollout: {group_size: 1}", "credit.advantage=grpo compares episodes: set rollout.group_size > 1"),
+        (
+            "{rollout: {group_size: 1}, credit: {advantage: reinforce, modulation: grpo_s}}",
+            "credit.modulation=grpo_s compares episodes: set rollout.group_size > 1",
+        ),
         ("agent: {form: search_r1}", "agent.form=search_r1 has no turns but search and answer: it needs"),
         ("agent: {max_observation_tokens: 7}", "agent.max_observation_tokens: Input should be greater than or equal"),
         (

@@ -73,6 +73,9 @@ def test_a_preset_keeps_the_options_of_a_section_that_it_names_too(tmp_path: Pat
     same = load_recipe(path, ["algorithm=gigpo+empg"]).credit
     assert same.modulation is not None
     assert (same.modulation.options.zeta, same.estimator.options.gamma) == (0.05, 0.9)
+    unnamed = load_recipe(write(tmp_path, "credit: {modulation: {zeta: 0.05}}"), ["algorithm=gigpo+empg"]).credit
+    assert unnamed.modulation is not None
+    assert unnamed.modulation.options.zeta == 0.05
     other = load_recipe(path, ["algorithm=rloo"]).credit
     assert (other.modulation, other.advantage) == (None, "rloo")
 

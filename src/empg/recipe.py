@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -81,6 +82,11 @@ class EnvironmentSection(Section):
             UserError: it cannot be made on this machine, or the split does not exist.
         """
         return self.maker(split)()
+
+    def num_tasks(self, split: str) -> int:
+        """Return the number of tasks of a split; raises as `make`."""
+        with closing(self.make(split)) as environment:
+            return environment.num_tasks
 
 
 class TinyModel(Section):
@@ -300,8 +306,8 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.rollout.groups % self.workers:
             raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
-        if self.rollout.group_size == 1 and (estimator := self.credit.estimator).compares_within_group:
-            raise UserError(f"credit.advantage={estimator.name} compares episodes: set rollout.group_size > 1")
+        if self.rollout.group_size == 1 and (rule := self.credit.compares_within_group):
+            raise UserError(f"{rule} compares episodes: set rollout.group_size > 1")
         if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
             raise UserError("credit.drop_zero_variance would drop every group: rollout.group_size must be > 1")
         if self.credit.max_resample and not self.credit.drop_zero_variance:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from empg.errors import UserError
-from empg.recipe_modulation import named, read_modulation, replaced_key
+from empg.recipe_modulation import modulations, named, read_modulation, replaced_key
 from empg.recipe_process_reward import StepReward, read_process_reward
 from empg.validation import Checked, OptionError, did_you_mean, read_settings
 
@@ -122,6 +122,15 @@ class CreditSection(Checked):
         """The estimator of the base advantage, with its options."""
         chosen = {"name": self.advantage} if isinstance(self.advantage, str) else dict(self.advantage)
         return _advantages()[chosen.pop("name")].configured(**chosen)
+
+    @property
+    def compares_within_group(self) -> str:
+        """The key and value of a rule that needs at least two episodes of a group; empty if none does."""
+        if self.estimator.compares_within_group:
+            return f"credit.advantage={self.estimator.name}"
+        if self.modulation is not None and modulations()[self.modulation.name].compares_within_group:
+            return f"credit.modulation={self.modulation.name}"
+        return ""
 
 
 class LossSection(Checked):

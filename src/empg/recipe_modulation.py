@@ -37,7 +37,7 @@ def read_modulation(section: Mapping[str, Any], key: str = KEY) -> Any:
     Raises:
         OptionError: the rule or an option is unknown, or an option has a wrong value.
     """
-    name, known = section.get("name", "empg"), _modulations()
+    name, known = section.get("name", "empg"), modulations()
     if not isinstance(name, str) or name not in known:
         end = did_you_mean(name, known)
         raise OptionError([f"{key}.name: expected one of {', '.join(known)} or null, got {name!r:.80}{end}"])
@@ -85,7 +85,7 @@ def drop_options_of_the_other_rule(recipe: dict[str, Any], before: Mapping[str, 
     old, new = (section.get("name", "empg") for section in (before, after))
     if not before or not after or old == new:
         return
-    known = _modulations()
+    known = modulations()
     had, has = ({f.name for f in fields(known[n].options)} if n in known else set() for n in (str(old), str(new)))
     given = {override.partition("=")[0] for override in overrides}
     for option in before:
@@ -93,7 +93,7 @@ def drop_options_of_the_other_rule(recipe: dict[str, Any], before: Mapping[str, 
             recipe["credit"]["modulation"].pop(option, None)
 
 
-def _modulations() -> Mapping[str, Modulation[Any]]:
+def modulations() -> Mapping[str, Modulation[Any]]:
     """Load the table, and torch with it, only for a recipe that needs it: `empg --help` stays fast."""
     from empg.credit.modulations import MODULATIONS
 

@@ -72,10 +72,11 @@ def _put(data: dict[str, Any], over: bool) -> dict[str, Any]:
     for path, value in PRESETS.get(name, {}).items() if isinstance(name, str) else ():
         section, _, key = path.partition(".")
         inside = result.get(section, {})
-        if isinstance(inside, dict) and (key not in inside or (over and not _same_section(inside[key], value))):
+        if isinstance(inside, dict) and (key not in inside or (over and not _same_section(path, inside[key], value))):
             result[section] = {**inside, key: dict(value) if isinstance(value, dict) else value}
     return result
 
 
-def _same_section(given: Any, value: Any) -> bool:
-    return isinstance(given, dict) and isinstance(value, dict) and given.get("name") == value.get("name")
+def _same_section(path: str, given: Any, value: Any) -> bool:
+    unnamed = "empg" if path == "credit.modulation" else None
+    return isinstance(given, dict) and isinstance(value, dict) and given.get("name", unnamed) == value.get("name")

@@ -96,6 +96,10 @@ ADMISSIBLE = ("go to fridge 1", "click[buy now]", "search[<your query>]", "open[
         ("<think>I write <action>x</action>.</think><action>go to fridge 1</action>", "I write <action>x</action>.",
          "go to fridge 1", True),
         ("<think>t <action>look</action></think>", "t <action>look</action>", "look", True),
+        ("<think>First <think> </think>, then <action> </action>.</think><action>go to fridge 1</action>",
+         "First <think> </think>, then <action> </action>.", "go to fridge 1", True),
+        ("<think>t</think><action>look</action><think>u</think><action>wait</action>", "t", "look", True),  # no more
+        ("<think>t <action>look</action></think><action></action>", "t <action>look</action>", "", False),
         ("<think>t <action>go to fridge 1</action>", "", "go to fridge 1", False),
         ("<think></think><action>go to fridge 1</action>", "", "go to fridge 1", True),
         ("<think>t</think>go to fridge 1", "t", "", False),

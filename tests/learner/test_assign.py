@@ -147,6 +147,25 @@ def test_zero_variance_groups_are_dropped_on_request() -> None:
     assert dropped.dropped_steps == 0
 
 
+@pytest.mark.parametrize("method", ["reinforce", "grpo", "rloo", "dr_grpo", "gigpo"])
+def test_dropped_groups_are_in_no_statistic_of_the_estimator(method: str) -> None:
+    lost = [episode(group, 0.0, turn([1], [2])) for group in (2, 2, 3, 3)]
+    settings = recipe(credit={"advantage": method, "drop_zero_variance": True})
+    alone, among = (assign_credit(played, settings, ALONE) for played in (two_groups(), two_groups() + lost))
+    count = len(alone.base_advantages)
+    assert among.base_advantages[:count].tolist() == alone.base_advantages.tolist()
+    assert among.base_advantages[count:].tolist() == [0.0] * len(lost)
+    assert assign_credit(lost, settings, ALONE).counted.any().item() is False
+
+
+def test_a_turn_without_tokens_is_no_step() -> None:
+    whole, gap = two_groups(), two_groups()
+    gap[0].turns.insert(1, turn([1], []))
+    found, expected = (assign_credit(played, recipe(), ALONE) for played in (gap, whole))
+    assert found.counted.tolist() == [True, False] + [True] * (len(found.counted) - 2)
+    assert found.advantages[found.counted].tolist() == expected.advantages.tolist()
+
+
 def test_a_new_estimator_with_step_level_advantages_needs_no_change_of_the_trainer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -104,11 +104,13 @@ def test_a_merged_conversation_grows_and_a_per_turn_one_starts_again() -> None:
     [
         (completion("<action>press 0</action>", reasoning="It is lit."), "It is lit.", "press 0", True),
         (completion("<think>mine</think><action>press 0</action>", reasoning="no"), "mine", "press 0", True),
+        (completion("<action>press 0</action>", reasoning="<think>a</think> <action>press 1</action>"),
+         "<think>a</think> <action>press 1</action>", "press 0", True),
         (completion("<action>press 0</action>"), "", "press 0", False),
         (completion(""), "", "", False),
         (completion("<think>why</think><action>press"), "why", "", False),  # finish_reason: length
     ],
-)
+)  # fmt: skip
 def test_turns(reply: Completion, thought: str, action: str, valid: bool) -> None:
     [episode] = play(lambda messages: reply, "win:1")
     [written] = episode.turns

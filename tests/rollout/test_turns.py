@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -65,6 +66,25 @@ def test_the_context_of_a_merged_episode_is_all_that_was_read_and_written(policy
     assert (state.context, state.room) == (len(prompt.ids), 400 - len(prompt.ids))
     state.act(Sampled([5, 6, 7], [0.0] * 3, [0.0] * 3))
     assert state.context == len(prompt.ids) + 3
+
+
+@pytest.mark.parametrize("name", ["reward", "score", "process_reward", "progress"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_ends_the_episode_and_not_the_run(policy: Policy, name: str, value: float) -> None:
+    agent, pool = (
+        Agent(find("alfworld").prompt, AgentSection(), ChatFormat(policy.tokenizer)),
+        LocalEnvPool(lambda: Lamps("endless")),
+    )
+    state = EpisodeState(agent, task=0, group=0, split="train", max_tokens=400)
+    state.start(*pool.reset([0], [0]))
+    [outcome] = pool.step([0], [state.act(Sampled([5], [0.0], [0.0]))])
+    assert outcome.info is not None
+    wrong = replace(outcome, reward=value) if name == "reward" else outcome
+    if name != "reward":
+        outcome.info[name] = value  # type: ignore[literal-required]
+    assert state.observe(wrong) is None
+    assert state.episode.end is EndReason.ENV_ERROR
+    assert state.episode.error == f"{name}: expected a finite number, got {value}"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from empg.errors import UserError
 from empg.recipe import parse_recipe
-from empg.run.train import train
+from empg.run.train import task_of, train
 
 EMPG = str(Path(sys.executable).with_name("empg"))
 
@@ -248,6 +248,15 @@ def test_a_rate_that_would_overflow_the_weights_is_rejected_and_a_huge_one_ends_
     assert "Traceback" not in trained("1e15").stderr
     saved = weights(run, sorted(entry.name for entry in (run / "checkpoints").glob("iter-*"))[-1])
     assert all(bool(tensor.isfinite().all()) for tensor in saved.values())
+
+
+def test_dynamic_sampling_begins_with_every_task_in_order() -> None:
+    """Also where the tasks of an iteration divide those of the split, as 16 * (1 + 3) divide 8,000."""
+    drawn = [task_of(i, group, groups=16, reserved=48, tasks=8000) for i in range(500) for group in range(64)]
+    firsts = [task for i in range(500) for task in drawn[64 * i : 64 * i + 16]]
+    assert firsts == list(range(8000))
+    assert set(drawn[16:64]) == set(range(4000, 4048))
+    assert all(len(set(drawn[64 * i : 64 * i + 64])) == 64 for i in range(100))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from empg.errors import UserError
 from empg.learner.assign import assign_credit
 from empg.learner.update import Update, make_optimizer
 from empg.policy.load import load_policy
@@ -112,6 +113,11 @@ def fail(workers: Workers) -> None:
     """A worker that ends with an error."""
     workers.barrier()
     raise ValueError("this worker fails")
+
+
+def refuse(workers: Workers) -> None:
+    """A worker that meets an error of the user."""
+    raise UserError("the judge does not answer: expected a reply")
 
 
 def wait(workers: Workers) -> None:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+from empg.errors import UserError
 from empg.learner.checkpoint import CheckpointError
 from empg.policy.load import load_policy
 from empg.recipe import PolicySection, TinyModel
@@ -158,6 +159,15 @@ def test_an_error_of_worker_0_is_raised_immediately() -> None:
         write(workers)
     assert time.monotonic() - began[0] < 10  # nobody waits for workers that are in good health
     assert multiprocessing.active_children() == []
+
+
+def test_a_user_error_of_another_worker_is_that_of_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        pytest.raises(UserError, match=r"^the judge does not answer: expected a reply$"),
+        start_workers(2, spmd.refuse) as workers,
+    ):
+        workers.total(1.0)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow

@@ -53,13 +53,15 @@ def parse_leniently(text: str, admissible: Sequence[str] = ()) -> ParsedTurn:
     """Read a turn of a model that was not trained on the format. A recognizable command is executed.
 
     A thought may lack its opening tag. It may also be missing, but then the turn is not well-formed. The command is
-    taken from the text after the thought, because thoughts may quote the format. Case and a final period do not count
-    when the action is compared with the admissible commands.
+    the first block with words after the first `</think>`, because thoughts may quote the format. Case and a final
+    period do not count when the action is compared with the admissible commands.
     """
-    before, closed, after = text.partition("</think>")
-    thought = " ".join(before.partition("<think>")[2 if "<think>" in before else 0].split()) if closed else ""
-    action = _block(text, "action", len(text) - len(after)) or _block(text, "action")
-    if action is None or not 0 < len(action.words) <= MAX_ACTION_CHARS:
+    closed = text.find("</think>") + 1
+    action = _with_words(text, closed if _block(text, "action", closed) else 0)
+    end = text.rfind("</think>", 0, action.start if action and action.start > closed else None)
+    before = text[: max(end, 0)]
+    thought = " ".join(before.partition("<think>")[2 if "<think>" in before else 0].split())
+    if action is None or len(action.words) > MAX_ACTION_CHARS:
         return ParsedTurn(thought, "", well_formed=False)
     return ParsedTurn(thought, _admissible_form(action.words, admissible), bool(closed), action_at=action.start)
 
@@ -133,6 +135,14 @@ def _block(text: str, tag: str, begin: int = 0) -> _Block | None:
     inside = start + len(tag) + 2
     end = text.find(f"</{tag}>", inside) if start >= 0 else -1
     return _Block(tag, start, " ".join(text[inside:end].split())) if end >= 0 else None
+
+
+def _with_words(text: str, begin: int) -> _Block | None:
+    """Return the first `<action>` block from character `begin` that is not empty, as a quoted format is."""
+    block = _block(text, "action", begin)
+    while block is not None and not block.words:
+        block = _block(text, "action", block.start + 1)
+    return block
 
 
 @dataclass(frozen=True, slots=True)

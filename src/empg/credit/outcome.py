@@ -38,7 +38,7 @@ def outcome_advantages(
         reduce: makes the batch mean of `reinforce` global over workers; None = one worker.
 
     Returns:
-        `(E,)` float32. Exactly 0 in a group whose rewards are all equal.
+        `(E,)` float32. Exactly 0 in a group whose rewards are all equal, except for `reinforce`.
 
     Raises:
         ValueError: an unknown name or one that compares steps, shapes disagree, a reward is not finite, or a group has

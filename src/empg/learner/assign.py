@@ -115,24 +115,24 @@ def assign_credit(
     """
     credit = recipe.credit
     estimator = credit.estimator
-    sizes = Counter(e.group for e in played if _comparable(e))
-    needed = 2 if estimator.compares_within_group else 1
-    episodes = [e for e in played if _comparable(e) and sizes[e.group] >= needed]
+    episodes = _compared(played, 2 if credit.compares_within_group else 1)
     batch = make_batch(episodes, recipe.agent.history)
     inputs = _inputs(episodes, recipe, workers)
     targets = None
     if critic is not None:
         inputs, targets = _valued(inputs, batch, critic, estimator)
-    base = estimator(inputs)
     flat = zero_variance_groups(inputs.rewards, inputs.groups)
     signal = ~flat if credit.drop_zero_variance else torch.ones_like(flat)
+    base = torch.zeros(len(inputs.episode))
+    base[signal[inputs.episode]] = estimator(inputs.only(signal))  # statistics over the batch are those of the rest
 
     turns = [turn for e in episodes for turn in e.turns]
     entropy = torch.tensor([turn.entropy for turn in turns], dtype=torch.float32)
     action_entropy = torch.tensor([turn.action_entropy for turn in turns], dtype=torch.float32)
     finite = entropy.isfinite()
     finite[batch.step[~batch.logprobs.isfinite()]] = False
-    counted = finite & signal[inputs.episode]
+    written = torch.bincount(batch.step, minlength=len(entropy)) > 0  # an engine may return a turn without tokens
+    counted = finite & written & signal[inputs.episode]
     process_reward = _process_rewards(episodes, recipe)
     table = StepTable(
         entropy=entropy[counted],
@@ -161,6 +161,12 @@ def assign_credit(
         zero_variance_groups=len(inputs.groups[flat].unique()),
         targets=targets,
     )
+
+
+def _compared(played: Sequence[Episode], least: int) -> list[Episode]:
+    """The episodes that can be compared, of groups that have at least `least` of them."""
+    sizes = Counter(e.group for e in played if _comparable(e))
+    return [e for e in played if _comparable(e) and sizes[e.group] >= least]
 
 
 def _comparable(episode: Episode) -> bool:

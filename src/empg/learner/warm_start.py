@@ -118,9 +118,11 @@ def _imitate(
 
 
 def _optimizers(policy: Policy, section: WarmStartSection) -> list[torch.optim.Optimizer]:
-    """Make AdamW; or Muon for the matrices inside the layers and AdamW for embeddings and norms, at the same rate."""
-    embeddings = {id(p) for m in policy.model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-    inner = [p for p in policy.parameters if section.optimizer == "muon" and p.ndim == 2 and id(p) not in embeddings]
+    """Make AdamW; or Muon for the matrices inside the layers and AdamW for the rest, at the same rate."""
+    outside = [m for m in policy.model.modules() if isinstance(m, torch.nn.Embedding)]
+    outside += [head for head in [policy.model.get_output_embeddings()] if head is not None]
+    words = {id(p) for m in outside for p in m.parameters()}
+    inner = [p for p in policy.parameters if section.optimizer == "muon" and p.ndim == 2 and id(p) not in words]
     taken = {id(p) for p in inner}
     rest = [p for p in policy.parameters if id(p) not in taken]
     decay = section.weight_decay

@@ -59,16 +59,16 @@ class ChatEpisode(EpisodeRules[list[Message]]):
     def act(self, reply: Completion) -> str:
         """Add the turn that the model wrote; returns its action, empty if it is malformed."""
         thought_apart = reply.reasoning and "</think>" not in reply.text
-        text = f"<think>{reply.reasoning}</think>{reply.text}" if thought_apart else reply.text
-        parsed = self._conversation.parse(text)
+        # A thought in a field of its own may quote the format, so the command is read from the reply alone.
+        parsed = self._conversation.parse(f"<think></think>{reply.text}" if thought_apart else reply.text)
         turn = Turn(
             observation=self._observation,
             prompt_ids=[],
             action_ids=[],
             logprobs=[],
             entropies=[],
-            text=text,
-            thought=parsed.thought,
+            text=f"<think>{reply.reasoning}</think>{reply.text}" if thought_apart else reply.text,
+            thought=" ".join(reply.reasoning.split()) if thought_apart else parsed.thought,
             action=parsed.action,
             valid=parsed.well_formed,
         )

@@ -12,7 +12,9 @@ These rules need no decoder. Whatever samples the tokens (our collector, TRL, ve
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+import math
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
 
 from empg.agent.dialogue import Agent, Prompt
 from empg.environments.base import Info
@@ -83,10 +85,11 @@ class EpisodeRules(Generic[Asked]):
         return None
 
     def _info(self, outcome: Outcome) -> Info | None:
-        """The environment's info; None ends the episode because the environment raised."""
-        if outcome.error is None and outcome.info is not None:
+        """The environment's info; None ends the episode because the environment raised, or gave no number."""
+        problem = outcome.error or ("no info" if outcome.info is None else _not_finite(outcome.reward, outcome.info))
+        if not problem:
             return outcome.info
-        self.episode.error, self.episode.end = outcome.error or "no info", EndReason.ENV_ERROR
+        self.episode.error, self.episode.end = problem, EndReason.ENV_ERROR
         return None
 
     def _next_prompt(self, observation: str, info: Info) -> Asked | None:
@@ -145,6 +148,13 @@ class EpisodeState(EpisodeRules[Prompt]):
             return None
         self.context, self._read = context, prompt.ids
         return prompt
+
+
+def _not_finite(reward: float, info: Mapping[str, Any]) -> str:
+    """Return what is wrong with the numbers of an environment that reach the credit; empty if nothing is."""
+    numbers = {"reward": reward, **{name: info.get(name) for name in ("score", "process_reward", "progress")}}
+    wrong = [name for name, value in numbers.items() if value is not None and not math.isfinite(value)]
+    return f"{wrong[0]}: expected a finite number, got {numbers[wrong[0]]}" if wrong else ""
 
 
 def _progress(info: Info) -> float:

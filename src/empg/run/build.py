@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from empg.agent.chat import ChatFormat
@@ -62,10 +63,9 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
         return _with_checked_length(load_policy(section.model_copy(update={"model": str(start)})), recipe)
     texts = None
     if section.model == "tiny":
-        environment = recipe.environment.make(recipe.environment.train_split)
-        texts = corpus(
-            environment, recipe.environment.spec.prompt, recipe.agent.form, CORPUS_EPISODES, (recipe.seed, CORPUS_KEY)
-        )
+        key, prompt = (recipe.seed, CORPUS_KEY), recipe.environment.spec.prompt
+        with closing(recipe.environment.make(recipe.environment.train_split)) as environment:
+            texts = corpus(environment, prompt, recipe.agent.form, CORPUS_EPISODES, key)
     policy = load_policy(section, texts, recipe.seed)
     if start is not None:
         policy.load_weights(start)

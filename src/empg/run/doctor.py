@@ -8,6 +8,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -123,12 +124,11 @@ def _environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
     for split, tasks in wanted.items():
         name = f"environment {section.id}, {split}"
         try:
-            environment = section.make(split)
-            environment.reset(options={"task": 0})
-            if split == section.train_split:
-                _require_expert(environment, recipe)
-            count = environment.num_tasks
-            environment.close()
+            with closing(section.make(split)) as environment:
+                environment.reset(options={"task": 0})
+                if split == section.train_split:
+                    _require_expert(environment, recipe)
+                count = environment.num_tasks
         except (ValueError, OSError, ImportError) as error:
             yield Finding("fail", f"{name}: {_one_line(error)}", "fix environment.options or the split in the recipe")
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from empg.environments.panels import Panel, make_panel
@@ -24,8 +24,8 @@ from empg.system.workers import Workers
 
 def panel_of(recipe: Recipe, split: str) -> Panel:
     """Return the recipe's panel of a split: the same tasks, in the same order, for every policy."""
-    environment = recipe.environment.make(split)
-    return make_panel(environment, recipe.evaluation.episodes, name=f"{recipe.environment.id}-{split}")
+    with closing(recipe.environment.make(split)) as environment:
+        return make_panel(environment, recipe.evaluation.episodes, name=f"{recipe.environment.id}-{split}")
 
 
 def evaluate_policy(

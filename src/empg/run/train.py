@@ -169,8 +169,8 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
     """This worker's episodes of one iteration, whole groups of the same task.
 
     Tasks are taken in order, and again from the start when the split is used up. With `credit.max_resample` (DAPO's
-    dynamic sampling) groups without signal are replaced by groups of further tasks. Every iteration reserves tasks for
-    that, so their order does not depend on results.
+    dynamic sampling) groups without signal are replaced by groups of further tasks. These are taken in order as well,
+    from the middle of the split, and every iteration reserves some. So no order depends on results.
 
     Raises:
         StopRequested: this worker was asked to stop.
@@ -179,8 +179,8 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
     workers.check_stop()
     rollout, split = recipe.rollout, recipe.environment.train_split
     wanted = rollout.groups // workers.size
-    tasks = recipe.environment.make(split).num_tasks
-    per_iteration = rollout.groups * (1 + recipe.credit.max_resample)
+    tasks = recipe.environment.num_tasks(split)
+    reserved = rollout.groups * recipe.credit.max_resample
     policy.model.eval()
     episodes: list[Episode] = []
     with_signal = 0
@@ -193,13 +193,20 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
         requests = [
             Request(task, group, (recipe.seed, ROLLOUT_KEY, iteration, group, member))
             for group in groups
-            for task in [(iteration * per_iteration + group) % tasks]
+            for task in [task_of(iteration, group, groups=rollout.groups, reserved=reserved, tasks=tasks)]
             for member in range(rollout.group_size)
         ]
         played = play(recipe, policy, split, requests, done=run.logger.rollout_progress(len(requests)))
         episodes += played
         with_signal += groups_with_signal(played, recipe)
     return episodes
+
+
+def task_of(iteration: int, group: int, *, groups: int, reserved: int, tasks: int) -> int:
+    """The task of a group. The first `groups` take all tasks in order; `reserved` others do so from the middle on."""
+    if group < groups:
+        return (iteration * groups + group) % tasks
+    return (tasks // 2 + iteration * reserved + group - groups) % tasks
 
 
 def _begin(run: Run, command: str) -> Policy:

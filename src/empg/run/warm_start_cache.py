@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import empg
@@ -57,8 +57,8 @@ def _warm_started(run: Run, cache: Checkpoints, name: str) -> Policy:
     policy = build_policy(recipe)
     before = play_example(run, policy)
     logger.stage("warm start")
-    environment = recipe.environment.make(recipe.environment.train_split)
-    warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, logger.warm_start)
+    with closing(recipe.environment.make(recipe.environment.train_split)) as environment:
+        warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, logger.warm_start)
     require_finite(policy, "after the warm start")
     after = play_example(run, policy)
     if before is not None and after is not None:

@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -135,6 +136,7 @@ def start_workers(
     `signals` is what asks worker 0 to stop.
 
     Raises:
+        UserError: another worker met an error of the user.
         WorkerError: another worker ended unexpectedly.
     """
     torch.set_num_threads(max(1, torch.get_num_threads() if size == 1 else 1))
@@ -160,6 +162,8 @@ def start_workers(
             for rank, child in enumerate(children, start=1):
                 # A sentinel closes shortly before the exit code is available; a join with a timeout waits for it.
                 child.join(timeout=0.5)
+                if (reason := _reason(store, rank)).exists():
+                    raise UserError(reason.read_text(encoding="utf-8")) from error
                 if child.exitcode:
                     message = f"worker {rank} ended with exit code {child.exitcode}; its output is above"
                     raise WorkerError(message) from error
@@ -180,6 +184,10 @@ def _child(rank: int, size: int, store: str, target: Callable[..., object], args
         with StopSignals(second_ends=False) as signals:
             _join(rank, size, store)
             target(Workers(rank, size, signals), *args)
+    except UserError as error:
+        if not isinstance(error, WorkerError):
+            _reason(store, rank).write_text(str(error), encoding="utf-8")  # worker 0 raises it
+        sys.exit(1)
     except Exception:
         if not parent_is_gone(within=0.3):  # if it is gone, the collective failed for that reason
             traceback.print_exc()  # now: worker 0 ends this process as soon as the connection closes
@@ -187,6 +195,11 @@ def _child(rank: int, size: int, store: str, target: Callable[..., object], args
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _reason(store: str, rank: int) -> Path:
+    """The file in which a worker leaves the message of a user error."""
+    return Path(f"{store}-error-{rank}")
 
 
 def _join(rank: int, size: int, store: str) -> None:

@@ -89,6 +89,15 @@ class AdvantageInputs:
             0, self.episode, torch.ones_like(self.episode)
         )
 
+    def only(self, kept: Tensor) -> AdvantageInputs:
+        """Return the batch without the episodes that `kept (E,)` bool excludes."""
+        steps, place = kept[self.episode], kept.cumsum(0) - 1
+        left: dict[str, Any] = {"rewards": self.rewards[kept], "groups": self.groups[kept]}
+        for name in ("step_rewards", "states", "values"):
+            column: Tensor | None = getattr(self, name)
+            left[name] = None if column is None else column[steps]
+        return replace(self, episode=place[self.episode[steps]], **left)
+
     @property
     def weights(self) -> Tensor:
         """`(E,)` float32: how many times each episode counts in a statistic."""

@@ -90,12 +90,14 @@ class Modulation(Generic[Options]):
         options: the dataclass of the constants. Each has a default; wrong ones are a ValueError that begins with the
             name of the constant.
         modulate: from the inputs and the constants to the credit of each step.
+        compares_within_group: whether a group needs at least two episodes (`rollout.group_size` > 1).
     """
 
     name: str
     summary: str
     options: type[Options]
     modulate: Callable[[ModulationInputs, Options], StepCredit]
+    compares_within_group: bool = False
 
     @torch.no_grad()
     def __call__(self, inputs: ModulationInputs, options: Options | None = None) -> StepCredit:

@@ -71,4 +71,5 @@ MODULATION = Modulation(
     summary="the reward shaped by the entropy of the episode, standardised over the group",
     options=GRPOSOptions,
     modulate=grpo_s,
+    compares_within_group=True,
 )

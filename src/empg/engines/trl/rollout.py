@@ -45,7 +45,7 @@ class EpisodeRollout:
         self.episodes: list[Episode] = []
         self.seconds = 0.0
         self._agent: Agent | None = None
-        self._tasks = recipe.environment.make(recipe.environment.train_split).num_tasks
+        self._tasks = recipe.environment.num_tasks(recipe.environment.train_split)
 
     def dataset(self) -> Any:
         """Return the training data: one row per group of the run, whose prompt is the number of the group.

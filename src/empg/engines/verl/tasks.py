@@ -44,7 +44,7 @@ def write_tasks(recipe: Recipe, folder: Path) -> tuple[Path, Path]:
     `evaluation.splits`, or one row of the train split if there is no evaluation, because verl requires the file.
     """
     train = recipe.environment.train_split
-    available = recipe.environment.make(train).num_tasks
+    available = recipe.environment.num_tasks(train)
     groups = [group % available for group in range(recipe.iterations * recipe.rollout.groups)]
     panels = {split: _panel(recipe, split) for split in recipe.evaluation.panels}
     folder.mkdir(parents=True, exist_ok=True)
