@@ -231,7 +231,7 @@ def test_a_kill_while_a_line_is_written_loses_that_line_only(
     assert run.problems == []
 
 
-@pytest.mark.parametrize("damage", [b"{oops\n", b"[1]\n", b"\xff\n"])
+@pytest.mark.parametrize("damage", [b"{oops\n", b"[1]\n", b"\xff\n", b"[" * 100_000 + b"\n"])
 def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path, damage: bytes) -> None:
     run = empty_run(tmp_path)
     run.metrics_path.write_bytes(b'{"kind":"run"}\n' + damage + b'{"kind":"train"}\n')

@@ -248,6 +248,20 @@ def test_different_evaluation_settings_are_named(tmp_path: Path) -> None:
     assert compare(a, a, "valid_seen").apart == ()
 
 
+def test_an_episode_that_failed_before_it_named_its_task_is_a_failure_of_the_task(
+    two_runs: tuple[RunFolder, RunFolder],
+) -> None:
+    a, b = two_runs
+    evaluated(a, {"p1": True, "q1": True, "q2": True})
+    record = evaluated(b, {"p1": True, "q1": False, "q2": True}).read_metrics()[-1]
+    columns = b.read_evaluation(record)
+    columns["task_id"][1] = columns["task_type"][1] = ""
+    b.write_evaluation(record, [{name: values[i] for name, values in columns.items()} for i in range(3)])
+    found = compare(a, b, "valid_seen")
+    assert found.overall.difference == pytest.approx(-1 / 3)
+    assert {kind: pair.difference for kind, pair in found.by_type.items()} == {"p": 0.0, "q": -0.5}
+
+
 def test_tasks_that_do_not_match_are_not_compared(two_runs: tuple[RunFolder, RunFolder]) -> None:
     a, b = two_runs
     evaluated(a, {"p1": True, "p2": True})

@@ -15,7 +15,7 @@ def test_json_in_a_page_cannot_end_its_element_and_shows_controls() -> None:
     assert "U+202E" in text
 
 
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, "1", True])
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "1", True, 10**400])
 def test_what_is_not_a_finite_number_counts_as_missing(value: object) -> None:
     assert finite(value) is None
 

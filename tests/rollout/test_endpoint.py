@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -150,6 +153,42 @@ def test_models_with_another_name_for_the_limit() -> None:
         assert [endpoint(MESSAGES).text for _ in range(2)] == ["x", "x"]
     limits = [{key: value for key, value in sent(server, n).items() if key.startswith("max")} for n in range(3)]
     assert limits == [{"max_tokens": 32}, {"max_completion_tokens": 32}, {"max_completion_tokens": 32}]
+
+
+def test_requests_in_flight_when_the_name_of_the_limit_changes_are_sent_again() -> None:
+    refusal = b'{"error": {"message": "use max_completion_tokens instead"}}'
+    together = threading.Barrier(4, timeout=20)
+
+    class Newer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if "max_tokens" in asked:
+                together.wait()
+            status, body = (400, refusal) if "max_tokens" in asked else (200, completion("x"))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Newer) as server, ThreadPoolExecutor(4) as threads:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            endpoint = Endpoint(f"openai:http://127.0.0.1:{server.server_port}/v1#m", Sampling(max_turn_tokens=32))
+            assert [reply.text for reply in threads.map(endpoint, [MESSAGES] * 4)] == ["x"] * 4
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def test_a_key_across_the_end_of_a_long_message_is_not_shown() -> None:
+    body = json.dumps({"error": {"message": "x" * 195 + KEY}}).encode()
+    with scripted(Reply(body, status=400)) as server, pytest.raises(EndpointError) as raised:
+        endpoint_at(server)(MESSAGES)
+    assert KEY[:4] not in str(raised.value)
 
 
 def test_the_key_is_never_shown() -> None:

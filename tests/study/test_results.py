@@ -114,6 +114,31 @@ class TestTables:
         with pytest.raises(UserError, match=r"household-grpo-s0 and .*household-grpo-s1 were evaluated on different"):
             success_rows(read_results(part), {"household": [(record["split"], "sampled")]})
 
+    @pytest.mark.parametrize("change", [{"temperature": 0.3}, {"panel_sha256": "cd" * 32, "panel": "other"}])
+    def test_another_evaluation_of_a_run_changes_no_table(
+        self, made: Path, tmp_path: Path, change: dict[str, object]
+    ) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        run = RunFolder.open(part / "household-grpo-s1")
+        own = run.read_metrics()[-2]
+        rows = run.read_evaluation(own)
+        run.write_evaluation({**own, **change}, [{name: rows[name][0] for name in rows}])
+        run.append_metrics({**own, **change})
+        tables = [success_rows(read_results(folder), {"household": BOTH}) for folder in (made, part)]
+        assert tables[0] == tables[1]
+
+    def test_an_episode_whose_reset_failed_is_a_failure_of_its_task(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        for name in ("household-grpo-s0", "household-empg-s1"):
+            run = RunFolder.open(part / name)
+            record = run.read_metrics()[-2]
+            rows = run.read_evaluation(record)
+            rows["task_id"][0] = rows["task_type"][0] = ""
+            run.write_evaluation(record, [{name: rows[name][i] for name in rows} for i in range(100)])
+        panel = [(record["split"], "sampled")]
+        whole, found = (outcomes(read_results(folder).runs, panel) for folder in (made, part))
+        assert found.types == whole.types
+
     def test_iterations_to_the_target(self, made: Path) -> None:
         rows = iterations_to_target(read_results(made), "household")
         assert [(row.variant, row.seeds, row.reached) for row in rows] == [("grpo", 3, 3), ("empg", 3, 3)]
@@ -171,3 +196,8 @@ class TestPage:
         ]
         page = write_page([made], tmp_path / "results.md")[0].read_text()
         assert "[grpo](figures/made-household-grpo.svg), [empg](figures/made-household-empg.svg)." in page
+
+    def test_two_studies_of_one_name_would_share_their_figures(self, made: Path, tmp_path: Path) -> None:
+        other = shutil.copytree(made, tmp_path / "other")
+        with pytest.raises(UserError, match="two studies have the name 'made'"):
+            write_page([made, other], tmp_path / "docs" / "results.md")

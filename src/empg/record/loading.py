@@ -70,7 +70,11 @@ class LoadedRun:
             self._note(str(error))
             return EPISODES.empty_table()
         try:
-            return pa.table([columns.get(f.name, [None] * len(columns["turn"])) for f in EPISODES], schema=EPISODES)
+            found = pa.table([columns.get(f.name, [None] * len(columns["turn"])) for f in EPISODES], schema=EPISODES)
+            found.validate(full=True)
+            if missing := [f.name for f in EPISODES if not f.nullable and found[f.name].null_count]:
+                raise TypeError(f"{missing[0]}: expected a value in each row")
+            return found
         except (pa.ArrowException, KeyError, TypeError) as error:
             self._note(
                 f"{self.folder.episodes_path(iteration)} has wrong columns: {' '.join(str(error).split())[:200]}"
@@ -167,7 +171,7 @@ _EPISODE = pa.schema(
         *(EPISODES.field(name) for name in ("iteration", "episode", *_OF_EPISODE)),
         *(pa.field(name, pa.int32()) for name in ("turns", "invalid_turns")),
         pa.field("reward", pa.float64()),
-        pa.field("tokens", pa.int32()),
+        pa.field("tokens", pa.int64()),
         *(pa.field(name, pa.float64()) for name in ("entropy", "advantage_outcome", "spread", "largest")),
     ]
 )

@@ -7,7 +7,8 @@ earlier version may lack a field.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict, cast
 
 Record = dict[str, Any]
@@ -211,9 +212,28 @@ def train_records(records: Iterable[Record]) -> list[TrainRecord]:
     return [cast(TrainRecord, record) for record in records if record.get("kind") == "train"]
 
 
-def eval_records(records: Iterable[Record]) -> list[EvalRecord]:
+def eval_records(records: Iterable[Mapping[str, Any]]) -> list[EvalRecord]:
     """Return the records of evaluations."""
     return [cast(EvalRecord, record) for record in records if record.get("kind") == "eval"]
+
+
+def own_evaluations(records: Iterable[Mapping[str, Any]]) -> list[EvalRecord]:
+    """Return the evaluations with the settings of the run itself, of several at one iteration the newest.
+
+    Of each split and decoding these are the ones with the most frequent panel and temperature, of equally frequent ones
+    those that came first: `empg evaluate` may have added others.
+    """
+    found = eval_records(records)
+    settings = Counter(map(_settings, found))  # in the order of their first evaluation, which `max` prefers
+    own: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for place in dict.fromkeys(s[:2] for s in settings):
+        own[place] = max((s for s in settings if s[:2] == place), key=settings.__getitem__)
+    latest = {(_settings(r), str(r.get("iteration"))): r for r in found}
+    return [r for (chosen, _), r in latest.items() if own[chosen[:2]] == chosen]
+
+
+def _settings(record: EvalRecord) -> tuple[str, ...]:
+    return tuple(str(record.get(key)) for key in ("split", "decoding", "panel_sha256", "temperature"))
 
 
 def warm_start_records(records: Iterable[Record]) -> list[WarmStartRecord]:

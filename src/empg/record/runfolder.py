@@ -212,7 +212,7 @@ class RunFolder:
             torn = number == len(lines) and not line.endswith(b"\n")
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             if torn:  # even if it parses: its last number may be incomplete
                 self.problems.append(f"metrics.jsonl line {number} is incomplete because the run was killed; skipped")

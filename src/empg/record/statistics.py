@@ -89,6 +89,10 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+UNKNOWN = "unknown"
+"""The task type of an episode whose environment failed before it named its task."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
     """Success of A and B on the same tasks, and the difference B - A with its interval and p-value."""
@@ -211,11 +215,11 @@ def compare_evaluations(
     """
     split = a["split"]
     rows_a, rows_b = run_a.read_evaluation(a), run_b.read_evaluation(b)
-    if rows_a["task_id"] != rows_b["task_id"]:
+    if not same_tasks(rows_a["task_id"], rows_b["task_id"]):
         raise UserError(f"{split}: the evaluation files of {run_a.path} and {run_b.path} do not list the same tasks")
     by_type: dict[str, list[int]] = {}
-    for row, kind in enumerate(rows_a["task_type"]):
-        by_type.setdefault(kind, []).append(row)
+    for row, kinds in enumerate(zip(rows_a["task_type"], rows_b["task_type"], strict=True)):
+        by_type.setdefault(next(filter(None, kinds), UNKNOWN), []).append(row)
     wins_a, wins_b = rows_a["success"], rows_b["success"]
     return Comparison(
         split=split,
@@ -231,6 +235,11 @@ def compare_evaluations(
         },
         apart=_apart(_settings(run_a, a), _settings(run_b, b)),
     )
+
+
+def same_tasks(a: Sequence[str], b: Sequence[str]) -> bool:
+    """Return whether two evaluations list the same tasks; one whose environment failed at once has no name."""
+    return len(a) == len(b) and all(one == other or not one or not other for one, other in zip(a, b, strict=True))
 
 
 def _evaluations(run: RunFolder, split: str, decoding: str, iteration: int | None) -> list[EvalRecord]:

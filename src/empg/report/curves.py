@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from empg.record.records import EvalRecord, Record, TrainRecord, eval_records, train_records, warm_start_records
+from empg.record.records import (
+    EvalRecord,
+    Record,
+    TrainRecord,
+    eval_records,
+    own_evaluations,
+    train_records,
+    warm_start_records,
+)
+from empg.report.markup import finite
 
 Values = list[float | None]
 
@@ -210,8 +219,8 @@ def charts(records: Sequence[Record]) -> list[Chart]:
 
 
 def number(value: Any) -> float | None:
-    """Return the value if it is a number, else None; a bool is not a number."""
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """Return the value if it is a finite number, else None; a bool is not a number."""
+    return value if finite(value) is not None else None
 
 
 def _further_statistics(train: Sequence[TrainRecord]) -> list[_Spec]:
@@ -229,7 +238,7 @@ def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) ->
         chart.series.append(Series("training episodes", "line", [rollouts.get(i) for i in x], colour=0))
     for colour, (split, decoding) in enumerate(panels(evaluations), 1):
         by_iteration: dict[int, Mapping[str, object]] = {
-            r["iteration"]: r for r in evaluations if (r["split"], r["decoding"]) == (split, decoding)
+            r["iteration"]: r for r in own_evaluations(evaluations) if (r["split"], r["decoding"]) == (split, decoding)
         }
         success, low, high = (
             [number(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")

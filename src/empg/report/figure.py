@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from empg.errors import UserError
 from empg.record.durable import write_whole
-from empg.record.records import EvalRecord, Record, eval_records, train_records
+from empg.record.records import EvalRecord, Record, eval_records, own_evaluations, train_records
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.before_after import Rate
 from empg.report.curves import number
@@ -186,9 +186,8 @@ def _first_split(told: Sequence[Sequence[Record]]) -> str:
 
 
 def _evaluations(records: Sequence[Record], split: str, decoding: str) -> dict[int, EvalRecord]:
-    """Return the evaluations of one split by iteration, all on the panel of the last evaluation."""
-    found = [r for r in eval_records(records) if (r["split"], r["decoding"]) == (split, decoding)]
-    return {r["iteration"]: r for r in found if r["panel_sha256"] == found[-1]["panel_sha256"]}
+    """Return the run's own evaluations of one split by iteration."""
+    return {r["iteration"]: r for r in own_evaluations(records) if (r["split"], r["decoding"]) == (split, decoding)}
 
 
 def _label(run: RunFolder, records: Sequence[Record]) -> str:

@@ -28,7 +28,10 @@ def shown(value: Any) -> Any:
 
 def finite(value: Any) -> float | None:
     """Return a number, or None for what is missing or not finite."""
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of a float
+        return None
     return float(value) if usable else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +100,6 @@ class Endpoint:
             self._key = read_variable(key_variable, "the endpoint needs an API key. Set the variable")
         self._http = HttpClient(request_policy)
         self._limit_field = "max_tokens"
-        self._lock = threading.Lock()
 
     def __call__(self, messages: Sequence[Mapping[str, str]]) -> Completion:
         """Return the model's reply.
@@ -121,20 +119,20 @@ class Endpoint:
 
     def _ask(self, messages: Sequence[Mapping[str, str]]) -> Any:
         """Return the JSON of a response with status 200."""
-        answer = self._send(messages)
-        if answer.status == 400 and b"max_completion_tokens" in answer.body and self._limit_field == "max_tokens":
-            with self._lock:  # newer models of OpenAI have another name for the limit
-                self._limit_field = "max_completion_tokens"
-            answer = self._send(messages)
+        limit = self._limit_field  # other threads change it
+        answer = self._send(messages, limit)
+        if answer.status == 400 and b"max_completion_tokens" in answer.body and limit == "max_tokens":
+            self._limit_field = "max_completion_tokens"  # the name of the limit for newer models of OpenAI
+            answer = self._send(messages, self._limit_field)
         if answer.status in (401, 403):
             raise EndpointError(f"{self._host} answered {answer.status}. Check the API key and --key-variable")
         if answer.status != 200:
             reason = _reason(answer)
             if answer.status in (400, 413, 422) and "context" in reason and ("length" in reason or "window" in reason):
                 raise ContextFullError
+            if self._key:  # before the text is cut, which may cut the key
+                reason = reason.replace(self._key, "[key]")
             shown = f": {reason[:_MAX_REASON]}" if reason else ""
-            if self._key:
-                shown = shown.replace(self._key, "[key]")
             raise EndpointError(f"{self._host} answered {answer.status}{shown}")
         if answer.cut:
             raise EndpointError(f"{self._host} sent more than {self._http.request_policy.max_bytes:,} bytes")
@@ -143,13 +141,13 @@ class Endpoint:
         except (ValueError, RecursionError) as error:
             raise _UnreadableError("the response is not JSON") from error
 
-    def _send(self, messages: Sequence[Mapping[str, str]]) -> Answer:
+    def _send(self, messages: Sequence[Mapping[str, str]], limit_field: str) -> Answer:
         sampling = self._sampling
         payload: dict[str, Any] = {
             "model": self._model,
             "messages": list(messages),
             "temperature": 0.0 if sampling.greedy else sampling.temperature,
-            self._limit_field: sampling.max_turn_tokens,
+            limit_field: sampling.max_turn_tokens,
         }
         if sampling.top_p < 1.0 and not sampling.greedy:
             payload["top_p"] = sampling.top_p

@@ -13,7 +13,7 @@ from empg.policy.model import Policy
 from empg.recipe import Recipe, load_recipe
 from empg.record.records import EpisodeRow, EvalRecord, SuccessNumbers
 from empg.record.runfolder import RunFolder
-from empg.record.statistics import wilson_interval
+from empg.record.statistics import UNKNOWN, wilson_interval
 from empg.rollout.collector import Request
 from empg.rollout.types import EndReason
 from empg.run.build import EVALUATION_KEY, build_policy, play
@@ -74,7 +74,7 @@ def summarise(
     recipe: Recipe, panel: Panel, rows: list[EpisodeRow], *, decoding: str, iteration: int, seconds: float
 ) -> EvalRecord:
     """Return the metrics record of a whole panel; `rows` are its episodes, in the panel's order."""
-    kinds = sorted({row["task_type"] for row in rows})
+    kinds = sorted({row["task_type"] or UNKNOWN for row in rows})
     return {
         "kind": "eval",
         "iteration": iteration,
@@ -89,7 +89,7 @@ def summarise(
         "turns": sum(r["turns"] for r in rows) / len(rows),
         "failed_turns": sum(r["failed_turns"] for r in rows),
         "env_errors": sum(r["end"] == EndReason.ENV_ERROR.value for r in rows),
-        "by_type": {kind: _success([r for r in rows if r["task_type"] == kind]) for kind in kinds},
+        "by_type": {kind: _success([r for r in rows if (r["task_type"] or UNKNOWN) == kind]) for kind in kinds},
         "time": seconds,
     }
 

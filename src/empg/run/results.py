@@ -35,8 +35,9 @@ def model_lines(evaluation: ModelEvaluation, prices: tuple[float, float] | None)
     rows = [("success (95% Wilson)", "episodes", "model", *others)]
     rows.append((f"{record['split']} ({record['decoding']})", str(record["n"]), *(rate(Rate.of(r)) for r in columns)))
     for kind in sorted(record["by_type"]):
-        parts = [r["by_type"][kind] for r in columns]
-        rows.append((f"  {kind}", str(parts[0]["n"]), *(rate(Rate.of(part)) for part in parts)))
+        parts = [r["by_type"].get(kind) for r in columns]  # the baselines know the type of every task
+        shown = ("-" if part is None else rate(Rate.of(part)) for part in parts)
+        rows.append((f"  {kind}", str(record["by_type"][kind]["n"]), *shown))
     rows.append(("  mean score", "", *(f"{100 * r['score']:.1f}" for r in columns)))
     rows += [
         (f"  {name}", "", *(f"{100 * r['metrics'].get(name, 0.0):.1f}%" for r in columns)) for name in record["metrics"]

@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from empg.errors import UserError
-from empg.record.records import Record, eval_records, train_records
+from empg.record.records import Record, eval_records, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.run.resume import like_the_run
 from empg.study.plan import PlannedRun, RunKey
@@ -71,7 +71,7 @@ class Job:
         records = recorded.read_metrics() if recorded else []
         self.iteration = max((r["iteration"] for r in train_records(records)), default=0)
         first = self.planned.recipe.evaluation.panels[:1]
-        found = [r["success"] for r in eval_records(records) if [r["split"]] == first]
+        found = [r["success"] for r in own_evaluations(records) if [r["split"]] == first]
         self.success = found[-1] if found else None
         self.seconds = measured_seconds(records)
         if self.state == WAITING and self._is_complete(records):
@@ -132,9 +132,9 @@ class Job:
 
 def measured_seconds(records: Sequence[Record]) -> float:
     """Return the seconds that the records of a run account for: warm start, iterations and evaluations."""
-    warm = max((float(r["time"]) for r in records if r.get("kind") == "warm_start"), default=0.0)
+    warm = max((float(r.get("time") or 0) for r in records if r.get("kind") == "warm_start"), default=0.0)
     return (
         warm
-        + sum(float(r["time/total"]) for r in train_records(records))
-        + sum(float(r["time"]) for r in eval_records(records))
+        + sum(float(r.get("time/total") or 0) for r in train_records(records))
+        + sum(float(r.get("time") or 0) for r in eval_records(records))
     )

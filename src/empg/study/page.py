@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def write_page(folders: Sequence[Path], out: Path) -> list[Path]:
         UserError: a folder has no results, runs cannot be compared, or a file cannot be written.
     """
     studies = [read_results(folder) for folder in folders]
+    names = Counter(results.study.name for results in studies)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UserError(f"two studies have the name {twice[0]!r}, after which figures are named: rename one of them")
     command = shlex.join(["empg", "results", *map(str, folders), "--out", str(out)])
     lines = [
         "# Results of studies",

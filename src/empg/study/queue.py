@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from empg.errors import UserError
 from empg.record.lock import locked
 from empg.study.job import FAILED, WAITING, Job
 from empg.study.plan import PlannedRun
@@ -45,7 +46,10 @@ def run_queue(
         Stopped: a signal asked the study to stop; its runs were asked as well, and can be resumed.
         UserError: another process runs a study in this folder, a run has another recipe, or results cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror or error}") from None
     busy = f"{folder} is in use by another empg study; wait until it has ended, or stop it"
     with locked(folder / ".lock", wait=2.0, busy=busy), StopSignals() as signals, ExitStack() as held:
         jobs = make_jobs(planned, folder, results)

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from empg.errors import UserError
 from empg.record.aggregate import Outcomes
 from empg.record.durable import write_whole
-from empg.record.records import EvalRecord, Record, eval_records
+from empg.record.records import EvalRecord, Record, eval_records, own_evaluations
 from empg.record.runfolder import RunFolder
+from empg.record.statistics import UNKNOWN, same_tasks
 from empg.study.plan import RunKey, Study, load_study
 
 _STUDY = "study.yaml"
@@ -32,10 +32,9 @@ class RunResult:
     records: list[Record]
 
     def evaluations(self, split: str, decoding: str) -> list[EvalRecord]:
-        """Return the evaluations of a panel by iteration; of several at one iteration the newest."""
-        found = [r for r in eval_records(self.records) if (r["split"], r["decoding"]) == (split, decoding)]
-        newest = {r["iteration"]: r for r in found}
-        return [newest[iteration] for iteration in sorted(newest)]
+        """Return the run's own evaluations of a panel by iteration."""
+        found = [r for r in own_evaluations(self.records) if (r["split"], r["decoding"]) == (split, decoding)]
+        return sorted(found, key=lambda record: record["iteration"])
 
     @property
     def origin(self) -> Record:
@@ -63,9 +62,10 @@ class Results:
         return list(dict.fromkeys(run.key.recipe for run in self.runs))
 
     def panels(self, recipe: str) -> list[tuple[str, str]]:
-        """Return the evaluated (split, decoding) pairs of a recipe."""
+        """Return the evaluated (split, decoding) pairs of a recipe, of the study's splits if it names some."""
         runs = [run for run in self.runs if run.key.recipe == recipe]
-        return list(dict.fromkeys((r["split"], r["decoding"]) for run in runs for r in eval_records(run.records)))
+        found = dict.fromkeys((r["split"], r["decoding"]) for run in runs for r in eval_records(run.records))
+        return [pair for pair in found if self.study.splits is None or pair[0] in self.study.splits]
 
 
 def keep_study(source: Path, results: Path) -> None:
@@ -110,7 +110,7 @@ def outcomes(runs: Sequence[RunResult], panels: Sequence[tuple[str, str]], itera
     for run in runs:
         scores: list[float] = []
         types: list[str] = []
-        tasks: list[Any] = []
+        tasks: list[str] = []
         for split, decoding in panels:
             found = [r for r in run.evaluations(split, decoding) if iteration in (None, r["iteration"])]
             if not found:
@@ -118,13 +118,16 @@ def outcomes(runs: Sequence[RunResult], panels: Sequence[tuple[str, str]], itera
                 raise UserError(f"{run.folder.path} has no evaluation of {split} ({decoding}){when}; repeat the run")
             table = run.folder.read_evaluation(found[-1])
             scores += [float(win) for win in table["success"]]
-            types += [f"{split} {kind}" if len(panels) > 1 else kind for kind in table["task_type"]]
-            tasks += [(split, decoding, task) for task in table["task_id"]]
-        if kinds is not None and kinds != (types, tasks):
+            types += [f"{split} {kind}" if kind and len(panels) > 1 else kind for kind in table["task_type"]]
+            tasks += table["task_id"]
+        if kinds is not None and not same_tasks(kinds[1], tasks):
             one, other = runs[0].folder.path, run.folder.path
             raise UserError(f"{one} and {other} were evaluated on different tasks; evaluate both on the same panel")
+        if kinds is not None:  # an episode whose reset failed has no type and name, but that of another run may
+            types = [known or new for known, new in zip(kinds[0], types, strict=True)]
+            tasks = [known or new for known, new in zip(kinds[1], tasks, strict=True)]
         kinds = types, tasks
         rows.append(scores)
     if kinds is None:
         raise UserError("outcomes: expected at least one run, got none")
-    return Outcomes(np.array(rows), kinds[0])
+    return Outcomes(np.array(rows), [kind or UNKNOWN for kind in kinds[0]])

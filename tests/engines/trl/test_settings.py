@@ -78,7 +78,8 @@ def test_a_setting_becomes_an_argument(section: str, value: Any, argument: str, 
         ({"optimizer": {"old_logprobs": "sampled"}}, "optimizer.old_logprobs: expected recomputed, got sampled"),
         ({"trl": {"learning_rate": 1.0}}, "trl.learning_rate: is set by optimizer.lr; remove it"),
         ({"trl": {"use_vlm": True}}, "trl.use_vlm: is not an argument of GRPOConfig. Did you mean 'use_vllm'"),
-        ({"trl": {"scale_rewards": "sum", "auto_find_batch_size": True}}, "auto_find_batch_size is not supported"),
+        ({"trl": {"mask_truncated_completions": True}}, "trl.mask_truncated_completions: is set by credit.overlong"),
+        ({"trl": {"auto_find_batch_size": True}}, "auto_find_batch_size is not supported"),
     ],
 )  # fmt: skip
 def test_what_the_engine_does_not_do_is_named(sections: dict[str, Any], message: str) -> None:

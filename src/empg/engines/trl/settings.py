@@ -67,6 +67,10 @@ SET_BY = {
     "max_grad_norm": "optimizer.max_grad_norm",
     "bf16": "optimizer.autocast",
     "gradient_checkpointing": "optimizer.gradient_checkpointing",
+    "scale_rewards": "credit.advantage",
+    "reward_weights": "credit.process_reward",
+    "multi_objective_aggregation": "credit.process_reward",
+    "mask_truncated_completions": "credit.overlong_penalty",
     "use_cpu": "policy.device",
 }
 

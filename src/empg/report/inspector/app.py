@@ -20,7 +20,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from empg.environments.serving import serve_app, web_app
-from empg.record.records import eval_records, train_records
+from empg.record.records import own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.report.inspector import listing
 from empg.report.inspector.batch import batch_charts, extremes, kinds_of_steps
@@ -158,7 +158,7 @@ class Inspector:
         loaded, first, rest = [], dict.fromkeys(MAIN[:1]), dict.fromkeys(MAIN[1:])
         for run in self._runs:
             records = run.records()
-            train, successes = train_records(records), evaluation_curves(eval_records(records), by_type)
+            train, successes = train_records(records), evaluation_curves(own_evaluations(records), by_type)
             if by_type:
                 successes += training_curves_by_type(run.episodes())
             first |= dict.fromkeys(name for record in successes for name in record if name != "iteration")

@@ -102,7 +102,10 @@ def _histogram(rows: Sequence[Row], link: str) -> Chart | None:
     if not counted:
         return None
     least, most = counted[0], counted[-1]
-    counts, edges = np.histogram([s["entropy"] for s in counted], bins=BINS)
+    try:
+        counts, edges = np.histogram([s["entropy"] for s in counted], bins=BINS)
+    except ValueError:  # too small or too large a range for the bins
+        return None
     middles = [float(m) for m in (edges[1:] + edges[:-1]) / 2]
     ends = [float(n) if i in (0, BINS - 1) else None for i, n in enumerate(counts)]
     inner = [None if i in (0, BINS - 1) else float(n) for i, n in enumerate(counts)]
