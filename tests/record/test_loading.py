@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pyarrow.parquet as pq
 import pytest
 
 import empg.record
@@ -68,6 +69,15 @@ def test_a_damaged_file_is_a_problem_and_the_rest_is_read(make_run: MakeRun) -> 
     assert loaded.episodes["iteration"].unique().to_pylist() == [2]
     assert loaded.metrics.num_rows == 2
     assert len(loaded.problems) == 2
+
+
+def test_a_table_without_a_required_column_is_a_problem_that_names_it(make_run: MakeRun) -> None:
+    run = make_run("damaged", iterations=2, every=2, keep_episodes=(1, 2))
+    path = run.episodes_path(1)
+    pq.write_table(pq.read_table(path).drop_columns(["iteration"]), path)
+    loaded = empg.record.load(run)
+    assert loaded.episodes["iteration"].unique().to_pylist() == [2]
+    assert loaded.problems == [f"{path} has wrong columns: iteration: expected a value in each row"]
 
 
 def test_an_empty_run_has_empty_tables(make_run: MakeRun) -> None:

@@ -314,6 +314,15 @@ def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path) -> None:
         run.read_episodes(4)
 
 
+def test_an_evaluation_without_a_column_is_an_error_that_names_it(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    record = {"iteration": 1, "split": "valid_seen", "decoding": "sampled", "panel_sha256": "ab" * 32}
+    path = run.write_evaluation(record, [PLAYED])
+    pq.write_table(pq.read_table(path).drop_columns(["success"]), path)
+    with pytest.raises(TableError, match=f"{path.name}: column 'success': expected a value in each row"):
+        run.read_evaluation(record)
+
+
 def test_the_temporary_file_left_by_a_kill_is_not_an_episodes_file(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     run.write_episodes(3, TURN)

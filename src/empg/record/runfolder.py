@@ -313,7 +313,7 @@ class RunFolder:
 
     def read_evaluation(self, record: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Return the episodes of an evaluation (given by its record) by column, in panel order."""
-        return read_table(self.evaluation_path(record))
+        return read_table(self.evaluation_path(record), ("task_id", "task_type", "success"))
 
     def played_path(self, record: Mapping[str, Any]) -> Path:
         """Return the path of the episodes that were kept while an evaluation was played (`played.py`)."""
