@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from empg.credit import Reduce
+from empg.learner import critic as critic_module
 from empg.learner.assign import Assigned, assign_credit
 from empg.learner.batch import make_batch
 from empg.learner.checkpoint import Checkpoints
 from empg.learner.critic import Critic, ValueTargets
 from empg.learner.update import Update, make_optimizer
 from empg.policy.model import Policy
+from empg.policy.scoring import hidden_at
 from empg.recipe import Recipe
 from empg.rollout.types import Episode
 from empg.system.workers import Workers
@@ -72,6 +74,24 @@ def test_at_first_every_value_is_0_and_the_advantage_is_the_return(policy: Polic
     won = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
     torch.testing.assert_close(found.targets.returns, won)
     torch.testing.assert_close(found.advantages, won)
+
+
+def test_a_state_that_is_not_finite_reaches_no_other_step(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a step has no finite entropy either, so it is dropped."""
+
+    def broken(*arguments: Any) -> Tensor:
+        found = hidden_at(*arguments)
+        found[0] = float("nan")
+        return found
+
+    monkeypatch.setattr(critic_module, "hidden_at", broken)
+    episodes = played()
+    episodes[0].turns[0].entropies = [float("nan")] * len(episodes[0].turns[0].action_ids)
+    found = assign_credit(episodes, ppo(), ALONE, critic=Critic(policy, ppo(), ALONE))
+    assert found.dropped_steps == 1
+    assert found.advantages.isfinite().all()
+    assert found.targets is not None
+    assert found.targets.states.isfinite().all()
 
 
 def test_what_it_has_learned_is_subtracted_from_the_return(policy: Policy) -> None:

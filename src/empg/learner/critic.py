@@ -46,7 +46,7 @@ class Critic:
 
     @torch.no_grad()
     def states(self, batch: TokenBatch, steps: int) -> Tensor:
-        """Return (N, hidden) float32 on the CPU; 0 for a step without tokens.
+        """Return (N, hidden) float32 on the CPU; 0 for a step without tokens, or whose state is not finite.
 
         Args:
             batch: the tokens of N steps.
@@ -59,6 +59,7 @@ class Critic:
             with self._policy.autocast(self._passes.autocast):
                 found = hidden_at(self._policy, micro.input_ids, micro.rows, micro.columns - 1)
             states[batch.step[micro.tokens]] = found.float().cpu()
+        states[~states.isfinite().all(1)] = 0.0  # one NaN would reach all steps, and stay in the head
         return states
 
     @torch.no_grad()
