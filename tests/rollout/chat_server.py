@@ -12,13 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Body = dict[str, Any]
+Reply = str | int | tuple[int, bytes]
 
 
 @dataclass
 class ChatServer:
-    """`reply` gives the text for a request's body; an int is a status without a completion."""
+    """`reply` gives the text for a request's body; an int is a status without a completion, a pair one with
+    the body of its response."""
 
-    reply: Callable[[Body], str | int]
+    reply: Callable[[Body], Reply]
     delay: float = 0.0
     url: str = ""
     seen: list[Body] = field(default_factory=list)
@@ -34,8 +36,10 @@ class ChatServer:
         time.sleep(self.delay)
         with self._lock:
             self._open -= 1
-        text = self.reply(body)
-        return (text, b"{}") if isinstance(text, int) else (200, completion(text))
+        answer = self.reply(body)
+        if isinstance(answer, tuple):
+            return answer
+        return (answer, b"{}") if isinstance(answer, int) else (200, completion(answer))
 
 
 def completion(text: str | None, **message: Any) -> bytes:
@@ -56,7 +60,7 @@ def turn(action: str) -> str:
 
 
 @contextmanager
-def chat_server(reply: Callable[[Body], str | int], delay: float = 0.0) -> Iterator[ChatServer]:
+def chat_server(reply: Callable[[Body], Reply], delay: float = 0.0) -> Iterator[ChatServer]:
     script = ChatServer(reply, delay)
 
     class Handler(BaseHTTPRequestHandler):

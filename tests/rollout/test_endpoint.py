@@ -6,7 +6,6 @@ import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from empg.errors import UserError
 from empg.policy.decode import Sampling
 from empg.rollout.endpoint import MAX_TEXT, Completion, ContextFullError, Endpoint, EndpointError, split_name
 from tests.environments.deepsearch.servers import Reply, ScriptedServer, dead_url, scripted
-from tests.rollout.chat_server import completion
+from tests.rollout.chat_server import chat_server, completion
 
 QUICK = RequestPolicy(timeout=1.0, attempts=3, backoff=0.01, max_bytes=1 << 20, failure_threshold=1 << 30)
 KEY = "k-secret-123"
@@ -159,29 +158,15 @@ def test_requests_in_flight_when_the_name_of_the_limit_changes_are_sent_again() 
     refusal = b'{"error": {"message": "use max_completion_tokens instead"}}'
     together = threading.Barrier(4, timeout=20)
 
-    class Newer(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if "max_tokens" in asked:
-                together.wait()
-            status, body = (400, refusal) if "max_tokens" in asked else (200, completion("x"))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(asked: dict[str, Any]) -> str | tuple[int, bytes]:
+        if "max_tokens" not in asked:
+            return "x"
+        together.wait()
+        return 400, refusal
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Newer) as server, ThreadPoolExecutor(4) as threads:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            endpoint = Endpoint(f"openai:http://127.0.0.1:{server.server_port}/v1#m", Sampling(max_turn_tokens=32))
-            assert [reply.text for reply in threads.map(endpoint, [MESSAGES] * 4)] == ["x"] * 4
-        finally:
-            server.shutdown()
-            serving.join()
+    with chat_server(answer) as server, ThreadPoolExecutor(4) as threads:
+        endpoint = Endpoint(f"openai:{server.url}/v1#m", Sampling(max_turn_tokens=32))
+        assert [reply.text for reply in threads.map(endpoint, [MESSAGES] * 4)] == ["x"] * 4
 
 
 def test_a_key_across_the_end_of_a_long_message_is_not_shown() -> None:

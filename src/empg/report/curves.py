@@ -236,9 +236,10 @@ def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) ->
     rollouts = {r["iteration"]: number(r.get("rollout/success")) for r in train}
     if any(value is not None for value in rollouts.values()):
         chart.series.append(Series("training episodes", "line", [rollouts.get(i) for i in x], colour=0))
+    own = own_evaluations(evaluations)
     for colour, (split, decoding) in enumerate(panels(evaluations), 1):
         by_iteration: dict[int, Mapping[str, object]] = {
-            r["iteration"]: r for r in own_evaluations(evaluations) if (r["split"], r["decoding"]) == (split, decoding)
+            r["iteration"]: r for r in own if (r["split"], r["decoding"]) == (split, decoding)
         }
         success, low, high = (
             [number(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")
