@@ -16,7 +16,10 @@ from empg.policy.model import Policy
 from empg.policy.recompute import layers_recomputed, recomputable_layers
 from empg.policy.scoring import score_tokens
 from empg.recipe import OptimizerSection, Recipe
+from empg.system.memory import limited_by
 from empg.system.workers import Workers
+
+MEMORY_KEYS = "optimizer.micro_batch_tokens", "optimizer.gradient_checkpointing", "policy.lora"  # of an update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,7 @@ class Update:
 
     def __call__(self, assigned: Assigned, iteration: int) -> UpdateStats:
         """Take the optimizer steps of one iteration."""
-        with layers_recomputed(self.policy, self.recipe.optimizer.gradient_checkpointing):
+        with layers_recomputed(self.policy, self.recipe.optimizer.gradient_checkpointing), limited_by(*MEMORY_KEYS):
             return self._update(assigned, iteration)
 
     def _update(self, assigned: Assigned, iteration: int) -> UpdateStats:

@@ -15,13 +15,14 @@ from empg.environments.base import TextEnvironment
 from empg.errors import UserError
 from empg.learner.batch import TokenBatch, make_batch, micro_batches
 from empg.learner.muon import Muon
+from empg.learner.update import MEMORY_KEYS
 from empg.policy.model import Policy
 from empg.policy.recompute import layers_recomputed
 from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe, WarmStartSection
 from empg.record.records import WarmStartRecord
 from empg.rollout.demonstrations import Recordings, as_episode, demonstrate, recorded_plays
-from empg.system.memory import release_memory
+from empg.system.memory import limited_by, release_memory
 from empg.system.workers import Workers
 
 DEMONSTRATION_KEY = 13  # keeps the rng of demonstrations separate from all others
@@ -68,7 +69,7 @@ def warm_start(
         if step == 0 and not workers.total(len(imitated)):
             limit = recipe.rollout.max_episode_tokens
             raise UserError(f"rollout.max_episode_tokens={limit} is too small for one expert turn; increase it")
-        with layers_recomputed(policy, recipe.optimizer.gradient_checkpointing):
+        with layers_recomputed(policy, recipe.optimizer.gradient_checkpointing), limited_by(*MEMORY_KEYS):
             loss, accuracy = _imitate(policy, optimizers, batch, imitated[batch.step], recipe, workers)
         if not math.isfinite(loss):
             raise UserError(

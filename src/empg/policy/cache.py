@@ -70,7 +70,7 @@ class SlotLayer(CacheLayerMixin):
 class SlotCache(Cache):
     """The cache of a decoder: `num_slots` episodes of up to `length` tokens.
 
-    Call `aim` before a forward pass, to set the slots of its rows and the positions that they write.
+    Call `aim` or `aim_at_first` before a forward pass, to set the slots of its rows and the positions that they write.
     """
 
     def __init__(self, num_layers: int, num_slots: int, length: int, device: torch.device) -> None:
@@ -94,6 +94,15 @@ class SlotCache(Cache):
         self.rows = rows.to(self.device, non_blocking=True)
         first = starts.to(self.device, non_blocking=True)
         self.positions = (first[:, None] + torch.arange(width, device=self.device)).clamp_(max=self.length)
+        return self._mask()
+
+    def aim_at_first(self, positions: Tensor, visible: int) -> Tensor:
+        """Let the first n slots write at `positions` (n, width), which are on the device, and see `visible` tokens."""
+        self.visible, self.whole = visible, True
+        self.rows, self.positions = torch.arange(len(positions), device=self.device), positions
+        return self._mask()
+
+    def _mask(self) -> Tensor:
         keys = torch.arange(self.visible, device=self.device)
         return (keys <= self.positions[..., None])[:, None]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from empg.policy.cache import SlotCache
 from empg.policy.model import Policy
+from empg.policy.step_graphs import StepGraphs
 
 
 class Contexts(Protocol):
@@ -42,6 +43,7 @@ class ModelContexts:
         layers = policy.model.config.get_text_config().num_hidden_layers
         self.cache = SlotCache(layers, num_slots, length, policy.device)
         self.lengths = torch.zeros(num_slots, dtype=torch.long)
+        self._step_graphs = StepGraphs(num_slots, length, policy.device)
 
     def read(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
         """Append `chunks` to `slots` and return the logits (n, V) after the last id of each chunk."""
@@ -50,10 +52,12 @@ class ModelContexts:
             return self._read_in_passes(slots, chunks)
         # The cache of the first `top` slots is read in place; a selection would have to be copied. So waiting slots in
         # between are computed as well. Their results are not used, and what they write is overwritten.
-        whole: list[Sequence[int]] = [[] for _ in range(top)]
-        for slot, chunk in zip(slots, chunks, strict=True):
-            whole[slot] = chunk
-        return self._forward(range(top), whole)[self._moved(torch.tensor(slots))]
+        wanted = torch.tensor(slots)
+        ids = torch.zeros(top, dtype=torch.long)
+        ids[wanted] = torch.tensor([chunk[0] for chunk in chunks])
+        hidden = self._step_graphs(self._step, ids, self.lengths)
+        self.lengths[wanted] += 1
+        return self.policy.logits(hidden[self._moved(wanted)])
 
     def _read_in_passes(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
         """Read in passes of at most `pass_tokens` ids, padding included; chunks of similar length go together."""
@@ -80,15 +84,21 @@ class ModelContexts:
         widths = torch.tensor([len(chunk) for chunk in chunks])
         width = int(widths.max())
         ids = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks])
-        mask = self.cache.aim(rows, self.lengths[rows], width)
+        hidden = self._hidden(self._moved(ids), self.cache.aim(rows, self.lengths[rows], width))
+        self.lengths[rows] += widths
+        last = self._moved((widths - 1).clamp(min=0))
+        return self.policy.logits(hidden[torch.arange(len(slots), device=last.device), last])
+
+    def _step(self, ids: Tensor, positions: Tensor, visible: int) -> Tensor:
+        """Return the hidden states (n, hidden) of ids (n, 1) at positions (n, 1) of the first n slots."""
+        return self._hidden(ids, self.cache.aim_at_first(positions, visible))[:, 0]
+
+    def _hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         # Padding past the end of the slot gets the last position, since a table of positions may end with the slot.
         positions = self.cache.positions.clamp(max=self.cache.length - 1)
         cache = {self.policy.cache_argument: self.cache}
         with self.policy.autocast(self.autocast):
-            hidden = self.policy.hidden(self._moved(ids), mask, position_ids=positions, use_cache=True, **cache)
-        self.lengths[rows] += widths
-        last = self._moved((widths - 1).clamp(min=0))
-        return self.policy.logits(hidden[torch.arange(len(slots), device=last.device), last])
+            return self.policy.hidden(ids, mask, position_ids=positions, use_cache=True, **cache)
 
     def share(self, source: int, targets: Tensor, length: int) -> None:
         """Copy the first `length` tokens of slot `source` to the slots `targets`."""

@@ -20,7 +20,7 @@ from empg.rollout.demonstrations import corpus
 from empg.rollout.endpoint import is_endpoint
 from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
-from empg.system.memory import bound_kernel_caches
+from empg.system.memory import bound_kernel_caches, limited_by
 
 # The first number of every random key identifies its use, so that no two uses share a stream.
 ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY, EXAMPLE_KEY = 10, 11, 12, 14
@@ -120,7 +120,10 @@ def play(
     pool = make_env_pool(recipe.environment.maker(split), recipe.environment.workers)
     try:
         collector = Collector(decoder, build_agent(recipe, policy), pool, split, rollout.max_episode_tokens)
-        with policy.keeping_casts():
+        with (
+            policy.keeping_casts(),
+            limited_by("rollout.slots", "rollout.max_episode_tokens", "optimizer.micro_batch_tokens"),
+        ):
             return collector.collect(requests, done, keep)
     finally:
         pool.close()

@@ -1,10 +1,16 @@
-"""Keep the memory of a process flat: return freed memory to the system, and bound the caches of matrix kernels."""
+"""Keep the memory of a process flat, and say in one line what to change where that of a GPU is used up."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from empg.errors import UserError
 
 # Under bfloat16 autocast, torch keeps a compiled kernel for each shape of a matrix product, 1024 of them in each of two
 # caches. The shapes of batches never repeat, but the layers of a model have the same ones: 16 kernels are enough. With
@@ -31,3 +37,18 @@ def release_memory() -> None:
     """
     if _TRIM is not None:
         _TRIM(0)
+
+
+@contextmanager
+def limited_by(*keys: str) -> Iterator[None]:
+    """Turn torch's error when the memory of a GPU is used up into one that names the recipe keys which decide.
+
+    Raises:
+        UserError: the memory of a GPU is used up.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        # "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of ... of which ... is free. ..."
+        said = ". ".join(str(error).split(". ")[:3]).strip()
+        raise UserError(f"{said}. Change {' or '.join(keys)}; `empg doctor RECIPE` counts the memory") from None

@@ -1,0 +1,96 @@
+"""Passes of one token per slot as CUDA graphs.
+
+The host needs longer to start the hundreds of kernels of such a pass than a GPU needs to run them. A graph records them
+once and starts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+ROWS, COLUMNS = 16, 256  # shapes are multiples of these, so that few graphs serve all contexts
+
+
+# Gets ids (n, 1) and positions (n, 1) int64 and the number of visible tokens; returns hidden states (n, hidden).
+Step = Callable[[Tensor, Tensor, int], Tensor]
+
+
+class StepGraphs:
+    """Runs passes over the first slots of a KV cache: on a GPU as one graph per shape, elsewhere as they are.
+
+    A graph has one shape and fixed addresses. So the rows and the visible tokens of a pass are rounded up. Tokens that
+    are not written yet are masked, and results of slots that nobody asked for are not used.
+
+    The first pass of a shape runs as it is, since libraries prepare themselves in it; the second is recorded. If a pass
+    waits for the device, as a mixture of experts may, the model cannot be recorded, and all passes run as they are.
+    """
+
+    def __init__(self, num_slots: int, length: int, device: torch.device) -> None:
+        self._length = length
+        self._ids = torch.zeros(num_slots, 1, dtype=torch.long, device=device)
+        self._positions = torch.zeros(num_slots, 1, dtype=torch.long, device=device)
+        self._seen: set[tuple[int, int]] = set()
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._recordable = device.type == "cuda"
+
+    def __call__(self, step: Step, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Append `ids` to the first n slots, and return at least n hidden states (n, hidden).
+
+        Args:
+            step: computes the pass, always the same one. It is an argument, because an attribute would be a cycle that
+                keeps the KV cache until Python collects it.
+            ids: (n,) on the CPU.
+            lengths: (num_slots,) on the CPU, the tokens that the slots have so far.
+
+        The next call overwrites the result.
+        """
+        rows, visible = len(ids), int(lengths[: len(ids)].max()) + 1
+        if self._recordable:
+            rows, visible = rounded(rows, visible, len(self._ids), self._length)
+        self._ids[: len(ids), 0].copy_(ids, non_blocking=True)
+        self._positions[:rows, 0].copy_(lengths[:rows], non_blocking=True)
+        inputs = self._ids[:rows], self._positions[:rows], visible
+        shape = rows, visible
+        if shape in self._graphs:
+            graph, hidden = self._graphs[shape]
+            graph.replay()
+            return hidden
+        if not self._recordable:
+            return step(*inputs)
+        if shape in self._seen:
+            return self._record(step, inputs, shape)
+        self._seen.add(shape)
+        try:
+            with _waiting_is_an_error():
+                return step(*inputs)
+        except RuntimeError:
+            self._recordable = False
+            return step(*inputs)
+
+    def _record(self, step: Step, inputs: tuple[Tensor, Tensor, int], shape: tuple[int, int]) -> Tensor:
+        graph = torch.cuda.CUDAGraph()
+        pool = next((first.pool() for first, _ in self._graphs.values()), None)  # graphs never run at the same time
+        with torch.cuda.device(self._ids.device), torch.cuda.graph(graph, pool=pool):
+            hidden = step(*inputs)
+        self._graphs[shape] = graph, hidden
+        graph.replay()
+        return hidden
+
+
+def rounded(rows: int, visible: int, num_slots: int, length: int) -> tuple[int, int]:
+    """Round up a shape: to at most `num_slots` rows and `length` + 1 columns, the last of which takes padding."""
+    return min(num_slots, -(-rows // ROWS) * ROWS), min(length + 1, -(-visible // COLUMNS) * COLUMNS)
+
+
+@contextmanager
+def _waiting_is_an_error() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
