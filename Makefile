@@ -64,7 +64,7 @@ define editable
 endef
 
 .SECONDEXPANSION:
-.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv test-verl notebook lint freeze lock report-assets bench textworld clean broken-environment
+.PHONY: help setup demo test test-latest test-lowest test-trl test-openenv test-verl test-gpu notebook lint freeze lock report-assets bench textworld clean broken-environment
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -108,6 +108,9 @@ $(LOWEST)/.installed: pyproject.toml requirements/lowest.txt $$(call broken,$(LO
 	$(call locked,$(LOWEST),lowest)
 	$(call editable,$(LOWEST))
 	@touch $@
+
+test-gpu: setup  ## run the tests that need a CUDA device; elsewhere they are skipped
+	$(BIN)/python -m pytest -rs tests/gpu
 
 test-trl: $(TRL)/.installed  ## run the tests of the TRL engine, fast and slow, in .venv-trl
 	$(TRL)/bin/python -m pytest -n 2 tests/engines tests/credit/test_parity.py

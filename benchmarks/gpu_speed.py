@@ -23,7 +23,7 @@ from transformers import __version__ as transformers_version
 
 from empg.policy.contexts import ModelContexts
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import Policy
+from empg.policy.model import Policy, choose_kernels
 from empg.policy.recompute import layers_recomputed
 from empg.policy.scoring import log_softmax_and_entropy, score_tokens
 
@@ -117,6 +117,7 @@ def decode(policy: Policy, slots: int, context: int, tokens: int, recorded: bool
             logits = decoder.advance(everyone, chosen)
             times.append(time.perf_counter() - began)
         yield "token", statistics.median(times)
+        yield "first tokens of a shape", max(times)
         yield "all tokens", sum(times) / tokens
 
 
@@ -142,6 +143,23 @@ def generate(policy: Policy, slots: int, context: int, tokens: int, cache: str) 
     return (long - short) / tokens
 
 
+def effect_of_tf32(policy: Policy, rows: Tensor) -> dict[str, float]:
+    """How far log-probabilities (nats) move if the logits are computed with 11 bits of each factor, and in bfloat16."""
+    row_of, columns = torch.zeros(1000, dtype=torch.long, device=DEVICE), torch.arange(1, 1001, device=DEVICE)
+    scored = {}
+    with torch.no_grad():
+        for kind in ("ieee", "tf32", "all float32"):
+            torch.backends.cuda.matmul.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+            with policy.autocast(kind != "all float32"):
+                scored[kind] = score_tokens(policy, rows[:1], row_of, columns)[0]
+    moved = {name: (scored[name] - scored["ieee"]).abs() for name in ("tf32", "all float32")}
+    return {
+        "tf32 moves a log-probability by, mean": float(moved["tf32"].mean()),
+        "tf32 moves a log-probability by, max": float(moved["tf32"].max()),
+        "bfloat16 in the layers moves one by, mean": float(moved["all float32"].mean()),
+    }
+
+
 def update(policy: Policy, rows: Tensor, recomputed: bool) -> Callable[[], object]:
     """A forward and a backward pass in which every second token is trained on."""
     columns = torch.arange(1, rows.shape[1], 2, device=DEVICE).repeat(len(rows))
@@ -158,7 +176,7 @@ def update(policy: Policy, rows: Tensor, recomputed: bool) -> Callable[[], objec
 
 
 def plain_update(policy: Policy, rows: Tensor) -> Callable[[], object]:
-    """The same through transformers: logits of all tokens, under autocast, with its gradient checkpointing."""
+    """The same through transformers, with logits of all tokens (for which the memory of larger passes is too small)."""
     model = policy.model
 
     def run() -> None:
@@ -185,6 +203,7 @@ def main() -> None:
     slots, context, tokens = arguments.slots, arguments.context, arguments.tokens
     bytes_per_second, flops = limits()
     policy = make_policy(arguments.size)
+    choose_kernels(DEVICE, autocast=True)
     weights = sum(p.numel() for p in policy.model.parameters())
     head = policy.model.get_output_embeddings().weight.numel()
     inner = sum(p.numel() for p in policy.model.model.layers.parameters())
@@ -213,10 +232,11 @@ def main() -> None:
     work = 6 * inner * rows.numel() + 6 * head * rows.numel() / 2
     work += 6 * config.num_hidden_layers * config.hidden_size * arguments.row * rows.numel()  # causal: half of 12
     parts: dict[str, Any] = {"limit of a pass, ms": 1e3 * work / flops}
+    parts |= effect_of_tf32(policy, rows)
     kinds: list[tuple[str, Callable[[], Callable[[], object]]]] = [
         ("kept", lambda: update(policy, rows, False)),
         ("recomputed", lambda: update(policy, rows, True)),
-        ("plain", lambda: plain_update(policy, rows)),
+        ("transformers, a quarter", lambda: plain_update(policy, rows[: max(1, len(rows) // 4)])),
     ]
     for precision in ("ieee", "tf32"):
         torch.backends.cuda.matmul.fp32_precision = precision

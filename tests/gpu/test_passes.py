@@ -12,7 +12,7 @@ from torch import Tensor
 
 from empg.policy.contexts import ModelContexts
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import Policy
+from empg.policy.model import Policy, choose_kernels
 from empg.policy.recompute import layers_recomputed
 from empg.policy.scoring import score_tokens
 from tests.gpu.models import LENGTH, MODELS, VOCABULARY, copied_to_cpu, make, needs_gpu
@@ -82,6 +82,12 @@ def played(policy: Policy, autocast: bool = False) -> Episodes:
     return episodes
 
 
+@pytest.fixture(autouse=True)
+def kernels() -> None:
+    """As in a run without autocast."""
+    choose_kernels(torch.device("cuda"), autocast=False)
+
+
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("name", MODELS)
 def test_sampled_scores_are_those_of_a_cpu(name: str, lora: bool) -> None:
@@ -98,6 +104,7 @@ def test_sampled_scores_are_those_of_a_cpu(name: str, lora: bool) -> None:
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_under_autocast_sampled_scores_are_those_of_the_update(lora: bool) -> None:
+    choose_kernels(torch.device("cuda"), autocast=True)
     policy = make("qwen2", "cuda", lora=lora)
     episodes = played(policy, autocast=True)
     assert episodes.graphs > 2

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from empg.recipe import load_recipe
 from empg.record.runfolder import RunFolder
+from empg.run.footprint import footprint, model_shape
+from empg.run.train import train as run_training
 from tests.gpu.models import needs_gpu
 
 pytestmark = needs_gpu
@@ -75,7 +80,7 @@ def test_more_workers_than_devices_are_an_error(tmp_path: Path, surroundings: di
     assert f"workers: expected at most {count - 1}, one per CUDA device, got {count}" in done.stderr
 
 
-def test_too_little_memory_is_one_line_that_says_what_to_change(tmp_path: Path, surroundings: dict[str, str]) -> None:
+def test_too_little_memory_is_an_error_that_says_what_to_change(tmp_path: Path, surroundings: dict[str, str]) -> None:
     more = [
         "policy.tiny.kv_heads=2",
         "policy.tiny.max_positions=262144",
@@ -89,3 +94,45 @@ def test_too_little_memory_is_one_line_that_says_what_to_change(tmp_path: Path, 
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "rollout.slots" in done.stderr
+
+
+@pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
+def test_a_run_needs_the_memory_that_doctor_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recomputed: bool
+) -> None:
+    """Doctor counts the longest prompts that fit into a pass; the prompts of this run are shorter."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shape = "{hidden_size: 1024, layers: 12, heads: 16, kv_heads: 4, intermediate_size: 4096, vocab_size: 2000}"
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(
+        tmp_path / "recipe.yaml",
+        [
+            f"policy.tiny={shape}",
+            "iterations=1",
+            "rollout.max_episode_tokens=2048",
+            "optimizer.micro_batch_tokens=8192",
+            f"optimizer.gradient_checkpointing={str(recomputed).lower()}",
+            "environment.max_steps=30",
+            "rollout.groups=16",
+            "rollout.slots=64",
+            "evaluation.episodes=1",
+        ],
+    )
+    parts = footprint(model_shape(recipe), recipe, on_cpu=False)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run_training(recipe, tmp_path / "run")
+    used, counted = torch.cuda.max_memory_allocated() - before, parts.total - parts.process
+    print(f"memory: {used / 2**30:.2f} GiB used, {counted / 2**30:.2f} GiB counted ({parts})")
+    assert 0.6 * counted <= used <= 1.1 * counted
+
+
+@pytest.mark.skipif(find_spec("trl") is None, reason="needs TRL")
+def test_the_same_recipe_runs_on_trl(tmp_path: Path, surroundings: dict[str, str]) -> None:
+    more = ["--engine", "trl", "iterations=2", "optimizer.old_logprobs=recomputed"]
+    done = subprocess.run(train(tmp_path, "run", *more), env=surroundings, capture_output=True, text=True)
+    print(done.stdout[-1500:], done.stderr[-1500:])
+    assert done.returncode == 0
+    assert len(measured(tmp_path / "run")) == 2

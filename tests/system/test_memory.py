@@ -1,4 +1,4 @@
-"""Freed memory is returned to the system, and caches are bounded; otherwise long runs grow without bound."""
+"""Freed memory is returned to the system, caches are bounded, and a full GPU says which keys decide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import sys
 import pytest
 import torch
 
+from empg.errors import UserError
 from empg.policy.model import computes_bfloat16
+from empg.system.memory import limited_by
 
 # A heap in pieces: every hundredth block of 4 KiB stays, and pins what lies below it.
 PIECES = """
@@ -73,3 +75,21 @@ def test_kernels_of_past_shapes_are_not_kept() -> None:
     assert run(SHAPES) < 10 << 20
     by_hand = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "1024"}
     assert run(SHAPES, **by_hand) > 40 << 20
+
+
+def test_a_full_gpu_is_one_line_with_the_keys_to_change() -> None:
+    said = (
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 3.12 GiB is "
+        "free. Including non-PyTorch memory, this process has 76.06 GiB memory in use. Of the allocated memory 70 GiB"
+    )
+    with pytest.raises(UserError) as caught, limited_by("rollout.slots", "optimizer.micro_batch_tokens"):
+        raise torch.OutOfMemoryError(said)
+    assert str(caught.value) == (
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 3.12 GiB is "
+        "free. Change rollout.slots or optimizer.micro_batch_tokens; `empg doctor RECIPE` counts the memory"
+    )
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    with pytest.raises(RuntimeError, match="another"), limited_by("rollout.slots"):
+        raise RuntimeError("another")

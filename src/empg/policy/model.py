@@ -266,6 +266,19 @@ def claim_device(name: str, rank: int, workers: int) -> None:
     torch.cuda.set_device(rank)
 
 
+def choose_kernels(device: torch.device, *, autocast: bool) -> None:
+    """Choose the kernels that this process uses on a GPU.
+
+    cuDNN's attention prepares itself for each shape, and most shapes of passes never repeat, so it is switched off.
+    Under autocast, float32 products are computed on tensor cores with 11 bits of each factor. These are the products of
+    the logits. Their hidden states come from bfloat16, which has fewer bits, so only the weights of the head and the
+    gradients of the logits are rounded.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if autocast else "ieee"
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Return whether the processor multiplies bfloat16 in hardware. Emulation is ten times slower than float32."""
     if device.type == "cuda":

@@ -6,14 +6,14 @@ once and starts them together.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-ROWS, COLUMNS = 16, 256  # shapes are multiples of these, so that few graphs serve all contexts
-
+ROWS, COLUMNS = 16, 256  # the smallest shape; larger ones have 1, 2, 3, 4, 6, 8, 12, ... times as many
 
 # Gets ids (n, 1) and positions (n, 1) int64 and the number of visible tokens; returns hidden states (n, hidden).
 Step = Callable[[Tensor, Tensor, int], Tensor]
@@ -65,7 +65,7 @@ class StepGraphs:
             return self._record(step, inputs, shape)
         self._seen.add(shape)
         try:
-            with _waiting_is_an_error():
+            with _waiting_is_an_error(), _cudnn_attention():
                 return step(*inputs)
         except RuntimeError:
             self._recordable = False
@@ -74,7 +74,7 @@ class StepGraphs:
     def _record(self, step: Step, inputs: tuple[Tensor, Tensor, int], shape: tuple[int, int]) -> Tensor:
         graph = torch.cuda.CUDAGraph()
         pool = next((first.pool() for first, _ in self._graphs.values()), None)  # graphs never run at the same time
-        with torch.cuda.device(self._ids.device), torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.device(self._ids.device), _cudnn_attention(), torch.cuda.graph(graph, pool=pool):
             hidden = step(*inputs)
         self._graphs[shape] = graph, hidden
         graph.replay()
@@ -83,13 +83,33 @@ class StepGraphs:
 
 def rounded(rows: int, visible: int, num_slots: int, length: int) -> tuple[int, int]:
     """Round up a shape: to at most `num_slots` rows and `length` + 1 columns, the last of which takes padding."""
-    return min(num_slots, -(-rows // ROWS) * ROWS), min(length + 1, -(-visible // COLUMNS) * COLUMNS)
+    return min(num_slots, _step_up(rows, ROWS)), min(length + 1, _step_up(visible, COLUMNS))
+
+
+def _step_up(number: int, unit: int) -> int:
+    """Return the smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... times `unit` that `number` does not exceed."""
+    units = -(-number // unit)
+    power = 1 << max(0, (units - 1).bit_length() - 2)
+    return -(-units // power) * power * unit
+
+
+@contextmanager
+def _cudnn_attention() -> Iterator[None]:
+    """Allow cuDNN's attention, which prepares itself for each shape: that pays off for the few shapes of graphs."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @contextmanager
 def _waiting_is_an_error() -> Iterator[None]:
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode", UserWarning)  # that it is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from empg.agent.dialogue import Agent
 from empg.agent.template import prints_date
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.load import load_policy
-from empg.policy.model import Policy, computes_bfloat16, require_length, resolve_device
+from empg.policy.model import Policy, choose_kernels, computes_bfloat16, require_length, resolve_device
 from empg.policy.source import load_tokenizer
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
@@ -59,6 +59,7 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
     """
     bound_kernel_caches()
     section = recipe.policy
+    choose_kernels(resolve_device(section.device), autocast=bool(recipe.optimizer.autocast))
     if start is not None and section.lora is None:
         return _with_checked_length(load_policy(section.model_copy(update={"model": str(start)})), recipe)
     texts = None
