@@ -100,7 +100,7 @@ def decode(policy: Policy, slots: int, context: int, tokens: int, recorded: bool
     decoder = Decoder(policy, slots, context + 2 * tokens, Sampling(), autocast=True)
     assert isinstance(decoder.contexts, ModelContexts)
     if not recorded:
-        decoder.contexts._step_graphs._recordable = False
+        decoder.contexts._step_graphs.recordable = False
     everyone, uniforms = list(range(slots)), torch.rand(slots, dtype=torch.float64)
     with policy.keeping_casts():
         decoder.prefill([0], [[5, 6, 7]])

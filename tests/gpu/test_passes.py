@@ -120,7 +120,7 @@ def test_graphs_compute_what_the_passes_compute_that_they_replace() -> None:
     policy = make("llama", "cuda")
     recorded, plain = (Decoder(policy, SLOTS, LENGTH, Sampling()) for _ in range(2))
     assert isinstance(plain.contexts, ModelContexts)
-    plain.contexts._step_graphs._recordable = False
+    plain.contexts._step_graphs.recordable = False
     slots = list(range(SLOTS))
     prompts = [list(range(5, 10 + slot)) for slot in slots]
     assert torch.equal(recorded.prefill(slots, prompts), plain.prefill(slots, prompts))

@@ -48,7 +48,8 @@ class ModelContexts:
     def read(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
         """Append `chunks` to `slots` and return the logits (n, V) after the last id of each chunk."""
         top = max(slots) + 1
-        if max(len(chunk) for chunk in chunks) > 1 or 2 * len(slots) < top:
+        few = 2 * len(slots) < top and not self._step_graphs.recordable
+        if max(len(chunk) for chunk in chunks) > 1 or few:
             return self._read_in_passes(slots, chunks)
         # The cache of the first `top` slots is read in place; a selection would have to be copied. So waiting slots in
         # between are computed as well. Their results are not used, and what they write is overwritten.

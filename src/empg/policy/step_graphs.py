@@ -27,6 +27,9 @@ class StepGraphs:
 
     The first pass of a shape runs as it is, since libraries prepare themselves in it; the second is recorded. If a pass
     waits for the device, as a mixture of experts may, the model cannot be recorded, and all passes run as they are.
+
+    Attributes:
+        recordable: whether passes become graphs.
     """
 
     def __init__(self, num_slots: int, length: int, device: torch.device) -> None:
@@ -35,7 +38,7 @@ class StepGraphs:
         self._positions = torch.zeros(num_slots, 1, dtype=torch.long, device=device)
         self._seen: set[tuple[int, int]] = set()
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        self._recordable = device.type == "cuda"
+        self.recordable = device.type == "cuda"
 
     def __call__(self, step: Step, ids: Tensor, lengths: Tensor) -> Tensor:
         """Append `ids` to the first n slots, and return at least n hidden states (n, hidden).
@@ -49,7 +52,7 @@ class StepGraphs:
         The next call overwrites the result.
         """
         rows, visible = len(ids), int(lengths[: len(ids)].max()) + 1
-        if self._recordable:
+        if self.recordable:
             rows, visible = rounded(rows, visible, len(self._ids), self._length)
         self._ids[: len(ids), 0].copy_(ids, non_blocking=True)
         self._positions[:rows, 0].copy_(lengths[:rows], non_blocking=True)
@@ -59,7 +62,7 @@ class StepGraphs:
             graph, hidden = self._graphs[shape]
             graph.replay()
             return hidden
-        if not self._recordable:
+        if not self.recordable:
             return step(*inputs)
         if shape in self._seen:
             return self._record(step, inputs, shape)
@@ -68,7 +71,7 @@ class StepGraphs:
             with _waiting_is_an_error(), _cudnn_attention():
                 return step(*inputs)
         except RuntimeError:
-            self._recordable = False
+            self.recordable = False
             return step(*inputs)
 
     def _record(self, step: Step, inputs: tuple[Tensor, Tensor, int], shape: tuple[int, int]) -> Tensor:
