@@ -116,6 +116,16 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_recipe(tmp_path / "binary.yaml")
 
 
+def test_a_run_folder_in_place_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("{}")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path)
+    own = f"{tmp_path}/recipe.yaml"
+    assert str(caught.value) == (
+        f"{tmp_path} is a run folder; its recipe is {own} (to resume it: {own} --run {tmp_path} --resume)"
+    )
+
+
 def test_an_empty_file_is_the_default_recipe(write) -> None:
     assert load_recipe(write("")) == Recipe()
 

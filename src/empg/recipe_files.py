@@ -31,6 +31,9 @@ def find_recipe(name: str | Path) -> Path:
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
     """Read the mapping of a recipe's file; raises `RecipeError`."""
+    own = path / "recipe.yaml"
+    if own.is_file():
+        raise RecipeError(f"{path} is a run folder; its recipe is {own} (to resume it: {own} --run {path} --resume)")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
