@@ -27,7 +27,7 @@ TORCH ?= torch==2.13.0
 
 # The build of a TextWorld dependency calls `python`, which some systems have only inside a virtual environment.
 with_python = PATH="$(CURDIR)/$(BIN):$$PATH"
-quick_tests = -m pytest -n 2 -m "not slow"
+quick_tests = -m pytest -n 2 --dist worksteal -m "not slow"
 
 # $(call broken,FOLDER): a prerequisite that is never up to date if FOLDER is not a working environment.
 broken = $(if $(shell $(1)/bin/python -m pip --version 2> /dev/null),,broken-environment)
@@ -87,7 +87,7 @@ demo: setup  ## train an agent on household tasks, in about 5 minutes on 2 free 
 	$(BIN)/empg train recipes/demo.yaml --run runs/demo
 
 test: textworld  ## run every test, fast and slow
-	$(with_python) $(BIN)/python -m pytest -n 2
+	$(with_python) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-latest:  ## run the quick tests with the newest versions that pyproject.toml allows, in .venv-latest
 	@rm -rf $(LATEST)

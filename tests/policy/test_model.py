@@ -245,7 +245,8 @@ class TestDevicesOfWorkers:
 
     def test_more_workers_than_devices_are_refused(self, gpus: list[int]) -> None:
         with pytest.raises(
-            UserError, match=r"^workers: expected at most 2, one per CUDA device, got 3\. Set workers=2$"
+            UserError,
+            match=r"^workers: expected at most 2, one per CUDA device, got 3\. Set workers=2, or policy\.device=cpu$",
         ):
             claim_device("auto", 0, 3)
         assert gpus == []

@@ -262,7 +262,10 @@ def claim_device(name: str, rank: int, workers: int) -> None:
     if device.type != "cuda" or device.index is not None:
         raise UserError(f"policy.device={name} is one device for {workers} workers. Set it to cuda, or set workers=1")
     if workers > (count := torch.cuda.device_count()):
-        raise UserError(f"workers: expected at most {count}, one per CUDA device, got {workers}. Set workers={count}")
+        raise UserError(
+            f"workers: expected at most {count}, one per CUDA device, got {workers}. "
+            f"Set workers={count}, or policy.device=cpu"
+        )
     torch.cuda.set_device(rank)
 
 
