@@ -95,11 +95,13 @@ def resume(recipe: Recipe, folder: RunFolder, back_to: str | None, command: str)
     Raises:
         CheckpointError: there is no checkpoint to continue from.
         RecipeError: the recipe must not change this way.
+        RunFolderError: a record is damaged.
     """
     changes = changes_of(folder, recipe)
     _require_allowed(changes, recipe, folder.path, fork=False)
     place = _place(recipe, folder, back_to)
     _require_iterations(recipe, folder.path, place)
+    folder.read_metrics()  # a damaged record is found before a checkpoint is removed
     # Every check has passed; from here on the folder changes. If this is interrupted, it can be repeated.
     Checkpoints(folder.checkpoints).remove_after(place.resumed_at)
     folder.rewind(place.resumed_at)
@@ -131,14 +133,16 @@ def source_run(checkpoint: Path, target: Path) -> RunFolder:
 
 
 def fork_place(recipe: Recipe, source: RunFolder, checkpoint: str) -> Place:
-    """Check a checkpoint that is to be forked; nothing is written.
+    """Check a checkpoint that is to be forked, and the records of its run; nothing is written.
 
     Raises:
         CheckpointError: it does not exist or is damaged.
         RecipeError: it has more iterations than the recipe.
+        RunFolderError: a record of its run is damaged.
     """
     place = _place(recipe, source, checkpoint)
     _require_iterations(recipe, source.path, place)
+    source.read_metrics()
     return place
 
 
