@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import empg.record
 from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.tables import TableError
 
 MakeRun = Callable[..., RunFolder]
 
@@ -78,6 +80,17 @@ def test_a_table_without_a_required_column_is_a_problem_that_names_it(make_run: 
     loaded = empg.record.load(run)
     assert loaded.episodes["iteration"].unique().to_pylist() == [2]
     assert loaded.problems == [f"{path} has wrong columns: iteration: expected a value in each row"]
+
+
+def test_an_evaluation_column_of_another_type_is_an_error_that_names_it(make_run: MakeRun) -> None:
+    run = make_run("damaged", iterations=2, every=2, keep_episodes=())
+    record = next(r for r in run.read_metrics() if r["kind"] == "eval")
+    path = run.evaluation_path(record)
+    table = pq.read_table(path)
+    place = table.column_names.index("success")
+    pq.write_table(table.set_column(place, "success", pa.array(["yes"] * len(table))), path)
+    with pytest.raises(TableError, match="column 'success': expected the type bool, got string"):
+        run.read_evaluation(record)
 
 
 def test_an_empty_run_has_empty_tables(make_run: MakeRun) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from empg.errors import UserError
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.record.tables import EPISODES, EVALUATIONS, TableError
+from tests.record.made_runs import eval_record
 
 MakeRun = Callable[..., RunFolder]
 
@@ -158,7 +159,7 @@ def test_one_process_holds_a_run_until_it_ends(tmp_path: Path) -> None:
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(UserError, match=r"run is in use by another empg process; wait until it has ended"), run.hold():
         pass
-    run.append_metrics({"kind": "eval"})  # an evaluation beside it
+    run.append_metrics(eval_record(1))  # an evaluation beside it
     holder.kill()
     with run.hold():
         pass
@@ -192,17 +193,17 @@ def test_one_record_is_one_line(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_become_null_and_are_named(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
-    run.append_metrics({"kind": "train", "a": math.nan, "b": {"c": [1.0, -math.inf]}, "d": np.float32("inf"), "e": 1})
+    run.append_metrics({"kind": "other", "a": math.nan, "b": {"c": [1.0, -math.inf]}, "d": np.float32("inf"), "e": 1})
     assert run.read_metrics() == [
-        {"kind": "train", "a": None, "b": {"c": [1.0, None]}, "d": None, "e": 1, "nonfinite": ["a", "b/c/1", "d"]}
+        {"kind": "other", "a": None, "b": {"c": [1.0, None]}, "d": None, "e": 1, "nonfinite": ["a", "b/c/1", "d"]}
     ]
     json.loads(run.metrics_path.read_text(), parse_constant=pytest.fail)
 
 
 def test_numpy_numbers_are_written_as_numbers(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
-    run.append_metrics({"float": np.float64(0.1), "int": np.int64(3), "flag": np.bool_(True)})
-    assert run.read_metrics() == [{"float": 0.1, "int": 3, "flag": True}]
+    run.append_metrics({"kind": "other", "float": np.float64(0.1), "int": np.int64(3), "flag": np.bool_(True)})
+    assert run.read_metrics() == [{"kind": "other", "float": 0.1, "int": 3, "flag": True}]
 
 
 @settings(max_examples=60, deadline=None)
@@ -244,10 +245,10 @@ def test_truncating_to_an_iteration_keeps_its_records_to_the_byte(tmp_path: Path
     kept = [
         {"kind": "run", "seed": 0},
         {"kind": "warm_start", "step": 9},
-        {"kind": "eval", "iteration": 0},
+        eval_record(0),
         {"kind": "train", "iteration": 1},
         {"kind": "train", "iteration": 2},
-        {"kind": "eval", "iteration": 2},
+        eval_record(2),
     ]
     for record in kept:
         run.append_metrics(record)
@@ -330,7 +331,7 @@ def test_the_temporary_file_left_by_a_kill_is_not_an_episodes_file(tmp_path: Pat
     assert run.episode_iterations() == [3]
 
 
-GREEDY = {
+GREEDY: dict[str, Any] = {
     "iteration": 12, "split": "valid_seen", "decoding": "greedy", "panel_sha256": "0123456789", "temperature": 0.0,
 }  # fmt: skip
 
@@ -352,7 +353,7 @@ def test_rewinding_removes_the_tables_of_later_iterations(tmp_path: Path) -> Non
     for iteration in (0, 2, 3):
         record = {**GREEDY, "iteration": iteration}
         run.write_evaluation(record, [PLAYED])
-        run.append_metrics({"kind": "eval", **record})
+        run.append_metrics(eval_record(**record))
         run.write_episodes(iteration, TURN)
     run.rewind(2)
     assert run.episode_iterations() == [0, 2]

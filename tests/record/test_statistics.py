@@ -20,6 +20,7 @@ from empg.record.statistics import (
     shared_splits,
     wilson_interval,
 )
+from tests.record.made_runs import eval_record
 
 MakeRun = Callable[..., RunFolder]
 counts = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -152,16 +153,10 @@ def evaluated(
         {"task_id": task, "task_index": i, "task_type": task[0], "success": won, "score": float(won), "turns": 3}
         for i, (task, won) in enumerate(wins.items())
     ]
-    record = {
-        "kind": "eval",
-        "iteration": iteration,
-        "split": split,
-        "decoding": decoding,
-        "n": len(rows),
-        "panel": f"toy-{split}",
-        "panel_sha256": sha256,
-        "temperature": temperature,
-    }
+    record = eval_record(
+        iteration, split=split, decoding=decoding, n=len(rows), panel=f"toy-{split}", panel_sha256=sha256,
+        temperature=temperature,
+    )  # fmt: skip
     run.write_evaluation(record, rows)
     run.append_metrics(record)
     return run

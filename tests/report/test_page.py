@@ -64,7 +64,6 @@ def hostile_run(make_run: MakeRun) -> RunFolder:
             "iteration": 2,
             "split": HOSTILE,
             "decoding": HOSTILE,
-            "temperature": HOSTILE,
             "panel": HOSTILE,
             "panel_sha256": HOSTILE,
             **rate,
@@ -175,7 +174,7 @@ def test_a_record_that_lacks_a_number_is_an_error_that_names_it(tmp_path: Path) 
     run = empty(tmp_path)
     run.append_metrics({"kind": "run"})
     run.append_metrics({"kind": "eval", "iteration": 1})
-    with pytest.raises(RunFolderError, match=r"metrics\.jsonl: record 2 \(eval\) has no 'split'"):
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl line 2: 'split': expected a string, got no value"):
         build_page(run)
     assert not run.report.exists()
 

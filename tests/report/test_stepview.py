@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,3 +116,23 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(make_run: MakeRun) -> 
     assert "iter-000002.parquet" in damaged["problem"]
     assert damaged["episodes"] == []
     assert len(whole["episodes"]) == 6
+
+
+@pytest.mark.parametrize("column", ["dropped", "score", "task"])
+def test_a_column_that_is_missing_is_empty(column: str, make_run: MakeRun) -> None:
+    run = make_run(iterations=2, every=2, keep_episodes=(2,))
+    table = pq.read_table(run.episodes_path(2))
+    pq.write_table(table.drop_columns([column]), run.episodes_path(2))
+    [whole] = step_view(run)
+    assert len(whole["episodes"]) == 6
+
+
+@pytest.mark.parametrize(("column", "value"), [("entropy", "low"), ("observation", 5), ("success", "yes")])
+def test_a_column_of_another_type_is_named(column: str, value: object, make_run: MakeRun) -> None:
+    run = make_run(iterations=2, every=2, keep_episodes=(2,))
+    table = pq.read_table(run.episodes_path(2))
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array([value] * len(table))), run.episodes_path(2))
+    [damaged] = step_view(run)
+    assert damaged["episodes"] == []
+    assert "iter-000002.parquet has wrong columns" in damaged["problem"]

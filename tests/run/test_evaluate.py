@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 import empg.run.evaluate
 from empg.cli import app
+from empg.errors import UserError
 from empg.policy.model import Policy
 from empg.recipe import parse_recipe
 from empg.rollout.types import EndReason, Episode, Turn
@@ -90,3 +93,9 @@ def test_the_command_reports_failed_turns_and_environment_errors(
     result = CliRunner().invoke(app, ["evaluate", "runs/any"])
     assert result.exit_code == 0, result.output
     assert (line in result.stdout) if line else ("external" not in result.stdout)
+
+
+@pytest.mark.parametrize("temperature", [math.inf, math.nan])
+def test_a_temperature_that_is_not_finite_is_an_error(temperature: float, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="temperature: expected a finite number, got"):
+        empg.run.evaluate.evaluate_run(tmp_path, temperature=temperature)

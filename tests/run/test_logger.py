@@ -23,6 +23,7 @@ from empg.report.page import render_page
 from empg.run.logger import PhaseTimes, RunLogger
 from empg.system.workers import Workers
 from tests.learner.plays import recipe, two_groups
+from tests.record.made_runs import eval_record
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,8 +78,7 @@ def test_tensorboard_has_each_step_once_after_a_resume(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", dump_recipe(wanted))
 
     def evaluated(iteration: int, success: float) -> Any:
-        record = {"kind": "eval", "iteration": iteration, "split": "s", "decoding": "greedy", "success": success}
-        return {**record, "successes": 1, "n": 4, "low": 0.0, "high": 1.0}
+        return eval_record(iteration, split="s", decoding="greedy", success=success)
 
     killed = RunLogger(folder, wanted, workers).__enter__()
     for iteration in (0, 1, 2, 3):

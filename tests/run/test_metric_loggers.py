@@ -25,6 +25,7 @@ from empg.run.metric_loggers import require_packages, run_id
 from empg.run.resume import resolve_into
 from empg.system.workers import Workers
 from tests.learner.plays import recipe
+from tests.record.made_runs import eval_record
 
 RUN: Any = {"kind": "run", "command": "empg train demo", "seed": 0, "started": "2026-01-05T09:30:00+00:00"}
 
@@ -40,7 +41,7 @@ from tests.learner.plays import recipe
 
 def evaluated(iteration, success):
     record = {"kind": "eval", "iteration": iteration, "split": "s", "decoding": "greedy", "success": success}
-    return {**record, "successes": 1, "n": 4, "low": 0.0, "high": 1.0, "by_type": {}}
+    return {**record, "successes": 1, "n": 4, "low": 0.0, "high": 1.0, "panel": "p", "panel_sha256": "0", "by_type": {}}
 
 if __name__ == "__main__":
     wanted = recipe(name="lamps", loggers=sys.argv[2:])
@@ -111,8 +112,7 @@ def test_a_logger_that_fails_is_one_line_and_the_run_continues(
     wanted = recipe()
     folder = RunFolder.create(tmp_path / "run", dump_recipe(wanted))
     folder.tensorboard.write_text("where a folder should be")
-    evaluated: Any = {"kind": "eval", "iteration": 0, "split": "s", "decoding": "greedy", "success": 0.5}
-    evaluated |= {"successes": 2, "n": 4, "low": 0.0, "high": 1.0}
+    evaluated: Any = eval_record(0)
     with RunLogger(folder, wanted, Workers()) as logger:
         logger.begin("")
         logger._write(evaluated)

@@ -11,7 +11,7 @@ from empg.errors import RecipeError
 from empg.learner.checkpoint import CheckpointError, Checkpoints, checkpoint_name
 from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe, parse_recipe
-from empg.record.runfolder import RunFolder
+from empg.record.runfolder import RunFolder, RunFolderError
 from empg.run.resume import fork, fork_place, like_the_run, resume, source_run
 
 BASE: dict[str, Any] = {"iterations": 50, "policy": {"device": "cpu"}, "warm_start": {"episodes": 8}}
@@ -164,6 +164,17 @@ def test_a_damaged_checkpoint_is_not_gone_back_to(run: RunFolder) -> None:
     with pytest.raises(CheckpointError, match=r"iter-000020: config\.json is damaged"):
         resume(recipe(), run, "iter-000020", "")
     assert iterations(run) == list(range(31))
+
+
+@pytest.mark.parametrize("line", [b"{oops\n", b'{"kind":"train","iteration":"31"}\n', b'{"kind":"train"}\n'])
+def test_a_damaged_record_is_found_before_anything_is_removed(run: RunFolder, line: bytes) -> None:
+    records = run.metrics_path.read_bytes() + line
+    run.metrics_path.write_bytes(records)
+    for step in (lambda: resume(recipe(), run, "iter-000010", ""), lambda: fork_place(recipe(), run, "iter-000010")):
+        with pytest.raises(RunFolderError, match=r"metrics\.jsonl line 33"):
+            step()
+    assert Checkpoints(run.checkpoints).names() == ["iter-000010", "iter-000020", "iter-000030"]
+    assert run.metrics_path.read_bytes() == records
 
 
 def test_a_damaged_latest_checkpoint_does_not_push_out_those_that_follow(run: RunFolder, policy: Policy) -> None:

@@ -21,10 +21,16 @@ from empg.record.runfolder import RunFolder
 from empg.record.tables import EPISODES, TableError
 
 _OF_EPISODE = ("group", "task_index", "task_id", "task_type", "split", "task", "success", "score", "end")
-_OF_EVALUATION = (
-    "iteration", "split", "decoding", "temperature", "panel", "panel_sha256", "task_type", "n", "successes", "success",
-    "low", "high",
-)  # fmt: skip
+_EVALUATION = pa.schema(
+    [
+        ("iteration", pa.int64()),
+        *((name, pa.string()) for name in ("split", "decoding")),
+        ("temperature", pa.float64()),
+        *((name, pa.string()) for name in ("panel", "panel_sha256", "task_type")),
+        *((name, pa.int64()) for name in ("n", "successes")),
+        *((name, pa.float64()) for name in ("success", "low", "high")),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,8 @@ class LoadedRun:
         rows = []
         for record in eval_records(self._records):
             rows.append({**record, "task_type": None})
-            rows += [{**record, **rate, "task_type": name} for name, rate in (record.get("by_type") or {}).items()]
-        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in _OF_EVALUATION})
+            rows += [{**record, **rate, "task_type": name} for name, rate in record.get("by_type", {}).items()]
+        return pa.table([[_storable(row.get(f.name)) for row in rows] for f in _EVALUATION], schema=_EVALUATION)
 
     @cached_property
     def steps(self) -> pa.Table:
@@ -188,11 +194,17 @@ def _entropies(steps: pa.Table, ids: pa.Array) -> pa.Array:
 
 
 def _numbers(records: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
-    """Return a column of numbers; what is not a number (a damaged or an older record) is null."""
+    """Return a column of numbers; what is not a number that fits it is null."""
     values = [record.get(name) for record in records]
-    kept = [v if isinstance(v, (int, float)) and not isinstance(v, bool) else None for v in values]
-    whole = all(isinstance(v, int) and abs(v) < 2**63 for v in kept if v is not None)
-    return pa.array(kept, pa.int64() if whole else pa.float64())
+    kept = [v if type(v) is float or (type(v) is int and abs(v) < 2**63) else None for v in values]
+    if all(type(v) is int for v in kept if v is not None):
+        return pa.array(kept, pa.int64())
+    return pa.array([None if v is None else float(v) for v in kept], pa.float64())
+
+
+def _storable(value: Any) -> Any:
+    """Return a value that Arrow can store: a lone surrogate, which UTF-8 cannot encode, is replaced."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 def _finite(values: Iterable[float | None]) -> list[float]:

@@ -2,7 +2,7 @@
 
 docs/runs.md says what each field means. Units: entropies and KL in nats, times in seconds, rates and shares from 0 to
 1. The types say what is written. In a record that was read back, a number that was not finite is None, and a run of an
-earlier version may lack a field.
+earlier version may lack a field; `fields.py` says which fields every record has.
 """
 
 from __future__ import annotations

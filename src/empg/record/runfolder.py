@@ -27,6 +27,7 @@ from typing import Any
 
 from empg.errors import UserError
 from empg.record.durable import write_whole
+from empg.record.fields import fault_of
 from empg.record.lines import drop_torn_line, json_line
 from empg.record.lock import locked
 from empg.record.records import Record
@@ -203,24 +204,10 @@ class RunFolder:
         An incomplete last line, left by a kill, is skipped and reported in `problems`.
 
         Raises:
-            RunFolderError: the file cannot be read, or a line before the last is not a JSON object.
+            RunFolderError: the file cannot be read, a line before the last is not a JSON object, or a record lacks a
+                field that its readers rely on, or has it with another type (`fields.py`).
         """
-        self.problems.clear()
-        records: list[Record] = []
-        lines = self._lines()
-        for number, line in enumerate(lines, 1):
-            torn = number == len(lines) and not line.endswith(b"\n")
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            if torn:  # even if it parses: its last number may be incomplete
-                self.problems.append(f"metrics.jsonl line {number} is incomplete because the run was killed; skipped")
-            elif not isinstance(record, dict):
-                raise RunFolderError(f"{self.metrics_path} line {number} is not a JSON object; fix or delete the line")
-            else:
-                records.append(record)
-        return records
+        return [record for _, record in self._records()]
 
     def rewind(self, iteration: int) -> None:
         """Remove what was written after `iteration`, so that a run resumed from there continues as if never killed.
@@ -231,12 +218,7 @@ class RunFolder:
         """
         try:
             with self._metrics_lock():
-                self.read_metrics()
-                kept = [
-                    line
-                    for line in self._lines()
-                    if line.endswith(b"\n") and json.loads(line).get("iteration", iteration) <= iteration
-                ]
+                kept = [line for line, record in self._records() if record.get("iteration", iteration) <= iteration]
                 write_whole(self.metrics_path, b"".join(kept))
             for folder, name in ((self._episodes, _EPISODES), (self._evaluations, _EVALUATION)):
                 for file in _matching(folder, name):
@@ -278,14 +260,31 @@ class RunFolder:
         with locked(self.path / _METRICS_LOCK, wait=60.0, busy=f"{self.metrics_path} is locked by another process"):
             yield
 
-    def _lines(self) -> list[bytes]:
+    def _records(self) -> list[tuple[bytes, Record]]:
+        """Return the complete lines with their records; an incomplete last line is reported in `problems`."""
+        self.problems.clear()
         try:
             # Not splitlines: text may contain line separators that JSON does not escape.
-            return [line for line in re.findall(rb"[^\n]*\n|[^\n]+", self.metrics_path.read_bytes()) if line.strip()]
+            lines = self.metrics_path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
         except OSError as error:
             raise RunFolderError(f"cannot read {self.metrics_path}: {error.strerror or error}") from None
+        if lines.pop().strip():  # even if it parses: its last number may be incomplete
+            last = len(lines) + 1
+            self.problems.append(f"metrics.jsonl line {last} is incomplete because the run was killed; skipped")
+        return [(line + b"\n", self._record(n, line)) for n, line in enumerate(lines, 1) if line.strip()]
+
+    def _record(self, number: int, line: bytes) -> Record:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise RunFolderError(f"{self.metrics_path} line {number} is not a JSON object; fix or delete the line")
+        if fault := fault_of(record):
+            raise RunFolderError(f"{self.metrics_path} line {number}: {fault}. Fix or delete the line")
+        return record
 
     # --- tables ----------------------------------------------------------------------------------------------------
 
@@ -313,7 +312,8 @@ class RunFolder:
 
     def read_evaluation(self, record: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Return the episodes of an evaluation (given by its record) by column, in panel order."""
-        return read_table(self.evaluation_path(record), ("task_id", "task_type", "success"))
+        required = [EVALUATIONS.field(name) for name in ("task_id", "task_type", "success")]
+        return read_table(self.evaluation_path(record), required)
 
     def played_path(self, record: Mapping[str, Any]) -> Path:
         """Return the path of the episodes that were kept while an evaluation was played (`played.py`)."""

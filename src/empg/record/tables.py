@@ -129,17 +129,20 @@ def write_table(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[An
     return path
 
 
-def read_table(path: Path, required: Sequence[str] = ()) -> dict[str, list[Any]]:
+def read_table(path: Path, required: Sequence[pa.Field] = ()) -> dict[str, list[Any]]:
     """Return all columns of a table as Python lists.
 
     Raises:
-        TableError: the file is missing or damaged, or a required column is missing or has a row without a value.
+        TableError: the file is missing or damaged, or a required column is missing, has another type or has a row
+            without a value.
     """
     try:
         table = pq.read_table(path)
-        for name in required:
-            if name not in table.column_names or table[name].null_count:
-                raise TableError(f"{path}: column {name!r}: expected a value in each row")
+        for field in required:
+            if field.name not in table.column_names or table[field.name].null_count:
+                raise TableError(f"{path}: column {field.name!r}: expected a value in each row")
+            if (found := table.schema.field(field.name).type) != field.type:
+                raise TableError(f"{path}: column {field.name!r}: expected the type {field.type}, got {found}")
         return table.to_pydict()  # type: ignore[no-any-return]
     except FileNotFoundError:
         raise TableError(f"{path} does not exist") from None

@@ -43,7 +43,7 @@ class PanelOutcome:
 
     split: str
     decoding: str
-    temperature: float
+    temperature: float | None  # None in a run of an earlier version
     panel: str
     sha256: str
     first: int  # iteration
@@ -90,19 +90,20 @@ def _outcome(run: RunFolder, evaluations: Sequence[EvalRecord]) -> PanelOutcome:
     twice = first["iteration"] != last["iteration"]
     comparison, reason = _compare(run, first, last) if twice else (None, "")
     by_type = comparison.by_type if comparison else {}
+    types_before, types_after = first.get("by_type", {}), last.get("by_type", {})
     types = [
         TypeOutcome(
             name=name,
-            before=Rate.of(first["by_type"][name]) if twice and name in first["by_type"] else None,
+            before=Rate.of(types_before[name]) if twice and name in types_before else None,
             after=Rate.of(rate),
             paired=by_type.get(name),
         )
-        for name, rate in sorted(last["by_type"].items())
+        for name, rate in sorted(types_after.items())
     ]
     return PanelOutcome(
         split=last["split"],
         decoding=last["decoding"],
-        temperature=last["temperature"],
+        temperature=last.get("temperature"),
         panel=last["panel"],
         sha256=last["panel_sha256"],
         first=first["iteration"],

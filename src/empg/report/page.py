@@ -30,24 +30,6 @@ from empg.report.stepview import step_view
 
 _ASSETS = Path(__file__).parent / "assets"
 _NUMBER = re.compile(r"[0-9][0-9.,]*")
-_REQUIRED = {
-    "train": ("iteration",),
-    "eval": (
-        "iteration",
-        "split",
-        "decoding",
-        "temperature",
-        "panel",
-        "panel_sha256",
-        "n",
-        "successes",
-        "success",
-        "low",
-        "high",
-        "by_type",
-    ),
-    "warm_start": ("step",),
-}
 
 
 def build_page(run: RunFolder) -> Path:
@@ -68,7 +50,6 @@ def render_page(run: RunFolder) -> str:
     """Return the HTML of the page."""
     records = run.read_metrics()
     problems = list(run.problems)
-    _check(records, run)
     train = train_records(records)
     begun = next((r for r in records if r["kind"] == "run"), {})
     recipe_text, recipe = _recipe(run, problems)
@@ -113,13 +94,6 @@ def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, dict[str, Any]]:
     except UserError as error:
         problems.append(f"recipe.yaml cannot be read: {' '.join(str(error).split())[:200]}")
     return text, recipe
-
-
-def _check(records: Sequence[Record], run: RunFolder) -> None:
-    for place, record in enumerate(records, 1):
-        for key in ("kind", *_REQUIRED.get(record.get("kind", ""), ())):
-            if record.get(key) is None:
-                raise RunFolderError(f"{run.metrics_path}: record {place} ({record.get('kind')}) has no {key!r}")
 
 
 # --- content ------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from empg.record.loading import LoadedRun
 from empg.record.runfolder import RunFolder
-from empg.record.tables import TableError
 from empg.report.markup import short
 
 MAX_TEXT = 1_200  # characters of an observation, thought or action that the page shows
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 def step_view(run: RunFolder) -> list[Row]:
     """Return a few episodes of the last, the first and a middle iteration, in this order, as plain data.
 
-    If the file of an iteration cannot be read, `problem` has the reason.
+    If the file of an iteration cannot be read or has wrong columns, `problem` has the reason.
     """
     kept = run.episode_iterations()
     chosen = list(dict.fromkeys([kept[-1], kept[0], kept[len(kept) // 2]])) if kept else []
@@ -28,11 +28,10 @@ def step_view(run: RunFolder) -> list[Row]:
 
 
 def _iteration(run: RunFolder, iteration: int) -> Row:
-    try:
-        columns = run.read_episodes(iteration)
-    except TableError as error:
-        return {"iteration": iteration, "problem": str(error), "episodes": [], "total": 0}
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    loaded = LoadedRun(run)
+    rows = loaded.steps_of(iteration).to_pylist()
+    if loaded.problems:
+        return {"iteration": iteration, "problem": "; ".join(loaded.problems), "episodes": [], "total": 0}
     episodes: dict[int, list[Row]] = {}
     for row in rows:
         episodes.setdefault(row["episode"], []).append(row)

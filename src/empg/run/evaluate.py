@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
 from empg.environments.panels import Panel, make_panel
+from empg.errors import UserError
 from empg.learner.checkpoint import START, CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.recipe import Recipe, load_recipe
@@ -118,7 +120,10 @@ def evaluate_run(
     Raises:
         RunFolderError: the run does not exist.
         CheckpointError: the checkpoint does not exist or is damaged.
+        UserError: the temperature is not finite, so that its record could not be read back.
     """
+    if temperature is not None and not math.isfinite(temperature):
+        raise UserError(f"temperature: expected a finite number, got {temperature}. Choose another --temperature")
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe_path)
     changes = {"episodes": episodes, "temperature": temperature}

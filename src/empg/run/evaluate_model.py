@@ -165,7 +165,8 @@ def _evaluate(
         folder.append_metrics(record)
     compared = _baselines(recipe, panel) if baselines else {}
     usage = _total([line["usage"] for line in lines]) if is_endpoint(recipe.policy.model) else None
-    return ModelEvaluation(before[0] if before else record, usage, compared)
+    # A record of an earlier version may lack a field.
+    return ModelEvaluation({**record, **before[0]} if before else record, usage, compared)
 
 
 # --- who plays -------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def require_packages(recipe: Recipe) -> None:
 def run_id(records: Sequence[Record]) -> str:
     """Return an id of a run that stays the same when it is resumed, made from its records. A fork has another one."""
     began = [record for record in records if record["kind"] == "run"][:1]
-    forked = [record for record in records if record["kind"] == "resume" and record["forked_from"]][-1:]
+    forked = [record for record in records if record["kind"] == "resume" and record.get("forked_from")][-1:]
     return hashlib.sha256(json.dumps([*began, *forked], sort_keys=True).encode()).hexdigest()[:12]
 
 

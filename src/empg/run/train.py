@@ -248,7 +248,8 @@ def _pending(run: Run, iteration: int) -> list[tuple[str, str]]:
 
     def has_record(split: str, decoding: str) -> bool:
         temperature = recipe.evaluation.temperature if decoding == "sampled" else 0.0
-        same = [r for r in evaluated if (r["split"], r["decoding"], r["temperature"]) == (split, decoding, temperature)]
+        wanted = (split, decoding, temperature)
+        same = [r for r in evaluated if (r["split"], r["decoding"], r.get("temperature")) == wanted]
         return bool(same) and panel_of(recipe, split).sha256 in {r["panel_sha256"] for r in same}
 
     panels = [(split, decoding) for split in recipe.evaluation.panels for decoding in recipe.evaluation.decoding]

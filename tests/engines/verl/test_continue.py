@@ -11,6 +11,7 @@ from empg.errors import UserError
 from empg.recipe import dump_recipe
 from empg.record.runfolder import RunFolder
 from tests.engines.trl.parts import small_recipe
+from tests.record.made_runs import eval_record
 
 
 def run_of(folder: Path, latest: int | None) -> RunFolder:
@@ -20,7 +21,7 @@ def run_of(folder: Path, latest: int | None) -> RunFolder:
     for iteration in (1, 2, 3):
         run.append_metrics({"kind": "train", "iteration": iteration})
         if iteration == 2:
-            run.append_metrics({"kind": "eval", "iteration": 2})
+            run.append_metrics(eval_record(2))
     if latest is not None:
         verl = run.checkpoints / "verl"
         verl.mkdir(parents=True)

@@ -157,11 +157,14 @@ def test_runs_whose_folders_have_one_name_are_told_apart(make_run: Callable[...,
     assert [run.name for run in library.open_runs(runs)] == ["old/demo", "new/demo", "other"]
 
 
-def test_a_record_without_its_iteration_is_not_drawn(make_run: Callable[..., RunFolder]) -> None:
+def test_a_damaged_record_is_named_and_no_curve_is_drawn(make_run: Callable[..., RunFolder]) -> None:
     run = make_run("odd", iterations=2, every=2)
+    lines = run.metrics_path.read_bytes().count(b"\n")
     run.append_metrics({"kind": "train", "iteration": float("nan"), "rollout/success": 1.0})
-    run.append_metrics({"kind": "eval"})
-    assert client(run).get("/curves.json").json()[0]["x"] == [0, 1, 2]
+    server = client(run)
+    assert server.get("/curves.json").json() == []
+    text = server.get("/curves").text
+    assert f"metrics.jsonl line {lines + 1}: &#39;iteration&#39;: expected a whole number" in text
 
 
 def test_the_hostile_text_is_really_in_the_run(recorded: RunFolder) -> None:

@@ -75,7 +75,7 @@ class InspectedRun:
             else:
                 found = self.folder.problems
             self.problems += [p for p in found if p not in self.problems]
-        return [r for r in records if isinstance(r.get("kind"), str) and _has_a_place(r)]
+        return records
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -116,11 +116,6 @@ class InspectedRun:
         except OSError:
             changed = 0
         return iteration, changed
-
-
-def _has_a_place(record: Record) -> bool:
-    """Whether a record of an iteration names it; a damaged one is not drawn."""
-    return record["kind"] not in ("train", "eval") or finite(record.get("iteration")) is not None
 
 
 def _simple(value: Any) -> float | bool | str:
