@@ -117,6 +117,23 @@ def test_another_look_at_a_checkpoint_does_not_hide_the_result(
     assert (outcome.before.successes, outcome.after.successes, outcome.paired.difference) == (1, 3, 0.5)
 
 
+def test_later_evaluations_with_other_settings_do_not_replace_those_of_the_recipe(run: RunFolder) -> None:
+    recipe = {"evaluation": {"temperature": 1.0, "episodes": 4}}
+    evaluate(run, 0, "Ppqq")
+    evaluate(run, 9, "PPQq")
+    for iteration in (0, 9):
+        evaluate(run, iteration, "ppqq", temperature=0.6)
+    [outcome] = outcomes(run, run.read_metrics(), recipe)
+    assert outcome.before is not None
+    assert (outcome.before.successes, outcome.after.successes, outcome.temperature) == (1, 3, 1.0)
+
+
+def test_a_panel_without_an_evaluation_at_the_settings_of_the_recipe_is_shown(run: RunFolder) -> None:
+    evaluate(run, 9, "PPQq", temperature=0.6)
+    [outcome] = outcomes(run, run.read_metrics(), {"evaluation": {"temperature": 1.0, "episodes": 4}})
+    assert (outcome.after.successes, outcome.temperature) == (3, 0.6)
+
+
 def test_evaluations_at_two_temperatures_are_not_paired(run: RunFolder) -> None:
     evaluate(run, 0, "Ppqq")
     evaluate(run, 9, "PPQq", temperature=0.4)

@@ -217,19 +217,41 @@ def eval_records(records: Iterable[Mapping[str, Any]]) -> list[EvalRecord]:
     return [cast(EvalRecord, record) for record in records if record.get("kind") == "eval"]
 
 
-def own_evaluations(records: Iterable[Mapping[str, Any]]) -> list[EvalRecord]:
+def own_evaluations(records: Iterable[Mapping[str, Any]], recipe: Mapping[str, Any] | None = None) -> list[EvalRecord]:
     """Return the evaluations with the settings of the run itself, of several at one iteration the newest.
 
-    Of each split and decoding these are the ones with the most frequent panel and temperature, of equally frequent ones
-    those that came first: `empg evaluate` may have added others.
+    `empg evaluate` may have added others. With the recipe of the run (`RunFolder.recipe_values`), its own evaluations
+    are those at the temperature of the recipe, on the largest panel of each split that has at most
+    `evaluation.episodes` tasks. Without a recipe, or if panels are equally large, they are those with the most frequent
+    panel and temperature; if these are equally frequent, those that came first.
     """
     found = eval_records(records)
+    planned = _planned(recipe)
+    if planned is not None:
+        found = [r for r in found if r["n"] <= planned[1] and _is_at(planned[0], r)]
     settings = Counter(map(_settings, found))  # in the order of their first evaluation, which `max` prefers
+    tasks = {_settings(r): r["n"] if planned else 0 for r in found}
     own: dict[tuple[str, ...], tuple[str, ...]] = {}
     for place in dict.fromkeys(s[:2] for s in settings):
-        own[place] = max((s for s in settings if s[:2] == place), key=settings.__getitem__)
+        own[place] = max((s for s in settings if s[:2] == place), key=lambda s: (tasks[s], settings[s]))
     latest = {(_settings(r), str(r.get("iteration"))): r for r in found}
     return [r for (chosen, _), r in latest.items() if own[chosen[:2]] == chosen]
+
+
+def _planned(recipe: Mapping[str, Any] | None) -> tuple[float, int] | None:
+    """Return the temperature and the tasks per panel of a recipe; None if it does not have them."""
+    evaluation = (recipe or {}).get("evaluation")
+    if not isinstance(evaluation, dict):
+        return None
+    temperature, episodes = evaluation.get("temperature"), evaluation.get("episodes")
+    if not isinstance(temperature, int | float) or not isinstance(episodes, int):
+        return None
+    return temperature, episodes
+
+
+def _is_at(temperature: float, record: EvalRecord) -> bool:
+    wanted = 0.0 if record["decoding"] == "greedy" else temperature
+    return record.get("temperature", wanted) == wanted  # a run of an earlier version may lack it
 
 
 def _settings(record: EvalRecord) -> tuple[str, ...]:

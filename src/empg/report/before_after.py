@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from empg.record.records import EvalRecord, Record, SuccessNumbers, eval_records
+from empg.record.records import EvalRecord, Record, SuccessNumbers, eval_records, own_evaluations
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import Comparison, Paired, compare_evaluations
 from empg.report.curves import panels
@@ -55,12 +56,19 @@ class PanelOutcome:
     types: list[TypeOutcome]
 
 
-def outcomes(run: RunFolder, records: Sequence[Record]) -> list[PanelOutcome]:
-    """Return the outcome of every evaluated split and decoding, in the order of the first evaluations."""
+def outcomes(run: RunFolder, records: Sequence[Record], recipe: Mapping[str, Any] | None = None) -> list[PanelOutcome]:
+    """Return the outcome of every evaluated split and decoding, in the order of the first evaluations.
+
+    With the recipe of the run, the evaluations with its settings count (`own_evaluations`); a split or decoding without
+    any is shown with those that it has.
+    """
     evaluations = eval_records(records)
-    return [
-        _outcome(run, [r for r in evaluations if (r["split"], r["decoding"]) == panel]) for panel in panels(evaluations)
-    ]
+    own = own_evaluations(records, recipe) if recipe else evaluations
+    return [_outcome(run, _of(panel, own) or _of(panel, evaluations)) for panel in panels(evaluations)]
+
+
+def _of(panel: tuple[str, str], evaluations: Sequence[EvalRecord]) -> list[EvalRecord]:
+    return [r for r in evaluations if (r["split"], r["decoding"]) == panel]
 
 
 def before_and_after(evaluations: Sequence[EvalRecord]) -> tuple[EvalRecord, EvalRecord]:

@@ -10,7 +10,6 @@ from empg.record.records import (
     EvalRecord,
     Record,
     TrainRecord,
-    eval_records,
     own_evaluations,
     train_records,
     warm_start_records,
@@ -209,10 +208,13 @@ _WARM_START: tuple[_Spec, ...] = (
 )
 
 
-def charts(records: Sequence[Record]) -> list[Chart]:
-    """Return all charts for which the records have numbers, the most important first."""
-    train, evaluations, warm = train_records(records), eval_records(records), warm_start_records(records)
-    made = [_success(train, evaluations), *(_chart(spec, train, "iteration") for spec in _TRAIN)]
+def charts(records: Sequence[Record], recipe: Mapping[str, Any] | None = None) -> list[Chart]:
+    """Return all charts for which the records have numbers, the most important first.
+
+    With the recipe of the run, the evaluations in them are those with its settings (`own_evaluations`).
+    """
+    train, warm = train_records(records), warm_start_records(records)
+    made = [_success(train, own_evaluations(records, recipe)), *(_chart(spec, train, "iteration") for spec in _TRAIN)]
     made += [_chart(spec, train, "iteration") for spec in _further_statistics(train)]
     made += [_chart(spec, warm, "step") for spec in _WARM_START]
     return [chart for chart in made if chart.series]
@@ -236,10 +238,9 @@ def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) ->
     rollouts = {r["iteration"]: number(r.get("rollout/success")) for r in train}
     if any(value is not None for value in rollouts.values()):
         chart.series.append(Series("training episodes", "line", [rollouts.get(i) for i in x], colour=0))
-    own = own_evaluations(evaluations)
     for colour, (split, decoding) in enumerate(panels(evaluations), 1):
         by_iteration: dict[int, Mapping[str, object]] = {
-            r["iteration"]: r for r in own if (r["split"], r["decoding"]) == (split, decoding)
+            r["iteration"]: r for r in evaluations if (r["split"], r["decoding"]) == (split, decoding)
         }
         success, low, high = (
             [number(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")

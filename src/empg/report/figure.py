@@ -99,18 +99,19 @@ def draw_curve(
 
     Raises:
         UserError: no runs, a wrong number of labels, or runs without anything to draw yet.
-        RunFolderError: a run's metrics.jsonl is damaged, or the figure cannot be written.
+        RunFolderError: a run's metrics.jsonl or recipe.yaml is damaged, or the figure cannot be written.
     """
     if not runs or (labels is not None and len(labels) != len(runs)):
         raise UserError(f"wrong number of labels: expected one per run, got {len(runs)} runs and labels={labels!r}")
     told = [run.read_metrics() for run in runs]
     names = [_label(*named) for named in zip(runs, told, strict=True)] if labels is None else list(labels)
     split = split or _first_split(told)
-    evaluations = [_evaluations(records, split, decoding) for records in told]
+    evaluations = [_evaluations(*parts, split, decoding) for parts in zip(runs, told, strict=True)]
     lines = [_line(*parts) for parts in zip(names, map(_train, told), evaluations, strict=True)]
     if not any(line.raw or line.marks for line in lines):
         where = ", ".join(str(run.path) for run in runs)
-        raise UserError(f"nothing to draw: no training iterations and no evaluation of {split} ({decoding}) in {where}")
+        wanted = f"no evaluation with the settings of its recipe on {split} ({decoding})"
+        raise UserError(f"nothing to draw: no training iterations and {wanted} in {where}")
     tasks = sorted({f"{record['n']} tasks" for run in evaluations for record in run.values()})
     panel = ", ".join([f"{split} ({decoding})", *tasks]) if tasks else ""
     notes = [f"lines: training episodes, mean over {SMOOTHED} iterations"] if any(line.raw for line in lines) else []
@@ -185,9 +186,10 @@ def _first_split(told: Sequence[Sequence[Record]]) -> str:
     return next((r["split"] for records in told for r in eval_records(records)), "any split")
 
 
-def _evaluations(records: Sequence[Record], split: str, decoding: str) -> dict[int, EvalRecord]:
+def _evaluations(run: RunFolder, records: Sequence[Record], split: str, decoding: str) -> dict[int, EvalRecord]:
     """Return the run's own evaluations of one split by iteration."""
-    return {r["iteration"]: r for r in own_evaluations(records) if (r["split"], r["decoding"]) == (split, decoding)}
+    own = own_evaluations(records, run.recipe_values())
+    return {r["iteration"]: r for r in own if (r["split"], r["decoding"]) == (split, decoding)}
 
 
 def _label(run: RunFolder, records: Sequence[Record]) -> str:

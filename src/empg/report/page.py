@@ -53,7 +53,7 @@ def render_page(run: RunFolder) -> str:
     train = train_records(records)
     begun = next((r for r in records if r["kind"] == "run"), {})
     recipe_text, recipe = _recipe(run, problems)
-    drawn, steps = charts(records), step_view(run)
+    drawn, steps = charts(records, recipe), step_view(run)
     assets = _assets()
     html: str = _template("page.html.j2").render(
         name=recipe.get("name") or run.path.name,
@@ -61,7 +61,7 @@ def render_page(run: RunFolder) -> str:
         status=_status(train, recipe.get("iterations")),
         facts=_facts(begun, train, run),
         command=begun.get("command", ""),
-        outcomes=outcomes(run, records),
+        outcomes=outcomes(run, records, recipe),
         alarms=_alarms(train),
         trained=bool(train),
         problems=problems,

@@ -158,7 +158,7 @@ class Inspector:
         loaded, first, rest = [], dict.fromkeys(MAIN[:1]), dict.fromkeys(MAIN[1:])
         for run in self._runs:
             records = run.records()
-            train, successes = train_records(records), evaluation_curves(own_evaluations(records), by_type)
+            train, successes = train_records(records), evaluation_curves(own_evaluations(records, run.recipe), by_type)
             if by_type:
                 successes += training_curves_by_type(run.episodes())
             first |= dict.fromkeys(name for record in successes for name in record if name != "iteration")
