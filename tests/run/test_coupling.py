@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,22 @@ import torch
 from typer.testing import CliRunner
 
 from empg.cli import app
+from empg.errors import UserError
 from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe, dump_recipe, parse_recipe
-from empg.record.runfolder import RunFolder
+from empg.record.runfolder import RunFolder, RunFolderError
 from empg.rollout.types import Episode, Turn
-from empg.run.coupling import EntropyMeasurements, StepGradient, measure_entropy, step_entropies, step_gradients
+from empg.run.coupling import (
+    EntropyMeasurements,
+    StepGradient,
+    measure_entropy,
+    require_writable,
+    step_entropies,
+    step_gradients,
+)
+from empg.run.evaluate import evaluate_run
 from empg.run.results import entropy_lines
 
 
@@ -124,9 +134,41 @@ def test_the_command_writes_every_value(run: RunFolder, policy: Policy) -> None:
     assert values["after"] == pytest.approx(
         [math.log(policy.model.config.vocab_size)] * len(values["before"]), rel=1e-4
     )
-    assert "1 - exp(-H2)" in said.output
+    assert values["temperature"] == 1.0
+    assert "(1 - exp(-H2)) / T^2" in said.output
     assert "change, nats" in said.output
     assert sorted(file.name for file in figures.iterdir()) == ["coupling.svg", "entropy-change.svg"]
+
+
+def test_a_full_disk_is_found_before_anything_is_measured(run: RunFolder) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(RunFolderError, match=r"cannot write .*entropy\.json"):
+            require_writable(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    require_writable(run)
+    assert sorted(file.name for file in run.path.iterdir()) == ["checkpoints", "metrics.jsonl", "recipe.yaml"]
+
+
+def test_what_was_measured_is_printed_even_if_it_cannot_be_written(run: RunFolder, policy: Policy) -> None:
+    Checkpoints(run.checkpoints).save("iter-000002", policy, None, {"iteration": 2})
+    run.entropy.mkdir()
+    said = CliRunner().invoke(app, ["entropy", str(run.path), "--episodes", "1"])
+    assert "change, nats" in said.output
+    assert said.exit_code == 1
+    assert said.output.splitlines()[-1].startswith(f"empg: cannot write {run.entropy}: ")
+
+
+def test_a_recipe_without_evaluation_splits_needs_a_split(run: RunFolder, policy: Policy) -> None:
+    Checkpoints(run.checkpoints).save("iter-000002", policy, None, {"iteration": 2})
+    values = run.recipe_values()
+    values["evaluation"]["splits"] = []
+    run.replace_recipe(json.dumps(values))
+    for measure in (lambda: measure_entropy(run.path, no_progress), lambda: evaluate_run(run.path)):
+        with pytest.raises(UserError, match=r"evaluation\.splits of its recipe is empty.*Choose one with --split"):
+            measure()
 
 
 def test_a_run_without_a_trained_policy_is_refused(run: RunFolder) -> None:
@@ -137,8 +179,9 @@ def test_a_run_without_a_trained_policy_is_refused(run: RunFolder) -> None:
 def test_the_tables_show_the_means_of_each_tenth() -> None:
     steps = [StepGradient(entropy=h, expected=h / 2, logits=h / 4, parameters=10 * h) for h in (0.4, 0.2)]
     measured = EntropyMeasurements(
-        checkpoint="iter-000009", split="test", gradients=steps, before=[0.5, 0.3], after=[0.1, 0.4]
+        checkpoint="iter-000009", split="test", temperature=0.5, gradients=steps, before=[0.5, 0.3], after=[0.1, 0.4]
     )
     lines = [line.split() for line in entropy_lines(measured)]
+    assert "temperature T = 0.5" in next(entropy_lines(measured))
     assert lines[2:4] == [["1", "0.200", "0.100", "0.050", "2.00"], ["2", "0.400", "0.200", "0.100", "4.00"]]
     assert lines[6:8] == [["1", "0.300", "0.400", "+0.100"], ["2", "0.500", "0.100", "-0.400"]]

@@ -180,27 +180,18 @@ def entropy(
     the paper. The policy before reinforcement learning plays the same tasks, and the trained one scores its steps.
     Every value is written to entropy.json in the run folder.
     """
-    import json
-    from dataclasses import asdict
-
-    from empg.record.durable import write_whole
     from empg.record.runfolder import RunFolder
     from empg.report.entropy_figures import draw_coupling, draw_entropy_change
-    from empg.run.coupling import measure_entropy
+    from empg.run.coupling import measure_entropy, require_writable, write_measurements
     from empg.run.display import Progress
     from empg.run.results import entropy_lines
 
+    folder = RunFolder.open(run)
+    require_writable(folder)
     with Progress(0) as progress:
-
-        def stage(name: str, total: int) -> Callable[[int], None]:
-            progress.stage(name, total)
-            return progress.done
-
-        measured = measure_entropy(run, stage, split, episodes)
-    out = RunFolder.open(run).entropy
-    write_whole(out, json.dumps(asdict(measured)).encode())
+        measured = measure_entropy(run, _stage_of(progress), split, episodes)
     typer.echo(visible("\n".join(entropy_lines(measured))))
-    typer.echo(out)
+    typer.echo(write_measurements(folder, measured))
     if figures is not None:
         note = f"{run.name}, {measured.checkpoint}, {measured.split}"
         steps, before = f"{len(measured.gradients)} steps of {note}", f"{len(measured.before)} steps of {note}"

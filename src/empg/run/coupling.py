@@ -4,16 +4,19 @@ The first measurement is Proposition 1 of EMPG (arXiv 2509.09265) on a real poli
 
     E ||d log p(token) / d logits||^2 = 1 - sum p^2 = 1 - exp(-H2)
 
-with H2 the Renyi-2 entropy. The size of the gradient with respect to the parameters, which is what training sees, is
+with H2 the Renyi-2 entropy. At the temperature T, p is the softmax of the logits / T, and the right side is divided by
+T^2. The size of the gradient with respect to the parameters, which is what training sees, is
 measured beside it. The second is the paper's analysis by percentile: the steps of the policy before reinforcement
 learning, scored again by the policy after it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from torch import Tensor
@@ -23,12 +26,15 @@ from empg.learner.checkpoint import START, CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.policy.scoring import hidden_at, log_softmax_and_entropy, score_tokens
 from empg.recipe import Recipe, load_recipe
-from empg.record.runfolder import RunFolder
+from empg.record.durable import write_whole
+from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.entropy_figures import Tenth, tenths
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
 from empg.run.build import EVALUATION_KEY, build_policy, play
-from empg.run.evaluate import panel_of
+from empg.run.evaluate import evaluated_splits, panel_of
+
+_ROOM = 1 << 20  # bytes; 64 tasks take about a third
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +43,8 @@ class StepGradient:
 
     Attributes:
         entropy: step entropy H, the mean over its tokens of the full-vocabulary entropy, nats.
-        expected: mean over its tokens of 1 - exp(-H2): the expected squared gradient with respect to the logits.
+        expected: mean over its tokens of (1 - exp(-H2)) / T^2: the expected squared gradient with respect to the
+            logits. H2 is that of the distribution at the temperature T; the logits are not yet divided by T.
         logits: mean over its tokens of the squared gradient of the sampled token's log-probability by the logits.
         parameters: norm of the gradient of the mean log-probability of its tokens by the parameters.
     """
@@ -55,6 +62,7 @@ class EntropyMeasurements:
     Attributes:
         checkpoint: the trained policy.
         split: split of the tasks that both policies played.
+        temperature: temperature T of all values, `evaluation.temperature` of the recipe.
         gradients: the steps that the trained policy played.
         before: H of the steps that the policy before reinforcement learning played, nats.
         after: H of the same tokens under the trained policy, nats.
@@ -62,6 +70,7 @@ class EntropyMeasurements:
 
     checkpoint: str
     split: str
+    temperature: float
     gradients: list[StepGradient]
     before: list[float]
     after: list[float]
@@ -94,10 +103,11 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
     Raises:
         RunFolderError: the run does not exist.
         CheckpointError: a checkpoint does not exist or is damaged.
+        UserError: there is no split to choose from.
     """
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe_path)
-    split = split or recipe.evaluation.panels[0]
+    split = split or evaluated_splits(recipe, folder.path)[0]
     checkpoints = Checkpoints(folder.checkpoints)
     last, problems = checkpoints.newest_intact()
     if last is None or last == START:
@@ -116,7 +126,45 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
         done(number)
     before = [turn.entropy for episode in early for turn in episode.turns]
     after = step_entropies(trained, early, recipe)
-    return EntropyMeasurements(checkpoint=last, split=split, gradients=gradients, before=before, after=after)
+    return EntropyMeasurements(
+        checkpoint=last,
+        split=split,
+        temperature=recipe.evaluation.temperature,
+        gradients=gradients,
+        before=before,
+        after=after,
+    )
+
+
+def require_writable(folder: RunFolder) -> None:
+    """Check that measurements can be written into a run folder, before they are made.
+
+    Raises:
+        RunFolderError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        with TemporaryFile(dir=folder.path) as file:
+            file.write(bytes(_ROOM))
+            file.flush()
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
+def write_measurements(folder: RunFolder, measured: EntropyMeasurements) -> Path:
+    """Write `entropy.json` of a run.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    try:
+        write_whole(folder.entropy, json.dumps(asdict(measured)).encode())
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    return folder.entropy
+
+
+def _cannot_write(folder: RunFolder, error: OSError) -> RunFolderError:
+    return RunFolderError(f"cannot write {folder.entropy}: {error.strerror or error}")
 
 
 def step_gradients(policy: Policy, episode: Episode, recipe: Recipe) -> list[StepGradient]:

@@ -30,6 +30,17 @@ def panel_of(recipe: Recipe, split: str) -> Panel:
         return make_panel(environment, recipe.evaluation.episodes, name=f"{recipe.environment.id}-{split}")
 
 
+def evaluated_splits(recipe: Recipe, run: Path) -> list[str]:
+    """Return the splits that the recipe of a run evaluates; at least one.
+
+    Raises:
+        UserError: it evaluates none.
+    """
+    if not recipe.evaluation.panels:
+        raise UserError(f"{run}: evaluation.splits of its recipe is empty: expected a split. Choose one with --split")
+    return recipe.evaluation.panels
+
+
 def evaluate_policy(
     recipe: Recipe,
     policy: Policy,
@@ -120,12 +131,14 @@ def evaluate_run(
     Raises:
         RunFolderError: the run does not exist.
         CheckpointError: the checkpoint does not exist or is damaged.
-        UserError: the temperature is not finite, so that its record could not be read back.
+        UserError: there is no split to evaluate, or the temperature is not finite, so that its record could not be read
+            back.
     """
     if temperature is not None and not math.isfinite(temperature):
         raise UserError(f"temperature: expected a finite number, got {temperature}. Choose another --temperature")
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe_path)
+    splits = splits or evaluated_splits(recipe, folder.path)
     changes = {"episodes": episodes, "temperature": temperature}
     evaluation = recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
     recipe = recipe.model_copy(update={"evaluation": evaluation})
@@ -137,7 +150,7 @@ def evaluate_run(
     state = checkpoints.verify(checkpoint)
     policy = build_policy(recipe, folder.checkpoints / checkpoint)
     records = []
-    for split in splits or evaluation.panels:
+    for split in splits:
         done = stage(f"evaluate {split} ({decoding})", evaluation.episodes) if stage is not None else None
         iteration = 0 if checkpoint == START else state["iteration"]
         record, rows = evaluate_policy(

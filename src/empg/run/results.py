@@ -81,12 +81,13 @@ def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterat
 def entropy_lines(measured: EntropyMeasurements) -> Iterator[str]:
     """Two tables by tenth of step entropy: the gradients of the trained policy, and what training changed."""
     rows: list[tuple[str, ...]] = [
-        ("tenth of the steps", "H, nats", "1 - exp(-H2)", "|d/d logits|^2", "|d/d parameters|")
+        ("tenth of the steps", "H, nats", "(1 - exp(-H2)) / T^2", "|d/d logits|^2", "|d/d parameters|")
     ]
     for part in measured.gradient_tenths:
         means = [f"{part.means[name]:.3f}" for name in ("entropy", "expected", "logits")]
         rows.append((str(part.place), *means, f"{part.means['parameters']:.2f}"))
-    yield f"gradients of {len(measured.gradients)} steps of {measured.split}, {measured.checkpoint}; tenths by H"
+    where = f"{measured.split}, {measured.checkpoint}, temperature T = {measured.temperature:g}"
+    yield f"gradients of {len(measured.gradients)} steps of {where}; tenths by H"
     yield from aligned(rows)
     rows = [("tenth of the steps", "H before", "H after", "change, nats")]
     for part in measured.change_tenths:
