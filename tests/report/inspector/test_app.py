@@ -108,6 +108,31 @@ def test_a_page_follows_a_run_that_trains(make_run: Callable[..., RunFolder]) ->
     assert server.get("/curves.json").json()[0]["x"] == [0, 1, 2]
 
 
+def test_a_problem_disappears_with_its_cause(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run("fixed", iterations=2, every=2, keep_episodes=(1, 2))
+    files = (run.metrics_path, run.recipe_path, run.episodes_path(1))
+    whole = [file.read_bytes() for file in files]
+    run.metrics_path.write_bytes(whole[0][:-5])
+    run.recipe_path.write_text("]")
+    run.episodes_path(1).write_bytes(b"no parquet")
+    server = client(run)
+    server.get("/batch?iteration=1")
+    damaged = server.get("/curves").text
+    assert all(text in damaged for text in ("is incomplete", "recipe.yaml", "iter-000001.parquet"))
+    for file, data in zip(files, whole, strict=True):
+        file.write_bytes(data)
+    for page in ("/batch?iteration=1", "/", "/curves"):
+        assert "fixed: " not in server.get(page).text
+
+
+def test_a_run_that_was_replaced_is_shown_with_its_new_recipe(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run("replaced", iterations=1, keep_episodes=(1,))
+    server = client(run)
+    assert '"rule":"empg"' in server.get("/batch?iteration=1").text
+    run.replace_recipe("credit: {modulation: {name: gtpo, alpha_1: 1.0}}")
+    assert '"rule":"gtpo"' in server.get("/batch?iteration=1").text
+
+
 def test_curves_by_task_type_are_one_chart_per_type(finished_run: RunFolder) -> None:
     server = client(finished_run)
     plain = [chart["title"] for chart in server.get("/curves.json").json()]

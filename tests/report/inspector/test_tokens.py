@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from empg.record.runfolder import RunFolder
+from empg.report.inspector.library import InspectedRun
 from empg.report.inspector.tokens import TokenTexts
 
 
@@ -28,3 +29,16 @@ def test_the_tokenizer_of_the_run_says_its_tokens(tmp_path: Path) -> None:
     Tokenizer(WordLevel({"go": 0, "[UNK]": 1}, "[UNK]")).save(str(folder / "tokenizer.json"))
     texts = TokenTexts(RunFolder(tmp_path))
     assert (texts.text(0), texts.text(99)) == ("go", "#99 ")
+
+
+def test_the_tokenizer_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    run = InspectedRun(RunFolder(tmp_path), 0, "run")
+    assert run.tokens.text(0) == "#0 "
+    folder = tmp_path / "checkpoints" / "start"
+    folder.mkdir(parents=True)
+    for word in ("go", "take"):
+        Tokenizer(WordLevel({word: 0, "[UNK]": 1}, "[UNK]")).save(str(folder / "tokenizer.json"))
+        assert run.tokens.text(0) == word

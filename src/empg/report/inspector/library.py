@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -14,12 +14,13 @@ from empg.errors import UserError
 from empg.record.loading import LoadedRun, episodes_of, grouped
 from empg.record.records import Record
 from empg.record.runfolder import RunFolder
-from empg.report.inspector.tokens import TokenTexts
+from empg.report.inspector.tokens import TokenTexts, tokenizer_path
 from empg.report.markup import finite, short
 
 MAX_NAME = 100  # characters of the name of a rule or an option
 _TABLES_KEPT = 48  # tables of steps in memory; the least recently used is dropped first
 Row = Mapping[str, Any]
+_State = tuple[int, int]  # time of the last change in ns, size in bytes
 
 
 class InspectedRun:
@@ -27,10 +28,18 @@ class InspectedRun:
 
     def __init__(self, folder: RunFolder, number: int, name: str) -> None:
         self.folder, self.number, self.name = folder, number, name
-        self.problems: list[str] = []
-        self._steps: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
-        self._episodes: dict[tuple[int, int], list[Row]] = {}
+        self._steps: OrderedDict[tuple[int, _State], pa.Table] = OrderedDict()
+        self._episodes: dict[tuple[int, _State], list[Row]] = {}
+        self._recipe: tuple[_State, dict[str, Any]] | None = None
+        self._tokens: tuple[_State, TokenTexts] | None = None
+        self._problems: dict[Path, tuple[_State, list[str]]] = {}
         self._reading = RLock()  # requests are answered in several threads
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with files that were read and have not changed since, in words."""
+        with self._reading:
+            return [p for path, (state, found) in self._problems.items() if state == _state(path) for p in found]
 
     def iterations(self) -> list[int]:
         """Return the iterations that have kept episodes."""
@@ -43,7 +52,7 @@ class InspectedRun:
             if key not in self._steps:
                 loaded = LoadedRun(self.folder)
                 self._steps[key] = loaded.steps_of(iteration)
-                self.problems += [p for p in loaded.problems if p not in self.problems]
+                self._note(self.folder.episodes_path(iteration), key[1], loaded.problems)
             self._steps.move_to_end(key)
             while len(self._steps) > _TABLES_KEPT:
                 self._steps.popitem(last=False)
@@ -68,23 +77,32 @@ class InspectedRun:
     def records(self) -> list[Record]:
         """Return the records of the run; none if the file is damaged, which `problems` says."""
         with self._reading:
+            path = self.folder.metrics_path
+            state = _state(path)
             try:
                 records = self.folder.read_metrics()
             except UserError as error:
                 records, found = [], [str(error)]
             else:
-                found = self.folder.problems
-            self.problems += [p for p in found if p not in self.problems]
+                found = list(self.folder.problems)
+            self._note(path, state, found)
         return records
 
-    @cached_property
+    @property
     def recipe(self) -> dict[str, Any]:
         """The recipe; empty if it cannot be read."""
-        try:
-            return self.folder.recipe_values()
-        except UserError as error:
-            self.problems.append(str(error))
-            return {}
+        with self._reading:
+            path = self.folder.recipe_path
+            state = _state(path)
+            if self._recipe is None or self._recipe[0] != state:
+                values, found = {}, []
+                try:
+                    values = self.folder.recipe_values()
+                except UserError as error:
+                    found = [str(error)]
+                self._recipe = state, values
+                self._note(path, state, found)
+            return self._recipe[1]
 
     def finished_before(self, iteration: int) -> float:
         """Return the share of the run's iterations that were finished when this one was credited; 0 if unknown."""
@@ -105,17 +123,32 @@ class InspectedRun:
         options = {short(str(k), MAX_NAME): _simple(v) for k, v in found.items() if k != "name"}
         return short(found["name"], MAX_NAME), options
 
-    @cached_property
+    @property
     def tokens(self) -> TokenTexts:
         """The texts of token ids."""
-        return TokenTexts(self.folder)
+        with self._reading:
+            state = _state(tokenizer_path(self.folder))
+            if self._tokens is None or self._tokens[0] != state:
+                self._tokens = state, TokenTexts(self.folder)
+            return self._tokens[1]
 
-    def _key(self, iteration: int) -> tuple[int, int]:
-        try:
-            changed = self.folder.episodes_path(iteration).stat().st_mtime_ns
-        except OSError:
-            changed = 0
-        return iteration, changed
+    def _key(self, iteration: int) -> tuple[int, _State]:
+        return iteration, _state(self.folder.episodes_path(iteration))
+
+    def _note(self, path: Path, state: _State, found: list[str]) -> None:
+        """Replace what is known to be wrong with a file."""
+        self._problems.pop(path, None)
+        if found:
+            self._problems[path] = state, found
+
+
+def _state(path: Path) -> _State:
+    """Return what changes when a file is written."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 def _simple(value: Any) -> float | bool | str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from empg.record.runfolder import RunFolder
 
 _MAX_BYTES = 200_000_000  # of a tokenizer file
+
+
+def tokenizer_path(run: RunFolder) -> Path:
+    """Return where a run keeps the tokenizer of its policy."""
+    return run.checkpoints / "start" / "tokenizer.json"
 
 
 class TokenTexts:
@@ -15,7 +21,7 @@ class TokenTexts:
     def __init__(self, run: RunFolder) -> None:
         self._tokenizer: Any = None
         self._known: dict[int, str] = {}
-        file = run.checkpoints / "start" / "tokenizer.json"
+        file = tokenizer_path(run)
         try:
             from tokenizers import Tokenizer
 
