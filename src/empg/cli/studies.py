@@ -65,4 +65,5 @@ def results(
     """
     from empg.study.page import write_page
 
-    typer.echo("\n".join(map(str, write_page(folders, out))))
+    written = write_page(folders, out, lambda line: typer.echo(line, err=True))
+    typer.echo("\n".join(map(str, written)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from empg.errors import UserError
@@ -25,8 +25,10 @@ from empg.study.tables import (
 )
 
 
-def write_page(folders: Sequence[Path], out: Path) -> list[Path]:
+def write_page(folders: Sequence[Path], out: Path, say: Callable[[str], object] = str) -> list[Path]:
     """Write the page of the studies whose results are in `folders`, and return it with its figures.
+
+    `say` gets a line when a study begins.
 
     Raises:
         UserError: a folder has no results, runs cannot be compared, or a file cannot be written.
@@ -48,6 +50,7 @@ def write_page(folders: Sequence[Path], out: Path) -> list[Path]:
     ]
     figures: list[Path] = []
     for results in studies:
+        say(f"{results.study.name}: tables and figures of {len(results.runs)} runs")
         lines += _study(results, out, figures)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
