@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import gymnasium
 import pytest
@@ -10,18 +12,19 @@ import pytest
 from empg.environments.base import TextEnvironment
 from empg.environments.gymnasium_text import SPLITS, GymnasiumText
 from empg.environments.panels import make_panel
-from empg.environments.registry import find, make
+from empg.environments.registry import Maker, find, make
 from empg.errors import UserError
+from empg.rollout.env_pool import ProcessEnvPool, make_env_pool
 from tests.packages import ECHO, importable
 
 ECHO_ID = "echoing:Echo-v0"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with importable(tmp_path_factory.mktemp("echoing")) as folder:
         (folder / "echoing.py").write_text(ECHO)
-        yield
+        yield folder
 
 
 def answer(observation: str) -> str:
@@ -147,3 +150,43 @@ def test_there_is_no_expert() -> None:
 def test_its_spec_says_what_is_evaluated() -> None:
     spec = find(ECHO_ID)
     assert (spec.id, spec.gymnasium_id, spec.panels, spec.entry_point) == (ECHO_ID, ECHO_ID, ("valid",), None)
+
+
+def test_a_worker_process_imports_the_module_of_the_id() -> None:
+    pool = make_env_pool(Maker(find(ECHO_ID), "valid", {"rounds": 3}), 1)
+    assert isinstance(pool, ProcessEnvPool)
+    try:
+        (begun,) = pool.reset([0], [2])
+        assert begun.error is None
+        assert begun.observation == make(ECHO_ID, "valid").reset(options={"task": 2})[0]
+        (outcome,) = pool.step([0], [answer(begun.observation)])
+        assert (outcome.error, outcome.reward) == (None, 0.75)
+    finally:
+        ProcessEnvPool.close(pool)
+
+
+def test_an_id_that_only_the_parent_process_has_registered_is_one_line_in_a_worker() -> None:
+    gymnasium.register("empg-test/Here-v0", entry_point="echoing:Echo")
+    pool = ProcessEnvPool(Maker(find("empg-test/Here-v0"), "train"), 1)
+    try:
+        (begun,) = pool.reset([0], [0])
+    finally:
+        pool.close()
+    assert begun.error is not None
+    assert "'empg-test/Here-v0' is not registered in this process: write the id as package.module:Id" in begun.error
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = = 1", "SyntaxError: invalid syntax"),
+        ("raise KeyError('two\\nlines')", "KeyError: 'two"),
+        ("import sys; sys.exit('no licence')", "SystemExit: no licence"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(package: Path, code: str, message: str) -> None:
+    (package / "faulty.py").write_text(code)
+    importlib.invalidate_caches()
+    with pytest.raises(UserError, match=f"'faulty:Id-v0': the module faulty cannot be imported: {message}") as caught:
+        find("faulty:Id-v0")
+    assert "\n" not in str(caught.value)

@@ -124,12 +124,17 @@ class TestOtherPackages:
             ("absent:SPEC", "cannot be loaded from absent:SPEC: ModuleNotFoundError: No module named 'absent'"),
             ("broken:NOTHING", "AttributeError: module 'broken' has no attribute 'NOTHING'"),
             ("explodes:SPEC", "cannot be loaded from explodes:SPEC: ZeroDivisionError: two lines"),
+            ("exits:SPEC", "cannot be loaded from exits:SPEC: SystemExit: no licence"),
             ("broken:SPEC", "expected an EnvironmentSpec of that id, got a str"),
             ("lamproom:SPEC", "expected an EnvironmentSpec of that id, got one of id 'lamproom'"),
         ],
     )
     def test_a_broken_one_is_named_and_leaves_the_rest_alone(self, folder: Path, place: str, message: str) -> None:
-        modules = {"broken.py": "SPEC = 'x'", "explodes.py": "raise ZeroDivisionError('two\\nlines')"}
+        modules = {
+            "broken.py": "SPEC = 'x'",
+            "explodes.py": "raise ZeroDivisionError('two\\nlines')",
+            "exits.py": "import sys; sys.exit('no licence')",
+        }
         install(folder, "acme-worlds", modules, {"acme": place})
         install_lamproom(folder)
         said = refusal("acme")
@@ -162,7 +167,7 @@ class TestOtherPackages:
         ("empg/WebShop-v2", "did you mean 'empg/WebShop-v1'?"),
         ("", "unknown environment ''. Known: alfworld"),
         ("a\nb", "unknown environment 'a\\nb'"),
-        ("no.such.module:Thing-v0", "the module no.such.module cannot be imported: No module named 'no'"),
+        ("no.such.module:Thing-v0", "the module no.such.module cannot be imported: ModuleNotFoundError: No module"),
         ("json:Thing-v0", "unknown environment 'json:Thing-v0'"),
         ("../x:y", "unknown environment '../x:y'"),
         (":", "unknown environment ':'"),
