@@ -208,12 +208,36 @@ def test_wrong_options_are_named_as_keys_of_the_recipe(environment: dict[str, An
 
 
 def test_a_resolved_recipe_has_every_option_and_is_read_back_the_same() -> None:
-    given = {"id": "deepsearch", "options": {"kinds": ["1-hop"], "encoder": "e5", "cache": "~/x", "retriever": "dense"}}
+    given = {"id": "deepsearch", "options": {"kinds": ["1-hop"], "encoder": "e5", "cache": "x/y", "retriever": "dense"}}
     recipe = parse_recipe({"environment": given})
     options = recipe.environment.options
     assert set(options) == set(find("deepsearch").options.model_fields)
-    assert (options["kinds"], options["cache"], options["encoder"]["folder"]) == (["1-hop"], "~/x", "e5")
+    assert (options["kinds"], options["cache"], options["encoder"]["folder"]) == (["1-hop"], "x/y", "e5")
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("id_", "given", "key"),
+    [
+        ("alfworld", {"games": "~/x"}, "games"),
+        ("webshop", {"data": "~/x"}, "data"),
+        ("webshop", {"cache": Path("~/x")}, "cache"),
+        ("deepsearch", {"cache": "~/x"}, "cache"),
+        ("deepsearch", {"retriever": "dense", "encoder": "~/x"}, "encoder.folder"),
+        ("deepsearch", {"retriever": "dense", "encoder": "e5", "index": "~/x"}, "index"),
+        ("deepsearch", {"data": {"questions": "~/x"}}, "data.questions"),
+        ("deepsearch", {"data": {"questions": {"train": ["~/x", "y"]}}}, "data.questions.train.0"),
+        ("deepsearch", {"data": {"questions": "q", "corpus": "~/x"}}, "data.corpus"),
+    ],
+)
+def test_a_path_that_begins_with_a_tilde_is_in_the_home_folder(
+    id_: str, given: dict[str, Any], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    found: Any = find(id_).options(**given).model_dump(mode="json")
+    for part in key.split("."):
+        found = found[int(part) if part.isdigit() else part]
+    assert found == "/home/ann/x"
 
 
 def test_search_r1_needs_passages() -> None:
