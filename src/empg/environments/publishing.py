@@ -152,7 +152,7 @@ def _failures_in_one_line(folder: Path, resume: bool) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and _is_of_folder(error, folder):
+        if isinstance(error, OSError) and error.errno is not None and _is_of_folder(error, folder):
             reason = os.strerror(error.errno).lower()
             raise UserError(f"{folder} cannot be written: {reason}. Set cache to a writable folder") from error
         code = error.errno if isinstance(error, OSError) and error.errno in _FULL else None
@@ -168,7 +168,7 @@ def _failures_in_one_line(folder: Path, resume: bool) -> Iterator[None]:
 
 def _is_of_folder(error: OSError, folder: Path) -> bool:
     """Return whether an error comes from the folder or its place, and not from a file that `write` reads."""
-    if error.errno is None or error.errno in _FULL:
+    if error.errno in _FULL:
         return False
     if error.filename is None:  # only a write to an open file fails like this
         return error.errno == errno.EROFS
