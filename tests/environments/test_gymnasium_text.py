@@ -102,6 +102,22 @@ def test_an_episode_ends_at_the_limit() -> None:
     assert limited.max_steps == 2
     assert make("echoing:Open-v0", "train").max_steps == 3  # what its registration says
     assert make(ECHO_ID, "train").max_steps == 50
+    with pytest.raises(UserError, match="max_steps: expected a whole number from 1 to"):
+        make(ECHO_ID, "train", max_steps=0)
+
+
+def test_a_limit_of_the_recipe_is_that_of_the_episode_whatever_the_registration_says() -> None:
+    gymnasium.register("empg-test/Brief-v0", entry_point="echoing:Echo", max_episode_steps=2, kwargs={"rounds": 9})
+    turns = play(make("empg-test/Brief-v0", "train", max_steps=4), 0, (True,) * 4)
+    assert [turn[1:3] for turn in turns] == [(False, False)] * 3 + [(False, True)]
+
+
+def test_closing_a_clone_leaves_the_original_open() -> None:
+    environment = make("echoing:Closing-v0", "train")
+    environment.reset(options={"task": 0})
+    first = environment.task_id(0)
+    environment.clone().close()
+    assert environment.task_id(0) == first
 
 
 def test_open_spaces_are_no_obstacle() -> None:
@@ -130,11 +146,15 @@ def test_a_text_environment_is_taken_as_it_is() -> None:
         ),
         ("echoing:Pictures-v0", "train", {}, "echoing:Pictures-v0 is not a text environment"),
         ("CartPole-v1", "train", {}, "CartPole-v1 is not a text environment"),
+        ("echoing:Needy-v0", "train", {}, "'echoing:Needy-v0' cannot be made: DependencyNotInstalled: pip install it"),
+        ("empg-test/Lost-v0", "train", {}, "'empg-test/Lost-v0' cannot be made: ModuleNotFoundError: No module"),
         (ECHO_ID, "dev", {}, "split: expected train, valid, test, got 'dev'"),
         (ECHO_ID, "train", {"size": 3}, "cannot be made with these options: got an unexpected keyword argument 'size'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(id_: str, split: str, options: dict[str, object], message: str) -> None:
+    if "empg-test/Lost-v0" not in gymnasium.registry:
+        gymnasium.register("empg-test/Lost-v0", entry_point="absent_module:Lost")
     with pytest.raises(UserError, match=message) as caught:
         make(id_, split, options)
     assert "\n" not in str(caught.value)

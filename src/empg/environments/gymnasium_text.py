@@ -7,7 +7,8 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -60,24 +61,30 @@ def open_gymnasium(id_: str, split: str, options: Mapping[str, Any], max_steps: 
         max_steps: turns per episode; None takes the limit of the environment, of its registration, or `MAX_STEPS`.
 
     Raises:
-        UserError: the environment is not registered in this process, takes no such option, has no such split, or is
-            not text.
+        UserError: the environment is not registered in this process, cannot be made, takes no such option, has no
+            such split, or is not text.
     """
     registered = _registration(id_)
     if registered is None:  # in a worker process: only the parent process has registered it
         raise UserError(f"environment {id_!r} is not registered in this process: write the id as package.module:Id-v0")
-    maker = _maker(id_, registered.entry_point)
+    with _failures_in_one_line(id_):
+        maker = _maker(id_, registered.entry_point)
     native = isinstance(maker, type) and issubclass(maker, TextEnvironment)
     own = {"split": split} | ({} if max_steps is None else {"max_steps": max_steps})
     arguments = {**(own if native else _taken(maker, own)), **options}
     _require_signature(id_, maker, {**registered.kwargs, **arguments})
-    made = gymnasium.make(id_, disable_env_checker=True, **arguments)
+    limit = registered.max_episode_steps if max_steps is None else max_steps
+    limit = check_max_steps(MAX_STEPS if limit is None else limit)
+    with _failures_in_one_line(id_):
+        # Without a limit here, gymnasium would end the episodes at the limit of the registration.
+        made = gymnasium.make(id_, max_episode_steps=limit, disable_env_checker=True, **arguments)
     if isinstance(made.unwrapped, TextEnvironment):
         return made.unwrapped
     if split not in SPLITS:
         raise UserError(f"split: expected {', '.join(SPLITS)}, got {split!r:.80}; the tasks of {id_} are seeds")
-    _require_text(id_, made)
-    return GymnasiumText(made, id_, split, max_steps or registered.max_episode_steps or MAX_STEPS, options)
+    with _failures_in_one_line(id_):
+        _require_text(id_, made)
+    return GymnasiumText(made, id_, split, limit, options)
 
 
 class GymnasiumText(TextEnvironment):
@@ -145,6 +152,7 @@ class GymnasiumText(TextEnvironment):
         twin = copy.copy(self)
         twin.environment = copy.deepcopy(self.environment)
         twin._np_random = copy.deepcopy(self._np_random)
+        twin._probe = None  # closing one must not close that of the other
         return twin
 
     def expert(self) -> Expert:
@@ -205,6 +213,17 @@ def _registration(id_: str) -> EnvSpec | None:
             reason = f"the module {module} cannot be imported: {described(error)}"
             raise UserError(f"environment {id_!r}: {reason}") from error
     return gymnasium.registry.get(name)
+
+
+@contextmanager
+def _failures_in_one_line(id_: str) -> Iterator[None]:
+    """Turn what an environment raises while it is made, such as for a missing package, into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"environment {id_!r} cannot be made: {described(error)}") from error
 
 
 def _maker(id_: str, entry_point: Any) -> Any:
