@@ -54,8 +54,8 @@ def demonstrate(
 
     With probability `early_stop` the expert ends the task early where it can (`EarlyStoppingExpert.conclude`). Such
     turns are imitated, unlike corrupted ones: human play has these flaws as well. A turn of the expert that the
-    environment rejects as not valid is marked as corrupted as well. The demonstration ends when the expert considers the
-    task done.
+    environment rejects as not valid is marked as corrupted as well. The demonstration ends when the expert considers
+    the task done.
 
     Raises:
         UserError: there is no expert, or `early_stop` is set and the expert cannot stop early.
