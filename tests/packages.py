@@ -114,7 +114,32 @@ class Open(Echo):
         del self.observation_space, self.action_space
 
 
-for name, kind in {"Echo": Echo, "Buttons": Buttons, "Pictures": Pictures, "Open": Open}.items():
+class Closing(Echo):
+    """It cannot be played when it has been closed."""
+
+    closed = False
+
+    def reset(self, *, seed=None, options=None):
+        if self.closed:
+            raise RuntimeError("closed")
+        return super().reset(seed=seed)
+
+    def close(self):
+        self.closed = True
+
+
+class Needy(Echo):
+    def __init__(self):
+        raise gymnasium.error.DependencyNotInstalled("pip install it")
+
+
+class Flooded(Echo):
+    def reset(self, *, seed=None, options=None):
+        raise RuntimeError("the pump failed")
+
+
+for kind in (Echo, Buttons, Pictures, Open, Closing, Needy, Flooded):
+    name = kind.__name__
     gymnasium.register(f"{name}-v0", entry_point=kind, max_episode_steps=3 if name == "Open" else None)
 '''
 

@@ -96,6 +96,7 @@ class TestWorld:
         [
             ("chess", [], "unknown environment 'chess'"),
             ("alfworld", ["rooms"], "expected key=value"),
+            ("deepsearch", ["requests.per_second=2"], "or 'requests={per_second: 2}', got"),
             ("alfworld", ["rooms=["], "is not valid YAML"),
             (
                 "alfworld",

@@ -20,3 +20,8 @@ class MissingExtraError(UserError, ImportError):
 
 class RecipeError(UserError):
     """A recipe cannot be used; the message names the file, the key and the fix."""
+
+
+def described(error: BaseException) -> str:
+    """Return the class and the message of another library's error on one line, of at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

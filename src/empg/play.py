@@ -170,7 +170,8 @@ def arguments_of(options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         key, separator, value = option.partition("=")
         if not separator or not key.isidentifier() or key == "split":
-            raise UserError(f"wrong option: expected key=value, e.g. rooms=small, got {option!r}")
+            expected = "key=value, e.g. rooms=small or 'requests={per_second: 2}'"
+            raise UserError(f"wrong option: expected {expected}, got {option!r}")
         arguments[key] = read_yaml(value, f"option {option!r:.80}")
     return arguments
 

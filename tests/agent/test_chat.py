@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -170,3 +173,22 @@ def test_a_cut_text_is_as_long_as_the_limit_allows(chat: ChatFormat) -> None:
     assert cut.endswith("mug [cut]")  # between words, where there are any
     assert chat.cut("mug" * 1000, 20).endswith(CUT)
     assert chat.cut(" \n" * 1000, 20) == ""
+
+
+def test_a_prompt_that_is_given_out_is_the_caller_s_own(chat: ChatFormat) -> None:
+    ids = chat.first("You see a mug.")
+    ids.append(0)
+    assert chat.first("You see a mug.") == ids[:-1]
+
+
+def test_long_prompts_take_no_memory_when_they_have_been_read(chat: ChatFormat) -> None:
+    chat.first("a mug " * 1_000)
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            chat.first(f"{number} a mug " * 1_000)
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000  # bytes; the ids of one such prompt take about as many

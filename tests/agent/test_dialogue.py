@@ -35,11 +35,11 @@ def dialogue(chat: ChatFormat, **choices: object) -> Dialogue:
     return Agent(find("alfworld").prompt, AgentSection(**choices), chat).dialogue()
 
 
-def play(talk: Dialogue, chat: ChatFormat, observations: list[str]) -> list[str]:
+def play(talk: Dialogue, chat: ChatFormat, observations: list[str], info: Info = INFO) -> list[str]:
     """The decoded prompts of an episode in which turn i does `go to desk i`."""
     prompts = []
     for number, observation in enumerate(observations, start=1):
-        prompts.append(chat.tokenizer.decode(talk.read(observation, INFO).ids))
+        prompts.append(chat.tokenizer.decode(talk.read(observation, info).ids))
         talk.wrote(chat.reply(TURN.format(f"go to desk {number}")), f"go to desk {number}")
     return prompts
 
@@ -310,16 +310,37 @@ def test_the_block_with_its_tags_is_within_the_limit(chat: ChatFormat, limit: in
         assert len(chat.reply(f"<information>{said}</information>")) - 1 <= limit
 
 
-def test_the_list_of_commands_is_limited_as_well(chat: ChatFormat) -> None:
-    many: Info = {**INFO, "admissible": [f"go to desk {number}" for number in range(500)]}
+MANY = [f"go to desk {number}" for number in range(200)]
+
+
+def listed(text: str) -> list[str]:
+    """The lines of a prompt's list of commands; one empty line without a list."""
+    return text.partition("Commands you can give now:\n")[2].partition("<|end|>")[0].split("\n")
+
+
+@pytest.mark.parametrize("history", ["merged", "per_turn"])
+def test_the_list_has_as_many_whole_commands_as_the_observation_leaves(chat: ChatFormat, history: str) -> None:
+    talk = dialogue(chat, history=history, window=0, show_admissible=True, max_observation_tokens=100)
+    first, brief, longer, full = play(
+        talk, chat, ["desk " * 200, "You see a mug.", "mug " * 10, "mug " * 500], {**INFO, "admissible": MANY}
+    )
+    assert "desk " * 199 in first
+    assert listed(first) == MANY  # the first message is not cut
+    lengths = []
+    for text, observation in ((brief, "You see a mug."), (longer, "mug " * 10)):
+        *commands, mark = listed(text)
+        assert (commands, mark) == (MANY[: len(commands)], "[cut]")
+        more = [observation.strip(), "Commands you can give now:", *commands, mark]
+        assert chat.length("\n".join(more)) <= 100
+        lengths.append(len(commands))
+    assert lengths[0] > lengths[1] > 0
+    assert "Commands" not in full  # the observation fills the limit
+
+
+def test_a_list_that_fits_is_whole_and_without_a_mark(chat: ChatFormat) -> None:
+    few: Info = {**INFO, "admissible": ["look", "help", "go to desk 1"]}
     talk = dialogue(chat, show_admissible=True, max_observation_tokens=100)
-    for observation in ("You see a mug.", "desk " * 500):
-        prompt = talk.read(observation, many)
-        text = chat.tokenizer.decode(prompt.ids)
-        assert "Commands you can give now:\ngo to desk 0\n" in text
-        assert text.endswith(" [cut]<|end|><|assistant|>")
-        assert len(prompt.ids) <= 100 + 101 + len(chat.reply(f"Task: {TASK}.")) + 4
-        talk.wrote(chat.reply("x"), "x")
+    assert [listed(text) for text in play(talk, chat, ["mug", "mug"], few)] == [["look", "go to desk 1"]] * 2
 
 
 def test_search_r1_turns_are_written_and_read_in_its_form(chat: ChatFormat) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import gymnasium
 import pytest
@@ -10,18 +12,19 @@ import pytest
 from empg.environments.base import TextEnvironment
 from empg.environments.gymnasium_text import SPLITS, GymnasiumText
 from empg.environments.panels import make_panel
-from empg.environments.registry import find, make
+from empg.environments.registry import Maker, find, make
 from empg.errors import UserError
+from empg.rollout.env_pool import ProcessEnvPool, make_env_pool
 from tests.packages import ECHO, importable
 
 ECHO_ID = "echoing:Echo-v0"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with importable(tmp_path_factory.mktemp("echoing")) as folder:
         (folder / "echoing.py").write_text(ECHO)
-        yield
+        yield folder
 
 
 def answer(observation: str) -> str:
@@ -99,6 +102,22 @@ def test_an_episode_ends_at_the_limit() -> None:
     assert limited.max_steps == 2
     assert make("echoing:Open-v0", "train").max_steps == 3  # what its registration says
     assert make(ECHO_ID, "train").max_steps == 50
+    with pytest.raises(UserError, match="max_steps: expected a whole number from 1 to"):
+        make(ECHO_ID, "train", max_steps=0)
+
+
+def test_a_limit_of_the_recipe_is_that_of_the_episode_whatever_the_registration_says() -> None:
+    gymnasium.register("empg-test/Brief-v0", entry_point="echoing:Echo", max_episode_steps=2, kwargs={"rounds": 9})
+    turns = play(make("empg-test/Brief-v0", "train", max_steps=4), 0, (True,) * 4)
+    assert [turn[1:3] for turn in turns] == [(False, False)] * 3 + [(False, True)]
+
+
+def test_closing_a_clone_leaves_the_original_open() -> None:
+    environment = make("echoing:Closing-v0", "train")
+    environment.reset(options={"task": 0})
+    first = environment.task_id(0)
+    environment.clone().close()
+    assert environment.task_id(0) == first
 
 
 def test_open_spaces_are_no_obstacle() -> None:
@@ -127,11 +146,15 @@ def test_a_text_environment_is_taken_as_it_is() -> None:
         ),
         ("echoing:Pictures-v0", "train", {}, "echoing:Pictures-v0 is not a text environment"),
         ("CartPole-v1", "train", {}, "CartPole-v1 is not a text environment"),
+        ("echoing:Needy-v0", "train", {}, "'echoing:Needy-v0' cannot be made: DependencyNotInstalled: pip install it"),
+        ("empg-test/Lost-v0", "train", {}, "'empg-test/Lost-v0' cannot be made: ModuleNotFoundError: No module"),
         (ECHO_ID, "dev", {}, "split: expected train, valid, test, got 'dev'"),
         (ECHO_ID, "train", {"size": 3}, "cannot be made with these options: got an unexpected keyword argument 'size'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(id_: str, split: str, options: dict[str, object], message: str) -> None:
+    if "empg-test/Lost-v0" not in gymnasium.registry:
+        gymnasium.register("empg-test/Lost-v0", entry_point="absent_module:Lost")
     with pytest.raises(UserError, match=message) as caught:
         make(id_, split, options)
     assert "\n" not in str(caught.value)
@@ -147,3 +170,43 @@ def test_there_is_no_expert() -> None:
 def test_its_spec_says_what_is_evaluated() -> None:
     spec = find(ECHO_ID)
     assert (spec.id, spec.gymnasium_id, spec.panels, spec.entry_point) == (ECHO_ID, ECHO_ID, ("valid",), None)
+
+
+def test_a_worker_process_imports_the_module_of_the_id() -> None:
+    pool = make_env_pool(Maker(find(ECHO_ID), "valid", {"rounds": 3}), 1)
+    assert isinstance(pool, ProcessEnvPool)
+    try:
+        (begun,) = pool.reset([0], [2])
+        assert begun.error is None
+        assert begun.observation == make(ECHO_ID, "valid").reset(options={"task": 2})[0]
+        (outcome,) = pool.step([0], [answer(begun.observation)])
+        assert (outcome.error, outcome.reward) == (None, 0.75)
+    finally:
+        ProcessEnvPool.close(pool)
+
+
+def test_an_id_that_only_the_parent_process_has_registered_is_one_line_in_a_worker() -> None:
+    gymnasium.register("empg-test/Here-v0", entry_point="echoing:Echo")
+    pool = ProcessEnvPool(Maker(find("empg-test/Here-v0"), "train"), 1)
+    try:
+        (begun,) = pool.reset([0], [0])
+    finally:
+        pool.close()
+    assert begun.error is not None
+    assert "'empg-test/Here-v0' is not registered in this process: write the id as package.module:Id" in begun.error
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = = 1", "SyntaxError: invalid syntax"),
+        ("raise KeyError('two\\nlines')", "KeyError: 'two"),
+        ("import sys; sys.exit('no licence')", "SystemExit: no licence"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(package: Path, code: str, message: str) -> None:
+    (package / "faulty.py").write_text(code)
+    importlib.invalidate_caches()
+    with pytest.raises(UserError, match=f"'faulty:Id-v0': the module faulty cannot be imported: {message}") as caught:
+        find("faulty:Id-v0")
+    assert "\n" not in str(caught.value)

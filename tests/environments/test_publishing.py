@@ -24,6 +24,7 @@ from empg.environments.publishing import build_once, check_folder, fingerprint_f
 from empg.environments.webshop import indexing
 from empg.environments.webshop.catalogue import fill_catalogue
 from empg.environments.webshop.generator import generate
+from empg.errors import UserError
 from tests.environments.deepsearch.encoders import Hashing
 
 
@@ -119,6 +120,34 @@ def test_a_full_disk_is_one_line_in_every_library_s_words(tmp_path: Path, error:
         build_once(tmp_path / "index", partial(fails, error), resume=True)
 
 
+# ---- a folder that cannot be written --------------------------------------------------------------------------------
+
+
+def test_a_file_in_the_work_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    def write_into_a_folder(work: Path) -> None:
+        (work / "by").mkdir()
+        write("one", work)
+
+    with pytest.raises(UserError, match=r"index cannot be written: is a directory\. Set cache to a writable folder$"):
+        build_once(tmp_path / "index", write_into_a_folder)
+
+
+def test_a_file_elsewhere_that_cannot_be_read_is_not_blamed_on_the_folder(tmp_path: Path) -> None:
+    def read(work: Path) -> None:
+        (tmp_path / "corpus").read_text()
+
+    with pytest.raises(FileNotFoundError, match="corpus"):
+        build_once(tmp_path / "index", read)
+
+
+def test_a_read_only_disk_is_one_line(small_disk: Callable[[int], Path]) -> None:
+    place = small_disk(1 << 16)
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    for folder in (place / "index", place / "parent" / "index"):
+        with pytest.raises(UserError, match=r"cannot be written: read-only file system\. Set cache to a writable"):
+            build_once(folder, partial(write, "one"))
+
+
 PAGES = [Document(str(row), f"Page {row}", f"word{row} word{row % 97} {'text ' * 9}") for row in range(2_000)]
 CORPUS = Corpus(lambda: PAGES, lambda: "0")
 
@@ -135,6 +164,17 @@ BUILDS: dict[str, Callable[[Path], object]] = {
     "titles": lambda place: open_titles(PAGES, "0", place),
     "webshop": shop,
 }
+
+
+@pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")  # faiss's bindings, at import
+@pytest.mark.parametrize("kind", BUILDS)
+def test_a_cache_that_is_a_file_is_one_line(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "cache"
+    place.write_text("a note")
+    with pytest.raises(UserError, match=r"cannot be written: (file exists|not a directory)\. Set cache to a") as caught:
+        BUILDS[kind](place)
+    assert "\n" not in str(caught.value)
+    assert place.read_text() == "a note"
 
 
 def complete(place: Path) -> list[str]:

@@ -124,12 +124,17 @@ class TestOtherPackages:
             ("absent:SPEC", "cannot be loaded from absent:SPEC: ModuleNotFoundError: No module named 'absent'"),
             ("broken:NOTHING", "AttributeError: module 'broken' has no attribute 'NOTHING'"),
             ("explodes:SPEC", "cannot be loaded from explodes:SPEC: ZeroDivisionError: two lines"),
+            ("exits:SPEC", "cannot be loaded from exits:SPEC: SystemExit: no licence"),
             ("broken:SPEC", "expected an EnvironmentSpec of that id, got a str"),
             ("lamproom:SPEC", "expected an EnvironmentSpec of that id, got one of id 'lamproom'"),
         ],
     )
     def test_a_broken_one_is_named_and_leaves_the_rest_alone(self, folder: Path, place: str, message: str) -> None:
-        modules = {"broken.py": "SPEC = 'x'", "explodes.py": "raise ZeroDivisionError('two\\nlines')"}
+        modules = {
+            "broken.py": "SPEC = 'x'",
+            "explodes.py": "raise ZeroDivisionError('two\\nlines')",
+            "exits.py": "import sys; sys.exit('no licence')",
+        }
         install(folder, "acme-worlds", modules, {"acme": place})
         install_lamproom(folder)
         said = refusal("acme")
@@ -162,7 +167,7 @@ class TestOtherPackages:
         ("empg/WebShop-v2", "did you mean 'empg/WebShop-v1'?"),
         ("", "unknown environment ''. Known: alfworld"),
         ("a\nb", "unknown environment 'a\\nb'"),
-        ("no.such.module:Thing-v0", "the module no.such.module cannot be imported: No module named 'no'"),
+        ("no.such.module:Thing-v0", "the module no.such.module cannot be imported: ModuleNotFoundError: No module"),
         ("json:Thing-v0", "unknown environment 'json:Thing-v0'"),
         ("../x:y", "unknown environment '../x:y'"),
         (":", "unknown environment ':'"),
@@ -203,12 +208,36 @@ def test_wrong_options_are_named_as_keys_of_the_recipe(environment: dict[str, An
 
 
 def test_a_resolved_recipe_has_every_option_and_is_read_back_the_same() -> None:
-    given = {"id": "deepsearch", "options": {"kinds": ["1-hop"], "encoder": "e5", "cache": "~/x", "retriever": "dense"}}
+    given = {"id": "deepsearch", "options": {"kinds": ["1-hop"], "encoder": "e5", "cache": "x/y", "retriever": "dense"}}
     recipe = parse_recipe({"environment": given})
     options = recipe.environment.options
     assert set(options) == set(find("deepsearch").options.model_fields)
-    assert (options["kinds"], options["cache"], options["encoder"]["folder"]) == (["1-hop"], "~/x", "e5")
+    assert (options["kinds"], options["cache"], options["encoder"]["folder"]) == (["1-hop"], "x/y", "e5")
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("id_", "given", "key"),
+    [
+        ("alfworld", {"games": "~/x"}, "games"),
+        ("webshop", {"data": "~/x"}, "data"),
+        ("webshop", {"cache": Path("~/x")}, "cache"),
+        ("deepsearch", {"cache": "~/x"}, "cache"),
+        ("deepsearch", {"retriever": "dense", "encoder": "~/x"}, "encoder.folder"),
+        ("deepsearch", {"retriever": "dense", "encoder": "e5", "index": "~/x"}, "index"),
+        ("deepsearch", {"data": {"questions": "~/x"}}, "data.questions"),
+        ("deepsearch", {"data": {"questions": {"train": ["~/x", "y"]}}}, "data.questions.train.0"),
+        ("deepsearch", {"data": {"questions": "q", "corpus": "~/x"}}, "data.corpus"),
+    ],
+)
+def test_a_path_that_begins_with_a_tilde_is_in_the_home_folder(
+    id_: str, given: dict[str, Any], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    found: Any = find(id_).options(**given).model_dump(mode="json")
+    for part in key.split("."):
+        found = found[int(part) if part.isdigit() else part]
+    assert found == "/home/ann/x"
 
 
 def test_search_r1_needs_passages() -> None:

@@ -127,6 +127,19 @@ def test_no_slip_ends_an_episode() -> None:
             assert not turns[-1].corrupted
 
 
+class Refusing(Lamps):
+    """Lamps that refuse every second press."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "valid": self.turns % 2 == 0}
+
+
+def test_a_turn_that_is_not_valid_is_not_imitated() -> None:
+    turns = demonstrate(Refusing("press:3"), 0, 0.0, (0,))
+    assert spoken(turns) == [("press 0", True), ("press 2", False), ("press 4", True)]
+
+
 class Quitter(Presser):
     """Presses as it should, and could give up at any time but the first."""
 

@@ -196,6 +196,18 @@ class TestFindings:
             loaded = recipe(environment=echo, warm_start=None, policy={"model": "somebody/some-model"})
             assert found(check(loaded), text).level == "ok"
 
+    @pytest.mark.parametrize(
+        ("id_", "said"),
+        [("Flooded", "RuntimeError: the pump failed"), ("Needy", "DependencyNotInstalled: pip install it")],
+    )
+    def test_an_environment_that_raises_is_a_finding(self, id_: str, said: str, tmp_path: Path) -> None:
+        with importable(tmp_path):
+            (tmp_path / "echoing.py").write_text(ECHO)
+            broken = recipe(environment={"id": f"echoing:{id_}-v0", "options": {}}, warm_start=None)
+            finding = found(check(broken), f"environment echoing:{id_}-v0, train: ")
+        assert finding.level == "fail"
+        assert finding.text.endswith(said)
+
     def test_so_must_the_expert_of_every_task_that_is_imitated(self, tmp_path: Path) -> None:
         hops = {"title": "Dunmere", "text": "The mayor of Dunmere is Ada Thorn."}
         chain = {

@@ -99,7 +99,11 @@ def test_failed_runs_are_reported_and_the_others_continue(finished: tuple[Path, 
     assert sum(line.startswith("tiny-broken-s") and ": failed: " in line for line in lines) == 2
     assert all(any(line.startswith(f"{run}: finished in ") for line in lines) for run in RUNS)
     assert lines[-1] == "results of 4 of 6 runs: results/mini; make their page with empg results results/mini"
-    assert sorted(p.name for p in (folder / "results" / "mini").iterdir()) == sorted([*RUNS, "study.yaml"])
+    kept = folder / "results" / "mini"
+    broken = ["tiny-broken-s0", "tiny-broken-s1"]
+    assert sorted(p.name for p in kept.iterdir()) == sorted([*RUNS, *broken, "study.yaml"])
+    reasons = [(kept / name / "failed.txt").read_text() for name in broken]
+    assert all(reason.startswith("iteration 0: ") and "/nowhere" in reason for reason in reasons), reasons
 
 
 def test_finished_runs_are_skipped_and_failed_ones_tried_again(finished: tuple[Path, str]) -> None:
@@ -172,7 +176,39 @@ def test_a_run_with_another_recipe_is_not_overwritten(finished: tuple[Path, str]
     _, error = call(folder, "study", "other.yaml", "--dry-run", code=1)
     assert error.count("\n") == 1
     assert "tiny-grpo-s0 cannot be resumed with" in error
-    assert error.endswith("or remove runs/studies/mini/tiny-grpo-s0, or rename the study\n")
+    both = "results/mini/tiny-grpo-s0 and runs/studies/mini/tiny-grpo-s0"
+    assert error.endswith(f"or remove {both}, or rename the study\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("tasks: 4", "tasks: 5", "tiny-grpo-s0 has evaluation.episodes=4, this study 5: a study compares runs"),
+        ("seeds:", "overrides: [evaluation.temperature=0.5]\nseeds:", "has evaluation.temperature=1.0, this study 0.5"),
+    ],
+)
+def test_a_study_that_evaluates_in_another_way_is_another_study(
+    finished: tuple[Path, str], old: str, new: str, said: str
+) -> None:
+    folder, _ = finished
+    (folder / "other.yaml").write_text(STUDY.replace(old, new))
+    _, error = call(folder, "study", "other.yaml", "--dry-run", code=1)
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_that_is_finished_elsewhere_is_not_trained_again(finished: tuple[Path, str], tmp_path: Path) -> None:
+    place(tmp_path, STUDY)
+    shutil.copytree(finished[0] / "results", tmp_path / "results")
+    run = tmp_path / "runs/studies/mini/tiny-empg-s1"
+    shutil.copytree(finished[0] / "runs/studies/mini/tiny-empg-s1", run)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    first = next(i for i, line in enumerate(lines) if '"kind":"train"' in line)
+    (run / "metrics.jsonl").write_text("".join(lines[: first + 1]))  # it was stopped here after one iteration
+    kept = (tmp_path / "results/mini/tiny-empg-s1/metrics.jsonl").read_bytes()
+    printed = call(tmp_path, "study", "study.yaml", code=1)[0].splitlines()
+    assert printed[0] == "mini: 6 runs, 4 of them finished, 2 at a time"
+    assert (tmp_path / "results/mini/tiny-empg-s1/metrics.jsonl").read_bytes() == kept
 
 
 def test_results_alone_say_that_a_run_is_finished(finished: tuple[Path, str], tmp_path: Path) -> None:

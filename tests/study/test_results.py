@@ -62,6 +62,19 @@ class TestFiles:
         last = kept[-1]
         assert result.read_evaluation(last) == original.read_evaluation(last)
 
+    def test_results_of_another_study_keep_its_file(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        before = (part / "study.yaml").read_bytes()
+        other = tmp_path / "other.yaml"
+        other.write_text(yaml.safe_dump({**STUDY, "variants": {"grpo": [], "gtpo": []}}))
+        with pytest.raises(
+            UserError, match=r"has results of 3 runs that .*other\.yaml does not have, household-empg-s0"
+        ):
+            keep_study(other, part)
+        assert (part / "study.yaml").read_bytes() == before
+        other.write_text(yaml.safe_dump({**STUDY, "seeds": [*SEEDS, 3]}))  # more runs are no other study
+        keep_study(other, part)
+
     def test_a_folder_without_results_is_one_line(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"cannot read .*study\.yaml: No such file"):
             read_results(tmp_path)
@@ -86,7 +99,7 @@ class TestTables:
         shutil.rmtree(part / "household-grpo-s1")
         results = read_results(part)
         base, other = success_rows(results, {"household": SEEN})
-        assert (base.seeds, other.seeds) == (2, 3)
+        assert (base.seeds, other.seeds, other.pairs) == (2, 3, 2)
         a, b = (outcomes(results.of("household", v, [0, 2]), SEEN).scores for v in ("grpo", "empg"))
         assert other.difference is not None
         assert other.difference.value == pytest.approx(b.mean() - a.mean())
@@ -139,6 +152,37 @@ class TestTables:
         whole, found = (outcomes(read_results(folder).runs, panel) for folder in (made, part))
         assert found.types == whole.types
 
+    def test_a_task_without_a_type_in_one_variant_has_that_of_the_other(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        for seed in SEEDS:  # the first task fails at once in every run of a variant
+            run = RunFolder.open(part / f"household-empg-s{seed}")
+            record = run.read_metrics()[-2]
+            rows = run.read_evaluation(record)
+            rows["task_id"][0] = rows["task_type"][0] = ""
+            run.write_evaluation(record, [{name: rows[name][i] for name in rows} for i in range(100)])
+        panel = [(record["split"], "sampled")]
+        whole, found = (success_rows(read_results(folder), {"household": panel}) for folder in (made, part))
+        assert whole[1].difference == found[1].difference
+        assert list(type_rows(read_results(part), "household", panel)) == list(
+            type_rows(read_results(made), "household", panel)
+        )
+
+    def test_a_panel_that_not_all_runs_have_is_not_one_of_the_study(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        run = RunFolder.open(part / "household-grpo-s1")
+        own = run.read_metrics()[-2]
+        run.append_metrics({**own, "decoding": "greedy", "temperature": 0.0})
+        assert read_results(part).panels("household") == read_results(made).panels("household") == BOTH
+
+    def test_runs_that_were_evaluated_in_different_ways_cannot_be_compared(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        metrics = part / "household-empg-s2" / "metrics.jsonl"
+        metrics.write_text(metrics.read_text().replace('"temperature":1.0', '"temperature":0.5'))
+        with pytest.raises(UserError) as caught:
+            read_results(part)
+        assert "grpo-s0 (iteration 40, temperature 1.0, panel " in str(caught.value)
+        assert "empg-s2 (iteration 40, temperature 0.5, panel " in str(caught.value)
+
     def test_iterations_to_the_target(self, made: Path) -> None:
         rows = iterations_to_target(read_results(made), "household")
         assert [(row.variant, row.seeds, row.reached) for row in rows] == [("grpo", 3, 3), ("empg", 3, 3)]
@@ -173,7 +217,38 @@ class TestPage:
         assert f"- command: `empg study {part / 'study.yaml'}`" in page
         assert "- runs: 5 of 6 (3 seeds); missing: household-grpo-s1" in page
         assert "- commit: unknown; empg 0.1.0, torch unknown, Python 3.11.2" in page
-        assert re.search(r"^- panel of household, valid_seen: alfworld-valid_seen, sha256 \w{12}$", page, re.MULTILINE)
+        assert re.search(
+            r"^- panel of household, valid_seen: alfworld-valid_seen, sha256 \w{12}, temperature 1.0$",
+            page,
+            re.MULTILINE,
+        )
+
+    def test_a_difference_of_fewer_seeds_says_so(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        shutil.rmtree(part / "household-grpo-s1")
+        page = write_page([part], tmp_path / "results.md")[0].read_text()
+        assert re.search(r"^\| empg \| 3 \|.*\] \(2 seeds of both\) \|", page, re.MULTILINE)
+
+    def test_a_run_that_failed_is_named_with_the_reason(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        shutil.rmtree(part / "household-grpo-s1")
+        (part / "household-grpo-s1").mkdir()
+        (part / "household-grpo-s1" / "failed.txt").write_text("iteration 7: <b>not finite</b>\n")
+        page = write_page([part], tmp_path / "results.md")[0].read_text()
+        assert "- runs: 5 of 6 (3 seeds)\n" in page
+        assert "- failed, and in no table: household-grpo-s1 (iteration 7: &lt;b&gt;not finite&lt;/b&gt;)\n" in page
+
+    def test_text_of_the_results_is_no_html(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        for run in map(RunFolder.open, sorted(part.glob("household-*"))):
+            for record in run.read_metrics():
+                if record["kind"] == "eval":
+                    rows = run.read_evaluation(record)
+                    rows["task_type"][0] = "<img src=x>"
+                    run.write_evaluation(record, [{name: rows[name][i] for name in rows} for i in range(100)])
+        page = write_page([part], tmp_path / "results.md")[0].read_text()
+        assert "| &lt;img src=x&gt; |" in page
+        assert "<img" not in page
 
     def test_every_row_of_a_table_has_the_cells_of_its_heading(self, made: Path, tmp_path: Path) -> None:
         page = write_page([made], tmp_path / "results.md")[0].read_text()

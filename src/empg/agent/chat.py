@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import functools
 import re
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ from empg.errors import UserError
 
 _SEPARATOR = "\u2063"  # invisible; templates do not change or strip it
 _MARK = f"{_SEPARATOR}empg{_SEPARATOR}"
+# Characters of the longest text whose ids are remembered. Observations and first prompts recur among the episodes of a
+# group; a long prompt has a history, which does not recur. With 4 bytes per id, all remembered texts take about 40 MB.
+_LONG = 4_000
 # What a generation prompt may end with: a thought that it opens, or opens and closes.
 _OPENED_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?$")
 
@@ -63,7 +67,7 @@ class ChatFormat:
         self._control_ids = set(control.values())
         broken = {token: self._split_token(token, index) for token, index in control.items()}
         self._special = sorted(broken.items(), key=lambda item: (-len(item[0]), item[0]))
-        self._encode = functools.lru_cache(maxsize=65536)(self._following)
+        self._remembered = functools.lru_cache(maxsize=4096)(self._packed)
         self._opening = functools.lru_cache(maxsize=64)(self._opening_with)
         self.token_text = functools.lru_cache(maxsize=65536)(self._token_text)
         self._later, self.end_of_turn, self._margins = self._split_template()
@@ -76,7 +80,7 @@ class ChatFormat:
         `system` is the system message. If the template does not support one, it is put before the user's message.
         """
         before, after = self._opening(system)
-        return list(self._encode("", before + self._safe(text) + after))
+        return self._encode("", before + self._safe(text) + after)
 
     def later(self, text: str, *, closed: bool, system: str | None = None) -> list[int]:
         """Return the ids that follow the assistant's sampled ids: `text` from the user, then the assistant's opening.
@@ -87,7 +91,7 @@ class ChatFormat:
         """
         before, after = self._later
         after = after if system is None or self._opening(None)[1] == (new := self._opening(system)[1]) else new
-        ids = list(self._encode(self._end, before + self._safe(text) + after))
+        ids = self._encode(self._end, before + self._safe(text) + after)
         return ids if closed else [self.end_of_turn, *ids]
 
     def reply(self, text: str, system: str | None = None) -> list[int]:
@@ -205,6 +209,13 @@ class ChatFormat:
     def _refusal(self, reason: str) -> UserError:
         name = self.tokenizer.name_or_path
         return UserError(f"the chat template of {name!r} {reason}: use another model or template")
+
+    def _encode(self, before: str, text: str) -> list[int]:
+        """Return the ids of `text` after `before`, remembered if the text is short."""
+        return self._following(before, text) if len(text) > _LONG else list(self._remembered(before, text))
+
+    def _packed(self, before: str, text: str) -> array[int]:
+        return array("i", self._following(before, text))
 
     def _following(self, before: str, text: str) -> list[int]:
         """Return the ids of `text` after `before`."""

@@ -58,10 +58,9 @@ def reminder(*, after_malformed: bool) -> str:
     return "\n" + (_MALFORMED if after_malformed else "") + _REMINDER
 
 
-def admissible_text(info: Info) -> str:
-    """Return the admissible commands, one per line; empty if the environment cannot list them."""
-    commands = info.get("admissible")
-    return "" if not commands else "\nCommands you can give now:\n" + "\n".join(c for c in commands if c != "help")
+def admissible_text(commands: Sequence[str], mark: str = "") -> str:
+    """Return the list of admissible commands, one per line, and a line with the mark; empty without commands."""
+    return "\n".join(["\nCommands you can give now:", *commands, *([mark] if mark else [])]) if commands else ""
 
 
 def grammar_text(prompt_spec: PromptSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -76,32 +77,29 @@ class Wording:
     def read(self, observation: str, info: Info) -> str:
         """Return the text of the next message."""
         section, first, lenient = self.section, not self._past, is_lenient(self.section)
-        self._seen = self._shown(observation, info, first=first)
+        limit = None if first else section.max_observation_tokens
+        shown = self._limited(observation, info, limit, first=first)
+        # In Search-R1's form the question is in the context once; in a new context it is given again.
+        once = first or (section.form == "search_r1" and section.history == "merged")
+        self._seen = observation_text(self.prompt_spec, shown, info, first=once)
         self.admissible = info.get("admissible") or []
-        text = self._seen + self._commands(info, first=first)
+        text = self._seen + self._commands(info, shown, limit, first=first)
         if lenient:
             text += reminder(after_malformed=not first and not self._past[-1][1])
         if section.history == "merged":
             return text
-        shown = self._past[-section.window :] if section.window else []
-        return history_text(shown, len(self._past) - len(shown), marked=lenient) + text
+        past = self._past[-section.window :] if section.window else []
+        return history_text(past, len(self._past) - len(past), marked=lenient) + text
 
     def acted(self, action: str) -> None:
         """Add the action that followed the last message; it is empty if the turn was malformed."""
         self._past.append((self._seen, action))
 
-    def _shown(self, observation: str, info: Info, *, first: bool) -> str:
-        """Return the observation as the model reads it: limited in length, in the form of the recipe, with the task."""
-        limit = None if first else self.section.max_observation_tokens
-        if self.section.form == "react":
-            if limit is not None:
-                observation = self.measure.cut(observation, limit)
-            return observation_text(self.prompt_spec, observation, info, first=first)
-        if not first:
-            observation = self._information(observation, info, limit)
-        # In this form the question is in the context once; in a new context it is given again.
-        once = first or self.section.history == "merged"
-        return observation_text(self.prompt_spec, observation, info, first=once)
+    def _limited(self, observation: str, info: Info, limit: int | None, *, first: bool) -> str:
+        """Return the observation in the form of the recipe, within a limit of tokens."""
+        if self.section.form == "search_r1" and not first:
+            return self._information(observation, info, limit)
+        return observation if limit is None else self.measure.cut(observation, limit)
 
     def _information(self, observation: str, info: Info, limit: int | None) -> str:
         """Return the documents in their block, which is within the limit as a whole."""
@@ -115,19 +113,25 @@ class Wording:
             text = information_text(self.measure.cut(found, room), info)
         return text
 
-    def _commands(self, info: Info, *, first: bool) -> str:
-        """Return the admissible commands if they are shown, within the token limit of an observation.
+    def _commands(self, info: Info, shown: str, limit: int | None, *, first: bool) -> str:
+        """Return the admissible commands if they are listed, as many as the limit leaves after the observation `shown`.
 
         Where they are not listed, a model that was not trained on the format gets their grammar, once per context.
         """
         section, lenient = self.section, is_lenient(self.section)
         show = lenient if section.show_admissible == "auto" else section.show_admissible
-        text = admissible_text(info) if show else ""
-        if not text and lenient and (first or section.history == "per_turn"):
+        commands = [command for command in info.get("admissible") or [] if command != "help"] if show else []
+        if not commands and lenient and (first or section.history == "per_turn"):
             return grammar_text(self.prompt_spec)
-        if not text or section.max_observation_tokens is None:
+        text = admissible_text(commands)
+        if limit is None or self.measure.length(shown + text) <= limit:
             return text
-        return "\n" + self.measure.cut(text, section.max_observation_tokens)
+
+        def too_long(count: int) -> bool:
+            return self.measure.length(shown + admissible_text(commands[:count], mark=CUT.strip())) > limit
+
+        kept = bisect_right(range(1, len(commands)), False, key=too_long)
+        return admissible_text(commands[:kept], mark=CUT.strip())
 
 
 def cut_text(text: str, limit: int, length: Callable[[str], int]) -> str:

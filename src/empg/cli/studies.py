@@ -35,16 +35,13 @@ def study(
     folder = runs or Path("runs") / "studies" / loaded.name
     from empg.study.progress import StudyProgress, listed  # these import torch
     from empg.study.queue import Stopped, make_jobs, run_queue
-    from empg.study.results import keep_study
 
     target = results or Path("results") / loaded.name
-    known = make_jobs(planned, folder, target)
     if dry_run:
-        typer.echo("\n".join(listed(loaded, known)))
+        typer.echo("\n".join(listed(loaded, make_jobs(planned, folder, target))))
         return
-    keep_study(file, target)
     try:
-        jobs = run_queue(planned, folder, target, loaded.parallel, StudyProgress(loaded))
+        jobs = run_queue(file, planned, folder, target, loaded.parallel, StudyProgress(loaded))
     except Stopped as stopped:
         typer.echo(f"empg: {stopped}; to resume: {shlex.join(['empg', *sys.argv[1:]])}", err=True)
         raise typer.Exit(128 + stopped.signal) from None
@@ -68,4 +65,5 @@ def results(
     """
     from empg.study.page import write_page
 
-    typer.echo("\n".join(map(str, write_page(folders, out))))
+    written = write_page(folders, out, lambda line: typer.echo(line, err=True))
+    typer.echo("\n".join(map(str, written)))

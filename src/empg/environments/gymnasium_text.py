@@ -7,17 +7,19 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Text
 from pydantic import ConfigDict
 
 from empg.environments.base import Expert, Info, PromptSpec, TextEnvironment
 from empg.environments.options import EnvironmentOptions, check_max_steps
 from empg.environments.spec import EnvironmentSpec
-from empg.errors import UserError
+from empg.errors import UserError, described
 
 SPLITS = {"train": range(100_000), "valid": range(1_000_000, 1_001_000), "test": range(2_000_000, 2_001_000)}
 """The seeds of each split; no seed is in two of them."""
@@ -42,15 +44,7 @@ def gymnasium_spec(id_: str) -> EnvironmentSpec | None:
     Raises:
         UserError: the id names a module that cannot be imported.
     """
-    module, _, name = id_.rpartition(":")
-    if module:
-        if not all(part.isidentifier() for part in module.split(".")):
-            return None
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(f"environment {id_!r}: the module {module} cannot be imported: {error}") from None
-    if name not in gymnasium.registry:
+    if _registration(id_) is None:
         return None
     return EnvironmentSpec(
         id=id_, entry_point=None, options=GymnasiumOptions, prompt=PROMPT, panels=("valid",), gymnasium_id=id_
@@ -67,21 +61,30 @@ def open_gymnasium(id_: str, split: str, options: Mapping[str, Any], max_steps: 
         max_steps: turns per episode; None takes the limit of the environment, of its registration, or `MAX_STEPS`.
 
     Raises:
-        UserError: the environment takes no such option, has no such split, or is not text.
+        UserError: the environment is not registered in this process, cannot be made, takes no such option, has no
+            such split, or is not text.
     """
-    registered = gymnasium.registry[id_.rpartition(":")[2]]
-    maker = _maker(id_, registered.entry_point)
+    registered = _registration(id_)
+    if registered is None:  # in a worker process: only the parent process has registered it
+        raise UserError(f"environment {id_!r} is not registered in this process: write the id as package.module:Id-v0")
+    with _failures_in_one_line(id_):
+        maker = _maker(id_, registered.entry_point)
     native = isinstance(maker, type) and issubclass(maker, TextEnvironment)
     own = {"split": split} | ({} if max_steps is None else {"max_steps": max_steps})
     arguments = {**(own if native else _taken(maker, own)), **options}
     _require_signature(id_, maker, {**registered.kwargs, **arguments})
-    made = gymnasium.make(id_, disable_env_checker=True, **arguments)
+    limit = registered.max_episode_steps if max_steps is None else max_steps
+    limit = check_max_steps(MAX_STEPS if limit is None else limit)
+    with _failures_in_one_line(id_):
+        # Without a limit here, gymnasium would end the episodes at the limit of the registration.
+        made = gymnasium.make(id_, max_episode_steps=limit, disable_env_checker=True, **arguments)
     if isinstance(made.unwrapped, TextEnvironment):
         return made.unwrapped
     if split not in SPLITS:
         raise UserError(f"split: expected {', '.join(SPLITS)}, got {split!r:.80}; the tasks of {id_} are seeds")
-    _require_text(id_, made)
-    return GymnasiumText(made, id_, split, max_steps or registered.max_episode_steps or MAX_STEPS, options)
+    with _failures_in_one_line(id_):
+        _require_text(id_, made)
+    return GymnasiumText(made, id_, split, limit, options)
 
 
 class GymnasiumText(TextEnvironment):
@@ -149,6 +152,7 @@ class GymnasiumText(TextEnvironment):
         twin = copy.copy(self)
         twin.environment = copy.deepcopy(self.environment)
         twin._np_random = copy.deepcopy(self._np_random)
+        twin._probe = None  # closing one must not close that of the other
         return twin
 
     def expert(self) -> Expert:
@@ -191,6 +195,35 @@ class GymnasiumText(TextEnvironment):
             admissible=[_text(command) for command in listed] if isinstance(listed, list | tuple) else None,
             valid=True,
         )
+
+
+def _registration(id_: str) -> EnvSpec | None:
+    """What gymnasium knows of an id, after the import of the module that the id names; None if it is not registered.
+
+    Raises:
+        UserError: the module cannot be imported.
+    """
+    module, _, name = id_.rpartition(":")
+    if module:
+        if not all(part.isidentifier() for part in module.split(".")):
+            return None
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # the code of the module can raise anything
+            reason = f"the module {module} cannot be imported: {described(error)}"
+            raise UserError(f"environment {id_!r}: {reason}") from error
+    return gymnasium.registry.get(name)
+
+
+@contextmanager
+def _failures_in_one_line(id_: str) -> Iterator[None]:
+    """Turn what an environment raises while it is made, such as for a missing package, into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"environment {id_!r} cannot be made: {described(error)}") from error
 
 
 def _maker(id_: str, entry_point: Any) -> Any:

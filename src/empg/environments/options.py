@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -76,10 +77,15 @@ def check_max_steps(max_steps: Any, highest: int = 1_000_000) -> int:
     return max_steps
 
 
+def in_home(path: str) -> str:
+    """Return a path with the home folder in place of a `~` at its beginning; any other text is unchanged."""
+    return os.path.expanduser(path) if path.startswith("~") else path
+
+
 def _given_path(value: Any) -> Any:
     if value == "":
         raise UserError("expected a path, got an empty text")
-    return value
+    return in_home(os.fspath(value)) if isinstance(value, str | Path) else value
 
 
 def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -90,6 +96,6 @@ def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Item = TypeVar("Item")
 FilePath = Annotated[Path, BeforeValidator(_given_path)]
-"""A file or folder, given as a text or a path."""
+"""A file or folder, given as a text or a path; `~` is the home folder."""
 Several = Annotated[tuple[Item, ...], AfterValidator(_filled)]
 """A list that is not empty, kept as a tuple."""

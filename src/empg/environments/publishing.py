@@ -43,10 +43,11 @@ def build_once(folder: Path, write: Callable[[Path], None], *, resume: bool = Fa
             `write` starts with an empty folder.
 
     Raises:
-        UserError: the disk is full, or a file of the folder is damaged; the message says what to do.
+        UserError: the folder cannot be written, the disk is full, or a file of the folder is damaged; the message says
+            what to do.
     """
     if not _has_files(folder):
-        with _full_disk_in_one_line(folder, resume):
+        with _failures_in_one_line(folder, resume):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _one_at_a_time(folder):
                 if not _has_files(folder):
@@ -106,7 +107,7 @@ def _has_files(folder: Path) -> bool:
 
 
 def _build(folder: Path, write: Callable[[Path], None], resume: bool) -> None:
-    work = folder.with_name(f".{folder.name}.part")
+    work = _work(folder)
     if not resume:
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
     work.mkdir(exist_ok=True)  # the user's umask applies, because the folder may be shared with other users
@@ -145,12 +146,15 @@ def _digest(file: Path) -> str:
 
 
 @contextmanager
-def _full_disk_in_one_line(folder: Path, resume: bool) -> Iterator[None]:
+def _failures_in_one_line(folder: Path, resume: bool) -> Iterator[None]:
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and _is_of_folder(error, folder):
+            reason = os.strerror(error.errno).lower()
+            raise UserError(f"{folder} cannot be written: {reason}. Set cache to a writable folder") from error
         code = error.errno if isinstance(error, OSError) and error.errno in _FULL else None
         if code is None and not _FULL_TEXTS.search(str(error)):
             raise
@@ -162,10 +166,28 @@ def _full_disk_in_one_line(folder: Path, resume: bool) -> Iterator[None]:
         ) from error
 
 
+def _is_of_folder(error: OSError, folder: Path) -> bool:
+    """Return whether an error comes from the folder or its place, and not from a file that `write` reads."""
+    if error.errno in _FULL:
+        return False
+    if error.filename is None:  # only a write to an open file fails like this
+        return error.errno == errno.EROFS
+    path, work = Path(os.fsdecode(error.filename)), _work(folder)
+    return path in (folder, work, _lock_file(folder), *folder.parents) or work in path.parents
+
+
+def _work(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.part")
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait, with a message, until no other process builds the folder. A process that dies releases the lock."""
-    path = folder.with_name(f".{folder.name}.lock")
+    path = _lock_file(folder)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

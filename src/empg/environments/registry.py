@@ -25,7 +25,7 @@ from empg.environments.gymnasium_text import gymnasium_spec, open_gymnasium
 from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.preparation import Preparation
 from empg.environments.spec import EnvironmentSpec
-from empg.errors import UserError
+from empg.errors import UserError, described
 from empg.validation import nearest
 
 __all__ = ["EnvironmentSpec", "Maker", "find", "known_ids", "make", "preparation", "register", "register_own"]
@@ -155,9 +155,9 @@ def _declared(id_: str, points: list[EntryPoint]) -> EnvironmentSpec:
         raise UserError(f"environment {id_!r} is declared by {where}: uninstall one of them")
     try:
         spec = points[0].load()
-    except Exception as error:  # whatever another package raises must not stop the rest
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(f"environment {id_!r} of {where} cannot be loaded from {points[0].value}: {reason}") from error
+    except (Exception, SystemExit) as error:  # whatever another package raises must not stop the rest
+        place = points[0].value
+        raise UserError(f"environment {id_!r} of {where} cannot be loaded from {place}: {described(error)}") from error
     if not isinstance(spec, EnvironmentSpec) or spec.id != id_:
         got = f"one of id {spec.id!r}" if isinstance(spec, EnvironmentSpec) else f"a {type(spec).__name__}"
         raise UserError(f"environment {id_!r} of {where}: expected an EnvironmentSpec of that id, got {got}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -146,9 +147,10 @@ def _estimate(
     rows = {len(sides[0].scores) for sides in recipes}
     if len(rows) != 1:
         raise UserError(f"aggregate: expected recipes with the same number of seeds, got {sorted(rows) or 'no recipe'}")
-    rng = np.random.default_rng(seed)
     observed = np.concatenate([_cells(sides) for sides in recipes], axis=2)
-    drawn = np.concatenate([_draw(sides, rng, resamples) for sides in recipes], axis=2)
+    sizes = [tuple(len(places) for places in sides[0].columns().values()) for sides in recipes]
+    draws = _draws(tuple(sizes), rows.pop(), seed, resamples)
+    drawn = np.concatenate([_drawn(sides, *draw) for sides, draw in zip(recipes, draws, strict=True)], axis=2)
     low, high = np.quantile(statistic(drawn), [0.025, 0.975])
     return Estimate(float(statistic(observed)[0]), float(low), float(high))
 
@@ -159,13 +161,33 @@ def _cells(sides: tuple[Outcomes, ...]) -> Cells:
     return np.stack(rates, axis=-1)[None]
 
 
-def _draw(sides: tuple[Outcomes, ...], rng: np.random.Generator, resamples: int) -> Cells:
-    """Return the cells of bootstrap draws: seeds drawn as whole rows, and tasks within their type."""
-    seeds = len(sides[0].scores)
-    rates = []
-    for places in sides[0].columns().values():
-        size = len(places)
-        counts = rng.multinomial(size, np.full(size, 1 / size), size=resamples)  # how often each task is drawn
-        rates.append(np.stack([counts @ side.scores[:, places].T / size for side in sides], axis=-1))
-    rows = rng.integers(seeds, size=(resamples, seeds, 1, 1))
-    return np.take_along_axis(np.stack(rates, axis=2), rows, axis=1)
+@lru_cache(maxsize=8)  # most tables of a study have the same design, and drawing takes longer than all else
+def _draws(
+    recipes: tuple[tuple[int, ...], ...], seeds: int, seed: int, resamples: int
+) -> list[tuple[list[np.ndarray], np.ndarray]]:
+    """Draw seeds as whole rows and tasks within their type.
+
+    Args:
+        recipes: the number of tasks of each type, of each recipe.
+        seeds: the number of seeds of each recipe.
+        seed: of the random numbers.
+        resamples: the number of draws.
+
+    Returns:
+        For each recipe: for each type (draws, tasks), how often each task is drawn; and (draws, seeds), the drawn rows.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for sizes in recipes:
+        counts = [rng.multinomial(size, np.full(size, 1 / size), size=resamples).astype(float) for size in sizes]
+        found.append((counts, rng.integers(seeds, size=(resamples, seeds))))
+    return found
+
+
+def _drawn(sides: tuple[Outcomes, ...], counts: list[np.ndarray], rows: np.ndarray) -> Cells:
+    """Return the cells of the draws."""
+    rates = [
+        np.stack([drawn @ side.scores[:, places].T / len(places) for side in sides], axis=-1)
+        for places, drawn in zip(sides[0].columns().values(), counts, strict=True)
+    ]
+    return np.take_along_axis(np.stack(rates, axis=2), rows[:, :, None, None], axis=1)

@@ -29,7 +29,10 @@ EARLY_STOP_UNKNOWN = "warm_start.early_stop: the expert of this environment cann
 
 @dataclass(frozen=True, slots=True)
 class Demonstrated:
-    """One turn of a demonstration: what was observed, thought and done. A corrupted turn is deliberately wrong."""
+    """One turn of a demonstration: what was observed, thought and done.
+
+    A corrupted turn is not imitated: it is deliberately wrong, or the environment rejected its action as not valid.
+    """
 
     observation: str
     info: Info
@@ -50,8 +53,9 @@ def demonstrate(
     recover.
 
     With probability `early_stop` the expert ends the task early where it can (`EarlyStoppingExpert.conclude`). Such
-    turns are imitated, unlike corrupted ones: human play has these flaws as well. The demonstration ends when the
-    expert considers the task done.
+    turns are imitated, unlike corrupted ones: human play has these flaws as well. A turn of the expert that the
+    environment rejects as not valid is marked as corrupted as well. The demonstration ends when the expert considers
+    the task done.
 
     Raises:
         UserError: there is no expert, or `early_stop` is set and the expert cannot stop early.
@@ -66,9 +70,10 @@ def demonstrate(
     turns: list[Demonstrated] = []
     known: dict[str, None] = {}  # every command that was admissible so far, in order
     while True:
-        said = expert.act(observation, info)
+        said, early = expert.act(observation, info), None
         if stopper is not None and rng.random() < early_stop:
-            said = stopper.conclude(observation, info) or said
+            early = stopper.conclude(observation, info)
+            said = early or said
         admissible = [command for command in info.get("admissible") or [] if command not in (SEARCH, ANSWER)]
         known.update(dict.fromkeys(admissible))
         before = Decision(thought=turns[-1].thought, action=turns[-1].action) if turns else None
@@ -76,8 +81,10 @@ def demonstrate(
         if wrong is not None and environment.clone().step(wrong["action"])[2]:
             wrong = None
         done = wrong or said
-        turns.append(Demonstrated(observation, info, done["thought"], done["action"], corrupted=wrong is not None))
+        seen = observation, info
         observation, _, terminated, truncated, info = environment.step(done["action"])
+        is_corrupted = wrong is not None or (early is None and not info.get("valid", True))
+        turns.append(Demonstrated(*seen, done["thought"], done["action"], corrupted=is_corrupted))
         if terminated or truncated or (stopper is not None and stopper.satisfied):
             return turns
 

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from empg.environments.base import Info, TextEnvironment
+from empg.errors import described
 from empg.system.processes import end_with_parent
 
 Make = Callable[[], TextEnvironment]
@@ -67,14 +68,14 @@ class LocalEnvPool:
             environment = self._environments.get(slot) or self._environments.setdefault(slot, self._make())
             observation, info = environment.reset(options={"task": task})
         except Exception as error:  # a failing environment ends its episode, not the run
-            return Outcome(error=_describe(error))
+            return Outcome(error=described(error))
         return Outcome(observation, info=info)
 
     def _step(self, slot: int, action: str) -> Outcome:
         try:
             return Outcome(*self._environments[slot].step(action))
         except Exception as error:
-            return Outcome(error=_describe(error))
+            return Outcome(error=described(error))
 
 
 class ProcessEnvPool:
@@ -221,7 +222,3 @@ def _serve(pipe: Connection, make: Make) -> None:
             pipe.send(pool.reset(slots, values) if verb == "reset" else pool.step(slots, values))
     except (EOFError, OSError, KeyboardInterrupt):
         pool.close()
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -23,7 +23,7 @@ from empg.agent.dialogue import Agent
 from empg.environments.base import EarlyStoppingExpert, TextEnvironment
 from empg.environments.preparation import Preparation
 from empg.environments.registry import preparation
-from empg.errors import MissingExtraError, UserError
+from empg.errors import MissingExtraError, UserError, described
 from empg.learner.process_reward import check_process_reward
 from empg.policy.model import claim_device, longest_context, require_length, resolve_device, weight_files
 from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary
@@ -111,8 +111,8 @@ def _environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
     section = recipe.environment
     try:
         needed = preparation(section.spec, section.chosen)
-    except (ValueError, OSError, ImportError) as error:
-        yield Finding("fail", f"environment {section.id}: {_one_line(error)}", "fix environment.options in the recipe")
+    except Exception as error:
+        yield Finding("fail", f"environment {section.id}: {_said(error)}", "fix environment.options in the recipe")
         return
     if needed is not None:
         yield _preparation(section.id, needed, run)
@@ -129,8 +129,8 @@ def _environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
                 if split == section.train_split:
                     _require_expert(environment, recipe)
                 count = environment.num_tasks
-        except (ValueError, OSError, ImportError) as error:
-            yield Finding("fail", f"{name}: {_one_line(error)}", "fix environment.options or the split in the recipe")
+        except Exception as error:  # the code of an environment can raise anything
+            yield Finding("fail", f"{name}: {_said(error)}", "fix environment.options or the split in the recipe")
             continue
         if count < tasks:
             yield Finding(
@@ -382,6 +382,11 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 5_400 else f"{seconds / 3_600:.1f} hours"
+
+
+def _said(error: Exception) -> str:
+    """Return the message of an error, with its class where the message alone may say little."""
+    return _one_line(error) if isinstance(error, ValueError | OSError | ImportError) else described(error)
 
 
 def _one_line(error: BaseException) -> str:

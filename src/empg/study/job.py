@@ -9,11 +9,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from empg.errors import UserError
+from empg.record.durable import write_whole
 from empg.record.records import Record, eval_records, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
-from empg.run.resume import like_the_run
+from empg.run.resume import changes_of, like_the_run
 from empg.study.plan import PlannedRun, RunKey
 from empg.study.process import last_line, train_in_process
+from empg.study.results import FAILURE
 from empg.system.signals import stop_signals_blocked
 
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
@@ -60,15 +62,23 @@ class Job:
         return (self.folder / "recipe.yaml").is_file()
 
     @property
-    def _recorded(self) -> RunFolder | None:
-        """The folder that says how far the run is."""
-        found = (folder for folder in (self.folder, self.summary) if (folder / "recipe.yaml").is_file())
-        return next(map(RunFolder, found), None)
+    def _recorded(self) -> list[RunFolder]:
+        """The folders that may say how far the run is: its results, which come from another machine, and its own."""
+        return [RunFolder(place) for place in (self.summary, self.folder) if (place / "recipe.yaml").is_file()]
+
+    @property
+    def _records(self) -> list[Record]:
+        """The records of the results if the run is finished there, else those of the run folder."""
+        records: list[Record] = []
+        for place in self._recorded:
+            records = place.read_metrics()
+            if self._is_complete(records):
+                break
+        return records
 
     def refresh(self) -> None:
         """Read how far the run is."""
-        recorded = self._recorded
-        records = recorded.read_metrics() if recorded else []
+        records = self._records
         self.iteration = max((r["iteration"] for r in train_records(records)), default=0)
         first = self.planned.recipe.evaluation.panels[:1]
         found = [r["success"] for r in own_evaluations(records) if [r["split"]] == first]
@@ -83,28 +93,50 @@ class Job:
         wanted = {(s, d) for s in recipe.evaluation.panels for d in recipe.evaluation.decoding}
         evaluated = eval_records(records)
         done = {(r["split"], r["decoding"]) for r in evaluated if r["iteration"] == recipe.iterations}
-        return self.iteration >= recipe.iterations and wanted <= done
+        trained = max((r["iteration"] for r in train_records(records)), default=0)
+        return trained == recipe.iterations and wanted <= done
 
     def check(self) -> None:
         """Check that the run that is recorded is the one that is planned.
 
         Raises:
-            UserError: it has another recipe.
+            UserError: it has another recipe, or one that was evaluated in another way.
         """
-        if recorded := self._recorded:
+        remedy = f"remove {' and '.join(str(place.path) for place in self._recorded)}, or rename the study"
+        for recorded in self._recorded:
+            folder = RunFolder.open(recorded.path)
             try:
-                like_the_run(self.planned.recipe, RunFolder.open(recorded.path))
+                recipe = like_the_run(self.planned.recipe, folder)
             except UserError as error:
-                raise UserError(f"{error}; or remove {recorded.path}, or rename the study") from None
+                raise UserError(f"{error}; or {remedy}") from None
+            for key, (before, after) in changes_of(folder, recipe).items():
+                if key == "iterations" or (key.startswith("evaluation.") and key != "evaluation.every"):
+                    raise UserError(
+                        f"{recorded.path} has {key}={before}, this study {after}: a study compares runs that were "
+                        f"evaluated alike. Set it to {before}, {remedy}"
+                    )
 
     def keep_results(self) -> None:
-        """Copy the results of a finished run, if its folder is here, to where they stay.
+        """Keep the results of a run that ended here: those of a finished run, or why it failed.
+
+        Results that are complete stay as they are.
 
         Raises:
             UserError: a file cannot be read or written.
         """
+        failure = self.summary / FAILURE
+        try:
+            if self.state == FAILED:
+                self.summary.mkdir(parents=True, exist_ok=True)
+                write_whole(failure, f"iteration {self.iteration}: {self.message}\n".encode("utf-8", "replace"))
+            elif self.state == FINISHED:
+                failure.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {failure}: {error.strerror or error}") from None
         if self.state == FINISHED and self.begun:
-            RunFolder.open(self.folder).copy_summary(self.summary)
+            summary = RunFolder(self.summary)
+            if not (summary.recipe_path.is_file() and self._is_complete(summary.read_metrics())):
+                RunFolder.open(self.folder).copy_summary(self.summary)
 
     def start(self) -> None:
         """Start the process of the run: a new run, one that continues, or one that restarts before its checkpoint."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.durable import write_whole
-from empg.record.records import eval_records
 from empg.report.figure import SMOOTHED, draw_lines
 from empg.study.results import Results, read_results
 from empg.study.tables import (
@@ -25,8 +25,10 @@ from empg.study.tables import (
 )
 
 
-def write_page(folders: Sequence[Path], out: Path) -> list[Path]:
+def write_page(folders: Sequence[Path], out: Path, say: Callable[[str], object] = str) -> list[Path]:
     """Write the page of the studies whose results are in `folders`, and return it with its figures.
+
+    `say` gets a line when a study begins.
 
     Raises:
         UserError: a folder has no results, runs cannot be compared, or a file cannot be written.
@@ -48,6 +50,7 @@ def write_page(folders: Sequence[Path], out: Path) -> list[Path]:
     ]
     figures: list[Path] = []
     for results in studies:
+        say(f"{results.study.name}: tables and figures of {len(results.runs)} runs")
         lines += _study(results, out, figures)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,25 +81,32 @@ def _study(results: Results, out: Path, figures: list[Path]) -> list[str]:
 
 def _origin(results: Results) -> list[str]:
     study = results.study
-    missing = [key.name for key in study.keys if key not in {run.key for run in results.runs}]
+    failures = results.failures
+    known = {run.key.name for run in results.runs} | set(failures)
+    missing = [key.name for key in study.keys if key.name not in known]
     origins = [run.origin for run in results.runs]
 
     def seen(field: str) -> str:
-        return ", ".join(sorted({str(origin.get(field) or "unknown") for origin in origins}))
+        return _text(", ".join(sorted({str(origin.get(field) or "unknown") for origin in origins})))
 
     lines = [
         f"- command: `empg study {results.folder / 'study.yaml'}`",
         f"- runs: {len(results.runs)} of {len(study.keys)} ({len(study.seeds)} seeds)"
         + (f"; missing: {', '.join(missing)}" if missing else ""),
+        *(f"- failed, and in no table: {name} ({_text(why)})" for name, why in failures.items()),
         f"- commit: {seen('commit')}; empg {seen('version')}, torch {seen('torch')}, Python {seen('python')}",
         f"- processor: {seen('processor')}",
     ]
     digests = {
-        (run.key.recipe, r["split"], r["panel"], r["panel_sha256"]): None
+        (run.key.recipe, r["split"], r["panel"], r["panel_sha256"], r.get("temperature", "unknown")): None
         for run in results.runs
-        for r in eval_records(run.records)
+        for panel in results.panels(run.key.recipe)
+        for r in run.evaluations(*panel)
     }
-    lines += [f"- panel of {recipe}, {split}: {name}, sha256 {sha[:12]}" for recipe, split, name, sha in digests]
+    lines += [
+        f"- panel of {recipe}, {_text(split)}: {_text(name)}, sha256 {_text(sha[:12])}, temperature {temperature}"
+        for recipe, split, name, sha, temperature in digests
+    ]
     return lines
 
 
@@ -133,7 +143,10 @@ def _success(results: Results, panels: dict[str, Panels]) -> list[str]:
 def _row(row: Row) -> str:
     chance = row.improvement
     shown = "" if chance is None else f"{chance.value:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
-    cells = (row.variant, str(row.seeds), _percent(row.mean), _percent(row.iqm), _points(row.difference), shown)
+    difference = _points(row.difference)
+    if difference and row.pairs != row.seeds:
+        difference += f" ({row.pairs} seed{'s' if row.pairs > 1 else ''} of both)"
+    cells = (row.variant, str(row.seeds), _percent(row.mean), _percent(row.iqm), difference, shown)
     return f"| {' | '.join(cells)} |"
 
 
@@ -180,9 +193,13 @@ def _points(estimate: Estimate | None) -> str:
 
 
 def _code(overrides: Iterable[str]) -> str:
-    return " ".join(f"`{_text(override)}`" for override in overrides) or "none"
+    return " ".join(f"`{_plain(override)}`" for override in overrides) or "none"
 
 
 def _text(value: str) -> str:
-    """Escape text that stands in a cell of a table."""
+    """Escape text of a file for Markdown: nothing in it is HTML, code, or the end of a cell."""
+    return html.escape(_plain(value), quote=False)
+
+
+def _plain(value: str) -> str:
     return "".join(c if c.isprintable() else " " for c in value).replace("|", "\\|").replace("`", "'")

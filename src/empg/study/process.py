@@ -28,11 +28,16 @@ def train_in_process(arguments: Sequence[str], log: Path) -> None:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line that a run wrote, at most 300 characters; empty if it wrote nothing."""
+    """Return the last line that a run wrote, at most 300 characters; empty if it wrote nothing.
+
+    A remedy ("-> ...") follows the line of what is wrong.
+    """
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    lines = [line.strip() for line in lines if line.strip()]
+    first = -2 if lines[-1:] and lines[-1].startswith("->") else -1
+    return " ".join(lines[first:])[:300]

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from empg.errors import UserError
 from empg.record.lock import locked
-from empg.study.job import FAILED, WAITING, Job
+from empg.study.job import FAILED, FINISHED, WAITING, Job
 from empg.study.plan import PlannedRun
 from empg.study.progress import StudyProgress
+from empg.study.results import keep_study
 from empg.system.signals import StopSignals
 
 _POLL = 1.0  # seconds between two looks at the metrics of the runs
@@ -36,15 +37,16 @@ def make_jobs(planned: Sequence[PlannedRun], folder: Path, results: Path) -> lis
 
 
 def run_queue(
-    planned: Sequence[PlannedRun], folder: Path, results: Path, parallel: int, progress: StudyProgress
+    source: Path, planned: Sequence[PlannedRun], folder: Path, results: Path, parallel: int, progress: StudyProgress
 ) -> list[Job]:
     """Run what is missing, `parallel` runs at a time, and return all jobs; those that failed are among them.
 
-    The results of a run are copied into `results` as soon as it is finished.
+    The file `source` of the study is copied into `results`, and the results of a run as soon as it has ended.
 
     Raises:
         Stopped: a signal asked the study to stop; its runs were asked as well, and can be resumed.
-        UserError: another process runs a study in this folder, a run has another recipe, or results cannot be written.
+        UserError: another process runs a study in this folder, a run has another recipe, the results are those of
+            another study, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,8 +55,10 @@ def run_queue(
     busy = f"{folder} is in use by another empg study; wait until it has ended, or stop it"
     with locked(folder / ".lock", wait=2.0, busy=busy), StopSignals() as signals, ExitStack() as held:
         jobs = make_jobs(planned, folder, results)
+        keep_study(source, results)
         for known in jobs:
-            known.keep_results()
+            if known.state == FINISHED:
+                known.keep_results()
         held.callback(_end_all, jobs)
         held.enter_context(progress)
         progress.begin(jobs)

@@ -1,7 +1,8 @@
 """The results of a study: a folder that is small enough to commit, and from which every table and figure is made.
 
 It has `study.yaml`, the study as it was run, and for each finished run a folder `<recipe>-<variant>-s<seed>/`: a run
-folder with recipe.yaml, metrics.jsonl and evaluations/ alone, so that `empg compare` and `empg figure` read it.
+folder with recipe.yaml, metrics.jsonl and evaluations/ alone, so that `empg compare` and `empg figure` read it. The
+folder of a run that failed has the reason.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from empg.record.statistics import UNKNOWN, same_tasks
 from empg.study.plan import RunKey, Study, load_study
 
 _STUDY = "study.yaml"
+FAILURE = "failed.txt"  # in the folder of a run that failed, in place of its results: the iteration and the message
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,16 @@ class Results:
     study: Study
     runs: list[RunResult]
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why runs failed, by their names; they have no results, and no table counts them."""
+        files = {key.name: self.folder / key.name / FAILURE for key in self.study.keys}
+        return {
+            name: file.read_text(encoding="utf-8", errors="replace").strip()
+            for name, file in files.items()
+            if file.is_file()
+        }
+
     def of(self, recipe: str, variant: str, seeds: Iterable[int] | None = None) -> list[RunResult]:
         """Return the runs of a variant by seed, all or those with `seeds`."""
         wanted = None if seeds is None else set(seeds)
@@ -61,19 +73,37 @@ class Results:
         """The labels of the recipes that have a run, in the order of the study."""
         return list(dict.fromkeys(run.key.recipe for run in self.runs))
 
+    def of_recipe(self, recipe: str) -> list[RunResult]:
+        """Return the runs of all variants of a recipe."""
+        return [run for run in self.runs if run.key.recipe == recipe]
+
     def panels(self, recipe: str) -> list[tuple[str, str]]:
-        """Return the evaluated (split, decoding) pairs of a recipe, of the study's splits if it names some."""
-        runs = [run for run in self.runs if run.key.recipe == recipe]
-        found = dict.fromkeys((r["split"], r["decoding"]) for run in runs for r in eval_records(run.records))
-        return [pair for pair in found if self.study.splits is None or pair[0] in self.study.splits]
+        """Return the (split, decoding) pairs on which all runs of a recipe were evaluated: `empg evaluate` adds others.
+
+        They are of the study's splits, if it names some.
+        """
+        evaluated = [
+            dict.fromkeys((r["split"], r["decoding"]) for r in eval_records(run.records))
+            for run in self.of_recipe(recipe)
+        ]
+        shared = [pair for pair in evaluated[0] if all(pair in of for of in evaluated)]
+        return [pair for pair in shared if self.study.splits is None or pair[0] in self.study.splits]
 
 
 def keep_study(source: Path, results: Path) -> None:
     """Copy the file of a study into the folder of its results.
 
     Raises:
-        UserError: it cannot be read or written.
+        UserError: it cannot be read or written, or there are results of runs that this study does not have.
     """
+    if (results / _STUDY).is_file():
+        names = {key.name for key in load_study(source).keys}
+        earlier = [key.name for key in load_study(results / _STUDY).keys]
+        if others := [n for n in earlier if n not in names and (results / n / "recipe.yaml").is_file()]:
+            raise UserError(
+                f"{results} has results of {len(others)} runs that {source} does not have, {others[0]} among them: "
+                "rename the study, choose another folder with --results, or remove these results"
+            )
     try:
         results.mkdir(parents=True, exist_ok=True)
         write_whole(results / _STUDY, source.read_bytes())
@@ -85,7 +115,7 @@ def read_results(folder: Path) -> Results:
     """Read the results of a study; runs that have none yet are left out.
 
     Raises:
-        UserError: the folder has no results, or a file is damaged.
+        UserError: the folder has no results, a file is damaged, or runs of a recipe were evaluated in different ways.
     """
     study = load_study(folder / _STUDY)
     runs = []
@@ -95,39 +125,76 @@ def read_results(folder: Path) -> Results:
             runs.append(RunResult(key, run, run.read_metrics()))
     if not runs:
         raise UserError(f"{folder} has no results of a run yet: finish one with empg study")
-    return Results(folder, study, runs)
+    found = Results(folder, study, runs)
+    for recipe in found.recipes:
+        for panel in found.panels(recipe):
+            _require_alike(found.of_recipe(recipe), panel)
+    return found
 
 
-def outcomes(runs: Sequence[RunResult], panels: Sequence[tuple[str, str]], iteration: int | None = None) -> Outcomes:
+def _require_alike(runs: Sequence[RunResult], panel: tuple[str, str]) -> None:
+    """Reject runs whose last evaluations of a panel are at different iterations or temperatures, or on other tasks."""
+    seen: dict[str, Path] = {}
+    for run in runs:
+        last = run.evaluations(*panel)[-1]
+        temperature, digest = last.get("temperature", "unknown"), str(last.get("panel_sha256"))
+        how = f"iteration {last['iteration']}, temperature {temperature}, panel {digest:.12}"
+        seen.setdefault(how, run.folder.path)
+    if len(seen) > 1:
+        (one, first), (other, second) = list(seen.items())[:2]
+        raise UserError(f"{first} ({one}) and {second} ({other}) were evaluated in different ways: repeat one of them")
+
+
+def outcomes(
+    runs: Sequence[RunResult],
+    panels: Sequence[tuple[str, str]],
+    iteration: int | None = None,
+    among: Sequence[RunResult] = (),
+) -> Outcomes:
     """Return the outcomes of runs of one recipe on its panels, at an iteration; None is the last of each run.
 
-    With several panels, their tasks stand side by side, and a type is one of a panel.
+    With several panels, their tasks stand side by side, and a type is one of a panel. `among` are more runs on the same
+    panels: an episode whose environment failed at once has no type, but that of another run may.
 
     Raises:
         UserError: a run lacks an evaluation, or the runs were evaluated on different tasks.
     """
-    rows, kinds = [], None
-    for run in runs:
-        scores: list[float] = []
-        types: list[str] = []
-        tasks: list[str] = []
-        for split, decoding in panels:
-            found = [r for r in run.evaluations(split, decoding) if iteration in (None, r["iteration"])]
-            if not found:
-                when = "" if iteration is None else f" at iteration {iteration}"
-                raise UserError(f"{run.folder.path} has no evaluation of {split} ({decoding}){when}; repeat the run")
-            table = run.folder.read_evaluation(found[-1])
-            scores += [float(win) for win in table["success"]]
-            types += [f"{split} {kind}" if kind and len(panels) > 1 else kind for kind in table["task_type"]]
-            tasks += table["task_id"]
-        if kinds is not None and not same_tasks(kinds[1], tasks):
+    if not runs:
+        raise UserError("outcomes: expected at least one run, got none")
+    first = _tables(runs[0], panels, iteration)
+    scores, types, tasks = [first.scores], first.types, first.tasks
+    for run in [*runs[1:], *(other for other in among if other not in runs)]:
+        if run not in runs and all(types):
+            break
+        found = _tables(run, panels, iteration)
+        if not same_tasks(tasks, found.tasks):
             one, other = runs[0].folder.path, run.folder.path
             raise UserError(f"{one} and {other} were evaluated on different tasks; evaluate both on the same panel")
-        if kinds is not None:  # an episode whose reset failed has no type and name, but that of another run may
-            types = [known or new for known, new in zip(kinds[0], types, strict=True)]
-            tasks = [known or new for known, new in zip(kinds[1], tasks, strict=True)]
-        kinds = types, tasks
-        rows.append(scores)
-    if kinds is None:
-        raise UserError("outcomes: expected at least one run, got none")
-    return Outcomes(np.array(rows), [kind or UNKNOWN for kind in kinds[0]])
+        types = [known or new for known, new in zip(types, found.types, strict=True)]
+        tasks = [known or new for known, new in zip(tasks, found.tasks, strict=True)]
+        if run in runs:
+            scores.append(found.scores)
+    return Outcomes(np.array(scores), [kind or UNKNOWN for kind in types])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The tables of one run's evaluations, one after the other."""
+
+    scores: list[float]
+    types: list[str]
+    tasks: list[str]
+
+
+def _tables(run: RunResult, panels: Sequence[tuple[str, str]], iteration: int | None) -> _Tables:
+    found = _Tables([], [], [])
+    for split, decoding in panels:
+        records = [r for r in run.evaluations(split, decoding) if iteration in (None, r["iteration"])]
+        if not records:
+            when = "" if iteration is None else f" at iteration {iteration}"
+            raise UserError(f"{run.folder.path} has no evaluation of {split} ({decoding}){when}; repeat the run")
+        table = run.folder.read_evaluation(records[-1])
+        found.scores.extend(float(win) for win in table["success"])
+        found.types.extend(f"{split} {kind}" if kind and len(panels) > 1 else kind for kind in table["task_type"])
+        found.tasks.extend(table["task_id"])
+    return found

@@ -25,10 +25,14 @@ Panels = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A variant on some panels; what compares it with the base is None for the base itself, or without shared seeds."""
+    """A variant on some panels; what compares it with the base is None for the base itself, or without shared seeds.
+
+    `pairs` is the number of seeds that the comparison has.
+    """
 
     variant: str
     seeds: int
+    pairs: int
     mean: Estimate
     iqm: Estimate
     difference: Estimate | None
@@ -55,12 +59,13 @@ def success_rows(results: Results, panels: dict[str, Panels]) -> list[Row]:
         own = _shared_seeds(results, list(panels), [variant])
         if not own:
             continue
-        of = [outcomes(results.of(recipe, variant, own), shown) for recipe, shown in panels.items()]
+        of = [_outcomes(results, recipe, variant, shown, own) for recipe, shown in panels.items()]
         pairs = [] if variant == results.study.base else _pairs(results, panels, variant)
         rows.append(
             Row(
                 variant=variant,
                 seeds=len(own),
+                pairs=len(pairs[0][0].scores) if pairs else 0,
                 mean=mean_success(of),
                 iqm=iqm_success(of),
                 difference=paired_difference(pairs) if pairs else None,
@@ -71,13 +76,12 @@ def success_rows(results: Results, panels: dict[str, Panels]) -> list[Row]:
 
 
 def type_rows(results: Results, recipe: str, panels: Panels) -> dict[str, list[tuple[str, Estimate, Estimate | None]]]:
-    """Return, by task type, each variant with its mean and its paired difference to the base."""
+    """Return, by task type, each variant with its mean and its paired difference to the base, as in `success_rows`."""
     found: dict[str, list[tuple[str, Estimate, Estimate | None]]] = {}
     for variant in results.study.variants:
-        runs = results.of(recipe, variant)
-        if not runs:
+        if not results.of(recipe, variant):
             continue
-        own = outcomes(runs, panels)
+        own = _outcomes(results, recipe, variant, panels)
         pairs = [] if variant == results.study.base else _pairs(results, {recipe: panels}, variant)
         for kind in own.columns():
             halves = [(a.only(kind), b.only(kind)) for a, b in pairs]
@@ -89,7 +93,7 @@ def type_rows(results: Results, recipe: str, panels: Panels) -> dict[str, list[t
 def before_training(results: Results, recipe: str, panels: Panels) -> Estimate | None:
     """Estimate the success before RL, which all variants share, from the runs of the base; None if it has none."""
     runs = results.of(recipe, results.study.base)
-    return mean_success([outcomes(runs, panels, 0)]) if runs else None
+    return mean_success([outcomes(runs, panels, 0, results.of_recipe(recipe))]) if runs else None
 
 
 def iterations_to_target(results: Results, recipe: str) -> list[Reached]:
@@ -171,9 +175,13 @@ def _pairs(results: Results, panels: dict[str, Panels], variant: str) -> list[tu
     if not seeds:
         return []
     return [
-        (outcomes(results.of(recipe, base, seeds), shown), outcomes(results.of(recipe, variant, seeds), shown))
+        (_outcomes(results, recipe, base, shown, seeds), _outcomes(results, recipe, variant, shown, seeds))
         for recipe, shown in panels.items()
     ]
+
+
+def _outcomes(results: Results, recipe: str, variant: str, panels: Panels, seeds: set[int] | None = None) -> Outcomes:
+    return outcomes(results.of(recipe, variant, seeds), panels, among=results.of_recipe(recipe))
 
 
 def _shared_seeds(results: Results, recipes: Sequence[str], variants: Sequence[str]) -> set[int]:

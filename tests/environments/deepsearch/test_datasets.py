@@ -110,6 +110,17 @@ def test_hotpotqa_without_gold_pages_in_the_context(tmp_path: Path) -> None:
     assert question.hops == (Hop("Ada Pell", "Ada Pell", ""), Hop("The Heron", "The Heron", ""))
 
 
+@pytest.mark.parametrize(
+    ("answer", "value"), [("yes", ""), ("no", ""), ("No", ""), ("her", ""), ("heron", ""), ("bird", "bird")]
+)
+def test_a_value_of_hotpotqa_is_a_whole_word_and_never_a_verdict(answer: str, value: str, tmp_path: Path) -> None:
+    """A "no" is in "known", but no page states it."""
+    context = [["Ada Pell", ["There is no known date."]], ["The Herons", ["Yes, the best known bird there."]]]
+    record = {**HOTPOT, "answer": answer, "context": context, "supporting_facts": [["Ada Pell", 0], ["The Herons", 0]]}
+    (question,) = loaded(tmp_path, json.dumps([record]))
+    assert question.hops == (Hop("Ada Pell", "Ada Pell", ""), Hop("The Herons", "The Herons", value))
+
+
 def test_hotpotqa_as_parquet(tmp_path: Path) -> None:
     record = {
         **{key: HOTPOT[key] for key in ("question", "answer", "type", "level")},

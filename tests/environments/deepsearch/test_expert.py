@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from empg.environments.deepsearch.world import Document, Hop, RetrievalError
 from empg.rollout.demonstrations import demonstrate
 from tests.environments.deepsearch.smallworld import BRIDGE, COMPARISON, DOCUMENTS
 
+HOTPOT_HOP = Hop("Mara Quill", "Mara Quill", "Dunmere")  # HotpotQA names the page of a hop only
 Played = tuple[bool, list[str], list[str]]
 
 
@@ -133,6 +136,97 @@ def test_the_expert_opens_the_passage_with_the_value(source: Source) -> None:
     won, _, actions = play(environment, 0)
     assert won
     assert actions[-2:] == ["open[2]", "answer[Dunmere]"]
+
+
+def searching(source: Source, *hops: Hop, passages: Sequence[Document], **question: Any) -> Source:
+    """Return a source with one question, its chain, and a corpus of passages."""
+    questions = {"train": [replace(BRIDGE, hops=hops, **question)]}
+    return replace(source, questions=questions, retriever=BM25Retriever.build(passages), library=Titles(passages))
+
+
+@pytest.mark.parametrize("observation", ["list", "passages"])
+def test_the_expert_gives_up_if_a_passage_lacks_the_fact(source: Source, observation: str) -> None:
+    """Corpora like wiki-18 have many passages with one title; HotpotQA names a page only."""
+    lacking = [DOCUMENTS[0], Document("2", "Mara Quill", "Mara Quill is a film director. Mara Quill made films.")]
+    for hops in (BRIDGE.hops, (Hop("Silent Harbour", "Silent Harbour", "Mara Quill"), HOTPOT_HOP)):
+        data = searching(source, *hops, passages=lacking)
+        won, thoughts, actions = play(DeepSearchEnv("train", data=data, observation=observation), 0)
+        assert not won
+        assert actions[-1] == "answer[Mara Quill]"  # the value of the first hop
+        assert "Dunmere" not in " ".join(thoughts + actions)
+        other = "Mara Quill" if hops == BRIDGE.hops else BRIDGE.text
+        assert actions[-2] == f"search[{other}]"  # other words than those of the search before
+
+
+@pytest.mark.parametrize("observation", ["list", "passages"])
+def test_the_expert_searches_another_passage_if_the_first_lacks_the_fact(source: Source, observation: str) -> None:
+    """Here the second search lists it; it may also be a worse result of the first search."""
+    passages = [
+        DOCUMENTS[0],
+        Document("2", "Mara Quill", "Mara Quill is a film director. Mara Quill made films. Mara Quill retired."),
+        Document("3", "Quill", "Mara Quill is a name. Mara Quill and Mara Quill are both called Mara Quill."),
+        Document("4", "Mara Quill", "Of old family, and of no great means when she was born in Dunmere by the Lorrow."),
+    ]
+    data = searching(source, BRIDGE.hops[0], HOTPOT_HOP, passages=passages)
+    won, _, actions = play(DeepSearchEnv("train", data=data, observation=observation, results=2), 0)
+    assert won
+    assert [action for action in actions if action.startswith("search")] == [
+        "search[director of Silent Harbour]",
+        "search[Mara Quill]",
+        f"search[{BRIDGE.text}]",
+    ]
+
+
+def test_the_expert_does_not_compare_if_a_page_lacks_a_value(source: Source) -> None:
+    later = replace(COMPARISON.hops[1], value="2 May 1971")
+    for written, answer in (("The Salt Road", "Silent Harbour"), ("Film of May 2, 1971", "Silent Harbour")):
+        passages = [DOCUMENTS[0], Document("5", "The Salt Road", f"{written}. It was directed by Ivo Brandt.")]
+        hops = (later, COMPARISON.hops[0])
+        data = searching(source, *hops, passages=passages, text=COMPARISON.text, answers=("The Salt Road",))
+        won, _, actions = play(DeepSearchEnv("train", data=data), 0)
+        assert won == ("1971" in written)  # a date in another order is a date
+        assert actions[-1] == f"answer[{'The Salt Road' if won else answer}]"
+
+
+def test_the_expert_answers_in_the_words_that_the_page_has(source: Source) -> None:
+    hops = (BRIDGE.hops[0], replace(BRIDGE.hops[1], value="Dunmere upon Lorrow"))
+    other = replace(
+        source, questions={"train": [replace(BRIDGE, hops=hops, answers=("Dunmere upon Lorrow", "Dunmere"))]}
+    )
+    won, _, actions = play(DeepSearchEnv("train", data=other), 0)
+    assert won
+    assert actions[-1] == "answer[Dunmere]"
+
+
+@pytest.mark.parametrize(("answer", "won"), [("yes", True), ("Ostrey", False)])
+def test_a_page_without_a_named_value_is_read_to_its_end(source: Source, answer: str, *, won: bool) -> None:
+    """HotpotQA names no value for a yes or no. Any other answer must be on a page."""
+    hops = tuple(Hop(title, title, "") for title in ("Silent Harbour", "The Salt Road"))
+    other = replace(source, questions={"train": [replace(COMPARISON, hops=hops, answers=(answer,))]})
+    solved, _, actions = play(DeepSearchEnv("train", data=other, page_words=6), 0)
+    assert solved == won
+    assert actions == [
+        "search[Silent Harbour]",
+        "open[Silent Harbour]",
+        *["next"] * 2,
+        "search[The Salt Road]",
+        "open[The Salt Road]",
+        *["next"] * 2,
+        f"answer[{answer if won else 'The Salt Road'}]",
+    ]
+
+
+def test_a_command_that_is_too_long_is_not_repeated(source: Source) -> None:
+    """Where pages are opened, a command has a maximum length. Search-R1's form has none."""
+    long = "Dunmere " + "by the water " * 50
+    passages = [DOCUMENTS[0], Document("2", "Mara Quill", f"She was born in {long}.")]
+    hops = (BRIDGE.hops[0], Hop(f"birthplace of Mara Quill {long}", "Mara Quill", long.strip()))
+    data = searching(source, *hops, passages=passages, answers=(long.strip(),))
+    won, _, actions = play(DeepSearchEnv("train", data=data), 0)
+    assert not won
+    assert actions[2:] == ["search[Mara Quill]", "open[Mara Quill]", "answer[unknown]"]
+    won, _, actions = play(DeepSearchEnv("train", data=data, observation="passages"), 0)
+    assert won
 
 
 def test_the_expert_uses_a_value_only_after_its_page_was_shown(source: Source) -> None:

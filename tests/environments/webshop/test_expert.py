@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
 from empg.environments.base import EarlyStoppingExpert
 from empg.environments.webshop import WebShopEnv
+from tests.environments.webshop.shops import record, write_official
+
+UNREACHABLE = ("plain [4 pack]", "search", "features", "back to search", "buy now")
 
 
 def play(environment: WebShopEnv, task: int, noise: float = 0.0) -> tuple[float, list[str]]:
@@ -59,12 +64,31 @@ def test_thoughts_are_short_and_name_chosen_or_missing_values() -> None:
     assert len(missing) > 5
 
 
-def test_the_expert_plays_human_goals(tmp_path) -> None:
-    from tests.environments.webshop.shops import write_official
-
+def test_the_expert_plays_human_goals(tmp_path: Path) -> None:
     environment = WebShopEnv("train", data=write_official(tmp_path), human_goals=True, split_scheme="verl-agent")
     reward, _ = play(environment, 0)
     assert 0 <= reward <= 1
+
+
+def test_the_expert_takes_a_value_that_cannot_be_clicked_as_absent(tmp_path: Path) -> None:
+    """As in the original, brackets cannot be clicked, and a value with the name of a button is the button."""
+    shop, extras = [], {}
+    for number, value in enumerate(UNREACHABLE):
+        options = {"Size": [{"value": value}, {"value": "small"}]}
+        shop.append(record(f"B00000000{number}", "Green Tea", query="tea", customization_options=options))
+        extras[f"B00000000{number}"] = {"attributes": ["tea"], "instruction": "tea", "instruction_attributes": ["tea"]}
+    data = write_official(tmp_path, shop)
+    (tmp_path / "items_ins_v2_1000.json").write_text(json.dumps(extras))
+    absent = set()
+    for split in ("train", "test"):
+        environment = WebShopEnv(split, data=data, split_scheme="verl-agent", nouns="lexicon")
+        for task in range(environment.num_tasks):
+            reward, thoughts = play(environment, task)  # asserts that every action is valid
+            [(_, wanted)] = environment.goal.options
+            assert reward == float(wanted == "small")
+            if any(f"I want {wanted} and cannot choose it" in thought for thought in thoughts):
+                absent.add(wanted)
+    assert absent == {*UNREACHABLE}
 
 
 def test_conclude_buys_the_current_product_with_the_chosen_options() -> None:

@@ -48,7 +48,7 @@ class ALFWorldEnv(TextEnvironment):
         self.task_types = tuple(task_type for task_type in TaskType if task_type in wanted)
         self._files: tuple[Path, ...] | None = None
         if chosen.games is not None:
-            self._files = _found(chosen.games.expanduser().absolute(), split, self.task_types)
+            self._files = _found(chosen.games.absolute(), split, self.task_types)
         self.observation_space = AnyText(100_000)
         self.action_space = AnyText(1_000)
         self._real: textworld.RealGame | None = None

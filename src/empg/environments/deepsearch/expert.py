@@ -1,8 +1,9 @@
 """The search expert: it follows a question's gold chain with real searches and gives a one-line thought per action.
 
 It has access to the queries and pages of the chain, but it searches, opens and reads like the agent: a value counts as
-found only after an observation showed it. It reads a long page part by part until the value was shown. It skips a page
-that it cannot find. If it has not read what the answer follows from, it gives up: it answers with what it has found. It
+found only after an observation showed it. It reads a long page part by part until the value was shown, or to the end
+if the data names no value. If a passage lacks the value, it looks for another one with the same title. It skips a hop
+without such a page. If it has not read what the answer follows from, it gives up: it answers with what it has found. It
 does so at once if a passage was cut before the value, because all later turns would state facts that it did not read.
 Its thoughts state the found facts and the next target. A small model copies over short distances far better than it
 remembers, so it finds the words of the next query in the text it has just read or written.
@@ -10,16 +11,18 @@ remembers, so it finds the words of the next query in the text it has just read 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 from empg.environments.base import Decision, Info
-from empg.environments.deepsearch.actions import NEXT, folded, label, open_command, page_names
+from empg.environments.deepsearch.actions import NEXT, folded, label, open_command, page_names, parse_command
+from empg.environments.deepsearch.question_records import VERDICTS, states
 from empg.environments.deepsearch.world import Document, Hop, Question, State
 
-_TRIES = 3  # search for the query, search for the title, open the title directly; then the hop is skipped
 _MAX_TURNS = 10  # turns per hop, including corrupted ones
 _UNKNOWN = "unknown"  # the answer if nothing was found
+_WORD = re.compile(r"\w+")
 
 
 class SearchingExpert:
@@ -38,15 +41,17 @@ class SearchingExpert:
         self._hops = question.hops
         # In a chain, each value occurs in the next query and is not needed again. Branches are compared at the end.
         pairs = zip(self._hops, self._hops[1:], strict=False)
-        self._chain = all(hop.value.casefold() in following.query.casefold() for hop, following in pairs)
+        self._chain = all(hop.value and hop.value.casefold() in following.query.casefold() for hop, following in pairs)
         self._read_hops: list[Hop] = []  # hops whose pages were read
+        self._stated = ""  # the correct answer that a page stated, if one did
         self._cut_off = False  # whether no more of a page was shown before the value
-        self._skipped = False  # whether the page of a hop was not found
+        self._skipped = False  # whether no page with the value of a hop was found
         self._parts: dict[Document, dict[int, str]] = {}  # the parts of pages that were shown
         self._passages: list[str] = []  # passages in the last observation with results
         self._past = 0  # number of hops that were read or skipped
         self._tried = 0  # number of ways tried to find the current hop
         self._turns = 0  # number of turns spent on the current hop
+        self._in_vain = False  # whether a page of the current hop was read that lacks its value
 
     def act(self, observation: str, info: Info) -> Decision:
         """Return the next thought and command."""
@@ -59,21 +64,27 @@ class SearchingExpert:
             if (step := self._step(hop)) is not None:
                 self._turns += 1
                 return step
-            self._past, self._tried, self._turns = self._past + 1, 0, 0
-        return self._answer(self._question.answers[0] if self._knows() else self._found() or _UNKNOWN)
+            self._past, self._tried, self._turns, self._in_vain = self._past + 1, 0, 0, False
+        known = (self._stated or self._question.answers[0]) if self._knows() else ""
+        return self._answer(next(filter(self._sayable, (known, self._found())), _UNKNOWN))
 
     def conclude(self, observation: str, info: Info) -> Decision | None:
         """Answer early with the last found value of a chain, or with the last read branch of a comparison."""
         if self._cut_off or self._past == len(self._hops):
             return None
         answer = self._found()
-        return self._answer(answer) if answer else None
+        return self._answer(answer) if self._sayable(answer) else None
 
     def _knows(self) -> bool:
-        """Return whether the answer follows from what was read: from all hops, or from the last hop of a chain."""
-        last = self._hops[-1]
-        read_last = self._chain and bool(last.value) and self._read_hops[-1:] == [last]
-        return not self._cut_off and (not self._skipped or read_last)
+        """Return whether the answer follows from what was read.
+
+        In a chain it does if a page stated it. Otherwise all hops must have been read; if the data leaves the value of
+        one of them open, a page must also have stated the answer, unless that is yes or no.
+        """
+        if self._cut_off or self._skipped:
+            return not self._cut_off and self._chain and bool(self._stated)
+        is_judged = all(hop.value for hop in self._hops) or self._question.answers[0].casefold() in VERDICTS
+        return is_judged or bool(self._stated)
 
     def _found(self) -> str:
         """Return the last found value of a chain, or the title of the last read branch."""
@@ -81,38 +92,65 @@ class SearchingExpert:
             return ""
         return self._read_hops[-1].value if self._chain else self._read_hops[-1].title
 
+    def _sayable(self, answer: str) -> bool:
+        return bool(answer) and self._valid(_answer(answer))
+
+    def _valid(self, action: str) -> bool:
+        """Return whether the environment accepts a command: where pages are opened, its length is limited."""
+        return parse_command(action, any_text=not self._opens) is not None
+
     def _answer(self, answer: str) -> Decision:
-        return Decision(thought=f"{self._facts()}Answer {answer}.", action=f"answer[{answer}]")
+        return Decision(thought=f"{self._facts()}Answer {answer}.", action=_answer(answer))
 
     def _step(self, hop: Hop) -> Decision | None:
         """Return the next turn towards the value of a hop, or None if the hop was read, skipped or cut off."""
-        shown = self._shown(hop)
-        if shown is None:
-            if self._turns < _MAX_TURNS and (self._tried < _TRIES or self._listed(hop) is not None):
-                return self._seek(hop)
-            self._skipped = True
-            return None
-        text, whole = shown
-        if hop.value.casefold() in text.casefold():
-            self._read_hops.append(hop)
-        elif whole:  # the page states the value in other words
-            self._read_hops.append(replace(hop, value=""))
-        elif self._opens and self._turns < _MAX_TURNS:
-            return Decision(thought=f"{self._facts()}Find {hop.query}.", action=NEXT)
-        else:
-            self._cut_off = True
-        return None
-
-    def _seek(self, hop: Hop) -> Decision:
-        """Open the page of a hop if it is listed; otherwise search for it, with different words each time."""
         aim = f"{self._facts()}Find {hop.query}."
-        listed = self._listed(hop) if self._tried else None  # ignores results of an earlier hop's search
+        if (shown := self._shown(hop)) is not None:
+            text, whole = shown
+            if states(text, hop.value):
+                self._read(hop, hop.value, self._question.answers[0])
+                return None
+            if not whole and self._opens and self._turns < _MAX_TURNS:
+                return Decision(thought=aim, action=NEXT)
+            if not whole:
+                self._cut_off = True
+                return None
+            answer = next((answer for answer in self._question.answers if states(text, answer)), "")
+            if not hop.value or (answer and self._is_asked(hop)) or _states_date(text, hop.value):
+                self._read(hop, "", answer)
+                return None
+            self._in_vain = True
+        action = self._seek(hop) if self._turns < _MAX_TURNS else None
+        self._skipped |= action is None
+        return None if action is None else Decision(thought=aim, action=action)
+
+    def _read(self, hop: Hop, value: str, answer: str) -> None:
+        """Count a hop as read. `value` is empty if the page has it in other words; `answer` is what the page states."""
+        self._read_hops.append(replace(hop, value=value))
+        if not hop.value or hop == self._hops[-1]:
+            self._stated = answer or self._stated
+
+    def _is_asked(self, hop: Hop) -> bool:
+        """Return whether the value of a hop is the answer to the question, in the words of the data."""
+        last = hop == self._hops[-1]
+        return last and (self._chain or folded(hop.value) in map(folded, self._question.answers))
+
+    def _seek(self, hop: Hop) -> str | None:
+        """Return a command that opens the page of a hop if it is listed, else one that may find it, else None.
+
+        The ways to find a page are a search for the query, a search for the title, and to open the title. If the query
+        is the title, the question is searched instead. A title that was read in vain is not opened again.
+        """
+        again = hop.title if folded(hop.title) != folded(hop.query) else self._question.text
+        ways = [_search(hop.query), _search(again or hop.query)]
+        if not self._in_vain:
+            ways.append(f"open[{hop.title}]" if self._opens and hop.title else _search(hop.query))
+        ways = [action for action in ways if self._valid(action)]
+        listed = self._listed(hop) if self._tried or not ways else None  # ignores results of an earlier hop's search
         if listed is not None and self._opens:
-            return Decision(thought=aim, action=open_command(listed[1]))
+            return open_command(listed[1])
         self._tried += 1
-        if self._tried == _TRIES and self._opens and hop.title:
-            return Decision(thought=aim, action=f"open[{hop.title}]")
-        return Decision(thought=aim, action=_search(hop.title if self._tried == 2 and hop.title else hop.query))
+        return ways[self._tried - 1] if self._tried <= len(ways) else None
 
     def _facts(self) -> str:
         """Return the facts that the next step needs: the last fact of a chain, or the facts of all read branches."""
@@ -140,9 +178,19 @@ class SearchingExpert:
         found = [
             pair for pair in zip(listed, page_names(listed), strict=True) if folded(pair[0].title) == folded(hop.title)
         ]
-        value = hop.value.casefold()
-        return next((pair for pair in found if value in pair[0].text.casefold()), found[0] if found else None)
+        first = found[0] if found and not self._in_vain else None
+        return next((pair for pair in found if states(pair[0].text, hop.value)), first)
 
 
 def _search(query: str) -> str:
     return f"search[{query}]"
+
+
+def _answer(text: str) -> str:
+    return f"answer[{text}]"
+
+
+def _states_date(text: str, value: str) -> bool:
+    """Return whether a text has all words of a date or another value with digits: "May 12, 1962" for "12 May 1962"."""
+    words = set(_WORD.findall(value.casefold()))
+    return any(map(str.isdigit, words)) and words <= set(_WORD.findall(text.casefold()))

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr, 
 
 from empg.environments.deepsearch.opened_files import plain_name
 from empg.environments.deepsearch.scoring import Metric
-from empg.environments.options import EnvironmentOptions, FilePath, OptionSection, Several
+from empg.environments.options import EnvironmentOptions, FilePath, OptionSection, Several, in_home
 from empg.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Data(OptionSection):
     @classmethod
     def _by_split(cls, given: Any) -> Any:
         if isinstance(given, str) and not is_question_file(Path(given)):
-            return given
+            return in_home(given)
         if not isinstance(given, Mapping) or not given:
             raise UserError(f"names files by split, or one folder of published files, as in {DATA_EXAMPLE}")
         files = {}
@@ -98,8 +98,13 @@ class Data(OptionSection):
             paths = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list | tuple) else ()
             if not isinstance(split, str) or not paths or not all(isinstance(path, str) for path in paths):
                 raise UserError(f"{split} must be a file or a list of files, as in {DATA_EXAMPLE}")
-            files[split] = paths
+            files[split] = tuple(map(in_home, paths))
         return files
+
+    @field_validator("corpus")
+    @classmethod
+    def _of_user(cls, given: str | None) -> str | None:
+        return given and in_home(given)
 
 
 def _folder_alone(given: Any) -> Any:

@@ -16,6 +16,7 @@ from empg.environments.deepsearch.world import Hop, Question
 WITH_CONTEXT = ("hotpotqa", "2wiki", "musique")
 MAX_QUESTION = 4_000  # characters; the longest of these datasets have about 400
 NO_ANSWER = "no answer"
+VERDICTS = ("yes", "no")  # answers that follow from pages without being stated on them
 _STEP = re.compile(r"#(\d+)")  # MuSiQue's notation for "the answer of this step"
 _TRAINER = ("env_kwargs", "reward_model", "reward_spec")  # where rows of verl, verl-agent and SkyRL keep the answers
 
@@ -192,8 +193,8 @@ def _evidences(record: Mapping[str, Any]) -> tuple[Hop, ...]:
 def _supporting(record: Mapping[str, Any], answer: str) -> tuple[Hop, ...]:
     """Return HotpotQA's gold pages as hops; pages that contain the answer come last.
 
-    The data does not name the fact on a page. The value of a hop is the title of the next page if the page contains it,
-    else the answer if the page contains it, else empty.
+    The data does not name the fact on a page. The value of a hop is the title of the next page if the page states it,
+    else the answer if the page states it, else empty. No page states a "yes" or a "no", which is a conclusion.
     """
     facts = record["supporting_facts"]
     if isinstance(facts, dict):  # the format of Parquet files
@@ -201,14 +202,20 @@ def _supporting(record: Mapping[str, Any], answer: str) -> tuple[Hop, ...]:
     else:
         named = [fact[0] if isinstance(fact, list) and fact else None for fact in _as_list(facts)]
     titles = list(dict.fromkeys(_text(title, "supporting title") for title in named))
-    texts = {title: text.casefold() for title, text in parse_paragraphs(record)}
-    titles.sort(key=lambda title: answer.casefold() in texts.get(title, ""))  # stable
+    texts = dict(parse_paragraphs(record))
+    stated = "" if answer.casefold() in VERDICTS else answer
+    titles.sort(key=lambda title: states(texts.get(title, ""), stated))  # stable
     hops = []
     for title, following in zip(titles, [*titles, None][1:], strict=True):
         text = texts.get(title, "")
-        value = next((own for own in (following, answer) if own is not None and own.casefold() in text), "")
+        value = next((own for own in (following, stated) if own is not None and states(text, own)), "")
         hops.append(Hop(title, title, value))
     return tuple(hops)
+
+
+def states(text: str, value: str) -> bool:
+    """Return whether a text contains a non-empty value as whole words, without regard to case."""
+    return bool(value) and re.search(rf"(?<!\w){re.escape(value.casefold())}(?!\w)", text.casefold()) is not None
 
 
 def parse_paragraphs(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -80,10 +80,12 @@ class ShoppingExpert:
             self._rejected.add(product.asin)
             return "This lacks something. Go back", f"click[{PREVIOUS}]"
         for name, asked in self._goal.options:
-            value = self._value(product, name, asked)
+            fitting = _fitting_values(product, name, asked)
+            value = next(filter(self._can_choose, fitting), None)
             if value is None:
                 self._rejected.add(product.asin)
-                return f"{done}. I want {asked} and see {_last_value(product, name)}", f"click[{PREVIOUS}]"
+                why = "cannot choose it" if fitting else f"see {_last_value(product, name)}"
+                return f"{done}. I want {asked} and {why}", f"click[{PREVIOUS}]"
             if value not in self._state.options.values():
                 return f"{done}. I want {asked} and see {value}", f"click[{value}]"
         missing = self._missing(product)
@@ -118,11 +120,17 @@ class ShoppingExpert:
         title = product.title.lower()
         return [attribute for attribute in self._goal.attributes if attribute not in title]
 
-    def _value(self, product: Product, name: str | None, wanted: str) -> str | None:
-        """Return the product's best value for a wanted option, or None if no value fits."""
-        values = [value for own, values in product.options.items() if name in (None, own) for value in values]
-        fitting = [value for value in values if meets_option(value, name, wanted)]
-        return max(fitting, key=lambda value: (value == wanted, similarity(value, wanted)), default=None)
+    def _can_choose(self, value: str) -> bool:
+        """Return whether a click chooses a value. Brackets prevent it, and a value may have the name of a button."""
+        tried = self._state.clone()
+        return self._shop.step(tried, self._goal, f"click[{value}]") and value in tried.options.values()
+
+
+def _fitting_values(product: Product, name: str | None, wanted: str) -> list[str]:
+    """Return the product's values that fit a wanted option, the best one first."""
+    values = [value for own, values in product.options.items() if name in (None, own) for value in values]
+    fitting = [value for value in values if meets_option(value, name, wanted)]
+    return sorted(fitting, key=lambda value: (value == wanted, similarity(value, wanted)), reverse=True)
 
 
 def _last_value(product: Product, name: str | None) -> str:
