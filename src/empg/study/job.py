@@ -81,7 +81,8 @@ class Job:
         records = self._records
         self.iteration = max((r["iteration"] for r in train_records(records)), default=0)
         first = self.planned.recipe.evaluation.panels[:1]
-        found = [r["success"] for r in own_evaluations(records) if [r["split"]] == first]
+        recipe = self.planned.recipe.model_dump(mode="json")
+        found = [r["success"] for r in own_evaluations(records, recipe) if [r["split"]] == first]
         self.success = found[-1] if found else None
         self.seconds = measured_seconds(records)
         if self.state == WAITING and self._is_complete(records):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,15 +28,17 @@ FAILURE = "failed.txt"  # in the folder of a run that failed, in place of its re
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The results of one run: its records, and the rows of its evaluations."""
+    """The results of one run: its records, the values of its recipe, and the rows of its evaluations."""
 
     key: RunKey
     folder: RunFolder
     records: list[Record]
+    recipe: dict[str, Any]
 
     def evaluations(self, split: str, decoding: str) -> list[EvalRecord]:
         """Return the run's own evaluations of a panel by iteration."""
-        found = [r for r in own_evaluations(self.records) if (r["split"], r["decoding"]) == (split, decoding)]
+        own = own_evaluations(self.records, self.recipe)
+        found = [r for r in own if (r["split"], r["decoding"]) == (split, decoding)]
         return sorted(found, key=lambda record: record["iteration"])
 
     @property
@@ -122,7 +125,7 @@ def read_results(folder: Path) -> Results:
     for key in study.keys:
         if (folder / key.name / "recipe.yaml").is_file():
             run = RunFolder.open(folder / key.name)
-            runs.append(RunResult(key, run, run.read_metrics()))
+            runs.append(RunResult(key, run, run.read_metrics(), run.recipe_values()))
     if not runs:
         raise UserError(f"{folder} has no results of a run yet: finish one with empg study")
     found = Results(folder, study, runs)
