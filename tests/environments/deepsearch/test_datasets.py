@@ -452,6 +452,30 @@ def test_a_malformed_table_row_affects_only_itself(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("ends", ['"', "", '" it ends'], ids=["closed at the end", "never closed", "closed inside"])
+def test_an_open_quote_in_tsv_is_text(tmp_path: Path, ends: str) -> None:
+    """`"Heroes` would swallow all rows up to the next quote, or the whole file."""
+    rows = [f"Who wrote {n}?\tx{n}" for n in range(40)]
+    rows[5], rows[20], rows[30] = '"Heroes is by whom?\tBowie', f"Who wrote 20?\tx{ends}", 'Who?\t"Jo" Ann'
+    report = LoadReport()
+    found = loaded(tmp_path, "question\tanswer\n" + "\n".join(rows) + "\n", "dev.tsv", report=report)
+    assert [question.text for question in found] == [row.split("\t")[0] for row in rows]
+    assert [found[i].answers for i in (5, 6, 30)] == [("Bowie",), ("x6",), ('"Jo" Ann',)]
+    assert report.malformed == {}
+
+
+def test_an_open_quote_in_csv_costs_its_own_row(tmp_path: Path) -> None:
+    rows = [f"Who wrote {n}?,x{n}" for n in range(40)]
+    rows[5], rows[30] = '"Heroes is by whom?,Bowie', 'Who?,"Jo" Ann'
+    rows[10] = '"Who wrote\nthese two lines?",x10'  # a cell of two lines is correct
+    report = LoadReport()
+    found = loaded(tmp_path, "question,answer\n" + "\n".join(rows) + "\n", "dev.csv", report=report)
+    assert len(found) == 38
+    assert found[9].text == "Who wrote these two lines?"
+    assert sum(report.malformed.values()) == 2
+    assert any("row 7" in example for example in report.examples.values())  # where the quote opens
+
+
 def test_a_number_that_is_too_long_affects_only_its_row(tmp_path: Path) -> None:
     text = f"question,answer\nWho?,[0x{'f' * 10_000}]\nWhy?,z\n"
     report = LoadReport()

@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from empg.errors import UserError
 MAX_LISTED = 200_000  # characters of a list in a table cell
 MAX_LINE = 1 << 26  # bytes; a longer line means that a file does not have one record per line
 _HEAD = 4_096  # bytes used to detect the file format
+_TAB = "\t"
 _DATA = re.compile(rb'\{\s*"Data"\s*:\s*(?=\[)')
 
 Records = Iterator[tuple[int, Any]]
@@ -77,7 +79,7 @@ def read_records(path: Path, columns: Columns) -> Records:
             problem = f"{path}: expected a list of records, got one JSON object"
             raise UserError(f"{problem}. Convert the list inside it to JSON lines (jq -c '.LIST[]')")
         return _streamed(path, partial(_lines, path))
-    delimiter = "\t" if b"\t" in first else ","
+    delimiter = _TAB if b"\t" in first else ","
     if not columns.without_header and not _is_header(first.decode("utf-8", "replace").split(delimiter), columns):
         needed = " or ".join(sorted(columns.header))
         problem = f"{path}: unsupported format: expected {READ}"
@@ -127,21 +129,34 @@ def _lines(path: Path, file: BinaryIO) -> Records:
 
 
 def _table(path: Path, delimiter: str, columns: Columns, file: BinaryIO) -> Records:
-    """Stream a CSV or TSV table. Bytes that are not UTF-8 become lone surrogates, which then fail to encode."""
-    text = (line.decode("utf-8", "surrogateescape") for line in _bounded(path, file))
-    reader = csv.reader(text, delimiter=delimiter)
+    """Stream a CSV or TSV table. Bytes that are not UTF-8 become lone surrogates, which then fail to encode.
+
+    A quote that is not closed, or closed in a later row, would make one cell of all rows in between. Such a record
+    costs its first line alone: in TSV, where quotes are often plain text, it is split at its tabs; in CSV it is not
+    readable.
+    """
+    lines = _Lines(line.decode("utf-8", "surrogateescape") for line in _bounded(path, file))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
     while True:
+        lines.record.clear()
         try:
             cells = next(reader, None)
             if cells is None:
                 return
-            "".join(cells).encode()
+            if delimiter == _TAB and lines.has_rows_of(len(names or cells)):
+                raise csv.Error("a quote is closed in a later row")
         except csv.Error as error:
-            yield reader.line_num, Unreadable(f"not {'TSV' if delimiter == chr(9) else 'CSV'} ({error})")
-            continue
+            number, line = lines.give_back_all_but_the_first()
+            if delimiter != _TAB:
+                yield number, Unreadable(f"not CSV ({error})")
+                continue
+            cells = line.rstrip("\r\n").split(_TAB)
+        number = lines.record[-1][0]
+        try:
+            "".join(cells).encode()
         except UnicodeEncodeError:
-            yield reader.line_num, Unreadable("not UTF-8")
+            yield number, Unreadable("not UTF-8")
             continue
         if not any(cell.strip() for cell in cells):
             continue
@@ -151,10 +166,33 @@ def _table(path: Path, delimiter: str, columns: Columns, file: BinaryIO) -> Reco
             if has_header:
                 continue
         if len(cells) != len(names):
-            yield reader.line_num, Unreadable(f"wrong number of columns: expected {len(names)}")
+            yield number, Unreadable(f"wrong number of columns: expected {len(names)}")
         else:
             values: Iterable[Any] = map(listed, cells) if columns.lists else cells
-            yield reader.line_num, dict(zip(names, values, strict=True))
+            yield number, dict(zip(names, values, strict=True))
+
+
+class _Lines(Iterator[str]):
+    """The lines of a table; `record` are those of the current record with their numbers, and can be given back."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.record: list[tuple[int, str]] = []
+        self._numbered = enumerate(lines, 1)
+        self._waiting: deque[tuple[int, str]] = deque()
+
+    def __next__(self) -> str:
+        self.record.append(self._waiting.popleft() if self._waiting else next(self._numbered))
+        return self.record[-1][1]
+
+    def has_rows_of(self, columns: int) -> bool:
+        """Return whether the record has several lines, each of which would be a row of so many columns by itself."""
+        return len(self.record) > 1 and all(line.count(_TAB) + 1 == columns for _, line in self.record)
+
+    def give_back_all_but_the_first(self) -> tuple[int, str]:
+        """Let the later lines of the record be read again, and return its first line with its number."""
+        self._waiting.extendleft(reversed(self.record[1:]))
+        del self.record[1:]
+        return self.record[0]
 
 
 def _is_header(cells: Iterable[str], columns: Columns) -> bool:
