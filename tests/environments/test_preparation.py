@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 import re
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from empg.environments.deepsearch.options import DeepSearchOptions
 from empg.environments.deepsearch.sources import open_source
@@ -54,6 +58,28 @@ def test_time_and_disk_are_foreseen_roughly(tmp_path: Path, retriever: str) -> N
     used = sum(file.stat().st_size for file in found.folder.rglob("*") if file.is_file())
     assert 1 / 3 < found.disk / used < 3
     assert estimate(**options) is None  # it is built
+
+
+@pytest.mark.parametrize("name", ["array.json", "lines.jsonl", "lines.jsonl.gz", "array.json.gz", "corpus.parquet"])
+def test_every_format_of_a_corpus_is_counted_about_right(tmp_path: Path, name: str) -> None:
+    corpus, questions = tmp_path / name, tmp_path / "q.jsonl"
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(3_000)]
+    records = [
+        {"id": str(n), "title": f"Page {n}", "text": " ".join(rng.choices(words, k=rng.randint(20, 60)))}
+        for n in range(12_000)
+    ]
+    if name.endswith(".parquet"):
+        parquet.write_table(pyarrow.Table.from_pylist(records), corpus)
+    else:
+        text = json.dumps(records) if name.startswith("array") else "\n".join(map(json.dumps, records))
+        corpus.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    questions.write_text(json.dumps({"question": "Who?", "golden_answers": ["she"]}))
+    found = estimate(data={"questions": {"train": str(questions)}, "corpus": str(corpus)})
+    assert found is not None
+    counted = re.match(r"index of about ([\d,]+) passages, ", found.what)
+    assert counted is not None
+    assert 10_500 < int(counted[1].replace(",", "")) < 13_500
 
 
 def test_a_small_corpus_and_a_server_need_no_word(tmp_path: Path) -> None:

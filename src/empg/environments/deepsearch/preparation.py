@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+import zlib
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 from empg.environments.analysis import analyze
+from empg.environments.deepsearch.opened_files import PARQUET, opened
 from empg.environments.deepsearch.options import LOCAL, DeepSearchOptions, Searching
+from empg.environments.deepsearch.record_files import MAX_LINE
 from empg.environments.deepsearch.retrieval.stored import documents_folder
 from empg.environments.deepsearch.retrievers import Corpus, open_encoder
 from empg.environments.deepsearch.sources import searched_corpus
@@ -35,7 +39,7 @@ def estimate(options: DeepSearchOptions) -> Preparation | None:
     if corpus is None:
         return None
     sample = list(islice(corpus.documents(), _SAMPLE))
-    count = corpus.size or (len(sample) if corpus.file is None else _lines(corpus.file))
+    count = corpus.size or (len(sample) if corpus.file is None else _documents(corpus.file, sample))
     folder = how.cache or corpus.folder
     if not sample or (count <= _SMALL and how.retriever != "dense"):
         return None
@@ -109,8 +113,27 @@ def _dense(how: Searching, corpus: Corpus, folder: Path | None, sample: Sequence
     return what, count / rate, memory, vectors + graph
 
 
-def _lines(file: Path) -> int:
-    """Estimate the number of lines of a file from the length of the first ones."""
-    with file.open("rb") as opened:
-        lengths = [len(line) for line in islice(opened, _SAMPLE)]
-    return len(lengths) if len(lengths) < _SAMPLE else os.path.getsize(file) * len(lengths) // sum(lengths)
+def _documents(file: Path, sample: Sequence[Document]) -> int:
+    """Return the number of documents of a corpus, exact for Parquet and for small files, else estimated.
+
+    A plain file has as many records as lines of the mean length of the first ones. An array may be one line, and a
+    compressed file has no lines, so there the size of the sample, compressed in the same way, stands for theirs.
+    """
+    if len(sample) < _SAMPLE:
+        return len(sample)
+    with file.open("rb") as raw:
+        head = raw.read(len(PARQUET))
+    if head == PARQUET:
+        from pyarrow import parquet
+
+        return int(parquet.read_metadata(file).num_rows)
+    with opened(file) as text:
+        start = text.read(1_024).lstrip()[:1]
+    is_compressed = head[:2] in (b"\x1f\x8b", b"\x28\xb5")
+    if start != b"[" and not is_compressed:
+        with file.open("rb") as raw:
+            lengths = [len(raw.readline(MAX_LINE)) for _ in range(_SAMPLE)]
+        return os.path.getsize(file) * len(lengths) // sum(lengths)
+    records = "".join(json.dumps({"id": d.id, "title": d.title, "text": d.text}) for d in sample).encode()
+    size = len(zlib.compress(records)) if is_compressed else len(records)
+    return os.path.getsize(file) * len(sample) // size
