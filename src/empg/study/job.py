@@ -79,7 +79,7 @@ class Job:
     def refresh(self) -> None:
         """Read how far the run is."""
         records = self._records
-        self.iteration = max((r["iteration"] for r in train_records(records)), default=0)
+        self.iteration = _finished_iterations(records)
         first = self.planned.recipe.evaluation.panels[:1]
         recipe = self.planned.recipe.model_dump(mode="json")
         found = [r["success"] for r in own_evaluations(records, recipe) if [r["split"]] == first]
@@ -94,8 +94,7 @@ class Job:
         wanted = {(s, d) for s in recipe.evaluation.panels for d in recipe.evaluation.decoding}
         evaluated = eval_records(records)
         done = {(r["split"], r["decoding"]) for r in evaluated if r["iteration"] == recipe.iterations}
-        trained = max((r["iteration"] for r in train_records(records)), default=0)
-        return trained == recipe.iterations and wanted <= done
+        return _finished_iterations(records) == recipe.iterations and wanted <= done
 
     def check(self) -> None:
         """Check that the run that is recorded is the one that is planned.
@@ -161,6 +160,10 @@ class Job:
         if code or self.state != FINISHED:
             self.state = FAILED
             self.message = last_line(self.log) or f"exit code {code}"
+
+
+def _finished_iterations(records: Sequence[Record]) -> int:
+    return max((r["iteration"] for r in train_records(records)), default=0)
 
 
 def measured_seconds(records: Sequence[Record]) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from empg.errors import UserError
 from empg.record.lock import locked
-from empg.study.job import FAILED, FINISHED, WAITING, Job
+from empg.study.job import FAILED, WAITING, Job
 from empg.study.plan import PlannedRun
 from empg.study.progress import StudyProgress
 from empg.study.results import keep_study
@@ -57,8 +57,7 @@ def run_queue(
         jobs = make_jobs(planned, folder, results)
         keep_study(source, results)
         for known in jobs:
-            if known.state == FINISHED:
-                known.keep_results()
+            known.keep_results()
         held.callback(_end_all, jobs)
         held.enter_context(progress)
         progress.begin(jobs)

@@ -164,20 +164,20 @@ def outcomes(
     """
     if not runs:
         raise UserError("outcomes: expected at least one run, got none")
-    first = _tables(runs[0], panels, iteration)
-    scores, types, tasks = [first.scores], first.types, first.tasks
-    for run in [*runs[1:], *(other for other in among if other not in runs)]:
-        if run not in runs and all(types):
+    scores: list[list[float]] = []
+    types: list[str] = []
+    tasks: list[str] = []
+    for place, run in enumerate((*runs, *among)):
+        if place >= len(runs) and all(types):
             break
         found = _tables(run, panels, iteration)
-        if not same_tasks(tasks, found.tasks):
+        if place and not same_tasks(tasks, found.tasks):
             one, other = runs[0].folder.path, run.folder.path
             raise UserError(f"{one} and {other} were evaluated on different tasks; evaluate both on the same panel")
-        types = [known or new for known, new in zip(types, found.types, strict=True)]
-        tasks = [known or new for known, new in zip(tasks, found.tasks, strict=True)]
-        if run in runs:
-            scores.append(found.scores)
-    return Outcomes(np.array(scores), [kind or UNKNOWN for kind in types])
+        types = [known or new for known, new in zip(types or found.types, found.types, strict=True)]
+        tasks = [known or new for known, new in zip(tasks or found.tasks, found.tasks, strict=True)]
+        scores.append(found.scores)
+    return Outcomes(np.array(scores[: len(runs)]), [kind or UNKNOWN for kind in types])
 
 
 @dataclass(frozen=True, slots=True)

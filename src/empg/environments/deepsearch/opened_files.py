@@ -14,7 +14,7 @@ from empg.errors import UserError
 PARQUET = b"PAR1"
 READ = "JSON lines, a JSON array, CSV, TSV or Parquet; text may be compressed with gzip or zstd"
 _SUFFIXES = (".gz", ".zst")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BUFFER = 1 << 20  # bytes
 _HEAD = 1_024  # bytes that are searched for signs of a format that is not read
 _TAR = slice(257, 262)
@@ -52,7 +52,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     packed = None
     try:
         with path.open("rb") as raw:
-            packed = next((name for magic, name in _COMPRESSED.items() if raw.peek(4).startswith(magic)), None)
+            packed = next((name for magic, name in COMPRESSED.items() if raw.peek(4).startswith(magic)), None)
             file = raw if packed is None else _decompressed(raw, packed)
             head = file.peek(_HEAD)[:_HEAD]
             _check(path, head, packed)
@@ -75,7 +75,7 @@ def _check(path: Path, head: bytes, packed: str | None) -> None:
     found = next(((name, advice) for magic, name, advice in _UNREAD if head.lstrip().startswith(magic)), None)
     if head[_TAR] == b"ustar":
         found = "a tar archive", "Unpack it and name a file of it"
-    elif packed is not None and head.startswith((PARQUET, *_COMPRESSED)):
+    elif packed is not None and head.startswith((PARQUET, *COMPRESSED)):
         found = "Parquet" if head.startswith(PARQUET) else "a compressed file", "Decompress it"
     elif found is None and b"\0" in head and not head.startswith(PARQUET):
         found = "binary data", "Convert it"

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from empg.environments.analysis import analyze
-from empg.environments.deepsearch.opened_files import PARQUET, opened
+from empg.environments.deepsearch.opened_files import COMPRESSED, PARQUET, opened
 from empg.environments.deepsearch.options import LOCAL, DeepSearchOptions, Searching
 from empg.environments.deepsearch.record_files import MAX_LINE
 from empg.environments.deepsearch.retrieval.stored import documents_folder
@@ -129,7 +129,7 @@ def _documents(file: Path, sample: Sequence[Document]) -> int:
         return int(parquet.read_metadata(file).num_rows)
     with opened(file) as text:
         start = text.read(1_024).lstrip()[:1]
-    is_compressed = head[:2] in (b"\x1f\x8b", b"\x28\xb5")
+    is_compressed = head.startswith(tuple(COMPRESSED))
     if start != b"[" and not is_compressed:
         with file.open("rb") as raw:
             lengths = [len(raw.readline(MAX_LINE)) for _ in range(_SAMPLE)]
