@@ -110,6 +110,7 @@ class TestTable:
 RULES = [
     *((name, rule.options()) for name, rule in MODULATIONS.items()),
     ("empg_variant", VariantOptions(normalisation="quantile", q=0.2)),
+    ("empg_variant", VariantOptions(scaling="uncertain")),
     ("empg_variant", VariantOptions(clarity="won")),
     ("empg_variant", VariantOptions(clarity="potential", normalisation="quantile", q=0.3)),
     ("empg_variant", VariantOptions(entropy="action", normalisation="quantile", q=0.3)),
@@ -271,6 +272,23 @@ class TestVariant:
     def test_a_share_below_one_step_is_minmax(self) -> None:
         credit = MODULATIONS["empg_variant"](inputs(**BATCH), VariantOptions(normalisation="quantile", q=0.14))
         assert torch.equal(credit.advantage, MODULATIONS["empg"](inputs(**BATCH)).advantage)
+
+    @pytest.mark.parametrize("k", [0.0, math.log(4), 50.0])
+    def test_uncertain_scaling_is_the_reverse_of_empg_by_hand(self, k: float) -> None:
+        # Hn = 0, 1/2, 1. With k = ln 4 the weights are 1/4, 1/2, 1 and their mean is 7/12.
+        credit = MODULATIONS["empg_variant"](
+            inputs([0.5, 1.0, 1.5], [0, 1, 2], [1.0, 1.0, -1.0]),
+            VariantOptions(scaling="uncertain", k=k, zeta=0.0, eps=1e-30),
+        )
+        wanted = {0.0: [1.0, 1.0, 1.0], 50.0: [0.0, 0.0, 3.0]}.get(k, [3 / 7, 6 / 7, 12 / 7])
+        torch.testing.assert_close(credit.scale, torch.tensor(wanted))
+
+    def test_uncertain_scaling_of_equal_entropies_is_one(self) -> None:
+        options = VariantOptions(scaling="uncertain", k=50.0)
+        credit = MODULATIONS["empg_variant"](inputs([0.3, 0.3], [0, 1], [1.0, -1.0]), options)
+        torch.testing.assert_close(credit.scale, torch.ones(2))
+        with pytest.raises(ValueError, match=r"^k: expected a number from 0 to 50, got 51"):
+            VariantOptions(scaling="uncertain", k=51)
 
     @pytest.mark.parametrize(
         ("clarity", "wanted"),

@@ -1,7 +1,7 @@
-"""Variants of EMPG (arXiv 2509.09265): other entropies, normalisations, bonuses. The defaults are EMPG to the bit.
+"""Variants of EMPG (arXiv 2509.09265): other entropies, normalisations, scalings, bonuses. The defaults are EMPG.
 
     Hn(i,t)    = clip((H(i,t) - low) / (high - low + eps), 0, 1)
-    g(i,t)     = exp(-k Hn(i,t)) / mean exp(-k Hn)
+    g(i,t)     = exp(-k U(i,t)) / mean exp(-k U)
     f(i,t)     = exp(-k' Hn(i,t))                            0 beyond the last step of an episode
     A_mod(i,t) = A(i) g(i,t) + zeta b(i,t)
     A_final    = A_mod - mean A_mod                          means over all steps of the batch
@@ -17,6 +17,11 @@ A turn without an action, or without a thought before it, counts as a whole in b
 
     minmax     min H and max H                               EMPG
     quantile   the smallest and the largest H that remain when a share q of the steps is left out at either end
+
+`scaling` defines U, and so which steps get more of their advantage:
+
+    confident  Hn                                            EMPG
+    uncertain  1 - Hn
 
 `clarity` defines b:
 
@@ -52,6 +57,7 @@ class VariantOptions:
         entropy: whose tokens H is the mean over; see the top of this module.
         normalisation: what entropies are scaled by; see the top of this module.
         q: share of the steps that `quantile` leaves out at either end, rounded down to whole steps.
+        scaling: which steps g favours; see the top of this module. `uncertain` takes a k of at most 50.
         clarity: the bonus; see the top of this module.
         zeta_schedule: `constant`, or `linear`: zeta falls towards 0 over the run.
     """
@@ -63,6 +69,7 @@ class VariantOptions:
     entropy: Literal["turn", "action"] = "turn"
     normalisation: Literal["minmax", "quantile"] = "minmax"
     q: float = 0.05
+    scaling: Literal["confident", "uncertain"] = "confident"
     clarity: Literal["bonus", "won", "potential"] = "bonus"
     zeta_schedule: Literal["constant", "linear"] = "constant"
 
@@ -71,6 +78,9 @@ class VariantOptions:
         require_between("q", self.q, 0.0, 0.49)
         require_choice("entropy", self.entropy, ("turn", "action"))
         require_choice("normalisation", self.normalisation, ("minmax", "quantile"))
+        require_choice("scaling", self.scaling, ("confident", "uncertain"))
+        if self.scaling == "uncertain":  # equal entropies have U = 1, so a larger k would make every weight 0
+            require_between("k", self.k, 0.0, 50.0)
         require_choice("clarity", self.clarity, ("bonus", "won", "potential"))
         require_choice("zeta_schedule", self.zeta_schedule, ("constant", "linear"))
 
@@ -89,8 +99,8 @@ def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredi
     low, high = _bounds(entropy, options, reduce)
     normalised = ((entropy - low) / (high - low + options.eps)).clamp(0.0, 1.0)
 
-    confidence = torch.exp(-options.k * normalised)
-    scale = confidence / global_mean(confidence, reduce)
+    weight = torch.exp(-options.k * (normalised if options.scaling == "confident" else 1.0 - normalised))
+    scale = weight / global_mean(weight, reduce)
 
     own_clarity = torch.exp(-options.k_future * normalised)
     clarity = torch.where(steps.has_next, own_clarity.roll(-1), 0.0)
@@ -122,7 +132,7 @@ def _bounds(entropy: Tensor, options: VariantOptions, reduce: Reduce) -> tuple[T
 
 MODULATION = Modulation(
     name="empg_variant",
-    summary="EMPG with another entropy, normalisation or bonus, or a zeta that falls over the run",
+    summary="EMPG with another entropy, normalisation, scaling or bonus, or a zeta that falls over the run",
     options=VariantOptions,
     modulate=empg_variant,
 )

@@ -21,12 +21,12 @@ function bounds(entropy, q) {
 
 // EMPG, arXiv 2509.09265, and its variants: see empg/credit/modulations/empg.py and empg_variant.py.
 function empg(steps, options) {
-  const { k, k_future, zeta, eps, normalisation, q, clarity: bonus, zeta_schedule } = options;
+  const { k, k_future, zeta, eps, normalisation, q, scaling, clarity: bonus, zeta_schedule } = options;
   const { entropy, base, process, episode, finished } = steps, n = entropy.length;
   const [low, high] = bounds(entropy, normalisation === "quantile" ? q : 0);
   const normalised = entropy.map((h) => Math.min(1, Math.max(0, (h - low) / (high - low + eps))));
-  const confidence = normalised.map((h) => Math.exp(-k * h)), middle = mean(confidence);
-  const scale = confidence.map((c) => c / middle);
+  const weights = normalised.map((h) => Math.exp(-k * (scaling === "uncertain" ? 1 - h : h))), middle = mean(weights);
+  const scale = weights.map((w) => w / middle);
   const own = normalised.map((h) => Math.exp(-k_future * h));
   const next = own.map((_, i) => (i + 1 < n && episode[i + 1] === episode[i] ? own[i + 1] : 0));
   const clarity = next.map((f, i) => {
@@ -72,12 +72,12 @@ function grpo_s(steps, { beta_1, beta_2, floor }) {
 }
 
 const EPS = 1e-8;
-const PLAIN = { normalisation: "minmax", q: 0.05, clarity: "bonus", zeta_schedule: "constant" };
+const PLAIN = { normalisation: "minmax", q: 0.05, scaling: "confident", clarity: "bonus", zeta_schedule: "constant" };
 
 // Values of the options that are names.
 export const CHOICES = {
   entropy: ["turn", "action"],
-  normalisation: ["minmax", "quantile"], clarity: ["bonus", "won", "potential"], zeta_schedule: ["constant", "linear"],
+  normalisation: ["minmax", "quantile"], scaling: ["confident", "uncertain"], clarity: ["bonus", "won", "potential"], zeta_schedule: ["constant", "linear"],
 };
 
 // By name: the options with their defaults, and the rule.
