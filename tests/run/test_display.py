@@ -131,6 +131,11 @@ class TestOutcome:
         records = [evaluation(0, 31), evaluation(4, 76), evaluation(0, 12, sha="b" * 64)]
         assert "+45.0 points" in shown(("finish", [records, Path("report.html")]))[2]
 
+    def test_evaluations_with_other_settings_than_those_of_the_recipe_do_not_count(self) -> None:
+        records = [evaluation(0, 31), evaluation(4, 76), *(evaluation(i, 12) | {"temperature": 0.6} for i in (0, 4))]
+        recipe = {"evaluation": {"temperature": 1.0, "episodes": 100}}
+        assert "+45.0 points" in shown(("finish", [records, Path("report.html"), recipe]))[2]
+
     def test_other_panels_are_not_compared(self) -> None:
         records = [evaluation(0, 10, sha="b" * 64), evaluation(0, 31), evaluation(4, 76)]
         assert "+45.0 points" in shown(("finish", [records, Path("report.html")]))[2]

@@ -59,12 +59,20 @@ class PanelOutcome:
 def outcomes(run: RunFolder, records: Sequence[Record], recipe: Mapping[str, Any] | None = None) -> list[PanelOutcome]:
     """Return the outcome of every evaluated split and decoding, in the order of the first evaluations.
 
+    The evaluations are those of `by_panel`.
+    """
+    return [_outcome(run, evaluations) for evaluations in by_panel(records, recipe)]
+
+
+def by_panel(records: Sequence[Record], recipe: Mapping[str, Any] | None = None) -> list[list[EvalRecord]]:
+    """Return the evaluations of every evaluated split and decoding, in the order of the first evaluations.
+
     With the recipe of the run, the evaluations with its settings count (`own_evaluations`); a split or decoding without
     any is shown with those that it has.
     """
     evaluations = eval_records(records)
     own = own_evaluations(records, recipe) if recipe else evaluations
-    return [_outcome(run, _of(panel, own) or _of(panel, evaluations)) for panel in panels(evaluations)]
+    return [_of(panel, own) or _of(panel, evaluations) for panel in panels(evaluations)]
 
 
 def _of(panel: tuple[str, str], evaluations: Sequence[EvalRecord]) -> list[EvalRecord]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,9 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from empg.plain_text import visible
-from empg.record.records import AnyRecord, EvalRecord, Record, TrainRecord, WarmStartRecord, eval_records
-from empg.report.before_after import Rate, before_and_after
-from empg.report.curves import panels
+from empg.record.records import AnyRecord, EvalRecord, Record, TrainRecord, WarmStartRecord
+from empg.report.before_after import Rate, before_and_after, by_panel
 from empg.system.signals import discard
 
 FIRST_STAGE = "preparing the policy"
@@ -92,17 +91,20 @@ class Progress:
         elif record["kind"] == "eval":
             self._show_evaluation(record)
 
-    def finish(self, records: Sequence[Record], report: Path) -> None:
-        """End the display: print success before and after on every panel, and the path of the report."""
+    def finish(self, records: Sequence[Record], report: Path, recipe: Mapping[str, Any] | None = None) -> None:
+        """End the display: print success before and after on every panel, and the path of the report.
+
+        With the recipe of the run, the same evaluations count as in the report.
+        """
         self._finished = True
         if self._live is not None:
             self._live.refresh()
             self._live.stop()
-        evaluations = eval_records(records)
-        if self._live is not None and evaluations:
-            self.console.print(_outcome_table(evaluations))
-        else:
-            for line in _outcome_lines(evaluations):
+        rows = _outcome_rows(by_panel(records, recipe))
+        if self._live is not None and rows:
+            self.console.print(_outcome_table(rows))
+        elif rows:
+            for line in aligned([("success (95% Wilson)", "episodes", "before", "after", "difference"), *rows]):
                 self._print(line)
         self._print(f"report: {report}")
 
@@ -263,17 +265,16 @@ def _block(share: float) -> str:
 # --- before and after ------------------------------------------------------------------------------------------------
 
 
-def _outcome_rows(evaluations: Sequence[EvalRecord]) -> list[tuple[str, str, str, str, str]]:
+def _outcome_rows(evaluations: Sequence[Sequence[EvalRecord]]) -> list[tuple[str, str, str, str, str]]:
     """Return (panel, episodes, before, after, difference in points) of every split and decoding."""
     rows = []
-    for panel in panels(evaluations):
-        played = [r for r in evaluations if (r["split"], r["decoding"]) == panel]
+    for played in evaluations:
         first, last = before_and_after(played)
         trained, twice = last["iteration"] > 0, first["iteration"] != last["iteration"]
         points = 100 * (last["success"] - first["success"])
         rows.append(
             (
-                f"{panel[0]} ({panel[1]})",
+                f"{last['split']} ({last['decoding']})",
                 str(last["n"]),
                 rate(Rate.of(first)) if twice or not trained else "",
                 rate(Rate.of(last)) if trained else "",
@@ -283,17 +284,10 @@ def _outcome_rows(evaluations: Sequence[EvalRecord]) -> list[tuple[str, str, str
     return rows
 
 
-def _outcome_table(evaluations: Sequence[EvalRecord]) -> Table:
+def _outcome_table(rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(title="success, with 95% Wilson intervals", title_justify="left")
     for heading in ("panel", "episodes", "before", "after", "difference"):
         table.add_column(heading, justify="left" if heading == "panel" else "right")
-    for row in _outcome_rows(evaluations):
+    for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
-
-
-def _outcome_lines(evaluations: Sequence[EvalRecord]) -> list[str]:
-    rows = _outcome_rows(evaluations)
-    if not rows:
-        return []
-    return aligned([("success (95% Wilson)", "episodes", "before", "after", "difference"), *rows])

@@ -180,7 +180,8 @@ class RunLogger:
         if self.progress is not None:
             from empg.report.page import build_page
 
-            self.progress.finish(self.folder.read_metrics(), build_page(self.folder))
+            report = build_page(self.folder)
+            self.progress.finish(self.folder.read_metrics(), report, self.folder.recipe_values())
 
     def _write(self, record: AnyRecord) -> None:
         if not self.workers.first:
