@@ -162,6 +162,13 @@ def test_wrong_overrides(write, override: str, message: str) -> None:
         load_recipe(write("seed: 1"), [override])
 
 
+def test_a_tilde_is_the_home_folder(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    recipe = load_recipe(write("policy: {model: ~/models/small}"), ["warm_start.recordings=~/shop"])
+    assert recipe.warm_start is not None
+    assert (recipe.policy.model, recipe.warm_start.recordings) == ("/home/ada/models/small", "/home/ada/shop")
+
+
 @given(
     seed=st.integers(0, 2**40),
     lr=st.floats(1e-12, 1e3),

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from empg.environments import registry
 from empg.environments.base import TextEnvironment
-from empg.environments.options import EnvironmentOptions, read_options
+from empg.environments.options import EnvironmentOptions, HomePath, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
 from empg.recipe_credit import CreditSection, LossSection
@@ -125,7 +125,7 @@ class LoraSection(Section):
 class PolicySection(Section):
     """The language model."""
 
-    model: str = Field("tiny", min_length=1, description="`tiny`, a folder, or a Hugging Face name")
+    model: HomePath = Field("tiny", min_length=1, description="`tiny`, a folder, or a Hugging Face name")
     tiny: TinyModel = TinyModel()
     lora: LoraSection | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -178,7 +178,7 @@ class WarmStartSection(Section):
     early_stop: float = Field(
         0.0, ge=0.0, lt=1.0, description="probability per turn that the expert stops early; such turns are imitated"
     )
-    recordings: str | None = Field(
+    recordings: HomePath | None = Field(
         None,
         min_length=1,
         description="a file of recorded human episodes, or a folder of *.jsonl; imitated in addition to the expert",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, StrictStr, ValidationError
 
 from empg.errors import UserError
 from empg.validation import Checked, OptionError, explained
@@ -95,6 +95,8 @@ def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 Item = TypeVar("Item")
+HomePath = Annotated[StrictStr, AfterValidator(in_home)]
+"""A path or another text; a `~` at its beginning is the home folder."""
 FilePath = Annotated[Path, BeforeValidator(_given_path)]
 """A file or folder, given as a text or a path; `~` is the home folder."""
 Several = Annotated[tuple[Item, ...], AfterValidator(_filled)]

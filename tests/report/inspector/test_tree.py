@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from empg.report.inspector.tree import Branch, partings, tree
+from empg.report.inspector.tree import MAX_LEVELS, Branch, partings, tree
 
 
 def episode(number: int, actions: str, won: bool = False) -> list[dict[str, Any]]:
@@ -40,6 +40,18 @@ def test_equal_episodes_are_one_branch_and_strangers_part_at_once() -> None:
 
 def test_a_long_episode_does_not_make_a_deep_tree() -> None:
     assert len(tree([episode(0, "a" * 5_000), episode(1, "a" * 5_000 + "b")]).steps) == 5_000
+
+
+def test_hundreds_of_episodes_that_part_one_by_one_do_not_make_a_deep_tree() -> None:
+    def levels(branch: Branch) -> int:
+        return 1 + max((levels(b) for b in branch.branches), default=0)
+
+    root = tree([episode(number, "a" * number + "b") for number in range(900)])
+    assert levels(root) == MAX_LEVELS + 2  # the root, and the episodes that stand alone
+    deepest = root
+    while deepest.branches:
+        last, deepest = deepest, max(deepest.branches, key=levels)
+    assert [b.episodes for b in last.branches] == [[number] for number in range(MAX_LEVELS, 900)]
 
 
 def test_won_and_lost_episodes_part_where_a_continuation_has_only_one_outcome() -> None:

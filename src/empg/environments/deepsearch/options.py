@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr, 
 
 from empg.environments.deepsearch.opened_files import plain_name
 from empg.environments.deepsearch.scoring import Metric
-from empg.environments.options import EnvironmentOptions, FilePath, OptionSection, Several, in_home
+from empg.environments.options import EnvironmentOptions, FilePath, HomePath, OptionSection, Several, in_home
 from empg.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Data(OptionSection):
     questions: dict[str, tuple[str, ...]] | str = Field(
         description="per split, a file or a list of files; or one folder of the published files"
     )
-    corpus: StrictStr | None = Field(
+    corpus: HomePath | None = Field(
         None, description="a file of pages; null: local retrievers search the paragraphs that come with the questions"
     )
 
@@ -100,11 +100,6 @@ class Data(OptionSection):
                 raise UserError(f"{split} must be a file or a list of files, as in {DATA_EXAMPLE}")
             files[split] = tuple(map(in_home, paths))
         return files
-
-    @field_validator("corpus")
-    @classmethod
-    def _of_user(cls, given: str | None) -> str | None:
-        return given and in_home(given)
 
 
 def _folder_alone(given: Any) -> Any:

@@ -10,6 +10,7 @@ from empg.report.inspector.library import Row
 from empg.report.markup import finite, short
 
 MAX_TEXT = 160  # characters of an action in the tree
+MAX_LEVELS = 60  # branches within branches; a browser and the template could not nest hundreds of them
 
 
 @dataclass
@@ -42,10 +43,10 @@ class Branch:
 def tree(episodes: Sequence[Sequence[Row]]) -> Branch:
     """Return the tree of the episodes of one group.
 
-    Two episodes share a step if they read the same observation and chose the same action, after the same steps. The
-    depth of the tree is at most the number of episodes, because a branch ends only where episodes part.
+    Two episodes share a step if they read the same observation and chose the same action, after the same steps. A
+    branch ends only where episodes part. Beyond `MAX_LEVELS` branches within one another, each episode stands alone.
     """
-    return _grow(list(episodes), 0)
+    return _grow(list(episodes), 0, 0)
 
 
 def partings(branch: Branch) -> list[Branch]:
@@ -55,7 +56,7 @@ def partings(branch: Branch) -> list[Branch]:
     return sorted(found, key=lambda b: b.parts or 0)
 
 
-def _grow(episodes: list[Sequence[Row]], start: int) -> Branch:
+def _grow(episodes: list[Sequence[Row]], start: int, level: int) -> Branch:
     won = sum(bool(turns[0]["success"]) for turns in episodes)
     branch = Branch(episodes=[turns[0]["episode"] for turns in episodes], won=won)
     depth = start
@@ -69,7 +70,8 @@ def _grow(episodes: list[Sequence[Row]], start: int) -> Branch:
         branch.steps.append(_step([turns[depth] for turns in going]))
         depth += 1
     branch.ends = [turns[0] for turns in episodes if len(turns) == depth]
-    branch.branches = [_grow(together, depth) for together in kinds.values()]
+    parted = list(kinds.values()) if level < MAX_LEVELS else [[turns] for turns in going]
+    branch.branches = [_grow(together, depth, level + 1) for together in parted]
     one_sided = [len({bool(end["success"]) for end in branch.ends}) == 1, *(not b.mixed for b in branch.branches)]
     if branch.mixed and branch.branches and any(one_sided):
         branch.parts = depth
