@@ -40,8 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"errors", "plain_text", "environments", "record"},
     "play": {"errors", "plain_text", "environments", "yaml_text"},
     "run": {
-        "errors", "plain_text", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "learner",
-        "record", "report",
+        "errors", "plain_text", "yaml_text", "system", "credit", "environments", "recipe", "recipe_modulation", "agent",
+        "policy", "rollout", "learner", "record", "report",
     },
     "engines": {
         "errors", "system", "validation", "credit", "environments", "recipe", "recipe_modulation", "agent", "policy",

@@ -32,6 +32,7 @@ from empg.report.entropy_figures import Tenth, tenths
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
 from empg.run.build import EVALUATION_KEY, build_policy, play
+from empg.run.display import Stage
 from empg.run.evaluate import evaluated_splits, panel_of
 
 _ROOM = 1 << 20  # bytes; 64 tasks take about a third
@@ -85,10 +86,6 @@ class EntropyMeasurements:
     def change_tenths(self) -> list[Tenth]:
         """The entropies by tenth of H before learning."""
         return tenths("before", {"before": self.before, "after": self.after})
-
-
-Stage = Callable[[str, int], Callable[[int], None]]
-"""Called with the name and the length of each part; returns what to call with the number of finished episodes."""
 
 
 def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes: int = 64) -> EntropyMeasurements:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +29,8 @@ SUCCESS_SHOWN = 60  # iterations in the success curve, and points in that of a w
 ALARMS_SHOWN = 3
 TIMES_AVERAGED = 10  # iterations that the estimate of the remaining time averages
 _BLOCKS = "▁▂▃▄▅▆▇█"
+Stage = Callable[[str, int], Callable[[int], None]]
+"""Called with the name and the length of each part; returns what to call with the number of finished items."""
 
 
 class Progress:
@@ -38,10 +40,10 @@ class Progress:
     one line, flushed immediately.
     """
 
-    def __init__(self, iterations: int, console: Console | None = None) -> None:
+    def __init__(self, iterations: int, console: Console | None = None, first: str = FIRST_STAGE) -> None:
         self.iterations = iterations
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._stage, self._total, self._done, self._began = FIRST_STAGE, 0, 0, time.monotonic()
+        self._stage, self._total, self._done, self._began = first, 0, 0, time.monotonic()
         self._train: TrainRecord | None = None
         self._warm: WarmStartRecord | None = None
         self._accuracy: deque[float] = deque(maxlen=SUCCESS_SHOWN)

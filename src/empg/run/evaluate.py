@@ -20,6 +20,7 @@ from empg.rollout.collector import Request
 from empg.rollout.types import EndReason
 from empg.run.build import EVALUATION_KEY, build_policy, play
 from empg.run.columns import episode_rows
+from empg.run.display import Stage
 from empg.system.signals import StopRequested
 from empg.system.workers import Workers
 
@@ -114,7 +115,7 @@ def evaluate_run(
     episodes: int | None = None,
     decoding: str = "sampled",
     temperature: float | None = None,
-    stage: Callable[[str, int], Callable[[int], None]] | None = None,
+    stage: Stage | None = None,
 ) -> list[EvalRecord]:
     """Evaluate a run's policy on panels and write the results into the run folder, where `compare` finds them.
 

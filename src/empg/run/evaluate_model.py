@@ -29,6 +29,7 @@ from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
 from empg.run.build import EVALUATION_KEY, build_policy, play, resolve
 from empg.run.columns import episode_rows
+from empg.run.display import Stage
 from empg.run.evaluate import panel_of, summarise
 
 # For a model that was not trained on the format. A prompt per turn has the same length at every turn; a `merged`
@@ -39,8 +40,6 @@ _ROLLOUT = {"max_turn_tokens": 512, "max_episode_tokens": 4096, "slots": 8}
 _FREE = ("name", "evaluation", "environment.workers", "rollout.slots", "policy.device")
 
 _KEPT_OF_A_TURN = ("observation", "text", "action", "valid")
-
-Stage = Callable[[str, int], Callable[[int], None]]
 Keep = Callable[[Episode, Usage | None], None]
 
 

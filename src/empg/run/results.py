@@ -1,12 +1,14 @@
-"""Results of evaluations as lines of text: what `empg evaluate` and `empg compare` print."""
+"""Results as lines of text: what `empg evaluate`, `empg compare`, `empg credit` and `empg entropy` print."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from empg.record.aggregate import Estimate
 from empg.record.records import EvalRecord
 from empg.record.statistics import Comparison, Paired
 from empg.report.before_after import Rate
+from empg.run.alignment import AlignmentReport
 from empg.run.coupling import EntropyMeasurements
 from empg.run.display import aligned, rate
 from empg.run.evaluate_model import ModelEvaluation
@@ -76,6 +78,26 @@ def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterat
     if result.apart:
         settings = "; ".join(result.apart)
         yield f"warning: evaluation settings differ, so the difference is not due to the policies alone: {settings}"
+
+
+def alignment_lines(found: AlignmentReport) -> Iterator[str]:
+    """Two tables: the alignment of each rule, and that of the outcome advantage by tenth of step entropy."""
+    yield f"{found.steps:,} steps of {found.groups:,} groups; the worth of {found.known:,} is known"
+    rows: list[tuple[str, ...]] = [("rule", "alignment (95%)", f"of {found.reference} (95%)")]
+    rows += [(r.label, _estimate(r.alignment, ".3f"), _estimate(r.ratio, ".2f")) for r in found.rules]
+    yield from aligned(rows)
+    rows = [
+        ("tenth of the steps", "H, nats", "worth known", "of won episodes", "alignment of the outcome advantage (95%)")
+    ]
+    for place, part in enumerate(found.tenths, 1):
+        shares = (f"{100 * share:.0f}%" for share in (part.known, part.won))
+        rows.append((str(place), f"{part.entropy:.3f}", *shares, _estimate(part.alignment, ".2f")))
+    yield from aligned(rows)
+    yield from (f"warning: {problem}" for problem in found.problems)
+
+
+def _estimate(estimate: Estimate, form: str) -> str:
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def entropy_lines(measured: EntropyMeasurements) -> Iterator[str]:

@@ -1,0 +1,298 @@
+"""The worth of actions from the other episodes of a group, and how well rules of credit agree with it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from empg.cli import app
+from empg.credit import EMPGConfig
+from empg.errors import UserError
+from empg.record.loading import LoadedRun
+from empg.record.runfolder import RunFolder
+from empg.record.tables import EPISODES
+from empg.run.alignment import CreditRule, RecordedSteps, measure_alignment, read_rule, recorded_steps
+
+NONE = CreditRule(label="none")
+
+
+def silent(name: str, total: int) -> Callable[[int], None]:
+    return lambda finished: None
+
+
+def turns(*episodes: tuple[str, bool], group: int = 0, iteration: int = 1, start: int = 0) -> list[dict[str, Any]]:
+    """Steps of episodes of one group: the letters are actions, and an observation is the number of steps before it."""
+    return [
+        {
+            "iteration": iteration,
+            "episode": start + number,
+            "group": group,
+            "task_index": 0,
+            "task_id": "t",
+            "task_type": "k",
+            "split": "train",
+            "turn": turn,
+            "observation": str(turn),
+            "text": action,
+            "action": action,
+            "reward": float(won and turn == len(actions) - 1),
+            "process_reward": 0.0,
+            "entropy": 0.5,
+            "action_entropy": 0.5,
+            "advantage_outcome": 1.0 if won else -1.0,
+            "advantage": 1.0 if won else -1.0,
+            "success": won,
+        }
+        for number, (actions, won) in enumerate(episodes)
+        for turn, action in enumerate(actions)
+    ]
+
+
+@pytest.fixture
+def written(make_run: Callable[..., RunFolder]) -> Callable[..., RunFolder]:
+    """A function that writes a run with these steps."""
+
+    def write(*rows: dict[str, Any], name: str = "run") -> RunFolder:
+        run = make_run(name, iterations=4, keep_episodes=())
+        for iteration in sorted({row["iteration"] for row in rows}):
+            of_it = [row for row in rows if row["iteration"] == iteration]
+            run.write_episodes(iteration, {column: [row[column] for row in of_it] for column in of_it[0]})
+        return run
+
+    return write
+
+
+Written = Callable[..., RunFolder]
+BRANCHES = turns(("ax", True), ("ay", True), ("b", False), ("bz", True))
+
+
+def steps_of(run: RunFolder, iteration: int = 1, finished: float = 0.0) -> RecordedSteps:
+    found = recorded_steps(LoadedRun(run).steps_of(iteration), finished)
+    assert found is not None
+    return found
+
+
+class TestWorth:
+    def test_by_hand(self, written: Written) -> None:
+        # First step: two episodes took a and two took b. For the first episode, the other one with a won, and of all
+        # three others two won: 1 - 2/3. For the third, the other one with b won, and all three others won: 1 - 1. For
+        # the fourth, the other one with b lost, and of the three others two won: 0 - 2/3.
+        found = steps_of(written(*BRANCHES))
+        first = [1 / 3, 1 / 3, 0.0, -2 / 3]
+        # Second steps: after a, x and y were taken once each, so no other episode tells Q. After b, z is alone.
+        assert found.worth == pytest.approx([first[0], 0, first[1], 0, first[2], first[3], 0])
+        assert found.known.tolist() == [True, False, True, False, True, True, False]
+
+    def test_only_episodes_that_read_and_did_the_same_before_are_compared(self, written: Written) -> None:
+        same, other = (
+            turns(("ac", True), ("ac", True), ("bc", False), ("bd", False)),
+            turns(("ac", True), ("ad", False)),
+        )
+        assert steps_of(written(*same)).known.tolist() == [True, False] * 4  # after a all took c; after b no two alike
+        assert not steps_of(written(*other, name="pair")).known.any()
+
+    def test_groups_are_apart(self, written: Written) -> None:
+        one = turns(("a", True), ("a", False), ("b", True))
+        two = turns(("b", False), ("b", False), ("a", True), group=7, start=3)
+        found = steps_of(written(*one, *two))
+        # Group 0: for the first a, the other a lost, one of the others won: 0 - 1/2. For the second 1 - 1.
+        assert found.worth == pytest.approx([-1 / 2, 0, 0, -1 / 2, -1 / 2, 0])
+        assert found.group.tolist() == [0, 0, 0, 1, 1, 1]
+
+    def test_a_malformed_turn_is_told_by_its_text(self, written: Written) -> None:
+        rows = turns(("a", True), ("b", False), ("c", False))
+        for row, text in zip(rows, ("same", "same", "other"), strict=True):
+            row |= {"action": None, "text": text}
+        assert steps_of(written(*rows)).known.tolist() == [True, True, False]
+
+    @given(st.lists(st.tuples(st.text("ab", min_size=1, max_size=3), st.booleans()), min_size=2, max_size=8), st.data())
+    def test_the_outcome_of_an_episode_does_not_change_its_own_worth(
+        self, episodes: list[tuple[str, bool]], data: st.DataObject
+    ) -> None:
+        flipped = data.draw(st.integers(0, len(episodes) - 1))
+        other = [(actions, won != (place == flipped)) for place, (actions, won) in enumerate(episodes)]
+        before, after = (_table(turns(*played)) for played in (episodes, other))
+        mine = before.seen.steps.episode.numpy() == flipped
+        assert np.array_equal(before.worth[mine], after.worth[mine])
+        assert (np.abs(before.worth) <= 1).all()
+        assert not before.worth[~before.known].any()
+
+    def test_steps_that_were_not_trained_on_tell_worth_but_have_no_part(self, written: Written) -> None:
+        rows = [row | {"advantage": None} if row["episode"] == 0 else row for row in BRANCHES]
+        found = steps_of(written(*rows))
+        assert found.worth == pytest.approx([1 / 3, 0, 0, -2 / 3, 0])
+        assert (
+            recorded_steps(LoadedRun(written(*({**r, "advantage": None} for r in rows), name="none")).steps_of(1))
+            is None
+        )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> RecordedSteps:
+    columns = {f.name: [row.get(f.name) for row in rows] for f in EPISODES}
+    found = recorded_steps(pa.table([columns[f.name] for f in EPISODES], schema=EPISODES))
+    assert found is not None
+    return found
+
+
+class TestAlignment:
+    def test_by_hand(self, written: Written) -> None:
+        # Equal weights, so the cosine of A = (1, 1, 1, 1, -1, 1, 1) and w = (1/3, 0, 1/3, 0, 0, -2/3, 0): 0. With a
+        # second group in which w = (-1/2, 0, 0) and A = (1, -1, 1) the sum is -1/2; sum w^2 = 6/9 + 1/4, sum A^2 = 10.
+        rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
+        found = measure_alignment([written(*rows)], [NONE], NONE, silent)
+        assert (found.steps, found.known, found.groups) == (10, 6, 2)
+        assert found.rules[0].alignment.value == pytest.approx(-0.5 / math.sqrt(11 / 12 * 10))
+        assert found.rules[0].ratio.value == 1.0
+
+    def test_a_step_counts_by_the_gradient_that_its_entropy_allows(self, written: Written) -> None:
+        rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
+        rows = [row | {"entropy": 1e-9 if row["group"] else math.log(2)} for row in rows]
+        found = measure_alignment([written(*rows)], [NONE], NONE, silent)
+        assert found.rules[0].alignment.value == pytest.approx(0.0, abs=1e-6)  # c = 1/2 and 1e-9: the first group alone
+
+    def test_credit_that_is_the_worth_is_aligned_and_its_opposite_is_not(self, written: Written) -> None:
+        rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
+        worth = [1 / 3, 0, 1 / 3, 0, 0, -2 / 3, 0, -1 / 2, 0, 0]
+        for name, sign in (("right", 1), ("wrong", -1)):
+            run = written(
+                *(row | {"advantage_outcome": sign * w} for row, w in zip(rows, worth, strict=True)), name=name
+            )
+            [rule] = measure_alignment([run], [NONE], NONE, silent).rules
+            assert (rule.alignment.value, rule.alignment.low, rule.alignment.high) == pytest.approx((sign,) * 3)
+
+    @pytest.mark.slow
+    def test_credit_by_chance_has_an_interval_around_zero(self, written: Written) -> None:
+        rng, rows = np.random.default_rng(3), []
+        for group in range(200):  # success does not depend on the action, and A is centred in the group
+            played = [(str(rng.choice(["a", "b"])), bool(rng.random() < 0.4)) for _ in range(8)]
+            mean = sum(won for _, won in played) / 8
+            steps = turns(*played, group=group, start=8 * group)
+            rows += [row | {"advantage_outcome": row["success"] - mean} for row in steps]
+        [rule] = measure_alignment([written(*rows)], [NONE], NONE, silent).rules
+        assert rule.alignment.low < 0 < rule.alignment.high
+        assert rule.alignment.high - rule.alignment.low < 0.2
+
+    def test_a_process_reward_is_a_part_of_the_credit_without_a_modulation(self, written: Written) -> None:
+        seen = steps_of(written(*(row | {"process_reward": 0.25} for row in BRANCHES))).seen
+        assert NONE.credit(seen).tolist() == [1.25, 1.25, 1.25, 1.25, -0.75, 1.25, 1.25]
+
+    def test_rules_see_the_share_of_the_run_that_is_finished(self, written: Written) -> None:
+        falling = read_rule("{name: empg_variant, zeta_schedule: linear, zeta: 1, k: 0}")
+        run = written(*BRANCHES)
+        early, late = (falling.credit(steps_of(run, finished=share).seen) for share in (0.0, 0.75))
+        assert not early.equal(late)
+        half = read_rule("{name: empg, zeta: 0.25, k: 0}").credit(steps_of(run).seen)
+        assert late.tolist() == pytest.approx(half.tolist())
+
+    def test_tenths_have_their_share_of_won_episodes(self, written: Written) -> None:
+        rows = turns(("aaaaa", True), ("bbbbb", False), ("aaaaa", True), ("bbbbb", False))
+        rows += turns(("aaaaa", True), ("bbbbb", False), ("aaaaa", True), ("bbbbb", False), group=1, start=4)
+        rows = [row | {"entropy": 0.1 if row["success"] else 0.9} for row in rows]
+        found = measure_alignment([written(*rows)], [NONE], NONE, silent).tenths
+        assert [part.won for part in found] == [1.0] * 5 + [0.0] * 5
+        assert [part.entropy for part in found] == pytest.approx([0.1] * 5 + [0.9] * 5)
+        assert sum(part.known for part in found) == pytest.approx(10 / 5)  # the first of five steps is shared
+
+    def test_a_reference_without_alignment_has_no_ratio(self, written: Written) -> None:
+        rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
+        run = written(*(row | {"advantage_outcome": 0.0} for row in rows))
+        [rule] = measure_alignment([run], [NONE], NONE, silent).rules
+        assert (rule.alignment.value, math.isnan(rule.ratio.value)) == (0.0, True)
+
+    def test_the_same_numbers_every_time(self, written: Written) -> None:
+        rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
+        run, rules = written(*rows), [read_rule(name) for name in ("none", "empg", "gtpo")]
+        assert measure_alignment([run], rules, NONE, silent) == measure_alignment([run], rules, NONE, silent)
+
+
+def test_the_recorded_credit_of_a_run_is_found_again(finished_run: RunFolder) -> None:
+    """What a rule is given here is what it was given in training."""
+    options = finished_run.recipe_values()["credit"]["modulation"]
+    for iteration in finished_run.episode_iterations():
+        table = LoadedRun(finished_run).steps_of(iteration)
+        found = recorded_steps(table)
+        assert found is not None
+        recorded = [a for a in table["advantage"].to_pylist() if a is not None]
+        again = CreditRule(label="run", modulation=options["name"], options=read_rule(str(options)).options)
+        assert again.credit(found.seen).tolist() == pytest.approx(recorded, abs=1e-5)
+
+
+class TestRules:
+    def test_a_rule_is_written_as_in_a_recipe(self) -> None:
+        assert read_rule("none").modulation is None
+        assert read_rule("empg").options == EMPGConfig()
+        rule = read_rule("{k: 2, zeta: 0.5}")
+        assert (rule.modulation, rule.options, rule.label) == ("empg", EMPGConfig(k=2, zeta=0.5), "k=2 zeta=0.5")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("emgp", r"--rule\.name: expected one of centred, .* got 'emgp'. Did you mean 'empg'\?"),
+            ("{name: empg, kk: 2}", "--rule.*kk"),
+            ("{name: empg, k: -1}", "--rule.*k: expected a number from 0"),
+            ("{name: none, k: 1}", "--rule: name: none takes no options"),
+            ("[empg]", r"expected a name, or options as in \{name: empg, k: 2\}"),
+            ("{name: empg", "is not valid YAML"),
+        ],
+    )
+    def test_a_wrong_rule_is_one_line(self, text: str, message: str) -> None:
+        with pytest.raises(UserError, match=message) as raised:
+            read_rule(text)
+        assert "\n" not in str(raised.value)
+
+
+class TestCommand:
+    def run(self, *arguments: str) -> Any:
+        return CliRunner().invoke(app, ["credit", *arguments])
+
+    def test_it_prints_two_tables(self, written: Written) -> None:
+        run = written(*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4))
+        result = self.run(str(run.path), "--rule", "none", "--rule", "{name: empg, k: 2}")
+        assert result.exit_code == 0, result.output
+        assert "10 steps of 2 groups; the worth of 6 is known" in result.output
+        assert re.search(r"^none +-0\.\d+ \[", result.output, re.MULTILINE)
+        assert re.search(r"^empg k=2 ", result.output, re.MULTILINE)
+        assert "tenth of the steps" in result.output
+
+    def test_without_a_rule_it_ranks_all(self, written: Written) -> None:
+        run = written(*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4))
+        result = self.run(str(run.path))
+        for name in ("none", "centred", "empg", "empg_variant", "gtpo"):
+            assert re.search(rf"^{name} ", result.output, re.MULTILINE), name
+
+    def test_a_damaged_file_is_a_warning(self, written: Written) -> None:
+        second = turns(("a", True), ("a", False), ("b", True), iteration=2)
+        torn = turns(("aa", True), ("b", False), iteration=3)
+        torn = [torn[0], torn[2], torn[1]]
+        run = written(*BRANCHES, *second, *torn, *turns(("a", True), iteration=4))
+        run.episodes_path(4).write_bytes(b"no parquet")
+        result = self.run(str(run.path), "--rule", "none")
+        assert result.exit_code == 0, result.output
+        assert result.output.count("warning: ") == 2
+        assert "must be contiguous" in result.output
+
+    def test_groups_that_tell_nothing_are_an_error(self, written: Written) -> None:
+        result = self.run(str(written(*turns(("a", True), ("a", True))).path))
+        assert result.exit_code == 1
+        assert "no worth of an action can be estimated" in result.output
+        assert self.run(str(written(name="empty").path)).exit_code == 1
+
+    def test_a_rule_that_needs_what_was_not_recorded(self, written: Written) -> None:
+        rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
+        run = written(*(row | {"action_entropy": None} for row in rows))
+        result = self.run(str(run.path), "--rule", "{name: empg_variant, entropy: action}")
+        assert result.exit_code == 1
+        assert "--rule empg_variant entropy=action: entropy: expected turn" in result.output
+
+    def test_a_folder_that_is_no_run(self, tmp_path: Path) -> None:
+        assert self.run(str(tmp_path)).exit_code == 1
