@@ -34,7 +34,19 @@ evaluation: {splits: [valid_seen], episodes: 4}
 """
 
 
-COMMANDS = ["train", "doctor", "study", "results", "evaluate", "compare", "credit", "entropy", "report", "figure", "play"]
+COMMANDS = [
+    "train",
+    "doctor",
+    "study",
+    "results",
+    "evaluate",
+    "compare",
+    "credit",
+    "entropy",
+    "report",
+    "figure",
+    "play",
+]
 EMPG = str(Path(sys.executable).with_name("empg"))
 
 

@@ -111,6 +111,7 @@ RULES = [
     *((name, rule.options()) for name, rule in MODULATIONS.items()),
     ("empg_variant", VariantOptions(normalisation="quantile", q=0.2)),
     ("empg_variant", VariantOptions(scaling="uncertain")),
+    ("empg_variant", VariantOptions(centring="gradient")),
     ("empg_variant", VariantOptions(clarity="won")),
     ("empg_variant", VariantOptions(clarity="potential", normalisation="quantile", q=0.3)),
     ("empg_variant", VariantOptions(entropy="action", normalisation="quantile", q=0.3)),
@@ -282,6 +283,32 @@ class TestVariant:
         )
         wanted = {0.0: [1.0, 1.0, 1.0], 50.0: [0.0, 0.0, 3.0]}.get(k, [3 / 7, 6 / 7, 12 / 7])
         torch.testing.assert_close(credit.scale, torch.tensor(wanted))
+
+    def test_centring_by_the_gradient_by_hand(self) -> None:
+        # H = ln 2 and ln 4/3, so c = 1/2 and 1/4: b = (1/2 - 1/4) / (3/4) = 1/3.
+        options = VariantOptions(centring="gradient", k=0.0, zeta=0.0)
+        seen = inputs([math.log(2), math.log(4 / 3)], [0, 1], [1.0, -1.0])
+        assert MODULATIONS["empg_variant"](seen, options).advantage.tolist() == pytest.approx([2 / 3, -4 / 3])
+
+    @pytest.mark.parametrize("entropy", [0.0, 0.7])
+    def test_with_equal_entropies_centring_by_the_gradient_is_the_mean(self, entropy: float) -> None:
+        seen = inputs([entropy] * 3, [0, 1, 1], [1.0, -1.0])
+        credit = MODULATIONS["empg_variant"](seen, VariantOptions(centring="gradient"))
+        torch.testing.assert_close(credit.advantage, modulate(seen.steps).advantage)
+
+    @given(batches(), st.sampled_from(["mean", "gradient"]), st.floats(-2, 2))
+    def test_no_other_constant_has_a_smaller_second_moment(self, batch: Batch, centring: Any, other: float) -> None:
+        steps = batch.table()
+        groups = torch.zeros(len(batch.advantages), dtype=torch.long)
+        seen = ModulationInputs(steps=steps, rewards=torch.tensor(batch.advantages), groups=groups)
+        credit = MODULATIONS["empg_variant"](seen, VariantOptions(centring=centring))
+        assert credit.modulated is not None
+        weight = torch.ones(len(steps)) if centring == "mean" else 1 - torch.exp(-steps.entropy)
+        least, found = (
+            float((weight.double() * values.double().square()).sum())
+            for values in (credit.advantage, credit.modulated - other)
+        )
+        assert least <= found * (1 + 1e-4) + 1e-5
 
     def test_uncertain_scaling_of_equal_entropies_is_one(self) -> None:
         options = VariantOptions(scaling="uncertain", k=50.0)

@@ -20,7 +20,7 @@ CHANGES: list[dict[str, Any]] = [
     NUMBERS,
     {**NUMBERS, "normalisation": "quantile", "q": 0.11, "clarity": "won", "zeta_schedule": "linear"},
     {"normalisation": "quantile", "q": 0.49, "clarity": "potential"},
-    {**NUMBERS, "scaling": "uncertain"},
+    {**NUMBERS, "scaling": "uncertain", "centring": "gradient"},
 ]
 
 

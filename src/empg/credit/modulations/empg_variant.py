@@ -1,10 +1,10 @@
-"""Variants of EMPG (arXiv 2509.09265): other entropies, normalisations, scalings, bonuses. The defaults are EMPG.
+"""Variants of EMPG (arXiv 2509.09265): other entropies, normalisations, bonuses, centrings. The defaults are EMPG.
 
     Hn(i,t)    = clip((H(i,t) - low) / (high - low + eps), 0, 1)
     g(i,t)     = exp(-k U(i,t)) / mean exp(-k U)
     f(i,t)     = exp(-k' Hn(i,t))                            0 beyond the last step of an episode
-    A_mod(i,t) = A(i) g(i,t) + zeta b(i,t)
-    A_final    = A_mod - mean A_mod                          means over all steps of the batch
+    A_mod(i,t) = A(i) g(i,t) + zeta B(i,t)
+    A_final    = A_mod - b                                   statistics over all steps of the batch
 
 `entropy` defines H(i,t):
 
@@ -23,7 +23,7 @@ A turn without an action, or without a thought before it, counts as a whole in b
     confident  Hn                                            EMPG
     uncertain  1 - Hn
 
-`clarity` defines b:
+`clarity` defines B:
 
     bonus      f(i,t+1)                                      EMPG
     won        f(i,t+1) where A(i) > 0, else 0
@@ -32,6 +32,15 @@ A turn without an action, or without a thought before it, counts as a whole in b
 With `potential`, the bonuses of an episode add up to -f of its first step, whatever it did later: shaping by a
 potential (Ng et al., 1999, with gamma = 1). Each is credited to its own step and not to earlier ones, so the invariance
 of that paper holds for the sum over an episode, not for a single update.
+
+`centring` defines b:
+
+    mean       mean A_mod                                    EMPG
+    gradient   sum c A_mod / sum c, with c = 1 - exp(-H)
+
+`gradient` is the constant that minimises the variance of the gradient if the squared gradients of steps are as c: the
+optimal baseline E[|grad log pi|^2 A] / E[|grad log pi|^2] (Weaver and Tao, 2001), with Proposition 1 of EMPG for the
+gradients and H in place of the Renyi-2 entropy. It is the mean where all entropies are equal.
 
 With `zeta_schedule: linear`, zeta falls linearly over the iterations of the run, towards 0 at the end.
 """
@@ -48,6 +57,8 @@ from empg.credit.checks import require_between, require_choice
 from empg.credit.modulations.base import Modulation, ModulationInputs, StepCredit, require_constants
 from empg.credit.reduce import Reduce, global_max, global_mean, global_min, global_smallest
 
+_SMALLEST = 1e-30  # a mean of c that is divided by; where it is 0, no step can move the policy
+
 
 @dataclass(frozen=True, kw_only=True)
 class VariantOptions:
@@ -59,6 +70,7 @@ class VariantOptions:
         q: share of the steps that `quantile` leaves out at either end, rounded down to whole steps.
         scaling: which steps g favours; see the top of this module. `uncertain` takes a k of at most 50.
         clarity: the bonus; see the top of this module.
+        centring: what is subtracted at the end; see the top of this module.
         zeta_schedule: `constant`, or `linear`: zeta falls towards 0 over the run.
     """
 
@@ -71,6 +83,7 @@ class VariantOptions:
     q: float = 0.05
     scaling: Literal["confident", "uncertain"] = "confident"
     clarity: Literal["bonus", "won", "potential"] = "bonus"
+    centring: Literal["mean", "gradient"] = "mean"
     zeta_schedule: Literal["constant", "linear"] = "constant"
 
     def __post_init__(self) -> None:
@@ -82,11 +95,12 @@ class VariantOptions:
         if self.scaling == "uncertain":  # equal entropies have U = 1, so a larger k would make every weight 0
             require_between("k", self.k, 0.0, 50.0)
         require_choice("clarity", self.clarity, ("bonus", "won", "potential"))
+        require_choice("centring", self.centring, ("mean", "gradient"))
         require_choice("zeta_schedule", self.zeta_schedule, ("constant", "linear"))
 
 
 def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredit:
-    """Return the credit of each step; see the top of this module. `clarity` of the result is b.
+    """Return the credit of each step; see the top of this module. `clarity` of the result is B.
 
     Raises:
         ValueError: the entropy of actions is asked for and unknown.
@@ -114,7 +128,13 @@ def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredi
     if steps.process_reward is not None:
         modulated = modulated + steps.process_reward
 
-    advantage = modulated - global_mean(modulated, reduce)
+    centre = global_mean(modulated, reduce)
+    if options.centring == "gradient":
+        gradient = -torch.expm1(-steps.entropy)
+        mean_gradient = global_mean(gradient, reduce)
+        weighted = global_mean(gradient * modulated, reduce) / mean_gradient.clamp_min(_SMALLEST)
+        centre = torch.where(mean_gradient > 0, weighted, centre)
+    advantage = modulated - centre
     return StepCredit(
         normalised_entropy=normalised, scale=scale, clarity=clarity, modulated=modulated, advantage=advantage
     )
@@ -132,7 +152,7 @@ def _bounds(entropy: Tensor, options: VariantOptions, reduce: Reduce) -> tuple[T
 
 MODULATION = Modulation(
     name="empg_variant",
-    summary="EMPG with another entropy, normalisation, scaling or bonus, or a zeta that falls over the run",
+    summary="EMPG with another entropy, normalisation, scaling, bonus or centring, or a zeta that falls over the run",
     options=VariantOptions,
     modulate=empg_variant,
 )

@@ -21,7 +21,7 @@ function bounds(entropy, q) {
 
 // EMPG, arXiv 2509.09265, and its variants: see empg/credit/modulations/empg.py and empg_variant.py.
 function empg(steps, options) {
-  const { k, k_future, zeta, eps, normalisation, q, scaling, clarity: bonus, zeta_schedule } = options;
+  const { k, k_future, zeta, eps, normalisation, q, scaling, clarity: bonus, centring, zeta_schedule } = options;
   const { entropy, base, process, episode, finished } = steps, n = entropy.length;
   const [low, high] = bounds(entropy, normalisation === "quantile" ? q : 0);
   const normalised = entropy.map((h) => Math.min(1, Math.max(0, (h - low) / (high - low + eps))));
@@ -34,7 +34,9 @@ function empg(steps, options) {
     return bonus === "potential" ? f - own[i] : f;
   });
   const weight = zeta_schedule === "linear" ? zeta * (1 - finished) : zeta;
-  const modulated = base.map((a, i) => a * scale[i] + weight * clarity[i] + process[i]), centre = mean(modulated);
+  const modulated = base.map((a, i) => a * scale[i] + weight * clarity[i] + process[i]);
+  const gradient = steps.all_entropy.map((h) => -Math.expm1(-h)), size = mean(gradient);
+  const centre = centring === "gradient" && size > 0 ? mean(modulated.map((a, i) => a * gradient[i])) / size : mean(modulated);
   return { normalised, scale, clarity, advantage: modulated.map((a) => a - centre) };
 }
 
@@ -72,12 +74,13 @@ function grpo_s(steps, { beta_1, beta_2, floor }) {
 }
 
 const EPS = 1e-8;
-const PLAIN = { normalisation: "minmax", q: 0.05, scaling: "confident", clarity: "bonus", zeta_schedule: "constant" };
+const PLAIN = { normalisation: "minmax", q: 0.05, scaling: "confident", clarity: "bonus", centring: "mean", zeta_schedule: "constant" };
 
 // Values of the options that are names.
 export const CHOICES = {
   entropy: ["turn", "action"],
-  normalisation: ["minmax", "quantile"], scaling: ["confident", "uncertain"], clarity: ["bonus", "won", "potential"], zeta_schedule: ["constant", "linear"],
+  normalisation: ["minmax", "quantile"], scaling: ["confident", "uncertain"], clarity: ["bonus", "won", "potential"],
+  centring: ["mean", "gradient"], zeta_schedule: ["constant", "linear"],
 };
 
 // By name: the options with their defaults, and the rule.
@@ -104,6 +107,7 @@ export function recompute(iteration, rule, options) {
   const steps = Object.fromEntries(
     ["entropy", "base", "process", "episode", "group", "reward"].map((name) => [name, pick(iteration[name])]));
   steps.finished = iteration.finished;
+  steps.all_entropy = steps.entropy; // the gradient of a step is that of all its tokens
   if (options.entropy === "action") steps.entropy = pick(iteration.action_entropy);
   const plain = steps.base.map((a, i) => a + steps.process[i]);
   const credit = !places.length ? {} : rule
