@@ -16,6 +16,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from typer.testing import CliRunner
 
 from empg.credit import MODULATIONS
 from empg.environments.registry import find
@@ -250,6 +251,10 @@ def test_the_page_on_runs_names_the_fields_of_a_record(kind: str, place: Path) -
 def test_the_page_on_runs_names_what_a_resumed_run_records_and_may_change() -> None:
     assert list(resume_record("", 0, {}, None)) == names("runs.md", "`resume`")
     assert set(names("runs.md", "What a resumed run may change")) == {*FREE, "evaluation.*"}
+    from empg.cli import app
+
+    shown = CliRunner().invoke(app, ["train", "--help"]).stdout
+    assert [key for key in FREE if key not in shown] == []
 
 
 @pytest.mark.parametrize("folder", ["episodes", "evaluations"])

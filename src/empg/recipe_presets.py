@@ -61,7 +61,7 @@ def fill_in(data: dict[str, Any]) -> dict[str, Any]:
 def replace_with(data: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe's mapping with the values of its preset, whatever it sets itself.
 
-    Where both have a section of the same `name` (or without one, as `empg`), its other keys stay.
+    Where both choose the same estimator or rule (`name` of a section), its other options stay.
     """
     return _put(data, over=True)
 

@@ -116,7 +116,7 @@ def serve_environment(
     split: Annotated[
         list[str] | None, typer.Option(help="Split to serve; repeatable  [default: train and the evaluated ones]")
     ] = None,
-    sessions: Annotated[int, typer.Option(min=1, max=10_000, help="Most sessions at once.")] = 64,
+    sessions: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of concurrent sessions.")] = 64,
     idle: Annotated[float, typer.Option(min=1.0, help="Seconds after which a session without a message ends.")] = 600.0,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")

@@ -34,21 +34,26 @@ def evaluate(
         str | None, typer.Option(help="Checkpoint to evaluate: iter-000040 or start  [default: the latest]")
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="Split to evaluate; repeatable  [default: the recipe's]")
+        list[str] | None,
+        typer.Option(help="Split to evaluate; repeatable  [default: the recipe's; with --model the environment's]"),
     ] = None,
-    episodes: Annotated[int | None, typer.Option(min=1, help="Tasks per panel  [default: the recipe's]")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Tasks per panel  [default: the recipe's; with --model 100]")
+    ] = None,
     decoding: Annotated[Decoding, typer.Option(help="Decoding of the policy.")] = Decoding.sampled,
     temperature: Annotated[
-        float | None, typer.Option(min=1e-3, help="Sampling temperature  [default: the recipe's]")
+        float | None, typer.Option(min=1e-3, help="Sampling temperature  [default: the recipe's; with --model 1]")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results, with --model  [default: evaluations/...]")
     ] = None,
     key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable with the API key of openai:URL#MODEL  [default: no key]")
+        str | None,
+        typer.Option(help="Environment variable with the API key of openai:URL#MODEL, with --model  [default: no key]"),
     ] = None,
     prices: Annotated[
-        tuple[float, float] | None, typer.Option(help="Prices per million prompt and completion tokens, e.g. 0.15 0.6")
+        tuple[float, float] | None,
+        typer.Option(help="Prices per million prompt and completion tokens, with --model, e.g. 0.15 0.6"),
     ] = None,
     baselines: Annotated[
         bool, typer.Option(help="Let the expert and a random policy play the panels, with --model.")

@@ -25,8 +25,9 @@ def study(
 
     Run every combination with `empg train`, several at a time. Finished runs are skipped and interrupted ones resumed,
     so the same command continues a study that was stopped, even by kill -9. A run that fails is reported, and the
-    others continue. What tables need of a run is copied into the folder of the results when the run is finished. This
-    folder is small enough to commit: `empg results` makes the page of it, and a run in it is finished everywhere.
+    others continue. The records and evaluations of each finished run are copied into the folder of the results, which
+    is small enough to commit and from which `empg results` makes the page. A run that has results there is not run
+    again, on any machine.
     """
     from empg.study.plan import load_study, plan
 

@@ -62,12 +62,13 @@ def train(
     Run the warm start, an evaluation, RL, a second evaluation, and write the report. The run folder gets the resolved
     recipe, metrics, episodes, checkpoints and report.html. Use --resume to continue a run that was stopped, even by
     kill -9. On a CPU the result is the same as without the interruption. Ctrl-C, SIGTERM and SIGHUP write a checkpoint
-    first; a second one ends the run at once.
+    first; a second one ends the run at once. A run that is stopped before its warm start has ended begins again.
 
-    A resumed run may change: name, iterations, workers, loggers, checkpoint_every, keep_checkpoints, evaluation.*,
-    environment.workers, rollout.slots, optimizer.micro_batch_tokens, policy.device. More iterations need
-    optimizer.schedule=constant: linear and cosine set every learning rate by the number of iterations, so fork the
-    run. A fork may change everything but the policy's shape and the warm start.
+    A resumed run may change: name, iterations, workers, loggers, record_token_entropies, checkpoint_every,
+    keep_checkpoints, evaluation.*, environment.workers, rollout.slots, optimizer.micro_batch_tokens,
+    optimizer.gradient_checkpointing, policy.device. More iterations need optimizer.schedule=constant: linear and cosine
+    set every learning rate by the number of iterations, so fork the run. A fork may change everything but the policy's
+    shape and the warm start.
     """
     if resume and force:
         raise typer.BadParameter(
