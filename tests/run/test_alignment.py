@@ -51,7 +51,10 @@ def turns(*episodes: tuple[str, bool], group: int = 0, iteration: int = 1, start
             "action_entropy": 0.5,
             "advantage_outcome": 1.0 if won else -1.0,
             "advantage": 1.0 if won else -1.0,
+            "num_prompt_tokens": 10,
+            "num_action_tokens": 5,
             "success": won,
+            "end": "won" if won else "lost",
         }
         for number, (actions, won) in enumerate(episodes)
         for turn, action in enumerate(actions)
@@ -76,8 +79,8 @@ Written = Callable[..., RunFolder]
 BRANCHES = turns(("ax", True), ("ay", True), ("b", False), ("bz", True))
 
 
-def steps_of(run: RunFolder, iteration: int = 1, finished: float = 0.0) -> RecordedSteps:
-    found = recorded_steps(LoadedRun(run).steps_of(iteration), finished)
+def steps_of(run: RunFolder, iteration: int = 1, **recipe: Any) -> RecordedSteps:
+    found = recorded_steps(LoadedRun(run).steps_of(iteration), recipe)
     assert found is not None
     return found
 
@@ -188,11 +191,26 @@ class TestAlignment:
 
     def test_rules_see_the_share_of_the_run_that_is_finished(self, written: Written) -> None:
         falling = read_rule("{name: empg_variant, zeta_schedule: linear, zeta: 1, k: 0}")
-        run = written(*BRANCHES)
-        early, late = (falling.credit(steps_of(run, finished=share).seen) for share in (0.0, 0.75))
+        run = written(*BRANCHES, *turns(("a", True), iteration=4))
+        early = falling.credit(steps_of(run, iterations=4).seen)
+        rows = [row | {"iteration": 4} for row in BRANCHES]
+        late = falling.credit(steps_of(written(*rows, name="late"), 4, iterations=4).seen)
         assert not early.equal(late)
         half = read_rule("{name: empg, zeta: 0.25, k: 0}").credit(steps_of(run).seen)
         assert late.tolist() == pytest.approx(half.tolist())
+
+    @pytest.mark.parametrize("history", ["merged", "per_turn"])
+    def test_rules_read_the_rewards_that_were_trained_on(self, written: Written, history: str) -> None:
+        # Turns of 15 tokens under a limit of 40: the penalty rises from 20 tokens on. Merged, two turns have 30 tokens
+        # and half of it; one prompt per turn never reaches it. The third episode ended at the limit.
+        rows = [row | {"end": "token_limit"} if row["episode"] == 2 else row for row in BRANCHES]
+        recipe: dict[str, Any] = {
+            "credit": {"overlong_penalty": 0.5, "overlong_ramp": 0.5},
+            "rollout": {"max_episode_tokens": 40},
+            "agent": {"history": history},
+        }
+        found = steps_of(written(*rows), **recipe).seen.rewards.tolist()
+        assert found == pytest.approx([0.75, 0.75, -0.5, 0.75] if history == "merged" else [1.0, 1.0, -0.5, 1.0])
 
     def test_tenths_have_their_share_of_won_episodes(self, written: Written) -> None:
         rows = turns(("aaaaa", True), ("bbbbb", False), ("aaaaa", True), ("bbbbb", False))

@@ -83,15 +83,19 @@ def overlong_share(episode: Episode, recipe: Recipe) -> float:
     its longest context, as the limit counts it: prompts and observations included. An episode that ended at the token
     limit has a share of 1, because its next prompt did not fit.
     """
-    if episode.end is EndReason.TOKEN_LIMIT:
-        return 1.0
-    limit = recipe.rollout.max_episode_tokens
-    ramp = recipe.credit.overlong_ramp * limit
-    if not ramp:
-        return 0.0
     lengths = [len(turn.prompt_ids) + len(turn.action_ids) for turn in episode.turns]
-    length = sum(lengths) if recipe.agent.history == "merged" else max(lengths, default=0)
-    return min(1.0, max(0.0, (length - (limit - ramp)) / ramp))
+    limit, ramp = recipe.rollout.max_episode_tokens, recipe.credit.overlong_ramp
+    return length_share(lengths, episode.end, limit, ramp, merged=recipe.agent.history == "merged")
+
+
+def length_share(lengths: Sequence[int], end: EndReason, limit: int, ramp: float, *, merged: bool) -> float:
+    """Return the share of `overlong_penalty` for turns with these numbers of tokens; see `overlong_share`."""
+    if end is EndReason.TOKEN_LIMIT:
+        return 1.0
+    if not ramp * limit:
+        return 0.0
+    length = sum(lengths) if merged else max(lengths, default=0)
+    return min(1.0, max(0.0, (length - (limit - ramp * limit)) / (ramp * limit)))
 
 
 def groups_with_signal(played: Sequence[Episode], recipe: Recipe) -> int:

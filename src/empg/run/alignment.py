@@ -31,10 +31,12 @@ from torch import Tensor
 
 from empg.credit import MODULATIONS, ModulationInputs, StepTable
 from empg.errors import UserError
+from empg.learner.assign import length_share
 from empg.recipe_modulation import named, read_modulation
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.loading import LoadedRun
 from empg.record.runfolder import RunFolder
+from empg.rollout.types import EndReason
 from empg.run.display import Stage
 from empg.yaml_text import read_yaml
 
@@ -73,11 +75,13 @@ class RecordedSteps:
         seen: entropies, base advantages, process rewards, episodes and groups.
         worth: (N,) w, 0 where it is unknown.
         known: (N,) bool.
+        won: (N,) bool, whether the episode of the step was won.
     """
 
     seen: ModulationInputs
     worth: np.ndarray
     known: np.ndarray
+    won: np.ndarray
 
     @property
     def weight(self) -> np.ndarray:
@@ -216,12 +220,12 @@ def measure_alignment(
     )
 
 
-def recorded_steps(steps: pa.Table, finished: float = 0.0) -> RecordedSteps | None:
+def recorded_steps(steps: pa.Table, recipe: Mapping[str, Any] | None = None) -> RecordedSteps | None:
     """Return the steps of one iteration that were trained on; None if there are none.
 
     Args:
         steps: the table of an iteration (`LoadedRun.steps_of`), in time order.
-        finished: share of the run's iterations that were finished when it was credited.
+        recipe: the resolved recipe of the run: for rules that read rewards or the share of the run that is finished.
     """
     columns = {name: steps[name].to_pylist() for name in _COLUMNS}
     entropy = np.array([np.nan if h is None else h for h in columns["entropy"]], dtype=float)
@@ -229,10 +233,7 @@ def recorded_steps(steps: pa.Table, finished: float = 0.0) -> RecordedSteps | No
     if not counted.any():
         return None
     worth, known = _worth(columns)
-    numbers, episode = np.unique(np.array(columns["episode"]), return_inverse=True)
-    rewards, groups = np.zeros(len(numbers)), np.zeros(len(numbers), dtype=np.int64)
-    np.add.at(rewards, episode, [r or 0.0 for r in columns["reward"]])
-    groups[episode] = columns["group"]
+    first, episode = np.unique(np.array(columns["episode"]), return_index=True, return_inverse=True)[1:]
 
     def column(name: str) -> Tensor:
         return torch.tensor([v or 0.0 for v, c in zip(columns[name], counted, strict=True) if c])
@@ -248,14 +249,41 @@ def recorded_steps(steps: pa.Table, finished: float = 0.0) -> RecordedSteps | No
         action_entropy=of_actions,
     )
     seen = ModulationInputs(
-        steps=table, rewards=torch.from_numpy(rewards).float(), groups=torch.from_numpy(groups), finished=finished
+        steps=table,
+        rewards=torch.from_numpy(_rewards(columns, episode, recipe or {})).float(),
+        groups=torch.from_numpy(np.array(columns["group"], dtype=np.int64)[first]),
+        finished=_finished(columns["iteration"][0], recipe or {}),
     )
-    return RecordedSteps(seen=seen, worth=worth[counted], known=known[counted])
+    won = np.array(columns["success"], dtype=bool)
+    return RecordedSteps(seen=seen, worth=worth[counted], known=known[counted], won=won[counted])
+
+
+def _rewards(columns: Mapping[str, Sequence[Any]], episode: np.ndarray, recipe: Mapping[str, Any]) -> np.ndarray:
+    """Return the reward of each episode as it was trained on: that of the environment minus the penalty for length."""
+    rewards = np.bincount(episode, weights=[r or 0.0 for r in columns["reward"]])
+    credit, rollout, agent = (recipe.get(name) or {} for name in ("credit", "rollout", "agent"))
+    penalty, ramp = credit.get("overlong_penalty") or 0.0, credit.get("overlong_ramp") or 0.0
+    if penalty:
+        read, wrote = columns["num_prompt_tokens"], columns["num_action_tokens"]
+        lengths: list[list[int]] = [[] for _ in rewards]
+        for place, tokens in zip(episode, zip(read, wrote, strict=True), strict=True):
+            lengths[place].append(sum(count or 0 for count in tokens))
+        ends = dict(zip(episode.tolist(), columns["end"], strict=True))
+        limit, merged = rollout.get("max_episode_tokens") or 0, agent.get("history") == "merged"
+        for place, turns in enumerate(lengths):
+            rewards[place] -= penalty * length_share(turns, EndReason(ends[place]), limit, ramp, merged=merged)
+    return rewards
+
+
+def _finished(iteration: int, recipe: Mapping[str, Any]) -> float:
+    """Return the share of the run's iterations that were finished when this one was credited; 0 if unknown."""
+    planned = recipe.get("iterations")
+    return min(1.0, (iteration - 1) / planned) if isinstance(planned, int) and planned > 0 else 0.0
 
 
 _COLUMNS = (
-    "episode", "group", "observation", "action", "text", "reward", "success", "entropy", "action_entropy",
-    "advantage_outcome", "process_reward", "advantage",
+    "iteration", "episode", "group", "observation", "action", "text", "reward", "success", "end", "entropy",
+    "action_entropy", "advantage_outcome", "process_reward", "advantage", "num_prompt_tokens", "num_action_tokens",
 )  # fmt: skip
 
 
@@ -285,15 +313,10 @@ def _worth(columns: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarray
 
 def _recorded(files: Sequence[tuple[RunFolder, int]], problems: list[str]) -> Iterator[RecordedSteps | None]:
     """Yield the steps of each iteration, and add to `problems` what cannot be read."""
-    iterations: dict[Any, int] = {}
     for run, iteration in files:
-        if run.path not in iterations:
-            planned = run.recipe_values().get("iterations")
-            iterations[run.path] = planned if isinstance(planned, int) and planned > 0 else 0
-        loaded, planned = LoadedRun(run), iterations[run.path]
-        steps, found = loaded.steps_of(iteration), None
+        loaded, found = LoadedRun(run), None
         try:
-            found = recorded_steps(steps, min(1.0, (iteration - 1) / planned) if planned else 0.0)
+            found = recorded_steps(loaded.steps_of(iteration), run.recipe_values())
         except ValueError as error:  # a damaged file
             problems.append(f"{run.episodes_path(iteration)}: {error}")
         problems += loaded.problems
@@ -322,8 +345,7 @@ def _tenth_sums(found: RecordedSteps) -> np.ndarray:
     for tenth, (low, high) in enumerate(pairwise(len(entropy) * part // 10 for part in range(11))):
         place[np.argsort(entropy, kind="stable")[low:high]] = tenth
     credit = np.where(found.known, found.seen.steps.advantage.double().numpy(), 0.0)
-    won = (found.seen.rewards[found.seen.steps.episode] > 0).numpy()
-    columns = [np.ones_like(entropy), entropy, found.known, won, found.worth * credit, found.worth**2, credit**2]
+    columns = [np.ones_like(entropy), entropy, found.known, found.won, found.worth * credit, found.worth**2, credit**2]
     cell = 10 * found.group + place
     cells = 10 * (int(found.group.max()) + 1)
     return np.stack([np.bincount(cell, weights=c, minlength=cells) for c in columns], axis=-1).reshape(-1, 10, 7)
