@@ -30,23 +30,37 @@ def run_of(folder: Path, latest: int | None) -> RunFolder:
 
 
 @pytest.mark.parametrize(
-    ("latest", "kinds", "evaluates"),
-    [
-        (2, ["run", "train", "train", "eval", "resume"], False),
-        (1, ["run", "train", "resume"], True),  # the policy of this checkpoint has no evaluation
-    ],
+    ("latest", "kinds"),
+    [(2, ["run", "train", "train", "eval", "resume"]), (1, ["run", "train", "resume"])],
 )
-def test_records_after_the_checkpoint_are_removed(
-    tmp_path: Path, latest: int, kinds: list[str], evaluates: bool
-) -> None:
+def test_records_after_the_checkpoint_are_removed(tmp_path: Path, latest: int, kinds: list[str]) -> None:
     run = run_of(tmp_path, latest)
     changed = small_recipe(iterations=5)
-    assert _continue(changed, run, "the command") is evaluates
+    _continue(changed, run, "the command")
     records = run.read_metrics()
     assert [record["kind"] for record in records] == kinds
     assert records[-1]["changes"] == {"iterations": [2, 5]}
     assert records[-1]["from_iteration"] == latest
     assert run.recipe_text() == dump_recipe(changed)
+
+
+@pytest.mark.parametrize(
+    ("latest", "iterations", "every", "evaluates"),
+    [
+        (1, 5, 0, False),  # only before the first and after the last iteration
+        (1, 5, 2, False),
+        (1, 5, 1, True),  # verl had saved, and the run ended before the evaluation
+        (1, 1, 0, True),
+        (2, 5, 1, False),  # there is one
+        (2, 2, 0, False),
+        (3, 5, 3, True),
+    ],
+)
+def test_an_evaluation_that_is_due_and_missing_is_made_up_for(
+    tmp_path: Path, latest: int, iterations: int, every: int, evaluates: bool
+) -> None:
+    recipe = small_recipe(iterations=iterations, evaluation={"every": every})
+    assert _continue(recipe, run_of(tmp_path, latest), "") is evaluates
 
 
 def test_a_run_of_another_engine_is_not_continued(tmp_path: Path) -> None:

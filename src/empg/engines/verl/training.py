@@ -65,7 +65,10 @@ def _begin(recipe: Recipe, run: Path, command: str) -> None:
 
 
 def _continue(recipe: Recipe, folder: RunFolder, command: str) -> bool:
-    """Prepare a run folder for continuing; return whether the policy of the checkpoint is still to be evaluated."""
+    """Prepare a run folder for continuing; return whether the evaluation at the checkpoint is due and missing.
+
+    verl saves before it evaluates, so a run can end in between.
+    """
     latest = folder.checkpoints / FOLDER / "latest_checkpointed_iteration.txt"
     if not latest.is_file():
         raise UserError(
@@ -78,7 +81,9 @@ def _continue(recipe: Recipe, folder: RunFolder, command: str) -> bool:
     folder.append_metrics(resume_record(command, iteration, changes, None))
     if changes:
         folder.replace_recipe(dump_recipe(recipe))
-    return all(record["iteration"] != iteration for record in eval_records(folder.read_metrics()))
+    every = recipe.evaluation.every
+    due = iteration == recipe.iterations or (every > 0 and iteration % every == 0)
+    return due and all(record["iteration"] != iteration for record in eval_records(folder.read_metrics()))
 
 
 def _start(config: DictConfig) -> None:
