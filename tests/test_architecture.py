@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "yaml_text": {"errors"},
     "environments": {"errors", "system", "validation"},
     "recipe_presets": set(),
-    "recipe_files": {"errors", "recipe_presets", "yaml_text"},
+    "recipe_files": {"errors", "validation", "recipe_presets", "yaml_text"},
     "recipe_modulation": {"validation", "credit"},
     "recipe_process_reward": {"errors", "validation", "environments"},
     "recipe_credit": {"errors", "validation", "recipe_modulation", "recipe_process_reward", "credit"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ from empg.environments.options import EnvironmentOptions, HomePath, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
 from empg.recipe_credit import CreditSection, LossSection
-from empg.recipe_files import apply_overrides, find_recipe, read_recipe_file
+from empg.recipe_files import apply_overrides, find_recipe, nested, read_recipe_file
 from empg.recipe_modulation import drop_options_of_the_other_rule, named_in
 from empg.recipe_presets import PRESETS, fill_in
 from empg.validation import Checked, did_you_mean, explained
@@ -294,6 +294,11 @@ class Recipe(Section):
             raise UserError(f"expected one of {', '.join(PRESETS)}, got {name!r:.80}{did_you_mean(name, PRESETS)}")
         return name
 
+    @field_validator("verl")
+    @classmethod
+    def _one_spelling(cls, section: dict[str, Any]) -> dict[str, Any]:
+        return nested(section)
+
     @field_validator("evaluation")
     @classmethod
     def _with_panels(cls, evaluation: EvaluationSection, info: ValidationInfo) -> EvaluationSection:
@@ -340,6 +345,9 @@ def override_recipe(data: dict[str, Any], overrides: Sequence[str], source: str 
         RecipeError: a key or value is wrong; the message names `source`.
     """
     of_the_file = named_in(data)
+    if isinstance(data.get("verl"), dict):
+        with suppress(UserError):  # which validation reports
+            data["verl"] = nested(data["verl"])
     data = apply_overrides(data, overrides, tidy=named_in)
     drop_options_of_the_other_rule(data, of_the_file, overrides)
     return parse_recipe(data, source)

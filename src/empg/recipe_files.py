@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from empg.errors import RecipeError, UserError
 from empg.recipe_presets import fill_in, replace_with
+from empg.validation import MAX_DEPTH
 from empg.yaml_text import read_yaml
 
 
@@ -93,3 +94,45 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             raise RecipeError(f"wrong override {override!r}: {parent!r} is a value and has no key {leaf!r}")
         node = child
     node[leaf] = value
+
+
+def nested(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section whose keys are nested or dotted (`a: {b: 1}` or `a.b: 1`) with nested keys only.
+
+    A `+` before a key stays, and `++` is the same. An override then replaces the value of the file in either spelling.
+
+    Raises:
+        UserError: a key is given twice, is a value and a mapping, or begins with `~`.
+    """
+    values: dict[str, str] = {}  # how each key that has a value is written
+    inner: dict[str, str] = {}  # and one of the keys below each other key
+    result: dict[str, Any] = {}
+    for written, value in _leaves(section):
+        path = written.lstrip("+")
+        if path.startswith("~"):
+            raise UserError(f"{written:.200}: a key cannot be removed. Remove the line, or set the key to null")
+        names = path.split(".")
+        if len(names) > MAX_DEPTH:
+            raise UserError(f"{written:.200}: expected at most {MAX_DEPTH} levels of nesting")
+        above = [".".join(names[:depth]) for depth in range(1, len(names))]
+        same = [values.get(key) for key in (*above, path)] + [inner.get(path)]
+        if other := next((key for key in same if key is not None), None):
+            raise UserError(f"{written:.200}: is given twice, also by {other:.200}, nested or dotted. Keep one of them")
+        values[path] = written
+        inner.update(dict.fromkeys(above, written))
+        node = result
+        *parents, leaf = names if written == path else ["+" + names[0], *names[1:]]
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[leaf] = value
+    return result
+
+
+def _leaves(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    if above.count(".") > MAX_DEPTH:
+        raise UserError(f"{above:.200}: expected at most {MAX_DEPTH} levels of nesting")
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from empg.cli import app
 from empg.engines.verl.settings import config_text, overrides
 from empg.errors import RecipeError
-from empg.recipe import Recipe, load_recipe, parse_recipe
+from empg.recipe import Recipe, load_recipe, override_recipe, parse_recipe
 from empg.run.build import resolve
 from tests import ROOT
 
@@ -141,6 +141,7 @@ def test_the_values_of_a_recipe_are_these() -> None:
         ("verl", {"trainer": {"nnodes": 2}}, "trainer.nnodes", 2),
         ("verl", {"actor_rollout_ref.rollout.name": "sglang"}, "actor_rollout_ref.rollout.name", "sglang"),
         ("verl", {"+ray_kwargs": {"ray_init": {"num_gpus": 2}}}, "+ray_kwargs.ray_init.num_gpus", 2),
+        ("verl", {"++ray_kwargs.ray_init.num_gpus": 2}, "+ray_kwargs.ray_init.num_gpus", 2),
     ],
 )  # fmt: skip
 def test_a_setting_becomes_a_value(section: str, value: Any, key: str, expected: Any) -> None:
@@ -182,6 +183,32 @@ def test_what_the_engine_does_not_do_is_named(sections: dict[str, Any], message:
         overrides(recipe, RUN)
     [line] = str(raised.value).splitlines()
     assert line.startswith(f"--engine verl: {message}")
+
+
+@pytest.mark.parametrize("given", [{"trainer.n_gpus_per_node": 8}, {"trainer": {"n_gpus_per_node": 8}}])
+def test_the_command_line_overrides_a_key_in_either_spelling(given: dict[str, Any]) -> None:
+    file = {**SMALL, "verl": {**given, "data.seed": 3}}
+    recipe = override_recipe(file, ["verl.trainer.n_gpus_per_node=4", "verl.trainer.nnodes=2"])
+    assert recipe.verl == {"trainer": {"n_gpus_per_node": 4, "nnodes": 2}, "data": {"seed": 3}}
+    assert overrides(resolve(recipe), RUN)["trainer.n_gpus_per_node"] == 4
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"trainer": {"nnodes": 2}, "trainer.nnodes": 4}, "trainer.nnodes: is given twice, also by trainer.nnodes"),
+        ({"trainer.nnodes": 4, "trainer": None}, "trainer: is given twice, also by trainer.nnodes"),
+        ({"trainer": {}, "trainer.nnodes": 4}, "trainer.nnodes: is given twice, also by trainer, "),
+        ({"++trainer.nnodes": 2, "trainer": {"nnodes": 4}}, r"trainer.nnodes: is given twice, also by \+\+"),
+        ({"~trainer": {"nnodes": 2}}, "~trainer.nnodes: a key cannot be removed. Remove the line, or"),
+        ({".".join("a" * 60): 1}, r"[a.]+: expected at most 50 levels"),
+        ({"a": {".".join("a" * 60): {"a": 1}}}, r"[a.]+: expected at most 50 levels"),
+    ],
+)  # fmt: skip
+def test_a_key_of_the_section_has_one_value(section: dict[str, Any], message: str) -> None:
+    for read in (parse_recipe, lambda data: override_recipe(data, [])):
+        with pytest.raises(RecipeError, match=f"^recipe: verl: {message}"):
+            read({**SMALL, "verl": section})
 
 
 def test_every_problem_has_a_line() -> None:
