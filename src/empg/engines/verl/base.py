@@ -13,12 +13,18 @@ from torch import Tensor
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.utils.padding import response_to_nested
 
+from empg.engines.verl.loop import check_job
+from empg.errors import UserError
+
 
 class CreditTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
     """verl's trainer `sync`; `assign` replaces fields of a batch after verl has computed its advantages.
 
     Attributes:
         reads: the fields of a batch that `assign` gets, beside `extra_fields`.
+
+    Raises:
+        UserError: see `check_job`; or no episode of an iteration can be trained on.
     """
 
     reads: Sequence[str]
@@ -43,6 +49,21 @@ class CreditTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
         Raises:
             UserError: the batch does not have what the credit needs.
         """
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        check_job(self.config, self.tokenizer, (self.train_dataset, self.val_dataset))
+
+    def _step_once(self, *arguments: Any, **named_arguments: Any) -> Any:
+        try:
+            return super()._step_once(*arguments, **named_arguments)
+        except RuntimeError as error:
+            if "no materializable trajectories" not in str(error):
+                raise
+            raise UserError(
+                f"iteration {self.global_steps}: every episode ended without a turn to train on. The warnings of the "
+                "agent loops have the reasons"
+            ) from None
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         batch = super()._compute_advantage(batch, metrics)

@@ -1,4 +1,4 @@
-"""Our environments as verl's agent loops: prompts, parsing and limits of a recipe, tokens from verl's servers.
+"""Our environments as verl's agent loop: prompts, parsing and limits of a recipe, tokens from verl's servers.
 
 The configuration names the recipe (`+empg.recipe=agent.yaml`), and a row of the data its task (`tasks.py`).
 """
@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import GenerationConfig
@@ -16,14 +20,17 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.engines.verl.tasks import AGENT
 from empg.errors import UserError
 from empg.policy.decode import Sampled
 from empg.recipe import Recipe, load_recipe
-from empg.rollout.env_pool import EnvPool, LocalEnvPool, make_env_pool
+from empg.rollout.env_pool import EnvPool, LocalEnvPool, Make, make_env_pool
 from empg.rollout.turns import EpisodeState
 from empg.rollout.types import EndReason, Episode
 
 RECIPE = "empg.recipe"
+
+_log = logging.getLogger(__name__)
 
 
 class EnvironmentLoop(AgentLoopBase):  # type: ignore[misc]  # verl has no types
@@ -32,29 +39,31 @@ class EnvironmentLoop(AgentLoopBase):  # type: ignore[misc]  # verl has no types
     Besides what verl requires, an output has `extra_fields["step_ids"]`, the step of each token of the response. With
     `agent.history: merged` an episode is one output, with `per_turn` every turn is one.
 
-    Args:
-        environment: the environment of the agent loop's name.
-
     Raises:
-        UserError: the configuration names no recipe, or one of another environment or with a longer context.
+        UserError: see `check_job`, which a trainer of this package calls before anything is played.
     """
 
-    def __init__(self, *arguments: Any, environment: str, **named_arguments: Any) -> None:
+    def __init__(self, *arguments: Any, **named_arguments: Any) -> None:
         super().__init__(*arguments, **named_arguments)
         self.recipe = _recipe(self.config)
-        if self.recipe.environment.id != environment:
-            raise UserError(f"{RECIPE}: expected one of {environment}, got one of {self.recipe.environment.id}")
-        room = self.rollout_config.prompt_length + self.rollout_config.response_length
-        if self.recipe.rollout.max_episode_tokens > room:
-            raise UserError(
-                f"rollout.max_episode_tokens: {self.recipe.rollout.max_episode_tokens} tokens do not fit into "
-                f"data.max_prompt_length + data.max_response_length = {room}"
-            )
         self.agent = _agent(self.recipe, self.tokenizer, self.config.actor_rollout_ref.model.path)
 
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> list[AgentLoopOutput]:
-        """Play one episode; none is returned if the environment failed or there was no room for a turn."""
-        info, environment = row["extra_info"], self.recipe.environment
+        """Play one episode; none is returned if the environment failed or there was no room for a turn.
+
+        Raises:
+            UserError: no other episode of the group has been returned or is still played. verl then counts the group
+                as failed. It would count it as finished otherwise, and look for a reward of it.
+        """
+        with _group_of(row["uid"]) as group:
+            made = await self._made(row["extra_info"], sampling_params)
+            group.returned |= bool(made)
+        if not made and not group.playing and not group.returned:
+            raise UserError(f"group {row['uid']}: every episode ended without a turn to train on")
+        return made
+
+    async def _made(self, info: dict[str, Any], sampling: dict[str, Any]) -> list[AgentLoopOutput]:
+        environment = self.recipe.environment
         state = EpisodeState(
             self.agent,
             task=int(info["task"]),
@@ -65,11 +74,12 @@ class EnvironmentLoop(AgentLoopBase):  # type: ignore[misc]  # verl has no types
         pool = _pool(environment.maker(info["split"]), environment.workers)
         played = _Played()
         try:
-            await self._play(state, pool, sampling_params, played)
+            await self._play(state, pool, sampling, played)
         finally:
             pool.close()
         episode = state.episode
-        if episode.end is EndReason.ENV_ERROR or not any(turn.action_ids for turn in episode.turns):
+        if problem := _left_out(episode):
+            _log.warning("task %d of %s: not trained on: %s", episode.task_index, episode.split, problem)
             return []
         return outputs(episode, played, merged=self.recipe.agent.history == "merged")
 
@@ -97,6 +107,38 @@ class EnvironmentLoop(AgentLoopBase):  # type: ignore[misc]  # verl has no types
             outcome = (await asyncio.to_thread(pool.step, [0], [action]))[0]
             played.acting += time.perf_counter() - began
             prompt = state.observe(outcome)
+
+
+@dataclass
+class _Group:
+    """The episodes of a group: how many are being played, and whether verl has got one."""
+
+    playing: int = 0
+    returned: bool = False
+
+
+_groups: dict[str, _Group] = {}  # by verl's name of each group, whose episodes are all played in one process
+
+
+@contextmanager
+def _group_of(uid: str) -> Iterator[_Group]:
+    group = _groups.setdefault(uid, _Group())
+    group.playing += 1
+    try:
+        yield group
+    finally:
+        group.playing -= 1
+        if not group.playing:
+            del _groups[uid]
+
+
+def _left_out(episode: Episode) -> str:
+    """Return why an episode has nothing to train on, empty if it has."""
+    if episode.end is EndReason.ENV_ERROR:
+        return f"the environment failed: {episode.error!r:.400}"
+    if not episode.turns:
+        return "the first prompt does not fit into rollout.max_episode_tokens"
+    return "" if any(turn.action_ids for turn in episode.turns) else "the model wrote nothing"
 
 
 class _Played:
@@ -156,11 +198,48 @@ def outputs(episode: Episode, played: _Played, *, merged: bool) -> list[AgentLoo
     return made
 
 
+def check_job(config: Any, tokenizer: Any, datasets: Iterable[Any]) -> None:
+    """Check what every episode needs, before anything is played: verl only logs the error of an episode.
+
+    Args:
+        config: verl's configuration.
+        tokenizer: of the policy.
+        datasets: verl's, whose rows may have other agent loops.
+
+    Raises:
+        UserError: rows are for this agent loop, and the configuration names no recipe, or one of another environment
+            or with a longer context, or one whose agent does not fit the chat template.
+    """
+    environments: set[Any] = set()
+    for dataset in datasets:
+        rows = getattr(dataset, "dataframe", None)  # a dataset of the user's own may not have it
+        if rows is not None and "agent_name" in rows.column_names and AGENT in rows.unique("agent_name"):
+            named = zip(rows["agent_name"], rows["extra_info"], strict=True)
+            environments |= {info.get("environment") for name, info in named if name == AGENT}
+    if not environments:
+        return
+    recipe = _recipe(config)
+    if others := environments - {recipe.environment.spec.id}:
+        raise UserError(
+            f"{RECIPE}: expected a recipe of {', '.join(sorted(map(str, others))):.200}, for which the data files were "
+            f"written, got one of {recipe.environment.id:.200}"
+        )
+    _agent(recipe, tokenizer, config.actor_rollout_ref.model.path)
+
+
 def _recipe(config: Any) -> Recipe:
+    """Return the recipe of a job, whose context fits into verl's."""
     path = (config.get("empg") or {}).get("recipe")
     if path is None:
         raise UserError(f"{RECIPE}: expected the path of a recipe: add +{RECIPE}=agent.yaml to the command")
-    return _load(str(path))
+    recipe = _load(str(path))
+    room = config.actor_rollout_ref.rollout.prompt_length + config.actor_rollout_ref.rollout.response_length
+    if recipe.rollout.max_episode_tokens > room:
+        raise UserError(
+            f"rollout.max_episode_tokens: {recipe.rollout.max_episode_tokens} tokens do not fit into "
+            f"data.max_prompt_length + data.max_response_length = {room}"
+        )
+    return recipe
 
 
 @functools.lru_cache(maxsize=8)
@@ -192,6 +271,6 @@ def _ends(model: str) -> list[int]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
-def _pool(make: Any, workers: int) -> EnvPool:
+def _pool(make: Make, workers: int) -> EnvPool:
     """Return a pool of one environment: in this process, or in one of its own if the recipe has processes."""
     return make_env_pool(make, 1) if workers else LocalEnvPool(make)

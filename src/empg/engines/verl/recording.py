@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tensordict import TensorDict
 from torch import Tensor
+from verl.experimental.agent_loop.agent_loop import register
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from empg.credit import LossStats
@@ -23,6 +24,7 @@ from empg.engines.verl.base import CreditTrainer
 from empg.engines.verl.episodes import EpisodeRows, pack, pack_row, panel_rows, read_episodes
 from empg.engines.verl.loop import EnvironmentLoop
 from empg.engines.verl.settings import TRAINER
+from empg.engines.verl.tasks import AGENT
 from empg.errors import UserError
 from empg.learner.assign import Assigned, assign_credit
 from empg.learner.checkpoint import DivergedError
@@ -50,6 +52,7 @@ _METRICS = {
 _BATCH = ["loss_mask", "response_mask", "old_log_probs", "entropy"]
 
 
+@register(AGENT)
 class RecordedLoop(EnvironmentLoop):
     """`EnvironmentLoop` whose last output of an episode has the episode itself, if the configuration names a run."""
 

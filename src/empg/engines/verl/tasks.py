@@ -12,25 +12,24 @@ import pyarrow.parquet as pq
 from empg.environments.panels import make_panel
 from empg.recipe import Recipe
 
-
-def agent_name(environment: str) -> str:
-    """Return the name of the agent loop of an environment."""
-    return f"empg_{environment}"
+AGENT = "empg"
+"""The name of the agent loop, which plays the environment of the job's recipe."""
 
 
 def task_rows(recipe: Recipe, split: str, tasks: Sequence[int]) -> list[dict[str, Any]]:
     """Return one row per group for tasks of a split, in order.
 
-    The agent loop plays task `extra_info.task` of the split. verl does not use `prompt`.
+    The agent loop plays task `extra_info.task` of the split, if the job's recipe has the environment of the row. verl
+    does not use `prompt`.
     """
-    name = recipe.environment.id
+    name, environment = recipe.environment.id, recipe.environment.spec.id
     return [
         {
             "prompt": [{"role": "user", "content": f"task {task} of {split}"}],
-            "agent_name": agent_name(name),
+            "agent_name": AGENT,
             "data_source": f"{name}/{split}",
             "reward_model": {"style": "rule", "ground_truth": ""},
-            "extra_info": {"index": group, "split": split, "task": task},
+            "extra_info": {"index": group, "environment": environment, "split": split, "task": task},
         }
         for group, task in enumerate(tasks)
     ]
