@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import threading
 import time
@@ -19,6 +20,7 @@ pytest.importorskip("verl", reason="verl is not installed: make test-verl runs t
 import datasets
 import yaml
 from omegaconf import OmegaConf
+from transfer_queue.client import AsyncTransferQueueClient as TransferQueueClient
 from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
@@ -155,21 +157,36 @@ def test_verl_filters_groups_when_one_of_them_has_failed(monkeypatch: pytest.Mon
         buffer._dapo_filtered_keys("train")
 
 
-def test_an_iteration_without_any_episode_ends_the_job_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(message: str) -> Any:
-        def step(self: Any, *_: Any) -> None:
-            raise RuntimeError(message)
-
-        return step
-
+@pytest.mark.parametrize(
+    ("method", "when"), [("_step_once", "iteration 3"), ("_validate", "evaluation after iteration 3")]
+)
+def test_a_batch_without_any_episode_ends_the_job_in_one_line(
+    method: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = object.__new__(RecipeTrainer)
     trainer.global_steps = 3
-    monkeypatch.setattr(PPOTrainer, "_step_once", fails("selected terminal groups with no materializable trajectories"))
-    with pytest.raises(UserError, match="iteration 3: every episode ended without a turn to train on"):
-        trainer._step_once({}, {}, 2)
-    monkeypatch.setattr(PPOTrainer, "_step_once", fails("out of memory"))
+
+    def run(error: Exception) -> None:
+        def fails(self: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(PPOTrainer, method, fails)
+        getattr(trainer, method)()
+
+    with pytest.raises(UserError, match=f"^{when}: every episode ended without a turn"):
+        run(RuntimeError("Sync replay buffer selected terminal groups with no materializable trajectories."))
+    with pytest.raises(UserError, match=f"^{when}: every episode ended without a turn"):
+        run(error_of_an_empty_batch())
     with pytest.raises(RuntimeError, match="out of memory"):
-        trainer._step_once({}, {}, 2)
+        run(RuntimeError("out of memory"))
+
+
+def error_of_an_empty_batch() -> ValueError:
+    """What TransferQueue raises for no keys."""
+    ask = inspect.unwrap(TransferQueueClient.async_kv_retrieve_meta)
+    with pytest.raises(ValueError, match="empty") as raised:
+        asyncio.run(ask(None, keys=[], partition_id="val"))
+    return raised.value
 
 
 def rows_of(id_: str, **others: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import transfer_queue as tq
@@ -16,6 +17,21 @@ from verl.workers.utils.padding import response_to_nested
 from empg.engines.verl.loop import check_job
 from empg.errors import UserError
 
+# What verl and TransferQueue raise for a batch without rows.
+_EMPTY = ("no materializable trajectories", "Received an empty list as keys")
+
+
+@contextmanager
+def _empty_batch_named(when: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if not any(text in str(error) for text in _EMPTY):
+            raise
+        raise UserError(
+            f"{when}: every episode ended without a turn. The warnings of the agent loops have the reasons"
+        ) from None
+
 
 class CreditTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
     """verl's trainer `sync`; `assign` replaces fields of a batch after verl has computed its advantages.
@@ -24,7 +40,7 @@ class CreditTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
         reads: the fields of a batch that `assign` gets, beside `extra_fields`.
 
     Raises:
-        UserError: see `check_job`; or no episode of an iteration can be trained on.
+        UserError: see `check_job`; or no episode of an iteration or evaluation has a turn.
     """
 
     reads: Sequence[str]
@@ -55,15 +71,12 @@ class CreditTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl has no types
         check_job(self.config, self.tokenizer, (self.train_dataset, self.val_dataset))
 
     def _step_once(self, *arguments: Any, **named_arguments: Any) -> Any:
-        try:
+        with _empty_batch_named(f"iteration {self.global_steps}"):
             return super()._step_once(*arguments, **named_arguments)
-        except RuntimeError as error:
-            if "no materializable trajectories" not in str(error):
-                raise
-            raise UserError(
-                f"iteration {self.global_steps}: every episode ended without a turn to train on. The warnings of the "
-                "agent loops have the reasons"
-            ) from None
+
+    def _validate(self) -> Any:
+        with _empty_batch_named(f"evaluation after iteration {self.global_steps}"):
+            return super()._validate()
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         batch = super()._compute_advantage(batch, metrics)
