@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe_process_reward": {"errors", "validation", "environments"},
     "recipe_credit": {"errors", "validation", "recipe_modulation", "recipe_process_reward", "credit"},
     "recipe": {
-        "errors", "validation", "recipe_credit", "recipe_files", "recipe_modulation", "recipe_presets", "environments",
+        "errors", "validation", "yaml_text", "recipe_credit", "recipe_files", "recipe_modulation", "recipe_presets",
+        "environments",
     },
     "agent": {"errors", "environments", "recipe"},
     "policy": {"errors", "recipe"},
@@ -51,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "plain_text", "environments", "recipe", "recipe_presets", "record", "report", "play", "run", "study",
         "engines",
     },
-    "study": {"errors", "system", "validation", "recipe", "recipe_files", "record", "report", "run"},
+    "study": {"errors", "system", "validation", "yaml_text", "recipe", "recipe_files", "record", "report", "run"},
     "extras": set(),
     "__main__": {"extras", "cli"},
 }  # fmt: skip

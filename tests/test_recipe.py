@@ -162,6 +162,19 @@ def test_wrong_overrides(write, override: str, message: str) -> None:
         load_recipe(write("seed: 1"), [override])
 
 
+def test_an_override_reaches_into_a_section_that_is_written_as_a_name(write) -> None:
+    path = write("credit: {advantage: gigpo, process_reward: progress}")
+    credit = load_recipe(path, ["credit.advantage.gamma=0.5", "credit.process_reward.weight=0.25"]).credit
+    assert isinstance(credit.advantage, dict)
+    assert isinstance(credit.process_reward, dict)
+    assert (credit.advantage["gamma"], credit.process_reward["weight"]) == (0.5, 0.25)
+
+
+def test_a_name_in_other_letters_is_found(write) -> None:
+    with pytest.raises(RecipeError, match=r"Did you mean 'grpo\+empg'\?"):
+        load_recipe(write("algorithm: GRPO+EMPG"))
+
+
 def test_a_tilde_is_the_home_folder(write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     recipe = load_recipe(write("policy: {model: ~/models/small}"), ["warm_start.recordings=~/shop"])

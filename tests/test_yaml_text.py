@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empg.errors import UserError
-from empg.yaml_text import MAX_DEPTH, read_yaml
+from empg.yaml_text import MAX_DEPTH, read_yaml, write_yaml
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{new}: &{new} [{', '.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -31,6 +31,8 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("1_000", 1000),
         ("1:30", "1:30"),
         ("1.0e-4", 1e-4),
+        ("[1e-6, 2E5, -1.5e3, .5e1, +1e+2]", [1e-6, 2e5, -1500.0, 5.0, 100.0]),
+        ("[1e, e5, 1e5x, '1e5', 0x1e5, 1e-]", ["1e", "e5", "1e5x", "1e5", 0x1E5, "1e-"]),
         (".inf", math.inf),
         ("a: &x {k: 1}\nb: *x", {"a": {"k": 1}, "b": {"k": 1}}),
         ("base: &x {k: 1, l: 2}\nb: {<<: *x, l: 3}", {"base": {"k": 1, "l": 2}, "b": {"k": 1, "l": 3}}),
@@ -57,6 +59,12 @@ def test_a_text_has_the_value_that_people_mean(text: str, value: Any) -> None:
         ("a: b: c", "recipe.yaml is not valid YAML"),
         ("!!python/object/apply:os.getpid []", "recipe.yaml is not valid YAML"),
         ("? [1, 2]\n: 3", "recipe.yaml is not valid YAML"),
+        ("a: !!bool maybe", "recipe.yaml has a value that cannot be read"),
+        ("a: !!timestamp foo", "recipe.yaml has a value that cannot be read"),
+        ("a: !!float ''", "recipe.yaml has a value that cannot be read"),
+        ("a: !!set [a]", "recipe.yaml"),
+        ("a: !!map [a]", "recipe.yaml"),
+        (f"[{'1,' * 400_000}]", "recipe.yaml is too large: expected at most 100,000 values"),
         ("a: \x00", "recipe.yaml is not valid YAML"),
         ("a: 1\n---\nb: 2", "recipe.yaml is not valid YAML"),
     ],
@@ -69,6 +77,25 @@ def test_anything_else_is_one_short_line_at_once(text: str, complaint: str) -> N
     assert time.process_time() - began < 5
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+NUMBER_LIKE = st.from_regex(r"[-+.0-9eE_:xb]{1,8}")
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), NUMBER_LIKE
+)  # fmt: skip
+
+
+@given(
+    st.recursive(
+        PLAIN,
+        lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(max_size=5), values, max_size=4),
+        max_leaves=8,
+    )
+)
+def test_what_is_written_is_read_again(value: Any) -> None:
+    for in_one_line in (False, True):
+        with contextlib.suppress(UserError):  # a control character
+            assert read_yaml(write_yaml(value, in_one_line=in_one_line), "x") == value
 
 
 @given(st.text(max_size=200))

@@ -12,7 +12,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from empg.environments import registry
@@ -25,6 +24,7 @@ from empg.recipe_files import apply_overrides, find_recipe, nested, read_recipe_
 from empg.recipe_modulation import drop_options_of_the_other_rule, named_in
 from empg.recipe_presets import PRESETS, fill_in
 from empg.validation import Checked, did_you_mean, explained
+from empg.yaml_text import write_yaml
 
 if TYPE_CHECKING:
     pass
@@ -144,7 +144,7 @@ class AgentSection(Section):
         "react", description="how a turn is written: <think> <action>, or Search-R1's <think> <search> <answer>"
     )
     instructions: str | None = Field(
-        None, description="instructions of an `instruct` prompt; null: the environment's own"
+        None, description="instructions of an `instruct` prompt; null: the environment's own, empty: none"
     )
     show_admissible: bool | Literal["auto"] = Field(
         "auto", description="list the admissible commands; `auto`: in `instruct` prompts of the form react"
@@ -363,4 +363,4 @@ def parse_recipe(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the complete, resolved recipe as YAML."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(recipe.model_dump(mode="json"))

@@ -62,11 +62,14 @@ def replaced_key(given: Any) -> str:
 
 
 def named_in(recipe: Any) -> dict[str, Any]:
-    """Turn a section that is a text into a mapping, in place, so that overrides reach into it; return a copy."""
+    """Turn names into sections of `credit`, in place, so that overrides reach into them; return a copy of this one."""
     credit = recipe.get("credit")
-    section = credit.get("modulation") if isinstance(credit, dict) else None
-    if isinstance(section, str):
-        section = credit["modulation"] = {"name": section}
+    if not isinstance(credit, dict):
+        return {}
+    for key in ("modulation", "advantage", "process_reward"):
+        if isinstance(credit.get(key), str):
+            credit[key] = {"name": credit[key]}
+    section = credit.get("modulation")
     return dict(section) if isinstance(section, dict) else {}
 
 

@@ -137,8 +137,10 @@ def _setting_line(item: Any, within: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the name that the user probably meant, or None if none is similar."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+    """Return the name that the user probably meant, in any case, or None if none is similar."""
+    folded = {one.casefold(): one for one in known}
+    found = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
+    return folded[found[0]] if found else None
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """YAML from users, read with bounds: the values that people mean, and one line for everything else.
 
-PyYAML follows YAML 1.1 and trusts its input. A repeated key silently replaces the first, `016` is fourteen, and aliases
-can expand a few lines to gigabytes. Recipes, overrides and options of environments are read here.
+PyYAML follows YAML 1.1 and trusts its input. A repeated key silently replaces the first, `016` is fourteen, `1e-6` is a
+text, and aliases can expand a few lines to gigabytes. Recipes, overrides and options of environments are read here.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"{_INTEGER.pattern}\Z"), list("-+0123456789"))
 
 
+# Numbers with an exponent but without a point or a sign of the exponent: texts in YAML 1.1, numbers in YAML 1.2.
+_EXPONENT = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+\Z")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "")
     if len(text) > MAX_DIGITS:
@@ -52,6 +57,21 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that puts quotation marks around a text which `read_yaml` would read as a number."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def write_yaml(value: Any, *, in_one_line: bool = False) -> str:
+    """Return plain values as YAML, in their order; `read_yaml` gives them back."""
+    width = 10_000 if in_one_line else 80
+    return yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=in_one_line, width=width
+    )
 
 
 def read_yaml(text: str, source: str) -> Any:
@@ -67,7 +87,7 @@ def read_yaml(text: str, source: str) -> Any:
     if len(text) > MAX_CHARS:
         raise UserError(f"{source} is too long: expected at most {MAX_CHARS:,} characters, got {len(text):,}")
     try:
-        _check_depth(text, source)
+        _check_size(text, source)
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
@@ -78,14 +98,18 @@ def read_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source} is not valid YAML: {_one_line(error)}") from None
     except UserError:
         raise
-    except (ValueError, OverflowError, RecursionError) as error:
+    # A wrong value under an explicit tag, such as `!!bool maybe`, raises whatever its constructor runs into.
+    except (ValueError, OverflowError, RecursionError, LookupError, AttributeError, TypeError) as error:
         raise UserError(f"{source} has a value that cannot be read: {_one_line(error)}") from None
 
 
-def _check_depth(text: str, source: str) -> None:
-    """Reject deep nesting before it is parsed: PyYAML recurses once per level."""
-    depth = 0
+def _check_size(text: str, source: str) -> None:
+    """Reject deep nesting and too many values before they are parsed: PyYAML is slow, and recurses once per level."""
+    depth = values = 0
     for event in yaml.parse(text, Loader=_Loader):
+        values += isinstance(event, yaml.NodeEvent)
+        if values > MAX_VALUES:
+            raise UserError(f"{source} is too large: expected at most {MAX_VALUES:,} values")
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
             depth += 1
             if depth > MAX_DEPTH:

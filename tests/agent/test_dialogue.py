@@ -359,3 +359,4 @@ def test_instructions_are_those_of_the_form_or_of_the_recipe(chat: ChatFormat) -
     assert "<action>search[The Salt Road]</action>" in opening()
     assert "<answer> Beijing </answer>" in opening(form="search_r1")
     assert opening(instructions="Be brief.").startswith("<|system|>Be brief.<|end|>")
+    assert "<|system|>" not in opening(instructions="")

@@ -40,7 +40,7 @@ def system_message(prompt_spec: PromptSpec, section: AgentSection) -> str | None
     """Return the system message of every conversation, or None."""
     if section.prompt == "terse":
         return None
-    return section.instructions or instructions(prompt_spec, section.form)
+    return instructions(prompt_spec, section.form) if section.instructions is None else section.instructions or None
 
 
 def is_lenient(section: AgentSection) -> bool:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from empg.errors import RecipeError, UserError
 from empg.recipe import Recipe, Section, load_recipe
 from empg.recipe_files import read_recipe_file
 from empg.validation import explained, nearest
+from empg.yaml_text import write_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,59}")  # part of the name of a folder
 _SET_BY_THE_STUDY = ("name", "seed", "evaluation.splits", "evaluation.episodes")
@@ -136,7 +136,7 @@ def plan(study: Study, source: Path) -> list[PlannedRun]:
 def _own_overrides(study: Study, key: RunKey) -> Sequence[str]:
     found = [f"name={key.name}", f"seed={key.seed}"]
     if study.splits is not None:
-        splits = yaml.safe_dump(study.splits, default_flow_style=True, width=10_000).strip()
+        splits = write_yaml(study.splits, in_one_line=True).strip()
         found.append(f"evaluation.splits={splits}")
     if study.tasks is not None:
         found.append(f"evaluation.episodes={study.tasks}")
