@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -211,3 +214,58 @@ def test_lora_trains_and_saves_the_adapter_alone(policy: Policy, tmp_path: Path)
     Checkpoints(tmp_path / "run").load("iter-000001", again, None)
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(again.logits(again.hidden(ids)), adapted.logits(adapted.hidden(ids)))
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_a_warning_and_no_longer_a_checkpoint(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On NFS, a file that another process reads stays under another name until it is closed."""
+    remove = shutil.rmtree
+
+    def in_use(path: Path, ignore_errors: bool = False) -> None:
+        if "iter-000001" in path.name:
+            (path / "config.json").unlink()
+            raise OSError(errno.EBUSY, "Device or resource busy", ".nfs0000000001")
+        remove(path, ignore_errors=ignore_errors)
+
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+    monkeypatch.setattr(shutil, "rmtree", in_use)
+    checkpoints.save("iter-000002", policy, None, {"iteration": 2})
+    [left] = tmp_path.glob(".iter-000001.*.replaced")
+    said = f"cannot remove old checkpoint {left}: .nfs0000000001: Device or resource busy; continuing"
+    assert capsys.readouterr().err.splitlines() == [said]
+    assert checkpoints.names() == ["iter-000002"]
+    (left / "config.json").touch()
+    checkpoints.remove_after(2)  # a resume tries again, and continues
+    assert capsys.readouterr().err.splitlines() == [said]
+    monkeypatch.setattr(shutil, "rmtree", remove)  # the file is closed
+    checkpoints.remove_after(2)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["iter-000002"]
+
+
+def test_a_checkpoint_that_was_moved_to_another_disk_is_not_removed_there(policy: Policy, tmp_path: Path) -> None:
+    checkpoints, elsewhere = Checkpoints(tmp_path / "run", keep=1), tmp_path / "elsewhere"
+    old = checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+    old.rename(elsewhere)
+    old.symlink_to(elsewhere)
+    checkpoints.save("iter-000002", policy, None, {"iteration": 2})
+    assert [entry.name for entry in checkpoints.folder.iterdir()] == ["iter-000002"]
+    assert (elsewhere / "model.safetensors").is_file()
+
+
+def test_a_checkpoint_that_cannot_even_be_renamed(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    checkpoints = Checkpoints(tmp_path, 1, said.append)
+    checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+    monkeypatch.setattr(time, "time_ns", lambda: 7)
+    (tmp_path / ".iter-000001.7.replaced").touch()
+    checkpoints.save("iter-000002", policy, None, {"iteration": 2})
+    named = f"{tmp_path / 'iter-000001'}: iter-000001: Not a directory"
+    assert said == [f"cannot remove old checkpoint {named}; continuing"]
+    (tmp_path / ".iter-000002.7.replaced").touch()
+    later = f"^cannot remove later checkpoint {tmp_path / 'iter-000002'}: iter-000002: Not a directory. Remove it, and"
+    with pytest.raises(CheckpointError, match=later):
+        checkpoints.remove_after(1)

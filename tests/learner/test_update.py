@@ -237,9 +237,9 @@ def test_a_penalty_with_the_adapter_switched_off_trains_the_adapter(adapted: Pol
         torch.testing.assert_close(one, two, atol=2e-2 if sections else 1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_gradient_checkpointing_does_not_change_the_update(policy: Policy, autocast: bool) -> None:
-    policy.is_small_llama = False  # as any other model
+@pytest.mark.parametrize(("small_llama", "autocast"), [(True, False), (False, False), (False, True)])
+def test_gradient_checkpointing_does_not_change_the_update(policy: Policy, small_llama: bool, autocast: bool) -> None:
+    policy.is_small_llama = small_llama
     results = []
     for recomputed in (False, True):
         section = {"autocast": autocast, "gradient_checkpointing": recomputed, "old_logprobs": "recomputed"}

@@ -62,6 +62,17 @@ def test_gradients_stay_and_each_layer_is_computed_twice(policy: Policy, autocas
     assert less < 0.6 * kept
 
 
+def test_the_own_passes_of_a_small_llama_keep_less_too(policy: Policy) -> None:
+    policy.is_small_llama = True
+    logprobs, gradients, kept, _ = trained(policy, False)
+    again, recomputed, less, called = trained(policy, True)
+    assert torch.equal(logprobs, again)
+    for mine, theirs in zip(recomputed, gradients, strict=True):
+        assert torch.equal(mine, theirs)
+    assert not called  # they compute without the layers of transformers
+    assert less < 0.6 * kept
+
+
 def test_passes_without_gradient_are_as_before(policy: Policy) -> None:
     layer = policy.model.model.layers[0]
     calls: list[Any] = []
@@ -76,6 +87,7 @@ def test_after_the_block_the_model_is_as_it_was(policy: Policy) -> None:
     with pytest.raises(RuntimeError, match="inside"), layers_recomputed(policy, True):
         raise RuntimeError("inside")
     assert all("forward" not in module.__dict__ for module in policy.model.modules())
+    assert not policy.recomputed
 
 
 def test_a_model_without_such_layers_is_an_error() -> None:

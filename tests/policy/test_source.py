@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
+from transformers import MambaConfig
 
+from empg.errors import UserError
 from empg.policy.load import load_policy
 from empg.policy.model import Policy
 from empg.policy.source import load_config, load_tokenizer, require_vocabulary
-from empg.recipe import PolicySection, parse_recipe
+from empg.recipe import LoraSection, PolicySection, parse_recipe
 from empg.run.doctor import check
 
 
@@ -91,6 +95,72 @@ def test_impossible_sizes_are_one_line(policy: Policy, tmp_path: Path, key: str,
         load_policy(at(tmp_path))
     assert "\n" not in str(caught.value)
     assert all("\n" not in text for text in failures(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"pad_token_id": None}, "pad_token_id: expected less than vocab_size"),
+        ({"hidden_act": "xielu2"}, "hidden_act has the unknown value 'xielu2'"),
+        ({"rope_parameters": {"rope_type": "foo", "rope_theta": 1e4}}, "rope_type has the unknown value 'foo'"),
+        ({"vocab_size": 0}, "vocab_size: expected >= 1, got 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: expected >= 1, got 0"),
+        ({"eos_token_id": "</s>"}, "eos_token_id"),
+    ],
+)
+def test_what_the_configuration_asks_for_is_named(
+    policy: Policy, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    policy.save(tmp_path)
+    if "pad_token_id" in settings:
+        settings = {"pad_token_id": policy.model.config.vocab_size}
+    change(tmp_path / "config.json", **settings)
+    with pytest.raises(UserError, match=r"^policy\.model=") as caught:
+        load_policy(at(tmp_path))
+    assert said in str(caught.value)
+    assert str(caught.value).count("policy.model=") == 1
+    assert any(said in text for text in failures(tmp_path))
+    assert all(text.count("policy.model=") == 1 for text in failures(tmp_path))
+
+
+def test_a_model_without_attention_is_one_line(tmp_path: Path) -> None:
+    MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=300).save_pretrained(tmp_path)
+    said = r"^policy\.model=.*config\.json: num_attention_heads: expected >= 1, got None"
+    with pytest.raises(UserError, match=said):
+        load_policy(at(tmp_path))
+    assert [text for text in failures(tmp_path) if re.match(said, text)]
+
+
+def test_an_end_token_that_is_no_id(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": "</s>"}))
+    with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id: expected ids of tokens, got '</s>'"):
+        load_policy(at(tmp_path))
+
+
+def test_an_adapter_is_not_a_model(policy: Policy, tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    policy.save(base)
+    load_policy(PolicySection(model=str(base), device="cpu", lora=LoraSection(r=2))).save(adapter)
+    said = (
+        rf"^policy\.model={adapter}: it is an adapter of '{base}', not a complete model\. .* --from, .*save_pretrained"
+    )
+    with pytest.raises(UserError, match=said):
+        load_policy(at(adapter))
+    assert [text for text in failures(adapter) if re.match(said, text)]
+    shutil.copy(adapter / "adapter_config.json", base)
+    said = rf"^policy\.model={base}: it has an adapter \(adapter_config\.json\) beside a model\. Remove adapter_config"
+    with pytest.raises(UserError, match=said):
+        load_policy(at(base))
+    assert [text for text in failures(base) if re.match(said, text)]
+
+
+@pytest.mark.parametrize("index", ["[]", "{", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
+def test_a_damaged_index_of_shards_is_one_line(policy: Policy, tmp_path: Path, index: str) -> None:
+    policy.save(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    [line] = failures(tmp_path)
+    assert line.startswith(f"policy.model={tmp_path}: model.safetensors.index.json is damaged")
 
 
 def test_quantized_weights_are_refused(policy: Policy, tmp_path: Path) -> None:

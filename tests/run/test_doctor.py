@@ -353,6 +353,7 @@ import torch
 from empg.learner.update import make_optimizer
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.load import load_policy
+from empg.policy.recompute import layers_recomputed
 from empg.policy.scoring import score_tokens
 from empg.recipe import parse_recipe
 
@@ -365,14 +366,15 @@ if phase == "update":
     rows = recipe.optimizer.micro_batch_tokens // length
     for _ in range(2):
         where = torch.arange(rows).repeat_interleave(length - 1), torch.arange(1, length).repeat(rows)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.optimizer.autocast):
-            logprobs, _ = score_tokens(policy, torch.randint(words, (rows, length)), *where)
-        (-logprobs.mean()).backward()
+        with layers_recomputed(policy, recipe.optimizer.gradient_checkpointing):
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.optimizer.autocast):
+                logprobs, _ = score_tokens(policy, torch.randint(words, (rows, length)), *where)
+            (-logprobs.mean()).backward()
         optimizer.step()
         optimizer.zero_grad()
 else:
-    decoder = Decoder(policy, len(slots), length, Sampling())
-    decoder.prefill(slots, [torch.randint(words, (64,)).tolist() for _ in slots])
+    decoder = Decoder(policy, len(slots), length, Sampling(), pass_tokens=recipe.optimizer.micro_batch_tokens)
+    decoder.prefill(slots, [torch.randint(words, (256,)).tolist() for _ in slots])
     decoder.lengths[:] = length - 2
     decoder.advance(slots, [1] * len(slots))
     decoder.advance(slots[::2], [1] * len(slots[::2]))
@@ -386,14 +388,20 @@ else:  # there ru_maxrss begins with what the process that started this one had
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("phase", "autocast", "length"), [("update", False, 1024), ("update", "auto", 512), ("rollout", False, 1024)]
+    ("phase", "length", "optimizer"),
+    [
+        ("update", 1024, {}),
+        ("update", 512, {"gradient_checkpointing": True, "micro_batch_tokens": 8192}),
+        ("update", 512, {"autocast": "auto"}),
+        ("rollout", 1024, {}),
+    ],
 )
-def test_memory_is_foreseen_within_a_factor_of_two(phase: str, autocast: bool | str, length: int) -> None:
+def test_memory_is_foreseen_within_a_factor_of_two(phase: str, length: int, optimizer: dict[str, Any]) -> None:
     shape = {"hidden_size": 256, "layers": 6, "heads": 4, "kv_heads": 4, "intermediate_size": 512, "vocab_size": 400}
     measured = {
         "policy": {"model": "tiny", "tiny": shape},
         "rollout": {"slots": 48, "max_episode_tokens": length},
-        "optimizer": {"micro_batch_tokens": 2048, "autocast": autocast},
+        "optimizer": {"micro_batch_tokens": 2048, **optimizer},
     }
     made = resolve(parse_recipe(measured))  # emulated bfloat16 can take more than is foreseen
     command = [sys.executable, "-c", MEASURE, phase, made.model_dump_json()]

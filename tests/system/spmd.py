@@ -126,6 +126,16 @@ def wait(workers: Workers) -> None:
     workers.barrier()
 
 
+class Unreadable:
+    """An argument with which a worker fails, or stays, before it can join the others."""
+
+    def __init__(self, call: Callable[[Any], object], value: Any) -> None:
+        self.made = call, (value,)
+
+    def __reduce__(self) -> Any:
+        return self.made
+
+
 def linger(workers: Workers) -> None:
     """Start a process each and stay; worker 0 prints the ids of all processes but itself, worker 1 waits for it."""
     pool = ProcessEnvPool(partial(Lamps, "win:1"), 1)

@@ -6,8 +6,10 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from empg.errors import UserError
 from empg.learner.checkpoint import CheckpointError
 from empg.policy.load import load_policy
 from empg.recipe import PolicySection, TinyModel
+from empg.system.signals import StopRequested, StopSignals
 from empg.system.workers import WorkerError, Workers, start_workers
 from tests import ROOT
 from tests.system import spmd
@@ -188,4 +191,44 @@ def test_a_worker_that_fails_ends_the_others_soon(capfd: pytest.CaptureFixture[s
     assert time.monotonic() - began < 50
     assert "ValueError: this worker fails" in capfd.readouterr().err
     assert not torch.distributed.is_initialized()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_is_killed_while_it_starts_ends_the_run() -> None:
+    """Its imports take seconds; the operating system may need the memory meanwhile."""
+
+    def kill() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        os.kill(children[0].pid or 0, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match=r"^worker 1 ended with exit code -9;"), start_workers(2, spmd.wait):
+        pytest.fail("the workers have joined")
+    assert time.monotonic() - began < 30
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_read_its_arguments_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        pytest.raises(WorkerError, match=r"^worker 1 ended with exit code 1; its output is above$"),
+        start_workers(2, spmd.wait, spmd.Unreadable(int, "no number")),
+    ):
+        pytest.fail("the workers have joined")
+    assert "ValueError: invalid literal for int()" in capfd.readouterr().err
+
+
+def test_a_signal_stops_a_run_whose_workers_are_starting() -> None:
+    with StopSignals() as signals:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        began = time.monotonic()
+        with (
+            pytest.raises(StopRequested),
+            start_workers(2, spmd.wait, spmd.Unreadable(time.sleep, 600), signals=signals),
+        ):
+            pytest.fail("the workers have joined")
+    assert time.monotonic() - began < 10
+    assert signals.number == signal.SIGINT
     assert multiprocessing.active_children() == []

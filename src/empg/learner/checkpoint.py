@@ -13,7 +13,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +53,21 @@ def checkpoint_name(iteration: int) -> str:
     return f"iter-{iteration:06d}"
 
 
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """The `checkpoints/` folder of a run."""
+    """The `checkpoints/` folder of a run.
+
+    `keep` is how many of the latest checkpoints of iterations `save` keeps, and `warn` takes a line that says what
+    cannot be removed.
+    """
 
     folder: Path
     keep: int = 2
+    warn: Callable[[str], object] = _warn
 
     def save(
         self,
@@ -94,7 +105,10 @@ class Checkpoints:
             kept = "; the previous checkpoint is unchanged" if self.names() else ""
             raise CheckpointError(f"cannot write checkpoint {target}: {reason}{kept}") from None
         for old in self.names()[: -self.keep]:
-            shutil.rmtree(self.folder / old)
+            try:
+                self._remove(_hide(self.folder / old))
+            except OSError as error:
+                self.warn(f"cannot remove old checkpoint {self.folder / old}: {_reason(error)}; continuing")
         return target
 
     def copy(self, name: str, source: Path) -> None:
@@ -109,8 +123,7 @@ class Checkpoints:
             Checkpoints(self.folder).verify(partial.name)
             self._place(partial, self.folder / name)
         except OSError as error:
-            reason = error.strerror or " ".join(str(error).split())[:200]
-            raise CheckpointError(f"cannot copy checkpoint {source}: {reason}") from None
+            raise CheckpointError(f"cannot copy checkpoint {source}: {_reason(error)}") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -118,11 +131,20 @@ class Checkpoints:
         """Bring a written checkpoint to the disk, and put it where an older one of its name may be."""
         for path in partial.rglob("*"):
             sync(path)
-        replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
-        if target.exists():
-            target.rename(replaced)
+        replaced = _hide(target) if target.exists() else None
         settle(partial, target)
-        shutil.rmtree(replaced, ignore_errors=True)
+        if replaced is not None:
+            self._remove(replaced)
+
+    def _remove(self, hidden: Path) -> None:
+        """Remove a hidden folder, as far as possible: on NFS, a file that another process reads remains."""
+        try:
+            if hidden.is_symlink():  # its target is outside the run folder
+                hidden.unlink()
+            else:
+                shutil.rmtree(hidden)
+        except OSError as error:
+            self.warn(f"cannot remove old checkpoint {hidden}: {_reason(error)}; continuing")
 
     def names(self) -> list[str]:
         """Return the names of the checkpoints of iterations, oldest first."""
@@ -132,13 +154,22 @@ class Checkpoints:
         return [name[0] for name in sorted((n for n in names if n), key=lambda name: int(name[1]))]
 
     def remove_after(self, iteration: int) -> None:
-        """Remove the checkpoints of later iterations, the latest first, and what a killed process left unfinished."""
+        """Remove the checkpoints of later iterations, the latest first, and what a killed process left unfinished.
+
+        Raises:
+            CheckpointError: a later checkpoint cannot be renamed, which precedes its removal.
+        """
         for name in reversed(self.names()):
             if int(name.removeprefix("iter-")) > iteration:
-                shutil.rmtree(self.folder / name)
+                try:
+                    self._remove(_hide(self.folder / name))
+                except OSError as error:
+                    raise CheckpointError(
+                        f"cannot remove later checkpoint {self.folder / name}: {_reason(error)}. Remove it, and resume"
+                    ) from None
         for left in self.folder.glob(".*.*"):
             if left.suffix in (".partial", ".replaced"):
-                shutil.rmtree(left)
+                self._remove(left)
 
     def newest_intact(self) -> tuple[str | None, list[str]]:
         """Return the newest checkpoint whose files are intact, and what is wrong with the newer ones."""
@@ -197,6 +228,17 @@ class Checkpoints:
                 f"--engine trl, or start a new one with policy.model={file.parent}"
             )
         return file
+
+
+def _hide(checkpoint: Path) -> Path:
+    """Give a checkpoint a name under which nobody takes it for one, even if it is removed by half; return its path."""
+    return checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.{time.time_ns()}.replaced"))
+
+
+def _reason(error: OSError) -> str:
+    """Return what went wrong, with the name of the file if it is known."""
+    said = error.strerror or " ".join(str(error).split())[:200]
+    return f"{Path(str(error.filename)).name}: {said}" if error.filename is not None else said
 
 
 def _critic_tensors(critic: Critic) -> dict[str, Tensor]:

@@ -61,7 +61,7 @@ class Decoder:
         if own:
             from empg.policy.llama.decoding import LlamaContexts
 
-            self.contexts = LlamaContexts(policy, num_slots, length)
+            self.contexts = LlamaContexts(policy, num_slots, length, pass_tokens=pass_tokens)
         else:
             self.contexts = ModelContexts(policy, num_slots, length, autocast=autocast, pass_tokens=pass_tokens)
 

@@ -51,6 +51,8 @@ def _read_model(name: str, implementation: str) -> tuple[Any, Any]:
     """Load and check the tokenizer and the model of a folder or a Hugging Face name."""
     try:
         config = load_config(name)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"policy.model={name}: {' '.join(str(error).split())[:300]}") from None
     require_length(config, 1, name)

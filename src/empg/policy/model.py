@@ -35,13 +35,14 @@ class Policy:
     """A causal language model for sampling and training.
 
     `model` is the bare transformers model; with LoRA, `adapter` is the peft wrapper around it, and only the adapter
-    is trained.
+    is trained. `recomputed` says whether passes with gradients keep only the inputs of each layer.
     """
 
     model: Any
     tokenizer: Any
     device: torch.device
     adapter: Any = None
+    recomputed: bool = False  # `layers_recomputed` sets it
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -23,7 +23,7 @@ from empg.policy.model import Policy
 def layers_recomputed(policy: Policy, wanted: bool) -> Iterator[None]:
     """Let passes with gradients keep only the inputs of each layer, in this block and in its backward passes.
 
-    The own passes of the tiny policy (`policy/llama/`) are not affected.
+    The own passes of small Llamas (`policy/llama/`) do not call the layers, so they read `Policy.recomputed`.
 
     Raises:
         UserError: the layers of this model cannot be recomputed.
@@ -31,9 +31,11 @@ def layers_recomputed(policy: Policy, wanted: bool) -> Iterator[None]:
     layers = recomputable_layers(policy) if wanted else []
     for layer in layers:
         layer.forward = partial(_recomputed, layer.forward)
+    policy.recomputed = wanted
     try:
         yield
     finally:
+        policy.recomputed = False
         for layer in layers:
             del layer.forward  # that of the class remains
 

@@ -62,7 +62,7 @@ def score_tokens(
 def hidden_at(policy: Policy, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return the last hidden states (M, hidden) at the given places."""
     if policy.own_passes:
-        return last_hidden(policy.model, input_ids, rows, columns)
+        return last_hidden(policy.model, input_ids, rows, columns, recomputed=policy.recomputed)
     return policy.hidden(input_ids, use_cache=False)[rows, columns]
 
 

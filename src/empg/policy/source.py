@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers.utils.peft_utils import find_adapter_config_file
 
-from empg.errors import UserError
+from empg.errors import MissingFileError, UserError, described
 
 # Unpickling can run arbitrary code from the file.
 CONVERT = (
@@ -20,6 +23,9 @@ CONVERT = (
 
 # Upper bounds for the numbers in a configuration. Models are built layer by layer, so a wrong count would take hours.
 _LARGEST = ((re.compile("layer"), 1_000), (re.compile("expert|head"), 10_000), (re.compile("size|dim|embd"), 1 << 26))
+
+# No model can do without these; whether another number of its configuration may be 0 depends on the architecture.
+_COUNTS = "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"
 
 _OTHER = "Use another model, such as one of the Qwen or Llama families"
 
@@ -35,14 +41,22 @@ def load_config(name: str, *, local: bool = False) -> Any:
         UserError: the configuration cannot be used.
         OSError: it is unavailable.
     """
+    settings: Mapping[str, Any] = {}
     try:
+        _refuse_adapter(name, local)
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise MissingFileError("it is not a model folder: config.json is missing")
         settings, _ = PretrainedConfig.get_config_dict(name, local_files_only=local)
         _check_settings(settings)
-        return AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-    except (OSError, UserError):
+        config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+        _check_counts(config.get_text_config())
+    except (MissingFileError, UserError) as error:
+        raise type(error)(f"policy.model={name}: {error}") from None
+    except OSError:
         raise
     except Exception as error:  # a damaged file can raise any exception inside transformers
-        raise UserError(f"policy.model={name}: {reason(error)}") from None
+        raise UserError(f"policy.model={name}: {reason(error, settings)}") from None
+    return config
 
 
 def load_tokenizer(name: str, *, local: bool = False) -> Any:
@@ -76,7 +90,7 @@ def load_model(name: str, config: Any) -> Any:
     except Exception as error:
         if isinstance(error, OSError) and "model.safetensors" in str(error):
             raise UserError(f"policy.model={name}: model.safetensors not found; {CONVERT}") from None
-        raise UserError(f"policy.model={name}: {reason(error)}") from None
+        raise UserError(f"policy.model={name}: {reason(error, config.to_dict())}") from None
     model, report = loaded
     if report["missing_keys"]:  # transformers would fill them with random numbers
         missing = sorted(report["missing_keys"])
@@ -84,6 +98,7 @@ def load_model(name: str, config: Any) -> Any:
             f"policy.model={name}: {len(missing)} weights are missing, {missing[0]} among them. "
             "Use a complete causal language model"
         )
+    _check_ends(model.generation_config, f"policy.model={name}: generation_config.json")
     return model
 
 
@@ -134,7 +149,9 @@ def require_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Reject absurd sizes and quantized weights before the configuration or the model is built."""
-    for key, value in _numbers(settings):
+    for key, value in _entries(settings):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
         for pattern, largest in _LARGEST:
             if pattern.search(key):
                 if not -largest <= value <= largest:
@@ -147,19 +164,60 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         raise UserError("quantized weights cannot be trained. Use the unquantized model")
 
 
-def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:
+def _check_counts(config: Any) -> None:
+    for key in _COUNTS:
+        count = getattr(config, key, None)
+        if not isinstance(count, int) or count < 1:
+            raise UserError(f"config.json: {key}: expected >= 1, got {count!r:.80}. {_OTHER}")
+    _check_ends(config, "config.json")
+
+
+def _check_ends(config: Any, file: str) -> None:
+    """Reject end tokens that are not ids."""
+    ids = getattr(config, "eos_token_id", None)
+    for index in ids if isinstance(ids, list | tuple) else [] if ids is None else [ids]:
+        if not isinstance(index, int):
+            raise UserError(f"{file}: eos_token_id: expected ids of tokens, got {index!r:.80}. Correct the file")
+
+
+def _refuse_adapter(name: str, local: bool) -> None:
+    """Reject an adapter, which transformers would load onto another model."""
+    file = find_adapter_config_file(name, local_files_only=local)
+    if file is None:
+        return
+    merge = "merge it with peft's merge_and_unload().save_pretrained(FOLDER) and use FOLDER"
+    if (Path(file).parent / "config.json").is_file():
+        raise UserError(
+            f"it has an adapter (adapter_config.json) beside a model. Remove adapter_config.json, or {merge}"
+        )
+    base = json.loads(Path(file).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    raise UserError(
+        f"it is an adapter of {base!r:.200}, not a complete model. Fork its run with --from, evaluate its run folder, "
+        f"or {merge}"
+    )
+
+
+def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _numbers(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield from _entries(value)
+        else:
             yield key, value
 
 
-def reason(error: BaseException) -> str:
-    """Return why transformers could not build a model, in one line."""
+def reason(error: Exception, settings: Mapping[str, Any] | None = None) -> str:
+    """Return why transformers could not build a model with these `settings` in config.json, in one line."""
     if isinstance(error, ValueError) and "trust_remote_code" in str(error):
         return f"the model needs its own Python code, which is never executed. {_OTHER}"
     if isinstance(error, ValueError) and "scaled_dot_product_attention" in str(error):
         kind = str(error).partition(" ")[0]
         return f"{kind} needs a special kind of attention (sinks, soft caps, biases), which is not supported. {_OTHER}"
-    return f"{' '.join(str(error).split())[:300]}" or type(error).__name__
+    if isinstance(error, KeyError) and error.args:  # a table of transformers has no such entry
+        value = error.args[0]
+        key = next((key for key, found in _entries(settings or {}) if found == value), None)
+        what = f" has no {value!r:.80}" if key is None else f": {key} has the unknown value {value!r:.80}"
+        return f"config.json{what}. {_OTHER}"
+    if isinstance(error, AssertionError) and "Padding_idx" in str(error):
+        return "config.json: pad_token_id: expected less than vocab_size. Set it to the id of a token, or to null"
+    plain = isinstance(error, ValueError | OSError | RuntimeError) and str(error)
+    return f"{' '.join(str(error).split())[:300]}" if plain else described(error)

@@ -229,11 +229,13 @@ def _model(recipe: Recipe) -> Finding:
             )
     try:
         model_shape(recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"lora": None})}))
+    except UserError as error:
+        return Finding("fail", _one_line(error), "set policy.model to a causal language model")
+    try:
         missing = [file.name for file in weight_files(folder) if not file.is_file()]
-    except (OSError, ValueError, KeyError) as error:
-        return Finding(
-            "fail", f"policy.model={name}: {_one_line(error)}", "set policy.model to a causal language model"
-        )
+    except Exception as error:  # the index of several shards can be anything
+        text = f"policy.model={name}: model.safetensors.index.json is damaged ({described(error)})"
+        return Finding("fail", text, "download it again")
     if missing:
         remedy = CONVERT if any(folder.glob("*.bin")) else "download it again"
         return Finding("fail", f"policy.model={name}: {missing[0]} is missing in {folder}", remedy)
@@ -390,4 +392,4 @@ def _said(error: Exception) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:500]

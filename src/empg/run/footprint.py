@@ -7,7 +7,6 @@ two (tests measure both). For other models the estimates are rough.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,22 +164,17 @@ def _slots(recipe: Recipe) -> int:
     return min(rollout.slots, max(trained, evaluated))
 
 
-def _configuration(name: str) -> Any:
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise MissingFileError(f"{folder} is not a model folder: config.json is missing")
-    try:
-        return load_config(name, local=True)
-    except OSError:
-        raise MissingFileError(f"{name} is not on this machine") from None
-
-
 def _without_weights(name: str) -> Any:
-    config = _configuration(name)
+    try:
+        config = load_config(name, local=True)
+    except MissingFileError:
+        raise
+    except OSError:
+        raise MissingFileError(f"policy.model={name}: it is not on this machine") from None
     try:
         return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
-    except (ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{name}: {reason(error)}") from None
+    except Exception as error:  # what config.json asks for can raise any exception inside transformers
+        raise UserError(f"policy.model={name}: {reason(error, config.to_dict())}") from None
 
 
 def _adapter_parameters(model: Any, lora: LoraSection) -> int:

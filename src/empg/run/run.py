@@ -32,6 +32,6 @@ def open_run(recipe: Recipe, path: Path, workers: Workers, resumed_at: int | Non
     `resumed_at` is the iteration after which the run continues, -1 for its start, None for a new run.
     """
     folder = RunFolder.open(path)
-    checkpoints = Checkpoints(folder.checkpoints, recipe.keep_checkpoints)
     with RunLogger(folder, recipe, workers, resumed_at) as logger:
+        checkpoints = Checkpoints(folder.checkpoints, recipe.keep_checkpoints, logger.say)
         yield Run(recipe=recipe, folder=folder, workers=workers, logger=logger, checkpoints=checkpoints)

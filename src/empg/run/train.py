@@ -86,8 +86,11 @@ def train(
             fork(recipe, _create(recipe, run, force, held), source, place, command)
         else:
             _create(recipe, run, force, held)
-        with start_workers(recipe.workers, _work, recipe, run, place, command, signals=signals) as workers:
-            stopped = _work(workers, recipe, run, place, command)
+        try:
+            with start_workers(recipe.workers, _work, recipe, run, place, command, signals=signals) as workers:
+                stopped = _work(workers, recipe, run, place, command)
+        except StopRequested:  # while the other workers started
+            raise Stopped(signals.number, None if place is None else place.iteration) from None
     if stopped is not None:
         raise stopped
 

@@ -26,6 +26,8 @@ from empg.errors import UserError
 from empg.system.processes import end_with_parent, parent_is_gone
 from empg.system.signals import StopRequested, StopSignals, stop_signals_blocked
 
+_POLL = 0.1  # seconds between two looks at workers that start
+
 _OPS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 
 
@@ -136,6 +138,7 @@ def start_workers(
     `signals` is what asks worker 0 to stop.
 
     Raises:
+        StopRequested: worker 0 was asked to stop while the others started.
         UserError: another worker met an error of the user.
         WorkerError: another worker ended unexpectedly.
     """
@@ -152,6 +155,7 @@ def start_workers(
             with stop_signals_blocked():
                 for child in children:
                     child.start()
+            _await_ready(children, store, signals)
             _join(0, size, store)
             yield Workers(0, size, signals, children)
             for child in children:
@@ -159,14 +163,10 @@ def start_workers(
         except _CollectiveError as error:
             # The other worker ends soon after its connection. On a busy machine that can take seconds.
             multiprocessing.connection.wait([child.sentinel for child in children], timeout=20)
-            for rank, child in enumerate(children, start=1):
+            for child in children:
                 # A sentinel closes shortly before the exit code is available; a join with a timeout waits for it.
                 child.join(timeout=0.5)
-                if (reason := _reason(store, rank)).exists():
-                    raise UserError(reason.read_text(encoding="utf-8")) from error
-                if child.exitcode:
-                    message = f"worker {rank} ended with exit code {child.exitcode}; its output is above"
-                    raise WorkerError(message) from error
+            _require_healthy(children, store, error)
             raise
         finally:
             for child in children:
@@ -177,11 +177,42 @@ def start_workers(
                 dist.destroy_process_group()
 
 
+def _await_ready(
+    children: Sequence[multiprocessing.process.BaseProcess], store: str, signals: StopSignals | None
+) -> None:
+    """Wait until every child is about to join. The join itself waits for half an hour, even for a child that ended.
+
+    Raises:
+        StopRequested: worker 0 was asked to stop.
+        UserError: a child has ended.
+    """
+    while True:
+        if signals is not None and signals.number:
+            raise StopRequested
+        _require_healthy(children, store)
+        if all(_ready(store, rank).exists() for rank in range(1, len(children) + 1)):
+            return
+        multiprocessing.connection.wait([child.sentinel for child in children], timeout=_POLL)
+
+
+def _require_healthy(
+    children: Sequence[multiprocessing.process.BaseProcess], store: str, cause: _CollectiveError | None = None
+) -> None:
+    """Raise the error with which a child has ended; `cause` is what worker 0 saw of it."""
+    for rank, child in enumerate(children, start=1):
+        if (reason := _reason(store, rank)).exists():
+            raise UserError(reason.read_text(encoding="utf-8")) from cause
+        if child.exitcode or (child.exitcode == 0 and not _ready(store, rank).exists()):
+            message = f"worker {rank} ended with exit code {child.exitcode}; its output is above"
+            raise WorkerError(message) from cause
+
+
 def _child(rank: int, size: int, store: str, target: Callable[..., object], args: tuple[Any, ...]) -> None:
     end_with_parent()
     torch.set_num_threads(1)
     try:
         with StopSignals(second_ends=False) as signals:
+            _ready(store, rank).touch()
             _join(rank, size, store)
             target(Workers(rank, size, signals), *args)
     except UserError as error:
@@ -200,6 +231,11 @@ def _child(rank: int, size: int, store: str, target: Callable[..., object], args
 def _reason(store: str, rank: int) -> Path:
     """The file in which a worker leaves the message of a user error."""
     return Path(f"{store}-error-{rank}")
+
+
+def _ready(store: str, rank: int) -> Path:
+    """The file that a worker writes when it is about to join."""
+    return Path(f"{store}-ready-{rank}")
 
 
 def _join(rank: int, size: int, store: str) -> None:

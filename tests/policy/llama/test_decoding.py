@@ -31,6 +31,27 @@ def test_logits_are_transformers_whatever_was_read_before(name: str) -> None:
 
 
 @torch.inference_mode()
+def test_prompts_are_read_in_passes_of_a_bounded_number_of_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Policy(make("a key for each head"), None, torch.device("cpu"))
+    whole, parted = LlamaContexts(policy, 4, 40), LlamaContexts(policy, 4, 40, pass_tokens=8)
+    passes: list[tuple[list[int], list[int]]] = []
+    forward = parted._forward
+
+    def watched(slots: list[int], chunks: list[list[int]]) -> torch.Tensor:
+        passes.append((slots, [len(chunk) for chunk in chunks]))
+        return forward(slots, chunks)
+
+    monkeypatch.setattr(parted, "_forward", watched)
+    rng = torch.Generator().manual_seed(3)
+    for slots, widths in [([3, 0, 2, 1], [5, 19, 2, 1]), ([0, 2], [4, 4])]:
+        chunks = [torch.randint(0, 60, (width,), generator=rng).tolist() for width in widths]
+        torch.testing.assert_close(parted.read(slots, chunks), whole.read(slots, chunks), atol=1e-4, rtol=1e-5)
+    assert parted.lengths.tolist() == whole.lengths.tolist()
+    # The second prompt is longer than a pass. What fits into one is read in one.
+    assert passes == [([3, 0], [5, 3]), ([0], [8]), ([0], [8]), ([2, 1], [2, 1]), ([0, 2], [4, 4])]
+
+
+@torch.inference_mode()
 def test_a_shared_prompt_is_copied() -> None:
     contexts = LlamaContexts(Policy(make("a key for each head"), None, torch.device("cpu")), 4, 20)
     contexts.read([1], [[3, 4, 5]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,15 @@ from empg.policy.model import Policy
 class LlamaContexts:
     """The contexts of `num_slots` episodes, each of up to `length` tokens, for a policy whose weights do not change.
 
+    `pass_tokens` is `optimizer.micro_batch_tokens`: a pass reads at most as many ids.
+
     Attributes:
         lengths: (num_slots,) int64, the number of tokens in each slot.
         length: the largest number of tokens of a slot.
     """
 
-    def __init__(self, policy: Policy, num_slots: int, length: int) -> None:
-        self.length = length
+    def __init__(self, policy: Policy, num_slots: int, length: int, *, pass_tokens: int = 1 << 14) -> None:
+        self.length, self.pass_tokens = length, pass_tokens
         self.lengths = torch.zeros(num_slots, dtype=torch.long)
         model: Any = policy.model
         with torch.no_grad():
@@ -39,6 +41,14 @@ class LlamaContexts:
 
     def read(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
         """Append `chunks` to `slots` and return the logits (n, V) after the last id of each chunk."""
+        if sum(map(len, chunks)) <= self.pass_tokens:
+            return self._forward(slots, chunks)
+        logits = torch.empty(len(slots), self._head.shape[1])
+        for rows, parts in _passes(chunks, self.pass_tokens):
+            logits[rows] = self._forward([slots[row] for row in rows], parts)  # of a chunk, its last part stays
+        return logits
+
+    def _forward(self, slots: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
         numbers = self._weights
         heads, kv_heads, head_dim = numbers.heads, numbers.kv_heads, numbers.head_dim
         widths = torch.tensor([len(chunk) for chunk in chunks])
@@ -75,3 +85,20 @@ class LlamaContexts:
         for cache in (self._keys, self._values):
             cache[:, targets, :, :length] = cache[:, source, :, :length].unsqueeze(1)
         self.lengths[targets] = length
+
+
+def _passes(chunks: Sequence[Sequence[int]], most: int) -> Iterator[tuple[list[int], list[Sequence[int]]]]:
+    """Yield, for each pass of at most `most` ids, the rows of the chunks that it reads and their parts, in order."""
+    rows: list[int] = []
+    parts: list[Sequence[int]] = []
+    for row, chunk in enumerate(chunks):
+        while chunk:
+            part = chunk[: most - sum(map(len, parts))]
+            rows.append(row)
+            parts.append(part)
+            chunk = chunk[len(part) :]
+            if sum(map(len, parts)) == most:
+                yield rows, parts
+                rows, parts = [], []
+    if rows:
+        yield rows, parts

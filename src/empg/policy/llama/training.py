@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM
 
-from empg.policy.llama.weights import Weights, arrange, normalize, rotary_table, rotate_
+from empg.policy.llama.weights import Layer, Weights, arrange, normalize, rotary_table, rotate_
 
 BLOCK = 128  # queries per block of attention; 64 and 192 were slower (docs/log.md)
 
@@ -44,7 +45,9 @@ class _Rows:
         ]
 
 
-def last_hidden(model: LlamaForCausalLM, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def last_hidden(
+    model: LlamaForCausalLM, input_ids: Tensor, rows: Tensor, columns: Tensor, *, recomputed: bool = False
+) -> Tensor:
     """Return the last hidden states (M, hidden) at selected places of `input_ids`, in float32.
 
     Args:
@@ -52,6 +55,7 @@ def last_hidden(model: LlamaForCausalLM, input_ids: Tensor, rows: Tensor, column
         input_ids: (B, T) int64. Attention is causal, so what follows the last selected place of a row is not read.
         rows: (M,) int64, the row of each place.
         columns: (M,) int64, its column.
+        recomputed: the backward pass computes each layer again (`optimizer.gradient_checkpointing`), with equal bits.
     """
     lengths = torch.zeros(len(input_ids), dtype=torch.long).scatter_reduce_(0, rows, columns + 1, "amax")
     read = torch.arange(input_ids.shape[1]) < lengths[:, None]
@@ -71,9 +75,16 @@ def last_hidden(model: LlamaForCausalLM, input_ids: Tensor, rows: Tensor, column
     states = torch.nn.functional.embedding(input_ids[read], model.model.embed_tokens.weight)
     for layer in weights.layers:
         selected = places if layer is weights.layers[-1] else None
-        states = _Attention.apply(states, layer.qkv, layer.output, layout, selected)  # type: ignore[no-untyped-call]
-        states = _MLP.apply(states, layer.gate_up, layer.down, weights.eps)  # type: ignore[no-untyped-call]
+        if recomputed and torch.is_grad_enabled():
+            states = checkpoint(_layer, states, layer, layout, selected, use_reentrant=False)
+        else:
+            states = _layer(states, layer, layout, selected)
     return model.model.norm(states)  # type: ignore[no-any-return]
+
+
+def _layer(states: Tensor, layer: Layer, rows: _Rows, selected: Tensor | None) -> Tensor:
+    states = _Attention.apply(states, layer.qkv, layer.output, rows, selected)  # type: ignore[no-untyped-call]
+    return _MLP.apply(states, layer.gate_up, layer.down, rows.numbers.eps)  # type: ignore[no-untyped-call,no-any-return]
 
 
 class _Attention(torch.autograd.Function):
@@ -86,8 +97,8 @@ class _Attention(torch.autograd.Function):
         projected = (normed @ qkv.T).view(len(states), heads + 2 * kv_heads, head_dim)
         rotate_(projected[:, : heads + kv_heads], rows.cos, rows.sin)
         mixed, probabilities = _attend(projected, rows)
-        ctx.save_for_backward(normed, scale, projected, mixed, qkv, output)
-        ctx.rows, ctx.selected, ctx.probabilities = rows, selected, probabilities
+        ctx.save_for_backward(normed, scale, projected, mixed, qkv, output, *probabilities)
+        ctx.rows, ctx.selected = rows, selected
         mixed = mixed.view(len(states), heads * head_dim)
         if selected is not None:
             mixed, states = mixed[selected], states[selected]
@@ -95,7 +106,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        normed, scale, projected, mixed, qkv, output = ctx.saved_tensors
+        normed, scale, projected, mixed, qkv, output, *probabilities = ctx.saved_tensors
         rows, selected = ctx.rows, ctx.selected
         flat = mixed.view(len(mixed), -1)
         d_output = gradient.T @ (flat if selected is None else flat[selected])
@@ -103,7 +114,7 @@ class _Attention(torch.autograd.Function):
         if selected is not None:
             gradient = torch.zeros_like(scale.expand(-1, gradient.shape[1])).index_add_(0, selected, gradient)
             d_mixed = torch.zeros_like(flat).index_add_(0, selected, d_mixed)
-        d_projected = _attend_backward(d_mixed.view_as(mixed), mixed, projected, ctx.probabilities, rows)
+        d_projected = _attend_backward(d_mixed.view_as(mixed), mixed, projected, probabilities, rows)
         rotate_(d_projected[:, : rows.numbers.heads + rows.numbers.kv_heads], rows.cos, -rows.sin)
         d_projected = d_projected.view(len(mixed), -1)
         d_states = _normalize_backward(d_projected @ qkv, normed, scale).add_(gradient)
