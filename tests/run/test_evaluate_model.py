@@ -115,6 +115,22 @@ def test_a_server_that_fails_leaves_the_finished_episodes(tmp_path: Path) -> Non
     assert resumed.usage == whole.usage
 
 
+def test_half_an_emoji_and_a_full_context_do_not_stop_an_evaluation(tmp_path: Path) -> None:
+    full = json.dumps({"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}})
+
+    def reply(body: Body) -> str | tuple[int, bytes]:
+        begun = any(message["role"] == "assistant" for message in body["messages"])
+        return (500, full.encode()) if begun and "?" in json.dumps(body["messages"][-2]) else turn("look\ud83d")
+
+    with chat_server(reply) as server:
+        evaluated(server, tmp_path, "agent.history=merged", episodes=1, baselines=False)
+    [file] = tmp_path.glob("evaluations/*.jsonl")
+    line = json.loads(file.read_text())
+    assert line["row"]["end"] == "token_limit"
+    assert [shown["text"] for shown in line["turns"]] == [turn("look?")]
+    assert len(server.seen) == 2
+
+
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     with chat_server(choose) as server:
         evaluated(server, tmp_path, episodes=2)
