@@ -131,6 +131,17 @@ def test_ratings_are_cached_without_the_key(given: str | None, tmp_path: Path) -
     assert KEY not in kept
 
 
+def test_another_server_is_asked_even_if_its_model_has_the_same_name(tmp_path: Path) -> None:
+    more = {"cache": str(tmp_path)}
+    with scripted(*replies("[1]")) as server, scripted(*replies("[-1]")) as other:
+        assert StepJudge(options(server.url, **more)).rate(played("look")) == [1.0]
+        assert StepJudge(options(other.url, **more)).rate(played("look")) == [-1.0]
+        complete = f"{server.url}/chat/completions"  # another way to write the first
+        assert StepJudge(options(complete, **more)).rate(played("look")) == [1.0]
+        assert (len(server.seen), len(other.seen)) == (1, 1)
+    assert "127.0.0.1" not in "".join(file.read_text() for file in tmp_path.rglob("*.json"))  # it may have a password
+
+
 def test_episodes_are_rated_in_parallel_and_in_order() -> None:
     slow = [replace(reply, wait=0.2) for reply in replies("[1]")]
     with scripted(*slow) as server:

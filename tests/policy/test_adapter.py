@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,20 @@ def test_every_named_layer_must_exist(policy: Policy, tmp_path: Path) -> None:
         UserError, match=r"^policy\.lora\.target_modules: no linear layer is named 'query'; expected q_proj"
     ):
         load_policy(PolicySection(model=str(tmp_path), device="cpu", lora=lora))
+
+
+def test_an_adapter_is_not_loaded_onto_another_base(policy: Policy, cased_policy: Policy, tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    policy.save(base)
+    section = PolicySection(model=str(base), device="cpu", lora=LoraSection(r=2))
+    load_policy(section).save(adapter)
+    load_policy(section).load_weights(adapter)
+    shutil.rmtree(base)
+    cased_policy.save(base)  # only its tokenizer differs
+    other = load_policy(section)
+    with pytest.raises(
+        UserError, match=r"^policy\.model=.*base has changed since the adapter .*adapter was trained on"
+    ):
+        other.load_weights(adapter)
+    (adapter / "base_model.txt").unlink()  # an adapter of an earlier version
+    other.load_weights(adapter)

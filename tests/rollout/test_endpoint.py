@@ -48,6 +48,13 @@ def test_the_request_and_the_reply() -> None:
     assert sent(server) == {"model": "toy/model-1", "messages": MESSAGES, "temperature": 0.7, "max_tokens": 32}
 
 
+def test_half_an_emoji_in_a_message_is_sent_as_a_question_mark() -> None:
+    with scripted(Reply(completion("x"))) as server:
+        endpoint_at(server)([{"role": "user", "content": "look\ud83d 😀"}])
+    assert sent(server)["messages"] == [{"role": "user", "content": "look? 😀"}]
+    assert server.seen[0].headers["content-type"] == "application/json"
+
+
 def test_greedy_decoding_is_temperature_0() -> None:
     with scripted(Reply(completion("press 0"))) as server:
         endpoint_at(server, greedy=True, top_p=0.5)(MESSAGES)
@@ -67,6 +74,7 @@ def test_without_a_variable_no_key_is_sent() -> None:
         (completion(None), Completion("", "", 10, 5, metered=True)),  # refused, or cut while it reasoned
         (completion("a", reasoning_content="why"), Completion("a", "why", 10, 5, metered=True)),
         (completion("a", reasoning="why"), Completion("a", "why", 10, 5, metered=True)),
+        (completion("look\ud83d", reasoning="\ude00 why"), Completion("look?", "? why", 10, 5, metered=True)),
         (completion("a" * (MAX_TEXT + 1)), Completion("a" * MAX_TEXT, "", 10, 5, metered=True)),
         (
             b'{"choices": [{"message": {"content": "cut he"}, "finish_reason": "length"}]}',
@@ -117,6 +125,11 @@ def test_a_failure_that_passes_is_retried(failed: Reply) -> None:
         (Reply(b'{"error": {"message": "no such model\\n"}}', status=404), 1, "answered 404: no such model$"),
         (Reply(b'{"detail": "bad"}', status=422), 1, "answered 422: bad$"),
         (Reply(b"\xff", status=400), 1, "answered 400$"),
+        (Reply(b'{"error": {"message": "bad \\ud83d"}}', status=400), 1, r"answered 400: bad \?$"),
+        (Reply(b'{"error": {"message": "no context: bad window size", "type": "server_error"}}', status=500), 3, "500"),
+        (Reply(b"[" * 100_000, status=500), 3, r"answered 500 \(3 attempts\)"),
+        (Reply(b"\x1f", status=500, headers=(("Content-Encoding", "gzip"),)), 3, r"answered 500 \(3 attempts\)"),
+        (Reply(b'{"error": {"message": "context length exceeded"}}', status=429), 3, r"answered 429 \(3 attempts\)"),
     ],
 )
 def test_a_failure_that_stays_is_one_line(reply: Reply, requests: int, message: str) -> None:
@@ -132,17 +145,25 @@ def test_a_server_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
+    ("status", "error"),
     [
-        (400, "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens"),
-        (400, "the request exceeds the available context window"),
-        (413, "context length exceeded"),
+        (400, {"message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens"}),
+        (400, {"message": "the request exceeds the available context window"}),
+        (413, {"message": "context length exceeded"}),
+        (400, {"message": "request (4390 tokens) exceeds the available context size (4096 tokens), try increasing it"}),
+        (400, {"message": "Prompt is too long: 210000 tokens > 200000 maximum"}),
+        (422, {"message": "Too many tokens: 5000"}),
+        (400, {"message": "no", "type": "exceed_context_size_error", "code": 400}),
+        (400, {"message": "no", "type": "invalid_request_error", "code": "context_length_exceeded"}),
+        (500, {"message": "Context size has been exceeded.", "type": "server_error", "code": 500}),
+        (500, {"message": "no", "type": "exceed_context_size_error"}),
     ],
 )
-def test_a_conversation_that_is_too_long_is_not_a_failure_of_the_server(status: int, message: str) -> None:
-    body = json.dumps({"error": {"message": message}}).encode()
-    with scripted(Reply(body, status=status)) as server, pytest.raises(ContextFullError):
-        endpoint_at(server)(MESSAGES)
+def test_a_conversation_that_is_too_long_is_not_a_failure_of_the_server(status: int, error: dict[str, Any]) -> None:
+    for body in ({"error": error}, error):
+        with scripted(Reply(json.dumps(body).encode(), status=status)) as server, pytest.raises(ContextFullError):
+            endpoint_at(server)(MESSAGES)
+        assert len(server.seen) == 1
 
 
 def test_models_with_another_name_for_the_limit() -> None:

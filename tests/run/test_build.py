@@ -215,6 +215,35 @@ def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None
         folder(tmp_path / "none.jsonl")
 
 
+def test_so_does_a_model_whose_files_changed(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    recipe = parse_recipe({"policy": {"model": str(tmp_path), "device": "cpu"}, "warm_start": {}})
+    before = cache_entry(recipe)
+    assert cache_entry(recipe) == before
+    with torch.no_grad():
+        policy.parameters[0].add_(1.0)
+    policy.save(tmp_path)
+    assert cache_entry(recipe) != before
+
+
+def test_a_resolved_recipe_has_the_absolute_path_of_a_model(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy.save(tmp_path / "models" / "toy")
+    monkeypatch.chdir(tmp_path)
+    recipe = parse_recipe({"policy": {"model": "models/toy", "device": "cpu"}})
+    resolved = resolve(recipe)
+    assert resolved.policy.model == str(tmp_path / "models" / "toy")
+    old = parse_recipe({**resolved.model_dump(), "policy": recipe.policy.model_dump()})  # of an earlier version
+    assert resolve(recipe, old) == resolve(resolved, old) == old
+    monkeypatch.chdir(tmp_path / "models")
+    assert resolve(resolved, resolved) == resolved
+    again = parse_recipe({"policy": {"model": "../models/toy", "device": "cpu"}})
+    assert resolve(again, resolved) == resolved
+    (tmp_path / "models" / "tiny").mkdir()
+    assert resolve(parse_recipe({"policy": {"device": "cpu"}})).policy.model == "tiny"
+
+
 def test_so_does_an_environment_of_another_package_that_changed(tmp_path: Path) -> None:
     with importable(tmp_path):
         install_lamproom(tmp_path)

@@ -125,6 +125,25 @@ def test_a_policy_that_did_not_change_keeps_its_entropies(run: RunFolder, policy
     assert (measured.checkpoint, measured.split) == ("iter-000002", "valid_seen")
 
 
+@pytest.mark.parametrize(("asked", "most", "played"), [(9, 100, 9), (9, 4, 4)])
+def test_as_many_tasks_are_played_as_asked_for_if_the_split_has_them(
+    run: RunFolder, policy: Policy, monkeypatch: pytest.MonkeyPatch, asked: int, most: int, played: int
+) -> None:
+    Checkpoints(run.checkpoints).save("iter-000002", policy, None, {"iteration": 2})
+    assert run.recipe_values()["evaluation"]["episodes"] == 6
+    monkeypatch.setattr("empg.environments.panels.panel_order", lambda count: list(range(min(count, most))))
+    totals = []
+
+    def stage(name: str, total: int) -> Callable[[int], None]:
+        totals.append(total)
+        return lambda done: None
+
+    measured = measure_entropy(run.path, stage, episodes=asked)
+    assert measured.tasks == played
+    assert totals == [played] * 3
+    assert len(measured.before) > 6  # more steps than tasks of the recipe's panel
+
+
 def test_the_command_writes_every_value(run: RunFolder, policy: Policy) -> None:
     Checkpoints(run.checkpoints).save("iter-000002", with_uniform_logits(policy), None, {"iteration": 2})
     figures = run.path / "figures"
@@ -179,9 +198,11 @@ def test_a_run_without_a_trained_policy_is_refused(run: RunFolder) -> None:
 def test_the_tables_show_the_means_of_each_tenth() -> None:
     steps = [StepGradient(entropy=h, expected=h / 2, logits=h / 4, parameters=10 * h) for h in (0.4, 0.2)]
     measured = EntropyMeasurements(
-        checkpoint="iter-000009", split="test", temperature=0.5, gradients=steps, before=[0.5, 0.3], after=[0.1, 0.4]
-    )
+        checkpoint="iter-000009", split="test", tasks=2, temperature=0.5, gradients=steps, before=[0.5, 0.3],
+        after=[0.1, 0.4],
+    )  # fmt: skip
     lines = [line.split() for line in entropy_lines(measured)]
+    assert next(entropy_lines(measured)).startswith("gradients of 2 steps in 2 tasks of test, iter-000009, temp")
     assert "temperature T = 0.5" in next(entropy_lines(measured))
     assert lines[2:4] == [["1", "0.200", "0.100", "0.050", "2.00"], ["2", "0.400", "0.200", "0.100", "4.00"]]
     assert lines[6:8] == [["1", "0.300", "0.400", "+0.100"], ["2", "0.500", "0.100", "-0.400"]]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from empg.cli import app
@@ -114,6 +115,22 @@ def test_a_server_that_fails_leaves_the_finished_episodes(tmp_path: Path) -> Non
     assert resumed.usage == whole.usage
 
 
+def test_half_an_emoji_and_a_full_context_do_not_stop_an_evaluation(tmp_path: Path) -> None:
+    full = json.dumps({"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}})
+
+    def reply(body: Body) -> str | tuple[int, bytes]:
+        begun = any(message["role"] == "assistant" for message in body["messages"])
+        return (500, full.encode()) if begun and "?" in json.dumps(body["messages"][-2]) else turn("look\ud83d")
+
+    with chat_server(reply) as server:
+        evaluated(server, tmp_path, "agent.history=merged", episodes=1, baselines=False)
+    [file] = tmp_path.glob("evaluations/*.jsonl")
+    line = json.loads(file.read_text())
+    assert line["row"]["end"] == "token_limit"
+    assert [shown["text"] for shown in line["turns"]] == [turn("look?")]
+    assert len(server.seen) == 2
+
+
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     with chat_server(choose) as server:
         evaluated(server, tmp_path, episodes=2)
@@ -170,6 +187,25 @@ def test_a_folder_with_a_model_is_compared_with_an_endpoint(policy: Policy, tmp_
     result = compare(RunFolder(tmp_path / "local"), RunFolder(tmp_path / "remote"), "valid_seen")
     assert result.panel_sha256 == local.record["panel_sha256"] == remote.record["panel_sha256"]
     assert (result.overall.n, result.apart) == (3, ())
+
+
+def test_changed_weights_need_another_folder(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy.save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    limits = ["rollout.max_turn_tokens=4", "rollout.max_episode_tokens=512", "agent.prompt=terse", "policy.device=cpu"]
+    recipe = model_recipe("model", "alfworld", ["valid_seen"], 2, None, [*SMALL, *limits])
+    [first] = evaluate_model(recipe, Path("found"), baselines=False)
+    assert evaluate_model(recipe, Path("found"), baselines=False)[0].record == first.record
+    with torch.no_grad():
+        policy.parameters[0].add_(1.0)
+    policy.save(tmp_path / "model")
+    wanted = "the files of .*model have changed since the evaluation in found. Restore them, or name another folder"
+    with pytest.raises(UserError, match=wanted):
+        evaluate_model(recipe, Path("found"), baselines=False)
+    Path("found/model.txt").unlink()  # an evaluation of an earlier version
+    old = RunFolder(Path("found"))
+    old.replace_recipe(old.recipe_text().replace(str(tmp_path / "model"), "model"))
+    assert evaluate_model(recipe, Path("found"), baselines=False)[0].record == first.record
 
 
 @pytest.mark.slow

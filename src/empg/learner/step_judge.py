@@ -65,7 +65,8 @@ class StepJudge:
         """
         count = min(len(episode.turns), MAX_TURNS)
         prompt = self._filled(episode, count)
-        cached = self._cache.get(self._model, prompt)
+        key = (self._chat.server, self._model, prompt)
+        cached = self._cache.get(*key)
         ratings = _checked(cached, count) if isinstance(cached, list) else None
         if ratings is None:
             reminder = _REMINDER.format(count=count)
@@ -78,7 +79,7 @@ class StepJudge:
             if ratings is None:
                 _log.warning("%s=judge: task %s: no ratings; its turns are rated 0", KEY, episode.task_id)
                 return [0.0] * len(episode.turns)
-            self._cache.put(ratings, self._model, prompt)
+            self._cache.put(ratings, *key)
         return [*map(float, ratings), *[0.0] * (len(episode.turns) - count)]
 
     def _filled(self, episode: Episode, count: int) -> str:

@@ -10,6 +10,7 @@ import torch
 from empg.errors import UserError
 from empg.policy import attention
 from empg.policy.adapter import add_adapter
+from empg.policy.fingerprint import fingerprint
 from empg.policy.model import Policy, require_length, resolve_device
 from empg.policy.source import load_config, load_model, load_tokenizer, require_vocabulary
 from empg.policy.tiny import make_model, make_tokenizer
@@ -40,11 +41,10 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
         # would not be bit-identical.
         parameter.data = parameter.data.clone()
     model.set_attn_implementation(_implementation(device))
-    adapter = None
-    if section.lora is not None:
-        adapter = add_adapter(model, section.lora, seed)
-        model = adapter.get_base_model()
-    return Policy(model, tokenizer, device, adapter)
+    if section.lora is None:
+        return Policy(model, tokenizer, device)
+    adapter = add_adapter(model, section.lora, seed)
+    return Policy(adapter.get_base_model(), tokenizer, device, adapter, fingerprint(section.model))
 
 
 def _read_model(name: str, implementation: str) -> tuple[Any, Any]:

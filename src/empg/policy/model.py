@@ -27,6 +27,8 @@ from empg.errors import UserError
 from empg.policy.llama.weights import is_small_llama
 from empg.policy.source import load_weights
 
+BASE = "base_model.txt"  # in the folder of an adapter: the fingerprint of the model that it was trained on
+
 disable_progress_bar()  # the progress bar of weight shards; a run has its own display
 
 
@@ -35,13 +37,15 @@ class Policy:
     """A causal language model for sampling and training.
 
     `model` is the bare transformers model; with LoRA, `adapter` is the peft wrapper around it, and only the adapter
-    is trained. `recomputed` says whether passes with gradients keep only the inputs of each layer.
+    is trained. `base` is then the `fingerprint` of the model without the adapter; None means unknown. `recomputed` says
+    whether passes with gradients keep only the inputs of each layer.
     """
 
     model: Any
     tokenizer: Any
     device: torch.device
     adapter: Any = None
+    base: str | None = None
     recomputed: bool = False  # `layers_recomputed` sets it
 
     @property
@@ -125,15 +129,30 @@ class Policy:
         with plain_os_errors():
             (self.adapter or self.model).save_pretrained(folder, safe_serialization=True)
             self.tokenizer.save_pretrained(folder)
+            if self.base is not None:
+                Path(folder, BASE).write_text(self.base)
 
     def load_weights(self, folder: Path) -> None:
-        """Load the weights of a folder that `save` wrote."""
+        """Load the weights of a folder that `save` wrote.
+
+        Raises:
+            UserError: the weights do not match the model, or an adapter was trained on another base model.
+        """
         if self.adapter is None:
             load_weights(self.model, folder)
             return
+        self._require_base(folder / BASE)
         from peft import set_peft_model_state_dict
 
         set_peft_model_state_dict(self.adapter, load_file(folder / "adapter_model.safetensors"))
+
+    def _require_base(self, file: Path) -> None:
+        # An adapter of an earlier version has no such file.
+        if self.base is not None and file.exists() and file.read_bytes() != self.base.encode():
+            raise UserError(
+                f"policy.model={self.model.name_or_path} has changed since the adapter {file.parent} was trained on "
+                "it. Restore its files, or start a new run"
+            )
 
 
 class _WithoutAdapter(Policy):

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.retrieval.transport import Answer, HttpClient, RequestPolicy, read_variable
 from empg.errors import UserError
 from empg.policy.decode import Sampling
@@ -23,6 +24,7 @@ MAX_TEXT = 100_000  # characters of a reply that are kept
 _UNREADABLE_ATTEMPTS = 3  # a reply with status 200 that is not a completion, e.g. of an overloaded proxy
 _MAX_REASON = 200  # characters of a server's error message that are shown
 _PATH = "/chat/completions"
+_FULL_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})  # of OpenAI, of llama.cpp
 
 
 class EndpointError(UserError):
@@ -128,7 +130,7 @@ class Endpoint:
             raise EndpointError(f"{self._host} answered {answer.status}. Check the API key and --key-variable")
         if answer.status != 200:
             reason = _reason(answer)
-            if answer.status in (400, 413, 422) and "context" in reason and ("length" in reason or "window" in reason):
+            if _is_context_full(answer):
                 raise ContextFullError
             if self._key:  # before the text is cut, which may cut the key
                 reason = reason.replace(self._key, "[key]")
@@ -152,7 +154,7 @@ class Endpoint:
         if sampling.top_p < 1.0 and not sampling.greedy:
             payload["top_p"] = sampling.top_p
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return self._http.request("POST", self._url, headers=headers, payload=payload)
+        return self._http.request("POST", self._url, headers=headers, payload=payload, is_final=_is_context_full)
 
     @property
     def _host(self) -> str:
@@ -166,7 +168,8 @@ class _UnreadableError(Exception):
 def read_completion(answer: Any) -> Completion:
     """Return the completion in a response.
 
-    A missing content is an empty text: the model refused, or reached its token limit while it reasoned.
+    A missing content is an empty text: the model refused, or reached its token limit while it reasoned. Half a pair of
+    surrogates, such as a token that is a part of an emoji, becomes a question mark.
 
     Raises:
         _UnreadableError: the response is not a chat completion.
@@ -186,8 +189,8 @@ def read_completion(answer: Any) -> Completion:
     counts = [_count(usage.get(name)) if isinstance(usage, dict) else None for name in _COUNTS]
     prompt_tokens, completion_tokens = (count or 0 for count in counts)
     return Completion(
-        text=(content or "")[:MAX_TEXT],
-        reasoning=thought[:MAX_TEXT] if isinstance(thought, str) else "",
+        text=clean_text((content or "")[:MAX_TEXT]),
+        reasoning=clean_text(thought[:MAX_TEXT]) if isinstance(thought, str) else "",
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         metered=None not in counts,
@@ -202,13 +205,38 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else None
 
 
+def _is_context_full(answer: Answer) -> bool:
+    """Return whether a response says that the messages exceed the context of the model."""
+    if answer.status not in (400, 413, 422, 500):
+        return False
+    if not _FULL_CODES.isdisjoint(_codes(answer)):
+        return True
+    reason, words = _reason(answer).casefold(), ("length", "window", "size")
+    if answer.status == 500:  # llama.cpp; single words of this message could also mean a fault of the server
+        return "exceed" in reason and any(f"context {word}" in reason for word in words)
+    named = "context" in reason and any(word in reason for word in words)
+    return named or "too many tokens" in reason or "prompt is too long" in reason
+
+
+def _codes(answer: Answer) -> set[str]:
+    """Return the type and the code of a response's error, as far as they are texts."""
+    found = _json(answer)
+    error = found.get("error") if isinstance(found, dict) else None
+    parts = [part for part in (found, error) if isinstance(part, dict)]
+    return {code for part in parts for key in ("type", "code") if isinstance(code := part.get(key), str)}
+
+
+def _json(answer: Answer) -> Any:
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _reason(answer: Answer) -> str:
     """Return the error message of a response in one line; empty if it has none."""
-    try:
-        found = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return ""
+    found = _json(answer)
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and key in found:
             found = found[key]
-    return " ".join(found.split()) if isinstance(found, str) else ""
+    return " ".join(clean_text(found).split()) if isinstance(found, str) else ""

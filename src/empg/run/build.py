@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -30,8 +31,11 @@ CORPUS_EPISODES = 300
 def resolve(recipe: Recipe, like: Recipe | None = None) -> Recipe:
     """Resolve values that depend on the machine and the day, so that the recipe in the run folder records them.
 
-    `like` is the resolved recipe of a run that continues, which keeps its values.
+    `like` is the resolved recipe of a run that continues, which keeps its values. The folder of a model becomes an
+    absolute path, so that the recipe means the same model in every working directory.
     """
+    model = _model_path(recipe.policy.model, like.policy.model if like else None)
+    recipe = recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"model": model})})
     if recipe.optimizer.autocast == "auto":
         faster = recipe.policy.model != "tiny" and computes_bfloat16(resolve_device(recipe.policy.device))
         autocast = like.optimizer.autocast if like else faster
@@ -43,6 +47,15 @@ def resolve(recipe: Recipe, like: Recipe | None = None) -> Recipe:
         date = like.agent.date if like else datetime.date.today()
         recipe = recipe.model_copy(update={"agent": recipe.agent.model_copy(update={"date": date})})
     return recipe
+
+
+def _model_path(model: str, known: str | None) -> str:
+    """Return the absolute path of a folder; or `known`, if this is the same folder. Other names stay as they are."""
+    if model == "tiny" or not os.path.isdir(model):
+        return model
+    if known is not None and known != "tiny" and os.path.isdir(known) and os.path.samefile(model, known):
+        return known
+    return str(Path(model).absolute())
 
 
 def uses_date(recipe: Recipe) -> bool:

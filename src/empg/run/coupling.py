@@ -21,6 +21,7 @@ from tempfile import TemporaryFile
 import torch
 from torch import Tensor
 
+from empg.environments.panels import Panel
 from empg.learner.batch import make_batch, micro_batches
 from empg.learner.checkpoint import START, CheckpointError, Checkpoints
 from empg.policy.model import Policy
@@ -63,6 +64,7 @@ class EntropyMeasurements:
     Attributes:
         checkpoint: the trained policy.
         split: split of the tasks that both policies played.
+        tasks: how many these are; fewer than requested if the split has fewer.
         temperature: temperature T of all values, `evaluation.temperature` of the recipe.
         gradients: the steps that the trained policy played.
         before: H of the steps that the policy before reinforcement learning played, nats.
@@ -71,6 +73,7 @@ class EntropyMeasurements:
 
     checkpoint: str
     split: str
+    tasks: int
     temperature: float
     gradients: list[StepGradient]
     before: list[float]
@@ -95,7 +98,7 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
         run: the run folder, with at least one checkpoint after its start.
         stage: shows the progress.
         split: split of the tasks; None uses the recipe's first evaluation split.
-        episodes: tasks that each policy plays once.
+        episodes: tasks that each policy plays once; all tasks of the split, if it has fewer.
 
     Raises:
         RunFolderError: the run does not exist.
@@ -110,12 +113,13 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
     if last is None or last == START:
         raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} does not contain a trained policy yet")
     checkpoints.verify(START)
+    panel = panel_of(_with_episodes(recipe, episodes), split)
     first = build_policy(recipe, folder.checkpoints / START)
-    done = stage(f"play {split} before learning", episodes)
-    early = _play(recipe, first, split, episodes, done)
+    done = stage(f"play {split} before learning", len(panel.tasks))
+    early = _play(recipe, first, panel, done)
     trained = build_policy(recipe, folder.checkpoints / last)
-    done = stage(f"play {split} at {last}", episodes)
-    late = _play(recipe, trained, split, episodes, done)
+    done = stage(f"play {split} at {last}", len(panel.tasks))
+    late = _play(recipe, trained, panel, done)
     done = stage("gradients of steps", len(late))
     gradients = []
     for number, episode in enumerate(late, 1):
@@ -126,6 +130,7 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
     return EntropyMeasurements(
         checkpoint=last,
         split=split,
+        tasks=len(panel.tasks),
         temperature=recipe.evaluation.temperature,
         gradients=gradients,
         before=before,
@@ -213,10 +218,15 @@ def _steps(policy: Policy, episode: Episode, recipe: Recipe) -> Iterator[tuple[T
         yield *log_softmax_and_entropy(policy.logits(hidden), recipe.evaluation.temperature), ids[0, columns]
 
 
-def _play(recipe: Recipe, policy: Policy, split: str, episodes: int, done: Callable[[int], None]) -> list[Episode]:
-    """Play the first tasks of the panel with the random numbers of an evaluation."""
+def _with_episodes(recipe: Recipe, episodes: int) -> Recipe:
+    evaluation = recipe.evaluation.model_copy(update={"episodes": episodes})
+    return recipe.model_copy(update={"evaluation": evaluation})
+
+
+def _play(recipe: Recipe, policy: Policy, panel: Panel, done: Callable[[int], None]) -> list[Episode]:
+    """Play the tasks of a panel with the random numbers of an evaluation."""
     policy.model.eval()
-    tasks = panel_of(recipe, split).tasks[:episodes]
-    requests = [Request(task, place, (EVALUATION_KEY, place)) for place, task in enumerate(tasks)]
+    requests = [Request(task, place, (EVALUATION_KEY, place)) for place, task in enumerate(panel.tasks)]
     temperature = recipe.evaluation.temperature
-    return [e for e in play(recipe, policy, split, requests, temperature=temperature, done=done) if e.turns]
+    played = play(recipe, policy, panel.split, requests, temperature=temperature, done=done)
+    return [episode for episode in played if episode.turns]

@@ -17,7 +17,9 @@ from empg.environments.base import TextEnvironment
 from empg.environments.panels import Panel
 from empg.errors import UserError
 from empg.policy.decode import Sampling
+from empg.policy.fingerprint import fingerprint
 from empg.recipe import Recipe, dump_recipe, load_recipe, override_recipe
+from empg.record.durable import write_whole
 from empg.record.played import PlayedEpisodes
 from empg.record.records import EpisodeRow, EvalRecord, eval_records
 from empg.record.runfolder import RunFolder
@@ -39,6 +41,7 @@ _ROLLOUT = {"max_turn_tokens": 512, "max_episode_tokens": 4096, "slots": 8}
 # Keys that a repeated evaluation may change: no result depends on them, or the record of the evaluation has them.
 _FREE = ("name", "evaluation", "environment.workers", "rollout.slots", "policy.device")
 
+_MODEL = "model.txt"  # in the folder of an evaluation: the fingerprint of the model, if known
 _KEPT_OF_A_TURN = ("observation", "text", "action", "valid")
 Keep = Callable[[Episode, Usage | None], None]
 
@@ -105,7 +108,8 @@ def evaluate_model(
             finished episodes.
 
     Raises:
-        UserError: the model is unavailable, the folder has an evaluation with other settings, or it is in use.
+        UserError: the model is unavailable, the folder has an evaluation with other settings or of other weights, or
+            it is in use.
     """
     known = RunFolder(path).recipe_path.is_file()
     folder = RunFolder.open(path) if known else RunFolder.reserve(path)
@@ -115,10 +119,15 @@ def evaluate_model(
         if begun:
             _require_same(folder, recipe)
         player = _player(recipe, decoding, key_variable)
-        if not known:
-            RunFolder.create(path, dump_recipe(recipe))
-        elif not begun:
-            folder.replace_recipe(dump_recipe(recipe))
+        model = None if is_endpoint(recipe.policy.model) else fingerprint(recipe.policy.model)
+        if begun:
+            _require_same_model(folder, recipe.policy.model, model)
+        else:
+            if known:
+                folder.replace_recipe(dump_recipe(recipe))
+            else:
+                RunFolder.create(path, dump_recipe(recipe))
+            _record_model(folder, model)
         return [
             _evaluate(recipe, folder, split, decoding, player, baselines, stage) for split in recipe.evaluation.panels
         ]
@@ -279,6 +288,27 @@ def _require_same(folder: RunFolder, recipe: Recipe) -> None:
     if differing:
         shown = "; ".join(differing[:3])
         raise UserError(f"{folder.path} has an evaluation with other settings: {shown}. Name another folder with --out")
+
+
+def _record_model(folder: RunFolder, model: str | None) -> None:
+    try:
+        if model is None:
+            (folder.path / _MODEL).unlink(missing_ok=True)
+        else:
+            write_whole(folder.path / _MODEL, model.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {folder.path / _MODEL}: {error.strerror or error}") from None
+
+
+def _require_same_model(folder: RunFolder, name: str, model: str | None) -> None:
+    """Make sure that the folder's evaluation is of these weights; `model` is their fingerprint."""
+    file = folder.path / _MODEL
+    # An evaluation of an earlier version has no such file.
+    if model is not None and file.exists() and file.read_bytes() != model.encode():
+        raise UserError(
+            f"the files of {name} have changed since the evaluation in {folder.path}. "
+            "Restore them, or name another folder with --out"
+        )
 
 
 def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -109,7 +109,7 @@ def entropy_lines(measured: EntropyMeasurements) -> Iterator[str]:
         means = [f"{part.means[name]:.3f}" for name in ("entropy", "expected", "logits")]
         rows.append((str(part.place), *means, f"{part.means['parameters']:.2f}"))
     where = f"{measured.split}, {measured.checkpoint}, temperature T = {measured.temperature:g}"
-    yield f"gradients of {len(measured.gradients)} steps of {where}; tenths by H"
+    yield f"gradients of {len(measured.gradients)} steps in {measured.tasks} tasks of {where}; tenths by H"
     yield from aligned(rows)
     rows = [("tenth of the steps", "H before", "H after", "change, nats")]
     for part in measured.change_tenths:

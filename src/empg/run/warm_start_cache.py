@@ -14,6 +14,7 @@ import empg
 from empg.errors import UserError
 from empg.learner.checkpoint import CheckpointError, Checkpoints, require_finite
 from empg.learner.warm_start import warm_start
+from empg.policy.fingerprint import fingerprint
 from empg.policy.model import Policy
 from empg.recipe import Recipe
 from empg.record.lock import acquire
@@ -29,7 +30,8 @@ def starting_policy(run: Run) -> Policy:
     """Return the policy that RL starts from: warm-started, loaded from the cache, or as defined by the recipe.
 
     The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including the code of
-    this package and of the environment. An entry is a checkpoint, so a damaged one is recognized and replaced.
+    this package and of the environment, the recordings, and the files of the model (`fingerprint`). An entry is a
+    checkpoint, so a damaged one is recognized and replaced.
 
     Processes that need the same warm start at the same time compute it once; the others wait for it.
 
@@ -40,7 +42,8 @@ def starting_policy(run: Run) -> Policy:
     recipe, workers, logger = run.recipe, run.workers, run.logger
     if recipe.warm_start is None:
         return build_policy(recipe)
-    cache, name = Checkpoints(cache_folder()), cache_entry(recipe)
+    # One name for all: a worker may find a model in the local cache that another has just put there.
+    cache, name = Checkpoints(cache_folder()), workers.gather(cache_entry(recipe))[0]
     with ExitStack() as held:
         if not workers.gather(workers.first and (cache.folder / name).is_dir())[0]:
             _take_turn(held, cache.folder, name, run)
@@ -129,7 +132,9 @@ def cache_entry(recipe: Recipe) -> str:
     )
     if not uses_date(recipe):
         del shaping["agent"]["date"]
-    text = json.dumps([empg.__version__, _code(), *_brought(recipe), shaping, *_recorded(recipe)], sort_keys=True)
+    # `fingerprint` comes after `uses_date`, which downloads a model's tokenizer.
+    affecting = [empg.__version__, _code(), *_brought(recipe), shaping, *_recorded(recipe)]
+    text = json.dumps([*affecting, fingerprint(recipe.policy.model)], sort_keys=True)
     return f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

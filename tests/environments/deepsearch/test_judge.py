@@ -144,7 +144,7 @@ def test_a_verdict_is_cached(tmp_path: Path) -> None:
     assert KEY not in kept
 
 
-def test_the_cache_key_has_the_model_the_question_and_the_correct_answers(tmp_path: Path) -> None:
+def test_the_cache_key_has_the_server_the_model_the_question_and_the_correct_answers(tmp_path: Path) -> None:
     with scripted(*replies("CORRECT")) as server:
         judge = judge_at(server, cache=tmp_path)
         judge.judge("Who?", ("A",), "A")
@@ -153,6 +153,8 @@ def test_the_cache_key_has_the_model_the_question_and_the_correct_answers(tmp_pa
         judge.judge("Who?", ("A",), "B")
         Judge(server.url, "judge-2", cache=tmp_path, request_policy=QUICK).judge("Who?", ("A",), "A")
         assert len(server.seen) == 5
+        with scripted(*replies("INCORRECT")) as other:
+            assert judge_at(other, cache=tmp_path).judge("Who?", ("A",), "A") is False
 
 
 @pytest.mark.parametrize("passing", [Reply(status=500), Reply(status=429, headers=(("Retry-After", "0"),))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -29,6 +30,9 @@ class ChatModel:
         request_policy: timeout, attempts and rate.
         max_tokens: token limit of a reply; increase it for a reasoning model.
 
+    Attributes:
+        server: SHA-256 of the URL, for the key of a cache; the URL itself may contain a password.
+
     Raises:
         UserError: the URL is not http or https, the model is empty, or the variable is not set.
     """
@@ -42,6 +46,7 @@ class ChatModel:
             raise UserError("the model of the judge is empty. Set judge.model")
         path = "/chat/completions"
         self._url = url if url.endswith(path) else url.rstrip("/") + path
+        self.server = hashlib.sha256(self._url.encode("utf-8", "replace")).hexdigest()
         self._model, self._max_tokens = model, max_tokens
         self._headers = {}
         if key_variable is not None:

@@ -44,7 +44,7 @@ class Judge:
         url: URL of the API, such as `https://HOST/v1`, with or without `/chat/completions`.
         model: name of the model in the API.
         key_variable: environment variable of the API key; None sends no key, for example to a local server.
-        cache: folder for verdicts by model, prompt, question, answer and correct answers; None disables the cache.
+        cache: folder for verdicts by URL, model, prompt, question, answer and correct answers; None disables the cache.
         request_policy: timeout, attempts and rate. The default timeout is one minute per attempt.
         max_tokens: token limit of a verdict; increase it for a reasoning model.
 
@@ -100,7 +100,7 @@ class Judge:
         golds = [clean_text(gold) for gold in answers[:MAX_GOLDS]]
         if not given or not golds:
             return False
-        key = (self._model, self._prompt_hash, question, given, *golds)
+        key = (self._chat.server, self._model, self._prompt_hash, question, given, *golds)
         cached = None if self._cache is None else self._cache.get(*key)
         if isinstance(cached, bool):
             self._count(cached=1)

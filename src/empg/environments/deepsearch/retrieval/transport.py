@@ -14,7 +14,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -133,8 +133,17 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str | int] | None = None,
         payload: Any = None,
+        is_final: Callable[[Answer], bool] | None = None,
     ) -> Answer:
         """Return the response with any status that is not retried. Redirects are not followed.
+
+        Args:
+            method: `GET` or `POST`.
+            url: address of the server.
+            headers: additional headers.
+            params: the query.
+            payload: sent as JSON. Lone surrogates in it, which cannot be encoded, become question marks.
+            is_final: returns whether a response is returned although its status is one of those that are retried.
 
         Raises:
             RetrievalError: no attempt succeeded, or the circuit is open (`RequestPolicy.failure_threshold`). The
@@ -142,6 +151,10 @@ class HttpClient:
             PrivateAddressError: the host's address is private and the policy does not allow this.
         """
         host, request_policy = _host(url), self.request_policy
+        content, headers = None, dict(headers or {})
+        if payload is not None:
+            text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            content, headers["Content-Type"] = text.encode("utf-8", "replace"), "application/json"
         for attempt in range(1, request_policy.attempts + 1):
             if self._breaker.refuses(host):
                 raise RetrievalError(
@@ -149,7 +162,7 @@ class HttpClient:
                 )
             self._take_turn()
             try:
-                answer = self._attempt(method, url, headers, params, payload)
+                answer = self._attempt(method, url, headers, params, content, is_final)
                 self._breaker.answered(host)
                 return answer
             except _TransientError as problem:
@@ -185,30 +198,38 @@ class HttpClient:
         self,
         method: str,
         url: str,
-        headers: Mapping[str, str] | None,
+        headers: Mapping[str, str],
         params: Mapping[str, str | int] | None,
-        payload: Any,
+        content: bytes | None,
+        is_final: Callable[[Answer], bool] | None,
     ) -> Answer:
         self._deadline.at = time.monotonic() + self.request_policy.timeout
         with _one_line(self.request_policy.timeout):
             proxy = self._proxy_of(url)
             if proxy is not None and not self.request_policy.allow_private:
                 self._check_as_named(url)
-            with self._clients[proxy].stream(method, url, headers=headers, params=params, json=payload) as response:
-                if response.status_code in _RETRIED:
-                    retry_after = _retry_after(response.headers.get("Retry-After"))
-                    raise _TransientError(f"answered {response.status_code}", retry_after)
-                packed = response.headers.get("Content-Encoding", "")
-                body, cut = read_body(response.iter_raw(), packed, self.request_policy.max_bytes)
-                return Answer(
-                    url=str(response.url),
-                    status=response.status_code,
-                    content_type=response.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
-                    charset=response.charset_encoding,
-                    location=response.headers.get("Location"),
-                    body=body,
-                    cut=cut,
-                )
+            with self._clients[proxy].stream(method, url, headers=headers, params=params, content=content) as response:
+                if response.status_code not in _RETRIED:
+                    return self._read(response)
+                if is_final is not None:
+                    with suppress(PackedError):
+                        if is_final(answer := self._read(response)):
+                            return answer
+                retry_after = _retry_after(response.headers.get("Retry-After"))
+                raise _TransientError(f"answered {response.status_code}", retry_after)
+
+    def _read(self, response: httpx.Response) -> Answer:
+        packed = response.headers.get("Content-Encoding", "")
+        body, cut = read_body(response.iter_raw(), packed, self.request_policy.max_bytes)
+        return Answer(
+            url=str(response.url),
+            status=response.status_code,
+            content_type=response.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
+            charset=response.charset_encoding,
+            location=response.headers.get("Location"),
+            body=body,
+            cut=cut,
+        )
 
     def _client(self, proxy: str | None) -> httpx.Client:
         client = httpx.Client(
