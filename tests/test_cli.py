@@ -196,6 +196,22 @@ class TestOneLineErrors:
     def test_user_errors(self, arguments: list[str], message: str, call: Call) -> None:
         assert call(*arguments, code=1).stderr == f"empg: {message}\n"
 
+    @pytest.mark.parametrize("engine", ["local", "verl"])
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ("credit.process_reward=foo:bar", "fail  credit.process_reward=foo:bar: No module named 'foo'"),
+            ("evaluation.splits=[nope]", "fail  environment alfworld, nope: split='nope': one of train"),
+            ("rollout.max_turn_tokens=4096", "fail  rollout.max_turn_tokens=4096 does not leave space"),
+        ],
+    )
+    def test_every_engine_finds_a_wrong_recipe_before_any_work(
+        self, engine: str, change: str, message: str, call: Call
+    ) -> None:
+        stderr = call("train", "mini.yaml", change, "--run", "never", "--engine", engine, code=1).stderr
+        assert stderr.startswith(message)
+        assert not Path("never").exists()
+
     def test_a_missing_checkpoint_is_named(self, call: Call) -> None:
         done = call("evaluate", "runs/mini", "--checkpoint", "iter-000099", code=1)
         assert done.stderr.startswith("empg: checkpoint runs/mini/checkpoints/iter-000099: ")

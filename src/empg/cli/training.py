@@ -88,11 +88,13 @@ def train(
         return
     command = shlex.join(["empg", *sys.argv[1:]])
     if engine is not Engine.local:
-        _trainer(engine)(resolved, folder, resume=resume, force=force, command=command)
+        start_engine = _trainer(engine)
+        _require_runnable(resolved, folder, engine)
+        start_engine(resolved, folder, resume=resume, force=force, command=command)
         return
     workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
     print(visible(f"{resolved.name}: {recipe} into {folder}; starting {workers}"), flush=True)
-    _require_runnable(resolved, folder)
+    _require_runnable(resolved, folder, engine)
 
     from empg.run.train import Stopped
     from empg.run.train import train as start
@@ -117,11 +119,12 @@ def _trainer(engine: Engine) -> Callable[..., None]:
     return train_with_verl
 
 
-def _require_runnable(recipe: Recipe, folder: Path) -> None:
-    """Exit with what is wrong if our own trainer cannot run a recipe on this machine."""
-    from empg.run.doctor import check
+def _require_runnable(recipe: Recipe, folder: Path, engine: Engine) -> None:
+    """Exit with what is wrong if a recipe cannot run here; model, memory and device are the engine's own matter."""
+    from empg.run.doctor import check, check_inputs
 
-    if failed := [finding for finding in check(recipe, folder) if finding.level == "fail"]:
+    checked = check if engine is Engine.local else check_inputs
+    if failed := [finding for finding in checked(recipe, folder) if finding.level == "fail"]:
         _show(failed, err=True)
         raise typer.Exit(1)
 

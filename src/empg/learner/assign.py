@@ -100,7 +100,7 @@ def length_share(lengths: Sequence[int], end: EndReason, limit: int, ramp: float
 
 def groups_with_signal(played: Sequence[Episode], recipe: Recipe) -> int:
     """Return the number of groups whose rewards differ, as `assign_credit` will see them."""
-    episodes = [e for e in played if _comparable(e)]
+    episodes = [e for e in played if comparable(e)]
     groups = _groups(episodes)
     return len(groups[~zero_variance_groups(_rewards(episodes, recipe), groups)].unique())
 
@@ -169,11 +169,12 @@ def assign_credit(
 
 def _compared(played: Sequence[Episode], least: int) -> list[Episode]:
     """The episodes that can be compared, of groups that have at least `least` of them."""
-    sizes = Counter(e.group for e in played if _comparable(e))
-    return [e for e in played if _comparable(e) and sizes[e.group] >= least]
+    sizes = Counter(e.group for e in played if comparable(e))
+    return [e for e in played if comparable(e) and sizes[e.group] >= least]
 
 
-def _comparable(episode: Episode) -> bool:
+def comparable(episode: Episode) -> bool:
+    """Return whether an episode has an outcome: not if its environment failed, or it has no turn."""
     return episode.end is not EndReason.ENV_ERROR and bool(episode.turns)
 
 

@@ -55,7 +55,7 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
         run: the run folder; None checks the disk of the current folder.
     """
     run = run or Path()
-    findings = [*_packages(recipe), *_environments(recipe, run)]
+    findings = check_inputs(recipe, run)
     device, finding = _device(recipe)
     findings.append(finding)
     model = _model(recipe)
@@ -80,10 +80,14 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
         if device is not None:
             findings.append(_memory(recipe, shape, device))
         findings.append(_disk(recipe, shape, run))
-    findings += _lengths(recipe)
     findings.append(_cores(recipe))
     findings.append(_work(recipe))
     return findings
+
+
+def check_inputs(recipe: Recipe, run: Path) -> list[Finding]:
+    """Check what a run needs with every engine: packages, process reward, environments, splits and limits."""
+    return [*_packages(recipe), *_environments(recipe, run), *_lengths(recipe)]
 
 
 def _packages(recipe: Recipe) -> Iterator[Finding]:

@@ -34,8 +34,7 @@ def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
     first = trainer.accelerator.process_index * len(prompts)
     episodes = [fixed_episode(first + place, trainer.num_generations) for place in range(len(prompts))]
     assert prompts == [str(episode.group) for episode in episodes]
-    rewards = [episode.reward for episode in episodes]
-    return {**token_columns(episodes, 3), "logprobs": None, "episode_reward": rewards}
+    return {**token_columns(episodes, 3), "logprobs": None}
 
 
 def train(folder: Path, case: str) -> None:

@@ -49,8 +49,17 @@ def test_an_episode_without_a_turn_is_one_token_outside_the_loss() -> None:
     empty = fixed_episode(0)
     empty.turns, empty.end = [], EndReason.ENV_ERROR
     assert token_columns([empty], 7) == {
-        "prompt_ids": [[7]], "completion_ids": [[7]], "env_mask": [[0]], "step_ids": [[-1]],
+        "prompt_ids": [[7]], "completion_ids": [[7]], "env_mask": [[0]], "step_ids": [[-1]], "episode_reward": [None],
     }  # fmt: skip
+
+
+def test_an_episode_whose_environment_failed_has_no_reward_and_no_token_in_the_loss() -> None:
+    failed = fixed_episode(2)
+    failed.end = EndReason.ENV_ERROR
+    columns = token_columns([failed, fixed_episode(1)], 7)
+    assert columns["episode_reward"] == [None, 1.0]
+    assert not any(columns["env_mask"][0])
+    assert max(columns["step_ids"][0]) == len(failed.turns) - 1  # the records still tell its turns apart
 
 
 def test_groups_play_their_task(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("trl", reason="trl is not installed: make test-trl runs thes
 from typer.testing import CliRunner
 
 from empg.cli import app
-from empg.engines.trl.settings import SET_BY, config_text, engine_config
+from empg.engines.trl.settings import _WIDER, SET_BY, _fits, config_text, engine_config
 from empg.errors import RecipeError
 from empg.recipe import load_recipe
 from empg.run.build import resolve
@@ -79,12 +79,26 @@ def test_a_setting_becomes_an_argument(section: str, value: Any, argument: str, 
         ({"trl": {"learning_rate": 1.0}}, "trl.learning_rate: is set by optimizer.lr; remove it"),
         ({"trl": {"use_vlm": True}}, "trl.use_vlm: is not an argument of GRPOConfig. Did you mean 'use_vllm'"),
         ({"trl": {"mask_truncated_completions": True}}, "trl.mask_truncated_completions: is set by credit.overlong"),
+        ({"trl": {"logging_first_step": True}}, "trl.logging_first_step: is set by iterations; remove it"),
+        ({"trl": {"save_only_model": True}}, "trl.save_only_model: is set by checkpoint_every; remove it"),
+        ({"trl": {"ignore_data_skip": True}}, "trl.ignore_data_skip: is set by environment; remove it"),
+        ({"trl": {"use_vllm": "no"}}, "trl.use_vllm: expected bool, got 'no'"),
+        ({"trl": {"top_k": "20"}}, "trl.top_k: expected int, got '20'"),
+        ({"trl": {"adam_epsilon": "abc"}}, "trl.adam_epsilon: expected float, got 'abc'"),
+        ({"trl": {"min_p": True}}, r"trl.min_p: expected float \| None, got True"),
+        ({"trl": {"lr_scheduler_kwargs": 3}}, r"trl.lr_scheduler_kwargs: expected dict \| str \| None, got 3"),
         ({"trl": {"auto_find_batch_size": True}}, "auto_find_batch_size is not supported"),
     ],
 )  # fmt: skip
 def test_what_the_engine_does_not_do_is_named(sections: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=f"--engine trl: {message}"):
         config(**sections)
+
+
+def test_the_arguments_of_fsdp_may_be_what_transformers_documents() -> None:
+    assert config(trl={"fsdp_config": {"version": 2}, "adam_epsilon": 1}).adam_epsilon == 1
+    for value in (True, "full_shard", ["full_shard"]):
+        assert _fits(value, _WIDER["fsdp"])
 
 
 def test_every_problem_has_a_line() -> None:

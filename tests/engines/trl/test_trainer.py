@@ -15,10 +15,11 @@ import datasets
 from trl import GRPOConfig
 
 from empg.credit import MODULATIONS, ModulationInputs, StepTable, modulate_advantages, to_tokens
-from empg.engines.trl import EMPGConfig, EMPGTrainer, environment_reward
+from empg.engines.trl import EMPGConfig, EMPGTrainer, EpisodeRollout, environment_reward
 from empg.engines.trl.rollout import token_columns
 from empg.errors import UserError
-from tests.engines.trl.parts import arguments, fixed_episode, tiny_policy
+from empg.rollout.types import EndReason
+from tests.engines.trl.parts import arguments, fixed_episode, small_recipe, tiny_policy
 
 pytestmark = pytest.mark.filterwarnings("default")  # of TRL and transformers about their own names
 
@@ -44,8 +45,7 @@ class Observed(EMPGTrainer):
 def fixed_rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
     """The fixed episodes, whatever the policy."""
     episodes = [fixed_episode(number) for number in range(len(prompts))]
-    rewards = [episode.reward for episode in episodes]
-    return {**token_columns(episodes, 3), "logprobs": None, "episode_reward": rewards}
+    return {**token_columns(episodes, 3), "logprobs": None}
 
 
 def prompts(count: int) -> Any:
@@ -106,6 +106,50 @@ def test_another_modulation_sees_rewards_and_groups(tmp_path: Path) -> None:
     table = StepTable.from_tokens(seen["base"], seen["entropy"], seen["steps"])
     inputs = ModulationInputs(steps=table, rewards=seen["rewards"], groups=torch.tensor([0] * 4 + [1] * 4))
     assert torch.equal(seen["advantages"], to_tokens(MODULATIONS["gtpo"](inputs).advantage, seen["steps"]))
+
+
+@pytest.mark.parametrize("modulation", sorted(MODULATIONS))
+def test_a_completion_without_a_reward_is_left_out(tmp_path: Path, modulation: str) -> None:
+    def reward(episode_reward: list[float], **columns: Any) -> list[float | None]:
+        known = [0, 1, 2, 4]  # one of the first group has no reward; one of the second has nothing to be compared with
+        return [value if row in known else None for row, value in enumerate(episode_reward)]
+
+    [seen] = trained(tmp_path, reward=reward, modulation=modulation).seen
+    assert not seen["advantages"][3:].any()
+    table = StepTable.from_tokens(seen["base"][:3], seen["entropy"][:3], seen["steps"][:3])
+    inputs = ModulationInputs(steps=table, rewards=torch.tensor([0.0, 1.0, 1.0]), groups=torch.tensor([0] * 3))
+    assert torch.equal(seen["advantages"][:3], to_tokens(MODULATIONS[modulation](inputs).advantage, seen["steps"][:3]))
+
+
+@pytest.mark.parametrize("modulation", sorted(MODULATIONS))
+def test_a_batch_without_any_reward_trains_nothing(tmp_path: Path, modulation: str) -> None:
+    trainer = trained(tmp_path, reward=lambda completions, **_: [None] * len(completions), modulation=modulation)
+    assert not trainer.seen[0]["advantages"].any()
+    assert trainer.state.log_history[0]["grad_norm"] == 0
+
+
+def test_an_episode_whose_environment_failed_is_no_lost_episode(tmp_path: Path) -> None:
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        episodes = [fixed_episode(number) for number in range(len(prompts))]
+        episodes[0].end = episodes[3].end = EndReason.ENV_ERROR  # the other two of the group have won
+        return {**token_columns(episodes, 3), "logprobs": None}
+
+    [seen] = trained(tmp_path, rollout).seen
+    assert (seen["steps"][[0, 3]] == -1).all()
+    assert not seen["base"][:4].any()
+    assert not seen["advantages"][[0, 3]].any()
+
+
+def test_the_constant_of_the_loss_is_the_limit_of_an_episode(tmp_path: Path) -> None:
+    rollout = EpisodeRollout(small_recipe())
+    policy = tiny_policy()
+    config = EMPGConfig(**arguments(tmp_path, loss_type="dr_grpo"))
+    trainer = EMPGTrainer(
+        policy.model, environment_reward, config, train_dataset=rollout.dataset(),
+        processing_class=policy.tokenizer, rollout_func=rollout,
+    )  # fmt: skip
+    assert trainer.max_completion_length == 512
+    assert trainer.generation_config.max_new_tokens == 16  # that of one turn
 
 
 def test_without_a_modulation_it_is_grpo(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("trl", reason="trl is not installed: make test-trl runs these tests")
 
+import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ from empg.engines.trl.training import RecipeTrainer, train
 from empg.errors import UserError
 from empg.learner.assign import assign_credit
 from empg.learner.batch import make_batch, micro_batches
+from empg.learner.checkpoint import Checkpoints
 from empg.learner.update import Update, make_optimizer
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
@@ -30,7 +32,7 @@ from empg.rollout.types import EndReason, Episode
 from empg.run.build import build_policy, resolve
 from empg.run.train import train as train_here
 from empg.system.workers import Workers
-from tests.engines.trl.parts import fixed_episode, small_recipe, tiny_policy
+from tests.engines.trl.parts import SMALL, fixed_episode, small_recipe, tiny_policy
 
 pytestmark = pytest.mark.filterwarnings("default")  # of TRL and transformers about their own names
 
@@ -90,8 +92,7 @@ def test_the_same_episodes_get_the_same_credit_and_gradient(
 
     def fixed(self: EpisodeRollout, prompts: list[str], trainer: Any) -> dict[str, Any]:
         self.episodes = episodes(flat=flat, broken=True)
-        rewards = [episode.reward for episode in self.episodes]
-        return {**token_columns(self.episodes, 3), "logprobs": None, "episode_reward": rewards}
+        return {**token_columns(self.episodes, 3), "logprobs": None}
 
     kept: dict[str, Any] = {}
 
@@ -163,6 +164,54 @@ def test_a_run_continues_where_it_was_stopped(runs: Path, tmp_path: Path) -> Non
     assert twice.read_episodes(2)["action_ids"] == once.read_episodes(2)["action_ids"]
     files = [run.checkpoints / "iter-000002" / "model.safetensors" for run in (once, twice)]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_resumed_run_may_change_how_often_it_is_saved(tmp_path: Path) -> None:
+    sections: dict[str, Any] = {"evaluation": {"splits": []}, "keep_checkpoints": 5}
+    train(resolve(small_recipe(iterations=1, **sections)), tmp_path / "run")
+    train(resolve(small_recipe(iterations=4, checkpoint_every=3, **sections)), tmp_path / "run", resume=True)
+    assert Checkpoints(tmp_path / "run" / "checkpoints").names() == ["iter-000001", "iter-000003", "iter-000004"]
+
+
+def test_a_run_that_was_killed_between_both_saves_continues_with_the_same_bits(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = training._Recorder._save
+
+    def killed(self: Any, name: str) -> None:
+        if name == "iter-000002":  # TRL has saved its own and removed its oldest
+            raise KeyboardInterrupt
+        save(self, name)
+
+    recipe = resolve(small_recipe(keep_checkpoints=1))
+    monkeypatch.setattr(training._Recorder, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    train(recipe, tmp_path / "run", resume=True)
+    once, twice = (
+        path / "checkpoints" / "iter-000002" / "model.safetensors" for path in (runs / "trl", tmp_path / "run")
+    )
+    assert once.read_bytes() == twice.read_bytes()
+
+
+def test_a_missing_checkpoint_of_trl_is_named(tmp_path: Path) -> None:
+    recipe = resolve(small_recipe(iterations=1, evaluation={"splits": []}))
+    train(recipe, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "trl" / "checkpoint-1")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"checkpoint-1 is missing, so .* cannot be resumed from iter-000001: remove"):
+        train(recipe, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_wrong_recipe_is_found_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    command = ["train", str(tmp_path / "small.yaml"), "--engine", "trl", "--run", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, [*command, "credit.process_reward=foo:bar"])
+    assert done.exit_code == 1
+    assert "No module named 'foo'" in done.output
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_the_other_engine_is_not_continued(runs: Path) -> None:

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 
 from empg.agent.dialogue import Agent, Prompt
 from empg.errors import UserError
+from empg.learner.assign import comparable
 from empg.policy.decode import Sampled
 from empg.policy.model import Policy
 from empg.recipe import Recipe
@@ -73,7 +74,7 @@ class EpisodeRollout:
         if logprobs is not None:
             spread = zip(logprobs, columns["step_ids"], strict=True)
             logprobs = [_at_steps(values, steps) for values, steps in spread]
-        return {**columns, "logprobs": logprobs, "episode_reward": [episode.reward for episode in self.episodes]}
+        return {**columns, "logprobs": logprobs}
 
     def _play(self, groups: list[int], pool: Any, trainer: Any) -> tuple[list[EpisodeState], list[list[float]] | None]:
         """Play to the end; returns the episodes, and the log-probabilities of their tokens if the engine gives them."""
@@ -117,8 +118,11 @@ class EpisodeRollout:
                 prompts[place] = states[place].observe(outcome)
 
 
-def environment_reward(episode_reward: list[float], **columns: Any) -> list[float]:
-    """Return the rewards of the environment, which came with the rollout: TRL's reward function."""
+def environment_reward(episode_reward: list[float | None], **columns: Any) -> list[float | None]:
+    """Return the rewards of the environment, which came with the rollout: TRL's reward function.
+
+    The reward is None if the environment failed or the episode has no turn: TRL then leaves it out of the baseline.
+    """
     return episode_reward
 
 
@@ -126,8 +130,10 @@ def token_columns(episodes: Sequence[Episode], filler: int) -> dict[str, list[An
     """Return episodes as TRL's columns: the first prompt, then all that follows, with the step of each token.
 
     An episode without a turn gets one token `filler` that belongs to no step, because TRL's completions are not empty.
+    An episode that cannot be compared has no reward, and no token in `env_mask`.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in ("prompt_ids", "completion_ids", "env_mask", "step_ids")}
+    names = ("prompt_ids", "completion_ids", "env_mask", "step_ids", "episode_reward")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     for episode in episodes:
         ids: list[int] = []
         steps: list[int] = []
@@ -138,7 +144,9 @@ def token_columns(episodes: Sequence[Episode], filler: int) -> dict[str, list[An
         columns["prompt_ids"].append(episode.turns[0].prompt_ids if episode.turns else [filler])
         columns["completion_ids"].append(ids or [filler])
         columns["step_ids"].append(steps or [-1])
-        columns["env_mask"].append([int(step >= 0) for step in columns["step_ids"][-1]])
+        compared = comparable(episode)
+        columns["env_mask"].append([int(compared and step >= 0) for step in columns["step_ids"][-1]])
+        columns["episode_reward"].append(episode.reward if compared else None)
     return columns
 
 

@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from empg.engines.trl.trainer import EMPGConfig
 from empg.errors import RecipeError
@@ -35,11 +36,17 @@ SET_BY = {
     "save_strategy": "checkpoint_every",
     "save_steps": "checkpoint_every",
     "save_total_limit": "keep_checkpoints",
+    "save_only_model": "checkpoint_every",
+    "enable_jit_checkpoint": "checkpoint_every",
+    "ignore_data_skip": "environment",
     "logging_strategy": "iterations",
     "logging_steps": "iterations",
+    "logging_first_step": "iterations",
     "report_to": _RUN,
     "disable_tqdm": _RUN,
     "eval_strategy": "evaluation",
+    "eval_on_start": "evaluation",
+    "load_best_model_at_end": "evaluation",
     "shuffle_dataset": "environment",
     "per_device_train_batch_size": "optimizer.micro_batch_tokens",
     "gradient_accumulation_steps": "optimizer.minibatches",
@@ -73,6 +80,10 @@ SET_BY = {
     "mask_truncated_completions": "credit.overlong_penalty",
     "use_cpu": "policy.device",
 }
+
+
+# Arguments whose annotation in transformers is narrower than its documentation.
+_WIDER: dict[str, Any] = {"fsdp": bool | str | list[str] | None}
 
 
 def processes() -> int:
@@ -121,7 +132,9 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
         "max_steps": recipe.iterations * steps,
         "save_strategy": "steps",
         "save_steps": recipe.checkpoint_every * steps,
-        "save_total_limit": recipe.keep_checkpoints,
+        # TRL removes its oldest before the policy of the same iteration is saved here: a run that is stopped between
+        # the two continues from the one before.
+        "save_total_limit": recipe.keep_checkpoints + 1,
         "logging_strategy": "steps",
         "logging_steps": steps,
         "report_to": "none",
@@ -203,8 +216,21 @@ def _problems(recipe: Recipe) -> Iterator[str]:
 
 def _wrong_options(options: dict[str, Any]) -> Iterator[str]:
     known = {field.name for field in fields(EMPGConfig) if field.init}
-    for name in options:
+    hints = get_type_hints(EMPGConfig)
+    for name, value in options.items():
         if name in SET_BY:
             yield f"trl.{name}: is set by {SET_BY[name]}; remove it"
         elif name not in known:
             yield f"trl.{name}: is not an argument of GRPOConfig{did_you_mean(name, known)}"
+        elif not _fits(value, _WIDER.get(name, hints[name])):
+            wanted = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
+            yield f"trl.{name}: expected {wanted}, got {value!r:.80}"
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Return whether a value has the type of an argument; an integer is a float, and no text is a number or bool."""
+    try:
+        TypeAdapter(wanted, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError:
+        return False
+    return True

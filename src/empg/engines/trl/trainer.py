@@ -22,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from empg.credit import MODULATIONS, ModulationInputs, StepCredit, StepTable, TokenLayout, step_ids_from_mask
+from empg.engines.trl.rollout import EpisodeRollout
 from empg.errors import UserError
 from empg.recipe_modulation import named, read_modulation, require_turn_entropy
 
@@ -94,6 +95,8 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         self._scores: tuple[Tensor, Tensor] | None = None
         self._rewards = torch.zeros(0)
         super().__init__(model, reward_funcs, args, *more, **named_more)
+        if isinstance(self.rollout_func, EpisodeRollout):  # the generator has its limit, that of a turn, already
+            self.max_completion_length = self.rollout_func.recipe.rollout.max_episode_tokens  # the constant of dr_grpo
 
     def assign(self, inputs: list[dict[str, Any]], batch: dict[str, Any], scores: tuple[Tensor, Tensor]) -> None:
         """Replace the advantages (B,) of a generation batch by modulated ones (B, T).
@@ -105,9 +108,12 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         """
         if self.args.modulation is None:
             return
-        layout = TokenLayout.of(self.step_ids(inputs, batch))
+        compared, first = self._compared(), self.accelerator.process_index * len(inputs)
+        steps = self.step_ids(inputs, batch)
+        left_out = ~compared[first : first + len(inputs), None].to(steps.device)
+        layout = TokenLayout.of(steps.masked_fill(left_out, -1))
         table = StepTable.from_layout(layout, batch["advantages"], scores[1])
-        credit, mine = self._modulated(table, len(inputs))
+        credit, mine = self._modulated(table, first, compared)
         batch["advantages"] = layout.to_tokens(credit.advantage[mine].to(scores[1].device))
 
     def step_ids(self, inputs: list[dict[str, Any]], batch: dict[str, Any]) -> Tensor:
@@ -125,17 +131,24 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         """Share of the optimizer steps that are finished."""
         return float(self.state.global_step / self.state.max_steps)
 
-    def _modulated(self, table: StepTable, rows: int) -> tuple[StepCredit, slice]:
+    def _compared(self) -> Tensor:
+        """Return (E,) bool, on the CPU: the completions that have a reward, as another one of their group has.
+
+        TRL gives the others an advantage of 0. Their steps get none from the modulation, and are not in its statistics.
+        """
+        known = ~self._rewards.cpu().isnan().view(-1, self.num_generations)
+        return (known & (known.sum(1, keepdim=True) > 1)).flatten()
+
+    def _modulated(self, table: StepTable, first: int, compared: Tensor) -> tuple[StepCredit, slice]:
         """Modulate the steps of all processes, on the CPU; return the result and which of it is this process's."""
-        first = self.accelerator.process_index * rows
         share = (table.entropy.cpu(), table.episode.cpu() + first, table.advantage.cpu())
         shares = gather_object([share])
         entropy, episode, advantage = (torch.cat(parts) for parts in zip(*shares, strict=True))
-        rewards = self._rewards.cpu()
+        place = compared.cumsum(0) - 1
         seen = ModulationInputs(
-            steps=StepTable(entropy=entropy, episode=episode, advantage=advantage),
-            rewards=rewards,
-            groups=torch.arange(len(rewards)) // self.num_generations,
+            steps=StepTable(entropy=entropy, episode=place[episode], advantage=advantage),
+            rewards=self._rewards.cpu()[compared],
+            groups=torch.arange(len(compared))[compared] // self.num_generations,
             finished=self.finished,
         )
         options = dict(self.args.modulation)
@@ -196,5 +209,7 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         per_function: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self._rewards = (per_function * self.reward_weights.to(per_function.device)).nansum(1)
+        unknown = per_function.isnan().all(1)  # nansum would make them 0
+        rewards = (per_function * self.reward_weights.to(per_function.device)).nansum(1)
+        self._rewards = rewards.masked_fill(unknown, torch.nan)
         return per_function

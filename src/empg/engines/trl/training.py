@@ -6,6 +6,7 @@ TRL and accelerate do the generation, the sharding, the optimizer and the checkp
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -26,7 +27,7 @@ from empg.engines.trl.rollout import EpisodeRollout, environment_reward
 from empg.engines.trl.settings import FOLDER, engine_config, steps_per_iteration
 from empg.engines.trl.trainer import EMPGConfig, EMPGTrainer
 from empg.errors import UserError
-from empg.learner.assign import Assigned, assign_credit
+from empg.learner.assign import Assigned, assign_credit, comparable
 from empg.learner.checkpoint import START, Checkpoints, DivergedError, checkpoint_name, require_finite
 from empg.learner.update import UpdateStats
 from empg.policy.model import Policy
@@ -69,6 +70,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # it warns that `rollout_func` may change; TRL is pinned
     warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)  # TRL calls it by its old name
     transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)  # it prints the text of rows without a reward
     datasets.disable_progress_bars()
     folder = RunFolder(run)
     args = engine_config(recipe, folder.checkpoints / FOLDER)
@@ -76,6 +78,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
     with ExitStack() as held:
         place = _open(recipe, folder, held, resume, force, command) if first else None
         place = gather_object([place])[0]
+        saved = _saved(recipe, folder, place)
         opened = None
         if first:
             opened = held.enter_context(open_run(recipe, run, Workers(), None if place is None else place.resumed_at))
@@ -92,10 +95,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
             raise UserError(
                 "evaluation.splits: expected [] with sharded weights (FSDP, ZeRO-3), which cannot be evaluated"
             )
-        saved = None
-        if recorder.resumed:
-            saved = str(folder.checkpoints / FOLDER / f"checkpoint-{place.iteration * steps_per_iteration(recipe)}")
-        trainer.train(resume_from_checkpoint=saved)
+        trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
         if opened is not None:
             opened.logger.finish()
 
@@ -117,6 +117,23 @@ def _open(recipe: Recipe, folder: RunFolder, held: ExitStack, resume: bool, forc
             f"{folder.checkpoints / FOLDER} with a script, or overwrite the run with --force"
         )
     return continue_run(recipe, folder, None, command)
+
+
+def _saved(recipe: Recipe, folder: RunFolder, place: Place | None) -> Path | None:
+    """Return TRL's checkpoint of the place where a run continues, or None at its start.
+
+    Raises:
+        UserError: the folder is missing.
+    """
+    if place is None or place.checkpoint is None:
+        return None
+    saved = folder.checkpoints / FOLDER / f"checkpoint-{place.iteration * steps_per_iteration(recipe)}"
+    if not saved.is_dir():
+        raise UserError(
+            f"{saved} is missing, so {folder.path} cannot be resumed from {place.checkpoint}: remove "
+            f"{folder.checkpoints / place.checkpoint} to resume from an earlier one, or overwrite the run with --force"
+        )
+    return saved
 
 
 def _starting_policy(recipe: Recipe, folder: RunFolder, run: Run | None, place: Place | None, command: str) -> Policy:
@@ -164,7 +181,6 @@ class RecipeTrainer(EMPGTrainer):
             rollout_func=self.rollout,
         )
         self.eos_token_ids = stops
-        self.max_completion_length = recipe.rollout.max_episode_tokens  # the constant of loss.aggregation=constant
 
     @property
     def sharded(self) -> bool:
@@ -176,13 +192,14 @@ class RecipeTrainer(EMPGTrainer):
         """Assign the credit of the recipe; tokens that it does not count leave the loss."""
         began = time.perf_counter()
         steps = self.step_ids(inputs, batch)
-        _fill_in(self.rollout.episodes, steps, scores)
+        _fill_in(self.rollout.episodes, [row["step_ids"] for row in inputs], scores)
         shares = gather_object([self.rollout.episodes])
         self.episodes = [episode for share in shares for episode in share]
         first = self.accelerator.is_main_process  # a process reward may ask a model: all processes need one answer
         credit = gather_object([self._credit() if first else []])[0]
         start = sum(len(share) for share in shares[: self.accelerator.process_index])
-        pairs = [pair for turns in credit[start : start + len(inputs)] for pair in turns]
+        mine = zip(self.rollout.episodes, credit[start : start + len(inputs)], strict=True)
+        pairs = [pair for episode, turns in mine if comparable(episode) for pair in turns]
         layout, device = TokenLayout.of(steps), steps.device
         batch["advantages"] = layout.to_tokens(torch.tensor([pair[0] for pair in pairs], device=device))
         counted = layout.to_tokens(torch.tensor([int(pair[1]) for pair in pairs], device=device))
@@ -206,12 +223,12 @@ class RecipeTrainer(EMPGTrainer):
         return loss
 
 
-def _fill_in(episodes: list[Episode], steps: Tensor, scores: tuple[Tensor, Tensor]) -> None:
+def _fill_in(episodes: list[Episode], steps: list[list[int]], scores: tuple[Tensor, Tensor]) -> None:
     """Give every turn the log-probabilities and entropies of its tokens."""
     for row, episode in enumerate(episodes):
-        written = steps[row] >= 0
+        written = torch.tensor(steps[row]) >= 0
         sizes = [len(turn.action_ids) for turn in episode.turns]
-        logprobs, entropies = (values[row][written].float().cpu().split(sizes) for values in scores)
+        logprobs, entropies = (values[row, : len(written)].float().cpu()[written].split(sizes) for values in scores)
         for turn, logprob, entropy in zip(episode.turns, logprobs, entropies, strict=True):
             turn.logprobs, turn.entropies = logprob.tolist(), entropy.tolist()
 
@@ -243,6 +260,7 @@ class _Recorder(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         self.policy.device = self.trainer.accelerator.device
+        state.save_steps, state.logging_steps = args.save_steps, args.logging_steps  # a checkpoint brings its own
         if not self.resumed:
             self._evaluate()
         self._began = time.perf_counter()
