@@ -21,7 +21,8 @@ from empg.errors import UserError
 from empg.record.loading import LoadedRun
 from empg.record.runfolder import RunFolder
 from empg.record.tables import EPISODES
-from empg.run.alignment import CreditRule, RecordedSteps, measure_alignment, read_rule, recorded_steps
+from empg.run.alignment import CreditRule, measure_alignment, read_rule
+from empg.run.worth import RecordedSteps, recorded_steps
 
 NONE = CreditRule(label="none")
 
@@ -156,6 +157,14 @@ class TestAlignment:
         assert (found.steps, found.known, found.groups) == (10, 6, 2)
         assert found.rules[0].alignment.value == pytest.approx(-0.5 / math.sqrt(11 / 12 * 10))
         assert found.rules[0].ratio.value == 1.0
+
+    def test_ratios_by_hand(self, written: Written) -> None:
+        # As above, centred: A - 0.6. The sum is -1/2 - 0.6 * (-1/2) = -1/5 instead of -1/2. Sum A^2 is
+        # 8 * 0.16 + 2 * 2.56 instead of 10, and where w is known 4 * 0.16 + 2 * 2.56 instead of 6.
+        rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
+        [rule] = measure_alignment([written(*rows)], [read_rule("centred")], NONE, silent).rules
+        assert rule.ratio.value == pytest.approx(0.4 * math.sqrt(10 / 6.4))
+        assert rule.ratio_known.value == pytest.approx(0.4 * math.sqrt(6 / 5.76))
 
     def test_a_step_counts_by_the_gradient_that_its_entropy_allows(self, written: Written) -> None:
         rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]

@@ -83,8 +83,12 @@ def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterat
 def alignment_lines(found: AlignmentReport) -> Iterator[str]:
     """Two tables: the alignment of each rule, and that of the outcome advantage by tenth of step entropy."""
     yield f"{found.steps:,} steps of {found.groups:,} groups; the worth of {found.known:,} is known"
-    rows: list[tuple[str, ...]] = [("rule", "alignment (95%)", f"of {found.reference} (95%)")]
-    rows += [(r.label, _estimate(r.alignment, ".3f"), _estimate(r.ratio, ".2f")) for r in found.rules]
+    reference = f"of {found.reference}"
+    rows: list[tuple[str, ...]] = [("rule", "alignment (95%)", f"{reference} (95%)", f"{reference}, where known (95%)")]
+    rows += [
+        (r.label, _estimate(r.alignment, ".3f"), *(_estimate(ratio, ".2f") for ratio in (r.ratio, r.ratio_known)))
+        for r in found.rules
+    ]
     yield from aligned(rows)
     rows = [
         ("tenth of the steps", "H, nats", "worth known", "of won episodes", "alignment of the outcome advantage (95%)")
