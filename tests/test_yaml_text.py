@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from empg.errors import UserError
@@ -85,6 +85,7 @@ PLAIN = st.one_of(
 )  # fmt: skip
 
 
+@example({"\x85": "a\u2028b", "c": ["\u2029", "\x85\x85", "1e5", "08", "ü"]})
 @given(
     st.recursive(
         PLAIN,

@@ -59,19 +59,28 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
+_BREAKS = frozenset("\x85\u2028\u2029")  # line breaks of YAML 1.1, which PyYAML writes as they are and reads as \n
+
+
 class _Dumper(yaml.SafeDumper):
     """SafeDumper that puts quotation marks around a text which `read_yaml` would read as a number."""
 
 
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"{_INTEGER.pattern}\Z"), list("-+0123456789"))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def write_yaml(value: Any, *, in_one_line: bool = False) -> str:
     """Return plain values as YAML, in their order; `read_yaml` gives them back."""
     width = 10_000 if in_one_line else 80
-    return yaml.dump(
-        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=in_one_line, width=width
-    )
+
+    def written(unicode: bool) -> str:
+        return yaml.dump(
+            value, Dumper=_Dumper, sort_keys=False, allow_unicode=unicode, default_flow_style=in_one_line, width=width
+        )
+
+    text = written(True)
+    return text if _BREAKS.isdisjoint(text) else written(False)
 
 
 def read_yaml(text: str, source: str) -> Any:
