@@ -186,8 +186,8 @@ def credit(
     """Rank rules of credit on the episodes of runs, without training.
 
     The other episodes of a group that began in the same way tell what an action was worth. A rule is aligned if it
-    gives credit to the actions that were worth it: 1 is perfect, 0 is no relation. In our ablation, the order of twelve
-    rules by alignment was nearly that of the success after training with them.
+    gives credit to the actions that were worth it: 1 is perfect, 0 is no relation. In our studies, rules that were
+    less aligned than the control trained worse; those that were more aligned did not always train better.
     For example:  empg credit runs/demo --rule empg --rule '{name: empg_variant, clarity: won, zeta: 2}'
     """
     from empg.record.runfolder import RunFolder
