@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -148,13 +147,12 @@ def measure_alignment(
     Raises:
         UserError: no step has a known worth, or fewer than two groups have one.
     """
-    files = [(run, iteration) for run in runs for iteration in run.episode_iterations()]
-    done = stage("credit of recorded episodes", len(files))
+    done = stage("credit of recorded episodes", sum(len(run.episode_iterations()) for run in runs))
     every = [reference, *rules]
     sums: list[np.ndarray] = []  # of each group; see `_sums`
     by_tenth: list[np.ndarray] = []  # of each group and tenth: steps, H, known, won, w A, w^2, A^2
     problems: list[str] = []
-    for number, found in enumerate(_recorded(files, problems), 1):
+    for number, found in enumerate(_recorded(runs, problems), 1):
         if found is not None:
             sums.append(_sums(found, every))
             by_tenth.append(_tenth_sums(found))
@@ -167,8 +165,11 @@ def measure_alignment(
             + "".join(f"; {problem}" for problem in problems[:1])
         )
     parts = np.concatenate(by_tenth)
-    draws = _Draws(len(groups))
-    values, drawn = _alignments(groups.sum(0)), _alignments(draws.of(groups))
+    every_sum = np.concatenate(
+        [groups, parts.reshape(len(parts), -1)], axis=1
+    )  # one draw for all, so ratios are paired
+    of_groups, of_tenths = np.split(_drawn(every_sum), [groups.shape[1]], axis=1)
+    values, drawn = _alignments(groups.sum(0)), _alignments(of_groups)
     ratios, drawn_ratios = (_ratio(found, found[..., :1]) for found in (values, drawn))
     rules_found = [
         Aligned(
@@ -186,21 +187,22 @@ def measure_alignment(
         groups=len(groups),
         reference=reference.label,
         rules=rules_found,
-        tenths=_tenths(parts, draws),
+        tenths=_tenths(parts.sum(0), of_tenths.reshape(-1, *parts.shape[1:])),
         problems=problems,
     )
 
 
-def _recorded(files: Sequence[tuple[RunFolder, int]], problems: list[str]) -> Iterator[RecordedSteps | None]:
+def _recorded(runs: Sequence[RunFolder], problems: list[str]) -> Iterator[RecordedSteps | None]:
     """Yield the steps of each iteration, and add to `problems` what cannot be read."""
-    for run, iteration in files:
-        loaded, found = LoadedRun(run), None
-        try:
-            found = recorded_steps(loaded.steps_of(iteration), run.recipe_values())
-        except ValueError as error:  # a damaged file
-            problems.append(f"{run.episodes_path(iteration)}: {error}")
-        problems += loaded.problems
-        yield found
+    for run in runs:
+        recipe, loaded = run.recipe_values(), LoadedRun(run, problems)
+        for iteration in run.episode_iterations():
+            found = None
+            try:
+                found = recorded_steps(loaded.steps_of(iteration), recipe)
+            except ValueError as error:  # a damaged file
+                problems.append(f"{run.episodes_path(iteration)}: {error}")
+            yield found
 
 
 def _sums(found: RecordedSteps, rules: Sequence[CreditRule]) -> np.ndarray:
@@ -228,8 +230,8 @@ def _tenth_sums(found: RecordedSteps) -> np.ndarray:
     """Return (groups, 10, 7): steps, H, known, won, w A, w^2 and A^2 where w is known, of each tenth by entropy."""
     entropy = found.seen.steps.entropy.double().numpy()
     place = np.empty(len(entropy), dtype=int)
-    for tenth, (low, high) in enumerate(pairwise(len(entropy) * part // 10 for part in range(11))):
-        place[np.argsort(entropy, kind="stable")[low:high]] = tenth
+    edges = [len(entropy) * part // 10 for part in range(11)]
+    place[np.argsort(entropy, kind="stable")] = np.repeat(np.arange(10), np.diff(edges))
     credit = np.where(found.known, found.seen.steps.advantage.double().numpy(), 0.0)
     columns = [np.ones_like(entropy), entropy, found.known, found.won, found.worth * credit, found.worth**2, credit**2]
     cell = 10 * found.group + place
@@ -237,36 +239,27 @@ def _tenth_sums(found: RecordedSteps) -> np.ndarray:
     return np.stack([np.bincount(cell, weights=c, minlength=cells) for c in columns], axis=-1).reshape(-1, 10, 7)
 
 
-def _tenths(parts: np.ndarray, draws: _Draws) -> list[AlignedTenth]:
-    found = []
-    for sums in parts.transpose(1, 0, 2):
-        total = sums.sum(0)
-        if not total[0]:
-            continue
-        found.append(
-            AlignedTenth(
-                entropy=total[1] / total[0],
-                known=total[2] / total[0],
-                won=total[3] / total[0],
-                alignment=_estimate(_cosine(*total[[4, 5, 6]]), _cosine(*draws.of(sums[:, [4, 5, 6]]).T)),
-            )
+def _tenths(totals: np.ndarray, drawn: np.ndarray) -> list[AlignedTenth]:
+    """Return the tenths that have steps, from their sums (10, 7) and those of the draws (draws, 10, 7)."""
+    return [
+        AlignedTenth(
+            entropy=total[1] / total[0],
+            known=total[2] / total[0],
+            won=total[3] / total[0],
+            alignment=_estimate(_cosine(*total[4:]), _cosine(*draws[:, 4:].T)),
         )
-    return found
+        for total, draws in zip(totals, drawn.swapaxes(0, 1), strict=True)
+        if total[0]
+    ]
 
 
-class _Draws:
-    """Bootstrap draws of groups: the same ones for every statistic, so that ratios are paired."""
-
-    def __init__(self, groups: int) -> None:
-        self._groups = groups
-
-    def of(self, sums: np.ndarray) -> np.ndarray:
-        """Return (draws, columns): the sums (groups, columns) over the drawn groups."""
-        rng, found = np.random.default_rng(0), []
-        for _ in range(0, RESAMPLES, _AT_ONCE):
-            counts = rng.multinomial(self._groups, np.full(self._groups, 1 / self._groups), size=_AT_ONCE)
-            found.append(counts @ sums)
-        return np.concatenate(found)
+def _drawn(sums: np.ndarray) -> np.ndarray:
+    """Return (draws, columns): the sums (groups, columns) over bootstrap draws of the groups."""
+    rng, groups = np.random.default_rng(0), len(sums)
+    shares = np.full(groups, 1 / groups)
+    return np.concatenate(
+        [rng.multinomial(groups, shares, size=_AT_ONCE) @ sums for _ in range(0, RESAMPLES, _AT_ONCE)]
+    )
 
 
 def _ratio(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
