@@ -44,6 +44,14 @@ class TestWorth:
         assert found.worth == pytest.approx([-1 / 2, 0, 0, -1 / 2, -1 / 2, 0])
         assert found.group.tolist() == [0, 0, 0, 1, 1, 1]
 
+    def test_places_with_equal_texts_are_apart(self, written: Written) -> None:
+        # Every observation and action is the same text, so only the place in the episode tells states apart.
+        rows = turns(("aaa", True), ("aaa", False), ("aab", True))
+        rows += turns(("aaa", False), ("aaa", False), ("aaa", True), group=1, start=3)
+        found = steps_of(written(*(row | {"observation": "a"} for row in rows)))
+        assert found.known.tolist() == [False, False, True, False, False, True] + [False] * 12
+        assert found.worth[[2, 5]] == pytest.approx([0 - 1 / 2, 1 - 2 / 2])
+
     def test_a_malformed_turn_is_told_by_its_text(self, written: Written) -> None:
         rows = turns(("a", True), ("b", False), ("c", False))
         for row, text in zip(rows, ("same", "same", "other"), strict=True):

@@ -123,19 +123,20 @@ _COLUMNS = (
 
 def _worth(columns: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Return w of all steps, 0 where it is unknown, and where it is known."""
-    numbers: dict[tuple[Any, ...], int] = {}
+    # A state follows a group or a choice, and a choice follows a state; the word tells which number it is.
+    numbers: dict[tuple[str, int, Any], int] = {}
     states, choices = [], []
     last: Any = None
-    before: tuple[Any, ...] = ()
+    before = ("group", 0)
     rows = zip(*(columns[name] for name in ("episode", "group", "observation", "action", "text")), strict=True)
     for episode, group, observation, action, text in rows:
         if episode != last:
-            last, before = episode, (group,)
+            last, before = episode, ("group", group)
         state = numbers.setdefault((*before, observation), len(numbers))
-        choice = numbers.setdefault((state, action if action is not None else text), len(numbers))
+        choice = numbers.setdefault(("state", state, action if action is not None else text), len(numbers))
         states.append(state)
         choices.append(choice)
-        before = (choice,)
+        before = ("choice", choice)
     won = np.array(columns["success"], dtype=float)
     here, alike = np.array(states), np.array(choices)
     others, same = (np.bincount(ids)[ids] - 1 for ids in (here, alike))
