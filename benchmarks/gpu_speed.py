@@ -23,8 +23,8 @@ from transformers import __version__ as transformers_version
 
 from empg.policy.contexts import ModelContexts
 from empg.policy.decode import Decoder, Sampling
+from empg.policy.layers import training_layers
 from empg.policy.model import Policy, choose_kernels
-from empg.policy.recompute import layers_recomputed
 from empg.policy.scoring import log_softmax_and_entropy, score_tokens
 
 DEVICE = torch.device("cuda")
@@ -160,13 +160,13 @@ def effect_of_tf32(policy: Policy, rows: Tensor) -> dict[str, float]:
     }
 
 
-def update(policy: Policy, rows: Tensor, recomputed: bool) -> Callable[[], object]:
+def update(policy: Policy, rows: Tensor, *, recomputed: bool = False, compiled: bool = False) -> Callable[[], object]:
     """A forward and a backward pass in which every second token is trained on."""
     columns = torch.arange(1, rows.shape[1], 2, device=DEVICE).repeat(len(rows))
     row_of = torch.arange(len(rows), device=DEVICE).repeat_interleave(rows.shape[1] // 2)
 
     def run() -> None:
-        with layers_recomputed(policy, recomputed):
+        with training_layers(policy, recomputed=recomputed, compiled=compiled):
             with policy.autocast(True):
                 logprobs, entropies = score_tokens(policy, rows, row_of, columns)
             (logprobs.mean() + 0.01 * entropies.mean()).backward()
@@ -234,8 +234,10 @@ def main() -> None:
     parts: dict[str, Any] = {"limit of a pass, ms": 1e3 * work / flops}
     parts |= effect_of_tf32(policy, rows)
     kinds: list[tuple[str, Callable[[], Callable[[], object]]]] = [
-        ("kept", lambda: update(policy, rows, False)),
-        ("recomputed", lambda: update(policy, rows, True)),
+        ("kept", lambda: update(policy, rows)),
+        ("recomputed", lambda: update(policy, rows, recomputed=True)),
+        ("compiled", lambda: update(policy, rows, compiled=True)),
+        ("compiled and recomputed", lambda: update(policy, rows, recomputed=True, compiled=True)),
         ("transformers, a quarter", lambda: plain_update(policy, rows[: max(1, len(rows) // 4)])),
     ]
     for precision in ("ieee", "tf32"):

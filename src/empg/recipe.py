@@ -221,6 +221,7 @@ class OptimizerSection(Section):
         False, description="bfloat16 passes, float32 weights; `auto`: if the processor supports it"
     )
     gradient_checkpointing: bool = Field(False, description="compute activations again instead of keeping them")
+    compile: bool = Field(False, description="torch.compile of layers and scores: faster updates on a GPU")
 
     @field_validator("betas")
     @classmethod

@@ -56,10 +56,12 @@ def measured(run: Path) -> list[Any]:
     return [[record[key] for key in keys] for record in RunFolder.open(run).read_metrics() if record["kind"] == "train"]
 
 
-def test_a_run_is_stopped_and_resumed(tmp_path: Path, surroundings: dict[str, str]) -> None:
-    whole = subprocess.run(train(tmp_path, "whole"), env=surroundings, capture_output=True, text=True)
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_a_run_is_stopped_and_resumed(tmp_path: Path, surroundings: dict[str, str], compiled: bool) -> None:
+    more = f"optimizer.compile={str(compiled).lower()}"
+    whole = subprocess.run(train(tmp_path, "whole", more), env=surroundings, capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
-    cut = train(tmp_path, "cut")
+    cut = train(tmp_path, "cut", more)
     process = subprocess.Popen(cut, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while process.poll() is None and not list((tmp_path / "cut" / "checkpoints").glob("*1")):
         time.sleep(0.05)
@@ -96,9 +98,10 @@ def test_too_little_memory_is_an_error_that_says_what_to_change(tmp_path: Path, 
     assert "rollout.slots" in done.stderr
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 @pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
 def test_a_run_needs_the_memory_that_doctor_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recomputed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recomputed: bool, compiled: bool
 ) -> None:
     """Doctor counts the longest prompts that fit into a pass; the prompts of this run are shorter."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -112,6 +115,7 @@ def test_a_run_needs_the_memory_that_doctor_counts(
             "rollout.max_episode_tokens=2048",
             "optimizer.micro_batch_tokens=8192",
             f"optimizer.gradient_checkpointing={str(recomputed).lower()}",
+            f"optimizer.compile={str(compiled).lower()}",
             "environment.max_steps=30",
             "rollout.groups=16",
             "rollout.slots=64",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from empg.policy import scoring
 from empg.policy.decode import Decoder, Sampling
+from empg.policy.fused import FusedScores
 from empg.policy.model import Policy
 from empg.policy.scoring import log_softmax_and_entropy, score_tokens
 
@@ -121,3 +122,29 @@ def test_sampled_scores_are_rescored_at_the_same_temperature_whatever_was_cut(
                 policy, torch.tensor([[*prompt, *ids]]), torch.zeros_like(columns), columns, sampling.temperature
             )
         torch.testing.assert_close((torch.tensor(logprobs), torch.tensor(entropies)), again, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of its own parts
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_compiled_scores_are_the_same(policy: Policy, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
+    monkeypatch.setattr(scoring, "LOGIT_BUDGET", 3 * policy.model.config.vocab_size)
+    expected = score_tokens(policy, IDS, ROWS, COLUMNS, temperature)
+    policy.compiled = True
+    scores = score_tokens(policy, IDS, ROWS, COLUMNS, temperature)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(gradients(policy, scores), gradients(policy, expected), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_compiled_scores_of_masked_tokens_are_finite() -> None:
+    logits = torch.tensor([[0.0, -math.inf, 1.0], [-math.inf, 2.0, -math.inf]], requires_grad=True)
+    logprobs, entropies = FusedScores.apply(logits, torch.tensor([2, 1]), 1.0)
+    (logprobs.sum() + entropies.sum()).backward()
+    wanted = log_softmax_and_entropy(logits.detach(), 1.0)
+    torch.testing.assert_close(logprobs.detach(), wanted[0][[0, 1], [2, 1]])
+    torch.testing.assert_close(entropies.detach(), wanted[1])
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()

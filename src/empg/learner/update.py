@@ -12,8 +12,8 @@ from empg.credit import LossConfig, LossStats, policy_loss, token_weights
 from empg.learner.assign import Assigned
 from empg.learner.batch import MicroBatch, micro_batches
 from empg.learner.critic import Critic
+from empg.policy.layers import replaced_layers, training_layers
 from empg.policy.model import Policy
-from empg.policy.recompute import layers_recomputed, recomputable_layers
 from empg.policy.scoring import score_tokens
 from empg.recipe import OptimizerSection, Recipe
 from empg.system.memory import limited_by
@@ -82,12 +82,12 @@ class Update:
         self.reference, self.critic = reference, critic
         loss = recipe.loss
         self.config = LossConfig(**loss.model_dump(exclude={"aggregation", "ratio"}))
-        if recipe.optimizer.gradient_checkpointing:
-            recomputable_layers(policy)  # an error now, and not after the first rollout
+        self.layers = {"recomputed": recipe.optimizer.gradient_checkpointing, "compiled": recipe.optimizer.compile}
+        replaced_layers(policy, **self.layers)  # an error now, and not after the first rollout
 
     def __call__(self, assigned: Assigned, iteration: int) -> UpdateStats:
         """Take the optimizer steps of one iteration."""
-        with layers_recomputed(self.policy, self.recipe.optimizer.gradient_checkpointing), limited_by(*MEMORY_KEYS):
+        with training_layers(self.policy, **self.layers), limited_by(*MEMORY_KEYS):
             return self._update(assigned, iteration)
 
     def _update(self, assigned: Assigned, iteration: int) -> UpdateStats:

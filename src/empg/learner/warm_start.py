@@ -16,8 +16,8 @@ from empg.errors import UserError
 from empg.learner.batch import TokenBatch, make_batch, micro_batches
 from empg.learner.muon import Muon
 from empg.learner.update import MEMORY_KEYS
+from empg.policy.layers import training_layers
 from empg.policy.model import Policy
-from empg.policy.recompute import layers_recomputed
 from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe, WarmStartSection
 from empg.record.records import WarmStartRecord
@@ -69,7 +69,9 @@ def warm_start(
         if step == 0 and not workers.total(len(imitated)):
             limit = recipe.rollout.max_episode_tokens
             raise UserError(f"rollout.max_episode_tokens={limit} is too small for one expert turn; increase it")
-        with layers_recomputed(policy, recipe.optimizer.gradient_checkpointing), limited_by(*MEMORY_KEYS):
+        passes = recipe.optimizer
+        layers = training_layers(policy, recomputed=passes.gradient_checkpointing, compiled=passes.compile)
+        with layers, limited_by(*MEMORY_KEYS):
             loss, accuracy = _imitate(policy, optimizers, batch, imitated[batch.step], recipe, workers)
         if not math.isfinite(loss):
             raise UserError(

@@ -38,7 +38,8 @@ class Policy:
 
     `model` is the bare transformers model; with LoRA, `adapter` is the peft wrapper around it, and only the adapter
     is trained. `base` is then the `fingerprint` of the model without the adapter; None means unknown. `recomputed` says
-    whether passes with gradients keep only the inputs of each layer.
+    whether passes with gradients keep only the inputs of each layer, `compiled` whether layers and scores are compiled;
+    `training_layers` sets both.
     """
 
     model: Any
@@ -46,7 +47,8 @@ class Policy:
     device: torch.device
     adapter: Any = None
     base: str | None = None
-    recomputed: bool = False  # `layers_recomputed` sets it
+    recomputed: bool = False
+    compiled: bool = False
 
     @property
     def parameters(self) -> list[nn.Parameter]:

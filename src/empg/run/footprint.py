@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from empg.errors import MissingFileError, UserError
 from empg.policy.adapter import adapted_layers
 from empg.policy.attention import LONGEST
-from empg.policy.scoring import LOGIT_BUDGET
+from empg.policy.scoring import logit_budget
 from empg.policy.source import load_config, reason
 from empg.policy.tiny import make_model
 from empg.recipe import LoraSection, Recipe
@@ -123,7 +123,7 @@ def footprint(shape: Shape, recipe: Recipe, *, on_cpu: bool) -> Footprint:
     layer_cache = slots * (length + 1) * 2 * shape.kv_heads * shape.head_dim * inner
     copies = 2 if own_attention else 1 + shape.heads // shape.kv_heads
     read = min(passed, slots * length)  # ids of one pass of a prefill
-    logits = min(passed, LOGIT_BUDGET // shape.vocab + 1) * shape.vocab * 4 * LOGIT_COPIES
+    logits = min(passed, logit_budget(on_cpu=on_cpu) // shape.vocab + 1) * shape.vocab * 4 * LOGIT_COPIES
     casts = 2 * shape.parameters if autocast and size == 4 else 0
     copied = recipe.loss.kl_coef and (recipe.policy.lora is None or recipe.warm_start is not None)
     return Footprint(

@@ -127,7 +127,7 @@ def cache_entry(recipe: Recipe) -> str:
             "agent": True,
             "warm_start": True,
             "rollout": {"max_episode_tokens"},
-            "optimizer": {"autocast", "micro_batch_tokens"},
+            "optimizer": {"autocast", "compile", "micro_batch_tokens"},
         },
     )
     if not uses_date(recipe):

@@ -161,6 +161,7 @@ def test_a_setting_becomes_a_value(section: str, value: Any, key: str, expected:
         ({"optimizer": {"minibatches": 4}}, "optimizer.minibatches: expected a divisor of rollout.groups = 6, got 4"),
         ({"optimizer": {"micro_batch_tokens": 511}}, "optimizer.micro_batch_tokens: expected >= rollout.max_episode"),
         ({"optimizer": {"old_logprobs": "sampled"}}, "optimizer.old_logprobs: expected recomputed, got sampled"),
+        ({"optimizer": {"compile": True}}, "optimizer.compile: expected false; verl compiles its scores by default"),
         ({"optimizer": {"schedule": "linear"}}, "optimizer.schedule: expected constant or cosine, got linear"),
         ({"credit": {"advantage": "gae"}}, "credit.advantage: expected one without a critic, got gae"),
         ({"credit": {"drop_zero_variance": True, "max_resample": 2}},

@@ -204,6 +204,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"loss.dual_clip: expected > 1 + loss.clip_high = {1 + loss.clip_high:g}, got {loss.dual_clip:g}"
     if optimizer.old_logprobs != "recomputed":
         yield f"optimizer.old_logprobs: expected recomputed, got {optimizer.old_logprobs}"
+    if optimizer.compile:
+        yield "optimizer.compile: expected false; set trl.torch_compile=true"
     if recipe.policy.device not in ("auto", "cpu", "cuda"):
         yield (
             f"policy.device: expected auto, cpu or cuda, got {recipe.policy.device}; "

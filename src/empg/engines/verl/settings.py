@@ -250,6 +250,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if optimizer.micro_batch_tokens < rollout.max_episode_tokens:
         wanted = f"expected >= rollout.max_episode_tokens = {rollout.max_episode_tokens}"
         yield f"optimizer.micro_batch_tokens: {wanted}, got {optimizer.micro_batch_tokens}"
+    if optimizer.compile:
+        yield "optimizer.compile: expected false; verl compiles its scores by default (use_torch_compile of the actor)"
     if rollout.max_turn_tokens >= rollout.max_episode_tokens:
         wanted = f"expected < rollout.max_episode_tokens = {rollout.max_episode_tokens}"
         yield f"rollout.max_turn_tokens: {wanted}, got {rollout.max_turn_tokens}"

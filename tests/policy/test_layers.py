@@ -1,4 +1,4 @@
-"""Gradient checkpointing keeps less for the backward pass, and changes nothing else."""
+"""Gradient checkpointing keeps less for the backward pass; compiled layers compute the same; nothing else changes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from empg.errors import UserError
+from empg.policy.layers import replaced_layers, training_layers
 from empg.policy.model import Policy
-from empg.policy.recompute import layers_recomputed, recomputable_layers
 from empg.policy.scoring import score_tokens
 
 IDS = torch.randint(5, 300, (3, 40), generator=torch.Generator().manual_seed(0))
@@ -40,7 +40,7 @@ def trained(policy: Policy, wanted: bool, autocast: bool = False) -> tuple[Tenso
         return tensor
 
     policy.model.zero_grad()
-    with layers_recomputed(policy, wanted):
+    with training_layers(policy, recomputed=wanted, compiled=False):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), policy.autocast(autocast):
             logprobs, entropies = score_tokens(policy, IDS, *WHERE)
         (logprobs.sum() + entropies.sum()).backward()
@@ -77,14 +77,14 @@ def test_passes_without_gradient_are_as_before(policy: Policy) -> None:
     layer = policy.model.model.layers[0]
     calls: list[Any] = []
     layer.mlp.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    with torch.no_grad(), layers_recomputed(policy, True):
+    with torch.no_grad(), training_layers(policy, recomputed=True, compiled=False):
         score_tokens(policy, IDS, *WHERE)
     assert calls == [False]
     assert not any(module.training for module in policy.model.modules())  # dropout stays off
 
 
 def test_after_the_block_the_model_is_as_it_was(policy: Policy) -> None:
-    with pytest.raises(RuntimeError, match="inside"), layers_recomputed(policy, True):
+    with pytest.raises(RuntimeError, match="inside"), training_layers(policy, recomputed=True, compiled=False):
         raise RuntimeError("inside")
     assert all("forward" not in module.__dict__ for module in policy.model.modules())
     assert not policy.recomputed
@@ -92,5 +92,51 @@ def test_after_the_block_the_model_is_as_it_was(policy: Policy) -> None:
 
 def test_a_model_without_such_layers_is_an_error() -> None:
     other: Any = SimpleNamespace(model=nn.Sequential(nn.Linear(2, 2)))
-    with pytest.raises(UserError, match=r"^optimizer\.gradient_checkpointing: the layers of Sequential cannot be"):
-        recomputable_layers(other)
+    with pytest.raises(UserError, match=r"^optimizer\.gradient_checkpointing: the layers of Sequential are not known"):
+        replaced_layers(other, recomputed=True, compiled=True)
+    with pytest.raises(UserError, match=r"^optimizer\.compile: the layers of Sequential are not known"):
+        replaced_layers(other, recomputed=False, compiled=True)
+
+
+# torch's compiler warns of its own parts.
+own_warnings_of_torch = pytest.mark.filterwarnings("default")
+
+
+@own_warnings_of_torch
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_compiled_layers_have_the_same_gradients(policy: Policy, recomputed: bool, autocast: bool) -> None:
+    for ids in (IDS, IDS[:, :23], IDS[:1]):
+        logprobs, gradients = compared(policy, ids, autocast=autocast, recomputed=recomputed, compiled=False)
+        again, compiled = compared(policy, ids, autocast=autocast, recomputed=recomputed, compiled=True)
+        assert torch.allclose(logprobs, again, atol=0.05 if autocast else 1e-5)
+        for mine, theirs in zip(compiled, gradients, strict=True):
+            assert (mine - theirs).norm() <= (0.05 if autocast else 1e-4) * theirs.norm() + 1e-6
+
+
+def compared(policy: Policy, ids: Tensor, *, autocast: bool, **layers: bool) -> tuple[Tensor, list[Tensor]]:
+    policy.model.zero_grad()
+    rows, columns = torch.arange(len(ids)).repeat_interleave(ids.shape[1] - 1), torch.arange(1, ids.shape[1])
+    with training_layers(policy, **layers):
+        with policy.autocast(autocast):
+            logprobs, entropies = score_tokens(policy, ids, rows, columns.repeat(len(ids)))
+        (logprobs.sum() + entropies.sum()).backward()
+    return logprobs.detach(), [p.grad.clone() for p in policy.parameters if p.grad is not None]
+
+
+@own_warnings_of_torch
+def test_a_machine_that_cannot_compile_is_an_error(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    torch.compiler.reset()
+    monkeypatch.setattr(config.cpp, "cxx", (None, "/nowhere"))
+    with pytest.raises(UserError, match=r"^optimizer\.compile: torch cannot compile .*/nowhere.*\. Set it to false$"):
+        compared(policy, IDS, autocast=False, recomputed=False, compiled=True)
+    assert all("forward" not in module.__dict__ for module in policy.model.modules())
+
+
+def test_the_own_passes_of_a_small_llama_are_not_compiled(policy: Policy) -> None:
+    policy.is_small_llama = True
+    with training_layers(policy, recomputed=False, compiled=True):
+        assert not policy.compiled
