@@ -98,11 +98,6 @@ def test_a_model_without_such_layers_is_an_error() -> None:
         replaced_layers(other, recomputed=False, compiled=True)
 
 
-# torch's compiler warns of its own parts.
-own_warnings_of_torch = pytest.mark.filterwarnings("default")
-
-
-@own_warnings_of_torch
 @pytest.mark.slow
 @pytest.mark.parametrize("recomputed", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
@@ -125,7 +120,6 @@ def compared(policy: Policy, ids: Tensor, *, autocast: bool, **layers: bool) -> 
     return logprobs.detach(), [p.grad.clone() for p in policy.parameters if p.grad is not None]
 
 
-@own_warnings_of_torch
 def test_a_machine_that_cannot_compile_is_an_error(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 

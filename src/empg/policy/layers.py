@@ -10,6 +10,7 @@ Compiling fuses the operations between the matrix products of a layer. All layer
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -42,17 +43,17 @@ def training_layers(policy: Policy, *, recomputed: bool, compiled: bool) -> Iter
     """
     layers = replaced_layers(policy, recomputed=recomputed, compiled=compiled)
     compiled = compiled and not policy.is_small_llama
-    for layer in layers:
-        forward = torch.compile(layer.forward, dynamic=True) if compiled else layer.forward
-        layer.forward = partial(_recomputed, forward) if recomputed else forward
     policy.recomputed, policy.compiled = recomputed, compiled
     try:
         with _compiling() if compiled else contextlib.nullcontext():
+            for layer in layers:
+                forward = torch.compile(layer.forward, dynamic=True) if compiled else layer.forward
+                layer.forward = partial(_recomputed, forward) if recomputed else forward
             yield
     finally:
         policy.recomputed = policy.compiled = False
         for layer in layers:
-            del layer.forward  # that of the class remains
+            layer.__dict__.pop("forward", None)  # that of the class remains
 
 
 def replaced_layers(policy: Policy, *, recomputed: bool, compiled: bool) -> list[Any]:
@@ -82,7 +83,8 @@ def _compiling() -> Iterator[None]:
     from torch._dynamo.exc import TorchDynamoException
 
     try:
-        with config.patch(recompile_limit=_VARIANTS):
+        with config.patch(recompile_limit=_VARIANTS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"torch\.")  # of its own parts, and about kernels that we chose
             yield
     except TorchDynamoException as error:  # no C++ compiler, or an operation that it does not support
         said = " ".join(str(error).split())
