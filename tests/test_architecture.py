@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "environments",
     },
     "agent": {"errors", "environments", "recipe"},
-    "policy": {"errors", "recipe"},
+    "policy": {"errors", "recipe", "validation"},
     "rollout": {"errors", "system", "environments", "recipe", "agent", "policy"},
     "record": {"errors", "yaml_text"},
     "learner": {

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import MambaConfig
 
-from empg.errors import UserError
+from empg.errors import MissingFileError, UserError
 from empg.policy.load import load_policy
 from empg.policy.model import Policy
-from empg.policy.source import load_config, load_tokenizer, require_vocabulary
+from empg.policy.source import load_config, load_tokenizer, reason, require_vocabulary
 from empg.recipe import LoraSection, PolicySection, parse_recipe
 from empg.run.doctor import check
 
@@ -211,3 +211,31 @@ def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^policy\.model=") as caught:
         load_tokenizer(str(tmp_path), local=True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["{}/qwen", "{}/qwne", "./qwen/of/nobody", "../qwen-that-is-not-there", "~/qwen/x"])
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path, place: str) -> None:
+    name = place.format(tmp_path)
+    with pytest.raises(MissingFileError, match=f"^policy.model={re.escape(name)}: no such folder$"):
+        load_config(name)
+    with pytest.raises(UserError, match=f"^policy.model={re.escape(name)}: no such folder$"):
+        load_tokenizer(name)
+
+
+def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
+    (tmp_path / "qwen-0.5b").mkdir()
+    with pytest.raises(MissingFileError, match=r"/qwen-05b: no such folder\. Did you mean 'qwen-0.5b'\?$"):
+        load_config(f"{tmp_path}/qwen-05b")
+
+
+def test_a_file_is_not_a_model_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(MissingFileError, match=r"it is a file\. Name the folder that has config\.json$"):
+        load_config(f"{tmp_path}/model.gguf")
+
+
+def test_a_name_that_cannot_be_downloaded_says_so() -> None:
+    error = OSError("We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in ...")
+    assert reason(error) == (
+        "it is not on this machine, and huggingface.co cannot be reached. Check the name, or name a folder"
+    )

@@ -12,7 +12,7 @@ from empg.policy import attention
 from empg.policy.adapter import add_adapter
 from empg.policy.fingerprint import fingerprint
 from empg.policy.model import Policy, require_length, resolve_device
-from empg.policy.source import load_config, load_model, load_tokenizer, require_vocabulary
+from empg.policy.source import load_config, load_model, load_tokenizer, reason, require_vocabulary
 from empg.policy.tiny import make_model, make_tokenizer
 from empg.policy.trial import check_forward
 from empg.recipe import PolicySection
@@ -54,7 +54,7 @@ def _read_model(name: str, implementation: str) -> tuple[Any, Any]:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"policy.model={name}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"policy.model={name}: {reason(error)}") from None
     require_length(config, 1, name)
     tokenizer = load_tokenizer(name)
     model = load_model(name, config).eval()

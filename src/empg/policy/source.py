@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from empg.errors import MissingFileError, UserError, described
+from empg.validation import did_you_mean
 
 # Unpickling can run arbitrary code from the file.
 CONVERT = (
@@ -43,6 +44,7 @@ def load_config(name: str, *, local: bool = False) -> Any:
     """
     settings: Mapping[str, Any] = {}
     try:
+        _check_place(name)
         _refuse_adapter(name, local)
         if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
             raise MissingFileError("it is not a model folder: config.json is missing")
@@ -66,6 +68,7 @@ def load_tokenizer(name: str, *, local: bool = False) -> Any:
         UserError: the tokenizer is unavailable or cannot be used.
     """
     try:
+        _check_place(name)
         return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(f"policy.model={name}: {reason(error)}") from None
@@ -147,6 +150,17 @@ def require_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
         )
 
 
+def _check_place(name: str) -> None:
+    """Reject a path at which there is no folder; other names are those of Hugging Face, `model` or `owner/model`."""
+    folder = Path(name)
+    if folder.is_dir() or not (name.startswith((".", "~")) or name.count("/") > 1 or folder.is_absolute()):
+        return
+    if folder.exists():
+        raise MissingFileError("it is a file. Name the folder that has config.json")
+    known = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    raise MissingFileError(f"no such folder{did_you_mean(folder.name, known)}")
+
+
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Reject absurd sizes and quantized weights before the configuration or the model is built."""
     for key, value in _entries(settings):
@@ -212,6 +226,8 @@ def reason(error: Exception, settings: Mapping[str, Any] | None = None) -> str:
     if isinstance(error, ValueError) and "scaled_dot_product_attention" in str(error):
         kind = str(error).partition(" ")[0]
         return f"{kind} needs a special kind of attention (sinks, soft caps, biases), which is not supported. {_OTHER}"
+    if isinstance(error, OSError) and "couldn't connect" in str(error):
+        return "it is not on this machine, and huggingface.co cannot be reached. Check the name, or name a folder"
     if isinstance(error, KeyError) and error.args:  # a table of transformers has no such entry
         value = error.args[0]
         key = next((key for key, found in _entries(settings or {}) if found == value), None)
