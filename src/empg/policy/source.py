@@ -151,7 +151,7 @@ def require_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
 
 
 def _check_place(name: str) -> None:
-    """Reject a path at which there is no folder; other names are those of Hugging Face, `model` or `owner/model`."""
+    """Reject the path of a missing folder; other names are those of Hugging Face, `model` or `owner/model`."""
     folder = Path(name)
     if folder.is_dir() or not (name.startswith((".", "~")) or name.count("/") > 1 or folder.is_absolute()):
         return
