@@ -328,6 +328,10 @@ class Recipe(Section):
         self.environment.chosen.check_form(self.agent.form)
         return self
 
+    def is_due(self, every: int, done: int) -> bool:
+        """Return whether what comes every `every` iterations (0: never), and first and last, comes now."""
+        return done in (0, self.iterations) or (every > 0 and done % every == 0)
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, by its path or the name of a shipped one, and apply `key.path=value` overrides (YAML values).

@@ -137,8 +137,8 @@ def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
     """
     recipe, workers, policy = run.recipe, run.workers, update.policy
     while True:
-        stop = _evaluate(run, policy, done) if _is_due(done, recipe.evaluation.every, recipe) else 0
-        if stop or _is_due(done, recipe.checkpoint_every, recipe):
+        stop = _evaluate(run, policy, done) if recipe.is_due(recipe.evaluation.every, done) else 0
+        if stop or recipe.is_due(recipe.checkpoint_every, done):
             saved = _save(run, update, done, saved)
         if stop:
             return Stopped(stop, done)
@@ -162,10 +162,6 @@ def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
         if problem := run.logger.alarms.cannot_learn:
             raise DivergedError(f"{problem}: lower optimizer.lr, and fork an earlier checkpoint with --from")
         release_memory()
-
-
-def _is_due(done: int, every: int, recipe: Recipe) -> bool:
-    return done in (0, recipe.iterations) or (every > 0 and done % every == 0)
 
 
 def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:

@@ -272,8 +272,7 @@ class _Recorder(TrainerCallback):
         self.done = state.global_step // steps_per_iteration(self.recipe)
         if self.run is not None:
             self._record(self.run, logs)
-        every = self.recipe.evaluation.every
-        if self.done == self.recipe.iterations or (every and self.done % every == 0):
+        if self.recipe.is_due(self.recipe.evaluation.every, self.done):
             self._evaluate()
         self._began = time.perf_counter()
 

@@ -81,8 +81,7 @@ def _continue(recipe: Recipe, folder: RunFolder, command: str) -> bool:
     folder.append_metrics(resume_record(command, iteration, changes, None))
     if changes:
         folder.replace_recipe(dump_recipe(recipe))
-    every = recipe.evaluation.every
-    due = iteration == recipe.iterations or (every > 0 and iteration % every == 0)
+    due = recipe.is_due(recipe.evaluation.every, iteration)
     return due and all(record["iteration"] != iteration for record in eval_records(folder.read_metrics()))
 
 
