@@ -12,14 +12,15 @@ import pytest
 import torch
 from tokenizers import normalizers
 
+from empg.environments.webshop import WebShopEnv, recording
 from empg.learner.checkpoint import Checkpoints
 from empg.learner.update import make_optimizer
 from empg.policy.load import load_policy
 from empg.recipe import Recipe, parse_recipe
-from empg.run import doctor
 from empg.run.build import resolve
-from empg.run.doctor import Finding, check
+from empg.run.doctor import Finding, check, environments
 from empg.run.footprint import checkpoint_bytes, footprint, model_shape
+from tests.environments.webshop.test_recording import shop_for
 from tests.packages import ECHO, importable, install_lamproom
 
 SHAPE = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 64, "vocab_size": 400}
@@ -241,7 +242,7 @@ class TestFindings:
         large = parse_recipe(
             {"environment": {"id": "deepsearch", "options": options}, "policy": {"tiny": SHAPE}, "warm_start": {}}
         )
-        monkeypatch.setattr(doctor, "LONG", 0.0)
+        monkeypatch.setattr(environments, "LONG", 0.0)
         findings = check(large)
         finding = found(findings, "index of 6,000 passages, bm25: ")
         assert (finding.level, finding.remedy) == ("warn", "the first run waits for it")
@@ -253,6 +254,24 @@ class TestFindings:
         monkeypatch.undo()
         assert found(check(large), "index of 6,000 passages").level == "ok"
         assert not [f for f in check(large) if "passages" in f.text]  # it is built now
+
+    def test_recorded_episodes_are_played(self, tmp_path: Path) -> None:
+        shop, path = WebShopEnv("train", products=200), tmp_path / "visits.jsonl"
+        recording.append(path, [shop_for(shop, 2), shop_for(shop, 5)])
+
+        def recorded(environment: dict[str, Any], recordings: Path) -> Finding:
+            sections = {"environment": environment, "warm_start": {"recordings": str(recordings)}}
+            return next(one for one in check(parse_recipe(sections)) if "recordings" in one.text + one.remedy)
+
+        shop_of = {"id": "webshop", "options": {"products": 200}}
+        assert recorded(shop_of, path) == Finding("ok", f"recordings: 2 episodes in {path}")
+        missing = recorded(shop_of, tmp_path / "none.jsonl")
+        assert (missing.level, missing.remedy) == ("fail", "fix warm_start.recordings, or remove the key")
+        assert "none.jsonl is neither a file nor a folder" in missing.text
+        other = recorded({**shop_of, "options": {"products": 300}}, path)
+        assert other.level == "fail"
+        assert f"{path}, line 1: " in other.text
+        assert "this environment has no recordings" in recorded({"id": "alfworld"}, path).text
 
     def test_an_index_too_large_for_the_disk(self, tmp_path: Path) -> None:
         options = {"products": 10**12, "cache": str(tmp_path)}
