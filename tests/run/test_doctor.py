@@ -371,8 +371,8 @@ import json, resource, sys
 import torch
 from empg.learner.update import make_optimizer
 from empg.policy.decode import Decoder, Sampling
+from empg.policy.layers import training_layers
 from empg.policy.load import load_policy
-from empg.policy.recompute import layers_recomputed
 from empg.policy.scoring import score_tokens
 from empg.recipe import parse_recipe
 
@@ -385,7 +385,7 @@ if phase == "update":
     rows = recipe.optimizer.micro_batch_tokens // length
     for _ in range(2):
         where = torch.arange(rows).repeat_interleave(length - 1), torch.arange(1, length).repeat(rows)
-        with layers_recomputed(policy, recipe.optimizer.gradient_checkpointing):
+        with training_layers(policy, recomputed=recipe.optimizer.gradient_checkpointing, compiled=False):
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.optimizer.autocast):
                 logprobs, _ = score_tokens(policy, torch.randint(words, (rows, length)), *where)
             (-logprobs.mean()).backward()
