@@ -120,12 +120,12 @@ def compared(policy: Policy, ids: Tensor, *, autocast: bool, **layers: bool) -> 
     return logprobs.detach(), [p.grad.clone() for p in policy.parameters if p.grad is not None]
 
 
-def test_a_machine_that_cannot_compile_is_an_error(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_cannot_compile_is_an_error(policy: Policy) -> None:
     from torch._inductor import config
 
     torch.compiler.reset()
-    monkeypatch.setattr(config.cpp, "cxx", (None, "/nowhere"))
-    with pytest.raises(UserError, match=r"^optimizer\.compile: torch cannot compile .*/nowhere.*\. Set it to false$"):
+    wanted = r"^optimizer\.compile: torch cannot compile .*/nowhere.*\. Set it to false$"
+    with config.patch({"cpp.cxx": (None, "/nowhere")}), pytest.raises(UserError, match=wanted):
         compared(policy, IDS, autocast=False, recomputed=False, compiled=True)
     assert all("forward" not in module.__dict__ for module in policy.model.modules())
 
