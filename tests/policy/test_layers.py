@@ -99,8 +99,7 @@ def test_a_model_without_such_layers_is_an_error() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recomputed", [False, True])
-@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("recomputed", "autocast"), [(False, True), (True, False)])
 def test_compiled_layers_have_the_same_gradients(policy: Policy, recomputed: bool, autocast: bool) -> None:
     for ids in (IDS, IDS[:, :23], IDS[:1]):
         logprobs, gradients = compared(policy, ids, autocast=autocast, recomputed=recomputed, compiled=False)
