@@ -215,6 +215,7 @@ def test_too_few_gpus_are_an_error_before_anything_is_written(tmp_path: Path, mo
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_the_one_that_was_long_from_the_beginning(tmp_path: Path, surroundings: dict[str, str]) -> None:
     recipe, long, short = write_recipe(tmp_path), tmp_path / "long", tmp_path / "short"
     run_to_the_end(command(recipe, long, "evaluation.every=2"), surroundings)
