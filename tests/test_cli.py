@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer import Exit
 from typer.testing import CliRunner, Result
 
 import empg as package
 from empg.cli import app
+from empg.cli.training import Engine, _require_runnable
 from empg.recipe import parse_recipe
 
 Call = Callable[..., Result]
@@ -272,3 +274,11 @@ class TestRun:
 def test_bugs_keep_their_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("empg.report.page.render_page", lambda run: "".index("x"))
     assert isinstance(call("report", "runs/mini", code=1).exception, ValueError)
+
+
+def test_a_run_with_a_warm_start_does_without_its_recordings(tmp_path: Path) -> None:
+    shop = {"id": "webshop", "options": {"products": 200}}
+    gone = parse_recipe({"environment": shop, "warm_start": {"recordings": str(tmp_path / "none.jsonl")}})
+    with pytest.raises(Exit):
+        _require_runnable(gone, tmp_path, Engine.trl, begun=False)
+    _require_runnable(gone, tmp_path, Engine.trl, begun=True)

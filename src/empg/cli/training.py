@@ -89,12 +89,12 @@ def train(
     command = shlex.join(["empg", *sys.argv[1:]])
     if engine is not Engine.local:
         start_engine = _trainer(engine)
-        _require_runnable(resolved, folder, engine)
+        _require_runnable(resolved, folder, engine, begun=resume)
         start_engine(resolved, folder, resume=resume, force=force, command=command)
         return
     workers = f"{resolved.workers} workers" if resolved.workers > 1 else "one worker"
     print(visible(f"{resolved.name}: {recipe} into {folder}; starting {workers}"), flush=True)
-    _require_runnable(resolved, folder, engine)
+    _require_runnable(resolved, folder, engine, begun=resume or from_ is not None)
 
     from empg.run.train import Stopped
     from empg.run.train import train as start
@@ -119,10 +119,13 @@ def _trainer(engine: Engine) -> Callable[..., None]:
     return train_with_verl
 
 
-def _require_runnable(recipe: Recipe, folder: Path, engine: Engine) -> None:
+def _require_runnable(recipe: Recipe, folder: Path, engine: Engine, *, begun: bool) -> None:
     """Exit with what is wrong if a recipe cannot run here; model, memory and device are the engine's own matter."""
     from empg.run.doctor import check, check_inputs
 
+    if begun and recipe.warm_start is not None:  # it has ended, so its recordings may be gone
+        section = recipe.warm_start.model_copy(update={"recordings": None})
+        recipe = recipe.model_copy(update={"warm_start": section})
     checked = check if engine is Engine.local else check_inputs
     if failed := [finding for finding in checked(recipe, folder) if finding.level == "fail"]:
         _show(failed, err=True)

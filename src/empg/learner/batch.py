@@ -104,7 +104,7 @@ def micro_batches(batch: TokenBatch, keep: Tensor, budget: int, device: torch.de
     start = 0
     while start < len(order):
         width = int(lengths[order[start]])
-        if device.type == "cuda":  # whose kernels read rows of a multiple of 8 faster; compiled ones are others
+        if device.type == "cuda":  # other lengths would be compiled once more (`optimizer.compile`)
             width += -width % 8
         chosen = order[start : start + max(1, budget // width)]
         start += len(chosen)

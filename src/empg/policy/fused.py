@@ -1,6 +1,7 @@
 """`optimizer.compile` for scores: log-probabilities, entropies and their gradient, each in one compiled loop.
 
-The logits are read from memory a few times, and nothing else of their size is written but the gradient.
+The logits are read from memory a few times, and nothing else of their size is written but the gradient. The formulas
+are those of `scoring`, without its operations in place: those are faster uncompiled, and compiled they gained nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LEAST = torch.finfo(torch.float32).min  # 0 * -inf is NaN; 0 times a finite number is 0
+_LEAST = torch.finfo(torch.float32).min  # 0 * -inf is NaN; 0 times a finite number is 0
 
 
 class FusedScores(torch.autograd.Function):
@@ -43,7 +44,7 @@ def _scores(logits: Tensor, wanted: Tensor, temperature: float) -> tuple[Tensor,
     scaled = logits.float() / temperature
     totals = torch.logsumexp(scaled, -1)
     log_probs = scaled - totals[:, None]
-    entropies = -(log_probs.exp() * log_probs.clamp(min=LEAST)).sum(-1)
+    entropies = -(log_probs.exp() * log_probs.clamp(min=_LEAST)).sum(-1)
     return log_probs.gather(-1, wanted[:, None])[:, 0], entropies, totals
 
 
@@ -61,5 +62,5 @@ def _gradient(
     probs = log_probs.exp()
     chosen = torch.arange(logits.shape[1], device=logits.device) == wanted[:, None]
     gradient = (chosen.float() - probs) * of_logprobs[:, None]
-    gradient -= probs * (log_probs.clamp(min=LEAST) + entropies[:, None]) * of_entropies[:, None]
+    gradient -= probs * (log_probs.clamp(min=_LEAST) + entropies[:, None]) * of_entropies[:, None]
     return (gradient / temperature).to(logits.dtype)
