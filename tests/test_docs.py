@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from empg.credit import MODULATIONS
 from empg.environments.registry import find
 from empg.recipe import Recipe, load_recipe, parse_recipe
-from empg.recipe_process_reward import JudgeReward, ProgressReward
+from empg.recipe.process_reward import JudgeReward, ProgressReward
 from empg.rollout.demonstrations import demonstrate
 from empg.rollout.types import EndReason
 from empg.run.logger import resume_record

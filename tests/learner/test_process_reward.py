@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from empg.errors import UserError
 from empg.learner.assign import assign_credit
 from empg.learner.process_reward import load_step_rewards, process_rewards, progress_rewards, step_rewards
-from empg.recipe_process_reward import read_process_reward
+from empg.recipe.process_reward import read_process_reward
 from empg.rollout.types import Episode
 from empg.system.workers import Workers
 from tests.learner.plays import episode, recipe, turn, two_groups

@@ -14,7 +14,7 @@ import pytest
 from empg.errors import UserError
 from empg.learner.process_reward import check_process_reward, process_rewards
 from empg.learner.step_judge import MAX_TEXT, MAX_TURNS, StepJudge, read_ratings
-from empg.recipe_process_reward import JudgeReward, read_process_reward
+from empg.recipe.process_reward import JudgeReward, read_process_reward
 from empg.rollout.types import Episode
 from tests.environments.deepsearch.servers import Reply, ScriptedServer, dead_url, scripted
 from tests.learner.plays import episode, turn

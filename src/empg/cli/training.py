@@ -13,7 +13,7 @@ import typer
 
 from empg.cli.app import Changes, RecipeFile, RunOption, app
 from empg.plain_text import visible
-from empg.recipe_presets import PRESETS
+from empg.presets import PRESETS
 
 if TYPE_CHECKING:
     from empg.recipe import Recipe

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from empg.errors import UserError
-from empg.recipe_process_reward import JudgeReward, ProgressReward, StepReward
+from empg.recipe.process_reward import JudgeReward, ProgressReward, StepReward
 from empg.rollout.types import Episode
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.world import RetrievalError
 from empg.errors import UserError
-from empg.recipe_process_reward import KEY, JudgeReward
+from empg.recipe.process_reward import KEY, JudgeReward
 from empg.rollout.types import Episode
 from empg.system.cache import cache_folder
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from empg.credit import MODULATIONS, ModulationInputs
 from empg.errors import UserError
-from empg.recipe_modulation import named, read_modulation
+from empg.recipe.modulation import named, read_modulation
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.loading import LoadedRun
 from empg.record.runfolder import RunFolder

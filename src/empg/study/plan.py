@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from empg.errors import RecipeError, UserError
 from empg.recipe import Recipe, Section, load_recipe
-from empg.recipe_files import read_recipe_file
+from empg.recipe.files import read_recipe_file
 from empg.validation import explained, nearest
 from empg.yaml_text import write_yaml
 

@@ -24,7 +24,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from empg.credit import MODULATIONS, ModulationInputs, StepCredit, StepTable, TokenLayout, step_ids_from_mask
 from empg.engines.trl.rollout import EpisodeRollout
 from empg.errors import UserError
-from empg.recipe_modulation import named, read_modulation, require_turn_entropy
+from empg.recipe.modulation import named, read_modulation, require_turn_entropy
 
 # What TRL passes on to the model besides the ids, for images.
 _MODEL_INPUTS = (

@@ -16,7 +16,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from empg.engines.verl.base import CreditTrainer
 from empg.engines.verl.credit import Modulated, modulate_rows, step_ids_of
 from empg.errors import UserError
-from empg.recipe_modulation import named, read_modulation, require_turn_entropy
+from empg.recipe.modulation import named, read_modulation, require_turn_entropy
 
 KEY = "empg.modulation"
 FIELDS = ["advantages", "entropy", "loss_mask", "response_mask", "rm_scores"]

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from empg.environments import registry
 from empg.errors import RecipeError, UserError
 from empg.recipe import Recipe, dump_recipe, parse_recipe
-from empg.recipe_files import apply_override
+from empg.recipe.files import apply_override
 from tests import ROOT
 
 Path = tuple[str, ...]

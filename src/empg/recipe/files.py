@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from empg.errors import RecipeError, UserError
-from empg.recipe_presets import fill_in, replace_with
+from empg.presets import fill_in, replace_with
 from empg.validation import MAX_DEPTH
 from empg.yaml_text import read_yaml
 
@@ -21,8 +21,8 @@ def find_recipe(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix or len(path.parts) > 1 or path.is_file():
         return path
-    installed = Path(__file__).with_name("recipes")  # in the wheel; a checkout has them at its top
-    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+    installed = Path(__file__).parents[1] / "recipes"  # in the wheel; a checkout has them at its top
+    folder = installed if installed.is_dir() else Path(__file__).parents[3] / "recipes"
     shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     if path.name not in shipped:
         known = ", ".join(shipped)

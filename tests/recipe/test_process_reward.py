@@ -9,7 +9,7 @@ import pytest
 
 from empg.errors import RecipeError
 from empg.recipe import dump_recipe, load_recipe, parse_recipe
-from empg.recipe_process_reward import FunctionReward, JudgeReward, ProgressReward
+from empg.recipe.process_reward import FunctionReward, JudgeReward, ProgressReward
 
 JUDGE = {"name": "judge", "url": "https://localhost/v1", "model": "judge-1"}
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from empg.errors import UserError
-from empg.recipe_modulation import modulations, named, read_modulation, replaced_key
-from empg.recipe_process_reward import StepReward, read_process_reward
+from empg.recipe.modulation import modulations, named, read_modulation, replaced_key
+from empg.recipe.process_reward import StepReward, read_process_reward
 from empg.validation import Checked, OptionError, did_you_mean, read_settings
 
 if TYPE_CHECKING:

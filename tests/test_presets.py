@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from empg.presets import PRESETS
 from empg.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-from empg.recipe_presets import PRESETS
 from tests import ROOT
 
 DEMO = ROOT / "recipes" / "demo.yaml"

@@ -13,7 +13,7 @@ import yaml
 from empg.credit import MODULATIONS, Modulation, ModulationInputs, StepCredit
 from empg.errors import RecipeError
 from empg.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-from empg.recipe_modulation import require_turn_entropy
+from empg.recipe.modulation import require_turn_entropy
 from empg.validation import OptionError
 
 Load = Callable[..., dict[str, Any] | None]
