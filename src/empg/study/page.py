@@ -12,6 +12,7 @@ from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.durable import write_whole
 from empg.report.figure import SMOOTHED, draw_lines
+from empg.study.pooled import pooled_rows
 from empg.study.results import Results, read_results
 from empg.study.tables import (
     Panels,
@@ -52,6 +53,7 @@ def write_page(folders: Sequence[Path], out: Path, say: Callable[[str], object] 
     for results in studies:
         say(f"{results.study.name}: tables and figures of {len(results.runs)} runs")
         lines += _study(results, out, figures)
+    lines += _pooled(studies)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
@@ -141,12 +143,10 @@ def _success(results: Results, panels: dict[str, Panels]) -> list[str]:
 
 
 def _row(row: Row) -> str:
-    chance = row.improvement
-    shown = "" if chance is None else f"{chance.value:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
     difference = _points(row.difference)
     if difference and row.pairs != row.seeds:
         difference += f" ({row.pairs} seed{'s' if row.pairs > 1 else ''} of both)"
-    cells = (row.variant, str(row.seeds), _percent(row.mean), _percent(row.iqm), difference, shown)
+    cells = (row.variant, str(row.seeds), _percent(row.mean), _percent(row.iqm), difference, _chance(row.improvement))
     return f"| {' | '.join(cells)} |"
 
 
@@ -180,6 +180,30 @@ def _variants(results: Results, recipe: str, out: Path, figures: list[Path]) -> 
         figures.append(draw_lines(variant_curves(results, recipe, variant), figure, title=title, note=note))
         links.append(f"[{variant}](figures/{figure.name})")
     return ["", f"### {recipe}: curves of single variants", "", f"{', '.join(links)}."]
+
+
+def _pooled(studies: Sequence[Results]) -> list[str]:
+    rows = pooled_rows(studies)
+    if not rows:
+        return []
+    lines = [
+        "",
+        "## Over all studies",
+        "",
+        "Pairs of variants that have more seeds in common over these studies than in any one of them, on all panels of "
+        "the recipe.",
+        "",
+        "| recipe | variant | beside | seeds | difference (points) | probability of improvement | studies |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (row.recipe, row.variant, row.base, str(row.seeds), _points(row.difference), _chance(row.improvement))
+        lines.append(f"| {' | '.join(cells)} | {', '.join(row.studies)} |")
+    return lines
+
+
+def _chance(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _percent(estimate: Estimate) -> str:
