@@ -34,7 +34,7 @@ PLAIN = ("episode_mean", 0.2, 0.2)
     ("name", "expected"),
     [
         ("reinforce", ("reinforce", False, False, 0, 0.0, 0.0, "token", "token_mean", 0.2, 0.2)),
-        ("rloo", ("rloo", False, False, 0, 0.0, 0.0, "token", *PLAIN)),
+        ("rloo", ("rloo", False, False, 0, 0.0, 0.0, "token", "constant", 0.2, 0.2)),
         ("grpo", ("grpo", False, False, 0, 0.0, 0.0, "token", *PLAIN)),
         ("dr_grpo", ("dr_grpo", False, False, 0, 0.0, 0.0, "token", "constant", 0.2, 0.2)),
         ("dapo", ("grpo", False, True, 3, 0.5, 0.2, "token", "token_mean", 0.2, 0.28)),

@@ -35,7 +35,7 @@ _DAPO: Preset = {
 _GSPO: Preset = {"loss.ratio": "episode", "loss.clip_low": 3e-4, "loss.clip_high": 4e-4}
 _BASE: dict[str, Preset] = {
     "reinforce": {**_GRPO, "credit.advantage": "reinforce", "loss.aggregation": "token_mean"},
-    "rloo": {**_GRPO, "credit.advantage": "rloo"},
+    "rloo": {**_GRPO, "credit.advantage": "rloo", "loss.aggregation": "constant"},
     "grpo": _GRPO,
     "dr_grpo": {**_GRPO, "credit.advantage": "dr_grpo", "loss.aggregation": "constant"},
     "dapo": {**_GRPO, **_DAPO},

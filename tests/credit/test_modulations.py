@@ -270,6 +270,15 @@ class TestVariant:
         weights = [1.0, 1.0, math.exp(-0.5), math.exp(-1.0), math.exp(-1.0)]
         torch.testing.assert_close(credit.scale, torch.tensor([5 * weight / sum(weights) for weight in weights]))
 
+    def test_a_share_of_whole_steps_leaves_them_out_although_floats_round(self) -> None:
+        # 0.29 of 100 steps is 29, and 0.29 * 100 is 28.999999999999996.
+        steps = [float(step) for step in range(100)]
+        credit = MODULATIONS["empg_variant"](
+            inputs(steps, list(range(100)), [1.0] * 100), VariantOptions(normalisation="quantile", q=0.29)
+        )
+        assert credit.normalised_entropy is not None
+        assert int((credit.normalised_entropy == 0).sum()) == 30  # 29 steps that are clipped, and the lowest other
+
     def test_a_share_below_one_step_is_minmax(self) -> None:
         credit = MODULATIONS["empg_variant"](inputs(**BATCH), VariantOptions(normalisation="quantile", q=0.14))
         assert torch.equal(credit.advantage, MODULATIONS["empg"](inputs(**BATCH)).advantage)
@@ -387,6 +396,18 @@ class TestGTPO:
             for batch in (inputs(**BATCH), inputs([0.5, 1.0, 1.5], [0, 0, 1], [1.0, 0.0]))
         )
         assert torch.equal(both[:3], alone)
+
+    def test_the_only_winner_of_a_group_gets_zero(self) -> None:
+        batch = inputs([0.1, 0.9, 0.4, 0.2, 0.7, 0.3], [0, 0, 0, 1, 1, 2], [1.0, 0.0, 0.0])
+        advantage = MODULATIONS["gtpo"](batch).advantage
+        assert advantage[:3].abs().max() < 1e-6
+        assert advantage[3:].abs().max() > 1
+
+    def test_with_rewards_of_0_and_1_neither_the_outcome_nor_the_size_of_the_entropy_term_matters(self) -> None:
+        batch = inputs([0.1, 0.9, 0.4, 0.2, 0.7, 0.3], [0, 0, 1, 1, 2, 3], [1.0, 1.0, 0.0, 0.0])
+        wanted = MODULATIONS["gtpo"](batch).advantage
+        for options in (GTPOOptions(alpha_1=5.0), GTPOOptions(alpha_1=0.0), GTPOOptions(alpha_2=1.0)):
+            torch.testing.assert_close(MODULATIONS["gtpo"](batch, options).advantage, wanted)
 
     def test_equal_entropies_and_single_steps_give_zero(self) -> None:
         for entropy in (0.3, 0.1, 1 / 3):

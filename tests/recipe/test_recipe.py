@@ -50,6 +50,10 @@ def write(tmp_path: Path):
             "credit: {advantage: {name: gigpo, gamma: 2}}",
             "credit.advantage.gamma: expected a number from 0 to 1, got 2.0",
         ),
+        (
+            "credit: {advantage: {name: gigpo, weight: 1.0e+39}}",
+            "credit.advantage.weight: expected a number from 0 to 1e+15, got 1e+39",
+        ),
         ("credit: {advantage: {name: gigpo, weight: x}}", "credit.advantage.weight: Input should be a valid number"),
         (
             "credit: {advantage: [grpo]}",
@@ -71,6 +75,10 @@ def write(tmp_path: Path):
         (
             "{rollout: {group_size: 1}, credit: {advantage: reinforce, modulation: grpo_s}}",
             "credit.modulation=grpo_s compares episodes: set rollout.group_size > 1",
+        ),
+        (
+            "{rollout: {group_size: 1}, credit: {advantage: reinforce, modulation: gtpo}}",
+            "credit.modulation=gtpo compares episodes: set rollout.group_size > 1",
         ),
         ("agent: {form: search_r1}", "agent.form=search_r1 has no turns but search and answer: it needs"),
         ("agent: {max_observation_tokens: 7}", "agent.max_observation_tokens: Input should be greater than or equal"),

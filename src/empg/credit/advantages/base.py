@@ -51,7 +51,7 @@ class AdvantageInputs:
         weighting: `episode` counts each episode once in a statistic. `step` counts it once per step, so that an
             episode of 30 steps counts 30 times; implementations that keep one row per step do this implicitly.
         eps: added to a standard deviation that is divided by.
-        reduce: makes statistics over the whole batch global over workers; None = one worker.
+        reduce: makes statistics over the whole batch global over workers; by default there is one worker.
 
     Raises:
         ValueError: shapes disagree, a reward is not finite, eps is out of its range, an unknown weighting, or an

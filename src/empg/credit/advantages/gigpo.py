@@ -11,7 +11,6 @@ Training", arXiv 2505.10978, equations 3 to 8.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +23,7 @@ from empg.credit.advantages.base import (
     discounted_returns,
     standardised,
 )
+from empg.credit.checks import LARGEST, require_between
 from empg.credit.segments import Segments, segments_of
 
 
@@ -45,10 +45,8 @@ class GigpoOptions:
     divide_by_std: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise ValueError(f"weight: expected a finite number >= 0, got {self.weight}")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma: expected a number from 0 to 1, got {self.gamma}")
+        require_between("weight", self.weight, 0.0, LARGEST)
+        require_between("gamma", self.gamma, 0.0, 1.0)
 
 
 def gigpo(inputs: AdvantageInputs, options: GigpoOptions) -> Tensor:

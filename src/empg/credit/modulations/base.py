@@ -35,8 +35,8 @@ class ModulationInputs:
             is an index into `rewards`.
         rewards: `(E,)` outcome reward of each episode.
         groups: `(E,)` int, equal for the episodes of a group. All episodes of a group are on one worker.
-        reduce: makes statistics over all steps global over workers; None = one worker. Every worker makes the same
-            calls, also one without steps.
+        reduce: makes statistics over all steps global over workers; by default there is one. Every worker makes the
+            same calls, also one without steps.
         finished: share of the run's iterations that are finished, 0 <= finished < 1.
 
     Raises:

@@ -145,7 +145,7 @@ def _bounds(entropy: Tensor, options: VariantOptions, reduce: Reduce) -> tuple[T
     if options.normalisation == "minmax":
         return global_min(entropy, reduce), global_max(entropy, reduce)
     steps = reduce(entropy.new_tensor(len(entropy), dtype=torch.float64), "sum")
-    left_out = (options.q * steps).floor()
+    left_out = (options.q * steps + 1e-9).floor()  # 0.29 * 100 is 28.999999999999996
     low, high = global_smallest(entropy, torch.stack([left_out + 1, steps - left_out]), reduce)
     return low, high
 

@@ -14,7 +14,8 @@ the paper. One of them also clips token entropies to a fixed range before the eq
 
 The paper's unit is the token. Here t counts steps and H is the step entropy; both sides of the equations keep their
 form. R replaces the advantage of the base algorithm, which is not used. A process reward is added to A at the end. The
-standard deviation is that of the whole set (not n - 1), so a set of one step gets 0.
+standard deviation is that of the whole set (not n - 1), so a set of one step gets 0. So does a side of one episode with
+rewards of 0 and 1: its share is 1 at every step.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class GTPOOptions:
     """The constants of GTPO.
 
     Attributes:
-        alpha_1: weight of the outcome.
-        alpha_2: weight of the entropy term. With `alpha_1 + alpha_2 = 1` shaping keeps the sum of the rewards.
+        alpha_1: weight of the outcome. It cancels where all rewards are 0 or 1, because each side is standardised.
+        alpha_2: weight of the entropy term. With `alpha_1 + alpha_2 = 1` shaping keeps the sum of the rewards. Where
+            `alpha_1` cancels, so does its size.
         floor: the smallest standard deviation, and the smallest entropy, nats, that is divided by.
     """
 
@@ -74,4 +76,5 @@ MODULATION = Modulation(
     summary="the reward shaped by step entropy, standardised over the winners and over the losers of a group",
     options=GTPOOptions,
     modulate=gtpo,
+    compares_within_group=True,
 )
