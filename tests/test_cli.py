@@ -186,12 +186,22 @@ class TestOneLineErrors:
             (["figure", "none", "--out", "x.svg"], "none does not exist; name the folder of a run"),
             (["evaluate", "none"], "none does not exist; name the folder of a run"),
             (["study", "none.yaml"], "cannot read none.yaml: No such file or directory"),
-            (["results", "none"], "cannot read none/study.yaml: No such file or directory"),
+            (
+                ["results", "none"],
+                "none is not a folder of results: it has no study.yaml. Name one that empg study wrote",
+            ),
+            (["evaluate", "runs/mini/recipe.yaml"], "runs/mini/recipe.yaml is a file; name the folder of a run"),
             (["compare", "runs/mini", "none"], "none does not exist; name the folder of a run"),
-            (["evaluate", "runs/mini", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
-            (["play", "alfworld", "--split", "test"], "split='test': one of train, valid_seen, valid_unseen"),
+            (
+                ["evaluate", "runs/mini", "--split", "test"],
+                "split: expected one of train, valid_seen, valid_unseen, got 'test'",
+            ),
+            (
+                ["play", "alfworld", "--split", "test"],
+                "split: expected one of train, valid_seen, valid_unseen, got 'test'",
+            ),
             (["play", "alfworld", "rooms=big"], "rooms: Input should be 'small' or 'full' (got 'big')"),
-            (["play", "alfworld", "--web"], "ALFWorldEnv has no web pages: remove --web"),
+            (["play", "alfworld", "--web"], "this environment has no web pages: remove --web"),
             (["play", "alfworld", "--task", "1000000"], "task 1000000 does not exist: expected 0 to 99999 in train"),
         ],
     )
@@ -203,7 +213,7 @@ class TestOneLineErrors:
         ("change", "message"),
         [
             ("credit.process_reward=foo:bar", "fail  credit.process_reward=foo:bar: No module named 'foo'"),
-            ("evaluation.splits=[nope]", "fail  environment alfworld, nope: split='nope': one of train"),
+            ("evaluation.splits=[nope]", "fail  environment alfworld, nope: split: expected one of train"),
             ("rollout.max_turn_tokens=4096", "fail  rollout.max_turn_tokens=4096 does not leave space"),
         ],
     )
@@ -216,13 +226,15 @@ class TestOneLineErrors:
 
     def test_a_missing_checkpoint_is_named(self, call: Call) -> None:
         done = call("evaluate", "runs/mini", "--checkpoint", "iter-000099", code=1)
-        assert done.stderr.startswith("empg: checkpoint runs/mini/checkpoints/iter-000099: ")
+        assert done.stderr.startswith("empg: runs/mini has no checkpoint 'iter-000099': expected one of start, iter-")
         assert done.stderr.count("\n") == 1
 
     def test_a_wrong_option_is_a_usage_error(self, call: Call) -> None:
         assert "--resume" in call("train", "mini.yaml", "--resume", "--force", code=2).stderr
         assert "--engine local" in call("train", "mini.yaml", "--engine", "trl", "--from", "x", code=2).stderr
         assert "rude" in call("evaluate", "runs/mini", "--decoding", "rude", code=2).stderr
+        assert "ends in .svg" in call("figure", "runs/mini", "--out", "x.png", code=2).stderr
+        assert "Add --serve" in call("report", "runs/mini", "--port", "1", code=2).stderr
 
 
 class TestRun:

@@ -56,7 +56,7 @@ def test_a_text_has_the_value_that_people_mean(text: str, value: Any) -> None:
         ("2026-13-45", "recipe.yaml has a value that cannot be read: month must be in 1..12"),
         ("x" * (1 << 21), "recipe.yaml is too long: expected at most 1,048,576 characters, got 2,097,152"),
         ("a: [1", "recipe.yaml is not valid YAML"),
-        ("a: b: c", "recipe.yaml is not valid YAML"),
+        ("a: b: c", "recipe.yaml is not valid YAML: mapping values are not allowed here (line 1, column 5)"),
         ("!!python/object/apply:os.getpid []", "recipe.yaml is not valid YAML"),
         ("? [1, 2]\n: 3", "recipe.yaml is not valid YAML"),
         ("a: !!bool maybe", "recipe.yaml has a value that cannot be read"),

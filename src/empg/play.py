@@ -61,7 +61,11 @@ def play(
     if not 0 <= task < environment.num_tasks:
         raise UserError(f"task {task} does not exist: expected 0 to {environment.num_tasks - 1} in {environment.split}")
     observation, info = environment.reset(options={"task": task})
-    _say(out, f"{environment.split}, task {task} ({info['task_type']}), {environment.max_steps} steps. {HELP}")
+    _say(
+        out,
+        f"{environment.split}, task {task} ({info['task_type']}), {environment.max_steps} steps. "
+        f"{'The expert plays.' if expert else HELP}",
+    )
     _say(out, f"\n{observation}" + (f"\n\nTask: {info['task']}" if info["task"] else ""))
     turn = _expert_turn(environment, out) if expert else _person_turn(ask or terminal(), out)
     steps = 0
@@ -96,7 +100,7 @@ def show_in_browser(environment: TextEnvironment, port: int, record: Path | None
         OSError: the port is taken, or the file cannot be written.
     """
     if not isinstance(environment, PlayableInBrowser):
-        raise UserError(f"{type(environment).__name__} has no web pages: remove --web")
+        raise UserError("this environment has no web pages: remove --web")
     environment.serve(port, record, lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True))
 
 

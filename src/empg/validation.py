@@ -139,7 +139,7 @@ def _setting_line(item: Any, within: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the name that the user probably meant, in any case, or None if none is similar."""
     folded = {one.casefold(): one for one in known}
-    found = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
     return folded[found[0]] if found else None
 
 

@@ -104,7 +104,7 @@ def read_yaml(text: str, source: str) -> Any:
         _count(node, 0, [MAX_VALUES], source)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {_one_line(error)}") from None
+        raise UserError(f"{source} is not valid YAML: {_problem(error)}") from None
     except UserError:
         raise
     # A wrong value under an explicit tag, such as `!!bool maybe`, raises whatever its constructor runs into.
@@ -139,6 +139,15 @@ def _count(node: yaml.Node, depth: int, left: list[int], source: str) -> None:
         for key, value in node.value:
             _count(key, depth + 1, left, source)
             _count(value, depth + 1, left, source)
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """Return what PyYAML objects to and where, without the name that it gives the text and the picture of the place."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return _one_line(error)
+    context = getattr(error, "context", None)
+    return f"{f'{context}, ' if context else ''}{problem} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _one_line(error: Exception) -> str:

@@ -305,7 +305,7 @@ def test_without_websockets_the_extra_is_named_before_an_environment_is_made(mon
 
 
 def test_unknown_names_are_errors_at_the_start() -> None:
-    with pytest.raises(UserError, match="split='none': one of train"):
+    with pytest.raises(UserError, match="split: expected one of train"):
         make_server("alfworld", ["none"], {}, None, 1, 1.0)
     with pytest.raises(UserError, match="unknown environment 'alfwold'; did you mean 'alfworld'"):
         make_server("alfwold", [], {}, None, 1, 1.0)

@@ -228,6 +228,15 @@ def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
         load_config(f"{tmp_path}/qwen-05b")
 
 
+def test_a_run_folder_is_not_a_model_folder_but_its_checkpoints_are(tmp_path: Path) -> None:
+    for name in ("iter-000010", "iter-000020"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "config.json").write_text("{}")
+    for load in (load_config, load_tokenizer):
+        with pytest.raises(UserError, match=r"config\.json is missing.*name a checkpoint in it, such as .*20$"):
+            load(str(tmp_path))
+
+
 def test_a_file_is_not_a_model_folder(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     with pytest.raises(MissingFileError, match=r"it is a file\. Name the folder that has config\.json$"):

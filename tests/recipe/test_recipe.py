@@ -90,6 +90,7 @@ def write(tmp_path: Path):
         ("policy: {tiny: {kv_heads: 3}}", "policy.tiny: heads (2) must be a multiple of kv_heads (3)"),
         ("- seed: 1", "expected a mapping of keys to values, got a list"),
         ("seed", "expected a mapping of keys to values, got a str"),
+        ("{name: x, recipes: [demo], variants: {a: []}}", "is a study, not a recipe: run it with empg study "),
         ("seed: [1", "is not valid YAML"),
         ("seed: !!python/object/apply:os.getpid []", "is not valid YAML"),
         ("seed: 1\nname: x\nseed: 2", "the key 'seed' occurs twice (line 3)"),

@@ -35,7 +35,7 @@ def alarms(**now: float) -> list[str]:
         ({"guard__dropped_steps": 3}, "3 steps dropped: non-finite entropy or log-probability"),
         (
             {"tokens__trained": 0, "credit__zero_variance_groups": 1.0},
-            "no token was trained on; 100% of the groups have equal rewards only",
+            "no token was trained on; 100% of the groups have only equal rewards",
         ),
         ({"guard__skipped_updates": 1}, "an optimizer step was skipped: its gradient was not finite"),
         ({"rollout__end__env_error": 0.125}, "12.5% of the episodes ended in an environment error"),

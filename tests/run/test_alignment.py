@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from empg.errors import UserError
 from empg.record.loading import LoadedRun
 from empg.record.runfolder import RunFolder
 from empg.run.alignment import CreditRule, measure_alignment, read_rule
+from empg.run.results import alignment_lines
 from empg.run.worth import recorded_steps
 from tests.run.recorded import BRANCHES, Written, steps_of, turns
 
@@ -97,6 +99,16 @@ class TestAlignment:
         assert [part.entropy for part in found] == pytest.approx([0.1] * 5 + [0.9] * 5)
         assert sum(part.known for part in found) == pytest.approx(10 / 5)  # the first of five steps is shared
 
+    def test_a_tenth_in_which_no_worth_is_known_has_no_alignment(self, written: Written) -> None:
+        found = measure_alignment(
+            [written(*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4))], [NONE], NONE, silent
+        )
+        unknown = [part for part in found.tenths if part.known == 0]
+        assert unknown
+        assert all(math.isnan(value) for part in unknown for value in astuple(part.alignment))
+        said = [line.rstrip().endswith("unknown") for line in list(alignment_lines(found))[-len(found.tenths) :]]
+        assert said == [math.isnan(part.alignment.value) for part in found.tenths]
+
     def test_a_reference_without_alignment_has_no_ratio(self, written: Written) -> None:
         rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
         run = written(*(row | {"advantage_outcome": 0.0} for row in rows))
@@ -106,7 +118,8 @@ class TestAlignment:
     def test_the_same_numbers_every_time(self, written: Written) -> None:
         rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
         run, rules = written(*rows), [read_rule(name) for name in ("none", "empg", "gtpo")]
-        assert measure_alignment([run], rules, NONE, silent) == measure_alignment([run], rules, NONE, silent)
+        first, again = (repr(measure_alignment([run], rules, NONE, silent)) for _ in range(2))  # NaN equals nothing
+        assert first == again
 
 
 def test_the_recorded_credit_of_a_run_is_found_again(finished_run: RunFolder) -> None:

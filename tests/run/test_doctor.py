@@ -100,6 +100,10 @@ class TestFindings:
         assert found(findings, "somebody/some-model is not on this machine").level == "warn"
         assert found(findings, "memory: unknown").level == "warn"
 
+    def test_a_model_that_is_not_here_leaves_the_date_open_and_downloads_nothing(self) -> None:
+        before = recipe(policy={"model": "somebody/some-model"})
+        assert resolve(before, local=True) == before
+
     @pytest.mark.parametrize("name", ["no/such/thing", "a model"])
     def test_a_model_that_can_be_nothing(self, name: str) -> None:
         assert found(check(recipe(policy={"model": name})), name).level == "fail"

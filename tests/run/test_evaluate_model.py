@@ -272,7 +272,7 @@ def test_arguments_that_do_not_fit_together(arguments: list[str], message: str) 
         (["--model", "openai:x"], "invalid model name: expected openai:https://HOST/v1#MODEL"),
         (["--model", "openai:http://h/v1#m", "--key-variable", "NOT_SET"], "NOT_SET is not set: the endpoint needs"),
         (["--model", "openai:http://h/v1#m", "agent.past=x"], "unknown key 'agent.past'"),
-        (["--model", "openai:http://h/v1#m", "--split", "none"], "split='none': one of train, valid_seen"),
+        (["--model", "openai:http://h/v1#m", "--split", "none"], "split: expected one of train, valid_seen"),
         (
             ["--model", "tiny", "--key-variable", "X", "policy.tiny.max_positions=4096"],
             "--key-variable is for openai:URL#MODEL; 'tiny' runs on this",
@@ -286,3 +286,10 @@ def test_errors_are_one_line(
     done = cli("--environment", "alfworld", *arguments, code=1)
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("model", ["openai:x", "./nothing"])
+def test_a_wrong_model_leaves_no_folder(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli("--environment", "alfworld", "--model", model, code=1)
+    assert list(tmp_path.iterdir()) == []

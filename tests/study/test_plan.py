@@ -50,9 +50,9 @@ def test_a_run_has_the_overrides_of_the_study_then_of_its_variant(tmp_path: Path
         ({"seeds": [1, 1]}, "seeds: '1' occurs twice; remove or rename one"),
         ({"recipes": ["demo", "other/demo.yaml"]}, "recipes: 'demo' occurs twice; remove or rename one"),
         ({"seeds": []}, "seeds: List should have at least 1 item after validation, not 0 (got [])"),
-        ({"name": "a/b"}, "name: 'a/b' is not a valid name: expected up to 60 letters, digits, dots or underscores"),
+        ({"name": "a/b"}, "name: 'a/b' is not a valid name: expected a letter or digit, and up to 59 more, dots or underscores"),
         ({"variants": {"grpo": [], "a b": []}},
-         "variants: 'a b' is not a valid name: expected up to 60 letters, digits, dots or underscores"),
+         "variants: 'a b' is not a valid name: expected a letter or digit, and up to 59 more, dots or underscores"),
         ({"overrides": ["seed=3"]}, "override 'seed=3': seed is set by the study; remove it"),
     ],
 )  # fmt: skip
@@ -89,3 +89,10 @@ def test_the_shipped_studies_are_valid(file: Path) -> None:
     study = load_study(file)
     assert study.name == file.stem
     assert len(plan(study, file)) == len(study.seeds) * len(study.recipes) * len(study.variants)
+
+
+def test_a_recipe_is_not_a_study(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("name: mine\nseed: 1\npolicy: {model: tiny}\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml is a recipe, not a study: train it with empg train "):
+        load_study(file)

@@ -102,6 +102,9 @@ def test_failed_runs_are_reported_and_the_others_continue(finished: tuple[Path, 
     kept = folder / "results" / "mini"
     broken = ["tiny-broken-s0", "tiny-broken-s1"]
     assert sorted(p.name for p in kept.iterdir()) == sorted([*RUNS, *broken, "study.yaml"])
+    logs = [(folder / "runs" / "studies" / "mini" / f"{name}.log").read_text() for name in (*RUNS, *broken)]
+    assert all(logs)
+    assert "Warning" not in "".join(logs)
     reasons = [(kept / name / "failed.txt").read_text() for name in broken]
     assert all(reason.startswith("iteration 0: ") and "/nowhere" in reason for reason in reasons), reasons
 

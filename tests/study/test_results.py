@@ -76,7 +76,7 @@ class TestFiles:
         keep_study(other, part)
 
     def test_a_folder_without_results_is_one_line(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"cannot read .*study\.yaml: No such file"):
+        with pytest.raises(UserError, match=r"is not a folder of results: it has no study\.yaml"):
             read_results(tmp_path)
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
         with pytest.raises(UserError, match="has no results of a run yet"):

@@ -243,7 +243,10 @@ def report(
     serve_: Annotated[
         bool, typer.Option("--serve", help="Serve the inspector: every kept episode, until Ctrl-C.")
     ] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free port.")] = 8000,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free port.", show_default="8000"),
+    ] = None,
 ) -> None:
     """Write a run's HTML report, or serve the inspector.
 
@@ -260,8 +263,10 @@ def report(
             if open_:
                 typer.launch(address)
 
-        serve([RunFolder.open(run) for run in runs], port, ready)
+        serve([RunFolder.open(run) for run in runs], 8000 if port is None else port, ready)
         return
+    if port is not None:
+        raise typer.BadParameter("--port is the port of the inspector. Add --serve")
     from empg.report.page import build_page
 
     if len(runs) > 1:
@@ -292,6 +297,8 @@ def figure(
     from empg.record.runfolder import RunFolder
     from empg.report.figure import draw_curve
 
+    if out.suffix.lower() != ".svg":
+        raise typer.BadParameter(f"--out: expected a file that ends in .svg, got {out}")
     folders = [RunFolder.open(run) for run in runs]
     if label and len(label) != len(folders):
         raise typer.BadParameter(

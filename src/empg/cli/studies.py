@@ -57,7 +57,7 @@ def results(
     folders: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Folders of results, e.g. results/alfworld")],
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.md", help="Page to write; its figures go into figures/ beside it.")
-    ] = Path("docs/results.md"),
+    ] = Path("results.md"),
 ) -> None:
     """Write the page of one or more studies.
 

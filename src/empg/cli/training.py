@@ -160,7 +160,7 @@ def doctor(recipe: RecipeFile, changes: Changes = None, run: RunOption = None) -
     from empg.run.build import resolve  # imports torch, as above
     from empg.run.doctor import check
 
-    resolved = resolve(loaded)
+    resolved = resolve(loaded, local=True)  # what is wrong with the model is a finding
     findings = check(resolved, run or _default_run(resolved))
     _show(findings)
     failed = sum(finding.level == "fail" for finding in findings)

@@ -183,6 +183,12 @@ class Checkpoints:
             return name, problems
         return None, problems
 
+    def require(self, name: str) -> None:
+        """Raise a CheckpointError that lists the checkpoints, unless `name` is one of them or `start`."""
+        if name != START and name not in self.names():
+            known = ", ".join((START, *self.names()))
+            raise CheckpointError(f"{self.folder.parent} has no checkpoint {name!r:.80}: expected one of {known}")
+
     def verify(self, name: str) -> dict[str, Any]:
         """Check every file of a checkpoint against its checksum and return the state of the trainer.
 

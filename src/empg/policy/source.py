@@ -46,8 +46,7 @@ def load_config(name: str, *, local: bool = False) -> Any:
     try:
         _check_place(name)
         _refuse_adapter(name, local)
-        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-            raise MissingFileError("it is not a model folder: config.json is missing")
+        _check_folder(name)
         settings, _ = PretrainedConfig.get_config_dict(name, local_files_only=local)
         _check_settings(settings)
         config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
@@ -69,6 +68,8 @@ def load_tokenizer(name: str, *, local: bool = False) -> Any:
     """
     try:
         _check_place(name)
+        if not (Path(name) / "adapter_config.json").is_file():  # `load_config` says what to do with an adapter
+            _check_folder(name)
         return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(f"policy.model={name}: {reason(error)}") from None
@@ -159,6 +160,16 @@ def _check_place(name: str) -> None:
         raise MissingFileError("it is a file. Name the folder that has config.json")
     known = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
     raise MissingFileError(f"no such folder{did_you_mean(folder.name, known)}")
+
+
+def _check_folder(name: str) -> None:
+    """Reject a folder that is not that of a model."""
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return
+    of_run = sorted(folder.glob("checkpoints/*/config.json"))
+    end = f". It is a run folder: name a checkpoint in it, such as {of_run[-1].parent}" if of_run else ""
+    raise MissingFileError(f"it is not a model folder: config.json is missing{end}")
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -122,7 +122,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
     path = find_recipe(path)
-    return override_recipe(read_recipe_file(path), overrides, str(path))
+    data = read_recipe_file(path)
+    if {"recipes", "variants"} <= data.keys():
+        raise RecipeError(f"{path} is a study, not a recipe: run it with empg study {path}")
+    return override_recipe(data, overrides, str(path))
 
 
 def override_recipe(data: dict[str, Any], overrides: Sequence[str], source: str = "recipe") -> Recipe:

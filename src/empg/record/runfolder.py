@@ -103,7 +103,8 @@ class RunFolder:
         """
         run = cls(Path(path))
         if not run.path.is_dir():
-            raise RunFolderError(f"{run.path} does not exist; name the folder of a run")
+            what = "is a file" if run.path.exists() else "does not exist"
+            raise RunFolderError(f"{run.path} {what}; name the folder of a run")
         if not run.recipe_path.is_file():
             raise RunFolderError(f"{run.path} is not a run folder: recipe.yaml is missing")
         return run

@@ -73,7 +73,7 @@ class Alarms:
         alarms = []
         share = record.get("credit/zero_variance_groups", 0.0)
         if record.get("tokens/trained") == 0:
-            alarms.append(f"no token was trained on; {share:.0%} of the groups have equal rewards only")
+            alarms.append(f"no token was trained on; {share:.0%} of the groups have only equal rewards")
         self.flat = self.flat + 1 if self.compares_groups and share == 1.0 else 0
         if self.flat and self.flat % FLAT_ITERATIONS == 0:
             success = record.get("rollout/success", 0.0)

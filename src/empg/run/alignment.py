@@ -80,7 +80,8 @@ class AlignedTenth:
         entropy: mean step entropy, nats.
         known: share of the steps whose worth is known.
         won: share of the steps that belong to won episodes.
-        alignment: cosine between the base advantage and w over the steps whose worth is known, without weights.
+        alignment: cosine between the base advantage and w over the steps whose worth is known, without weights; NaN
+            without such steps.
     """
 
     entropy: float
@@ -220,10 +221,10 @@ def _alignments(sums: np.ndarray) -> np.ndarray:
     return np.stack([_cosine(sums[..., 1::3], sums[..., :1], sums[..., first::3]) for first in (2, 3)])
 
 
-def _cosine(product: np.ndarray, *squares: np.ndarray) -> np.ndarray:
-    """Return the cosine from sums of products and squares; 0 where there is no credit."""
+def _cosine(product: np.ndarray, *squares: np.ndarray, without: float = 0.0) -> np.ndarray:
+    """Return the cosine from sums of products and squares; `without` where there is no credit."""
     size = np.sqrt(np.prod(np.broadcast_arrays(*squares), axis=0))
-    return np.asarray(np.divide(product, size, out=np.zeros_like(size), where=size > 0))
+    return np.asarray(np.divide(product, size, out=np.full_like(size, without), where=size > 0))
 
 
 def _tenth_sums(found: RecordedSteps) -> np.ndarray:
@@ -246,7 +247,7 @@ def _tenths(totals: np.ndarray, drawn: np.ndarray) -> list[AlignedTenth]:
             entropy=total[1] / total[0],
             known=total[2] / total[0],
             won=total[3] / total[0],
-            alignment=_estimate(_cosine(*total[4:]), _cosine(*draws[:, 4:].T)),
+            alignment=_estimate(_cosine(*total[4:], without=np.nan), _cosine(*draws[:, 4:].T, without=np.nan)),
         )
         for total, draws in zip(totals, drawn.swapaxes(0, 1), strict=True)
         if total[0]
@@ -268,5 +269,7 @@ def _ratio(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _estimate(value: np.ndarray, drawn: np.ndarray) -> Estimate:
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    """Return the estimate with its interval over the draws in which it is known; NaN if it is not known itself."""
+    known = drawn[~np.isnan(drawn)] if np.isfinite(value) else drawn[:0]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
     return Estimate(float(value), float(low), float(high))

@@ -11,6 +11,7 @@ from pathlib import Path
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.template import prints_date
+from empg.errors import UserError
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.load import load_policy
 from empg.policy.model import Policy, choose_kernels, computes_bfloat16, require_length, resolve_device
@@ -28,11 +29,18 @@ ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY, EXAMPLE_KEY = 10, 11, 12, 14
 CORPUS_EPISODES = 300
 
 
-def resolve(recipe: Recipe, like: Recipe | None = None) -> Recipe:
+def resolve(recipe: Recipe, like: Recipe | None = None, *, local: bool = False) -> Recipe:
     """Resolve values that depend on the machine and the day, so that the recipe in the run folder records them.
 
-    `like` is the resolved recipe of a run that continues, which keeps its values. The folder of a model becomes an
-    absolute path, so that the recipe means the same model in every working directory.
+    The folder of a model becomes an absolute path, so that the recipe means the same model in every working directory.
+
+    Args:
+        recipe: the recipe as it was written.
+        like: the resolved recipe of a run that continues, which keeps its values.
+        local: download nothing; whether a model that is not on this machine needs the date stays open.
+
+    Raises:
+        UserError: the tokenizer of the model is unavailable or cannot be used; not with `local`.
     """
     model = _model_path(recipe.policy.model, like.policy.model if like else None)
     recipe = recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"model": model})})
@@ -43,7 +51,7 @@ def resolve(recipe: Recipe, like: Recipe | None = None) -> Recipe:
     options = recipe.environment.chosen.resolved().model_dump(mode="json")
     if options != recipe.environment.options:
         recipe = recipe.model_copy(update={"environment": recipe.environment.model_copy(update={"options": options})})
-    if recipe.agent.date is None and (like is not None or uses_date(recipe)):
+    if recipe.agent.date is None and (like is not None or uses_date(recipe, local=local)):
         date = like.agent.date if like else datetime.date.today()
         recipe = recipe.model_copy(update={"agent": recipe.agent.model_copy(update={"date": date})})
     return recipe
@@ -58,10 +66,20 @@ def _model_path(model: str, known: str | None) -> str:
     return str(Path(model).absolute())
 
 
-def uses_date(recipe: Recipe) -> bool:
-    """Return whether the policy reads the date: the chat template of its model prints it. An endpoint's is unknown."""
+def uses_date(recipe: Recipe, *, local: bool = False) -> bool:
+    """Return whether the policy reads the date: the chat template of its model prints it. An endpoint's is unknown.
+
+    With `local`, so is that of a model that is not on this machine.
+    """
     model = recipe.policy.model
-    return model != "tiny" and not is_endpoint(model) and prints_date(load_tokenizer(model))
+    if model == "tiny" or is_endpoint(model):
+        return False
+    try:
+        return prints_date(load_tokenizer(model, local=local))
+    except UserError:
+        if local:
+            return False
+        raise
 
 
 def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:

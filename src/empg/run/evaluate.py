@@ -148,6 +148,7 @@ def evaluate_run(
         checkpoint, problems = checkpoints.newest_intact()
         if checkpoint is None:
             raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} does not contain a checkpoint yet")
+    checkpoints.require(checkpoint)
     state = checkpoints.verify(checkpoint)
     policy = build_policy(recipe, folder.checkpoints / checkpoint)
     records = []

@@ -112,13 +112,17 @@ def evaluate_model(
             it is in use.
     """
     known = RunFolder(path).recipe_path.is_file()
+    if not known:  # so that a wrong model leaves no folder behind
+        recipe = resolve(recipe)
+        player = _player(recipe, decoding, key_variable)
     folder = RunFolder.open(path) if known else RunFolder.reserve(path)
     with folder.hold():
         begun = known and _is_begun(folder)
-        recipe = resolve(recipe, load_recipe(folder.recipe_path) if begun else None)
-        if begun:
-            _require_same(folder, recipe)
-        player = _player(recipe, decoding, key_variable)
+        if known:
+            recipe = resolve(recipe, load_recipe(folder.recipe_path) if begun else None)
+            if begun:
+                _require_same(folder, recipe)
+            player = _player(recipe, decoding, key_variable)
         model = None if is_endpoint(recipe.policy.model) else fingerprint(recipe.policy.model)
         if begun:
             _require_same_model(folder, recipe.policy.model, model)

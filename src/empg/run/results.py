@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from empg.record.aggregate import Estimate
@@ -101,6 +102,8 @@ def alignment_lines(found: AlignmentReport) -> Iterator[str]:
 
 
 def _estimate(estimate: Estimate, form: str) -> str:
+    if math.isnan(estimate.value):
+        return "unknown"
     return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 

@@ -176,9 +176,8 @@ def _place(recipe: Recipe, folder: RunFolder, name: str | None) -> Place:
             raise CheckpointError(f"{folder.path} was trained by another engine: resume it with --engine verl")
         if name is None and not (checkpoints.folder / START).is_dir():
             raise CheckpointError(f"{folder.path} was stopped before its first checkpoint; restart it with --force")
-    elif name != START and name not in checkpoints.names():
-        known = ", ".join((START, *checkpoints.names()))
-        raise CheckpointError(f"{folder.path} has no checkpoint {name!r:.80}: expected one of {known}")
+    else:
+        checkpoints.require(name)
     checkpoint = None if name == START else name
     iteration = int(checkpoints.verify(checkpoint)["iteration"]) if checkpoint else 0
     problems = [f"{problem}; falling back to the previous one" for problem in problems]

@@ -88,12 +88,14 @@ def _origin(results: Results) -> list[str]:
     missing = [key.name for key in study.keys if key.name not in known]
     origins = [run.origin for run in results.runs]
 
+    seeds = f"{len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'}"
+
     def seen(field: str) -> str:
         return _text(", ".join(sorted({str(origin.get(field) or "unknown") for origin in origins})))
 
     lines = [
         f"- command: `empg study {results.folder / 'study.yaml'}`",
-        f"- runs: {len(results.runs)} of {len(study.keys)} ({len(study.seeds)} seeds)"
+        f"- runs: {len(results.runs)} of {len(study.keys)} ({seeds})"
         + (f"; missing: {', '.join(missing)}" if missing else ""),
         *(f"- failed, and in no table: {name} ({_text(why)})" for name, why in failures.items()),
         f"- commit: {seen('commit')}; empg {seen('version')}, torch {seen('torch')}, Python {seen('python')}",

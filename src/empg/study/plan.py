@@ -108,8 +108,11 @@ def load_study(path: Path) -> Study:
     Raises:
         RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
+    data = read_recipe_file(path)
+    if not {"recipes", "variants", "seeds"} & data.keys() and Recipe.model_fields.keys() & data.keys():
+        raise RecipeError(f"{path} is a recipe, not a study: train it with empg train {path}")
     try:
-        return Study.model_validate(read_recipe_file(path))
+        return Study.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join(f"{path}: {line}" for line in explained(error, Study))) from None
 
@@ -149,5 +152,7 @@ def _label(recipe: str) -> str:
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise UserError(f"{name!r:.80} is not a valid name: expected up to 60 letters, digits, dots or underscores")
+        raise UserError(
+            f"{name!r:.80} is not a valid name: expected a letter or digit, and up to 59 more, dots or underscores"
+        )
     return name

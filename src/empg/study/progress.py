@@ -80,7 +80,8 @@ def listed(study: Study, jobs: Sequence[Job]) -> list[str]:
         return [*lines, f"{summary}; set minutes_per_run for an estimate of the time, or finish a run"]
     cores = sum(s * job.planned.recipe.workers for s, job in zip(known, left, strict=True)) / 3600
     wall = duration(sum(known) / study.parallel)
-    return [*lines, f"{summary}: about {cores:.1f} core-hours, {wall} with {study.parallel} at a time"]
+    shown = f"{cores:.1f}" if cores >= 0.1 or not left else f"{cores:.1g}"
+    return [*lines, f"{summary}: about {shown} core-hours, {wall} with {study.parallel} at a time"]
 
 
 def seconds_left(study: Study, jobs: Sequence[Job]) -> float | None:

@@ -11,6 +11,7 @@ import multiprocessing.connection
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from signal import Signals
 
 from empg.errors import UserError
 from empg.record.lock import locked
@@ -85,7 +86,7 @@ class Stopped(Exception):
     """A signal stopped the study; `signal` is its number."""
 
     def __init__(self, signal: int) -> None:
-        super().__init__(f"stopped by signal {signal}")
+        super().__init__(f"stopped by {Signals(signal).name}")
         self.signal = signal
 
 

@@ -120,6 +120,8 @@ def read_results(folder: Path) -> Results:
     Raises:
         UserError: the folder has no results, a file is damaged, or runs of a recipe were evaluated in different ways.
     """
+    if not (folder / _STUDY).is_file():
+        raise UserError(f"{folder} is not a folder of results: it has no {_STUDY}. Name one that empg study wrote")
     study = load_study(folder / _STUDY)
     runs = []
     for key in study.keys:

@@ -491,7 +491,7 @@ def test_invariants_of_random_walks(source: Source, task: int, observation: str,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "dev"}, "split='dev': one of train, test"),
+        ({"split": "dev"}, "split: expected one of train, test, got 'dev'"),
         ({"observation": "html"}, "observation: Input should be 'list' or 'passages' (got 'html')"),
         ({"reward": "dense"}, "reward: Input should be 'binary' or 'score' (got 'dense')"),
         ({"results": 0}, "results: Input should be greater than or equal to 1 (got 0)"),

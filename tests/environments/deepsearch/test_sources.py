@@ -137,7 +137,7 @@ def test_the_error_for_a_missing_file_or_split_names_it(files: dict[str, Any]) -
         DeepSearchEnv("dev", data={"questions": {"dev": "nowhere.json"}, "corpus": files["corpus"]})
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl: corpus not found"):
         DeepSearchEnv("dev", data={"questions": {"dev": files["rivers"]}, "corpus": "nowhere.jsonl"})
-    with pytest.raises(ValueError, match="split='train': one of dev"):
+    with pytest.raises(ValueError, match="split: expected one of dev, got 'train'"):
         DeepSearchEnv("train", data={"questions": {"dev": files["rivers"]}, "corpus": files["corpus"]})
 
 
@@ -280,8 +280,8 @@ def test_a_cached_index_gives_the_same_results(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "test"}, "split='test': one of train, valid_id, valid_ood"),
-        ({"retriever": "google"}, "retriever='google': one of bm25, tantivy, dense, "),
+        ({"split": "test"}, "split: expected one of train, valid_id, valid_ood, got 'test'"),
+        ({"retriever": "google"}, "retriever: expected one of bm25, tantivy, dense, "),
         ({"retriever": "dense"}, "retriever='dense' needs encoder"),
         ({"metric": "rouge"}, "metric: Input should be 'em', 'f1', 'cover_em', 'sub_em' or 'judge' (got 'rouge')"),
         ({"metric": "judge"}, "metric='judge' needs judge: a mapping of url and model"),

@@ -364,7 +364,7 @@ def test_the_shop_can_be_played_in_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "valid_seen"}, "split='valid_seen': expected one of test, dev, train"),
+        ({"split": "valid_seen"}, "split: expected one of test, dev, train, got 'valid_seen'"),
         ({"max_steps": 0}, "max_steps: expected a whole number from 1"),
         ({"observation": "html"}, "observation: Input should be 'text' or 'text_rich'"),
         ({"reward": "dense"}, "reward: Input should be 'score' or 'binary'"),

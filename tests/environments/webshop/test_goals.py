@@ -187,7 +187,7 @@ def test_splits(scheme: SplitScheme, goals: int, ranges: dict[str, tuple[int, in
 
 
 def test_unknown_and_empty_splits_are_rejected() -> None:
-    with pytest.raises(ValueError, match="split='dev': expected one of test, train"):
+    with pytest.raises(ValueError, match="split: expected one of test, train, got 'dev'"):
         split_range("verl-agent", "dev", 1000)
     with pytest.raises(ValueError, match="split_scheme='mine'"):
         split_range("mine", "test", 1000)  # type: ignore[arg-type]

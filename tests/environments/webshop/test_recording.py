@@ -95,7 +95,7 @@ def test_a_line_has_the_documented_fields(tmp_path: Path) -> None:
         ({"split": None}, "a text is needed"),
         ({"rules": [1]}, "rules"),
         ({"rules": {"max_steps": None}}, "rules"),
-        ({"ended": "somehow"}, "ended: one of bought, out of steps"),
+        ({"ended": "somehow"}, "ended: expected one of bought, out of steps"),
     ],
 )
 def test_the_error_for_a_malformed_line_names_the_line(tmp_path: Path, change: dict, complaint: str) -> None:

@@ -97,6 +97,28 @@ def test_an_empty_run_and_damaged_files_have_pages(make_run: Callable[..., RunFo
         assert client(empty).get(page).status_code == 200
 
 
+def test_an_address_of_an_iteration_that_was_not_kept_is_no_problem_of_the_run(recorded: RunFolder) -> None:
+    server = client(recorded)
+    for page in ("/batch?iteration=77", "/group?iteration=77&group=0", "/episode?iteration=77&episode=0", "/"):
+        assert "does not exist" not in server.get(page).text
+    assert "No episodes of this iteration were kept." in server.get("/batch?iteration=77").text
+
+
+def test_a_run_without_episodes_has_no_iteration_in_its_heading(make_run: Callable[..., RunFolder]) -> None:
+    text = client(make_run("empty", iterations=0, keep_episodes=())).get("/batch").text
+    assert "<h1>Batch, empty</h1>" in text
+    assert "No episodes of this run were kept." in text
+
+
+def test_a_damaged_file_is_named_above_the_content_of_every_page(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run("broken", iterations=2, every=2, keep_episodes=(1, 2))
+    run.episodes_path(1).write_bytes(b"no parquet")
+    server = client(run)
+    for page in ("/", "/batch?iteration=1", "/curves"):
+        text = server.get(page).text
+        assert 0 < text.index("broken: cannot read") < text.index("<h1>")
+
+
 def test_a_page_follows_a_run_that_trains(make_run: Callable[..., RunFolder]) -> None:
     run = make_run("growing", iterations=1, keep_episodes=(1,))
     server = client(run)

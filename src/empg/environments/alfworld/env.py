@@ -40,7 +40,7 @@ class ALFWorldEnv(TextEnvironment):
     def __init__(self, split: str = "train", max_steps: int = 50, **options: Any) -> None:
         chosen = read_options(ALFWorldOptions, options)
         if split not in generator.SPLIT_SIZES:
-            raise UserError(f"split={split!r}: one of {', '.join(generator.SPLIT_SIZES)}")
+            raise UserError(f"split: expected one of {', '.join(generator.SPLIT_SIZES)}, got {split!r:.80}")
         self.split, self.max_steps = split, check_max_steps(max_steps)
         self.rooms, self.backend = chosen.rooms, chosen.backend
         own = chosen.train_task_types if split == "train" else None

@@ -62,7 +62,7 @@ class DeepSearchEnv(TextEnvironment):
         chosen = read_options(DeepSearchOptions, options)
         self.source = open_source(chosen) if ready is None else ready
         if split not in self.source.questions:
-            raise UserError(f"split={split!r}: one of {', '.join(self.source.questions)}")
+            raise UserError(f"split: expected one of {', '.join(self.source.questions)}, got {split!r:.80}")
         self.split, self.max_steps = split, check_max_steps(max_steps)
         self._observation, self._reward = chosen.observation, chosen.reward
         self._results, self._snippet_words, self._page_words = chosen.results, chosen.snippet_words, chosen.page_words

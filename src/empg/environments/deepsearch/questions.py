@@ -88,7 +88,7 @@ def of_split(
         UserError: the split is unknown, or these kinds have no compositions for it.
     """
     if split not in SPLITS:
-        raise UserError(f"split={split!r}: expected one of {', '.join(SPLITS)}")
+        raise UserError(f"split: expected one of {', '.join(SPLITS)}, got {split!r:.80}")
     by_kind: dict[str, list[Composition]] = {}
     for composition in held_out if split == "valid_ood" else trained:
         by_kind.setdefault(composition.kind, []).append(composition)

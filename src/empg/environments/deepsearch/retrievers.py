@@ -93,7 +93,7 @@ def _web(how: Searching) -> tuple[Retriever, Library]:
 
     if how.retriever not in PROVIDERS:
         known = ", ".join((*LOCAL, *PROVIDERS))
-        raise UserError(f"retriever={how.retriever!r}: one of {known}, or the address of a server")
+        raise UserError(f"retriever: expected one of {known}, or the address of a server, got {how.retriever!r:.80}")
     with _extra("web", "trafilatura"):
         from empg.environments.deepsearch.retrieval.page_reader import PAGE_REQUEST_POLICY, WebLibrary
     search = WebSearch(how.retriever, how.cache, how.requests.over(REQUEST_POLICY))

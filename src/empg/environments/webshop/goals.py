@@ -171,7 +171,7 @@ def split_range(scheme: SplitScheme, split: str, goals: int) -> range:
         raise UserError(f"split_scheme={scheme!r}: expected one of {', '.join(_SPLITS)}")
     sizes = dict(_SPLITS[scheme])
     if split not in sizes:
-        raise UserError(f"split={split!r}: expected one of {', '.join(sizes)}")
+        raise UserError(f"split: expected one of {', '.join(sizes)}, got {split!r:.80}")
     held_out = sum(sizes.values())
     scale = min(1.0, goals / (2 * held_out))
     start = 0

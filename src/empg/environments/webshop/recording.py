@@ -160,7 +160,7 @@ def _parse(fields: Any) -> Recording:
     if not isinstance(rules, dict) or not all(isinstance(value, bool | int | str) for value in rules.values()):
         raise UserError("rules: names and values are needed")
     if fields["ended"] not in ENDS:
-        raise UserError(f"ended: one of {', '.join(ENDS)}")
+        raise UserError(f"ended: expected one of {', '.join(ENDS)}, got {fields['ended']!r:.80}")
     decisions = tuple(Decision(thought=_text(turn["thought"]), action=_text(turn["action"])) for turn in turns)
     catalogue, task_id, split = (_text(fields[name]) for name in ("catalogue", "task_id", "split"))
     return Recording(catalogue, task_id, split, task, rules, decisions, fields["ended"], float(score))

@@ -226,7 +226,7 @@ async def _missing(request: Request, error: Exception) -> Response:
 def _find(episodes: Sequence[Sequence[Row]], key: str, value: int) -> list[Sequence[Row]]:
     found = [turns for turns in episodes if turns[0][key] == value]
     if not found:
-        raise _Missing(f"{key} {value} is not among the {len(episodes)} kept episodes of this iteration")
+        raise _Missing(f"this iteration has no kept episode of {key} {value}")
     return found
 
 

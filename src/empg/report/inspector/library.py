@@ -14,6 +14,7 @@ from empg.errors import UserError
 from empg.record.loading import LoadedRun, episodes_of, grouped
 from empg.record.records import Record
 from empg.record.runfolder import RunFolder
+from empg.record.tables import EPISODES
 from empg.report.inspector.tokens import TokenTexts, tokenizer_path
 from empg.report.markup import finite, short
 
@@ -46,9 +47,11 @@ class InspectedRun:
         return self.folder.episode_iterations()
 
     def steps(self, iteration: int) -> pa.Table:
-        """Return the steps of an iteration; no rows if its file is missing or damaged."""
+        """Return the steps of an iteration; no rows if nothing was kept of it, or if its file is damaged."""
         key = self._key(iteration)
         with self._reading:
+            if iteration not in self.iterations():  # an address can name any: it is not a problem of the run
+                return EPISODES.empty_table()
             if key not in self._steps:
                 loaded = LoadedRun(self.folder)
                 self._steps[key] = loaded.steps_of(iteration)

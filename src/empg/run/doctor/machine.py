@@ -88,7 +88,7 @@ def check_cores(recipe: Recipe) -> Finding:
     """Compare the busy processes with the cores."""
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
     busy = recipe.workers * (1 + recipe.environment.workers)
-    text = f"cores: {busy} busy processes, {cores} cores"
+    text = f"cores: {cores}, for {busy} busy {'process' if busy == 1 else 'processes'}"
     if busy > cores:
         return Finding("warn", text, f"set workers={max(1, cores // (1 + recipe.environment.workers))}")
     slow = recipe.environment.chosen.slow_steps
