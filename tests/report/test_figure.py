@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from empg.record.runfolder import RunFolder, RunFolderError
-from empg.report.figure import draw_curve, running_mean
+from empg.report.figure import Line, draw_curve, draw_lines, running_mean
 
 MakeRun = Callable[..., RunFolder]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -52,6 +52,19 @@ def test_dots_are_evaluations_and_their_bars_wilson_intervals(finished_run: RunF
     assert [high for _, high in bars] == pytest.approx([r["high"] for r in played], abs=1e-3)
     says = [e.text for e in root.iter(f"{SVG}title")]
     assert any(f"{played[-1]['successes']} of 100" in (text or "") for text in says)
+
+
+def test_a_long_legend_moves_the_plot_down_and_no_two_lines_look_alike(tmp_path: Path) -> None:
+    lines = [Line(f"a variant of some length {n}", smooth={0: 0.1, 10: 1.0}) for n in range(14)]
+    root = parsed(draw_lines(lines, tmp_path / "many.svg", title="many", note=""))
+    names = [float(e.get("y", "nan")) for e in classed(root, "name")]
+    moved = int(root.findall(f"{SVG}g")[-1].get("transform", "").removeprefix("translate(0 ").removesuffix(")"))
+    assert max(names) < TOP + moved
+    assert int(root.get("height", "0")) == 448 + moved
+    assert len({e.get("class") for e in classed(root, "curve")}) == 14
+    few = parsed(draw_lines(lines[:3], tmp_path / "few.svg", title="few", note=""))
+    assert few.get("height") == "448"
+    assert not [e for e in few.iter() if e.get("transform")]
 
 
 def test_without_a_split_the_first_that_was_evaluated_is_drawn(finished_run: RunFolder, tmp_path: Path) -> None:

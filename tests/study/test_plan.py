@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,14 @@ def test_a_run_has_the_overrides_of_the_study_then_of_its_variant(tmp_path: Path
         ({"seeds": [1, 1]}, "seeds: '1' occurs twice; remove or rename one"),
         ({"recipes": ["demo", "other/demo.yaml"]}, "recipes: 'demo' occurs twice; remove or rename one"),
         ({"seeds": []}, "seeds: List should have at least 1 item after validation, not 0 (got [])"),
-        ({"name": "a/b"}, "name: 'a/b' is not a valid name: expected a letter or digit, and up to 59 more, dots or underscores"),
+        ({"name": "a/b"},
+         "name: 'a/b' is not a valid name: expected a letter or digit, and up to 59 more, dots or underscores"),
         ({"variants": {"grpo": [], "a b": []}},
          "variants: 'a b' is not a valid name: expected a letter or digit, and up to 59 more, dots or underscores"),
         ({"overrides": ["seed=3"]}, "override 'seed=3': seed is set by the study; remove it"),
+        ({"overrides": ["evaluation={splits: [a]}"]},
+         "override 'evaluation={splits: [a]}': evaluation.splits is set by the study; remove it"),
+        ({"seeds": [True]}, "seeds.0: Input should be a valid integer (got True)"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_that_names_the_file(tmp_path: Path, changes: Any, message: str) -> None:
@@ -89,6 +94,24 @@ def test_the_shipped_studies_are_valid(file: Path) -> None:
     study = load_study(file)
     assert study.name == file.stem
     assert len(plan(study, file)) == len(study.seeds) * len(study.recipes) * len(study.variants)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("iterations=20", "iterations is 30 in variant grpo and 20 in empg, which cannot be compared"),
+        ("evaluation.temperature=0.5", "evaluation.temperature is 1.0 in variant grpo and 0.5 in empg"),
+        ("evaluation.decoding=[greedy]", "evaluation.decoding is ['sampled'] in variant grpo and ['greedy'] in empg"),
+    ],
+)
+def test_variants_that_could_not_be_compared_are_refused_before_training(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    file = write(tmp_path, variants={"grpo": [], "empg": [override]}, overrides=[])
+    with pytest.raises(UserError, match=re.escape(message)):
+        plan(load_study(file), file)
+    both = write(tmp_path, variants={"grpo": [], "empg": ["evaluation.every=10"]}, overrides=[override])
+    assert plan(load_study(both), both)
 
 
 def test_a_recipe_is_not_a_study(tmp_path: Path) -> None:

@@ -35,6 +35,14 @@ def test_a_finished_run_replaces_it(tmp_path: Path) -> None:
     assert seconds_left(study, jobs) == 3 * 600 - 200
 
 
+def test_the_list_counts_what_is_left_of_a_run_and_at_most_the_runs_that_are_left(tmp_path: Path) -> None:
+    study, jobs = jobs_of(tmp_path, parallel=4)
+    for job in jobs[:3]:
+        job.state, job.seconds = FINISHED, 600.0
+    jobs[3].seconds = 240.0
+    assert listed(study, jobs)[-1] == "4 runs, 1 left: about 0.2 core-hours, 6:00 with 4 at a time"
+
+
 def test_without_either_there_is_no_estimate(tmp_path: Path) -> None:
     study, jobs = jobs_of(tmp_path)
     assert seconds_left(study, jobs) is None

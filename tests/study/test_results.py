@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +84,69 @@ class TestFiles:
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
         with pytest.raises(UserError, match="has no results of a run yet"):
             read_results(tmp_path)
+
+
+class TestIncomplete:
+    """What a study may not silently leave out."""
+
+    def test_a_run_without_an_evaluation_is_named(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        (part / "household-empg-s1" / "metrics.jsonl").write_bytes(b"")
+        with pytest.raises(UserError, match=r"household-empg-s1 has no evaluation: repeat the run"):
+            read_results(part)
+
+    def test_splits_that_no_run_has_are_named(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        (part / "study.yaml").write_text(yaml.safe_dump({**STUDY, "splits": ["nosuch"]}))
+        with pytest.raises(
+            UserError, match="there is no panel of the splits nosuch on which all runs of household were"
+        ):
+            read_results(part)
+
+    def test_a_panel_that_only_some_runs_have_is_in_no_table_and_the_page_says_so(
+        self, made: Path, tmp_path: Path
+    ) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        drop(part / "household-empg-s1", lambda r: r.get("split") == "valid_unseen")
+        assert read_results(part).panels("household") == SEEN
+        page, *_ = write_page([part], tmp_path / "page.md")
+        wanted = "- in no table: household, valid_unseen (sampled), on which 5 of its 6 runs were evaluated"
+        assert wanted in page.read_text().splitlines()
+
+    def test_an_added_evaluation_of_the_end_has_tables_without_what_was_before(
+        self, made: Path, tmp_path: Path
+    ) -> None:
+        """As `empg evaluate RUN --decoding greedy` adds one to every run."""
+        part = shutil.copytree(made, tmp_path / "part")
+        for key in load_study(part / "study.yaml").keys:
+            run = RunFolder.open(part / key.name)
+            last = next(r for r in reversed(run.read_metrics()) if r.get("split") == "valid_seen")
+            table = run.read_evaluation(last)
+            rows = [{name: column[place] for name, column in table.items()} for place in range(last["n"])]
+            run.write_evaluation({**last, "decoding": "greedy"}, rows)
+            run.append_metrics({**last, "decoding": "greedy"})
+        text = write_page([part], tmp_path / "page.md")[0].read_text()
+        section = text.partition("### household: valid_seen (greedy)")[2].partition("###")[0]
+        assert "| grpo | 3 |" in section
+        assert "Before RL" not in section
+
+    def test_an_added_evaluation_with_other_settings_is_left_out(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        for key in load_study(part / "study.yaml").keys:
+            run = RunFolder.open(part / key.name)
+            last = next(r for r in reversed(run.read_metrics()) if r.get("split") == "valid_seen")
+            run.replace_recipe(
+                f"{run.recipe_path.read_text()}evaluation: {{temperature: 1.0, episodes: {last['n']}}}\n"
+            )
+            run.append_metrics({**last, "split": "train", "temperature": 0.5})
+        assert read_results(part).panels("household") == BOTH
+
+
+def drop(run: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Remove records of a run."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    kept = [line for line in lines if not unwanted(json.loads(line))]
+    (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept))
 
 
 class TestTables:

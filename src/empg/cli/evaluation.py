@@ -197,6 +197,8 @@ def credit(
 
     rules, base = [read_rule(text) for text in rule or every_rule()], read_rule(reference)
     folders = [RunFolder.open(run) for run in runs]
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise typer.BadParameter("a run is named twice, which would count its episodes twice. Name it once")
     with Progress(0, first="reading the runs") as progress:
         found = measure_alignment(folders, rules, base, _stage_of(progress))
     typer.echo(visible("\n".join(alignment_lines(found))))

@@ -36,6 +36,8 @@ def settle(partial: Path, path: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a complete file or none; any failure is an `OSError`."""
+    if not path.name:  # such as `.` or `/`
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(data)

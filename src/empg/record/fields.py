@@ -28,12 +28,15 @@ def _is_number(value: Any) -> bool:
 _WHOLE = _Type(f"a whole number from 0 to {_MOST}", lambda v: type(v) is int and 0 <= v <= _MOST)
 _NUMBER = _Type("a number", _is_number)
 _NUMBER_OR_NULL = _Type("a number or null", lambda v: v is None or _is_number(v))  # null: it was not finite
+_SHARE = _Type("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
+_SHARE_OR_NULL = _Type("a number from 0 to 1, or null", lambda v: v is None or _SHARE.holds(v))
+_SECONDS_OR_NULL = _Type("seconds or null", lambda v: v is None or (_is_number(v) and 0 <= v <= _MOST))
 _TEXT = _Type("a string", lambda v: isinstance(v, str))
 _TEXTS = _Type("a list of strings", lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v))
 _OBJECT = _Type("an object", lambda v: isinstance(v, dict))
 
 _Fields = Mapping[str, _Type]
-_RATE: _Fields = {"n": _WHOLE, "successes": _WHOLE, "success": _NUMBER, "low": _NUMBER, "high": _NUMBER}
+_RATE: _Fields = {"n": _WHOLE, "successes": _WHOLE, "success": _SHARE, "low": _SHARE, "high": _SHARE}
 _REQUIRED: Mapping[str, _Fields] = {
     "train": {"iteration": _WHOLE},
     "eval": {
@@ -42,12 +45,12 @@ _REQUIRED: Mapping[str, _Fields] = {
     "warm_start": {"step": _WHOLE},
 }  # fmt: skip
 _OPTIONAL: Mapping[str, _Fields] = {
-    "train": {"alarms": _TEXTS},
+    "train": {"alarms": _TEXTS, "rollout/success": _SHARE_OR_NULL, "time/total": _SECONDS_OR_NULL},
     "eval": {
         "temperature": _NUMBER, "score": _NUMBER_OR_NULL, "metrics": _OBJECT, "failed_turns": _WHOLE,
-        "env_errors": _WHOLE, "by_type": _OBJECT, "time": _NUMBER_OR_NULL,
+        "env_errors": _WHOLE, "by_type": _OBJECT, "time": _SECONDS_OR_NULL,
     },
-    "warm_start": {"time": _NUMBER_OR_NULL},
+    "warm_start": {"time": _SECONDS_OR_NULL},
 }  # fmt: skip
 
 

@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from empg.errors import UserError
 from empg.record.lines import drop_torn_line, json_line
 from empg.record.records import EpisodeRow
+
+_FIELDS = get_type_hints(EpisodeRow)
 
 
 class PlayedEpisodes:
@@ -32,10 +34,10 @@ class PlayedEpisodes:
         for number, line in enumerate(data.split(b"\n")[:-1], 1):  # an incomplete last line was left by a kill
             try:
                 kept = json.loads(line)
-                if not EpisodeRow.__annotations__.keys() <= kept["row"].keys():
-                    raise KeyError
-                self.lines[int(kept["place"])] = kept
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                if not _is_episode(kept):
+                    raise ValueError
+                self.lines[kept["place"]] = kept
+            except (ValueError, RecursionError):
                 raise UserError(f"{path} line {number} is not an episode; fix or delete the line") from None
 
     def add(self, place: int, content: Mapping[str, Any]) -> None:
@@ -55,3 +57,19 @@ class PlayedEpisodes:
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror or error}") from None
         self.lines[place] = json.loads(line)
+
+
+def _is_episode(kept: Any) -> bool:
+    if not isinstance(kept, dict) or type(kept.get("place")) is not int or kept["place"] < 0:
+        return False
+    row = kept.get("row")
+    return isinstance(row, dict) and all(name in row and _fits(row[name], kind) for name, kind in _FIELDS.items())
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value has the type of a field of `EpisodeRow`; a bool is no number."""
+    if kind is float:
+        return type(value) in (int, float)
+    if kind == dict[str, float]:
+        return isinstance(value, dict) and all(_fits(number, float) for number in value.values())
+    return type(value) is kind

@@ -17,12 +17,13 @@ from empg.report.curves import number
 
 SMOOTHED = 5  # iterations in the running mean
 PERCENT: Mapping[float, str] = {share / 100: f"{share}%" for share in (0, 25, 50, 75, 100)}
-COLOURS = 6  # size of the palette; further runs reuse the colours
+COLOURS = 6  # size of the palette; further runs reuse the colours, with dashes
 
 _TEMPLATE = Path(__file__).parent / "assets" / "curve.svg.j2"
 _WIDTH, _HEIGHT = 760, 448
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 738, 92, 368  # the edges of the plot
 _APART = 6  # pixels between the dots of runs at the same iteration
+_LEGEND_TOP, _LEGEND_ROW = 54.0, 18  # pixels; there is space for two rows
 _LEGEND_LETTER = 7.2  # average width of a letter in the legend, in pixels
 
 
@@ -67,6 +68,7 @@ class _Curve:
 
     label: str
     colour: int
+    dashes: int
     legend_x: float
     legend_y: float
     raw: str
@@ -144,16 +146,20 @@ def draw_lines(
     iterations = [i for line in lines for by in (line.raw, line.smooth, line.marks) for i in by]
     last = max([1, *iterations])
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    curves = _curves(lines, last)
+    # A legend of more rows moves the plot down.
+    lower = max(0.0, max((curve.legend_y for curve in curves), default=0.0) - _LEGEND_TOP - _LEGEND_ROW)
     svg = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         width=_WIDTH,
-        height=_HEIGHT,
+        height=_HEIGHT + round(lower),
+        lower=round(lower),
         left=_LEFT,
         right=_RIGHT,
         top=_TOP,
         bottom=_BOTTOM,
         note=note,
-        curves=_curves(lines, last),
+        curves=curves,
         y_ticks=[(_y(value), label) for value, label in y_labels.items()],
         x_ticks=[(_x(place, last), place) for place in _ticks(last)],
         x_label=x_label,
@@ -234,7 +240,7 @@ def _ticks(last: int) -> range:
 
 def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
     curves: list[_Curve] = []
-    legend_x, legend_y = float(_LEFT), 54.0
+    legend_x, legend_y = float(_LEFT), _LEGEND_TOP
     for place, line in enumerate(lines):
         shift = _APART * (place - (len(lines) - 1) / 2)
         dots = [
@@ -243,10 +249,11 @@ def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
         ]
         room = 34 + _LEGEND_LETTER * len(line.label)
         if legend_x + room > _RIGHT and legend_x > _LEFT:
-            legend_x, legend_y = float(_LEFT), legend_y + 18
+            legend_x, legend_y = float(_LEFT), legend_y + _LEGEND_ROW
         upper = _points({i: high for i, (_, high) in line.band.items()}, last)
         lower = _points({i: low for i, (low, _) in reversed(line.band.items())}, last)
         raw, smooth, band = _points(line.raw, last), _points(line.smooth, last), f"{upper} {lower}".strip()
-        curves.append(_Curve(line.label, place % COLOURS + 1, round(legend_x, 1), legend_y, raw, smooth, band, dots))
+        dashes, colour = divmod(place, COLOURS)
+        curves.append(_Curve(line.label, colour + 1, dashes % 3, round(legend_x, 1), legend_y, raw, smooth, band, dots))
         legend_x += room
     return curves

@@ -147,7 +147,8 @@ def checkpoint_bytes(shape: Shape, recipe: Recipe) -> int:
     """
     _, size = _bytes_per_number(recipe)
     weights = size * shape.trainable
-    return (recipe.keep_checkpoints + 1) * (weights + 2 * size * shape.trainable) + weights
+    written = 1 + -(-recipe.iterations // recipe.checkpoint_every)
+    return min(recipe.keep_checkpoints + 1, written) * (weights + 2 * size * shape.trainable) + weights
 
 
 def _bytes_per_number(recipe: Recipe) -> tuple[int, int]:

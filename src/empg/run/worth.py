@@ -137,7 +137,7 @@ def _worth(columns: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarray
         states.append(state)
         choices.append(choice)
         before = ("choice", choice)
-    won = np.array(columns["success"], dtype=float)
+    won = np.array(columns["success"], dtype=bool).astype(float)  # null is not won
     here, alike = np.array(states), np.array(choices)
     others, same = (np.bincount(ids)[ids] - 1 for ids in (here, alike))
     won_others, won_same = (np.bincount(ids, weights=won)[ids] - won for ids in (here, alike))

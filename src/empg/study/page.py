@@ -94,7 +94,7 @@ def _origin(results: Results) -> list[str]:
         return _text(", ".join(sorted({str(origin.get(field) or "unknown") for origin in origins})))
 
     lines = [
-        f"- command: `empg study {results.folder / 'study.yaml'}`",
+        f"- command: `{_plain(shlex.join(['empg', 'study', str(results.folder / 'study.yaml')]))}`",
         f"- runs: {len(results.runs)} of {len(study.keys)} ({seeds})"
         + (f"; missing: {', '.join(missing)}" if missing else ""),
         *(f"- failed, and in no table: {name} ({_text(why)})" for name, why in failures.items()),
@@ -110,6 +110,12 @@ def _origin(results: Results) -> list[str]:
     lines += [
         f"- panel of {recipe}, {_text(split)}: {_text(name)}, sha256 {_text(sha[:12])}, temperature {temperature}"
         for recipe, split, name, sha, temperature in digests
+    ]
+    lines += [
+        f"- in no table: {recipe}, {_text(split)} ({_text(decoding)}), on which {count} of its "
+        f"{len(results.of_recipe(recipe))} runs were evaluated"
+        for recipe in results.recipes
+        for (split, decoding), count in results.partial_panels(recipe).items()
     ]
     return lines
 
@@ -164,7 +170,8 @@ def _reached(results: Results, recipe: str) -> list[str]:
         "|---|---|---|",
     ]
     for row in iterations_to_target(results, recipe):
-        median = "more" if row.median is None else f"{row.median:g}"
+        least = "at most " if row.median == SMOOTHED else ""  # a mean of so many iterations cannot be reached earlier
+        median = "more" if row.median is None else f"{least}{row.median:g}"
         lines.append(f"| {row.variant} | {row.reached} of {row.seeds} | {median} |")
     return lines
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, StrictInt, ValidationError, field_validator, model_validator
 
 from empg.errors import RecipeError, UserError
 from empg.recipe import Recipe, Section, load_recipe
@@ -40,7 +40,7 @@ class Study(Section):
     recipes: list[str] = Field(min_length=1, description="shipped recipes or YAML files; the file name is the label")
     variants: dict[str, list[str]] = Field(min_length=1, description="overrides of each variant, by its name")
     base: str = Field(description="the variant that the others are compared with")
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[StrictInt] = Field(min_length=1)
     overrides: list[str] = Field(
         default_factory=list, description="overrides of every run; those of its variant follow"
     )
@@ -78,8 +78,8 @@ class Study(Section):
             _checked(label)
         for override in (*self.overrides, *(item for items in self.variants.values() for item in items)):
             key = override.partition("=")[0]
-            if key in _SET_BY_THE_STUDY:
-                raise UserError(f"override {override!r:.80}: {key} is set by the study; remove it")
+            if own := next((name for name in _SET_BY_THE_STUDY if f"{name}.".startswith(f"{key}.")), None):
+                raise UserError(f"override {override!r:.80}: {own} is set by the study; remove it")
         return self
 
     @property
@@ -133,7 +133,26 @@ def plan(study: Study, source: Path) -> list[PlannedRun]:
             problem = str(error).splitlines()[0]
             raise RecipeError(f"{source}: recipe {key.recipe}, variant {key.variant}: {problem}") from None
         planned.append(PlannedRun(key, (files[key.recipe], *overrides), recipe))
+    for run in planned:
+        first = next(other for other in planned if other.key.recipe == run.key.recipe)
+        _require_comparable(first, run, source)
     return planned
+
+
+def _require_comparable(first: PlannedRun, run: PlannedRun, source: Path) -> None:
+    """Reject variants whose results could not be compared, before any of them is trained."""
+    ours, theirs = _measured_by(first.recipe), _measured_by(run.recipe)
+    if different := next((key for key in ours if ours[key] != theirs[key]), None):
+        raise RecipeError(
+            f"{source}: recipe {run.key.recipe}: {different} is {ours[different]} in variant {first.key.variant} and "
+            f"{theirs[different]} in {run.key.variant}, which cannot be compared: set it in overrides"
+        )
+
+
+def _measured_by(recipe: Recipe) -> dict[str, object]:
+    """The values that decide when and on what a run is evaluated."""
+    evaluation = recipe.evaluation.model_dump(exclude={"every"})
+    return {"iterations": recipe.iterations, **{f"evaluation.{key}": value for key, value in evaluation.items()}}
 
 
 def _own_overrides(study: Study, key: RunKey) -> Sequence[str]:

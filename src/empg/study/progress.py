@@ -72,14 +72,13 @@ def listed(study: Study, jobs: Sequence[Job]) -> list[str]:
     rows = [("run", "state", "overrides")]
     rows += [(job.key.name, job.state, " ".join(study.variants[job.key.variant])) for job in jobs]
     left = [job for job in jobs if job.state != FINISHED]
-    hours = [_run_seconds(study, jobs, job) for job in left]
     lines = aligned(rows)
     summary = f"{len(jobs)} runs, {len(left)} left"
-    known = [seconds for seconds in hours if seconds is not None]
-    if len(known) < len(hours):
+    known = _seconds_left_of(study, jobs, left)
+    if known is None:
         return [*lines, f"{summary}; set minutes_per_run for an estimate of the time, or finish a run"]
     cores = sum(s * job.planned.recipe.workers for s, job in zip(known, left, strict=True)) / 3600
-    wall = duration(sum(known) / study.parallel)
+    wall = duration(sum(known) / min(study.parallel, max(1, len(left))))
     shown = f"{cores:.1f}" if cores >= 0.1 or not left else f"{cores:.1g}"
     return [*lines, f"{summary}: about {shown} core-hours, {wall} with {study.parallel} at a time"]
 
@@ -87,9 +86,15 @@ def listed(study: Study, jobs: Sequence[Job]) -> list[str]:
 def seconds_left(study: Study, jobs: Sequence[Job]) -> float | None:
     """Estimate the time that the runs which are not finished take; None before anything is known of it."""
     open_ = [job for job in jobs if job.state in (WAITING, RUNNING)]
+    known = _seconds_left_of(study, jobs, open_)
+    return None if known is None else sum(known) / min(study.parallel, max(1, len(open_)))
+
+
+def _seconds_left_of(study: Study, jobs: Sequence[Job], open_: Sequence[Job]) -> list[float] | None:
+    """Estimate the time that each of these runs still takes; None before anything is known of one."""
     estimates = [_run_seconds(study, jobs, job) for job in open_]
     known = [max(0.0, total - job.seconds) for total, job in zip(estimates, open_, strict=True) if total is not None]
-    return None if len(known) < len(open_) else sum(known) / min(study.parallel, max(1, len(open_)))
+    return None if len(known) < len(open_) else known
 
 
 def _run_seconds(study: Study, jobs: Sequence[Job], wanted: Job) -> float | None:

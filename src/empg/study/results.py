@@ -7,17 +7,17 @@ folder of a run that failed has the reason.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from empg.errors import UserError
 from empg.record.aggregate import Outcomes
 from empg.record.durable import write_whole
-from empg.record.records import EvalRecord, Record, eval_records, own_evaluations
+from empg.record.records import EvalRecord, Record, own_evaluations
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import UNKNOWN, same_tasks
 from empg.study.plan import RunKey, Study, load_study
@@ -28,18 +28,22 @@ FAILURE = "failed.txt"  # in the folder of a run that failed, in place of its re
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The results of one run: its records, the values of its recipe, and the rows of its evaluations."""
+    """The results of one run: its records, and its own evaluations, which have the settings of its recipe."""
 
     key: RunKey
     folder: RunFolder
     records: list[Record]
-    recipe: dict[str, Any]
+    own: list[EvalRecord]
 
     def evaluations(self, split: str, decoding: str) -> list[EvalRecord]:
         """Return the run's own evaluations of a panel by iteration."""
-        own = own_evaluations(self.records, self.recipe)
-        found = [r for r in own if (r["split"], r["decoding"]) == (split, decoding)]
+        found = [r for r in self.own if (r["split"], r["decoding"]) == (split, decoding)]
         return sorted(found, key=lambda record: record["iteration"])
+
+    @property
+    def panels(self) -> list[tuple[str, str]]:
+        """The (split, decoding) pairs of its own evaluations."""
+        return list(dict.fromkeys((r["split"], r["decoding"]) for r in self.own))
 
     @property
     def origin(self) -> Record:
@@ -85,12 +89,17 @@ class Results:
 
         They are of the study's splits, if it names some.
         """
-        evaluated = [
-            dict.fromkeys((r["split"], r["decoding"]) for r in eval_records(run.records))
-            for run in self.of_recipe(recipe)
-        ]
-        shared = [pair for pair in evaluated[0] if all(pair in of for of in evaluated)]
-        return [pair for pair in shared if self.study.splits is None or pair[0] in self.study.splits]
+        evaluated = [run.panels for run in self.of_recipe(recipe)]
+        return [panel for panel in self._asked(evaluated[0]) if all(panel in of for of in evaluated)]
+
+    def partial_panels(self, recipe: str) -> dict[tuple[str, str], int]:
+        """Return the panels on which only some runs of a recipe were evaluated, with their number."""
+        runs = self.of_recipe(recipe)
+        counts = Counter(panel for run in runs for panel in self._asked(run.panels))
+        return {panel: count for panel, count in counts.items() if count < len(runs)}
+
+    def _asked(self, panels: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [panel for panel in panels if self.study.splits is None or panel[0] in self.study.splits]
 
 
 def keep_study(source: Path, results: Path) -> None:
@@ -127,11 +136,18 @@ def read_results(folder: Path) -> Results:
     for key in study.keys:
         if (folder / key.name / "recipe.yaml").is_file():
             run = RunFolder.open(folder / key.name)
-            runs.append(RunResult(key, run, run.read_metrics(), run.recipe_values()))
+            records = run.read_metrics()
+            own = own_evaluations(records, run.recipe_values())
+            if not own:
+                raise UserError(f"{run.path} has no evaluation: repeat the run, or remove this folder")
+            runs.append(RunResult(key, run, records, own))
     if not runs:
         raise UserError(f"{folder} has no results of a run yet: finish one with empg study")
     found = Results(folder, study, runs)
     for recipe in found.recipes:
+        if not found.panels(recipe):
+            wanted = f" of the splits {', '.join(study.splits)}" if study.splits else ""
+            raise UserError(f"{folder}: there is no panel{wanted} on which all runs of {recipe} were evaluated")
         for panel in found.panels(recipe):
             _require_alike(found.of_recipe(recipe), panel)
     return found

@@ -41,7 +41,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """How many iterations a variant takes to the target; `median` is None if fewer than half of the runs reach it."""
+    """How many iterations a variant takes to the target; `median` is None if at most half of the runs reach it.
+
+    (Of an odd number, if fewer than half do.)
+    """
 
     variant: str
     seeds: int
@@ -91,9 +94,10 @@ def type_rows(results: Results, recipe: str, panels: Panels) -> dict[str, list[t
 
 
 def before_training(results: Results, recipe: str, panels: Panels) -> Estimate | None:
-    """Estimate the success before RL, which all variants share, from the runs of the base; None if it has none."""
+    """Estimate the success before RL, which all variants share, from the runs of the base; None if it is not known."""
     runs = results.of(recipe, results.study.base)
-    return mean_success([outcomes(runs, panels, 0, results.of_recipe(recipe))]) if runs else None
+    known = all(any(r["iteration"] == 0 for r in run.evaluations(*panel)) for run in runs for panel in panels)
+    return mean_success([outcomes(runs, panels, 0)]) if runs and known else None
 
 
 def iterations_to_target(results: Results, recipe: str) -> list[Reached]:
