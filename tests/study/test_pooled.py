@@ -60,15 +60,26 @@ def test_seeds_of_two_studies_are_one_comparison(make: Make) -> None:
 
 
 def test_an_algorithm_without_its_base_is_compared_with_that_of_another_study(make: Make) -> None:
-    _, rows = found(make("a", [0, 1, 2], grpo=PLAIN, centred=CENTRED), make("b", [1, 2, 3], gigpo=GIGPO))
+    _, rows = found(make("a", [0, 1, 2, 3], grpo=PLAIN, centred=CENTRED), make("b", [1, 2, 3, 4], gigpo=GIGPO))
     # grpo and gigpo are bases, so each variant stands beside both; centred is no base.
-    assert {pair: row.seeds for pair, row in rows.items()} == {("gigpo", "grpo"): 2, ("centred", "gigpo"): 2}
+    assert {pair: row.seeds for pair, row in rows.items()} == {("gigpo", "grpo"): 3, ("centred", "gigpo"): 3}
 
 
 def test_pairs_that_one_study_has_are_in_its_own_table_only(make: Make) -> None:
     a, b = make("a", [0, 1], grpo=PLAIN, empg=[], centred=CENTRED), make("b", [0, 1], centred=CENTRED, empg=[])
     assert found(a)[1] == {}
     assert found(a, b)[1] == {}
+
+
+def test_a_study_may_have_the_runs_of_another(make: Make) -> None:
+    a, b = make("a", [0, 1, 2], grpo=PLAIN, centred=CENTRED), make("b", [0, 1, 2], grpo=PLAIN, empg=[])
+    assert set(found(a, b)[1]) == set()  # b has both grpo and empg, and centred is no base
+
+
+def test_pairs_of_two_seeds_are_left_out(make: Make) -> None:
+    a, b = make("a", [0], grpo=PLAIN, empg=[]), make("b", [1], grpo=PLAIN, empg=[])
+    assert found(a, b)[1] == {}
+    assert found(a, b, make("c", [2], grpo=PLAIN, empg=[]))[1][("empg", "grpo")].seeds == 3
 
 
 def test_each_pair_stands_once_even_if_both_are_bases(make: Make) -> None:
@@ -81,7 +92,7 @@ def test_a_variant_is_known_by_its_overrides_and_not_by_its_name(make: Make) -> 
     other = make("b", [2], grpo=["algorithm=grpo"], empg=[])
     _, rows = found(make("a", [0, 1], grpo=PLAIN, empg=[]), other)
     assert rows == {}  # grpo of b is another variant, with which empg has one seed in common, in b alone
-    _, rows = found(make("a2", [0, 1], grpo=PLAIN, empg=[]), make("c", [0, 1], grpo=["algorithm=grpo"]))
+    _, rows = found(make("a2", [0, 1, 2], grpo=PLAIN, empg=[]), make("c", [0, 1, 2], grpo=["algorithm=grpo"]))
     assert set(rows) == {("c: grpo", "grpo"), ("empg", "c: grpo")}
 
 

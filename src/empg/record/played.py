@@ -67,7 +67,7 @@ def _is_episode(kept: Any) -> bool:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value has the type of a field of `EpisodeRow`; a bool is no number."""
+    """Whether a value has the type of a field of `EpisodeRow`; a bool is not a number."""
     if kind is float:
         return type(value) in (int, float)
     if kind == dict[str, float]:

@@ -12,7 +12,7 @@ from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.durable import write_whole
 from empg.report.figure import SMOOTHED, draw_lines
-from empg.study.pooled import pooled_rows
+from empg.study.pooled import LEAST_SEEDS, pooled_rows
 from empg.study.results import Results, read_results
 from empg.study.tables import (
     Panels,
@@ -199,8 +199,8 @@ def _pooled(studies: Sequence[Results]) -> list[str]:
         "",
         "## Over all studies",
         "",
-        "Pairs of variants that have more seeds in common over these studies than in any one of them, on all panels of "
-        "the recipe.",
+        "Pairs of variants that have more seeds in common over these studies than in any one of them, and at least "
+        f"{LEAST_SEEDS}, on all panels of the recipe.",
         "",
         "| recipe | variant | beside | seeds | difference (points) | probability of improvement | studies |",
         "|---|---|---|---|---|---|---|",

@@ -13,6 +13,7 @@ from itertools import product
 from empg.record.aggregate import Estimate, improvement_probability, paired_difference
 from empg.study.results import Results, RunResult, outcomes
 
+LEAST_SEEDS = 3  # of a pair: the interval of fewer says nothing
 Panels = tuple[tuple[str, str], ...]
 
 
@@ -31,18 +32,21 @@ class PooledRow:
 
 @dataclass(slots=True)
 class _Variant:
-    """The runs of a variant by seed, with the study of each."""
+    """The runs of a variant by seed, and the studies that have each: a study may have those of another."""
 
     name: str
     is_base: bool = False
-    runs: dict[int, tuple[str, RunResult]] = field(default_factory=dict)
+    runs: dict[int, RunResult] = field(default_factory=dict)
+    studies: dict[int, list[str]] = field(default_factory=dict)
 
     def of_study(self, study: str) -> set[int]:
-        return {seed for seed, (of, _) in self.runs.items() if of == study}
+        return {seed for seed, studies in self.studies.items() if study in studies}
 
 
 def pooled_rows(studies: Sequence[Results]) -> list[PooledRow]:
     """Compare the pairs of variants that have more seeds in common over all studies than in any single one.
+
+    Pairs with fewer than `LEAST_SEEDS` are left out.
 
     The second of a pair is the base of a study. A variant is known by its overrides: where two studies give one name to
     different ones, the name of the later has its study before it. Runs are compared only if they were evaluated at the
@@ -76,7 +80,8 @@ def _pools(studies: Sequence[Results]) -> dict[_Pool, dict[_Overrides, _Variant]
                     pool[overrides] = _Variant(name if name not in taken else f"{study.name}: {name}")
                 variant = pool[overrides]
                 variant.is_base |= run.key.variant == study.base
-                variant.runs.setdefault(run.key.seed, (study.name, run))
+                variant.runs.setdefault(run.key.seed, run)
+                variant.studies.setdefault(run.key.seed, []).append(study.name)
     return pools
 
 
@@ -98,10 +103,12 @@ def _pairs(variants: Sequence[_Variant]) -> list[tuple[_Variant, _Variant]]:
 
 def _row(recipe: str, panels: Panels, base: _Variant, variant: _Variant) -> PooledRow | None:
     seeds = sorted(base.runs.keys() & variant.runs.keys())
-    names = tuple(dict.fromkeys(of.runs[seed][0] for seed in seeds for of in (base, variant)))
-    if len(seeds) <= max((len(base.of_study(name) & variant.of_study(name)) for name in names), default=0):
+    every = {name for of in (base, variant) for seed in seeds for name in of.studies[seed]}
+    alone = max((len(base.of_study(name) & variant.of_study(name)) for name in every), default=0)
+    if len(seeds) < LEAST_SEEDS or len(seeds) <= alone:
         return None
-    first, second = ([of.runs[seed][1] for seed in seeds] for of in (base, variant))
+    names = tuple(dict.fromkeys(of.studies[seed][0] for seed in seeds for of in (base, variant)))
+    first, second = ([of.runs[seed] for seed in seeds] for of in (base, variant))
     pair = [(outcomes(first, panels, among=second), outcomes(second, panels, among=first))]
     return PooledRow(
         recipe=recipe,
