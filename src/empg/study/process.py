@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from empg.__main__ import main
 from empg.system.processes import end_with_parent
 
 
@@ -24,7 +24,8 @@ def train_in_process(arguments: Sequence[str], log: Path) -> None:
         os.dup2(descriptor, target)
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     sys.argv = ["empg", "train", *arguments]
-    main()
+    sys.modules.pop("empg.__main__", None)  # the command that started the study imported it, of which runpy warns
+    runpy.run_module("empg", run_name="__main__", alter_sys=True)
 
 
 def last_line(log: Path) -> str:

@@ -135,7 +135,7 @@ def test_a_subset_of_kinds_still_has_held_out_compositions() -> None:
         make_questions(world(), "valid_ood", kinds=["1-hop"])
     with pytest.raises(ValueError, match="unknown kind '5-hop'"):
         make_questions(world(), "train", kinds=["5-hop"])
-    with pytest.raises(ValueError, match="split='test'"):
+    with pytest.raises(ValueError, match="split: expected one of train, valid_id, valid_ood, got 'test'"):
         make_questions(world(), "test")
 
 

@@ -166,7 +166,8 @@ def test_every_process_generates_the_same_questions() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "named"), [
-    ({"split": "test"}, "split='test'"), ({"split": "train", "kinds": ["4-hop bridge"]}, "unknown kind '4-hop bridge'"),
+    ({"split": "test"}, "split: expected one of train, valid_id, valid_ood, got 'test'"),
+    ({"split": "train", "kinds": ["4-hop bridge"]}, "unknown kind '4-hop bridge'"),
     ({"split": "valid_ood", "kinds": ["1-hop"]}, "no questions for valid_ood"),
 ])  # fmt: skip
 def test_the_error_for_an_invalid_argument_names_it(arguments: dict[str, Any], named: str) -> None:
