@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -190,6 +191,8 @@ def test_a_run_that_is_training_is_not_resumed_or_overwritten_by_another_process
     process = started(command(recipe, run), surroundings)
     wait_for(process, run, 1)
     process.send_signal(signal.SIGSTOP)  # it must not end before the others are done
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:  # on a busy machine that takes a moment
+        time.sleep(0.05)
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     for option in ("--resume", "--force"):
         other = subprocess.run(
