@@ -46,7 +46,6 @@ def load_config(name: str, *, local: bool = False) -> Any:
     try:
         _check_place(name)
         _refuse_adapter(name, local)
-        _check_folder(name)
         settings, _ = PretrainedConfig.get_config_dict(name, local_files_only=local)
         _check_settings(settings)
         config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
@@ -68,8 +67,6 @@ def load_tokenizer(name: str, *, local: bool = False) -> Any:
     """
     try:
         _check_place(name)
-        if not (Path(name) / "adapter_config.json").is_file():  # `load_config` says what to do with an adapter
-            _check_folder(name)
         return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(f"policy.model={name}: {reason(error)}") from None
@@ -152,9 +149,12 @@ def require_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
 
 
 def _check_place(name: str) -> None:
-    """Reject the path of a missing folder; other names are those of Hugging Face, `model` or `owner/model`."""
+    """Reject a folder that is missing or not of a model; other names are of Hugging Face, `model` or `owner/model`."""
     folder = Path(name)
-    if folder.is_dir() or not (name.startswith((".", "~")) or name.count("/") > 1 or folder.is_absolute()):
+    if folder.is_dir():
+        _check_folder(folder)
+        return
+    if not (name.startswith((".", "~")) or name.count("/") > 1 or folder.is_absolute()):
         return
     if folder.exists():
         raise MissingFileError("it is a file. Name the folder that has config.json")
@@ -162,10 +162,9 @@ def _check_place(name: str) -> None:
     raise MissingFileError(f"no such folder{did_you_mean(folder.name, known)}")
 
 
-def _check_folder(name: str) -> None:
-    """Reject a folder that is not that of a model."""
-    folder = Path(name)
-    if not folder.is_dir() or (folder / "config.json").is_file():
+def _check_folder(folder: Path) -> None:
+    """Reject a folder that is neither of a model nor of an adapter, for which `load_config` says what to do."""
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
         return
     of_run = sorted(folder.glob("checkpoints/*/config.json"))
     end = f". It is a run folder: name a checkpoint in it, such as {of_run[-1].parent}" if of_run else ""

@@ -13,7 +13,7 @@ from empg.record.durable import write_whole
 from empg.record.records import Record, eval_records, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.run.resume import changes_of, like_the_run
-from empg.study.plan import PlannedRun, RunKey
+from empg.study.plan import PlannedRun, RunKey, measured_by
 from empg.study.process import last_line, train_in_process
 from empg.study.results import FAILURE
 from empg.system.signals import stop_signals_blocked
@@ -110,7 +110,7 @@ class Job:
             except UserError as error:
                 raise UserError(f"{error}; or {remedy}") from None
             for key, (before, after) in changes_of(folder, recipe).items():
-                if key == "iterations" or (key.startswith("evaluation.") and key != "evaluation.every"):
+                if key in measured_by(self.planned.recipe):
                     raise UserError(
                         f"{recorded.path} has {key}={before}, this study {after}: a study compares runs that were "
                         f"evaluated alike. Set it to {before}, {remedy}"

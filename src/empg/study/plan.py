@@ -124,7 +124,8 @@ def plan(study: Study, source: Path) -> list[PlannedRun]:
         RecipeError: a recipe is missing, or an override does not fit.
     """
     files = {_label(name): name for name in study.recipes}
-    planned = []
+    planned: list[PlannedRun] = []
+    first: dict[str, PlannedRun] = {}  # of each recipe
     for key in study.keys:
         overrides = [*study.overrides, *study.variants[key.variant], *_own_overrides(study, key)]
         try:
@@ -132,16 +133,15 @@ def plan(study: Study, source: Path) -> list[PlannedRun]:
         except RecipeError as error:
             problem = str(error).splitlines()[0]
             raise RecipeError(f"{source}: recipe {key.recipe}, variant {key.variant}: {problem}") from None
-        planned.append(PlannedRun(key, (files[key.recipe], *overrides), recipe))
-    for run in planned:
-        first = next(other for other in planned if other.key.recipe == run.key.recipe)
-        _require_comparable(first, run, source)
+        run = PlannedRun(key, (files[key.recipe], *overrides), recipe)
+        _require_comparable(first.setdefault(key.recipe, run), run, source)
+        planned.append(run)
     return planned
 
 
 def _require_comparable(first: PlannedRun, run: PlannedRun, source: Path) -> None:
     """Reject variants whose results could not be compared, before any of them is trained."""
-    ours, theirs = _measured_by(first.recipe), _measured_by(run.recipe)
+    ours, theirs = measured_by(first.recipe), measured_by(run.recipe)
     if different := next((key for key in ours if ours[key] != theirs[key]), None):
         raise RecipeError(
             f"{source}: recipe {run.key.recipe}: {different} is {ours[different]} in variant {first.key.variant} and "
@@ -149,8 +149,8 @@ def _require_comparable(first: PlannedRun, run: PlannedRun, source: Path) -> Non
         )
 
 
-def _measured_by(recipe: Recipe) -> dict[str, object]:
-    """The values that decide when and on what a run is evaluated."""
+def measured_by(recipe: Recipe) -> dict[str, object]:
+    """Return the values, by key, that decide when and on what a run is evaluated."""
     evaluation = recipe.evaluation.model_dump(exclude={"every"})
     return {"iterations": recipe.iterations, **{f"evaluation.{key}": value for key, value in evaluation.items()}}
 

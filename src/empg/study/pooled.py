@@ -6,7 +6,7 @@ algorithm from the same start policies, without repeating the base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -60,7 +60,7 @@ def pooled_rows(studies: Sequence[Results]) -> list[PooledRow]:
     ]
 
 
-_Pool = tuple[str, Panels, tuple[str, ...]]  # recipe, panels, and how they were evaluated
+_Pool = tuple[str, Panels, tuple[object, ...]]  # recipe, panels, and how they were evaluated
 _Overrides = frozenset[str]
 
 
@@ -70,9 +70,10 @@ def _pools(studies: Sequence[Results]) -> dict[_Pool, dict[_Overrides, _Variant]
     for results in studies:
         study = results.study
         for recipe in results.recipes:
-            panels = tuple(results.panels(recipe))
-            for run in results.of_recipe(recipe):
-                pool = pools.setdefault((recipe, panels, tuple(_how(run, panels))), {})
+            panels, runs = tuple(results.panels(recipe)), results.of_recipe(recipe)
+            how = tuple(runs[0].measured(*panel) for panel in panels)  # as all of them: `read_results` requires it
+            pool = pools.setdefault((recipe, panels, how), {})
+            for run in runs:
                 overrides = frozenset((*study.overrides, *study.variants[run.key.variant]))
                 if overrides not in pool:
                     taken = {variant.name for variant in pool.values()}
@@ -83,12 +84,6 @@ def _pools(studies: Sequence[Results]) -> dict[_Pool, dict[_Overrides, _Variant]
                 variant.runs.setdefault(run.key.seed, run)
                 variant.studies.setdefault(run.key.seed, []).append(study.name)
     return pools
-
-
-def _how(run: RunResult, panels: Panels) -> Iterator[str]:
-    for panel in panels:
-        last = run.evaluations(*panel)[-1]
-        yield f"{last['iteration']} {last.get('temperature')} {last.get('panel_sha256')}"
 
 
 def _pairs(variants: Sequence[_Variant]) -> list[tuple[_Variant, _Variant]]:

@@ -78,7 +78,7 @@ def listed(study: Study, jobs: Sequence[Job]) -> list[str]:
     if known is None:
         return [*lines, f"{summary}; set minutes_per_run for an estimate of the time, or finish a run"]
     cores = sum(s * job.planned.recipe.workers for s, job in zip(known, left, strict=True)) / 3600
-    wall = duration(sum(known) / min(study.parallel, max(1, len(left))))
+    wall = duration(_wall_seconds(study, known))
     shown = f"{cores:.1f}" if cores >= 0.1 or not left else f"{cores:.1g}"
     return [*lines, f"{summary}: about {shown} core-hours, {wall} with {study.parallel} at a time"]
 
@@ -87,7 +87,12 @@ def seconds_left(study: Study, jobs: Sequence[Job]) -> float | None:
     """Estimate the time that the runs which are not finished take; None before anything is known of it."""
     open_ = [job for job in jobs if job.state in (WAITING, RUNNING)]
     known = _seconds_left_of(study, jobs, open_)
-    return None if known is None else sum(known) / min(study.parallel, max(1, len(open_)))
+    return None if known is None else _wall_seconds(study, known)
+
+
+def _wall_seconds(study: Study, runs: Sequence[float]) -> float:
+    """Return how long runs that take so many seconds take together, `parallel` at a time."""
+    return sum(runs) / min(study.parallel, max(1, len(runs)))
 
 
 def _seconds_left_of(study: Study, jobs: Sequence[Job], open_: Sequence[Job]) -> list[float] | None:

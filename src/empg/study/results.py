@@ -40,6 +40,11 @@ class RunResult:
         found = [r for r in self.own if (r["split"], r["decoding"]) == (split, decoding)]
         return sorted(found, key=lambda record: record["iteration"])
 
+    def measured(self, split: str, decoding: str) -> tuple[int, object, str]:
+        """Return the iteration, temperature and SHA-256 of the tasks of its last evaluation of a panel."""
+        last = self.evaluations(split, decoding)[-1]
+        return last["iteration"], last.get("temperature", "unknown"), str(last.get("panel_sha256"))
+
     @property
     def panels(self) -> list[tuple[str, str]]:
         """The (split, decoding) pairs of its own evaluations."""
@@ -157,9 +162,8 @@ def _require_alike(runs: Sequence[RunResult], panel: tuple[str, str]) -> None:
     """Reject runs whose last evaluations of a panel are at different iterations or temperatures, or on other tasks."""
     seen: dict[str, Path] = {}
     for run in runs:
-        last = run.evaluations(*panel)[-1]
-        temperature, digest = last.get("temperature", "unknown"), str(last.get("panel_sha256"))
-        how = f"iteration {last['iteration']}, temperature {temperature}, panel {digest:.12}"
+        iteration, temperature, digest = run.measured(*panel)
+        how = f"iteration {iteration}, temperature {temperature}, panel {digest:.12}"
         seen.setdefault(how, run.folder.path)
     if len(seen) > 1:
         (one, first), (other, second) = list(seen.items())[:2]

@@ -22,6 +22,7 @@ MAX_NAME = 100  # characters of the name of a rule or an option
 _TABLES_KEPT = 48  # tables of steps in memory; the least recently used is dropped first
 Row = Mapping[str, Any]
 _State = tuple[int, int]  # time of the last change in ns, size in bytes
+_ABSENT: _State = (0, 0)
 
 
 class InspectedRun:
@@ -50,7 +51,8 @@ class InspectedRun:
         """Return the steps of an iteration; no rows if nothing was kept of it, or if its file is damaged."""
         key = self._key(iteration)
         with self._reading:
-            if iteration not in self.iterations():  # an address can name any: it is not a problem of the run
+            # An address can name any iteration, which is not a problem of the run.
+            if key[1] == _ABSENT and iteration not in self.iterations():
                 return EPISODES.empty_table()
             if key not in self._steps:
                 loaded = LoadedRun(self.folder)
@@ -150,7 +152,7 @@ def _state(path: Path) -> _State:
     try:
         found = path.stat()
     except OSError:
-        return 0, 0
+        return _ABSENT
     return found.st_mtime_ns, found.st_size
 
 
