@@ -18,6 +18,7 @@ from empg.record.statistics import (
     mcnemar_exact,
     pair_up,
     shared_splits,
+    student_interval,
     wilson_interval,
 )
 from tests.record.made_runs import eval_record
@@ -52,6 +53,32 @@ def test_wilson_equals_scipy(count: tuple[int, int], confidence: float) -> None:
     scipy_stats = pytest.importorskip("scipy.stats")
     expected = scipy_stats.binomtest(*count).proportion_ci(confidence, method="wilson")
     assert wilson_interval(*count, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+# --- Student -----------------------------------------------------------------------------------------------------
+
+
+def test_student_by_hand() -> None:
+    # Mean 3, standard deviation 2; t = 2.306004 with eight degrees of freedom, so half is 2.306004 * 2 / 3.
+    values = [1.0, 1.0, 1.0, 1.0, 3.0, 5.0, 5.0, 5.0, 5.0]
+    assert student_interval(values) == pytest.approx((3 - 1.537336, 3 + 1.537336), abs=1e-6)
+    assert student_interval([2.0, 2.0]) == (2.0, 2.0)
+
+
+@settings(deadline=None)  # the first example imports SciPy
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=60), st.sampled_from([0.5, 0.95, 0.999]))
+def test_student_equals_scipy(values: list[float], confidence: float) -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    quantile = scipy_stats.t.ppf(0.5 + confidence / 2, len(values) - 1)
+    half = quantile * np.std(values, ddof=1) / len(values) ** 0.5
+    low, high = student_interval(values, confidence=confidence)
+    assert (low, high) == pytest.approx((np.mean(values) - half, np.mean(values) + half), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [[1.0, 2.0], [3.0, 4.0]]])
+def test_an_interval_over_seeds_needs_two(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="at least two numbers"):
+        student_interval(values)
 
 
 @pytest.mark.parametrize(("wins", "n"), [(0, 0), (5, 4), (-1, 4)])

@@ -48,6 +48,8 @@ def test_a_run_has_the_overrides_of_the_study_then_of_its_variant(tmp_path: Path
     [
         ({"seed": [1]}, "unknown key 'seed'; did you mean 'seeds'?"),
         ({"base": "emgp"}, "base: expected one of grpo, empg, got 'emgp'; did you mean 'empg'?"),
+        ({"control": "centred"}, "control: expected one of grpo, empg, got 'centred'"),
+        ({"control": "grpo"}, "control: 'grpo' is the base already; name another variant, or none"),
         ({"seeds": [1, 1]}, "seeds: '1' occurs twice; remove or rename one"),
         ({"recipes": ["demo", "other/demo.yaml"]}, "recipes: 'demo' occurs twice; remove or rename one"),
         ({"seeds": []}, "seeds: List should have at least 1 item after validation, not 0 (got [])"),

@@ -55,6 +55,7 @@ def test_seeds_of_two_studies_are_one_comparison(make: Make) -> None:
     ]
     base, variant = (sum(map(sum, of)) / 3 for of in wins)
     assert row.difference.value == pytest.approx(variant - base)
+    assert row.learning.low < row.learning.value < row.learning.high
     assert row.difference.low <= row.difference.value <= row.difference.high
     assert 0 <= row.improvement.low <= row.improvement.value <= row.improvement.high <= 1
 

@@ -49,6 +49,16 @@ def test_without_either_there_is_no_estimate(tmp_path: Path) -> None:
     assert listed(study, jobs)[-1].endswith("set minutes_per_run for an estimate of the time, or finish a run")
 
 
+def test_the_list_tells_a_run_that_failed_from_one_that_was_not_started(tmp_path: Path) -> None:
+    study, jobs = jobs_of(tmp_path)
+    for job in jobs[:2]:
+        job.summary.mkdir(parents=True)
+        (job.summary / "failed.txt").write_text("iteration 3: no space left\n")
+    jobs[1].state = FINISHED  # since then
+    states = [line.split("  ")[1].strip() for line in listed(study, jobs)[1:5]]
+    assert states == ["failed, tried again", FINISHED, "waiting", "waiting"]
+
+
 def test_without_a_terminal_there_is_one_line_per_event(tmp_path: Path) -> None:
     study, jobs = jobs_of(tmp_path)
     jobs[0].state, jobs[0].message = FAILED, "no \x1b[2Jspace [bold]left"

@@ -16,14 +16,15 @@ import yaml
 
 from empg.errors import UserError
 from empg.record.runfolder import RunFolder
+from empg.study.learning import learning_rows
 from empg.study.page import write_page
 from empg.study.plan import load_study
 from empg.study.results import keep_study, outcomes, read_results
-from empg.study.tables import curves, iterations_to_target, success_rows, type_rows, variant_curves
+from empg.study.tables import curves, success_rows, type_rows, variant_curves
 from tests.record.made_runs import write_run
 
 SEEDS = [0, 1, 2]
-STUDY = {
+STUDY: dict[str, Any] = {
     "name": "made",
     "recipes": ["household.yaml"],
     "base": "grpo",
@@ -154,21 +155,21 @@ class TestTables:
         results = read_results(made)
         base, other = success_rows(results, {"household": SEEN})
         wins = {v: outcomes(results.of("household", v), SEEN).scores for v in ("grpo", "empg")}
-        assert (base.variant, base.seeds, base.difference, base.improvement) == ("grpo", 3, None, None)
+        assert (base.variant, base.seeds, base.beside, base.improvement) == ("grpo", 3, {}, None)
         assert base.mean.value == pytest.approx(wins["grpo"].mean())
-        assert other.difference is not None
-        assert other.difference.value == pytest.approx(wins["empg"].mean() - wins["grpo"].mean())
-        assert other.difference.low < other.difference.value < other.difference.high
+        difference = other.beside["grpo"].difference
+        assert difference.value == pytest.approx(wins["empg"].mean() - wins["grpo"].mean())
+        assert difference.low < difference.value < difference.high
 
     def test_pairs_have_the_seeds_that_both_have(self, made: Path, tmp_path: Path) -> None:
         part = shutil.copytree(made, tmp_path / "part")
         shutil.rmtree(part / "household-grpo-s1")
         results = read_results(part)
         base, other = success_rows(results, {"household": SEEN})
-        assert (base.seeds, other.seeds, other.pairs) == (2, 3, 2)
+        assert (base.seeds, other.seeds, other.beside["grpo"].seeds) == (2, 3, 2)
         a, b = (outcomes(results.of("household", v, [0, 2]), SEEN).scores for v in ("grpo", "empg"))
-        assert other.difference is not None
-        assert other.difference.value == pytest.approx(b.mean() - a.mean())
+        difference = other.beside["grpo"].difference
+        assert difference.value == pytest.approx(b.mean() - a.mean())
 
     def test_all_panels_count_every_task_and_keep_types_apart(self, made: Path) -> None:
         found = outcomes(read_results(made).of("household", "grpo"), BOTH)
@@ -228,7 +229,7 @@ class TestTables:
             run.write_evaluation(record, [{name: rows[name][i] for name in rows} for i in range(100)])
         panel = [(record["split"], "sampled")]
         whole, found = (success_rows(read_results(folder), {"household": panel}) for folder in (made, part))
-        assert whole[1].difference == found[1].difference
+        assert whole[1].beside == found[1].beside
         assert list(type_rows(read_results(part), "household", panel)) == list(
             type_rows(read_results(made), "household", panel)
         )
@@ -250,9 +251,36 @@ class TestTables:
         assert "empg-s2 (iteration 40, temperature 0.5, panel " in str(caught.value)
 
     def test_iterations_to_the_target(self, made: Path) -> None:
-        rows = iterations_to_target(read_results(made), "household")
+        rows = learning_rows(read_results(made), "household")
         assert [(row.variant, row.seeds, row.reached) for row in rows] == [("grpo", 3, 3), ("empg", 3, 3)]
         assert all(row.median is not None and 5 <= row.median < 30 for row in rows)
+
+    def test_success_during_training_is_paired_by_seed(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        shutil.rmtree(part / "household-grpo-s1")
+
+        def of(variant: str, seed: int) -> float:
+            records = RunFolder.open(made / f"household-{variant}-s{seed}").read_metrics()
+            return float(np.mean([r["rollout/success"] for r in records if r["kind"] == "train"]))
+
+        grpo, empg = learning_rows(read_results(part), "household")
+        assert grpo.beside == {}
+        assert (grpo.mean, empg.mean) == pytest.approx(
+            (np.mean([of("grpo", 0), of("grpo", 2)]), np.mean([of("empg", seed) for seed in range(3)]))
+        )
+        assert (empg.seeds, empg.beside["grpo"].seeds) == (3, 2)
+        difference = empg.beside["grpo"].difference
+        first, second = of("empg", 0) - of("grpo", 0), of("empg", 2) - of("grpo", 2)
+        half = 12.7062 * abs(first - second) / 2  # Student's t with one degree of freedom
+        middle = (first + second) / 2
+        found = (difference.value, difference.low, difference.high)
+        assert found == pytest.approx((middle, middle - half, middle + half), rel=1e-4)
+
+    def test_one_seed_of_both_has_no_interval(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        for seed in (0, 1):
+            shutil.rmtree(part / f"household-grpo-s{seed}")
+        assert learning_rows(read_results(part), "household")[1].beside == {}
 
     def test_a_curve_is_the_mean_over_seeds_inside_its_band(self, made: Path) -> None:
         for line in curves(read_results(made), "household", *SEEN[0]):
@@ -261,6 +289,27 @@ class TestTables:
             middle = np.array(list(line.smooth.values()))
             assert len(middle) == 40
             assert ((low <= middle) & (middle <= high)).all()
+
+    def test_a_control_is_a_second_variant_to_compare_with(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        shutil.copytree(part / "household-empg-s0", part / "household-centred-s0")
+        shutil.copytree(part / "household-empg-s1", part / "household-centred-s1")
+        variants = {**STUDY["variants"], "centred": ["credit.modulation=centred"]}
+        (part / "study.yaml").write_text(yaml.safe_dump({**STUDY, "variants": variants, "control": "centred"}))
+        results = read_results(part)
+        for rows in (success_rows(results, {"household": SEEN}), learning_rows(results, "household")):
+            of = {row.variant: row.beside for row in rows}
+            assert {name: list(beside) for name, beside in of.items()} == {
+                "grpo": ["centred"],
+                "empg": ["grpo", "centred"],
+                "centred": ["grpo"],
+            }
+            assert (of["empg"]["centred"].seeds, of["empg"]["centred"].difference.value) == (2, 0.0)
+            there, back = of["centred"]["grpo"].difference, of["grpo"]["centred"].difference
+            assert there.value == pytest.approx(-back.value)
+        page = write_page([part], tmp_path / "results.md")[0].read_text()
+        assert "| difference to grpo (points) | difference to centred (points) |" in page
+        assert "| +0.0 [+0.0, +0.0] (2 seeds of both) |" in page
 
 
 class TestPage:
@@ -294,6 +343,7 @@ class TestPage:
         shutil.rmtree(part / "household-grpo-s1")
         page = write_page([part], tmp_path / "results.md")[0].read_text()
         assert re.search(r"^\| empg \| 3 \|.*\] \(2 seeds of both\) \|", page, re.MULTILINE)
+        assert re.search(r"^\| empg \| 3 \| [\d.]+% \|.*\] \(2 seeds of both\) \| 3 of 3 \|", page, re.MULTILINE)
 
     def test_a_run_that_failed_is_named_with_the_reason(self, made: Path, tmp_path: Path) -> None:
         part = shutil.copytree(made, tmp_path / "part")

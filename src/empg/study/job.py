@@ -62,6 +62,11 @@ class Job:
         return (self.folder / "recipe.yaml").is_file()
 
     @property
+    def failed_before(self) -> bool:
+        """Whether the last try failed; the queue tries again."""
+        return self.state == WAITING and (self.summary / FAILURE).is_file()
+
+    @property
     def _recorded(self) -> list[RunFolder]:
         """The folders that may say how far the run is: its results, which come from another machine, and its own."""
         return [RunFolder(place) for place in (self.summary, self.folder) if (place / "recipe.yaml").is_file()]

@@ -12,6 +12,7 @@ from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.durable import write_whole
 from empg.report.figure import SMOOTHED, draw_lines
+from empg.study.learning import Learning, learning_rows
 from empg.study.pooled import LEAST_SEEDS, pooled_rows
 from empg.study.results import Results, read_results
 from empg.study.tables import (
@@ -19,7 +20,6 @@ from empg.study.tables import (
     Row,
     before_training,
     curves,
-    iterations_to_target,
     success_rows,
     type_rows,
     variant_curves,
@@ -47,7 +47,8 @@ def write_page(folders: Sequence[Path], out: Path, say: Callable[[str], object] 
         "Success is that of the evaluation after the last iteration. Brackets are 95% intervals from "
         f"{RESAMPLES:,} bootstrap draws of seeds and of tasks within their type. IQM is the interquartile mean over "
         "the success rates of each seed and task type. Differences are paired by seed and task. The probability of "
-        "improvement is that of a run over a run of the base.",
+        "improvement is that of a run over a run of the base. Differences of the success during training are paired by "
+        "seed, with Student's t interval.",
     ]
     figures: list[Path] = []
     for results in studies:
@@ -74,7 +75,7 @@ def _study(results: Results, out: Path, figures: list[Path]) -> list[str]:
             lines += _panel(results, recipe, panel, out, figures)
         if len(shown) > 1:
             lines += ["", f"### {recipe}: all panels", "", *_success(results, {recipe: shown})]
-        lines += _reached(results, recipe)
+        lines += _learning(results, recipe)
         lines += _variants(results, recipe, out, figures)
     if len(panels) > 1:
         lines += ["", "### All recipes", "", *_success(results, panels)]
@@ -142,38 +143,52 @@ def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, fig
 
 
 def _success(results: Results, panels: dict[str, Panels]) -> list[str]:
-    base = results.study.base
-    lines = [
-        f"| variant | seeds | mean | IQM | difference to {base} (points) | probability of improvement |",
-        "|---|---|---|---|---|---|",
-    ]
-    return lines + [_row(row) for row in success_rows(results, panels)]
+    heading = ["variant", "seeds", "mean", "IQM", *_differences(results), "probability of improvement"]
+    rows = []
+    for row in success_rows(results, panels):
+        own = (row.variant, str(row.seeds), _percent(row.mean), _percent(row.iqm))
+        rows.append([*own, *_beside(results, row), _chance(row.improvement)])
+    return _table(heading, rows)
 
 
-def _row(row: Row) -> str:
-    difference = _points(row.difference)
-    if difference and row.pairs != row.seeds:
-        difference += f" ({row.pairs} seed{'s' if row.pairs > 1 else ''} of both)"
-    cells = (row.variant, str(row.seeds), _percent(row.mean), _percent(row.iqm), difference, _chance(row.improvement))
-    return f"| {' | '.join(cells)} |"
+def _differences(results: Results) -> list[str]:
+    return [f"difference to {name} (points)" for name in results.study.references]
 
 
-def _reached(results: Results, recipe: str) -> list[str]:
+def _beside(results: Results, row: Row | Learning) -> list[str]:
+    """Return a cell per reference; it says of how many seeds the difference is, if not of all of the variant."""
+    cells = []
+    for name in results.study.references:
+        found = row.beside.get(name)
+        cell = "" if found is None else _points(found.difference)
+        if found is not None and found.seeds != row.seeds:
+            cell += f" ({found.seeds} seed{'s' if found.seeds > 1 else ''} of both)"
+        cells.append(cell)
+    return cells
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _learning(results: Results, recipe: str) -> list[str]:
     target = f"{100 * results.study.target:g}%"
     lines = [
         "",
-        f"### {recipe}: iterations to {target}",
+        f"### {recipe}: success during training",
         "",
-        f"Until the success of the training episodes of {SMOOTHED} iterations reaches {target}.",
+        "The success of the training episodes, averaged over all iterations: a variant that learns sooner has more of "
+        f"it. It reaches {target} when the mean of {SMOOTHED} iterations does.",
         "",
-        "| variant | runs that reach it | median iterations |",
-        "|---|---|---|",
     ]
-    for row in iterations_to_target(results, recipe):
+    rows = []
+    for row in learning_rows(results, recipe):
         least = "at most " if row.median == SMOOTHED else ""  # a mean of so many iterations cannot be reached earlier
         median = "more" if row.median is None else f"{least}{row.median:g}"
-        lines.append(f"| {row.variant} | {row.reached} of {row.seeds} | {median} |")
-    return lines
+        reached = f"{row.reached} of {row.seeds}"
+        rows.append([row.variant, str(row.seeds), f"{100 * row.mean:.1f}%", *_beside(results, row), reached, median])
+    heading = ["variant", "seeds", "mean", *_differences(results), f"runs that reach {target}", "median iterations"]
+    return [*lines, *_table(heading, rows)]
 
 
 def _variants(results: Results, recipe: str, out: Path, figures: list[Path]) -> list[str]:
@@ -195,20 +210,25 @@ def _pooled(studies: Sequence[Results]) -> list[str]:
     rows = pooled_rows(studies)
     if not rows:
         return []
-    lines = [
+    heading = ["recipe", "variant", "beside", "seeds", "difference (points)", "probability of improvement"]
+    heading += ["during training (points)", "studies"]
+    cells = [
+        [
+            *(row.recipe, row.variant, row.base, str(row.seeds)),
+            *(_points(row.difference), _chance(row.improvement), _points(row.learning)),
+            ", ".join(row.studies),
+        ]
+        for row in rows
+    ]
+    return [
         "",
         "## Over all studies",
         "",
         "Pairs of variants that have more seeds in common over these studies than in any one of them, and at least "
         f"{LEAST_SEEDS}, on all panels of the recipe.",
         "",
-        "| recipe | variant | beside | seeds | difference (points) | probability of improvement | studies |",
-        "|---|---|---|---|---|---|---|",
+        *_table(heading, cells),
     ]
-    for row in rows:
-        cells = (row.recipe, row.variant, row.base, str(row.seeds), _points(row.difference), _chance(row.improvement))
-        lines.append(f"| {' | '.join(cells)} | {', '.join(row.studies)} |")
-    return lines
 
 
 def _chance(estimate: Estimate | None) -> str:

@@ -40,6 +40,7 @@ class Study(Section):
     recipes: list[str] = Field(min_length=1, description="shipped recipes or YAML files; the file name is the label")
     variants: dict[str, list[str]] = Field(min_length=1, description="overrides of each variant, by its name")
     base: str = Field(description="the variant that the others are compared with")
+    control: str | None = Field(None, description="a second variant that they are compared with")
     seeds: list[StrictInt] = Field(min_length=1)
     overrides: list[str] = Field(
         default_factory=list, description="overrides of every run; those of its variant follow"
@@ -64,10 +65,13 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        if self.base not in self.variants:
-            meant = nearest(self.base, self.variants)
-            hint = f"; did you mean {meant!r}?" if meant else ""
-            raise UserError(f"base: expected one of {', '.join(self.variants)}, got {self.base!r:.80}{hint}")
+        for key, name in (("base", self.base), ("control", self.control)):
+            if name is not None and name not in self.variants:
+                meant = nearest(name, self.variants)
+                hint = f"; did you mean {meant!r}?" if meant else ""
+                raise UserError(f"{key}: expected one of {', '.join(self.variants)}, got {name!r:.80}{hint}")
+        if self.control == self.base:
+            raise UserError(f"control: {self.control!r:.80} is the base already; name another variant, or none")
         listed: dict[str, list[str]] = {"seeds": [str(seed) for seed in self.seeds]}
         listed["recipes"] = [_label(name) for name in self.recipes]
         for key, values in listed.items():
@@ -81,6 +85,11 @@ class Study(Section):
             if own := next((name for name in _SET_BY_THE_STUDY if f"{name}.".startswith(f"{key}.")), None):
                 raise UserError(f"override {override!r:.80}: {own} is set by the study; remove it")
         return self
+
+    @property
+    def references(self) -> list[str]:
+        """The variants that the others are compared with: the base, and the control if there is one."""
+        return [name for name in (self.base, self.control) if name is not None]
 
     @property
     def keys(self) -> list[RunKey]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from empg.record.aggregate import Estimate, improvement_probability, paired_difference
+from empg.study.learning import training_difference
 from empg.study.results import Results, RunResult, outcomes
 
 LEAST_SEEDS = 3  # of a pair: the interval of fewer says nothing
@@ -19,7 +20,10 @@ Panels = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PooledRow:
-    """A variant beside another one on all panels of a recipe; `seeds` is the number of pairs of runs."""
+    """A variant beside another one on all panels of a recipe; `seeds` is the number of pairs of runs.
+
+    `learning` is the difference of the success during training.
+    """
 
     recipe: str
     variant: str
@@ -28,6 +32,7 @@ class PooledRow:
     seeds: int
     difference: Estimate
     improvement: Estimate
+    learning: Estimate
 
 
 @dataclass(slots=True)
@@ -48,9 +53,9 @@ def pooled_rows(studies: Sequence[Results]) -> list[PooledRow]:
 
     Pairs with fewer than `LEAST_SEEDS` are left out.
 
-    The second of a pair is the base of a study. A variant is known by its overrides: where two studies give one name to
-    different ones, the name of the later has its study before it. Runs are compared only if they were evaluated at the
-    same iteration, on the same panels, at the same temperature.
+    The second of a pair is the base or the control of a study. A variant is known by its overrides: where two studies
+    give one name to different ones, the name of the later has its study before it. Runs are compared only if they were
+    evaluated at the same iteration, on the same panels, at the same temperature.
     """
     return [
         row
@@ -80,7 +85,7 @@ def _pools(studies: Sequence[Results]) -> dict[_Pool, dict[_Overrides, _Variant]
                     name = run.key.variant
                     pool[overrides] = _Variant(name if name not in taken else f"{study.name}: {name}")
                 variant = pool[overrides]
-                variant.is_base |= run.key.variant == study.base
+                variant.is_base |= run.key.variant in study.references
                 variant.runs.setdefault(run.key.seed, run)
                 variant.studies.setdefault(run.key.seed, []).append(study.name)
     return pools
@@ -113,4 +118,5 @@ def _row(recipe: str, panels: Panels, base: _Variant, variant: _Variant) -> Pool
         seeds=len(seeds),
         difference=paired_difference(pair),
         improvement=improvement_probability(pair),
+        learning=training_difference(first, second),
     )

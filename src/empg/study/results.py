@@ -17,7 +17,7 @@ import numpy as np
 from empg.errors import UserError
 from empg.record.aggregate import Outcomes
 from empg.record.durable import write_whole
-from empg.record.records import EvalRecord, Record, own_evaluations
+from empg.record.records import EvalRecord, Record, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import UNKNOWN, same_tasks
 from empg.study.plan import RunKey, Study, load_study
@@ -51,6 +51,12 @@ class RunResult:
         return list(dict.fromkeys((r["split"], r["decoding"]) for r in self.own))
 
     @property
+    def rollouts(self) -> dict[int, float]:
+        """Success of the training episodes by iteration, without those of which it is not known."""
+        found = {r["iteration"]: r.get("rollout/success") for r in train_records(self.records)}
+        return {i: float(value) for i, value in sorted(found.items()) if value is not None}
+
+    @property
     def origin(self) -> Record:
         """The record of what began the run; empty if it is missing."""
         return next((r for r in self.records if r.get("kind") == "run"), {})
@@ -79,6 +85,12 @@ class Results:
         wanted = None if seeds is None else set(seeds)
         runs = [r for r in self.runs if (r.key.recipe, r.key.variant) == (recipe, variant)]
         return sorted((r for r in runs if wanted is None or r.key.seed in wanted), key=lambda run: run.key.seed)
+
+    def shared_seeds(self, recipes: Iterable[str], variants: Iterable[str]) -> set[int]:
+        """Return the seeds that each of these variants has finished in each of these recipes."""
+        names = list(variants)
+        found = [{run.key.seed for run in self.of(recipe, variant)} for recipe in recipes for variant in names]
+        return set.intersection(*found)
 
     @property
     def recipes(self) -> list[str]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from empg.record.aggregate import (
     Estimate,
     Outcomes,
-    first_reached,
     improvement_probability,
     iqm_success,
     mean_success,
     paired_difference,
 )
-from empg.record.records import train_records
 from empg.record.statistics import bootstrap_interval
 from empg.report.figure import SMOOTHED, Line, Mark, running_mean
 from empg.study.results import Results, RunResult, outcomes
@@ -23,33 +20,33 @@ from empg.study.results import Results, RunResult, outcomes
 Panels = Sequence[tuple[str, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The difference of a variant to another one, over the `seeds` that both have."""
+
+    seeds: int
+    difference: Estimate
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A variant on some panels; what compares it with the base is None for the base itself, or without shared seeds.
+    """A variant on some panels.
 
-    `pairs` is the number of seeds that the comparison has.
+    Attributes:
+        variant: its name.
+        seeds: runs.
+        mean: mean success.
+        iqm: interquartile mean.
+        beside: it beside the base and the control, by their names, where they have seeds in common.
+        improvement: the probability that it improves on the base; None for the base, or without common seeds.
     """
 
     variant: str
     seeds: int
-    pairs: int
     mean: Estimate
     iqm: Estimate
-    difference: Estimate | None
+    beside: dict[str, Beside]
     improvement: Estimate | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
-    """How many iterations a variant takes to the target; `median` is None if at most half of the runs reach it.
-
-    (Of an odd number, if fewer than half do.)
-    """
-
-    variant: str
-    seeds: int
-    reached: int
-    median: float | None
 
 
 def success_rows(results: Results, panels: dict[str, Panels]) -> list[Row]:
@@ -59,20 +56,20 @@ def success_rows(results: Results, panels: dict[str, Panels]) -> list[Row]:
     """
     rows = []
     for variant in results.study.variants:
-        own = _shared_seeds(results, list(panels), [variant])
+        own = results.shared_seeds(panels, [variant])
         if not own:
             continue
         of = [_outcomes(results, recipe, variant, shown, own) for recipe, shown in panels.items()]
-        pairs = [] if variant == results.study.base else _pairs(results, panels, variant)
+        pairs = {base: _pairs(results, panels, base, variant) for base in results.study.references if base != variant}
+        to_base = pairs.get(results.study.base)
         rows.append(
             Row(
                 variant=variant,
                 seeds=len(own),
-                pairs=len(pairs[0][0].scores) if pairs else 0,
                 mean=mean_success(of),
                 iqm=iqm_success(of),
-                difference=paired_difference(pairs) if pairs else None,
-                improvement=improvement_probability(pairs) if pairs else None,
+                beside={b: Beside(len(p[0][0].scores), paired_difference(p)) for b, p in pairs.items() if p},
+                improvement=improvement_probability(to_base) if to_base else None,
             )
         )
     return rows
@@ -85,7 +82,8 @@ def type_rows(results: Results, recipe: str, panels: Panels) -> dict[str, list[t
         if not results.of(recipe, variant):
             continue
         own = _outcomes(results, recipe, variant, panels)
-        pairs = [] if variant == results.study.base else _pairs(results, {recipe: panels}, variant)
+        base = results.study.base
+        pairs = [] if variant == base else _pairs(results, {recipe: panels}, base, variant)
         for kind in own.columns():
             halves = [(a.only(kind), b.only(kind)) for a, b in pairs]
             difference = paired_difference(halves) if halves else None
@@ -98,23 +96,6 @@ def before_training(results: Results, recipe: str, panels: Panels) -> Estimate |
     runs = results.of(recipe, results.study.base)
     known = all(any(r["iteration"] == 0 for r in run.evaluations(*panel)) for run in runs for panel in panels)
     return mean_success([outcomes(runs, panels, 0)]) if runs and known else None
-
-
-def iterations_to_target(results: Results, recipe: str) -> list[Reached]:
-    """Count iterations until the mean success of the training episodes of `SMOOTHED` iterations reaches the target."""
-    rows = []
-    for variant in results.study.variants:
-        counts = [
-            first_reached(list(_rollouts(run).values()), results.study.target, SMOOTHED)
-            for run in results.of(recipe, variant)
-        ]
-        reached = [count for count in counts if count is not None]
-        if counts:
-            # A run that never reaches the target counts as infinitely slow.
-            median = statistics.median([float("inf") if count is None else count for count in counts])
-            shown = median if median < float("inf") else None
-            rows.append(Reached(variant=variant, seeds=len(counts), reached=len(reached), median=shown))
-    return rows
 
 
 def curves(results: Results, recipe: str, split: str, decoding: str) -> list[Line]:
@@ -149,7 +130,7 @@ def _training(runs: Sequence[RunResult]) -> tuple[dict[int, float], dict[int, tu
     """Return the mean over runs of the smoothed training success by iteration, and its interval with several runs."""
     smooth: list[dict[int, float]] = []
     for run in runs:
-        rollouts = _rollouts(run)
+        rollouts = run.rollouts
         smooth.append(dict(zip(rollouts, running_mean(list(rollouts.values()), SMOOTHED), strict=True)))
     common = [i for i in smooth[0] if all(i in by for by in smooth)]
     values = {i: [by[i] for by in smooth] for i in common}
@@ -172,10 +153,9 @@ def _marks(runs: Sequence[RunResult], name: str, split: str, decoding: str) -> d
     return marks
 
 
-def _pairs(results: Results, panels: dict[str, Panels], variant: str) -> list[tuple[Outcomes, Outcomes]]:
+def _pairs(results: Results, panels: dict[str, Panels], base: str, variant: str) -> list[tuple[Outcomes, Outcomes]]:
     """Return (base, variant) for each recipe, with the seeds that both have finished in all of them."""
-    base = results.study.base
-    seeds = _shared_seeds(results, list(panels), [base, variant])
+    seeds = results.shared_seeds(panels, [base, variant])
     if not seeds:
         return []
     return [
@@ -186,13 +166,3 @@ def _pairs(results: Results, panels: dict[str, Panels], variant: str) -> list[tu
 
 def _outcomes(results: Results, recipe: str, variant: str, panels: Panels, seeds: set[int] | None = None) -> Outcomes:
     return outcomes(results.of(recipe, variant, seeds), panels, among=results.of_recipe(recipe))
-
-
-def _shared_seeds(results: Results, recipes: Sequence[str], variants: Sequence[str]) -> set[int]:
-    found = [{run.key.seed for run in results.of(recipe, variant)} for recipe in recipes for variant in variants]
-    return set.intersection(*found)
-
-
-def _rollouts(run: RunResult) -> dict[int, float]:
-    found = {r["iteration"]: r.get("rollout/success") for r in train_records(run.records)}
-    return {i: float(value) for i, value in sorted(found.items()) if value is not None}
