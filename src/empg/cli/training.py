@@ -67,8 +67,8 @@ def train(
     A resumed run may change: name, iterations, workers, loggers, record_token_entropies, checkpoint_every,
     keep_checkpoints, evaluation.*, environment.workers, rollout.slots, optimizer.micro_batch_tokens,
     optimizer.gradient_checkpointing, optimizer.compile, policy.device. More iterations need
-    optimizer.schedule=constant: linear and cosine set every learning rate by the number of iterations, so fork the run.
-    A fork may change everything but the policy's shape and the warm start.
+    optimizer.schedule=constant and no linear zeta_schedule: these set every value by the number of iterations, so fork
+    the run. A fork may change everything but policy.* (its device may change) and warm_start.
     """
     if resume and force:
         raise typer.BadParameter(
