@@ -56,7 +56,7 @@ def test_the_list_tells_a_run_that_failed_from_one_that_was_not_started(tmp_path
         (job.summary / "failed.txt").write_text("iteration 3: no space left\n")
     jobs[1].state = FINISHED  # since then
     states = [line.split("  ")[1].strip() for line in listed(study, jobs)[1:5]]
-    assert states == ["failed, tried again", FINISHED, "waiting", "waiting"]
+    assert states == [FAILED, FINISHED, "waiting", "waiting"]
 
 
 def test_without_a_terminal_there_is_one_line_per_event(tmp_path: Path) -> None:

@@ -234,5 +234,5 @@ def test_a_dry_run_lists_runs_states_and_core_hours(finished: tuple[Path, str]) 
     folder, _ = finished
     lines = call(folder, "study", "study.yaml", "--dry-run")[0].splitlines()
     assert lines[1].split() == ["tiny-grpo-s0", "finished", "credit.modulation=null"]
-    assert lines[3].split()[:2] == ["tiny-broken-s0", "waiting"]
+    assert lines[3].split()[:2] == ["tiny-broken-s0", "failed"]
     assert re.match(r"6 runs, 2 left: about 0\.0\d+ core-hours, ", lines[-1])

@@ -71,7 +71,7 @@ def listed(study: Study, jobs: Sequence[Job]) -> list[str]:
     """Return the runs of a study as lines, with an estimate of what is left to do."""
     rows = [("run", "state", "overrides")]
     for job in jobs:
-        state = "failed, tried again" if job.failed_before else job.state
+        state = FAILED if job.failed_before else job.state
         rows.append((job.key.name, state, " ".join(study.variants[job.key.variant])))
     left = [job for job in jobs if job.state != FINISHED]
     lines = aligned(rows)
