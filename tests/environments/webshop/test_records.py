@@ -214,6 +214,18 @@ def test_an_indexed_folder_has_all_its_products(tmp_path: Path) -> None:
         WebShopEnv(data=folder, products=3)
 
 
+def test_the_error_for_a_damaged_indexed_folder_does_not_say_to_delete_it(tmp_path: Path) -> None:
+    products = write_official(tmp_path / "data")
+    open_official(products, cache=tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    file = folder / "catalogue.json"
+    file.write_text(file.read_text()[:-9])
+    with pytest.raises(ValueError, match=rf"^{file} is damaged: .*Write or copy {folder} again, or set data to the of"):
+        WebShopEnv(data=folder)
+    with pytest.raises(ValueError, match=rf"^{file} is damaged: .*Delete the folder {folder} to build it again$"):
+        open_official(products, cache=tmp_path / "cache")
+
+
 def test_the_keyed_store_looks_values_up_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "members.json"
     path.write_text('{"B2": {"é": [1, null]}, "B1": "one", "no number": 0, "B1": "last", "toolongtobe1": 2}')
