@@ -12,7 +12,8 @@ import gymnasium
 from empg.environments.text_space import AnyText as AnyText
 from empg.errors import UserError
 
-# Among the admissible commands these stand for every search and for every answer, and are none themselves.
+# Among the admissible commands these stand for every search and for every answer. Deep Search rejects them as commands.
+# WebShop searches for their words, because the original shop takes any text.
 SEARCH, ANSWER = "search[<your query>]", "answer[<your answer>]"
 
 
