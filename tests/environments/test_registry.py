@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 
 from empg.environments.base import PromptSpec, TextEnvironment
@@ -57,6 +58,42 @@ class TestOwn:
         assert all(field.description and not field.is_required() for field in model.model_fields.values())
         chosen = model()
         assert model.model_validate(chosen.model_dump(mode="json")) == chosen
+
+    @pytest.mark.parametrize("id_", OWN)
+    @pytest.mark.parametrize("task", ["2", 2.0, True, np.float64(2), np.True_, [2]])
+    def test_a_task_that_is_not_a_whole_number_is_refused(self, id_: str, task: Any) -> None:
+        environment = make(id_, "train")
+        for use in (environment.task_id, lambda task: environment.reset(options={"task": task})):
+            with pytest.raises(UserError, match=r"^task: expected a whole number from 0 to \d+, got ") as caught:
+                use(task)
+            assert repr(task) in str(caught.value)
+
+    @pytest.mark.parametrize("id_", OWN)
+    def test_numpys_whole_numbers_are_tasks(self, id_: str) -> None:
+        environment = make(id_, "train")
+        assert environment.task_id(np.int64(2)) == environment.task_id(2)  # type: ignore[arg-type]
+        assert environment.reset(options={"task": np.uint8(2)})[1]["task_id"] == environment.task_id(2)
+
+    @pytest.mark.parametrize("id_", OWN)
+    @pytest.mark.parametrize("task", [-1, 10**9])
+    def test_a_task_outside_the_split_is_an_index_error(self, id_: str, task: int) -> None:
+        environment = make(id_, "train")
+        for use in (environment.task_id, lambda task: environment.reset(options={"task": task})):
+            with pytest.raises(IndexError, match=rf"^task {task}: train has tasks 0 to \d+$"):
+                use(task)
+
+    @pytest.mark.parametrize("id_", OWN)
+    def test_before_the_first_reset_there_is_no_episode(self, id_: str) -> None:
+        environment = make(id_, "train")
+        of_one: dict[str, list[Callable[[], object]]] = {
+            "alfworld": [environment.clone],
+            "deepsearch": [environment.solution],
+        }
+        for use in (lambda: environment.step("look"), environment.expert, *of_one.get(id_, ())):
+            with pytest.raises(RuntimeError, match=r"^no episode has begun; call reset$"):
+                use()
+        environment.reset(options={"task": 0})
+        assert environment.step("look")[4]["task_id"] == environment.task_id(0)
 
     def test_nothing_of_them_is_imported_with_the_package(self) -> None:
         code = (

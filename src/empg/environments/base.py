@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, Generic, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import gymnasium
 
 from empg.environments.text_space import AnyText as AnyText
 from empg.errors import UserError
 
-# Among the admissible commands these stand for every search and for every answer, and are none themselves.
+# Among the admissible commands these stand for every search and for every answer. Deep Search rejects them as commands.
+# WebShop searches for their words, because the original shop takes any text.
 SEARCH, ANSWER = "search[<your query>]", "answer[<your answer>]"
 
 
@@ -126,6 +127,17 @@ class PromptSpec:
     told_by_observation: bool = False
 
 
+Value = TypeVar("Value")
+
+
+class SetByReset(Generic[Value]):
+    """An attribute of an environment that `reset` sets. Reading it earlier is a RuntimeError that says so."""
+
+    def __get__(self, environment: object, owner: type) -> Value:
+        # An instance's own attribute comes first, so this is only called before `reset` has set it.
+        raise RuntimeError("no episode has begun; call reset")
+
+
 class TextEnvironment(gymnasium.Env[str, str]):
     """Text in, text out. A subclass gets its name in recipes from an `EnvironmentSpec` (`registry.py`).
 
@@ -156,7 +168,7 @@ class TextEnvironment(gymnasium.Env[str, str]):
         """Give a command: observation, reward, terminated, truncated, info. No text is an error.
 
         After the end (`terminated` or `truncated`) there is nothing left to do but `reset`; a world may raise
-        RuntimeError.
+        RuntimeError. Before the first `reset` this package's own worlds do.
         """
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ from gymnasium.spaces import Text
 from pydantic import ConfigDict
 
 from empg.environments.base import Expert, Info, PromptSpec, TextEnvironment
-from empg.environments.options import EnvironmentOptions, check_max_steps
+from empg.environments.options import EnvironmentOptions, check_max_steps, check_task
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError, described
 
@@ -169,10 +169,8 @@ class GymnasiumText(TextEnvironment):
         if self._probe is not None:
             self._probe.close()
 
-    def _seed(self, index: int) -> int:
-        if not 0 <= index < self.num_tasks:
-            raise IndexError(f"task {index}: {self.split} has tasks 0 to {self.num_tasks - 1}")
-        return SPLITS[self.split][index]
+    def _seed(self, task: Any) -> int:
+        return SPLITS[self.split][check_task(task, self.num_tasks, self.split)]
 
     def _observed(self, observation: Any) -> str:
         if not isinstance(observation, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +76,31 @@ def check_max_steps(max_steps: Any, highest: int = 1_000_000) -> int:
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or not 1 <= max_steps <= highest:
         raise OptionError([f"max_steps: expected a whole number from 1 to {highest:,}, got {max_steps!r:.80}"])
     return max_steps
+
+
+def check_task(task: Any, tasks: int, split: str) -> int:
+    """Return the number of a task that a caller gave to `reset` or `task_id`; numpy's integers are accepted.
+
+    Args:
+        task: what the caller gave.
+        tasks: the number of tasks in the split.
+        split: the name of the split.
+
+    Raises:
+        UserError: it is not a whole number.
+        IndexError: the split has no such task.
+    """
+    # True == 1 and 2.0 == 2, so as keys of a cache they would stand for the tasks 1 and 2.
+    wrong = UserError(f"task: expected a whole number from 0 to {tasks - 1}, got {task!r:.80}")
+    if isinstance(task, bool):
+        raise wrong
+    try:
+        number = operator.index(task)
+    except TypeError:
+        raise wrong from None
+    if not 0 <= number < tasks:
+        raise IndexError(f"task {number}: {split} has tasks 0 to {tasks - 1}")
+    return number
 
 
 def in_home(path: str) -> str:

@@ -55,13 +55,17 @@ def build_once(folder: Path, write: Callable[[Path], None], *, resume: bool = Fa
     check_folder(folder)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, remedy: str = "") -> None:
     """Check that every file of a folder is as it was written: its size, its first and its last 64 KiB.
+
+    Args:
+        folder: the folder.
+        remedy: what the message says to do; by default, to delete the folder, which `build_once` then builds again.
 
     Raises:
         UserError: a file is missing or damaged; the message names it.
     """
-    again = f"Delete the folder {folder} to build it again"
+    again = remedy or f"Delete the folder {folder} to build it again"
     file = folder / MANIFEST
     if not file.is_file():
         raise UserError(f"{file} is missing, so {folder} is not a complete index. {again}")

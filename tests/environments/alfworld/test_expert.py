@@ -105,3 +105,12 @@ def test_early_stop_changes_nothing_if_no_treatment_can_be_skipped() -> None:
         complete, _ = play_with_early_stop(game, from_turn=99)
         assert play_with_early_stop(game, from_turn=0) == (complete, True)  # empty hands
         assert play_with_early_stop(game, from_turn=len(complete) - 1) == (complete, True)  # already hot, or only held
+
+
+def test_the_expert_looks_again_if_all_receptacles_are_here_and_the_item_is_not() -> None:
+    places = [place("Shelf", 1), place("Desk", 2, at=1)]
+    engine = Engine(build(Goal(TaskType.PICK, "Mug", "Shelf"), "put a mug in shelf", places, [], {}, start="loc_bar_1"))
+    state = engine.start()
+    decision = HouseholdExpert(engine, state).act(engine.opening(state), {})
+    assert decision == {"thought": "I hold nothing. I want mug and see nothing.", "action": "look"}
+    assert engine.step(state, decision["action"])[1]

@@ -179,6 +179,26 @@ def test_the_error_for_a_malformed_game_is_one_line_with_the_path(tmp_path: Path
         ("(inReceptacle Egg_bar_1 Fridge_bar_4)", "(inReceptacle Egg_bar_1 Attic)", "lies in Attic, which is not"),
         ("(cleanable Egg_bar_1)", "(inReceptacleObject Ghost Egg_bar_1)", "contains Ghost, which is not an item"),
         ("(cleanable Egg_bar_1)", "(objectType Fridge_bar_4 EggType)", "two things have the same id"),
+        (
+            "(receptacleAtLocation Cabinet_bar_1 loc_bar_1)",
+            "(receptacleAtLocation Cabinet_bar_2 loc_bar_1)",
+            "receptacle Cabinet_bar_2 is at two locations, loc_bar_1 and loc_bar_2, which is not supported",
+        ),
+        (
+            "(receptacleAtLocation Microwave_bar_5 loc_bar_5)",
+            "(receptacleAtLocation Microwave_bar_5)",
+            "receptacleAtLocation takes two arguments",
+        ),
+        (
+            "(receptacleAtLocation Microwave_bar_5 loc_bar_5)",
+            "",
+            "the goal needs a receptacle of the type Microwave, and none of them has a location",
+        ),
+        (
+            "(receptacleType ?r CabinetType)",
+            "(receptacleType ?r SafeType)",
+            "the goal needs a receptacle of the type Safe, and none of them has a location",
+        ),
     ],
 )
 def test_an_inconsistent_game_is_rejected(tmp_path: Path, fact: str, other: str, message: str):

@@ -142,8 +142,9 @@ def test_the_train_split_may_have_task_types_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("test", 0), r"unknown split: .* got 'test'"), (("train", -1), "train has tasks 0 to 99999, got -1"),
-        (("valid_seen", 1000), "valid_seen has tasks 0 to 999, got 1000"), (("train", 0, "small", ()), "task_types is"),
+        (("test", 0), r"unknown split: .* got 'test'"), (("train", -1), "train has tasks 0 to 99999"),
+        (("valid_seen", 1000), "valid_seen has tasks 0 to 999"), (("train", 0, "small", ()), "task_types is"),
+        (("train", True), "task: expected a whole number from 0 to 99999, got True"),
     ],
 )  # fmt: skip
 def test_the_error_for_an_invalid_argument_names_it(arguments: tuple, error: str) -> None:

@@ -515,7 +515,7 @@ def test_the_error_for_a_missing_file_has_the_download_page(tmp_path: Path) -> N
     ):
         load_questions(tmp_path / "dev.json", "hotpotqa")
     with pytest.raises(FileNotFoundError, match=HOMES["musique"]):
-        documents_of(tmp_path)
+        documents_of(tmp_path / "dev.json")
 
 
 def test_an_unknown_dataset_is_rejected(tmp_path: Path) -> None:

@@ -405,6 +405,8 @@ def test_the_contract(source: Source) -> None:
     assert (info["task_type"], info["valid"], info["won"], environment.num_tasks) == ("open", True, False, 1)
     assert info["task_id"] == environment.task_id(0)
     assert [environment.step("nonsense")[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]
+    with pytest.raises(RuntimeError, match="the episode has ended after 3 steps; call reset"):
+        environment.step("answer[Dunmere]")
     environment.reset(options={"task": 0})
     assert environment.state == State()
 

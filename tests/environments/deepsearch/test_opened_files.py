@@ -20,9 +20,10 @@ import pytest
 from pyarrow import ipc, parquet
 
 from empg.environments.deepsearch.corpus import read_corpus
-from empg.environments.deepsearch.datasets import load_questions
+from empg.environments.deepsearch.datasets import documents_of, load_questions
 from empg.environments.deepsearch.retrievers import corpus_file
 from empg.environments.deepsearch.world import Document
+from empg.errors import UserError
 
 HARBOUR: dict[str, object] = {"id": "7", "title": "Harbour", "text": 'Ships, "big" ones,\nlie here — née.'}
 MILL: dict[str, object] = {"id": "8", "title": "Mill", "text": "It turns."}
@@ -199,3 +200,10 @@ def test_a_line_of_any_length_takes_bounded_memory(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b'{"text": "' + b"x" * (70 << 20)))
     with pytest.raises(ValueError, match="line 1 is longer than 64 MiB"):
         list(read_corpus(path))
+
+
+@pytest.mark.parametrize("load", [load_questions, documents_of, read_corpus])
+def test_the_error_for_a_folder_says_to_name_a_file_in_it(load: Callable[[Path], object], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^{tmp_path} is a folder: expected a file\. Name a file in it$") as caught:
+        load(tmp_path)
+    assert not isinstance(caught.value, FileNotFoundError)

@@ -99,7 +99,7 @@ def test_another_format_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(catalogue, "FORMAT", 0)
     write_catalogue(iter(small_products()), tmp_path / "shop")
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"unsupported format: expected 3, got 0\. Delete the folder"):
+    with pytest.raises(ValueError, match=r"unsupported format: expected 3, got 0\. Write or copy .*shop again"):
         open_catalogue(tmp_path / "shop")
 
 

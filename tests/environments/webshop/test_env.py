@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.parsing import parse_turn, write_turn
-from empg.environments.base import Expert, TextEnvironment
+from empg.environments.base import SEARCH, Expert, TextEnvironment
 from empg.environments.registry import find
 from empg.environments.webshop import WebShopEnv
 from empg.environments.webshop.world import Page, State
@@ -143,6 +143,14 @@ def test_unreachable_values_are_not_admissible(tmp_path: Path) -> None:
             assert environment.clone().step(action)[4]["valid"] == (action in more)
         environment.reset(options={"task": 0})
         assert not environment.step("click[search]")[4]["valid"]  # the search bar is not an option
+
+
+def test_the_placeholder_of_a_search_is_a_search_as_in_the_original() -> None:
+    environment = WebShopEnv("train")
+    environment.reset(options={"task": 0})
+    observation, _, _, _, info = environment.step(SEARCH)
+    assert info["valid"]
+    assert "(Total results: " in observation
 
 
 def test_parsing_is_fast_for_commands_of_any_length() -> None:

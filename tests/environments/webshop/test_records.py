@@ -214,6 +214,18 @@ def test_an_indexed_folder_has_all_its_products(tmp_path: Path) -> None:
         WebShopEnv(data=folder, products=3)
 
 
+def test_the_error_for_a_damaged_indexed_folder_does_not_say_to_delete_it(tmp_path: Path) -> None:
+    products = write_official(tmp_path / "data")
+    open_official(products, cache=tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    file = folder / "catalogue.json"
+    file.write_text(file.read_text()[:-9])
+    with pytest.raises(ValueError, match=rf"^{file} is damaged: .*Write or copy {folder} again, or set data to the of"):
+        WebShopEnv(data=folder)
+    with pytest.raises(ValueError, match=rf"^{file} is damaged: .*Delete the folder {folder} to build it again$"):
+        open_official(products, cache=tmp_path / "cache")
+
+
 def test_the_keyed_store_looks_values_up_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "members.json"
     path.write_text('{"B2": {"é": [1, null]}, "B1": "one", "no number": 0, "B1": "last", "toolongtobe1": 2}')
@@ -341,13 +353,13 @@ def test_a_byte_order_mark_is_skipped_in_every_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_the_streaming_readers_agree_with_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(jsonstream, "_CHUNK", chunk)
-    items = [{"a": [1, ']}\\"', {"é": None}]}, "x", [], {"b": 2.5}]
+    items = [{"a": [1, ']}\\"', {"é": None}]}, "x", [], {"b": 2.5}, 12345678, -1.25e-3, True, None, 7]
     path = tmp_path / "file.json"
     for text in (json.dumps(items), json.dumps(items, indent=2), "\n".join(map(json.dumps, items)) + "\n"):
         for mark in ("", "\ufeff"):
             path.write_text(mark + text, encoding="utf-8")
             assert list(stream_items(path)) == items
-    members = {"one": 1, "two": {"x": [1, 2]}, "three": "}"}
+    members = {"one": 1001, "two": {"x": [1, 2]}, "three": "}"}
     path.write_text(json.dumps(members, indent=1), encoding="utf-8")
     assert dict(stream_members(path)) == members
 
@@ -358,6 +370,11 @@ def test_the_error_for_a_truncated_or_damaged_file_gives_the_position(tmp_path: 
         ('[{"a": 1}, {"b": 2}', "the file is truncated after item 2"),
         ('[{"a": 1}, {"b": ', "after value 1"),
         ('[{"a": 1}, oops, {"b": 2}]', "after value 1"),
+        ('[{"a": 1}]\n[{"a": 2}]', "the file continues after its array, which ends after value 1"),
+        ('[{"a": 1}],', "the file continues after its array"),
+        ("[] xx", "the file continues after its array, which ends after value 0"),
+        ('{"a": 1}\n]\n{"a": 2}', "the file is not valid JSON after value 1"),
+        (f"[1, {'9' * 5_000}, {'2, ' * 500_000}3]", "an integer of more than 4,300 digits after value 1"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=f"file.json.*{where}"):
@@ -366,6 +383,7 @@ def test_the_error_for_a_truncated_or_damaged_file_gives_the_position(tmp_path: 
         ('{"a": 1, "b"', "after value 3"),
         ('{"a": 1', "the file is truncated after value 2"),
         ("[1]", "the file must be a JSON object"),
+        ('{"a": 1}}{"b": 2}', "the file continues after its object, which ends after value 2"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=where):
@@ -376,6 +394,14 @@ def test_the_error_for_a_truncated_or_damaged_file_gives_the_position(tmp_path: 
             ValueError, match=r"^.*file\.json: the file is not UTF-8 after value \d; download it again$"
         ):
             list(stream_items(path))
+    record = b'{"a": 1}\n'
+    for start, end in ((b"", b'{"a": "\xff"}\n'), (b"[", b'{"a": "\xff"}]'), (b"\xef\xbb\xbf[", b"\xff")):
+        path.write_bytes(start + 5_000 * record + end)
+        with pytest.raises(ValueError, match="not UTF-8 after value 5000;"):
+            list(stream_items(path))
+    path.write_bytes(b"[1]\n\xff")
+    with pytest.raises(ValueError, match="not UTF-8 after value 1;"):
+        list(stream_items(path))
     path.write_text("[" * 100_000)
     with pytest.raises(ValueError, match="the file is not valid JSON after value 0"):
         list(stream_items(path))

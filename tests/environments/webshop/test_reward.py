@@ -235,6 +235,9 @@ def test_resolved_options_name_the_noun_rule_of_this_machine(
     assert resolved() == resolved(data=tmp_path / "generated") == "lexicon"
     for data in (tmp_path, tmp_path / "official", tmp_path / "items_shuffle_1000.json"):
         assert resolved(data=data) == ("spacy" if installed else "lexicon")
+    for damaged in ("", "{", "[]", "\udcff", "9" * 5_000):
+        (tmp_path / "official" / "catalogue.json").write_text(damaged, encoding="utf-8", errors="surrogateescape")
+        assert resolved(data=tmp_path / "official") == ("spacy" if installed else "lexicon")
     assert resolved(nouns="spacy") == "spacy"
     assert resolved(data=tmp_path, nouns="lexicon") == "lexicon"
 

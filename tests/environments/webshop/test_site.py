@@ -23,7 +23,7 @@ import uvicorn
 from empg.environments.webshop import WebShopEnv, recording
 from empg.environments.webshop import site as site_module
 from empg.environments.webshop.pages import BUTTONS
-from empg.environments.webshop.site import MAX_FORM, make_app
+from empg.environments.webshop.site import MAX_FORM, MAX_QUERY, make_app
 from empg.errors import UserError
 from empg.rollout.demonstrations import recorded_plays
 from tests.environments.commands import admissible
@@ -146,6 +146,19 @@ def test_stale_buttons_and_brackets_are_handled(served: Served) -> None:
     assert "no longer on the page" not in served.get(page)[1]
     _, text = served.post(f"{page}/act", query="a table] or [stool")
     assert "total results: " in text
+
+
+def test_a_search_that_is_too_long_costs_no_step(served: Served) -> None:
+    page = served.start(0)
+    for length in (MAX_QUERY + 1, 1_200):
+        _, text = served.post(f"{page}/act", query="x" * length)
+        assert f"The search is too long: enter at most {MAX_QUERY} characters." in text
+        assert "8 steps left" in text
+    assert f'maxlength="{MAX_QUERY}"' in served.get(page)[1]
+    _, text = served.post(f"{page}/act", query="x" * MAX_QUERY)
+    assert "total results: " in text
+    _, text = served.post(f"{page}/act", action="search[]")
+    assert "This is not a valid search." in text
 
 
 def test_every_visible_value_can_be_clicked_and_recorded(tmp_path: Path) -> None:

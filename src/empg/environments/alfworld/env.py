@@ -17,8 +17,8 @@ from empg.environments.alfworld.progress import progress
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.spec import ALFWorldOptions, RoomSize
 from empg.environments.alfworld.world import State, TaskType
-from empg.environments.base import AnyText, Expert, Info, TextEnvironment
-from empg.environments.options import check_max_steps, read_options
+from empg.environments.base import AnyText, Expert, Info, SetByReset, TextEnvironment
+from empg.environments.options import check_max_steps, check_task, read_options
 from empg.errors import UserError
 
 ENGINES_KEPT = 256  # the games of an iteration are played by a whole group each
@@ -37,6 +37,9 @@ class ALFWorldEnv(TextEnvironment):
         MissingFileError: official games are wanted and not there.
     """
 
+    _engine = SetByReset[Engine]()
+    _state = SetByReset[State]()
+
     def __init__(self, split: str = "train", max_steps: int = 50, **options: Any) -> None:
         chosen = read_options(ALFWorldOptions, options)
         if split not in generator.SPLIT_SIZES:
@@ -54,9 +57,6 @@ class ALFWorldEnv(TextEnvironment):
         self._real: textworld.RealGame | None = None
         if chosen.backend == "textworld":
             textworld.memoise()
-        # Set by `reset`.
-        self._engine: Engine
-        self._state: State
         self._commands: list[str] = []
 
     @property
@@ -76,8 +76,6 @@ class ALFWorldEnv(TextEnvironment):
         index = (options or {}).get("task")
         if index is None:
             index = int(self.np_random.integers(self.num_tasks))
-        if not 0 <= index < self.num_tasks:
-            raise IndexError(f"task {index}: {self.split} has tasks 0 to {self.num_tasks - 1}")
         self._engine = self._load(index)
         self._state = self._engine.start()
         self._commands = []
@@ -125,7 +123,8 @@ class ALFWorldEnv(TextEnvironment):
             self._real.close()
             self._real = None
 
-    def _load(self, index: int) -> Engine:
+    def _load(self, task: Any) -> Engine:
+        index = check_task(task, self.num_tasks, self.split)
         if self._files is not None:
             return _official(self._files[index])
         return _generated(self.split, index, self.rooms, self.task_types)

@@ -18,15 +18,11 @@ from collections.abc import Iterable
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.tables import HOMES
 from empg.environments.alfworld.words import MIDDLE_OF_ROOM, listed, named
-from empg.environments.alfworld.world import Item, Receptacle, State, TaskType
+from empg.environments.alfworld.world import TOOLS, Item, Receptacle, State, TaskType
 from empg.environments.base import Decision, Info
 
-# Task type -> (state of a treated item, receptacle type that treats it, verb of the treatment).
-_TREATMENTS = {
-    TaskType.CLEAN: ("clean", "SinkBasin", "clean"),
-    TaskType.HEAT: ("hot", "Microwave", "heat"),
-    TaskType.COOL: ("cool", "Fridge", "cool"),
-}
+# Task type -> (state of a treated item, verb of the treatment).
+_TREATMENTS = {TaskType.CLEAN: ("clean", "clean"), TaskType.HEAT: ("hot", "heat"), TaskType.COOL: ("cool", "cool")}
 
 
 def _homes(item_type: str, kinds: Iterable[str]) -> list[str]:
@@ -114,8 +110,8 @@ class HouseholdExpert:
     def _deliver(self, held: Item) -> tuple[str, str]:
         treatment = _TREATMENTS.get(self._goal.task_type)
         if treatment is not None and not self._is_ready(held) and held.id not in self._untreated:
-            _, tool_type, verb = treatment
-            tool = self._nearest([r for r in self._places if r.type == tool_type])
+            verb = treatment[1]
+            tool = self._nearest([r for r in self._places if r.type == TOOLS[self._goal.task_type]])
             thought = f"{verb.capitalize()} it"
             if tool in self._here():
                 return thought, f"{verb} {held.name} with {tool.name}"
@@ -142,6 +138,8 @@ class HouseholdExpert:
         if not unseen:  # all receptacles were seen without success, so search them again
             self._seen = {r.id for r in self._here()}
             unseen = [r for r in self._places if r.id not in self._seen]
+        if not unseen:  # all receptacles are at this location
+            return thought, "look"
         place = min(unseen, key=lambda r: likely.index(r.type) if r.type in likely else len(likely))
         return thought, f"go to {place.name}"
 

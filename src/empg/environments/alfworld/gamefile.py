@@ -18,7 +18,7 @@ from typing import Any
 
 from empg.environments.alfworld.pddl import parse_problem, problem_text
 from empg.environments.alfworld.rules import Engine
-from empg.environments.alfworld.world import Game, TaskType
+from empg.environments.alfworld.world import TOOLS, Game, TaskType
 from empg.errors import MissingExtraError, MissingFileError, UserError
 
 GAME_FILE = "game.tw-pddl"
@@ -96,9 +96,22 @@ def read_game(path: str | os.PathLike[str]) -> Game:
         if isinstance(walkthrough, list) and all(isinstance(command, str) for command in walkthrough):
             game = replace(game, walkthrough=tuple(walkthrough))
         Engine(game)  # rejects an inconsistent game here, where the error can name the file
+        _require_receptacles(game)
     except ValueError as error:
         raise UserError(f"{path}: {str(error)[:_LONGEST_ERROR]}") from error
     return game
+
+
+def _require_receptacles(game: Game) -> None:
+    """Make sure that the receptacles of the goal, which the expert goes to, are in the room.
+
+    Raises:
+        UserError: if one is missing.
+    """
+    there = {receptacle.type for receptacle in game.receptacles if receptacle.location}
+    for needed in (game.goal.receptacle_type, TOOLS.get(game.goal.task_type)):
+        if needed is not None and needed not in there:
+            raise UserError(f"the goal needs a receptacle of the type {needed}, and none of them has a location")
 
 
 def game_data(game: Game, logic: Logic) -> dict[str, Any]:

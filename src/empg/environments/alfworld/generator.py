@@ -19,6 +19,7 @@ from empg.environments.alfworld import tables
 from empg.environments.alfworld.spec import RoomSize
 from empg.environments.alfworld.words import display_names
 from empg.environments.alfworld.world import Game, Goal, Item, Receptacle, TaskType
+from empg.environments.options import check_task
 from empg.errors import UserError
 
 SPLIT_SIZES = {"train": 100_000, "valid_seen": 1_000, "valid_unseen": 1_000}
@@ -53,15 +54,14 @@ def generate(
         task_types: the task types, drawn uniformly.
 
     Raises:
-        UserError: if the split is unknown or `task_types` is empty.
+        UserError: if the split is unknown, `task_types` is empty or the index is not a whole number.
         IndexError: if the index is out of range.
     """
     if split not in SPLIT_SIZES:
         raise UserError(f"unknown split: expected one of {', '.join(SPLIT_SIZES)}, got {split!r}")
     if not task_types:
         raise UserError("task_types is empty: expected at least one task type")
-    if not 0 <= index < SPLIT_SIZES[split]:
-        raise IndexError(f"task index out of range: {split} has tasks 0 to {SPLIT_SIZES[split] - 1}, got {index}")
+    index = check_task(index, SPLIT_SIZES[split], split)
     kinds = ",".join(sorted(TaskType(task_type).value for task_type in task_types))
     rng = random.Random(f"alfworld/{split}/{rooms}/{kinds}/{index}")
     # Drawn once: redrawing it after a failed attempt would favour the types that fail least often.

@@ -167,7 +167,8 @@ def parse_problem(text: str, *, task: str, task_id: str, room: str = "") -> Game
     """Parse a PDDL problem into a game. The task sentence is not part of the problem, so the caller passes it.
 
     Raises:
-        UserError: if the text is not a valid problem, or its goal does not match any of the six task types.
+        UserError: if the text is not a valid problem, its goal does not match any of the six task types, or a
+            receptacle is at two locations.
     """
     problem = parse_expression(text)
     sections = {
@@ -224,7 +225,10 @@ def _bare(type: str) -> str:
 
 
 def _receptacles(relations: Relations, types: dict[str, str], names: dict[str, str]) -> tuple[Receptacle, ...]:
-    location = dict(_pairs(relations, "receptacleAtLocation"))
+    location: dict[str, str] = {}
+    for id, place in _pairs(relations, "receptacleAtLocation"):
+        if location.setdefault(id, place) != place:
+            raise UserError(f"receptacle {id} is at two locations, {location[id]} and {place}, which is not supported")
     openable, opened = _having(relations, "openable"), _having(relations, "opened")
     return tuple(
         Receptacle(id, types[id], names[id], location.get(id, ""), id in openable, id in opened)

@@ -22,6 +22,10 @@ class TaskType(str, Enum):
     PICK_TWO = "pick_two_obj_and_place"
 
 
+# Task type -> the receptacle type that treats its item.
+TOOLS = {TaskType.CLEAN: "SinkBasin", TaskType.HEAT: "Microwave", TaskType.COOL: "Fridge"}
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """The condition that ends the episode with reward 1.

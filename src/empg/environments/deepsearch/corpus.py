@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.deepsearch.actions import folded
+from empg.environments.deepsearch.opened_files import require_file
 from empg.environments.deepsearch.record_files import Columns, Records, Unreadable, read_records
 from empg.environments.deepsearch.retrieval.contents import split_contents
 from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.world import Document
 from empg.environments.progress_bar import Stage, no_bars
 from empg.environments.publishing import build_once
-from empg.errors import MissingFileError, UserError
+from empg.errors import UserError
 
 _log = logging.getLogger(__name__)
 GIVE_UP = 1_000  # records; if the first ones are all malformed, the file is not a corpus, and its rest is not read
@@ -61,8 +62,8 @@ def read_corpus(path: Path, report: CorpusReport | None = None) -> Iterator[Docu
 
     Raises:
         MissingFileError: the file does not exist; the message describes its format.
-        UserError: the format is not read; or, during the iteration, the file is damaged or the first `GIVE_UP` records
-            are all malformed.
+        UserError: the path is a folder, or the format is not read; or, during the iteration, the file is damaged or
+            the first `GIVE_UP` records are all malformed.
     """
     return _read(path, corpus_records(path), CorpusReport() if report is None else report, warn=report is None)
 
@@ -72,10 +73,9 @@ def corpus_records(path: Path) -> Records:
 
     Raises:
         MissingFileError: the file does not exist; the message describes its format.
-        UserError: the format is not read.
+        UserError: the path is a folder, or the format is not read.
     """
-    if not path.is_file():
-        raise MissingFileError(f'{path}: corpus not found: expected a file with lines {{"id": ..., "contents": ...}}')
+    require_file(path, f'{path}: corpus not found: expected a file with lines {{"id": ..., "contents": ...}}')
     return read_records(path, _COLUMNS)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from empg.environments.deepsearch.dataset_names import HOMES
+from empg.environments.deepsearch.opened_files import require_file
 from empg.environments.deepsearch.question_records import (
     NO_ANSWER,
     WITH_CONTEXT,
@@ -26,7 +27,7 @@ from empg.environments.deepsearch.question_records import (
 )
 from empg.environments.deepsearch.record_files import Columns, Unreadable, read_records
 from empg.environments.deepsearch.world import Document, Question
-from empg.errors import MissingFileError, UserError
+from empg.errors import UserError
 
 GIVE_UP = 1_000  # records; if the first ones are all malformed, the rest of the file is not read
 _HEADER = frozenset(("question", "prompt"))
@@ -78,8 +79,8 @@ def load_questions(path: str | Path, dataset: str = "auto", report: LoadReport |
 
     Raises:
         MissingFileError: the file does not exist; the message says where to download it.
-        UserError: the dataset is unknown; or, during the iteration, the file is damaged, its format is unknown, or it
-            has no usable question.
+        UserError: the dataset is unknown, or the path is a folder; or, during the iteration, the file is damaged, its
+            format is unknown, or it has no usable question.
     """
     file = _find(path, dataset)
     return _questions(file, dataset, LoadReport() if report is None else report, warn=report is None)
@@ -108,10 +109,9 @@ def _find(path: str | Path, dataset: str) -> Path:
     if dataset != "auto" and dataset not in HOMES:
         raise UserError(f"dataset={dataset!r}: expected one of auto, {', '.join(HOMES)}")
     file = Path(path)
-    if not file.is_file():
-        shown = HOMES if dataset == "auto" else {dataset: HOMES[dataset]}
-        places = "; ".join(f"{name}: {home}" for name, home in shown.items())
-        raise MissingFileError(f"{file} not found; it is not distributed with empg. Download: {places}")
+    shown = HOMES if dataset == "auto" else {dataset: HOMES[dataset]}
+    places = "; ".join(f"{name}: {home}" for name, home in shown.items())
+    require_file(file, f"{file} not found; it is not distributed with empg. Download: {places}")
     return file
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 
-from empg.environments.base import ANSWER, SEARCH, AnyText, Expert, Info, TextEnvironment
+from empg.environments.base import ANSWER, SEARCH, AnyText, Expert, Info, SetByReset, TextEnvironment
 from empg.environments.deepsearch import pages
 from empg.environments.deepsearch.actions import (
     NEXT,
@@ -28,7 +28,7 @@ from empg.environments.deepsearch.options import DeepSearchOptions
 from empg.environments.deepsearch.scoring import REPORTED, score
 from empg.environments.deepsearch.sources import Source, open_source
 from empg.environments.deepsearch.world import Document, NoVerdict, Question, RetrievalError, State
-from empg.environments.options import check_max_steps, read_options
+from empg.environments.options import check_max_steps, check_task, read_options
 from empg.errors import UserError
 
 _REMEMBERED = 1_000  # documents that an episode found and can open by name
@@ -54,6 +54,9 @@ class DeepSearchEnv(TextEnvironment):
         OSError: a file cannot be read.
     """
 
+    question = SetByReset[Question]()
+    state = SetByReset[State]()
+
     def __init__(self, split: str = "train", max_steps: int = 12, **options: Any) -> None:
         ready = options.pop("data") if isinstance(options.get("data"), Source) else None
         others = sorted(options.keys() - _SHOWN)
@@ -71,8 +74,6 @@ class DeepSearchEnv(TextEnvironment):
             raise UserError(f"split={split!r} has no questions")
         self.observation_space = AnyText(10_000_000)
         self.action_space = AnyText(1_000)
-        self.state = State()
-        self.question: Question  # set by `reset`
 
     @property
     def opens(self) -> bool:
@@ -105,8 +106,9 @@ class DeepSearchEnv(TextEnvironment):
             RetrievalError: the judge is unavailable, so the answer has no reward. A rollout ends such an episode with
                 an environment error, counts it and does not train on it.
         """
-        if self.state.answer is not None:
-            raise RuntimeError("the episode has ended with the answer; call reset")
+        if self.state.answer is not None or self.state.steps >= self.max_steps:
+            how = "with the answer" if self.state.answer is not None else f"after {self.max_steps} steps"
+            raise RuntimeError(f"the episode has ended {how}; call reset")
         self.state = replace(self.state, page=None, steps=self.state.steps + 1)
         failure = None
         try:
@@ -199,10 +201,8 @@ class DeepSearchEnv(TextEnvironment):
         named += [(own, document) for document in found for own in (document.id, label(document.id))]
         return next((document for called, document in named if folded(called) == name), None)
 
-    def _question(self, index: int) -> Question:
-        if not 0 <= index < self.num_tasks:
-            raise IndexError(f"task {index}: {self.split} has tasks 0 to {self.num_tasks - 1}")
-        return self._questions[index]
+    def _question(self, task: Any) -> Question:
+        return self._questions[check_task(task, self.num_tasks, self.split)]
 
     def _info(self, *, valid: bool) -> Info:
         answer = self.state.answer

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from empg.errors import UserError
+from empg.errors import MissingFileError, UserError
 
 PARQUET = b"PAR1"
 READ = "JSON lines, a JSON array, CSV, TSV or Parquet; text may be compressed with gzip or zstd"
@@ -40,6 +40,23 @@ _UNREAD = (
 def plain_name(path: Path) -> Path:
     """Return the path without the suffix of a compression: `dev.jsonl` for `dev.jsonl.gz`."""
     return path.with_suffix("") if path.suffix.lower() in _SUFFIXES else path
+
+
+def require_file(path: Path, missing: str) -> None:
+    """Make sure that a path is a file.
+
+    Args:
+        path: the path.
+        missing: the message if nothing has this path.
+
+    Raises:
+        UserError: it is a folder.
+        MissingFileError: it does not exist.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: expected a file. Name a file in it")
+    if not path.is_file():
+        raise MissingFileError(missing)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def read_records(path: Path, columns: Columns) -> Records:
     if suffix in (".json", ".jsonl", ".ndjson") or start.startswith(b"{"):
         data = _DATA.match(start)
         if data is not None:
-            return _streamed(path, partial(_items, path, len(head) - len(start) + data.end()))
+            return _streamed(path, partial(_items, path, len(head) - len(start) + data.end(), inside_object=True))
         if first == b"{":
             problem = f"{path}: expected a list of records, got one JSON object"
             raise UserError(f"{problem}. Convert the list inside it to JSON lines (jq -c '.LIST[]')")
@@ -92,9 +92,9 @@ def _streamed(path: Path, read: Callable[[BinaryIO], Records]) -> Records:
         yield from read(file)
 
 
-def _items(path: Path, start: int, file: BinaryIO) -> Records:
+def _items(path: Path, start: int, file: BinaryIO, *, inside_object: bool = False) -> Records:
     file.read(start)
-    return enumerate(read_items(file, path), 1)
+    return enumerate(read_items(file, path, inside_object=inside_object), 1)
 
 
 def _parquet(path: Path, wanted: frozenset[str] | None) -> Records:

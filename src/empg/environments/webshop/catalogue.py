@@ -142,6 +142,9 @@ def fill_catalogue(products: Iterable[Product], work: Path, *, generated: bool =
 def open_catalogue(folder: Path) -> Catalogue:
     """Memory-map a catalogue that `write_catalogue` wrote.
 
+    Its errors do not say to delete the folder: a folder that the option `data` names may be the only copy. `build_once`
+    checks the folders that can be built again.
+
     Raises:
         MissingFileError: the folder is not a catalogue.
         UserError: it was written by another version of this package, or a file is damaged.
@@ -149,11 +152,12 @@ def open_catalogue(folder: Path) -> Catalogue:
     file = folder / SIGN
     if not file.is_file():
         raise MissingFileError(f"{folder} is not a catalogue: {SIGN} not found")
-    check_folder(folder)
+    remedy = f"Write or copy {folder} again, or set data to the official files"
+    check_folder(folder, remedy)
     about = json.loads(file.read_text(encoding="utf-8"))
     if about["format"] != FORMAT:
         problem = f"unsupported format: expected {FORMAT}, got {about['format']}"
-        raise UserError(f"{folder}: {problem}. Delete the folder to build it again")
+        raise UserError(f"{folder}: {problem}. {remedy}")
     names = about["names"]
     loaded = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
     with (folder / "records.jsonl").open("rb") as records:

@@ -12,8 +12,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from empg.environments.base import SEARCH, AnyText, Expert, Info, RecordedEpisode, TextEnvironment
-from empg.environments.options import check_max_steps, read_options
+from empg.environments.base import SEARCH, AnyText, Expert, Info, RecordedEpisode, SetByReset, TextEnvironment
+from empg.environments.options import check_max_steps, check_task, read_options
 from empg.environments.webshop import pages, recording
 from empg.environments.webshop.catalogue import Catalogue
 from empg.environments.webshop.expert import ShoppingExpert
@@ -44,6 +44,8 @@ class WebShopEnv(TextEnvironment):
         MissingFileError: an official file is missing; the message says which.
     """
 
+    goal = SetByReset[Goal]()
+
     def __init__(self, split: str = "train", max_steps: int = 15, **options: Any) -> None:
         chosen = read_options(WebShopOptions, options)
         rules = ShopRules(
@@ -67,7 +69,6 @@ class WebShopEnv(TextEnvironment):
         self.observation_space = AnyText(1_000_000)
         self.action_space = AnyText(1_000)
         self.state = State()
-        self.goal: Goal  # set by `reset`
 
     @property
     def num_tasks(self) -> int:
@@ -149,10 +150,8 @@ class WebShopEnv(TextEnvironment):
     def _bought(self) -> bool:
         return self.state.page is Page.DONE
 
-    def _goal(self, index: int) -> Goal:
-        if not 0 <= index < self.num_tasks:
-            raise IndexError(f"task {index}: {self.split} has tasks 0 to {self.num_tasks - 1}")
-        return self.shop.goal(self.goal_kind, self._goals[index])
+    def _goal(self, task: Any) -> Goal:
+        return self.shop.goal(self.goal_kind, self._goals[check_task(task, self.num_tasks, self.split)])
 
     def _id(self, goal: Goal) -> str:
         return f"{goal.task_id}-{self.shop.identity}"

@@ -33,6 +33,7 @@ from empg.environments.webshop.world import Page
 
 SESSIONS_KEPT = 1_000  # the least recently used session is dropped first
 MAX_FORM, MAX_FIELDS = 10_000, 20  # bytes; fields (no form of this site has as many)
+MAX_QUERY = 400  # characters; less than the longest command that the shop accepts
 UNWRITTEN_KEPT = 1_000  # episodes kept in memory while the recordings file cannot be written
 _NO_BRACKETS = str.maketrans("[]", "  ")
 _HOST = "127.0.0.1"
@@ -71,6 +72,7 @@ class Site:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         loader = PackageLoader("empg.environments.webshop", "templates")
         self._templates = Environment(loader=loader, autoescape=select_autoescape(["html"]), trim_blocks=True)
+        self._templates.globals |= {"MAX_QUERY": MAX_QUERY}
         self._templates.globals |= {"BACK": BACK, "BUY": BUY, "NEXT": NEXT, "PREVIOUS": PREVIOUS, "SUBS": SUB_PAGES}
 
     # ---- pages -----------------------------------------------------------------------------------------------------
@@ -125,7 +127,9 @@ class Site:
         # A bracket would end the command. Search ignores brackets anyway.
         query = squeeze(form.get("query", "").translate(_NO_BRACKETS))
         action = f"search[{query}]" if query else squeeze(form.get("action", ""))
-        if not session.ended and action:
+        if not session.ended and len(query) > MAX_QUERY:
+            session.notice = f"The search is too long: enter at most {MAX_QUERY} characters."
+        elif not session.ended and action:
             self._step(session, action)
         return RedirectResponse(f"/s/{key}", 303)
 
@@ -136,7 +140,8 @@ class Site:
         _, _, bought, out_of_steps, info = environment.step(action)
         session.turns.append(Decision(thought="", action=action))
         if not info["valid"]:
-            session.notice = "This button is no longer on the page."
+            is_search = action.startswith("search[")
+            session.notice = "This is not a valid search." if is_search else "This button is no longer on the page."
         if bought or out_of_steps:
             session.ended = "bought" if bought else "out of steps"
             self._record(session)

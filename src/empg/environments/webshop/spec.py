@@ -70,8 +70,12 @@ def _is_generated(data: Path | None) -> bool:
     """Return whether a shop is generated: without data, or from the indexed folder of a generated shop."""
     if data is None:
         return True
-    about = data / "catalogue.json"
-    return about.is_file() and bool(json.loads(about.read_text(encoding="utf-8")).get("generated"))
+    file = data / "catalogue.json"
+    try:
+        about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError:
+        return False  # the file is damaged, which is an error when the catalogue is opened
+    return isinstance(about, dict) and bool(about.get("generated"))
 
 
 SPEC = EnvironmentSpec(

@@ -85,6 +85,8 @@ def test_an_index_that_does_not_fit_is_one_line(tmp_path: Path, factory: str) ->
         open_published(CORPUS, Wide(), file)
     with pytest.raises(FileNotFoundError, match=r"index=.*nowhere not found"):
         open_published(CORPUS, Hashing(), tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=rf"^{tmp_path} is a folder: expected a file"):
+        open_published(CORPUS, Hashing(), tmp_path)
     shifted = publish(tmp_path / "shifted.index", factory, shift=1)
     with pytest.raises(ValueError, match=r"does not fit: only \d of 8 sampled passages are nearest to their own"):
         open_published(CORPUS, Hashing(), shifted)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from empg.environments.deepsearch.opened_files import require_file
 from empg.environments.deepsearch.retrieval.dense import (
     DenseRetriever,
     Encoder,
@@ -23,7 +24,7 @@ from empg.environments.deepsearch.retrieval.dense import (
     document_text,
 )
 from empg.environments.deepsearch.world import Document
-from empg.errors import MissingExtraError, MissingFileError, UserError
+from empg.errors import MissingExtraError, UserError
 
 _FLAT = (b"IxFI", b"IxFl")  # the first four bytes of a file: IndexFlatIP, and IndexFlat with a metric
 _GRAPH = (b"IHNf", b"IHNs")  # HNSW over a flat index, and over a quantised one
@@ -45,10 +46,9 @@ def open_published(documents: Sequence[Document], encoder: Encoder, file: Path) 
     Raises:
         MissingFileError: the file does not exist.
         MissingExtraError: it is an HNSW index, and faiss is not installed.
-        UserError: the file is another kind of index, is damaged, or does not fit the corpus or the encoder.
+        UserError: the file is a folder or another kind of index, is damaged, or does not fit the corpus or the encoder.
     """
-    if not file.is_file():
-        raise MissingFileError(f"index={file} not found: expected a faiss index of the corpus")
+    require_file(file, f"index={file} not found: expected a faiss index of the corpus")
     with file.open("rb") as opened:
         start = opened.read(_HEADER.size + _COUNT.size)
     if start[:4] not in (*_FLAT, *_GRAPH):
