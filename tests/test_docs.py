@@ -345,6 +345,13 @@ def test_an_environment_s_page_names_every_option_with_its_type_default_and_desc
         assert cells[3] == field.description, name
 
 
+def test_the_recipe_with_files_of_questions_evaluates_the_splits_that_it_names() -> None:
+    [text] = re.findall(r"```yaml\n(.*?)```", section("deepsearch.md", "Your own questions and corpus"), re.DOTALL)
+    recipe = parse_recipe(yaml.safe_load(text))
+    splits = recipe.environment.options["data"]["questions"]
+    assert [recipe.environment.train_split, *recipe.evaluation.panels] == list(splits)
+
+
 def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "tutorials" / "3-add-an-environment.md").read_text(encoding="utf-8")
     [code, project, recipe] = [

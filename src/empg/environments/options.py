@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -75,6 +76,11 @@ def check_max_steps(max_steps: Any, highest: int = 1_000_000) -> int:
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or not 1 <= max_steps <= highest:
         raise OptionError([f"max_steps: expected a whole number from 1 to {highest:,}, got {max_steps!r:.80}"])
     return max_steps
+
+
+def concerns_split(error: BaseException) -> bool:
+    """Return whether a constructor refused its `split`: then the message begins with the name of the argument."""
+    return re.match(r"split\b", str(error)) is not None
 
 
 def in_home(path: str) -> str:
