@@ -64,7 +64,8 @@ def read_options(model: type[Options], given: Mapping[str, Any], within: str = "
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        raise OptionError(explained(error, model, within)) from None
+        beside = () if within or not issubclass(model, EnvironmentOptions) else ("split", "max_steps")
+        raise OptionError(explained(error, model, within, beside)) from None
 
 
 def check_max_steps(max_steps: Any, highest: int = 1_000_000) -> int:
