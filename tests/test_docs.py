@@ -330,7 +330,7 @@ def test_the_page_on_studies_names_every_key_with_its_type_and_default() -> None
 
 
 @pytest.mark.parametrize("id_", ["alfworld", "webshop", "deepsearch"])
-def test_an_environment_s_page_names_every_option_with_its_type_and_default(id_: str) -> None:
+def test_an_environment_s_page_names_every_option_with_its_type_default_and_description(id_: str) -> None:
     text = (ROOT / "docs" / f"{id_}.md").read_text(encoding="utf-8")
     [table] = re.findall(r"^\| option \| type \| default \| meaning \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
     said = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
@@ -342,7 +342,14 @@ def test_an_environment_s_page_names_every_option_with_its_type_and_default(id_:
             assert cells[2] == ("required" if field.is_required() else ""), name
         else:
             assert yaml.safe_load(cells[2].strip("`")) == default, name
-        assert cells[3], name
+        assert cells[3] == field.description, name
+
+
+def test_the_recipe_with_files_of_questions_evaluates_the_splits_that_it_names() -> None:
+    [text] = re.findall(r"```yaml\n(.*?)```", section("deepsearch.md", "Your own questions and corpus"), re.DOTALL)
+    recipe = parse_recipe(yaml.safe_load(text))
+    splits = recipe.environment.options["data"]["questions"]
+    assert [recipe.environment.train_split, *recipe.evaluation.panels] == list(splits)
 
 
 def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_gymnasium_environment_of_text_trains_without_a_warm_start(place: Path
     assert "  say 0\n  say 1\n  say 2\n" in played
 
     refused = empg(place, "train", "echo.yaml", "warm_start={}", code=1).stderr
-    assert refused.startswith("fail  environment echoing:Echo-v0, train: echoing:Echo-v0 has no expert: leave out warm")
+    assert refused.startswith("fail  environment echoing:Echo-v0, train: echoing:Echo-v0 has no expert, which warm_st")
     assert "Traceback" not in refused
     assert not (place / "runs").exists()
     assert "no expert" in empg(place, "play", "echoing:Echo-v0", "--expert", code=1).stderr

@@ -8,6 +8,8 @@ from importlib import metadata
 
 # Modules whose name differs from their distribution's by more than case and separators.
 DISTRIBUTIONS = {"faiss": "faiss-cpu", "yaml": "pyyaml"}
+# Commands that have an extra of another name, which brings all that they need.
+EXTRAS = {"serve-environment": "openenv"}
 
 
 def missing_extra(command: str | None, error: ModuleNotFoundError) -> str | None:
@@ -25,7 +27,8 @@ def missing_extra(command: str | None, error: ModuleNotFoundError) -> str | None
 def find_extra(command: str, module: str, requirements: Iterable[str]) -> str | None:
     """Return the extra to install for `command` when the import of `module` failed.
 
-    The extra named like the command is preferred, then the smallest extra that brings the module.
+    The command's own extra is preferred: the one in `EXTRAS` or of the same name. Then comes the smallest extra that
+    brings the module.
 
     Args:
         command: Name of a command, e.g. `train`.
@@ -36,8 +39,9 @@ def find_extra(command: str, module: str, requirements: Iterable[str]) -> str | 
     distribution = DISTRIBUTIONS.get(name, name)
     contents = distributions_by_extra(requirements)
     holding = [extra for extra, distributions in contents.items() if distribution in distributions]
-    if command in holding:
-        return command
+    own = EXTRAS.get(command, command)
+    if own in holding:
+        return own
     return min(holding, key=lambda extra: (len(contents[extra]), extra), default=None)
 
 

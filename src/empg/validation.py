@@ -94,15 +94,18 @@ _WORDS = {
 }
 
 
-def explained(error: ValidationError, model: type[BaseModel], within: str = "") -> list[str]:
+def explained(
+    error: ValidationError, model: type[BaseModel], within: str = "", beside: Sequence[str] = ()
+) -> list[str]:
     """One line per problem.
 
     Args:
         error: what validating `model` raised.
         model: the model, whose fields name the valid keys.
         within: the path of the key that holds the model, e.g. `environment.options`; empty for a model of its own.
+        beside: further names that are valid beside the fields of the model.
     """
-    return [line for item in error.errors() for line in _lines(item, model, within)]
+    return [line for item in error.errors() for line in _lines(item, model, within, beside)]
 
 
 def read_settings(model: type[Settings], given: Mapping[str, Any], within: str) -> Settings:
@@ -161,7 +164,7 @@ def valid_keys(model: type[BaseModel], path: Sequence[str] = ()) -> list[str]:
     return list(model.model_fields)
 
 
-def _lines(item: Any, model: type[BaseModel], within: str) -> list[str]:
+def _lines(item: Any, model: type[BaseModel], within: str, beside: Sequence[str]) -> list[str]:
     path = [str(part) for part in item["loc"]]
     name = ".".join([*([within] if within else []), *path])
     if item["type"] == "value_error":  # raised by a validator: values that do not go together
@@ -170,7 +173,8 @@ def _lines(item: Any, model: type[BaseModel], within: str) -> list[str]:
             return problem.lines
         lines = [f"{name}: {problem}" if name else str(problem)]
     elif item["type"] == "extra_forbidden":
-        lines = [f"unknown key {name!r:.80}{hint(path[-1], valid_keys(model, path[:-1]))}"]
+        known = [*valid_keys(model, path[:-1]), *(beside if len(path) == 1 else ())]
+        lines = [f"unknown key {name!r:.80}{hint(path[-1], known)}"]
     elif item["type"] == "missing":
         lines = [f"{name}: is required, but not given"]
     else:

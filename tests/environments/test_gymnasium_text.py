@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_one_line(id_: str, split: str, options: dict[str, 
 def test_there_is_no_expert() -> None:
     environment = make(ECHO_ID, "train")
     environment.reset(options={"task": 0})
-    with pytest.raises(UserError, match="echoing:Echo-v0 has no expert: leave out warm_start"):
+    with pytest.raises(UserError, match="echoing:Echo-v0 has no expert, which warm_start and --expert need"):
         environment.expert()
 
 

@@ -311,3 +311,13 @@ def test_unknown_names_are_errors_at_the_start() -> None:
         make_server("alfwold", [], {}, None, 1, 1.0)
     with pytest.raises(UserError, match="room"):
         make_server("alfworld", [], {"room": "small"}, None, 1, 1.0)
+
+
+def test_an_environment_without_the_usual_splits_needs_split() -> None:
+    scheme = {"split_scheme": "verl-agent", "products": 50}
+    with pytest.raises(UserError, match=r"^split: expected one of test, train, got 'dev'\. .* with --split$"):
+        make_server("webshop", [], scheme, None, 1, 1.0)
+    with pytest.raises(UserError, match=r"'dev'$"):  # it was named
+        make_server("webshop", ["dev"], scheme, None, 1, 1.0)
+    with pytest.raises(UserError, match=r"'big'\)$"):  # the options are wrong
+        make_server("alfworld", [], {"rooms": "big"}, None, 1, 1.0)

@@ -21,7 +21,8 @@ from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
 from empg.recipe import Recipe, parse_recipe
 from empg.rollout.env_pool import ProcessEnvPool
-from tests.packages import importable, install, install_lamproom
+from tests.lamps import Lamps
+from tests.packages import ECHO, importable, install, install_lamproom
 
 OWN = ["alfworld", "webshop", "deepsearch"]
 
@@ -122,9 +123,35 @@ class TestRegister:
         assert "lamps" in known_ids()
         assert "empg-test/Lamps-v0" in gymnasium.registry
 
+    def test_a_class_that_gymnasium_knows_already_is_no_other_environment(self) -> None:
+        registered: Any = Lamps
+        gymnasium.register("empg-test/Lamps-v0", entry_point=registered)
+        register(self.SPEC)
+        assert find("empg-test/Lamps-v0") is self.SPEC
+
     def test_an_id_is_taken_once(self) -> None:
         with pytest.raises(UserError, match="id 'alfworld' is taken already"):
             register(replace(self.SPEC, id="alfworld"))
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            (
+                {"gymnasium_id": "empg/WebShop-v1"},
+                "the gymnasium id 'empg/WebShop-v1' is taken already; choose another",
+            ),
+            ({"gymnasium_id": "no id!"}, "gymnasium refuses its id 'no id!': Error: Malformed environment ID"),
+            ({"gymnasium_id": "empg-test/None-v0", "entry_point": None}, "gymnasium has no empg-test/None-v0; give an"),
+        ],
+    )
+    def test_a_spec_that_gymnasium_cannot_take_is_refused_and_not_kept(
+        self, changed: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(UserError, match=f"^environment 'fresh': {message}"):
+            register(replace(self.SPEC, id="fresh", **changed))
+        assert "fresh" not in known_ids()
+        register(replace(self.SPEC, id="fresh", gymnasium_id=None))
+        assert "fresh" in known_ids()
 
     def test_what_is_no_text_environment_is_refused(self) -> None:
         spec = replace(self.SPEC, id="odd", entry_point="types:SimpleNamespace")
@@ -219,6 +246,13 @@ def test_an_unknown_one_is_refused_in_a_line_that_names_the_nearest(id_: str, me
         parse_recipe({"environment": {"id": id_}})
 
 
+def test_the_nearest_gymnasium_id_has_the_module_that_registers_it(folder: Path) -> None:
+    (folder / "echoing.py").write_text(ECHO)
+    said = refusal("echoing:Echo-v9")
+    assert "did you mean 'echoing:Echo-v0'?" in said
+    assert find("echoing:Echo-v0").gymnasium_id == "echoing:Echo-v0"
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -242,6 +276,18 @@ def test_wrong_options_are_named_as_keys_of_the_recipe(environment: dict[str, An
     assert str(caught.value).startswith("recipe: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("id_", "key", "meant"), [("alfworld", "max_step", "max_steps"), ("webshop", "splitt", "split")]
+)
+def test_the_nearest_key_may_be_an_argument_of_the_constructor_itself(id_: str, key: str, meant: str) -> None:
+    message = f"^unknown key '{key}'; did you mean '{meant}'\\?$"
+    options: dict[str, Any] = {key: 3}
+    with pytest.raises(UserError, match=message):
+        make(id_, "train", options)
+    with pytest.raises(UserError, match=message):
+        gymnasium.make(str(find(id_).gymnasium_id), **options)
 
 
 def test_a_resolved_recipe_has_every_option_and_is_read_back_the_same() -> None:

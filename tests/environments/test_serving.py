@@ -13,6 +13,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from empg.environments.serving import serve_app, web_app
+from empg.errors import UserError
+
 SERVERS = {
     "site": (
         "from empg.environments.webshop import WebShopEnv\n"
@@ -166,3 +169,41 @@ def test_on_a_network_a_server_has_addresses_and_the_names_of_its_machine() -> N
             assert server.post(Host=host) == 400
     finally:
         assert not re.search("Traceback|Error", server.stop())
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+def test_an_ipv6_address_is_printed_in_brackets() -> None:
+    program = START.format(host="::1") + SERVERS["retriever"]
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://\[::1\]:\d+", url)
+        assert httpx.get(f"{url}/health").status_code == 200
+        process.terminate()
+
+
+OWN = r"Use an address of this machine, such as 127\.0\.0\.1$"
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("", rf"^host: expected a name or an address, got an empty text\. {OWN}"),
+        ("\xe9..x", rf"^host: '\xe9\.\.x' is not a valid name\. {OWN}"),
+        ("nohost.invalid", rf"^cannot serve at nohost\.invalid:0 \(.*\)\. {OWN}"),
+        ("192.0.2.1", rf"^cannot serve at 192\.0\.2\.1:0 \(.*\)\. {OWN}"),
+        ("2001:db8::1", rf"^cannot serve at \[2001:db8::1\]:0 \(.*\)\. {OWN}"),
+    ],
+)
+def test_a_host_that_is_not_of_this_machine_is_refused(host: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        serve_app(web_app([], host), host, 0, None)
+
+
+def test_a_port_that_is_in_use_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            UserError, match=rf"^cannot serve at 127\.0\.0\.1:{port} \(.*\)\. Choose another port, or 0$"
+        ):
+            serve_app(web_app([], "127.0.0.1"), "127.0.0.1", port, None)

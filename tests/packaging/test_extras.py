@@ -89,6 +89,8 @@ def is_imported(module: str) -> bool:
         ("typer", ["--help"], "empg", "train"),
         ("jinja2", ["report", "nosuch"], "empg report", "report"),
         ("starlette", ["report", "nosuch", "--serve"], "empg report", "server"),
+        ("starlette", ["serve-environment", "alfworld"], "empg serve-environment", "openenv"),
+        ("uvicorn", ["serve-environment", "alfworld"], "empg serve-environment", "openenv"),
         ("gymnasium", ["play", "alfworld"], "empg play", "environments"),
         ("pydantic", ["train", "nosuch.yaml"], "empg train", "train"),
     ],

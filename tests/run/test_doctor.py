@@ -195,11 +195,35 @@ class TestFindings:
             text = "environment echoing:Echo-v0, train: "
             lacking = found(check(recipe(environment=echo)), text)
             assert lacking.level == "fail"
-            assert lacking.text.endswith("echoing:Echo-v0 has no expert: leave out warm_start and --expert")
+            assert lacking.text.endswith("echoing:Echo-v0 has no expert, which warm_start and --expert need")
+            assert lacking.remedy == "leave out warm_start and set policy.model to a pretrained model"
             no_words = found(check(recipe(environment=echo, warm_start=None)), text)
             assert "policy.model=tiny takes its vocabulary from the play of an expert" in no_words.text
-            loaded = recipe(environment=echo, warm_start=None, policy={"model": "somebody/some-model"})
+            assert no_words.remedy == "set policy.model to a pretrained model"
+            pretrained = {"model": "somebody/some-model"}
+            imitating = found(check(recipe(environment=echo, policy=pretrained)), text)
+            assert (imitating.level, imitating.remedy) == ("fail", "leave out warm_start")
+            loaded = recipe(environment=echo, warm_start=None, policy=pretrained)
             assert found(check(loaded), text).level == "ok"
+
+    @pytest.mark.parametrize(
+        ("environment", "evaluation", "split", "remedy"),
+        [
+            ({"train_split": "training"}, {}, "training", "set environment.train_split to what this environment has"),
+            ({}, {"splits": ["test"]}, "test", "set evaluation.splits to what this environment has"),
+            (
+                {"options": {"games": "/nowhere"}},
+                {"splits": ["valid_seen"]},
+                "valid_seen",
+                "fix environment.options or evaluation.splits in the recipe",
+            ),
+        ],
+    )
+    def test_the_remedy_names_the_key_of_a_split(
+        self, environment: dict[str, Any], evaluation: dict[str, Any], split: str, remedy: str
+    ) -> None:
+        finding = found(check(recipe(environment=environment, evaluation=evaluation)), f"alfworld, {split}: ")
+        assert (finding.level, finding.remedy) == ("fail", remedy)
 
     @pytest.mark.parametrize(
         ("id_", "said"),
@@ -289,6 +313,7 @@ class TestFindings:
             lamps = {"environment": {"id": "lamproom"}, "policy": {"tiny": SHAPE}, "warm_start": {"early_stop": 0.1}}
             finding = found(check(parse_recipe(lamps)), "environment lamproom, train")
             assert (finding.level, "this environment cannot stop early" in finding.text) == ("fail", True)
+            assert finding.remedy == "set warm_start.early_stop=0"
 
     def test_a_model_too_large_for_this_machine(self) -> None:
         huge = {**SHAPE, "hidden_size": 16384, "intermediate_size": 65536, "layers": 100}

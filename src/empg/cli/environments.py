@@ -69,19 +69,28 @@ def play(
 
 @app.command("serve-retriever")
 def serve_retriever(
-    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help='File with lines {"id": ..., "contents": ...}')],
+    corpus: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CORPUS",
+            help="File of passages (id and contents, or id, title and text): JSON lines, a JSON array, CSV, TSV or "
+            "Parquet.",
+        ),
+    ],
     retriever: Annotated[Index, typer.Option(help="Kind of index.")] = Index.bm25,
     encoder: Annotated[Path | None, typer.Option(help="Folder of a sentence-embedding model, for dense.")] = None,
     query_prefix: Annotated[
-        str, typer.Option(help='Prefix that the encoder expects before queries: "query: " for E5.')
-    ] = "",
+        str | None, typer.Option(help='Prefix that the encoder expects before queries: "query: " for E5.')
+    ] = None,
     document_prefix: Annotated[
-        str, typer.Option(help='Prefix that the encoder expects before documents: "passage: " for E5.')
-    ] = "",
+        str | None, typer.Option(help='Prefix that the encoder expects before documents: "passage: " for E5.')
+    ] = None,
     pooling: Annotated[
         Pooling | None, typer.Option(help="Pooling of the encoder  [default: that of its folder]")
     ] = None,
-    device: Annotated[str, typer.Option(help="Device of the encoder, in torch's notation.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="Device of the encoder, in torch's notation  [default: cpu]")
+    ] = None,
     faiss: Annotated[
         str | None, typer.Option(help="faiss index factory string, e.g. HNSW32  [default: exact search]")
     ] = None,
@@ -99,10 +108,12 @@ def serve_retriever(
     """
     from empg.environments.deepsearch.served_corpus import serve_corpus
 
-    model = None
-    if encoder is not None:
-        marks = {"query_prefix": query_prefix, "document_prefix": document_prefix}
-        model = {"folder": encoder, **marks, "pooling": pooling and pooling.value, "device": device}
+    pooled = pooling and pooling.value
+    said = {"query_prefix": query_prefix, "document_prefix": document_prefix, "pooling": pooled, "device": device}
+    given = {name: value for name, value in said.items() if value is not None}
+    if given and encoder is None:
+        raise typer.BadParameter(f"--{next(iter(given)).replace('_', '-')} needs --encoder")
+    model = None if encoder is None else {"folder": encoder, **given}
     searching = {"retriever": retriever.value, "encoder": model, "faiss": faiss, "index": index, "cache": cache}
     serve_corpus(
         corpus, searching, host, port, ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True)

@@ -186,4 +186,4 @@ class TextEnvironment(gymnasium.Env[str, str]):
         Raises:
             UserError: there is no expert. The message says what cannot be done without one.
         """
-        raise UserError(f"{type(self).__name__} has no expert: leave out warm_start and --expert")
+        raise UserError(f"{type(self).__name__} has no expert, which warm_start and --expert need")

@@ -161,7 +161,7 @@ class GymnasiumText(TextEnvironment):
         Raises:
             UserError: always.
         """
-        raise UserError(f"{self._id} has no expert: leave out warm_start and --expert")
+        raise UserError(f"{self._id} has no expert, which warm_start and --expert need")
 
     def close(self) -> None:
         """Close the environment."""

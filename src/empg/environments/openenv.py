@@ -45,10 +45,11 @@ from empg.environments.openenv_messages import (
     observed,
     read_message,
 )
+from empg.environments.options import concerns_split
 from empg.environments.panels import panel_order
 from empg.environments.registry import Maker, find
 from empg.environments.serving import serve_app, web_app
-from empg.errors import MissingExtraError
+from empg.errors import MissingExtraError, UserError
 
 MAX_MESSAGE = 1 << 20  # bytes of a message or a body
 MAX_LISTED = 1_000  # tasks in one answer
@@ -306,7 +307,12 @@ def make_server(
     names = list(dict.fromkeys(splits or ("train", *spec.panels)))
     makers = {name: Maker(spec, name, options, max_steps) for name in names}
     evaluated = [name for name in names if name != "train"]
-    return OpenEnvServer(makers, evaluated, id_.replace("/", "-"), sessions, idle)
+    try:
+        return OpenEnvServer(makers, evaluated, id_.replace("/", "-"), sessions, idle)
+    except UserError as error:
+        if splits or not concerns_split(error):
+            raise
+        raise UserError(f"{error}. Name the splits to serve with --split") from None
 
 
 async def _send(websocket: WebSocket, answer: dict[str, Any]) -> None:

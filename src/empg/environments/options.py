@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -64,7 +65,8 @@ def read_options(model: type[Options], given: Mapping[str, Any], within: str = "
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        raise OptionError(explained(error, model, within)) from None
+        beside = () if within or not issubclass(model, EnvironmentOptions) else ("split", "max_steps")
+        raise OptionError(explained(error, model, within, beside)) from None
 
 
 def check_max_steps(max_steps: Any, highest: int = 1_000_000) -> int:
@@ -101,6 +103,11 @@ def check_task(task: Any, tasks: int, split: str) -> int:
     if not 0 <= number < tasks:
         raise IndexError(f"task {number}: {split} has tasks 0 to {tasks - 1}")
     return number
+
+
+def concerns_split(error: BaseException) -> bool:
+    """Return whether a constructor refused its `split`: then the message begins with the name of the argument."""
+    return re.match(r"split\b", str(error)) is not None
 
 
 def in_home(path: str) -> str:

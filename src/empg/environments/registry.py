@@ -86,7 +86,8 @@ def register(spec: EnvironmentSpec) -> None:
     An installed package declares an entry point instead: then every process knows it, workers included.
 
     Raises:
-        UserError: the id is taken by another environment.
+        UserError: the id or the gymnasium id is taken by another environment, or gymnasium refuses it. Nothing is kept
+            then.
     """
     known = _registered.get(spec.id)
     if known is not None and _resolved(spec.id, known) != spec:
@@ -142,11 +143,30 @@ def _resolved(id_: str, place: str | EnvironmentSpec) -> EnvironmentSpec:
 
 
 def _keep(spec: EnvironmentSpec) -> None:
+    """Store a spec, and register it with gymnasium first, so that nothing is stored if that fails."""
+    if spec.gymnasium_id is not None:
+        _register_with_gymnasium(spec, spec.gymnasium_id)
     _registered[spec.id] = spec
-    if spec.gymnasium_id is not None and spec.gymnasium_id not in gymnasium.registry:
-        if spec.entry_point is None:
-            raise UserError(f"environment {spec.id!r}: gymnasium has no {spec.gymnasium_id}; give an entry_point")
-        gymnasium.register(spec.gymnasium_id, entry_point=spec.entry_point, disable_env_checker=True)
+
+
+def _register_with_gymnasium(spec: EnvironmentSpec, id_: str) -> None:
+    if spec.entry_point is None:
+        if id_.rpartition(":")[2] not in gymnasium.registry:
+            raise UserError(f"environment {spec.id!r}: gymnasium has no {id_}; give an entry_point")
+    elif id_ not in gymnasium.registry:
+        try:
+            gymnasium.register(id_, entry_point=spec.entry_point, disable_env_checker=True)
+        except gymnasium.error.Error as error:
+            raise UserError(
+                f"environment {spec.id!r}: gymnasium refuses its id {id_!r:.80}: {described(error)}"
+            ) from None
+    elif _place(gymnasium.registry[id_].entry_point) != spec.entry_point:
+        raise UserError(f"environment {spec.id!r}: the gymnasium id {id_!r} is taken already; choose another")
+
+
+def _place(entry_point: Any) -> str:
+    """Write an entry point of gymnasium, a text or the class itself, as `package.module:Class`."""
+    return f"{entry_point.__module__}:{entry_point.__qualname__}" if callable(entry_point) else str(entry_point)
 
 
 def _declared(id_: str, points: list[EntryPoint]) -> EnvironmentSpec:
@@ -171,7 +191,8 @@ def _distribution(point: EntryPoint) -> str:
 
 def _unknown(id_: str) -> EnvironmentSpec:
     known = known_ids()
-    meant = nearest(id_, [*known, *gymnasium.registry])
+    module, colon, _ = id_.rpartition(":")  # a name is unknown without the module that registers it
+    meant = nearest(id_, [*known, *gymnasium.registry, *(f"{module}{colon}{name}" for name in gymnasium.registry)])
     hint = f"; did you mean {meant!r}?" if meant is not None else "."
     raise UserError(
         f"unknown environment {id_!r:.80}{hint} Known: {', '.join(known)}, and gymnasium ids whose observations and "

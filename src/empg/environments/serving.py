@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +27,8 @@ from empg.errors import UserError
 
 REQUEST_SECONDS = 30.0  # for a whole request to arrive, however slowly its bytes come
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+_PORT_REFUSED = (errno.EADDRINUSE, errno.EACCES)  # EACCES: ports below 1024 are for administrators
+_OWN_ADDRESS = "Use an address of this machine, such as 127.0.0.1"
 
 
 def web_app(routes: Sequence[BaseRoute], host: str, exception_handlers: Mapping[Any, Any] | None = None) -> Starlette:
@@ -60,7 +64,7 @@ def serve_app(
         max_message: largest message of a WebSocket (bytes); None accepts no WebSockets. They need `websockets`.
 
     Raises:
-        UserError: the address is unavailable, for example because the port is in use.
+        UserError: the host is not one of this machine, or the port is unavailable, for example because it is in use.
     """
     config = uvicorn.Config(
         app,
@@ -81,7 +85,7 @@ def serve_app(
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         if ready is not None and server.started:
-            ready(f"http://{host}:{listening.getsockname()[1]}")
+            ready(f"http://{_written(host)}:{listening.getsockname()[1]}")
         await serving
 
     asyncio.run(run())
@@ -179,12 +183,27 @@ def _is_private(name: str) -> bool:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address. uvicorn's own bind exits the process if the port is in use."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise UserError(f"cannot serve at {host}:{port} ({error.strerror}). Choose another port, or 0") from None
+    """Return a socket bound to the address. uvicorn's own bind exits the process if the port is in use.
+
+    Raises:
+        UserError: the address is unavailable; the message says whether the host or the port has to change.
+    """
+    if not host:
+        raise UserError(f"host: expected a name or an address, got an empty text. {_OWN_ADDRESS}")
+    with ExitStack() as undo:
+        try:
+            bound = undo.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, port))
+        except (UnicodeError, TypeError):  # what Python raises depends on its version
+            raise UserError(f"host: {host!r:.80} is not a valid name. {_OWN_ADDRESS}") from None
+        except OSError as error:
+            remedy = "Choose another port, or 0" if error.errno in _PORT_REFUSED else _OWN_ADDRESS
+            raise UserError(f"cannot serve at {_written(host)}:{port} ({error.strerror}). {remedy}") from None
+        undo.pop_all()
     return bound
+
+
+def _written(host: str) -> str:
+    """Return a host as it is written before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host

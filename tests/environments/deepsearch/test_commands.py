@@ -11,11 +11,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from empg.cli import app
+from empg.environments.deepsearch.options import Encoder, Searching
 from empg.environments.deepsearch.retrieval.served import ServedRetriever
+from empg.environments.options import read_options
 from tests.environments.deepsearch.smallworld import DOCUMENTS
 
 EMPG = str(Path(sys.executable).with_name("empg"))
@@ -110,8 +115,33 @@ def test_serve_errors_are_one_line(tmp_path: Path) -> None:
             "is not the folder of a sentence-embedding model: config.json not found",
         ),
         ([corpus, "--faiss", "Flat"], "faiss='Flat' is for retriever='dense'"),
+        ([corpus, "--encoder", str(tmp_path)], f"encoder='{tmp_path}' is for retriever='dense'"),
     ):
         done = subprocess.run([EMPG, "serve-retriever", *arguments], capture_output=True, text=True, timeout=100)
         assert done.returncode == 1, arguments
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--query-prefix", "--document-prefix", "--pooling", "--device"])
+def test_an_option_of_the_encoder_needs_an_encoder(option: str) -> None:
+    refused = CliRunner().invoke(app, ["serve-retriever", "corpus.jsonl", option, "mean"])
+    assert refused.exit_code == 2
+    assert f"{option} needs --encoder" in refused.output
+
+
+def test_what_the_encoder_expects_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "empg.environments.deepsearch.served_corpus.serve_corpus",
+        lambda corpus, searching, *_, **__: asked.append(searching),
+    )
+    e5 = ["--encoder", "e5", "--query-prefix", "query: ", "--pooling", "mean"]
+    assert CliRunner().invoke(app, ["serve-retriever", "corpus.jsonl", "--retriever", "dense", *e5]).exit_code == 0
+    encoder = read_options(Searching, asked[0]).encoder
+    assert encoder == Encoder(folder=Path("e5"), query_prefix="query: ", pooling="mean")
+
+
+def test_the_help_names_every_format_of_a_corpus() -> None:
+    said = " ".join(CliRunner().invoke(app, ["serve-retriever", "--help"]).output.split())
+    assert "JSON lines, a JSON array, CSV, TSV or Parquet" in said

@@ -494,7 +494,7 @@ def test_skipped_records_are_logged_without_a_report(tmp_path: Path, caplog: pyt
     ("text", "name", "message"),
     [
         ("", "dev.jsonl", "no record identifies the dataset"),
-        (lines({"text": "a corpus"}), "dev.jsonl", r"1 malformed \(unknown format; .*Set dataset="),
+        (lines({"text": "a corpus"}), "dev.jsonl", r"1 malformed \(unknown format; .*\. Expected .* question with"),
         ('{\n  "Data": []\n}', "dev.json", "no record identifies the dataset"),
         ('{\n  "Data": [{"Question": "q"', "dev.json", "not valid JSON after"),
         ('{\n  "Version": 1\n}', "dev.json", "got one JSON object"),

@@ -98,7 +98,9 @@ def corpus(tmp_path: Path) -> Path:
         ({"data": {"questions": {"a\nb": 3}}}, "data.questions: a b must be a file or a list of files"),
         ({"metric": "judge", "judge": {"url": "http://x"}}, "judge.model: is required, but not given"),
         ({"faiss": "Flat"}, "faiss='Flat' is for retriever='dense', this is 'bm25'"),
-        ({"index": "e5_Flat.index"}, "index=e5_Flat.index is for retriever='dense', this is 'bm25'"),
+        ({"index": "e5_Flat.index"}, "index='e5_Flat.index' is for retriever='dense', this is 'bm25'"),
+        ({"encoder": "e5"}, "encoder='e5' is for retriever='dense', this is 'bm25'"),
+        ({"retriever": "tantivy", "encoder": "e5"}, "encoder='e5' is for retriever='dense', this is 'tantivy'"),
         (
             {"retriever": "dense", "encoder": "e5", "faiss": "Flat", "index": "e5_Flat.index"},
             "faiss='Flat' builds an index, but index=e5_Flat.index is one: leave out one",

@@ -163,7 +163,8 @@ def test_many_files_are_left_out_in_one_short_line(published: Path, caplog: pyte
 
 def test_the_rows_of_search_r1_are_placed_one_by_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its training file has two data sets, and its test file all seven."""
-    sets = {"train": ("nq", "hotpotqa"), "test": ("nq", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")}
+    tested = ("nq", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
+    sets = {"train": ("nq", "hotpotqa"), "test": tested}
     folder = tmp_path / "nq_hotpotqa_train"
     folder.mkdir()
     for part, names in sets.items():
@@ -174,7 +175,18 @@ def test_the_rows_of_search_r1_are_placed_one_by_one(tmp_path: Path, caplog: pyt
         environment = DeepSearchEnv("train", data={"questions": str(folder), "corpus": str(corpus)})
     sources = {split: [q.source for q in found] for split, found in environment.source.questions.items()}
     assert sources == {"train": ["hotpotqa"], "test_id": ["hotpotqa", "2wiki"], "test_ood": ["musique", "bamboogle"]}
-    assert "left out (other data sets): test.parquet (nq), train.parquet (nq)" in caplog.text
+    assert "left out (other data sets): test.parquet (nq, popqa), train.parquet (nq)" in caplog.text
+
+
+def test_a_file_that_is_left_out_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "hotpot_dev.jsonl", HOTPOT)
+    rows = [{**FLASHRAG, "data_source": name} for name in ("hotpotqa", "musique", "bamboogle")]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "test.parquet")
+    with caplog.at_level(logging.WARNING, "empg"):
+        arrange(tmp_path, paragraphs=True)
+    assert [message.partition(": left out ")[2] for message in caplog.messages] == [
+        "(no paragraphs to search, and data.corpus is not set): test.parquet"
+    ]
 
 
 def test_a_file_in_two_splits_is_rejected(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ class ALFWorldOptions(EnvironmentOptions):
     rooms: RoomSize = Field("full", description="size of generated rooms")
     task_types: Several[TaskType] | None = Field(None, description="the kinds of tasks to play; null plays all six")
     train_task_types: Several[TaskType] | None = Field(
-        None, description="the kinds of tasks of the split `train`, if they differ; null: those of `task_types`"
+        None,
+        description="the kinds of tasks of the split `train`, if they differ from those of the evaluation; null: those "
+        "of `task_types`",
     )
     backend: Backend = Field(
         "python", description="`python` is this package's engine; `textworld` the real one (`empg[textworld]`)"

@@ -17,6 +17,7 @@ from typing import Any
 from empg.environments.deepsearch.dataset_names import HOMES
 from empg.environments.deepsearch.opened_files import require_file
 from empg.environments.deepsearch.question_records import (
+    EXPECTED_FIELDS,
     NO_ANSWER,
     WITH_CONTEXT,
     MalformedError,
@@ -187,7 +188,7 @@ def _recognised(path: Path, dataset: str, report: LoadReport) -> Iterator[tuple[
         if name is None and number == GIVE_UP:
             break
     if name is None:
-        raise NotQuestionsError(f"{path}: no record identifies the dataset: {report.summary()}. Set dataset=...")
+        raise NotQuestionsError(f"{path}: no record identifies the dataset: {report.summary()}. {EXPECTED_FIELDS}")
 
 
 # ---- what a file is --------------------------------------------------------------------------------------------------

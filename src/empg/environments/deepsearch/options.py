@@ -142,10 +142,10 @@ class Searching(OptionSection):
 
     @model_validator(mode="after")
     def _dense_alone(self) -> Searching:
-        if self.faiss is not None and self.retriever != "dense":
-            raise UserError(f"faiss={self.faiss!r} is for retriever='dense', this is {self.retriever!r:.80}")
-        if self.index is not None and self.retriever != "dense":
-            raise UserError(f"index={self.index} is for retriever='dense', this is {self.retriever!r:.80}")
+        folder = None if self.encoder is None else self.encoder.folder
+        for name, value in {"encoder": folder, "faiss": self.faiss, "index": self.index}.items():
+            if value is not None and self.retriever != "dense":
+                raise UserError(f"{name}={str(value)!r} is for retriever='dense', this is {self.retriever!r:.80}")
         if self.index is not None and self.faiss is not None:
             raise UserError(f"faiss={self.faiss!r} builds an index, but index={self.index} is one: leave out one")
         if self.retriever == "dense" and self.encoder is None:
@@ -159,7 +159,7 @@ class DeepSearchOptions(Searching, EnvironmentOptions):
     results: StrictInt = Field(3, ge=1, le=100, description="results of a search")
     snippet_words: StrictInt = Field(10, ge=1, le=1_000, description="words of each result in a list")
     page_words: StrictInt = Field(
-        200, ge=1, le=100_000, description="words of a page, and of each passage; the rest is cut, visibly"
+        200, ge=1, le=100_000, description="words of each part of a page, and of each passage, which is visibly cut"
     )
     observation: Observation = Field(
         "list",

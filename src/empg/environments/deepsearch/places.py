@@ -65,7 +65,11 @@ def arrange(folder: Path, paragraphs: bool = False) -> Files:
     if not folder.is_dir():
         raise MissingFileError(f"{folder} is not a folder. Set data.questions to files by split, e.g. {DATA_EXAMPLE}")
     splits: dict[str, list[str]] = {split: [] for split in _DATASETS}
-    left_out: dict[str, list[str]] = {}
+    left_out: dict[str, dict[str, list[str]]] = {}  # by reason, each file with what more is known of it
+
+    def leave_out(reason: str, name: Path, *more: str) -> None:
+        left_out.setdefault(reason, {}).setdefault(str(name), []).extend(more)
+
     for path in sorted(path for path in folder.rglob("*") if is_question_file(path) and path.is_file()):
         if path.name == aliases.FILE:
             continue
@@ -73,18 +77,17 @@ def arrange(folder: Path, paragraphs: bool = False) -> Files:
         found = examine(path)
         trains = "train" in path.stem.lower() or "train" in map(str.lower, name.parts[:-1])
         if found.problem:
-            left_out.setdefault(found.problem, []).append(
-                f"{name} ({found.detail:.200})" if found.detail else f"{name}"
-            )
+            leave_out(found.problem, name, *filter(None, [found.detail[:200]]))
         for source in found.sources:
             split = _split(source, trains)
             if split not in splits:
-                left_out.setdefault(split, []).append(f"{name} ({source})")
+                leave_out(split, name, source)
             elif paragraphs and not found.paragraphs:
-                left_out.setdefault("no paragraphs to search, and data.corpus is not set", []).append(f"{name}")
+                leave_out("no paragraphs to search, and data.corpus is not set", name)
             elif str(path) not in splits[split]:
                 splits[split].append(str(path))
-    for reason, names in left_out.items():
+    for reason, known in left_out.items():
+        names = [f"{name} ({', '.join(more)})" if more else name for name, more in known.items()]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         _log.warning("%s: left out (%s): %s%s", folder, reason, ", ".join(names[:_SHOWN]), more)
     files = tuple(SplitFiles(split, tuple(paths), _DATASETS[split]) for split, paths in splits.items() if paths)

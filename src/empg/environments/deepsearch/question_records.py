@@ -19,6 +19,7 @@ NO_ANSWER = "no answer"
 VERDICTS = ("yes", "no")  # answers that follow from pages without being stated on them
 _STEP = re.compile(r"#(\d+)")  # MuSiQue's notation for "the answer of this step"
 _TRAINER = ("env_kwargs", "reward_model", "reward_spec")  # where rows of verl, verl-agent and SkyRL keep the answers
+EXPECTED_FIELDS = "Expected the fields of a published dataset, or question with golden_answers, answers or answer"
 
 
 class MalformedError(Exception):

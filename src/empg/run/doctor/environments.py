@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from empg.environments.base import EarlyStoppingExpert, TextEnvironment
+from empg.environments.options import concerns_split
 from empg.environments.preparation import Preparation
 from empg.environments.registry import preparation
 from empg.errors import UserError
@@ -21,6 +22,7 @@ from empg.run.doctor.machine import existing, machine_memory
 
 LONG = 60.0  # seconds of indexing, beyond which the doctor only estimates it
 SEARCH_LIMIT = 1.0  # seconds to look for tasks without an expert
+_OPTIONS = "fix environment.options"
 
 
 def check_environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
@@ -29,7 +31,7 @@ def check_environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
     try:
         needed = preparation(section.spec, section.chosen)
     except Exception as error:
-        yield Finding("fail", f"environment {section.id}: {said(error)}", "fix environment.options in the recipe")
+        yield Finding("fail", f"environment {section.id}: {said(error)}", f"{_OPTIONS} in the recipe")
         return
     if needed is not None:
         yield _preparation(section.id, needed, run)
@@ -44,11 +46,17 @@ def check_environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
             with closing(section.make(split)) as environment:
                 environment.reset(options={"task": 0})
                 if split == section.train_split:
-                    _require_expert(environment, recipe)
+                    lacking = _lacking_expert(name, environment, recipe)
+                    if lacking is not None:
+                        yield lacking
+                        continue
                     yield from _recordings(environment, recipe)
                 count = environment.num_tasks
         except Exception as error:  # the code of an environment can raise anything
-            yield Finding("fail", f"{name}: {said(error)}", "fix environment.options or the split in the recipe")
+            key = "environment.train_split" if split == section.train_split else "evaluation.splits"
+            about_split = f"set {key} to what this environment has"
+            remedy = about_split if concerns_split(error) else f"{_OPTIONS} or {key} in the recipe"
+            yield Finding("fail", f"{name}: {said(error)}", remedy)
             continue
         if count < tasks:
             yield Finding(
@@ -92,31 +100,37 @@ def _preparation(id_: str, needed: Preparation, run: Path) -> Finding:
     return Finding("ok", text)
 
 
-def _require_expert(environment: TextEnvironment, recipe: Recipe) -> None:
-    """Make sure that every task that a run imitates has an expert, as far as `SEARCH_LIMIT` allows.
+def _lacking_expert(name: str, environment: TextEnvironment, recipe: Recipe) -> Finding | None:
+    """Return the first task that a run imitates and that has no expert for it, as far as `SEARCH_LIMIT` allows.
 
-    Raises:
-        UserError: one does not; the message names the task and the key that asks for it.
+    Args:
+        name: the environment and the split, for the text.
+        environment: an environment of the training split.
+        recipe: the recipe of the run.
     """
     section = recipe.warm_start
     tiny = recipe.policy.model == "tiny"
     if section is None and not tiny:
-        return
+        return None
+    asked = "" if section is not None else "policy.model=tiny takes its vocabulary from the play of an expert: "
+    instead = ["leave out warm_start"] if section is not None else []
+    if tiny:
+        instead.append("set policy.model to a pretrained model")
     episodes = max(section.episodes if section is not None else 0, CORPUS_EPISODES if tiny else 0)
     deadline = time.monotonic() + SEARCH_LIMIT
     imitated = min(episodes, environment.num_tasks)
     others = random.Random(0).sample(range(1, imitated), imitated - 1)  # files of one kind often follow each other
     for task in (0, *others):
+        remedy = _OPTIONS
         try:
             environment.reset(options={"task": task})
+            remedy = " and ".join(instead)
             expert = environment.expert()
         except UserError as error:
             where = f"task {task}: " if task else ""
-            if section is not None:
-                raise UserError(f"{where}{error}") from None
-            asked = "policy.model=tiny takes its vocabulary from the play of an expert"
-            raise UserError(f"{asked}: {where}{error}") from None
+            return Finding("fail", f"{name}: {asked}{where}{one_line(error)}", remedy)
         if section is not None and section.early_stop and not isinstance(expert, EarlyStoppingExpert):
-            raise UserError(EARLY_STOP_UNKNOWN)
+            return Finding("fail", f"{name}: {EARLY_STOP_UNKNOWN}", "set warm_start.early_stop=0")
         if time.monotonic() > deadline:
-            return
+            break
+    return None
