@@ -41,6 +41,14 @@ def test_a_run_has_the_same_colour_in_a_chart_that_another_run_is_not_in() -> No
     assert [[(s.label, s.colour) for s in c.series] for c in charts] == [[("a", 1), ("b", 2)], [("b", 2)]]
 
 
+def test_runs_beyond_the_palette_have_its_colours_again_with_dashes() -> None:
+    [chart] = overlay([run(f"r{i}", 0, [1.0], k=float(i)) for i in range(19)], ["m"])
+    drawn = [(s.colour, s.dashes) for s in chart.series]
+    assert drawn[:2] + drawn[6:8] + drawn[12:13] == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]
+    assert len(set(drawn)) == 18
+    assert drawn[18] == drawn[0]
+
+
 def test_runs_of_one_name_are_two_lines() -> None:
     [chart] = overlay([run("a", 0, [1.0]), run("a", 1, [2.0])], ["m"])
     assert [(s.kind, s.values) for s in chart.series] == [("line", [1.0]), ("line", [2.0])]

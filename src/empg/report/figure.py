@@ -13,11 +13,10 @@ from empg.record.durable import write_whole
 from empg.record.records import EvalRecord, Record, eval_records, own_evaluations, train_records
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.before_after import Rate
-from empg.report.curves import number
+from empg.report.curves import number, pen
 
 SMOOTHED = 5  # iterations in the running mean
 PERCENT: Mapping[float, str] = {share / 100: f"{share}%" for share in (0, 25, 50, 75, 100)}
-COLOURS = 6  # size of the palette; further runs reuse the colours, with dashes
 
 _TEMPLATE = Path(__file__).parent / "assets" / "curve.svg.j2"
 _WIDTH, _HEIGHT = 760, 448
@@ -253,7 +252,7 @@ def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
         upper = _points({i: high for i, (_, high) in line.band.items()}, last)
         lower = _points({i: low for i, (low, _) in reversed(line.band.items())}, last)
         raw, smooth, band = _points(line.raw, last), _points(line.smooth, last), f"{upper} {lower}".strip()
-        dashes, colour = divmod(place, COLOURS)
-        curves.append(_Curve(line.label, colour + 1, dashes % 3, round(legend_x, 1), legend_y, raw, smooth, band, dots))
+        drawn = (round(legend_x, 1), legend_y, raw, smooth, band, dots)
+        curves.append(_Curve(line.label, *pen(place).values(), *drawn))
         legend_x += room
     return curves

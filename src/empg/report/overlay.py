@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from empg.record.records import EvalRecord
-from empg.report.curves import Chart, Series
+from empg.report.curves import Chart, Series, pen
 from empg.report.markup import finite
 
 MAIN = (
@@ -17,7 +17,6 @@ MAIN = (
 """The metrics that are shown first."""
 
 _PERCENT = ("rollout/success", "rollout/valid_actions", "credit/zero_variance_groups")
-_COLOURS = 6
 _MAX_TYPES = 24  # task types with curves
 Records = Sequence[Mapping[str, Any]]
 
@@ -84,19 +83,18 @@ def _chart(
         values = _smoothed(records, metric, x, smooth)
         if any(v is not None for v in values):
             team.append((name, values))
-    for place, team in enumerate(teams.values()):  # also those without this metric: a run has one colour in all charts
-        colour = place % _COLOURS + 1
+    for place, team in enumerate(teams.values()):  # also those without this metric: a run looks the same in all charts
         if not team:
             continue
         if len(team) == 1:
-            chart.series.append(Series(team[0][0], "line", team[0][1], colour=colour))
+            chart.series.append(Series(team[0][0], "line", team[0][1], **pen(place)))
             continue
         columns = [[v for v in at if v is not None] for at in zip(*(values for _, values in team), strict=True)]
         label = f"{team[0][0]} and {len(team) - 1} more"
         low, high = ([f(c) if c else None for c in columns] for f in (min, max))
-        chart.series.append(Series(f"{label}: lowest to highest", "band", [], low, high, colour))
+        chart.series.append(Series(f"{label}: lowest to highest", "band", [], low, high, **pen(place)))
         means = [sum(c) / len(c) if c else None for c in columns]
-        chart.series.append(Series(f"{label}: mean", "line", means, colour=colour))
+        chart.series.append(Series(f"{label}: mean", "line", means, **pen(place)))
     return chart
 
 
