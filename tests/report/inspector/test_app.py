@@ -104,6 +104,11 @@ def test_an_address_of_an_iteration_that_was_not_kept_is_no_problem_of_the_run(r
     assert "No episodes of this iteration were kept." in server.get("/batch?iteration=77").text
 
 
+def test_a_batch_says_how_many_of_its_steps_count(recorded: RunFolder) -> None:
+    text = client(recorded).get("/batch?iteration=1").text
+    assert "12 steps in 2 groups. 11 of them count" in text
+
+
 def test_a_run_without_episodes_has_no_iteration_in_its_heading(make_run: Callable[..., RunFolder]) -> None:
     text = client(make_run("empty", iterations=0, keep_episodes=())).get("/batch").text
     assert "<h1>Batch, empty</h1>" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +141,74 @@ def test_the_arrow_keys_read_a_curve_and_enter_opens_a_dot(
     page.wait_for_url("**/episode?**")
     least = min(finished_run.read_episodes(20)["entropy"])
     assert page.locator("li:target .credit td").first.inner_text() == f"{least:.3f}"
+    page.close()
+
+
+ORANGE = """canvas => {
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  let found = 0;
+  for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] > 99 && pixels[i] > pixels[i + 2] + 99) found += 1;
+  return found;
+}"""  # the rings of lost episodes, pixels
+
+
+def same_entropies(run: RunFolder) -> list[float]:
+    """Give all steps of the first iteration one entropy, and each its own advantage, which is returned."""
+    rows = run.read_episodes(1)
+    advantages = [0.1 + 0.1 * i for i in range(len(rows["turn"]))]
+    run.write_episodes(1, {**rows, "entropy": [0.5] * len(advantages), "advantage": advantages})
+    return advantages
+
+
+def test_the_key_shows_the_dot_that_enter_or_a_click_opens(
+    browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    advantages = same_entropies(recorded)
+    page = browser.new_page()
+    address = inspect(recorded) + "/batch?iteration=1"
+    # The page recomputes the credit of this run, so the dots are read from what it draws.
+    page.add_init_script("document.addEventListener('new-charts', (e) => { window.dots = e.detail[0]; })")
+    page.goto(address)
+    page.wait_for_function("window.dots")
+    figure = page.locator("figure[data-chart='0']")
+    reading = re.compile(r"A, episode (?:won|lost) ([+\-\d.]+)")
+
+    def read() -> float:
+        [text] = reading.findall(figure.locator(".key").inner_text())
+        return float(text)
+
+    figure.locator(".plot").focus()
+    page.keyboard.press("Home")
+    for place in range(len(advantages)):
+        drawn = page.evaluate(f"dots.series[0].values[{place}] ?? dots.series[1].values[{place}]")
+        assert read() == pytest.approx(drawn, rel=5e-3)
+        page.keyboard.press("ArrowRight")
+    over = figure.locator(".u-over")
+    box = over.bounding_box()
+    for share in (0.1, 0.5, 0.9):
+        over.hover(position={"x": box["width"] / 2, "y": box["height"] * share})
+        pointed = read()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/episode?**")
+        step = page.locator("li:target [data-term=A]").inner_text().replace("\u2212", "-")
+        assert float(step) == pytest.approx(pointed, rel=5e-3)
+        page.goto(address)
+        figure.locator(".plot").focus()
+    page.close()
+
+
+def test_steps_of_one_entropy_are_dots_and_a_bar_that_opens_a_step(
+    browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    same_entropies(recorded)
+    page = browser.new_page()
+    page.goto(inspect(recorded) + "/batch?iteration=1")
+    page.wait_for_selector("figure canvas")
+    dots = page.locator("figure[data-chart='0'] canvas").evaluate(ORANGE)
+    assert dots > 20
+    box = page.locator("figure[data-chart='1'] .u-over").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2 + 20, box["y"] + box["height"] / 2)
+    page.wait_for_url("**/episode?**")
     page.close()
 
 
