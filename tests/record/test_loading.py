@@ -26,17 +26,23 @@ def test_every_table_of_a_finished_run(finished_run: RunFolder) -> None:
     assert run.problems == []
 
 
-def test_an_episode_sums_up_its_steps(finished_run: RunFolder) -> None:
-    run = empg.record.load(finished_run)
+def test_an_episode_sums_up_its_steps(make_run: MakeRun) -> None:
+    written = make_run("run", iterations=20, keep_episodes=(20,))
+    rows = written.read_episodes(20)
+    changed = [base + turn % 3 - 1 for base, turn in zip(rows["advantage_outcome"], rows["turn"], strict=True)]
+    written.write_episodes(20, {**rows, "advantage_outcome": changed})
+    run = empg.record.load(written)
     steps = [s for s in run.steps.to_pylist() if (s["iteration"], s["episode"]) == (20, 3)]
     [episode] = [e for e in run.episodes.to_pylist() if (e["iteration"], e["episode"]) == (20, 3)]
-    advantages = [s["advantage"] for s in steps]
+    advantages, bases = ([s[name] for s in steps] for name in ("advantage", "advantage_outcome"))
     assert episode["turns"] == len(steps)
     assert episode["invalid_turns"] == sum(not s["valid"] for s in steps)
     assert episode["reward"] == sum(s["reward"] for s in steps)
     assert episode["entropy"] == pytest.approx(sum(s["entropy"] for s in steps) / len(steps))
     assert episode["spread"] == pytest.approx(max(advantages) - min(advantages))
     assert episode["largest"] == pytest.approx(max(map(abs, advantages)))
+    assert episode["advantage_outcome"] == bases[0]
+    assert (episode["advantage_outcome_min"], episode["advantage_outcome_max"]) == (min(bases), max(bases))
 
 
 def test_one_row_per_token_with_its_entropy(make_run: MakeRun) -> None:

@@ -340,6 +340,15 @@ def test_the_step_view_shows_the_credit_of_the_chosen_episode(visit: Any, finish
 
 
 @pytest.mark.slow
+def test_base_advantages_that_differ_between_steps_are_a_range(visit: Any, make_run: MakeRun) -> None:
+    run = make_run(iterations=1, every=1, keep_episodes=(1,))
+    rows = run.read_episodes(1)
+    for base, text in ((lambda turn: 0.5, "+0.50"), (lambda turn: -0.5 if turn else 0.5, "\u22120.50 to +0.50")):
+        run.write_episodes(1, {**rows, "advantage_outcome": [base(turn) for turn in rows["turn"]]})
+        assert visit(run).inner_text(".episode-head p").endswith(f"outcome advantage {text}")
+
+
+@pytest.mark.slow
 def test_hostile_text_is_shown_as_text(visit: Any, hostile_run: RunFolder) -> None:
     page = visit(hostile_run)
     assert page.title().startswith("</script>")

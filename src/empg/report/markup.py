@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from markupsafe import Markup
@@ -33,6 +34,12 @@ def finite(value: Any) -> float | None:
     except OverflowError:  # an integer beyond the range of a float
         return None
     return float(value) if usable else None
+
+
+def extent(values: Iterable[Any]) -> list[float]:
+    """Return the smallest and the largest of the finite numbers: one number if they are equal, none if there are none."""
+    found = [number for value in values if (number := finite(value)) is not None]
+    return sorted({min(found), max(found)}) if found else []
 
 
 def short(text: str | None, limit: int) -> str:

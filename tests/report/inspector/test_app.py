@@ -109,6 +109,21 @@ def test_a_batch_says_how_many_of_its_steps_count(recorded: RunFolder) -> None:
     assert "12 steps in 2 groups. 11 of them count" in text
 
 
+def test_base_advantages_that_differ_between_steps_are_a_range(recorded: RunFolder) -> None:
+    rows = recorded.read_episodes(1)
+    of = {(1, 0): 0.75, (1, 1): -0.25, (1, 2): 0.5}  # as of GiGPO; the steps of the other episodes share one
+    rows["advantage_outcome"] = [of.get(place, -1.0) for place in zip(rows["episode"], rows["turn"], strict=True)]
+    recorded.write_episodes(1, rows)
+    server, both = client(recorded), "\u22120.250 to +0.750"
+    listed = re.findall(r"\u2212[\d.]+ to [+\d.]+|\u22121.000", server.get("/?sort=length").text)
+    assert sorted(listed) == [both, *["\u22121.000"] * 3]
+    assert f"base advantage {both}</p>" in server.get("/episode?iteration=1&episode=1").text
+    assert "base advantage \u22121.000</p>" in server.get("/episode?iteration=1&episode=0").text
+    group = server.get("/group?iteration=1&group=0").text
+    assert f"episode 1 won</span>, base A {both}</p>" in group
+    assert ", base A \u22121.000</p>" in group
+
+
 def test_a_run_without_episodes_has_no_iteration_in_its_heading(make_run: Callable[..., RunFolder]) -> None:
     text = client(make_run("empty", iterations=0, keep_episodes=())).get("/batch").text
     assert "<h1>Batch, empty</h1>" in text
