@@ -54,6 +54,20 @@ def test_runs_of_one_name_are_two_lines() -> None:
     assert [(s.kind, s.values) for s in chart.series] == [("line", [1.0]), ("line", [2.0])]
 
 
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [
+        ("rollout/success", "percent"), ("rollout/failed_turns", "percent"), ("rollout/end/won", "percent"),
+        ("policy/clip_low", "percent"), ("policy/kl_old", "nats per token"), ("entropy/step_p50", "nats"),
+        ("entropy/step_mean", "nats"), ("time/total", "seconds"), ("time/rollout", "seconds"),
+        ("rollout/turns", "turns"), ("tokens/sampled", "tokens"), ("credit/scale_std", ""), ("another", ""),
+    ],
+)  # fmt: skip
+def test_a_curve_has_the_unit_of_its_metric(metric: str, unit: str) -> None:
+    [chart] = overlay([("a", {}, [{"iteration": 1, metric: 0.5}])], [metric])
+    assert chart.unit == unit
+
+
 def test_no_numbers_no_chart() -> None:
     assert overlay([run("a", 0, [None])], ["m"]) == []
     assert overlay([], ["m"]) == []

@@ -126,8 +126,8 @@ def episodes_of(steps: pa.Table) -> pa.Table:
 
     `turns` counts steps, `invalid_turns` those that are not valid, `reward` is the sum of the environment's rewards,
     `tokens` of the written tokens. `entropy` is the mean step entropy in nats. `advantage_outcome` is that of the first
-    step; `advantage_outcome_min` and `advantage_outcome_max` are those of all steps. `spread` is the largest minus the smallest final advantage, and `largest` the largest absolute one; both are
-    null if no step counts.
+    step; `advantage_outcome_min` and `advantage_outcome_max` are those of all steps. `spread` is the largest minus the
+    smallest final advantage, and `largest` the largest absolute one; both are null if no step counts.
     """
     rows: list[dict[str, Any]] = []
     for turns in grouped(steps.drop_columns(["observation", "text", "thought", "action_ids"]).to_pylist()):

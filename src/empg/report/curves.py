@@ -234,11 +234,29 @@ def pen(place: int) -> dict[str, int]:
     return {"colour": place % COLOURS + 1, "dashes": place // COLOURS % DASHES}
 
 
+def unit_of(metric: str) -> str:
+    """Return the unit of a field of the `train` records, as `Chart` has it; empty if it has none."""
+    return _UNITS.get(metric) or next((unit for part, unit in _UNITS_OF_PARTS if metric.startswith(part)), "")
+
+
+def _keys(item: _Line | _Band) -> tuple[str, ...]:
+    return (item.key,) if isinstance(item, _Line) else (item.low, item.high)
+
+
+_UNITS = {key: unit for _, _, unit, drawn, _, _ in _TRAIN for item in drawn for key in _keys(item)} | {
+    "rollout/success": "percent",
+    "rollout/failed_turns": "percent",
+    "rollout/episode_tokens": "tokens",
+    "policy/entropy": "nats per token",
+}
+_UNITS_OF_PARTS = (("entropy/", "nats"), ("time/", "seconds"), ("tokens/", "tokens"), ("rollout/end/", "percent"))
+
+
 def _further_statistics(train: Sequence[TrainRecord]) -> list[_Spec]:
     """Specify one chart under its own name for each statistic of the update that no chart above draws."""
     drawn = {item.key for *_, items, _, _ in _TRAIN for item in items if isinstance(item, _Line)}
     keys = dict.fromkeys(key for record in train for key in record if key.startswith("policy/") and key not in drawn)
-    return [(key, "", "", (_Line(key, key.removeprefix("policy/")),), None, None) for key in keys]
+    return [(key, "", unit_of(key), (_Line(key, key.removeprefix("policy/")),), None, None) for key in keys]
 
 
 def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) -> Chart:

@@ -37,7 +37,7 @@ def finite(value: Any) -> float | None:
 
 
 def extent(values: Iterable[Any]) -> list[float]:
-    """Return the smallest and the largest of the finite numbers: one number if they are equal, none if there are none."""
+    """Return the smallest and the largest of the finite numbers; one number if they are equal, none without any."""
     found = [number for value in values if (number := finite(value)) is not None]
     return sorted({min(found), max(found)}) if found else []
 

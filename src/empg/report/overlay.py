@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from empg.record.records import EvalRecord
-from empg.report.curves import Chart, Series, pen
+from empg.report.curves import Chart, Series, pen, unit_of
 from empg.report.markup import finite
 
 MAIN = (
@@ -16,7 +16,6 @@ MAIN = (
 )  # fmt: skip
 """The metrics that are shown first."""
 
-_PERCENT = ("rollout/success", "rollout/valid_actions", "credit/zero_variance_groups")
 _MAX_TYPES = 24  # task types with curves
 Records = Sequence[Mapping[str, Any]]
 
@@ -75,8 +74,8 @@ def overlay(
 def _chart(
     runs: Sequence[tuple[str, Mapping[str, Any], Records]], metric: str, x: list[int], smooth: int, bands: bool
 ) -> Chart:
-    share = metric in _PERCENT or "/end/" in metric or ": success" in metric
-    chart = Chart(metric, "", "percent" if share else "", [], x=list(x), bottom=None)
+    unit = "percent" if ": success" in metric else unit_of(metric)
+    chart = Chart(metric, "", unit, [], x=list(x), bottom=None)
     teams: dict[str, list[tuple[str, list[float | None]]]] = {}
     for place, (name, recipe, records) in enumerate(runs):
         team = teams.setdefault(_but_the_seed(recipe) if bands else str(place), [])

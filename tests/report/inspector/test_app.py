@@ -203,6 +203,16 @@ def test_an_episode_leads_to_the_same_task_in_another_iteration_and_in_another_r
         assert client(finished_run, finished_run).get(address.replace("&amp;", "&")).status_code == 200
 
 
+def test_an_episode_says_how_many_others_of_its_task_are_left_out(recorded: RunFolder) -> None:
+    rows = recorded.read_episodes(1)
+    for iteration in range(2, 55):
+        recorded.write_episodes(iteration, {**rows, "iteration": [iteration] * len(rows["turn"])})
+    text = client(recorded).get("/episode?iteration=50&episode=1").text
+    assert text.count(">Compare</a>") == 200
+    assert "15 more episodes of this task are left out." in text  # of 54 iterations with 4 episodes
+    assert 'b=0.50.1"' not in text
+
+
 def test_two_episodes_beside_each_other_show_where_they_part(recorded: RunFolder) -> None:
     server = client(recorded)
     assert "They read and do the same in all 3 steps." in server.get("/compare?a=0.1.0&b=0.1.0").text

@@ -212,6 +212,32 @@ def test_steps_of_one_entropy_are_dots_and_a_bar_that_opens_a_step(
     page.close()
 
 
+def test_the_keyboard_opens_the_entropies_of_tokens_as_a_list(
+    browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    page = browser.new_page()
+    page.goto(inspect(recorded) + "/episode?iteration=1&episode=0")
+    lists = page.locator(".token-list")
+    assert lists.locator("li").count() == 0
+    lists.nth(1).locator("summary").press("Enter")
+    lists.locator("li").first.wait_for()
+    assert lists.locator("li").all_inner_texts() == ['"#1 " 0.000 nats', '"#2 " 0.500 nats']
+    assert serious(page) == []
+    page.close()
+
+
+def test_the_entropy_of_a_step_in_a_group_is_read_and_is_shown_on_focus(
+    browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    page = browser.new_page()
+    page.goto(inspect(recorded) + "/group?iteration=1&group=0")
+    link = page.get_by_role("link", name="episode 1, step 1: A +0.900, H 0.150 nats")
+    link.evaluate("link => link.focus({ focusVisible: true })")
+    shown = link.evaluate("link => getComputedStyle(link, '::after').content")
+    assert "H 0.150 nats" in shown
+    page.close()
+
+
 def test_right_to_left_text_runs_from_right_to_left_and_long_texts_are_cut(
     browser: Any, recorded: RunFolder, inspect: Callable[..., str]
 ) -> None:
@@ -221,7 +247,8 @@ def test_right_to_left_text_runs_from_right_to_left_and_long_texts_are_cut(
     directions = page.locator(".observation").evaluate_all("all => all.map(p => getComputedStyle(p).direction)")
     assert directions == ["rtl", "ltr", "ltr"]
     tokens = page.locator(".tokens summary").first.inner_text()
-    assert tokens == "the first 4,000 of 5,000 tokens by entropy, at most 0.100 nats"
+    scale = "the darkest shade is 0.500 nats, the largest of the episode"
+    assert tokens == f"the first 4,000 of 5,000 tokens by entropy, at most 0.100 nats; {scale}"
     page.goto(address + "/episode?iteration=1&episode=1")
     assert page.locator(".observation").nth(2).inner_text().endswith("(80,000 more characters)")
     page.close()

@@ -86,6 +86,7 @@ class Inspector:
         same = [
             e for other in self._runs for e in other.episodes()
             if e["task_id"] == first["task_id"] and e["split"] == first["split"]
+            and (e["run"], e["iteration"], e["episode"]) != (run.number, iteration, first["episode"])
         ]  # fmt: skip
         numbers = [t[0]["episode"] for t in episodes]
         place = numbers.index(first["episode"])

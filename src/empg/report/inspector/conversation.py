@@ -34,6 +34,7 @@ def conversation(run: InspectedRun, turns: Sequence[Row]) -> list[dict[str, Any]
             "dropped": bool(turn["dropped"]),
             "counted": finite(turn["advantage"]) is not None,
             "tokens": _shaded(turn, run.tokens, most),
+            "darkest": most,
             "written_tokens": len(turn["action_ids"] or []),
             "action_entropy": finite(turn.get("action_entropy")),
             **{name: finite(turn[name]) for name in _SHOWN},
