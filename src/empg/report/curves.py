@@ -229,9 +229,9 @@ def number(value: Any) -> float | None:
     return value if finite(value) is not None else None
 
 
-def pen(place: int) -> dict[str, int]:
+def pen(place: int) -> tuple[int, int]:
     """Return the colour and the dashes of one of many series, numbered from 0; the 19th is drawn as the first."""
-    return {"colour": place % COLOURS + 1, "dashes": place // COLOURS % DASHES}
+    return place % COLOURS + 1, place // COLOURS % DASHES
 
 
 def unit_of(metric: str) -> str:
@@ -272,7 +272,7 @@ def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) ->
         success, low, high = (
             [number(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")
         )
-        chart.series.append(Series(f"{split}, {decoding}", "whiskers", success, low, high, **pen(place)))
+        chart.series.append(Series(f"{split}, {decoding}", "whiskers", success, low, high, *pen(place)))
     return chart
 
 

@@ -252,7 +252,7 @@ def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
         upper = _points({i: high for i, (_, high) in line.band.items()}, last)
         lower = _points({i: low for i, (low, _) in reversed(line.band.items())}, last)
         raw, smooth, band = _points(line.raw, last), _points(line.smooth, last), f"{upper} {lower}".strip()
-        drawn = (round(legend_x, 1), legend_y, raw, smooth, band, dots)
-        curves.append(_Curve(line.label, *pen(place).values(), *drawn))
+        pens = pen(place)
+        curves.append(_Curve(line.label, *pens, round(legend_x, 1), legend_y, raw, smooth, band, dots))
         legend_x += room
     return curves

@@ -85,15 +85,16 @@ def _chart(
     for place, team in enumerate(teams.values()):  # also those without this metric: a run looks the same in all charts
         if not team:
             continue
+        colour, dashes = pen(place)
         if len(team) == 1:
-            chart.series.append(Series(team[0][0], "line", team[0][1], **pen(place)))
+            chart.series.append(Series(team[0][0], "line", team[0][1], colour=colour, dashes=dashes))
             continue
         columns = [[v for v in at if v is not None] for at in zip(*(values for _, values in team), strict=True)]
         label = f"{team[0][0]} and {len(team) - 1} more"
         low, high = ([f(c) if c else None for c in columns] for f in (min, max))
-        chart.series.append(Series(f"{label}: lowest to highest", "band", [], low, high, **pen(place)))
+        chart.series.append(Series(f"{label}: lowest to highest", "band", [], low, high, colour, dashes))
         means = [sum(c) / len(c) if c else None for c in columns]
-        chart.series.append(Series(f"{label}: mean", "line", means, **pen(place)))
+        chart.series.append(Series(f"{label}: mean", "line", means, colour=colour, dashes=dashes))
     return chart
 
 
