@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +118,22 @@ def test_a_damaged_file_is_named_above_the_content_of_every_page(make_run: Calla
     for page in ("/", "/batch?iteration=1", "/curves"):
         text = server.get(page).text
         assert 0 < text.index("broken: cannot read") < text.index("<h1>")
+
+
+def test_a_folder_of_episodes_that_may_not_be_read_is_a_problem_until_it_may(
+    recorded: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    server = client(recorded)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", refused)
+        for page in ("/", "/batch", "/curves?types=1"):
+            answer = server.get(page)
+            assert answer.status_code == 200
+            assert f"recorded: cannot read {recorded.path / 'episodes'}: Permission denied" in answer.text
+    assert "cannot read" not in server.get("/").text
 
 
 def test_a_page_follows_a_run_that_trains(make_run: Callable[..., RunFolder]) -> None:

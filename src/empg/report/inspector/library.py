@@ -44,8 +44,15 @@ class InspectedRun:
             return [p for path, (state, found) in self._problems.items() if state == _state(path) for p in found]
 
     def iterations(self) -> list[int]:
-        """Return the iterations that have kept episodes."""
-        return self.folder.episode_iterations()
+        """Return the iterations that have kept episodes; none if their folder cannot be read."""
+        path = self.folder.episodes_path(0).parent
+        with self._reading:
+            try:
+                found, problems = self.folder.episode_iterations(), []
+            except UserError as error:
+                found, problems = [], [str(error)]
+            self._note(path, _state(path), problems)
+        return found
 
     def steps(self, iteration: int) -> pa.Table:
         """Return the steps of an iteration; no rows if nothing was kept of it, or if its file is damaged."""
