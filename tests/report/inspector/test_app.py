@@ -136,6 +136,19 @@ def test_a_folder_of_episodes_that_may_not_be_read_is_a_problem_until_it_may(
     assert "cannot read" not in server.get("/").text
 
 
+def test_large_numbers_have_pages(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run("large", iterations=2, every=2, keep_episodes=(1,))
+    for iteration in (1, 2):
+        run.append_metrics({"kind": "train", "iteration": iteration, "policy/grad_norm": 1e308})
+    columns = run.read_episodes(1)
+    rows = len(columns["turn"])
+    columns |= {"reward": [1e308] * rows, "entropy": [1e308 + i * 1e306 for i in range(rows)]}
+    run.write_episodes(1, columns)
+    server = client(run)
+    for page in ("/", "/batch", "/episode?iteration=1&episode=0", "/curves?smooth=2", "/curves.json?smooth=2"):
+        assert server.get(page).status_code == 200
+
+
 def test_a_page_follows_a_run_that_trains(make_run: Callable[..., RunFolder]) -> None:
     run = make_run("growing", iterations=1, keep_episodes=(1,))
     server = client(run)

@@ -106,7 +106,7 @@ def _histogram(rows: Sequence[Row], link: str) -> Chart | None:
         counts, edges = np.histogram([s["entropy"] for s in counted], bins=BINS)
     except ValueError:  # too small or too large a range for the bins
         return None
-    middles = [float(m) for m in (edges[1:] + edges[:-1]) / 2]
+    middles = [float(m) for m in edges[1:] / 2 + edges[:-1] / 2]  # the sum of two large ones is not finite
     ends = [float(n) if i in (0, BINS - 1) else None for i, n in enumerate(counts)]
     inner = [None if i in (0, BINS - 1) else float(n) for i, n in enumerate(counts)]
     first, last = (link.format(episode=s["episode"], turn=s["turn"]) for s in (least, most))
