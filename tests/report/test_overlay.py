@@ -35,7 +35,7 @@ def test_smoothing_is_the_mean_of_the_last_values_and_leaves_gaps() -> None:
 
 
 def test_a_mean_of_numbers_whose_sum_is_too_large_is_a_gap() -> None:
-    large = [1.0, 1e308, 1e308]
+    large: list[float | None] = [1.0, 1e308, 1e308]
     [chart] = overlay([run("a", 0, large)], ["m"], smooth=2)
     assert chart.series[0].values == [1.0, 5e307, None]
     [chart] = overlay([run("a", 0, large), run("b", 1, large)], ["m"], bands=True)

@@ -206,11 +206,12 @@ def test_the_page_of_a_group_names_the_steps_where_won_and_lost_episodes_part(re
 def test_an_episode_leads_to_the_same_task_in_another_iteration_and_in_another_run(
     finished_run: RunFolder, make_run: Callable[..., RunFolder]
 ) -> None:
-    text = client(finished_run, make_run("other", seed=1)).get("/episode?run=0&iteration=1&episode=3").text
+    server = client(finished_run, make_run("other", seed=1))
+    text = server.get("/episode?run=0&iteration=1&episode=3").text
     for other in ("0.40.2", "1.40.3"):
         address = f"/compare?a=0.1.3&amp;b={other}"
         assert f'href="{address}"' in text
-        assert client(finished_run, finished_run).get(address.replace("&amp;", "&")).status_code == 200
+        assert server.get(address.replace("&amp;", "&")).status_code == 200
 
 
 def test_two_episodes_beside_each_other_show_where_they_part(recorded: RunFolder) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import RLock
@@ -17,6 +17,7 @@ from empg.record.runfolder import RunFolder
 from empg.record.tables import EPISODES
 from empg.report.inspector.tokens import TokenTexts, tokenizer_path
 from empg.report.markup import finite, short
+from empg.report.names import names_of
 
 MAX_NAME = 100  # characters of the name of a rule or an option
 _TABLES_KEPT = 48  # tables of steps in memory; the least recently used is dropped first
@@ -170,10 +171,12 @@ def _simple(value: Any) -> float | bool | str:
 
 
 def open_runs(folders: Sequence[RunFolder]) -> list[InspectedRun]:
-    """Open runs, in the order in which pages number them. Their names are as short as tells them apart."""
-    paths = [folder.path.absolute() for folder in folders]
-    names = Counter(path.name for path in paths)
+    """Open runs, in the order in which pages number them.
+
+    Raises:
+        UserError: a run is named twice.
+    """
+    names = names_of(folders)
     return [
-        InspectedRun(folder, number, path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}")
-        for number, (folder, path) in enumerate(zip(folders, paths, strict=True))
+        InspectedRun(folder, number, name) for number, (folder, name) in enumerate(zip(folders, names, strict=True))
     ]
