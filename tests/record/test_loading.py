@@ -88,6 +88,33 @@ def test_a_table_without_a_required_column_is_a_problem_that_names_it(make_run: 
     assert loaded.problems == [f"{path} has wrong columns: iteration: expected a value in each row"]
 
 
+def damaged(table: pa.Table, what: str) -> pa.Table:
+    """A table with a column that Arrow stores, but that is not a Python value or a value of the schema."""
+    rows, place = len(table), table.column_names.index
+    if what == "huge":
+        return table.set_column(place("turn"), "turn", pa.array([2**64 - 1] * rows, pa.uint64()))
+    if what == "bytes":
+        raw = pa.array([b"\xff"] * rows, pa.binary())
+        return table.set_column(place("text"), "text", pa.Array.from_buffers(pa.string(), rows, raw.buffers()))
+    if what == "time":
+        return table.append_column("when", pa.array([2**60] * rows, pa.timestamp("ms")))
+    if what == "zone":
+        return table.append_column("when", pa.array([0] * rows, pa.timestamp("s", tz="Mars/Olympus")))
+    return table.append_column("turn", table["turn"])
+
+
+@pytest.mark.parametrize("what", ["huge", "bytes", "time", "zone", "twice"])
+def test_values_that_cannot_be_read_are_a_problem_that_names_the_file(make_run: MakeRun, what: str) -> None:
+    run = make_run("damaged", iterations=2, every=2, keep_episodes=(1, 2))
+    path = run.episodes_path(1)
+    pq.write_table(damaged(pq.read_table(path), what), path)
+    loaded = empg.record.load(run)
+    assert loaded.episodes["iteration"].unique().to_pylist() == [2]
+    [problem] = loaded.problems
+    assert str(path) in problem
+    assert "\n" not in problem
+
+
 def test_an_evaluation_column_of_another_type_is_an_error_that_names_it(make_run: MakeRun) -> None:
     run = make_run("damaged", iterations=2, every=2, keep_episodes=())
     record = next(r for r in run.read_metrics() if r["kind"] == "eval")

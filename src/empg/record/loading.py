@@ -81,7 +81,7 @@ class LoadedRun:
             if missing := [f.name for f in EPISODES if not f.nullable and found[f.name].null_count]:
                 raise TypeError(f"{missing[0]}: expected a value in each row")
             return found
-        except (pa.ArrowException, KeyError, TypeError) as error:
+        except (pa.ArrowException, KeyError, TypeError, ValueError, OverflowError) as error:
             self._note(
                 f"{self.folder.episodes_path(iteration)} has wrong columns: {' '.join(str(error).split())[:200]}"
             )

@@ -14,8 +14,20 @@ from empg.plain_text import visible
 
 def embed_json(data: Any) -> Markup:
     """Return JSON that is safe inside a `<script>` element: without `<`, `>` and `&` it cannot end the element."""
-    text = json.dumps(shown(data), allow_nan=False, separators=(",", ":"))
+    text = json.dumps(encodable(data), allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def encodable(value: Any) -> Any:
+    """Return plain data that JSON can hold: control characters are shown, and a number that is not finite is None.
+
+    A run may record such a number, and a sum or a mean of large numbers may be one.
+    """
+    if isinstance(value, dict):
+        return {key: encodable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [encodable(part) for part in value]
+    return finite(value) if isinstance(value, float) else shown(value)
 
 
 def shown(value: Any) -> Any:

@@ -78,7 +78,7 @@ def _chart(
     chart = Chart(metric, "", unit, [], x=list(x), bottom=None)
     teams: dict[str, list[tuple[str, list[float | None]]]] = {}
     for place, (name, recipe, records) in enumerate(runs):
-        team = teams.setdefault(_but_the_seed(recipe) if bands else str(place), [])
+        team = teams.setdefault((_but_the_seed(recipe) if bands else "") or str(place), [])
         values = _smoothed(records, metric, x, smooth)
         if any(v is not None for v in values):
             team.append((name, values))
@@ -93,7 +93,7 @@ def _chart(
         label = f"{team[0][0]} and {len(team) - 1} more"
         low, high = ([f(c) if c else None for c in columns] for f in (min, max))
         chart.series.append(Series(f"{label}: lowest to highest", "band", [], low, high, colour, dashes))
-        means = [sum(c) / len(c) if c else None for c in columns]
+        means = [_mean(c) for c in columns]
         chart.series.append(Series(f"{label}: mean", "line", means, colour=colour, dashes=dashes))
     return chart
 
@@ -104,10 +104,26 @@ def _smoothed(records: Records, metric: str, x: Sequence[int], smooth: int) -> l
     result: list[float | None] = []
     for place, value in enumerate(values):
         window = [v for v in values[max(0, place - smooth + 1) : place + 1] if v is not None]
-        result.append(sum(window) / len(window) if window and value is not None else None)
+        result.append(_mean(window) if value is not None else None)
     return result
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    """Return the mean; None without values, or if their sum is too large for a number."""
+    return finite(sum(values) / len(values)) if values else None
+
+
 def _but_the_seed(recipe: Mapping[str, Any]) -> str:
-    """Return what runs of one recipe have in common. A study names each of its runs differently."""
-    return json.dumps({k: v for k, v in recipe.items() if k not in ("name", "seed")}, sort_keys=True, default=str)
+    """Return what runs of one recipe have in common; empty for a recipe that has, or of which is known, nothing else.
+
+    A study names each of its runs differently.
+    """
+    rest = {k: v for k, v in recipe.items() if k not in ("name", "seed")}
+    return json.dumps(_sorted(rest), default=str) if rest else ""
+
+
+def _sorted(value: Any) -> Any:
+    """Return plain data in which keys are in the order of their texts: YAML has keys of several types."""
+    if isinstance(value, dict):
+        return [[str(key), _sorted(value[key])] for key in sorted(value, key=str)]
+    return [_sorted(part) for part in value] if isinstance(value, list) else value

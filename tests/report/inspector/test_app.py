@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,6 +140,35 @@ def test_a_damaged_file_is_named_above_the_content_of_every_page(make_run: Calla
         assert 0 < text.index("broken: cannot read") < text.index("<h1>")
 
 
+def test_a_folder_of_episodes_that_may_not_be_read_is_a_problem_until_it_may(
+    recorded: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    server = client(recorded)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", refused)
+        for page in ("/", "/batch", "/curves?types=1"):
+            answer = server.get(page)
+            assert answer.status_code == 200
+            assert f"recorded: cannot read {recorded.path / 'episodes'}: Permission denied" in answer.text
+    assert "cannot read" not in server.get("/").text
+
+
+def test_large_numbers_have_pages(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run("large", iterations=2, every=2, keep_episodes=(1,))
+    for iteration in (1, 2):
+        run.append_metrics({"kind": "train", "iteration": iteration, "policy/grad_norm": 1e308})
+    columns = run.read_episodes(1)
+    rows = len(columns["turn"])
+    columns |= {"reward": [1e308] * rows, "entropy": [1e308 + i * 1e306 for i in range(rows)]}
+    run.write_episodes(1, columns)
+    server = client(run)
+    for page in ("/", "/batch", "/episode?iteration=1&episode=0", "/curves?smooth=2", "/curves.json?smooth=2"):
+        assert server.get(page).status_code == 200
+
+
 def test_a_page_follows_a_run_that_trains(make_run: Callable[..., RunFolder]) -> None:
     run = make_run("growing", iterations=1, keep_episodes=(1,))
     server = client(run)
@@ -196,11 +226,12 @@ def test_the_page_of_a_group_names_the_steps_where_won_and_lost_episodes_part(re
 def test_an_episode_leads_to_the_same_task_in_another_iteration_and_in_another_run(
     finished_run: RunFolder, make_run: Callable[..., RunFolder]
 ) -> None:
-    text = client(finished_run, make_run("other", seed=1)).get("/episode?run=0&iteration=1&episode=3").text
+    server = client(finished_run, make_run("other", seed=1))
+    text = server.get("/episode?run=0&iteration=1&episode=3").text
     for other in ("0.40.2", "1.40.3"):
         address = f"/compare?a=0.1.3&amp;b={other}"
         assert f'href="{address}"' in text
-        assert client(finished_run, finished_run).get(address.replace("&amp;", "&")).status_code == 200
+        assert server.get(address.replace("&amp;", "&")).status_code == 200
 
 
 def test_an_episode_says_how_many_others_of_its_task_are_left_out(recorded: RunFolder) -> None:

@@ -44,6 +44,12 @@ def test_the_histogram_says_which_entropies_rule_the_normalisation(normalised: l
     assert batch_charts(steps, "")[1].note == f"Steps that count: {note}. Click the first and the last bar"
 
 
+def test_the_bars_of_large_entropies_have_places() -> None:
+    steps = [step("go", 1.0, entropy=h) for h in (0.5e308, 1.5e308)]
+    [_, histogram, _] = batch_charts(steps, "")
+    assert 0.5e308 < histogram.x[0] < histogram.x[-1] < 1.5e308
+
+
 def test_many_kinds_become_one_row() -> None:
     shares = kinds_of_steps([step(f"do{i}", 1.0) for i in range(40)])
     assert shares[-1]["kind"] == "all other kinds"

@@ -27,7 +27,7 @@ from empg.report.inspector.batch import batch_charts, extremes, kinds_of_steps
 from empg.report.inspector.conversation import conversation, credit_inputs
 from empg.report.inspector.library import InspectedRun, Row, open_runs
 from empg.report.inspector.tree import partings, tree
-from empg.report.markup import embed_json, extent, finite, shown
+from empg.report.markup import embed_json, encodable, extent, finite, shown
 from empg.report.overlay import MAIN, evaluation_curves, overlay, training_curves_by_type
 
 HOST = "127.0.0.1"
@@ -149,7 +149,7 @@ class Inspector:
 
     def curves_json(self, request: Request) -> Response:
         """Return the numbers of the curves, for a page that follows a run."""
-        return JSONResponse(shown(self._curves(request)), headers=_HEADERS)
+        return JSONResponse(encodable(self._curves(request)), headers=_HEADERS)
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ def credit_inputs(run: InspectedRun, episodes: Sequence[Sequence[Row]]) -> dict[
     counted = [finite(turn["advantage"]) is not None for turn in steps]
     of_action = [finite(turn.get("action_entropy")) for turn in steps]
     whole = all(h is not None for h, c in zip(of_action, counted, strict=True) if c)
-    rewards = [sum(finite(t["reward"]) or 0.0 for t in turns) for turns in episodes]
+    rewards = [finite(sum(finite(t["reward"]) or 0.0 for t in turns)) for turns in episodes]
     return {
         "rule": rule,
         "options": options,
