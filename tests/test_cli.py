@@ -257,6 +257,8 @@ class TestRun:
         assert sorted(re.findall(r"^(valid_\w+) ", output, re.MULTILINE)) == ["valid_seen", "valid_unseen"]
         nothing = call("compare", "runs/mini", "runs/mini", "--split", "test", code=1).stderr
         assert "no evaluation of test (sampled); it has valid_seen at iteration 0" in nothing
+        never = call("compare", "runs/mini", "runs/mini", "--iteration-a", "9", "--decoding", "greedy", code=1).stderr
+        assert "has no evaluation of valid_seen (greedy) at iteration 9; it has valid_seen at iteration 0" in never
 
     def test_compare_reports_differing_settings(self, call: Call) -> None:
         options = ["--split", "valid_unseen", "--episodes", "3"]

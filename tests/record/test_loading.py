@@ -26,17 +26,23 @@ def test_every_table_of_a_finished_run(finished_run: RunFolder) -> None:
     assert run.problems == []
 
 
-def test_an_episode_sums_up_its_steps(finished_run: RunFolder) -> None:
-    run = empg.record.load(finished_run)
+def test_an_episode_sums_up_its_steps(make_run: MakeRun) -> None:
+    written = make_run("run", iterations=20, keep_episodes=(20,))
+    rows = written.read_episodes(20)
+    changed = [base + turn % 3 - 1 for base, turn in zip(rows["advantage_outcome"], rows["turn"], strict=True)]
+    written.write_episodes(20, {**rows, "advantage_outcome": changed})
+    run = empg.record.load(written)
     steps = [s for s in run.steps.to_pylist() if (s["iteration"], s["episode"]) == (20, 3)]
     [episode] = [e for e in run.episodes.to_pylist() if (e["iteration"], e["episode"]) == (20, 3)]
-    advantages = [s["advantage"] for s in steps]
+    advantages, bases = ([s[name] for s in steps] for name in ("advantage", "advantage_outcome"))
     assert episode["turns"] == len(steps)
     assert episode["invalid_turns"] == sum(not s["valid"] for s in steps)
     assert episode["reward"] == sum(s["reward"] for s in steps)
     assert episode["entropy"] == pytest.approx(sum(s["entropy"] for s in steps) / len(steps))
     assert episode["spread"] == pytest.approx(max(advantages) - min(advantages))
     assert episode["largest"] == pytest.approx(max(map(abs, advantages)))
+    assert episode["advantage_outcome"] == bases[0]
+    assert (episode["advantage_outcome_min"], episode["advantage_outcome_max"]) == (min(bases), max(bases))
 
 
 def test_one_row_per_token_with_its_entropy(make_run: MakeRun) -> None:
@@ -80,6 +86,33 @@ def test_a_table_without_a_required_column_is_a_problem_that_names_it(make_run: 
     loaded = empg.record.load(run)
     assert loaded.episodes["iteration"].unique().to_pylist() == [2]
     assert loaded.problems == [f"{path} has wrong columns: iteration: expected a value in each row"]
+
+
+def damaged(table: pa.Table, what: str) -> pa.Table:
+    """A table with a column that Arrow stores, but that is not a Python value or a value of the schema."""
+    rows, place = len(table), table.column_names.index
+    if what == "huge":
+        return table.set_column(place("turn"), "turn", pa.array([2**64 - 1] * rows, pa.uint64()))
+    if what == "bytes":
+        raw = pa.array([b"\xff"] * rows, pa.binary())
+        return table.set_column(place("text"), "text", pa.Array.from_buffers(pa.string(), rows, raw.buffers()))
+    if what == "time":
+        return table.append_column("when", pa.array([2**60] * rows, pa.timestamp("ms")))
+    if what == "zone":
+        return table.append_column("when", pa.array([0] * rows, pa.timestamp("s", tz="Mars/Olympus")))
+    return table.append_column("turn", table["turn"])
+
+
+@pytest.mark.parametrize("what", ["huge", "bytes", "time", "zone", "twice"])
+def test_values_that_cannot_be_read_are_a_problem_that_names_the_file(make_run: MakeRun, what: str) -> None:
+    run = make_run("damaged", iterations=2, every=2, keep_episodes=(1, 2))
+    path = run.episodes_path(1)
+    pq.write_table(damaged(pq.read_table(path), what), path)
+    loaded = empg.record.load(run)
+    assert loaded.episodes["iteration"].unique().to_pylist() == [2]
+    [problem] = loaded.problems
+    assert str(path) in problem
+    assert "\n" not in problem
 
 
 def test_an_evaluation_column_of_another_type_is_an_error_that_names_it(make_run: MakeRun) -> None:

@@ -50,6 +50,23 @@ def test_a_created_run_contains_its_recipe_and_can_be_opened(tmp_path: Path) -> 
     assert run.episode_iterations() == []
 
 
+def refused(self: Path, *arguments: object, **options: object) -> None:
+    raise PermissionError(13, "Permission denied", str(self))
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = empty_run(tmp_path)
+    run.write_episodes(3, TURN)
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(RunFolderError, match=r"^cannot read .*run/episodes: Permission denied$"):
+        run.episode_iterations()
+    monkeypatch.setattr(Path, "is_file", refused)  # the folder of the run itself
+    with pytest.raises(RunFolderError, match=r"^cannot read .*run: Permission denied$"):
+        RunFolder.open(run.path)
+
+
 def test_a_second_run_overwrites_the_first_only_with_force(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     run.append_metrics({"kind": "run"})

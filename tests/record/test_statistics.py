@@ -245,6 +245,18 @@ def test_shared_splits_are_those_of_both_runs(two_runs: tuple[RunFolder, RunFold
     assert shared_splits(a, b, "greedy") == []
 
 
+def test_with_iterations_shared_splits_are_those_evaluated_at_them(two_runs: tuple[RunFolder, RunFolder]) -> None:
+    run, _ = two_runs
+    evaluated(run, {"p1": False}, split="test", iteration=0)
+    for split in ("test", "valid_seen"):
+        evaluated(run, {"p1": True}, split=split, iteration=5)
+    assert shared_splits(run, run) == ["test", "valid_seen"]
+    assert shared_splits(run, run, iteration_a=0) == ["test"]
+    assert shared_splits(run, run, iteration_a=5, iteration_b=0) == ["test"]
+    assert shared_splits(run, run, iteration_a=5) == ["test", "valid_seen"]
+    assert shared_splits(run, run, iteration_b=3) == []
+
+
 def test_different_panels_are_not_compared(two_runs: tuple[RunFolder, RunFolder]) -> None:
     a, b = two_runs
     evaluated(a, {"p1": True}, sha256="aa" * 32)

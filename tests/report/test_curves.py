@@ -75,6 +75,11 @@ def test_success_puts_rollouts_and_panels_over_the_same_iterations() -> None:
     assert chart.series[2].low == [None, None, 0.4]
 
 
+def test_panels_beyond_the_palette_have_its_colours_again_with_dashes() -> None:
+    chart = charts([played(0, f"split-{i}", 0.3) for i in range(8)])[0]
+    assert [(s.colour, s.dashes) for s in chart.series][5:] == [(6, 0), (1, 1), (2, 1)]
+
+
 def test_a_panel_that_was_played_again_counts_as_it_was_played_last() -> None:
     chart = charts([played(5, "valid_seen", 0.3), played(5, "valid_seen", 0.4)])[0]
     assert chart.series[0].values == [0.4]

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from empg.errors import UserError
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.figure import Line, draw_curve, draw_lines, running_mean
+from tests.record.made_runs import eval_record
 
 MakeRun = Callable[..., RunFolder]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -103,12 +105,45 @@ def test_hostile_labels_stay_text(finished_run: RunFolder, tmp_path: Path) -> No
     assert not list(root.iter(f"{SVG}script"))
 
 
+def test_control_characters_are_shown_and_the_file_stays_xml(finished_run: RunFolder, tmp_path: Path) -> None:
+    hostile = "a\x01\x1b[31mb\ufffe"
+    root = parsed(draw_curve([finished_run], tmp_path / "curve.svg", labels=[hostile], title=hostile))
+    assert [e.text for e in classed(root, "name")] == ["a⟦U+0001⟧⟦U+001B⟧[31mb⟦U+FFFE⟧"]
+
+
 def test_a_run_that_has_only_one_of_the_two_is_drawn(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", "seed: 0\n")
     run.append_metrics({"kind": "train", "iteration": 1, "rollout/success": 0.5})
     root = parsed(draw_curve([run], tmp_path / "curve.svg"))
     assert (len(classed(root, "raw")), len(classed(root, "dot"))) == (1, 0)
     assert [e.text for e in classed(root, "name")] == ["run"]  # no run record: the folder's name
+    [lone] = classed(root, "lone")  # a line of one point would show nothing
+    assert share(lone.get("cy")) == pytest.approx(0.5, abs=1e-3)
+    assert root.findtext(f"{SVG}desc") == "lines: training episodes, mean over 5 iterations"
+
+
+def test_runs_of_one_seed_have_the_names_of_their_folders(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run(name, iterations=2, every=2, keep_episodes=()) for name in ("d", "de")]
+    root = parsed(draw_curve(runs, tmp_path / "curve.svg"))
+    assert [e.text for e in classed(root, "name")] == ["d", "de"]
+    with pytest.raises(UserError, match="is named 2 times"):
+        draw_curve([runs[0], runs[0]], tmp_path / "curve.svg", labels=["a", "b"])
+
+
+def test_a_split_or_decoding_without_evaluations_is_an_error(finished_run: RunFolder, tmp_path: Path) -> None:
+    there = r"choose another split or decoding: valid_seen \(sampled\), valid_unseen \(sampled\)"
+    for split, decoding, wrong in (("test", "sampled", "test"), (None, "greedy", "any split")):
+        with pytest.raises(UserError, match=rf"on {wrong} \({decoding}\); {there}"):
+            draw_curve([finished_run], tmp_path / "curve.svg", split=split, decoding=decoding)
+    never = RunFolder.create(tmp_path / "run", "seed: 0\n")
+    never.append_metrics({"kind": "train", "iteration": 1, "rollout/success": 0.5})
+    with pytest.raises(UserError, match=r"on test \(sampled\); run empg evaluate first"):
+        draw_curve([never], tmp_path / "curve.svg", split="test")
+    greedy = RunFolder.create(tmp_path / "greedy", "seed: 0\n")
+    greedy.append_metrics(eval_record(0, decoding="greedy"))
+    with pytest.raises(UserError, match=r"on any split \(sampled\); .*: valid_seen \(greedy\)"):
+        draw_curve([greedy], tmp_path / "curve.svg")
+    assert len(classed(parsed(draw_curve([greedy], tmp_path / "curve.svg", decoding="greedy")), "dot")) == 1
 
 
 @pytest.mark.parametrize("labels", [None, ["one"]])

@@ -14,6 +14,7 @@ import pytest
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.markup import embed_json
 from empg.report.page import build_page, render_page
+from tests.record.made_runs import eval_record
 from tests.report.axe import serious
 
 MakeRun = Callable[..., RunFolder]
@@ -279,6 +280,47 @@ def test_pointing_at_a_curve_reads_it(visit: Any, finished_run: RunFolder) -> No
 
 
 @pytest.mark.slow
+def test_an_older_number_in_the_key_names_its_iteration(visit: Any, finished_run: RunFolder) -> None:
+    figure = visit(finished_run).locator("figure[data-chart]").first
+    figure.locator(".plot").focus()
+    evaluations = [r for r in finished_run.read_metrics() if r["kind"] == "eval" and r["split"] == "valid_seen"]
+    before, after = (e["successes"] for e in evaluations[-2:])
+    key = figure.locator(".key")
+    assert f"valid_seen, sampled {after}%\n" in key.inner_text()
+    figure.locator(".plot").press("ArrowLeft")
+    assert figure.locator(".at").inner_text() == "iteration 39"
+    assert f"valid_seen, sampled {before}% (iteration 30)" in key.inner_text()
+
+
+@pytest.mark.slow
+def test_a_screen_reader_gets_both_edges_of_a_band(visit: Any, finished_run: RunFolder) -> None:
+    train = [r for r in finished_run.read_metrics() if r["kind"] == "train"]
+    labels = visit(finished_run).locator(".plot").evaluate_all("all => all.map(p => p.getAttribute('aria-label'))")
+    [label] = [label for label in labels if label.startswith("Step entropy (nats) by iteration.")]
+    numbers = re.search(r"5% to 95%: (\S+) to (\S+) first, (\S+) to (\S+) last;", label)
+    assert numbers is not None
+    wanted = [train[place][f"entropy/step_{edge}"] for place in (0, -1) for edge in ("p05", "p95")]
+    assert list(map(float, numbers.groups())) == pytest.approx(wanted, rel=5e-3)
+
+
+@pytest.mark.slow
+def test_eight_panels_are_told_apart_by_colour_and_dashes(visit: Any, tmp_path: Path) -> None:
+    run = empty(tmp_path)
+    for i in range(8):
+        run.append_metrics(eval_record(0, split=f"split-{i}"))
+    page = visit(run)
+    drawn = """all => all.map(mark => {
+      const style = getComputedStyle(mark);
+      return [style.color, style.backgroundImage === 'none' ? style.backgroundColor : style.backgroundImage].join();
+    })"""
+    marks = page.locator(".key .mark").evaluate_all(drawn)
+    assert len(set(marks)) == 8
+    palette = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--series-0')")
+    red, green, blue = (int(palette[i : i + 2], 16) for i in (1, 3, 5))
+    assert not [mark for mark in marks if mark.startswith(f"rgb({red}, {green}, {blue})")]
+
+
+@pytest.mark.slow
 def test_the_step_view_shows_the_credit_of_the_chosen_episode(visit: Any, finished_run: RunFolder) -> None:
     page = visit(finished_run)
     buttons = page.query_selector_all(".episodes button")
@@ -295,6 +337,15 @@ def test_the_step_view_shows_the_credit_of_the_chosen_episode(visit: Any, finish
     assert [n[0] for n in numbers] == ["H", "g", "f", "A"]
     assert numbers[2][1] == "0.00"  # no step follows the last one
     assert len(finished_run.read_episodes(1)["turn"]) > len(steps)
+
+
+@pytest.mark.slow
+def test_base_advantages_that_differ_between_steps_are_a_range(visit: Any, make_run: MakeRun) -> None:
+    run = make_run(iterations=1, every=1, keep_episodes=(1,))
+    rows = run.read_episodes(1)
+    for base, text in ((lambda turn: 0.5, "+0.50"), (lambda turn: -0.5 if turn else 0.5, "\u22120.50 to +0.50")):
+        run.write_episodes(1, {**rows, "advantage_outcome": [base(turn) for turn in rows["turn"]]})
+        assert visit(run).inner_text(".episode-head p").endswith(f"outcome advantage {text}")
 
 
 @pytest.mark.slow

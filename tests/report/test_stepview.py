@@ -70,6 +70,16 @@ def test_numbers_are_those_of_the_file(finished_run: RunFolder) -> None:
         assert episode["turns"][-1]["f"] == 0.0
 
 
+def test_an_episode_has_the_smallest_and_the_largest_base_advantage_of_its_steps(make_run: MakeRun) -> None:
+    run = make_run(iterations=1, every=1, keep_episodes=(1,))
+    rows = run.read_episodes(1)
+    rows["advantage_outcome"] = [0.5 - turn * (e % 2) for e, turn in zip(rows["episode"], rows["turn"], strict=True)]
+    run.write_episodes(1, rows)
+    for episode in step_view(run)[0]["episodes"]:
+        last = len(episode["turns"]) - 1
+        assert episode["outcome"] == ([0.5 - last, 0.5] if episode["episode"] % 2 and last else [0.5])
+
+
 def test_bars_share_the_scale_of_their_iteration(finished_run: RunFolder) -> None:
     for view in step_view(finished_run):
         turns = [turn for episode in view["episodes"] for turn in episode["turns"]]

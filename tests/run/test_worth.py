@@ -92,6 +92,11 @@ class TestWorth:
         found = steps_of(written(*rows), **recipe).seen.rewards.tolist()
         assert found == pytest.approx([0.75, 0.75, -0.5, 0.75] if history == "merged" else [1.0, 1.0, -0.5, 1.0])
 
+    @pytest.mark.parametrize("section", [5, None, ["x"], {"overlong_penalty": "high", "overlong_ramp": None}])
+    def test_a_section_of_another_type_has_no_penalty(self, written: Written, section: Any) -> None:
+        seen = steps_of(written(*BRANCHES), credit=section, rollout=section, agent=section).seen
+        assert seen.rewards.tolist() == [1.0, 1.0, 0.0, 1.0]
+
 
 def _table(rows: Sequence[dict[str, Any]]) -> RecordedSteps:
     columns = {f.name: [row.get(f.name) for row in rows] for f in EPISODES}

@@ -81,7 +81,7 @@ class LoadedRun:
             if missing := [f.name for f in EPISODES if not f.nullable and found[f.name].null_count]:
                 raise TypeError(f"{missing[0]}: expected a value in each row")
             return found
-        except (pa.ArrowException, KeyError, TypeError) as error:
+        except (pa.ArrowException, KeyError, TypeError, ValueError, OverflowError) as error:
             self._note(
                 f"{self.folder.episodes_path(iteration)} has wrong columns: {' '.join(str(error).split())[:200]}"
             )
@@ -126,14 +126,15 @@ def episodes_of(steps: pa.Table) -> pa.Table:
 
     `turns` counts steps, `invalid_turns` those that are not valid, `reward` is the sum of the environment's rewards,
     `tokens` of the written tokens. `entropy` is the mean step entropy in nats. `advantage_outcome` is that of the first
-    step. `spread` is the largest minus the smallest final advantage, and `largest` the largest absolute one; both are
-    null if no step counts.
+    step; `advantage_outcome_min` and `advantage_outcome_max` are those of all steps. `spread` is the largest minus the
+    smallest final advantage, and `largest` the largest absolute one; both are null if no step counts.
     """
     rows: list[dict[str, Any]] = []
     for turns in grouped(steps.drop_columns(["observation", "text", "thought", "action_ids"]).to_pylist()):
         first = turns[0]
         advantages = _finite(t["advantage"] for t in turns)
         entropies = _finite(t["entropy"] for t in turns)
+        bases = _finite(t["advantage_outcome"] for t in turns)
         rows.append(
             {
                 "iteration": first["iteration"],
@@ -145,6 +146,8 @@ def episodes_of(steps: pa.Table) -> pa.Table:
                 "tokens": sum(t["num_action_tokens"] or 0 for t in turns),
                 "entropy": sum(entropies) / len(entropies) if entropies else None,
                 "advantage_outcome": first["advantage_outcome"],
+                "advantage_outcome_min": min(bases, default=None),
+                "advantage_outcome_max": max(bases, default=None),
                 "spread": max(advantages) - min(advantages) if advantages else None,
                 "largest": max(map(abs, advantages)) if advantages else None,
             }
@@ -178,7 +181,9 @@ _EPISODE = pa.schema(
         *(pa.field(name, pa.int32()) for name in ("turns", "invalid_turns")),
         pa.field("reward", pa.float64()),
         pa.field("tokens", pa.int64()),
-        *(pa.field(name, pa.float64()) for name in ("entropy", "advantage_outcome", "spread", "largest")),
+        *(pa.field(name, pa.float64()) for name in ("entropy", "advantage_outcome")),
+        *(pa.field(f"advantage_outcome_{end}", pa.float64()) for end in ("min", "max")),
+        *(pa.field(name, pa.float64()) for name in ("spread", "largest")),
     ]
 )
 

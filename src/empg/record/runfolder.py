@@ -70,13 +70,11 @@ class RunFolder:
             RunFolderError: the folder is not empty, or cannot be written.
         """
         run = cls.reserve(path, force=force)
-        try:
+        with _or_say(f"cannot create the run folder {run.path}"):
             run._remove_run()
             # In this order a folder without recipe.yaml has no records, and one with it is recognized as a run.
             write_whole(run.metrics_path, b"")
             write_whole(run.recipe_path, recipe.encode())
-        except OSError as error:
-            raise RunFolderError(f"cannot create the run folder {run.path}: {error.strerror or error}") from None
         return run
 
     @classmethod
@@ -87,11 +85,9 @@ class RunFolder:
             RunFolderError: the folder has other files; it has a run and `force` is not set; it cannot be created.
         """
         run = cls(Path(path))
-        try:
+        with _or_say(f"cannot create the run folder {run.path}"):
             run._require_free(force)
             run.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"cannot create the run folder {run.path}: {error.strerror or error}") from None
         return run
 
     @classmethod
@@ -99,14 +95,15 @@ class RunFolder:
         """Open the folder of an existing run.
 
         Raises:
-            RunFolderError: it does not exist, or is not a run folder.
+            RunFolderError: it does not exist, is not a run folder, or cannot be read.
         """
         run = cls(Path(path))
-        if not run.path.is_dir():
-            what = "is a file" if run.path.exists() else "does not exist"
-            raise RunFolderError(f"{run.path} {what}; name the folder of a run")
-        if not run.recipe_path.is_file():
-            raise RunFolderError(f"{run.path} is not a run folder: recipe.yaml is missing")
+        with _or_say(f"cannot read {run.path}"):
+            if not run.path.is_dir():
+                what = "is a file" if run.path.exists() else "does not exist"
+                raise RunFolderError(f"{run.path} {what}; name the folder of a run")
+            if not run.recipe_path.is_file():
+                raise RunFolderError(f"{run.path} is not a run folder: recipe.yaml is missing")
         return run
 
     @contextmanager
@@ -174,10 +171,8 @@ class RunFolder:
 
     def replace_recipe(self, text: str) -> None:
         """Replace the resolved recipe, after a change at a resume."""
-        try:
+        with _or_say(f"cannot write {self.recipe_path}"):
             write_whole(self.recipe_path, text.encode())
-        except OSError as error:
-            raise RunFolderError(f"cannot write {self.recipe_path}: {error.strerror or error}") from None
 
     # --- metrics.jsonl ---------------------------------------------------------------------------------------------
 
@@ -190,14 +185,11 @@ class RunFolder:
         Raises:
             RunFolderError: the line cannot be written (for example, the disk is full).
         """
-        try:
-            with self._metrics_lock(), self.metrics_path.open("ab+") as file:
-                drop_torn_line(file)
-                file.write(json_line(record))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunFolderError(f"cannot write {self.metrics_path}: {error.strerror or error}") from None
+        with _or_say(f"cannot write {self.metrics_path}"), self._metrics_lock(), self.metrics_path.open("ab+") as file:
+            drop_torn_line(file)
+            file.write(json_line(record))
+            file.flush()
+            os.fsync(file.fileno())
 
     def read_metrics(self) -> list[Record]:
         """Return all records, in the order in which they were written.
@@ -217,7 +209,7 @@ class RunFolder:
         kept lines do not change by a byte. Tables of later iterations are removed. `-1` also removes the evaluation
         before training (iteration 0).
         """
-        try:
+        with _or_say(f"cannot write {self.path}"):
             with self._metrics_lock():
                 kept = [line for line, record in self._records() if record.get("iteration", iteration) <= iteration]
                 write_whole(self.metrics_path, b"".join(kept))
@@ -225,20 +217,16 @@ class RunFolder:
                 for file in _matching(folder, name):
                     if (match := name.fullmatch(file.name)) and int(match[1]) > iteration:
                         file.unlink()
-        except OSError as error:
-            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}") from None
 
     def copy_records(self, source: RunFolder, iteration: int) -> None:
         """Replace the records and tables, of which there are none yet, by those of another run up to `iteration`."""
-        try:
+        with _or_say(f"cannot copy {source.path} to {self.path}"):
             for folder in (source._episodes, source._evaluations):
                 for file in _matching(folder, _EPISODES, _EVALUATION):
                     target = self.path / folder.name / file.name
                     target.parent.mkdir(exist_ok=True)
                     write_whole(target, file.read_bytes())
             write_whole(self.metrics_path, source.metrics_path.read_bytes())
-        except OSError as error:
-            raise RunFolderError(f"cannot copy {source.path} to {self.path}: {error.strerror or error}") from None
         self.rewind(iteration)
 
     def copy_summary(self, target: Path) -> None:
@@ -247,14 +235,12 @@ class RunFolder:
         The records of warm-start steps are left out. The result is small, and is itself a run folder.
         """
         lines = [json_line(record) for record in self.read_metrics() if record.get("kind") != "warm_start"]
-        try:
+        with _or_say(f"cannot copy {self.path} to {target}"):
             (target / self._evaluations.name).mkdir(parents=True, exist_ok=True)
             for file in _matching(self._evaluations, _EVALUATION):
                 write_whole(target / file.parent.name / file.name, file.read_bytes())
             write_whole(target / self.metrics_path.name, b"".join(lines))
             write_whole(target / self.recipe_path.name, self.recipe_path.read_bytes())
-        except OSError as error:
-            raise RunFolderError(f"cannot copy {self.path} to {target}: {error.strerror or error}") from None
 
     @contextmanager
     def _metrics_lock(self) -> Iterator[None]:
@@ -302,7 +288,11 @@ class RunFolder:
         return self._episodes / f"iter-{iteration:06d}.parquet"
 
     def episode_iterations(self) -> list[int]:
-        """Return the iterations that have an episodes file, in order."""
+        """Return the iterations that have an episodes file, in order.
+
+        Raises:
+            RunFolderError: the folder of these files cannot be read.
+        """
         return sorted(int(file.stem.removeprefix("iter-")) for file in _matching(self._episodes, _EPISODES))
 
     def write_evaluation(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -394,7 +384,17 @@ class RunFolder:
 _RECORD = b'{"kind":'  # how a line of metrics.jsonl begins
 
 
+@contextmanager
+def _or_say(failure: str) -> Iterator[None]:
+    """Turn an error of the operating system into one that says what failed, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"{failure}: {error.strerror or error}") from None
+
+
 def _matching(folder: Path, *names: re.Pattern[str]) -> list[Path]:
     """Return what is in a folder under one of these names; nothing if the folder does not exist."""
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    with _or_say(f"cannot read {folder}"):
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
     return [entry for entry in entries if any(name.fullmatch(entry.name) for name in names)]

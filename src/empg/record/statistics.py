@@ -230,11 +230,25 @@ def compare(
     return compare_evaluations(run_a, a, run_b, b, seed=seed)
 
 
-def shared_splits(run_a: RunFolder, run_b: RunFolder, decoding: str = "sampled") -> list[str]:
-    """Return the splits on which both runs were evaluated, in the order of the first evaluations of A."""
+def shared_splits(
+    run_a: RunFolder,
+    run_b: RunFolder,
+    decoding: str = "sampled",
+    *,
+    iteration_a: int | None = None,
+    iteration_b: int | None = None,
+) -> list[str]:
+    """Return the splits on which both runs were evaluated, in the order of the first evaluations of A.
+
+    With an iteration, the splits are those that were evaluated at it.
+    """
     of_a, of_b = (
-        dict.fromkeys(r["split"] for r in eval_records(run.read_metrics()) if r["decoding"] == decoding)
-        for run in (run_a, run_b)
+        dict.fromkeys(
+            r["split"]
+            for r in eval_records(run.read_metrics())
+            if r["decoding"] == decoding and iteration in (None, r["iteration"])
+        )
+        for run, iteration in ((run_a, iteration_a), (run_b, iteration_b))
     )
     return [split for split in of_a if split in of_b]
 

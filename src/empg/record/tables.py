@@ -129,6 +129,11 @@ def write_table(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[An
     return path
 
 
+# ValueError: text that is not UTF-8. OverflowError: a time out of range. KeyError: two columns of one name, an unknown
+# time zone.
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, KeyError)
+
+
 def read_table(path: Path, required: Sequence[pa.Field] = ()) -> dict[str, list[Any]]:
     """Return all columns of a table as Python lists.
 
@@ -144,9 +149,11 @@ def read_table(path: Path, required: Sequence[pa.Field] = ()) -> dict[str, list[
             if (found := table.schema.field(field.name).type) != field.type:
                 raise TableError(f"{path}: column {field.name!r}: expected the type {field.type}, got {found}")
         return table.to_pydict()  # type: ignore[no-any-return]
+    except TableError:
+        raise
     except FileNotFoundError:
         raise TableError(f"{path} does not exist") from None
-    except (OSError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise TableError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
 
 

@@ -17,6 +17,8 @@ from empg.record.records import (
 from empg.report.markup import finite
 
 Values = list[float | None]
+COLOURS = 6  # size of the page's palette without grey
+DASHES = 3  # patterns of lines
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Series:
 
     `kind` is `line`, `band` (an area from `low` to `high`), `whiskers` (dots, a thin line and intervals from `low` to
     `high`), `points` (dots alone), `rings` (the same, not filled), `bars`, or `stack` (areas on top of one another, in
-    order). `colour` is an index into the page's palette; 0 is grey.
+    order). `colour` is an index into the page's palette; 0 is grey. `dashes` is the pattern of the line, 0 to 2; 0 is
+    solid.
     """
 
     label: str
@@ -34,6 +37,7 @@ class Series:
     low: Values = field(default_factory=list)
     high: Values = field(default_factory=list)
     colour: int = 1
+    dashes: int = 0
 
 
 @dataclass
@@ -225,11 +229,34 @@ def number(value: Any) -> float | None:
     return value if finite(value) is not None else None
 
 
+def pen(place: int) -> tuple[int, int]:
+    """Return the colour and the dashes of one of many series, numbered from 0; the 19th is drawn as the first."""
+    return place % COLOURS + 1, place // COLOURS % DASHES
+
+
+def unit_of(metric: str) -> str:
+    """Return the unit of a field of the `train` records, as `Chart` has it; empty if it has none."""
+    return _UNITS.get(metric) or next((unit for part, unit in _UNITS_OF_PARTS if metric.startswith(part)), "")
+
+
+def _keys(item: _Line | _Band) -> tuple[str, ...]:
+    return (item.key,) if isinstance(item, _Line) else (item.low, item.high)
+
+
+_UNITS = {key: unit for _, _, unit, drawn, _, _ in _TRAIN for item in drawn for key in _keys(item)} | {
+    "rollout/success": "percent",
+    "rollout/failed_turns": "percent",
+    "rollout/episode_tokens": "tokens",
+    "policy/entropy": "nats per token",
+}
+_UNITS_OF_PARTS = (("entropy/", "nats"), ("time/", "seconds"), ("tokens/", "tokens"), ("rollout/end/", "percent"))
+
+
 def _further_statistics(train: Sequence[TrainRecord]) -> list[_Spec]:
     """Specify one chart under its own name for each statistic of the update that no chart above draws."""
     drawn = {item.key for *_, items, _, _ in _TRAIN for item in items if isinstance(item, _Line)}
     keys = dict.fromkeys(key for record in train for key in record if key.startswith("policy/") and key not in drawn)
-    return [(key, "", "", (_Line(key, key.removeprefix("policy/")),), None, None) for key in keys]
+    return [(key, "", unit_of(key), (_Line(key, key.removeprefix("policy/")),), None, None) for key in keys]
 
 
 def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) -> Chart:
@@ -238,14 +265,14 @@ def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) ->
     rollouts = {r["iteration"]: number(r.get("rollout/success")) for r in train}
     if any(value is not None for value in rollouts.values()):
         chart.series.append(Series("training episodes", "line", [rollouts.get(i) for i in x], colour=0))
-    for colour, (split, decoding) in enumerate(panels(evaluations), 1):
+    for place, (split, decoding) in enumerate(panels(evaluations)):
         by_iteration: dict[int, Mapping[str, object]] = {
             r["iteration"]: r for r in evaluations if (r["split"], r["decoding"]) == (split, decoding)
         }
         success, low, high = (
             [number(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")
         )
-        chart.series.append(Series(f"{split}, {decoding}", "whiskers", success, low, high, colour))
+        chart.series.append(Series(f"{split}, {decoding}", "whiskers", success, low, high, *pen(place)))
     return chart
 
 

@@ -10,15 +10,17 @@ from jinja2 import Environment, StrictUndefined
 
 from empg.errors import UserError
 from empg.record.durable import write_whole
-from empg.record.records import EvalRecord, Record, eval_records, own_evaluations, train_records
+from empg.record.records import EvalRecord, Record, own_evaluations, train_records
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.before_after import Rate
-from empg.report.curves import number
+from empg.report.curves import number, pen
+from empg.report.markup import shown
+from empg.report.names import names_of
 
 SMOOTHED = 5  # iterations in the running mean
 PERCENT: Mapping[float, str] = {share / 100: f"{share}%" for share in (0, 25, 50, 75, 100)}
-COLOURS = 6  # size of the palette; further runs reuse the colours, with dashes
 
+_DECODING = "sampled"  # what is drawn, if there is any, unless another decoding is chosen
 _TEMPLATE = Path(__file__).parent / "assets" / "curve.svg.j2"
 _WIDTH, _HEIGHT = 760, 448
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 738, 92, 368  # the edges of the plot
@@ -75,6 +77,7 @@ class _Curve:
     smooth: str
     band: str
     dots: list[_Dot]
+    lone: str  # the point of lines that have only one, which would show nothing
 
 
 def draw_curve(
@@ -82,7 +85,7 @@ def draw_curve(
     path: Path,
     *,
     split: str | None = None,
-    decoding: str = "sampled",
+    decoding: str = _DECODING,
     labels: Sequence[str] | None = None,
     title: str = "Success during training",
 ) -> Path:
@@ -96,19 +99,21 @@ def draw_curve(
         path: path of the SVG, which is written atomically.
         split: the split whose evaluations are drawn; None uses the first that was evaluated.
         decoding: `sampled` or `greedy`.
-        labels: one per run; None uses the seeds.
+        labels: one per run; None uses the seeds, or the folders if the seeds do not tell the runs apart.
         title: title above the plot.
 
     Raises:
-        UserError: no runs, a wrong number of labels, or runs without anything to draw yet.
+        UserError: no runs, a run that is named twice, a wrong number of labels, a split or decoding without
+            evaluations, or runs without anything to draw yet.
         RunFolderError: a run's metrics.jsonl or recipe.yaml is damaged, or the figure cannot be written.
     """
     if not runs or (labels is not None and len(labels) != len(runs)):
         raise UserError(f"wrong number of labels: expected one per run, got {len(runs)} runs and labels={labels!r}")
+    names_of(runs)  # which are not named twice
     told = [run.read_metrics() for run in runs]
-    names = [_label(*named) for named in zip(runs, told, strict=True)] if labels is None else list(labels)
-    split = split or _first_split(told)
-    evaluations = [_evaluations(*parts, split, decoding) for parts in zip(runs, told, strict=True)]
+    names = _labels(runs, told) if labels is None else list(labels)
+    own = [own_evaluations(records, run.recipe_values()) for run, records in zip(runs, told, strict=True)]
+    split, evaluations = _evaluations(own, split, decoding)
     lines = [_line(*parts) for parts in zip(names, map(_train, told), evaluations, strict=True)]
     if not any(line.raw or line.marks for line in lines):
         where = ", ".join(str(run.path) for run in runs)
@@ -145,7 +150,9 @@ def draw_lines(
     """
     iterations = [i for line in lines for by in (line.raw, line.smooth, line.marks) for i in by]
     last = max([1, *iterations])
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
+    )
     curves = _curves(lines, last)
     # A legend of more rows moves the plot down.
     lower = max(0.0, max((curve.legend_y for curve in curves), default=0.0) - _LEGEND_TOP - _LEGEND_ROW)
@@ -188,19 +195,31 @@ def _train(records: Sequence[Record]) -> dict[int, float]:
     return {i: success for i, success in sorted(found.items()) if success is not None}
 
 
-def _first_split(told: Sequence[Sequence[Record]]) -> str:
-    return next((r["split"] for records in told for r in eval_records(records)), "any split")
+def _evaluations(
+    own: Sequence[Sequence[EvalRecord]], split: str | None, decoding: str
+) -> tuple[str, list[dict[int, EvalRecord]]]:
+    """Return a split, the first that was evaluated if it is None, and each run's own evaluations of it by iteration.
+
+    Raises:
+        UserError: no run has such an evaluation, although the split or a decoding was chosen, or there are others.
+    """
+    everything = [record for run in own for record in run]
+    drawn = split or next((r["split"] for r in everything if r["decoding"] == decoding), "any split")
+    found = [{r["iteration"]: r for r in run if (r["split"], r["decoding"]) == (drawn, decoding)} for run in own]
+    if not any(found) and (split is not None or decoding != _DECODING or everything):
+        known = ", ".join(dict.fromkeys(f"{r['split']} ({r['decoding']})" for r in everything))
+        raise UserError(
+            f"no run has an evaluation with the settings of its recipe on {drawn} ({decoding}); "
+            + (f"choose another split or decoding: {known}" if known else "run empg evaluate first")
+        )
+    return drawn, found
 
 
-def _evaluations(run: RunFolder, records: Sequence[Record], split: str, decoding: str) -> dict[int, EvalRecord]:
-    """Return the run's own evaluations of one split by iteration."""
-    own = own_evaluations(records, run.recipe_values())
-    return {r["iteration"]: r for r in own if (r["split"], r["decoding"]) == (split, decoding)}
-
-
-def _label(run: RunFolder, records: Sequence[Record]) -> str:
-    seeds = [r["seed"] for r in records if r.get("kind") == "run" and r.get("seed") is not None]
-    return f"seed {seeds[0]}" if seeds else run.path.name
+def _labels(runs: Sequence[RunFolder], told: Sequence[Sequence[Record]]) -> list[str]:
+    """Return the seeds of the runs; the names of their folders if a run has none, or two have the same."""
+    begun = [next((r for r in records if r.get("kind") == "run"), {}) for records in told]
+    seeds = [record.get("seed") for record in begun]
+    return [f"seed {seed}" for seed in seeds] if None not in seeds and len({*seeds}) == len(runs) else names_of(runs)
 
 
 def _line(name: str, rollouts: dict[int, float], played: dict[int, EvalRecord]) -> Line:
@@ -253,7 +272,8 @@ def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
         upper = _points({i: high for i, (_, high) in line.band.items()}, last)
         lower = _points({i: low for i, (low, _) in reversed(line.band.items())}, last)
         raw, smooth, band = _points(line.raw, last), _points(line.smooth, last), f"{upper} {lower}".strip()
-        dashes, colour = divmod(place, COLOURS)
-        curves.append(_Curve(line.label, colour + 1, dashes % 3, round(legend_x, 1), legend_y, raw, smooth, band, dots))
+        lone = (smooth or raw) if len(line.smooth or line.raw) == 1 else ""
+        place_of = (round(legend_x, 1), legend_y)
+        curves.append(_Curve(line.label, *pen(place), *place_of, raw, smooth, band, dots, lone))
         legend_x += room
     return curves

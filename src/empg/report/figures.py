@@ -13,6 +13,7 @@ from empg.record.loading import LoadedRun
 from empg.record.records import train_records
 from empg.report.curves import Chart
 from empg.report.inspector.batch import batch_charts
+from empg.report.names import names_of
 from empg.report.overlay import MAIN, overlay
 from empg.report.page import render_charts
 
@@ -53,15 +54,19 @@ def plot_batch(run: LoadedRun, iteration: int) -> Figure:
     """Draw the steps of an iteration: H against A, the histogram of H, and H by position in the episode.
 
     Raises:
-        UserError: the run has no kept episodes of this iteration.
+        UserError: the run has no kept episodes of this iteration, or they cannot be read.
     """
-    steps = run.steps_of(iteration).to_pylist()
+    loaded = LoadedRun(run.folder)
+    steps = loaded.steps_of(iteration).to_pylist()
+    if not steps and iteration in run.folder.episode_iterations() and loaded.problems:
+        raise UserError(loaded.problems[0])
     if not steps:
         raise UserError(f"{run.folder.path} has no episodes of iteration {iteration}; choose another iteration")
     charts = batch_charts(steps, "")
     for chart in charts:
-        chart.links.clear()  # they lead into the inspector
-    return Figure(f"{run.folder.path.absolute().name}, iteration {iteration}", charts)
+        chart.links.clear()  # they lead into the inspector, as the end of the note says
+        chart.note = chart.note.partition(". Click")[0]
+    return Figure(f"{names_of([run.folder])[0]}, iteration {iteration}", charts)
 
 
 def plot_curves(
@@ -76,11 +81,14 @@ def plot_curves(
         bands: draw runs that differ in their seed only as a mean and a band.
 
     Raises:
-        UserError: no run has any of these metrics, or a run cannot be read.
+        UserError: no run has any of these metrics, a run cannot be read or is named twice, or `smooth` is below 1.
     """
+    if smooth < 1:
+        raise UserError(f"smooth: expected a number of iterations, at least 1, got {smooth}")
+    folders = [run.folder for run in runs]
     loaded = [
-        (run.folder.path.absolute().name, run.folder.recipe_values(), train_records(run.folder.read_metrics()))
-        for run in runs
+        (name, folder.recipe_values(), train_records(folder.read_metrics()))
+        for name, folder in zip(names_of(folders), folders, strict=True)
     ]
     charts = overlay(loaded, metrics, smooth=smooth, bands=bands)
     if not charts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from markupsafe import Markup
@@ -13,8 +14,20 @@ from empg.plain_text import visible
 
 def embed_json(data: Any) -> Markup:
     """Return JSON that is safe inside a `<script>` element: without `<`, `>` and `&` it cannot end the element."""
-    text = json.dumps(shown(data), allow_nan=False, separators=(",", ":"))
+    text = json.dumps(encodable(data), allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def encodable(value: Any) -> Any:
+    """Return plain data that JSON can hold: control characters are shown, and a number that is not finite is None.
+
+    A run may record such a number, and a sum or a mean of large numbers may be one.
+    """
+    if isinstance(value, dict):
+        return {key: encodable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [encodable(part) for part in value]
+    return finite(value) if isinstance(value, float) else shown(value)
 
 
 def shown(value: Any) -> Any:
@@ -33,6 +46,12 @@ def finite(value: Any) -> float | None:
     except OverflowError:  # an integer beyond the range of a float
         return None
     return float(value) if usable else None
+
+
+def extent(values: Iterable[Any]) -> list[float]:
+    """Return the smallest and the largest of the finite numbers; one number if they are equal, none without any."""
+    found = [number for value in values if (number := finite(value)) is not None]
+    return sorted({min(found), max(found)}) if found else []
 
 
 def short(text: str | None, limit: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from empg.record.records import EvalRecord
-from empg.report.curves import Chart, Series
+from empg.report.curves import Chart, Series, pen, unit_of
 from empg.report.markup import finite
 
 MAIN = (
@@ -16,8 +16,6 @@ MAIN = (
 )  # fmt: skip
 """The metrics that are shown first."""
 
-_PERCENT = ("rollout/success", "rollout/valid_actions", "credit/zero_variance_groups")
-_COLOURS = 6
 _MAX_TYPES = 24  # task types with curves
 Records = Sequence[Mapping[str, Any]]
 
@@ -76,27 +74,27 @@ def overlay(
 def _chart(
     runs: Sequence[tuple[str, Mapping[str, Any], Records]], metric: str, x: list[int], smooth: int, bands: bool
 ) -> Chart:
-    share = metric in _PERCENT or "/end/" in metric or ": success" in metric
-    chart = Chart(metric, "", "percent" if share else "", [], x=list(x), bottom=None)
+    unit = "percent" if ": success" in metric else unit_of(metric)
+    chart = Chart(metric, "", unit, [], x=list(x), bottom=None)
     teams: dict[str, list[tuple[str, list[float | None]]]] = {}
     for place, (name, recipe, records) in enumerate(runs):
-        team = teams.setdefault(_but_the_seed(recipe) if bands else str(place), [])
+        team = teams.setdefault((_but_the_seed(recipe) if bands else "") or str(place), [])
         values = _smoothed(records, metric, x, smooth)
         if any(v is not None for v in values):
             team.append((name, values))
-    for place, team in enumerate(teams.values()):  # also those without this metric: a run has one colour in all charts
-        colour = place % _COLOURS + 1
+    for place, team in enumerate(teams.values()):  # also those without this metric: a run looks the same in all charts
         if not team:
             continue
+        colour, dashes = pen(place)
         if len(team) == 1:
-            chart.series.append(Series(team[0][0], "line", team[0][1], colour=colour))
+            chart.series.append(Series(team[0][0], "line", team[0][1], colour=colour, dashes=dashes))
             continue
         columns = [[v for v in at if v is not None] for at in zip(*(values for _, values in team), strict=True)]
         label = f"{team[0][0]} and {len(team) - 1} more"
         low, high = ([f(c) if c else None for c in columns] for f in (min, max))
-        chart.series.append(Series(f"{label}: lowest to highest", "band", [], low, high, colour))
-        means = [sum(c) / len(c) if c else None for c in columns]
-        chart.series.append(Series(f"{label}: mean", "line", means, colour=colour))
+        chart.series.append(Series(f"{label}: lowest to highest", "band", [], low, high, colour, dashes))
+        means = [_mean(c) for c in columns]
+        chart.series.append(Series(f"{label}: mean", "line", means, colour=colour, dashes=dashes))
     return chart
 
 
@@ -106,10 +104,26 @@ def _smoothed(records: Records, metric: str, x: Sequence[int], smooth: int) -> l
     result: list[float | None] = []
     for place, value in enumerate(values):
         window = [v for v in values[max(0, place - smooth + 1) : place + 1] if v is not None]
-        result.append(sum(window) / len(window) if window and value is not None else None)
+        result.append(_mean(window) if value is not None else None)
     return result
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    """Return the mean; None without values, or if their sum is too large for a number."""
+    return finite(sum(values) / len(values)) if values else None
+
+
 def _but_the_seed(recipe: Mapping[str, Any]) -> str:
-    """Return what runs of one recipe have in common. A study names each of its runs differently."""
-    return json.dumps({k: v for k, v in recipe.items() if k not in ("name", "seed")}, sort_keys=True, default=str)
+    """Return what runs of one recipe have in common; empty for a recipe that has, or of which is known, nothing else.
+
+    A study names each of its runs differently.
+    """
+    rest = {k: v for k, v in recipe.items() if k not in ("name", "seed")}
+    return json.dumps(_sorted(rest), default=str) if rest else ""
+
+
+def _sorted(value: Any) -> Any:
+    """Return plain data in which keys are in the order of their texts: YAML has keys of several types."""
+    if isinstance(value, dict):
+        return [[str(key), _sorted(value[key])] for key in sorted(value, key=str)]
+    return [_sorted(part) for part in value] if isinstance(value, list) else value

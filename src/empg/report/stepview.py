@@ -8,7 +8,7 @@ from typing import Any
 
 from empg.record.loading import LoadedRun
 from empg.record.runfolder import RunFolder
-from empg.report.markup import short
+from empg.report.markup import extent, short
 
 MAX_TEXT = 1_200  # characters of an observation, thought or action that the page shows
 WINS, LOSSES = 3, 3  # episodes of an iteration that the page shows
@@ -77,7 +77,7 @@ def _episode(turns: list[Row]) -> Row:
         "won": bool(first["success"]),
         "end": first["end"] or "",
         "score": _number(first["score"]),
-        "outcome": _number(first["advantage_outcome"]),
+        "outcome": [_number(end) for end in extent(turn["advantage_outcome"] for turn in turns)],
         "turns": [
             {
                 "turn": turn["turn"],

@@ -12,6 +12,7 @@ The outcome of the episode itself is not used, so credit from that outcome canno
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,18 +96,24 @@ def recorded_steps(steps: pa.Table, recipe: Mapping[str, Any] | None = None) -> 
 def _rewards(columns: Mapping[str, Sequence[Any]], episode: np.ndarray, recipe: Mapping[str, Any]) -> np.ndarray:
     """Return the reward of each episode as it was trained on: that of the environment minus the penalty for length."""
     rewards = np.bincount(episode, weights=[r or 0.0 for r in columns["reward"]])
-    credit, rollout, agent = (recipe.get(name) or {} for name in ("credit", "rollout", "agent"))
-    penalty, ramp = credit.get("overlong_penalty") or 0.0, credit.get("overlong_ramp") or 0.0
+    found = (recipe.get(name) for name in ("credit", "rollout", "agent"))
+    credit, rollout, agent = (section if isinstance(section, dict) else {} for section in found)
+    penalty, ramp = _number(credit.get("overlong_penalty")), _number(credit.get("overlong_ramp"))
     if penalty:
         read, wrote = columns["num_prompt_tokens"], columns["num_action_tokens"]
         lengths: list[list[int]] = [[] for _ in rewards]
         for place, tokens in zip(episode, zip(read, wrote, strict=True), strict=True):
             lengths[place].append(sum(count or 0 for count in tokens))
         ends = dict(zip(episode.tolist(), columns["end"], strict=True))
-        limit, merged = rollout.get("max_episode_tokens") or 0, agent.get("history") == "merged"
+        limit, merged = int(_number(rollout.get("max_episode_tokens"))), agent.get("history") == "merged"
         for place, turns in enumerate(lengths):
             rewards[place] -= penalty * length_share(turns, EndReason(ends[place]), limit, ramp, merged=merged)
     return rewards
+
+
+def _number(value: Any) -> float:
+    """Return a finite number of a recipe; 0 for what is not one."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
 def _finished(iteration: int, recipe: Mapping[str, Any]) -> float:

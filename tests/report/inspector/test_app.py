@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,26 @@ def test_an_address_of_an_iteration_that_was_not_kept_is_no_problem_of_the_run(r
     assert "No episodes of this iteration were kept." in server.get("/batch?iteration=77").text
 
 
+def test_a_batch_says_how_many_of_its_steps_count(recorded: RunFolder) -> None:
+    text = client(recorded).get("/batch?iteration=1").text
+    assert "12 steps in 2 groups. 11 of them count" in text
+
+
+def test_base_advantages_that_differ_between_steps_are_a_range(recorded: RunFolder) -> None:
+    rows = recorded.read_episodes(1)
+    of = {(1, 0): 0.75, (1, 1): -0.25, (1, 2): 0.5}  # as of GiGPO; the steps of the other episodes share one
+    rows["advantage_outcome"] = [of.get(place, -1.0) for place in zip(rows["episode"], rows["turn"], strict=True)]
+    recorded.write_episodes(1, rows)
+    server, both = client(recorded), "\u22120.250 to +0.750"
+    listed = re.findall(r"\u2212[\d.]+ to [+\d.]+|\u22121.000", server.get("/?sort=length").text)
+    assert sorted(listed) == [both, *["\u22121.000"] * 3]
+    assert f"base advantage {both}</p>" in server.get("/episode?iteration=1&episode=1").text
+    assert "base advantage \u22121.000</p>" in server.get("/episode?iteration=1&episode=0").text
+    group = server.get("/group?iteration=1&group=0").text
+    assert f"episode 1 won</span>, base A {both}</p>" in group
+    assert ", base A \u22121.000</p>" in group
+
+
 def test_a_run_without_episodes_has_no_iteration_in_its_heading(make_run: Callable[..., RunFolder]) -> None:
     text = client(make_run("empty", iterations=0, keep_episodes=())).get("/batch").text
     assert "<h1>Batch, empty</h1>" in text
@@ -117,6 +138,35 @@ def test_a_damaged_file_is_named_above_the_content_of_every_page(make_run: Calla
     for page in ("/", "/batch?iteration=1", "/curves"):
         text = server.get(page).text
         assert 0 < text.index("broken: cannot read") < text.index("<h1>")
+
+
+def test_a_folder_of_episodes_that_may_not_be_read_is_a_problem_until_it_may(
+    recorded: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    server = client(recorded)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", refused)
+        for page in ("/", "/batch", "/curves?types=1"):
+            answer = server.get(page)
+            assert answer.status_code == 200
+            assert f"recorded: cannot read {recorded.path / 'episodes'}: Permission denied" in answer.text
+    assert "cannot read" not in server.get("/").text
+
+
+def test_large_numbers_have_pages(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run("large", iterations=2, every=2, keep_episodes=(1,))
+    for iteration in (1, 2):
+        run.append_metrics({"kind": "train", "iteration": iteration, "policy/grad_norm": 1e308})
+    columns = run.read_episodes(1)
+    rows = len(columns["turn"])
+    columns |= {"reward": [1e308] * rows, "entropy": [1e308 + i * 1e306 for i in range(rows)]}
+    run.write_episodes(1, columns)
+    server = client(run)
+    for page in ("/", "/batch", "/episode?iteration=1&episode=0", "/curves?smooth=2", "/curves.json?smooth=2"):
+        assert server.get(page).status_code == 200
 
 
 def test_a_page_follows_a_run_that_trains(make_run: Callable[..., RunFolder]) -> None:
@@ -176,11 +226,22 @@ def test_the_page_of_a_group_names_the_steps_where_won_and_lost_episodes_part(re
 def test_an_episode_leads_to_the_same_task_in_another_iteration_and_in_another_run(
     finished_run: RunFolder, make_run: Callable[..., RunFolder]
 ) -> None:
-    text = client(finished_run, make_run("other", seed=1)).get("/episode?run=0&iteration=1&episode=3").text
+    server = client(finished_run, make_run("other", seed=1))
+    text = server.get("/episode?run=0&iteration=1&episode=3").text
     for other in ("0.40.2", "1.40.3"):
         address = f"/compare?a=0.1.3&amp;b={other}"
         assert f'href="{address}"' in text
-        assert client(finished_run, finished_run).get(address.replace("&amp;", "&")).status_code == 200
+        assert server.get(address.replace("&amp;", "&")).status_code == 200
+
+
+def test_an_episode_says_how_many_others_of_its_task_are_left_out(recorded: RunFolder) -> None:
+    rows = recorded.read_episodes(1)
+    for iteration in range(2, 55):
+        recorded.write_episodes(iteration, {**rows, "iteration": [iteration] * len(rows["turn"])})
+    text = client(recorded).get("/episode?iteration=50&episode=1").text
+    assert text.count(">Compare</a>") == 200
+    assert "15 more episodes of this task are left out." in text  # of 54 iterations with 4 episodes
+    assert 'b=0.50.1"' not in text
 
 
 def test_two_episodes_beside_each_other_show_where_they_part(recorded: RunFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from empg.record.runfolder import RunFolder
@@ -40,7 +41,13 @@ def test_a_kind_has_the_quartiles_of_its_entropies() -> None:
 )
 def test_the_histogram_says_which_entropies_rule_the_normalisation(normalised: list[Any], note: str) -> None:
     steps = [step("go", 1.0, entropy=float(i), entropy_normalised=hn) for i, hn in enumerate(normalised)]
-    assert batch_charts(steps, "")[1].note == f"{note}. Click the first and the last bar"
+    assert batch_charts(steps, "")[1].note == f"Steps that count: {note}. Click the first and the last bar"
+
+
+def test_the_bars_of_large_entropies_have_places() -> None:
+    steps = [step("go", 1.0, entropy=h) for h in (0.5e308, 1.5e308)]
+    [_, histogram, _] = batch_charts(steps, "")
+    assert 0.5e308 < histogram.x[0] < histogram.x[-1] < 1.5e308
 
 
 def test_many_kinds_become_one_row() -> None:
@@ -60,6 +67,38 @@ def test_every_dot_leads_to_its_step(finished_run: RunFolder) -> None:
     assert sum(v or 0 for s in histogram.series for v in s.values) == len(rows)
     assert list(positions.x) == sorted({t + 1 for t in columns["turn"]})
     assert extremes(rows)["largest H"][0] == lone
+
+
+def test_steps_of_one_entropy_are_one_bar_that_leads_to_a_step() -> None:
+    _, histogram, _ = batch_charts([step("go", 1.0, episode=e) for e in range(3)], "{episode}.{turn}")
+    assert (list(histogram.x), histogram.series[1].values) == ([0.5], [3.0])
+    assert histogram.links == ["0.0"]
+    assert histogram.note.endswith("Click the bar")
+
+
+def test_a_chart_says_which_steps_it_covers() -> None:
+    steps = [step("go", 1.0, entropy=i / 7000) for i in range(7000)] + [step("go", None, entropy=9.0)]
+    scatter, histogram, positions = batch_charts(steps, "")
+    assert scatter.note.startswith("One dot per 2 steps that count. ")
+    assert len(scatter.x) == 3500
+    assert histogram.note.startswith("Steps that count: ")
+    assert sum(v or 0 for s in histogram.series for v in s.values) == 7000
+    assert "All steps" in positions.note
+    assert positions.series[0].high[0] == pytest.approx(np.quantile([s["entropy"] for s in steps], 0.75))
+    assert batch_charts(steps[:9], "")[0].note.startswith("One dot per step that counts. ")
+
+
+def test_a_position_has_the_quartiles_of_the_won_and_of_the_lost_episodes() -> None:
+    found = ((0, True, 0.0), (0, True, 1.0), (0, True, 2.0), (0, False, 5.0), (3, False, 7.0))
+    steps = [step("go", 1.0, turn=turn, success=won, entropy=h) for turn, won, h in found]
+    chart = batch_charts(steps, "")[2]
+    assert list(chart.x) == [1, 4]
+    assert [(s.label, s.low, s.values, s.high) for s in chart.series] == [
+        ("won, middle half", [0.5, None], [], [1.5, None]),
+        ("won, median", [], [1.0, None], []),
+        ("lost, middle half", [5.0, 7.0], [], [5.0, 7.0]),
+        ("lost, median", [], [5.0, 7.0], []),
+    ]
 
 
 def test_an_iteration_without_numbers_has_no_charts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +144,100 @@ def test_the_arrow_keys_read_a_curve_and_enter_opens_a_dot(
     page.close()
 
 
+ORANGE = """canvas => {
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  let found = 0;
+  for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] > 99 && pixels[i] > pixels[i + 2] + 99) found += 1;
+  return found;
+}"""  # the rings of lost episodes, pixels
+
+
+def same_entropies(run: RunFolder) -> list[float]:
+    """Give all steps of the first iteration one entropy, and each its own advantage, which is returned."""
+    rows = run.read_episodes(1)
+    advantages = [0.1 + 0.1 * i for i in range(len(rows["turn"]))]
+    run.write_episodes(1, {**rows, "entropy": [0.5] * len(advantages), "advantage": advantages})
+    return advantages
+
+
+def test_the_key_shows_the_dot_that_enter_or_a_click_opens(
+    browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    advantages = same_entropies(recorded)
+    page = browser.new_page()
+    address = inspect(recorded) + "/batch?iteration=1"
+    # The page recomputes the credit of this run, so the dots are read from what it draws.
+    page.add_init_script("document.addEventListener('new-charts', (e) => { window.dots = e.detail[0]; })")
+    page.goto(address)
+    page.wait_for_function("window.dots")
+    figure = page.locator("figure[data-chart='0']")
+    reading = re.compile(r"A, episode (?:won|lost) ([+\-\d.]+)")
+
+    def read() -> float:
+        [text] = reading.findall(figure.locator(".key").inner_text())
+        return float(text)
+
+    figure.locator(".plot").focus()
+    page.keyboard.press("Home")
+    for place in range(len(advantages)):
+        drawn = page.evaluate(f"dots.series[0].values[{place}] ?? dots.series[1].values[{place}]")
+        assert read() == pytest.approx(drawn, rel=5e-3)
+        page.keyboard.press("ArrowRight")
+    over = figure.locator(".u-over")
+    box = over.bounding_box()
+    for share in (0.1, 0.5, 0.9):
+        over.hover(position={"x": box["width"] / 2, "y": box["height"] * share})
+        pointed = read()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/episode?**")
+        step = page.locator("li:target [data-term=A]").inner_text().replace("\u2212", "-")
+        assert float(step) == pytest.approx(pointed, rel=5e-3)
+        page.goto(address)
+        figure.locator(".plot").focus()
+    page.close()
+
+
+def test_steps_of_one_entropy_are_dots_and_a_bar_that_opens_a_step(
+    browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    same_entropies(recorded)
+    page = browser.new_page()
+    page.goto(inspect(recorded) + "/batch?iteration=1")
+    page.wait_for_selector("figure canvas")
+    dots = page.locator("figure[data-chart='0'] canvas").evaluate(ORANGE)
+    assert dots > 20
+    box = page.locator("figure[data-chart='1'] .u-over").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2 + 20, box["y"] + box["height"] / 2)
+    page.wait_for_url("**/episode?**")
+    page.close()
+
+
+def test_the_keyboard_opens_the_entropies_of_tokens_as_a_list(
+    browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    page = browser.new_page()
+    page.goto(inspect(recorded) + "/episode?iteration=1&episode=0")
+    lists = page.locator(".token-list")
+    assert lists.locator("li").count() == 0
+    lists.nth(1).locator("summary").press("Enter")
+    lists.locator("li").first.wait_for()
+    assert lists.locator("li").all_inner_texts() == ['"#1 " 0.000 nats', '"#2 " 0.500 nats']
+    assert serious(page) == []
+    page.close()
+
+
+def test_the_entropy_of_a_step_in_a_group_is_read_and_is_shown_on_focus(
+    browser: Any, recorded: RunFolder, inspect: Callable[..., str]
+) -> None:
+    page = browser.new_page()
+    page.goto(inspect(recorded) + "/group?iteration=1&group=0")
+    link = page.get_by_role("link", name="episode 1, step 1: A +0.900, H 0.150 nats")
+    link.evaluate("link => link.focus({ focusVisible: true })")
+    shown = link.evaluate("link => getComputedStyle(link, '::after').content")
+    assert "H 0.150 nats" in shown
+    page.close()
+
+
 def test_right_to_left_text_runs_from_right_to_left_and_long_texts_are_cut(
     browser: Any, recorded: RunFolder, inspect: Callable[..., str]
 ) -> None:
@@ -152,7 +247,8 @@ def test_right_to_left_text_runs_from_right_to_left_and_long_texts_are_cut(
     directions = page.locator(".observation").evaluate_all("all => all.map(p => getComputedStyle(p).direction)")
     assert directions == ["rtl", "ltr", "ltr"]
     tokens = page.locator(".tokens summary").first.inner_text()
-    assert tokens == "the first 4,000 of 5,000 tokens by entropy, at most 0.100 nats"
+    scale = "the darkest shade is 0.500 nats, the largest of the episode"
+    assert tokens == f"the first 4,000 of 5,000 tokens by entropy, at most 0.100 nats; {scale}"
     page.goto(address + "/episode?iteration=1&episode=1")
     assert page.locator(".observation").nth(2).inner_text().endswith("(80,000 more characters)")
     page.close()

@@ -33,6 +33,10 @@ def test_the_curves_follow_a_run_and_recover_when_the_server_was_gone(
     page.goto(address + "/curves?smooth=2")
     latest, status = page.locator("figure .at").first, page.locator("[data-live]")
     assert latest.inner_text() == "iteration 2"
+    titles = page.locator("figure h2").all_inner_texts()
+    assert "entropy/step_p50 (nats)" in titles
+    assert "rollout/success" in titles  # the axis has percent
+    opened = page.evaluate("performance.timeOrigin")
     run.append_metrics({"kind": "train", "iteration": 3, "rollout/success": 1.0})
     until(page, lambda: latest.inner_text() == "iteration 3")
     assert "numbers of" in status.inner_text()
@@ -43,6 +47,7 @@ def test_the_curves_follow_a_run_and_recover_when_the_server_was_gone(
     until(page, lambda: latest.inner_text() == "iteration 4")
     assert "numbers of" in status.inner_text()
     assert page.url.endswith("/curves?smooth=2")
+    assert page.evaluate("performance.timeOrigin") == opened  # it was never loaded again
     page.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -187,6 +188,36 @@ def test_an_option_that_changes_nothing_does_not_hinder(
     page.goto(inspect(run) + "/batch?iteration=1")
     assert page.get_by_label("rule").input_value() == "empg_variant"
     assert "cannot recompute" not in page.locator("#what-if [role=status]").inner_text()
+    page.close()
+
+
+def test_a_constant_between_the_steps_of_its_slider_is_shown_as_it_is(
+    browser: Any, finished_run: RunFolder, inspect: Callable[..., str]
+) -> None:
+    page = browser.new_page()
+    page.goto(inspect(finished_run) + "/batch?iteration=20&zeta=0.025")
+    assert "zeta=0.025" in page.url
+    slider = page.get_by_role("slider", name="ζ", exact=True)
+    assert slider.evaluate("input => input.nextElementSibling.textContent") == "0.025"
+    assert slider.get_attribute("aria-valuetext") == "0.025"
+    slider.press("ArrowRight")
+    shown = slider.evaluate("input => input.nextElementSibling.textContent")
+    assert f"zeta={float(shown):g}&" in page.url + "&"
+    page.close()
+
+
+@pytest.mark.parametrize(("name", "value", "kept"), [("q", 5, "0.05"), ("q", 0.49, "0.49"), ("k", 51, "1.00")])
+def test_a_constant_of_an_address_that_the_rule_refuses_is_its_default(
+    name: str, value: float, kept: str, browser: Any, finished_run: RunFolder, inspect: Callable[..., str]
+) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected a number from") if float(kept) != value else nullcontext():
+        MODULATIONS["empg_variant"].options(**{name: value}, normalisation="quantile", scaling="uncertain")
+    page = browser.new_page()
+    variant = "rule=empg_variant&normalisation=quantile&scaling=uncertain"
+    page.goto(inspect(finished_run) + f"/batch?iteration=20&{variant}&{name}={value}")
+    slider = page.get_by_role("slider", name=name, exact=True)
+    assert slider.evaluate("input => input.nextElementSibling.textContent") == kept
+    assert "NaN" not in page.inner_text("main")
     page.close()
 
 

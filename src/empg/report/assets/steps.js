@@ -90,7 +90,7 @@
     head.append(
       make("h3", "", episode.task),
       make("p", "quiet", `${episode.type} · ${END[episode.end] ?? episode.end} after ${episode.turns.length} turns · ` +
-        `score ${plain(episode.score)} · outcome advantage ${signed(episode.outcome)}`),
+        `score ${plain(episode.score)} · outcome advantage ${[...new Set(episode.outcome.map(signed))].join(" to ") || "–"}`),
     );
     const list = make("ol", "turns");
     list.append(...episode.turns.map((turn) => step(turn, largest)));

@@ -27,7 +27,7 @@ from empg.report.inspector.batch import batch_charts, extremes, kinds_of_steps
 from empg.report.inspector.conversation import conversation, credit_inputs
 from empg.report.inspector.library import InspectedRun, Row, open_runs
 from empg.report.inspector.tree import partings, tree
-from empg.report.markup import embed_json, finite, shown
+from empg.report.markup import embed_json, encodable, extent, finite, shown
 from empg.report.overlay import MAIN, evaluation_curves, overlay, training_curves_by_type
 
 HOST = "127.0.0.1"
@@ -59,7 +59,7 @@ class Inspector:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"plain": _plain, "signed": _signed, "percent": _percent}
+        self._templates.filters |= {"plain": _plain, "signed": _signed, "extent": _extent, "percent": _percent}
         self._templates.globals["runs"] = self._runs
 
     # ---- pages -----------------------------------------------------------------------------------------------------
@@ -86,6 +86,7 @@ class Inspector:
         same = [
             e for other in self._runs for e in other.episodes()
             if e["task_id"] == first["task_id"] and e["split"] == first["split"]
+            and (e["run"], e["iteration"], e["episode"]) != (run.number, iteration, first["episode"])
         ]  # fmt: skip
         numbers = [t[0]["episode"] for t in episodes]
         place = numbers.index(first["episode"])
@@ -148,7 +149,7 @@ class Inspector:
 
     def curves_json(self, request: Request) -> Response:
         """Return the numbers of the curves, for a page that follows a run."""
-        return JSONResponse(shown(self._curves(request)), headers=_HEADERS)
+        return JSONResponse(encodable(self._curves(request)), headers=_HEADERS)
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
 
@@ -256,6 +257,11 @@ def _plain(value: Any) -> str:
 def _signed(value: Any) -> str:
     number = finite(value)
     return "–" if number is None else f"{number:+.3f}".replace("-", "\u2212")
+
+
+def _extent(values: Sequence[Any]) -> str:
+    """Return from where to where numbers go, or the one number that all of them are."""
+    return " to ".join(dict.fromkeys(map(_signed, extent(values)))) or "–"
 
 
 def _percent(value: float) -> str:

@@ -77,23 +77,26 @@ def _quartiles(values: Sequence[float]) -> list[float | None]:
 
 def _scatter(rows: Sequence[Row], link: str) -> Chart | None:
     counted = sorted((s for s in rows if finite(s["advantage"]) is not None), key=lambda s: s["entropy"])
-    counted = counted[:: -(-len(counted) // MAX_POINTS)] if counted else []
     if not counted:
         return None
-    values = [s["advantage"] for s in counted]
-    won = [bool(s["success"]) for s in counted]
+    every = -(-len(counted) // MAX_POINTS)
+    drawn = counted[::every]
+    values = [s["advantage"] for s in drawn]
+    won = [bool(s["success"]) for s in drawn]
+    of = "step" if every == 1 else f"{every} steps"
     return Chart(
         "Step entropy and final advantage",
-        "One dot per step that counts. Click a dot, or choose it with the arrow keys and Enter, to open its step",
+        f"One dot per {of} that count{'s' if every == 1 else ''}. Click a dot, or choose it with the arrow keys and "
+        "Enter, to open its step",
         "",
         [
             Series("A, episode won", "points", [v if w else None for v, w in zip(values, won, strict=True)], colour=1),
             Series("A, episode lost", "rings", [None if w else v for v, w in zip(values, won, strict=True)], colour=2),
         ],
         "H (nats)",
-        [s["entropy"] for s in counted],
+        [s["entropy"] for s in drawn],
         bottom=None,
-        links=[link.format(episode=s["episode"], turn=s["turn"]) for s in counted],
+        links=[link.format(episode=s["episode"], turn=s["turn"]) for s in drawn],
     )
 
 
@@ -102,22 +105,24 @@ def _histogram(rows: Sequence[Row], link: str) -> Chart | None:
     if not counted:
         return None
     least, most = counted[0], counted[-1]
+    bins = BINS if least["entropy"] < most["entropy"] else 1
     try:
-        counts, edges = np.histogram([s["entropy"] for s in counted], bins=BINS)
+        counts, edges = np.histogram([s["entropy"] for s in counted], bins=bins)
     except ValueError:  # too small or too large a range for the bins
         return None
-    middles = [float(m) for m in (edges[1:] + edges[:-1]) / 2]
-    ends = [float(n) if i in (0, BINS - 1) else None for i, n in enumerate(counts)]
-    inner = [None if i in (0, BINS - 1) else float(n) for i, n in enumerate(counts)]
+    middles = [float(m) for m in edges[1:] / 2 + edges[:-1] / 2]  # the sum of two large ones is not finite
+    ends = [float(n) if i in (0, bins - 1) else None for i, n in enumerate(counts)]
+    inner = [None if i in (0, bins - 1) else float(n) for i, n in enumerate(counts)]
     first, last = (link.format(episode=s["episode"], turn=s["turn"]) for s in (least, most))
     return Chart(
         "Histogram of step entropy",
-        f"{_normalisation(counted)}. Click the first and the last bar",
+        f"Steps that count: {_normalisation(counted)}. "
+        + ("Click the first and the last bar" if bins > 1 else "Click the bar"),
         "",
         [Series("steps", "bars", inner), Series("with the min or the max", "bars", ends, colour=2)],
         "H (nats)",
         middles,
-        links=[first, *[""] * (BINS - 2), last],
+        links=[first, *[""] * (bins - 2), last][:bins],
     )
 
 
@@ -137,17 +142,24 @@ def _normalisation(steps: Sequence[Row]) -> str:
 
 
 def _positions(rows: Sequence[Row]) -> Chart | None:
-    turns = sorted({s["turn"] for s in rows})
-    if not turns:
+    if not rows:
         return None
+    entropies: dict[tuple[bool, int], list[float]] = {}
+    for step in rows:
+        entropies.setdefault((bool(step["success"]), step["turn"]), []).append(step["entropy"])
+    turns = sorted({turn for _, turn in entropies})
     series = []
     for colour, (name, success) in enumerate((("won", True), ("lost", False)), 1):
-        at = [[s["entropy"] for s in rows if s["turn"] == t and bool(s["success"]) is success] for t in turns]
+        at = [entropies.get((success, turn), []) for turn in turns]
         low, middle, high = (list(column) for column in zip(*map(_quartiles, at), strict=True))
-        if any(a for a in at):
+        if any(at):
             series.append(Series(f"{name}, middle half", "band", [], low, high, colour))
             series.append(Series(f"{name}, median", "line", middle, colour=colour))
     return Chart(
-        "Entropy by step position", "Where in an episode the agent is uncertain", "nats", series, "step",
+        "Entropy by step position",
+        "Where in an episode the agent is uncertain. All steps, also those that do not count",
+        "nats",
+        series,
+        "step",
         [t + 1 for t in turns],
-    )  # fmt: skip
+    )

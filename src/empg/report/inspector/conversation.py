@@ -34,6 +34,7 @@ def conversation(run: InspectedRun, turns: Sequence[Row]) -> list[dict[str, Any]
             "dropped": bool(turn["dropped"]),
             "counted": finite(turn["advantage"]) is not None,
             "tokens": _shaded(turn, run.tokens, most),
+            "darkest": most,
             "written_tokens": len(turn["action_ids"] or []),
             "action_entropy": finite(turn.get("action_entropy")),
             **{name: finite(turn[name]) for name in _SHOWN},
@@ -55,7 +56,7 @@ def credit_inputs(run: InspectedRun, episodes: Sequence[Sequence[Row]]) -> dict[
     counted = [finite(turn["advantage"]) is not None for turn in steps]
     of_action = [finite(turn.get("action_entropy")) for turn in steps]
     whole = all(h is not None for h, c in zip(of_action, counted, strict=True) if c)
-    rewards = [sum(finite(t["reward"]) or 0.0 for t in turns) for turns in episodes]
+    rewards = [finite(sum(finite(t["reward"]) or 0.0 for t in turns)) for turns in episodes]
     return {
         "rule": rule,
         "options": options,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import RLock
@@ -17,6 +17,7 @@ from empg.record.runfolder import RunFolder
 from empg.record.tables import EPISODES
 from empg.report.inspector.tokens import TokenTexts, tokenizer_path
 from empg.report.markup import finite, short
+from empg.report.names import names_of
 
 MAX_NAME = 100  # characters of the name of a rule or an option
 _TABLES_KEPT = 48  # tables of steps in memory; the least recently used is dropped first
@@ -44,8 +45,15 @@ class InspectedRun:
             return [p for path, (state, found) in self._problems.items() if state == _state(path) for p in found]
 
     def iterations(self) -> list[int]:
-        """Return the iterations that have kept episodes."""
-        return self.folder.episode_iterations()
+        """Return the iterations that have kept episodes; none if their folder cannot be read."""
+        path = self.folder.episodes_path(0).parent
+        with self._reading:
+            try:
+                found, problems = self.folder.episode_iterations(), []
+            except UserError as error:
+                found, problems = [], [str(error)]
+            self._note(path, _state(path), problems)
+        return found
 
     def steps(self, iteration: int) -> pa.Table:
         """Return the steps of an iteration; no rows if nothing was kept of it, or if its file is damaged."""
@@ -163,10 +171,12 @@ def _simple(value: Any) -> float | bool | str:
 
 
 def open_runs(folders: Sequence[RunFolder]) -> list[InspectedRun]:
-    """Open runs, in the order in which pages number them. Their names are as short as tells them apart."""
-    paths = [folder.path.absolute() for folder in folders]
-    names = Counter(path.name for path in paths)
+    """Open runs, in the order in which pages number them.
+
+    Raises:
+        UserError: a run is named twice.
+    """
+    names = names_of(folders)
     return [
-        InspectedRun(folder, number, path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}")
-        for number, (folder, path) in enumerate(zip(folders, paths, strict=True))
+        InspectedRun(folder, number, name) for number, (folder, name) in enumerate(zip(folders, names, strict=True))
     ]

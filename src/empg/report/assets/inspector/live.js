@@ -9,7 +9,7 @@ async function ask() {
   if (!answer.ok) throw new Error(answer.statusText);
   const text = await answer.text();
   const charts = JSON.parse(text);
-  const titles = [...document.querySelectorAll("figure[data-chart] h2")].map((title) => title.textContent);
+  const titles = [...document.querySelectorAll("figure[data-chart] h2 bdi")].map((title) => title.textContent);
   if (charts.length !== titles.length || charts.some((chart, i) => chart.title !== titles[i])) {
     location.reload(); // a metric is new: the page has no figure for it
     return;

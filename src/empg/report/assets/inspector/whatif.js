@@ -4,6 +4,8 @@ import { CHOICES, RULES, optionsOf, recompute } from "./credit.js";
 const panel = document.getElementById("what-if");
 const iteration = JSON.parse(document.getElementById("credit-data").textContent);
 const SLIDERS = { k: 5, k_future: 5, zeta: 1, alpha_1: 2, alpha_2: 2, beta_1: 2, beta_2: 2, q: 0.49 }; // largest values
+const LARGEST = 50; // of a constant in an address: beyond it the package refuses k where scaling is uncertain
+const MOST = { q: 0.49 }; // bounds that hold everywhere
 const NAMES = {
   k: "k", k_future: "k′", zeta: "ζ", alpha_1: "α₁", alpha_2: "α₂", beta_1: "β₁", beta_2: "β₂", zeta_schedule: "ζ over the run",
 };
@@ -15,7 +17,8 @@ const places = new Map(iteration.episode.map((e, i) => [`${e}.${iteration.turn[i
 const signed = (v) => (v === null ? "–" : `${v < 0 ? "\u2212" : "+"}${Math.abs(v).toFixed(3)}`);
 const plain = (v) => (v === null ? "–" : v.toFixed(3));
 const known = (name, value) =>
-  name in CHOICES ? CHOICES[name].includes(value) : typeof value === "number" && value >= 0;
+  name in CHOICES ? CHOICES[name].includes(value)
+    : typeof value === "number" && value >= 0 && value <= (MOST[name] ?? Infinity);
 
 // The values that a rule begins with: for the rule of the run those of its recipe.
 const usable = (rule) => ([name, value]) => name in optionsOf(rule, iteration) && known(name, value);
@@ -47,9 +50,14 @@ function slider(name, values, changed) {
   Object.assign(input, { type: "range", min: 0, max: Math.max(SLIDERS[name], values[name]), step: 0.01, name });
   input.value = values[name];
   input.setAttribute("aria-label", NAMES[name] ?? name);
-  output.textContent = (+input.value).toFixed(2);
+  // The input rounds a value to its steps. What is computed with, and so what is shown, is the value itself.
+  const say = (value) => {
+    output.textContent = +value.toFixed(2) === value ? value.toFixed(2) : `${value}`;
+    input.setAttribute("aria-valuetext", output.textContent);
+  };
+  say(values[name]);
   input.addEventListener("input", () => {
-    output.textContent = (+input.value).toFixed(2);
+    say(+input.value);
     changed(+input.value);
   });
   label.append(`${NAMES[name] ?? name} `, input, output);
@@ -157,7 +165,7 @@ const asked = new URLSearchParams(location.search), wanted = asked.get("rule") =
 const rule = wanted === "" || Object.hasOwn(RULES, wanted) ? wanted : start, values = defaults(rule);
 for (const name of Object.keys(values)) {
   const value = name in CHOICES ? asked.get(name) : Number.parseFloat(asked.get(name));
-  if ((name in SLIDERS && value <= 100 || name in CHOICES) && known(name, value)) values[name] = value;
+  if ((name in SLIDERS && value <= LARGEST || name in CHOICES) && known(name, value)) values[name] = value;
 }
 beside.checked = asked.get("beside") === "1";
 choose(rule, values);
