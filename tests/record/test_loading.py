@@ -26,6 +26,14 @@ def test_every_table_of_a_finished_run(finished_run: RunFolder) -> None:
     assert run.problems == []
 
 
+def test_the_names_of_numbers_that_were_not_finite_are_not_a_number(make_run: MakeRun) -> None:
+    run = make_run("nan", iterations=1, keep_episodes=())
+    run.append_metrics({"kind": "train", "iteration": 2, "policy/loss": float("nan")})
+    metrics = empg.record.load(run).metrics
+    assert metrics["policy/loss"].null_count == 1
+    assert "nonfinite" not in metrics.column_names
+
+
 def test_an_episode_sums_up_its_steps(finished_run: RunFolder) -> None:
     run = empg.record.load(finished_run)
     steps = [s for s in run.steps.to_pylist() if (s["iteration"], s["episode"]) == (20, 3)]

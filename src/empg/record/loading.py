@@ -49,7 +49,7 @@ class LoadedRun:
     def metrics(self) -> pa.Table:
         """One row per iteration with every number of the `train` records; null where a record lacks a field."""
         records = train_records(self._records)
-        names = dict.fromkeys(key for record in records for key in record if key not in ("kind", "alarms"))
+        names = dict.fromkeys(key for record in records for key in record if key not in ("kind", "alarms", "nonfinite"))
         return pa.table({name: _numbers(records, name) for name in names})
 
     @cached_property
