@@ -172,6 +172,12 @@ def grouped(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     return list(found.values())
 
 
+def finished_before(iteration: int, recipe: Mapping[str, Any]) -> float:
+    """Return the share of the iterations of a recipe that were finished when this one was credited; 0 if unknown."""
+    planned = recipe.get("iterations")
+    return min(1.0, (iteration - 1) / planned) if type(planned) is int and planned > 0 else 0.0
+
+
 _EPISODE = pa.schema(
     [
         *(EPISODES.field(name) for name in ("iteration", "episode", *_OF_EPISODE)),

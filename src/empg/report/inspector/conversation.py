@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from empg.record.loading import finished_before
 from empg.report.inspector.library import InspectedRun, Row
 from empg.report.inspector.tokens import TokenTexts
 from empg.report.markup import finite, short
@@ -66,7 +67,7 @@ def credit_inputs(run: InspectedRun, episodes: Sequence[Sequence[Row]]) -> dict[
         "reward": [reward for reward, turns in zip(rewards, episodes, strict=True) for _ in turns],
         "counted": counted,
         "action_entropy": of_action if whole and any(counted) else None,
-        "finished": run.finished_before(iteration),
+        "finished": finished_before(iteration, run.recipe),
         **{name: [finite(turn[column]) for turn in steps] for name, column in _COLUMNS.items()},
         "recorded": {name: [finite(turn[column]) for turn in steps] for name, column in _RECORDED.items()},
     }

@@ -123,11 +123,6 @@ class InspectedRun:
                 self._note(path, state, found)
             return self._recipe[1]
 
-    def finished_before(self, iteration: int) -> float:
-        """Return the share of the run's iterations that were finished when this one was credited; 0 if unknown."""
-        planned = finite(self.recipe.get("iterations"))
-        return min(1.0, (iteration - 1) / planned) if planned and planned > 0 else 0.0
-
     @property
     def modulation(self) -> tuple[str, dict[str, Any]]:
         """The name of the modulation and its options; "" for a plain base algorithm, "?" if the recipe has none."""
