@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -258,7 +259,7 @@ class TestRun:
         nothing = call("compare", "runs/mini", "runs/mini", "--split", "test", code=1).stderr
         assert "no evaluation of test (sampled); it has valid_seen at iteration 0" in nothing
         never = call("compare", "runs/mini", "runs/mini", "--iteration-a", "9", "--decoding", "greedy", code=1).stderr
-        assert "has no evaluation of valid_seen (greedy) at iteration 9; it has valid_seen at iteration 0" in never
+        assert "(greedy) at iteration 9; it has valid_seen at iteration 0" in never
 
     def test_compare_reports_differing_settings(self, call: Call) -> None:
         options = ["--split", "valid_unseen", "--episodes", "3"]
@@ -272,11 +273,13 @@ class TestRun:
         assert call("report", "runs/mini").stdout == "runs/mini/report.html\n"
 
     def test_figure(self, call: Call) -> None:
+        shutil.copytree("runs/mini", "copies/mini")
         options = ["--out", "figures/mini.svg", "--title", "A & B", "--label", "first", "--label", "again"]
-        assert call("figure", "runs/mini", "runs/mini", *options).stdout == "figures/mini.svg\n"
+        assert call("figure", "runs/mini", "copies/mini", *options).stdout == "figures/mini.svg\n"
         drawn = [element.text for element in ET.parse("figures/mini.svg").iter()]
         assert {"A & B", "first", "again"} <= set(drawn)
         assert "--label" in call("figure", "runs/mini", *options, code=2).stderr
+        assert "is named 2 times" in call("figure", "runs/mini", "runs/mini", *options, code=1).stderr
 
     def test_doctor(self, call: Call) -> None:
         assert call("doctor", "mini.yaml").stdout.endswith("mini.yaml can run here\n")

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import empg.record
+from empg.record.loading import finished_before
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.record.tables import TableError
 
@@ -24,6 +25,21 @@ def test_every_table_of_a_finished_run(finished_run: RunFolder) -> None:
     assert run.evaluations.num_rows == 10 * (1 + 6)
     assert run.steps["iteration"].unique().to_pylist() == [1, 20, 40]
     assert run.problems == []
+
+
+def test_the_names_of_numbers_that_were_not_finite_are_not_a_number(make_run: MakeRun) -> None:
+    run = make_run("nan", iterations=1, keep_episodes=())
+    run.append_metrics({"kind": "train", "iteration": 2, "policy/loss": float("nan")})
+    metrics = empg.record.load(run).metrics
+    assert metrics["policy/loss"].null_count == 1
+    assert "nonfinite" not in metrics.column_names
+
+
+@pytest.mark.parametrize(
+    ("iterations", "share"), [(4, 0.5), (2, 1.0), (1, 1.0), (0, 0.0), ("4", 0.0), (True, 0.0), (None, 0.0)]
+)
+def test_the_share_of_the_run_before_an_iteration(iterations: object, share: float) -> None:
+    assert finished_before(3, {"iterations": iterations}) == share
 
 
 def test_an_episode_sums_up_its_steps(make_run: MakeRun) -> None:

@@ -139,15 +139,15 @@ class TestRules:
         assert read_rule("none").modulation is None
         assert read_rule("empg").options == EMPGConfig()
         rule = read_rule("{k: 2, zeta: 0.5}")
-        assert (rule.modulation, rule.options, rule.label) == ("empg", EMPGConfig(k=2, zeta=0.5), "k=2 zeta=0.5")
+        assert (rule.modulation, rule.options, rule.label) == ("empg", EMPGConfig(k=2, zeta=0.5), "empg k=2 zeta=0.5")
 
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("emgp", r"--rule\.name: expected one of centred, .* got 'emgp'. Did you mean 'empg'\?"),
+            ("emgp", r"--rule emgp\.name: expected one of centred, .* got 'emgp'. Did you mean 'empg'\?"),
             ("{name: empg, kk: 2}", "--rule.*kk"),
             ("{name: empg, k: -1}", "--rule.*k: expected a number from 0"),
-            ("{name: none, k: 1}", "--rule: name: none takes no options"),
+            ("{name: none, k: 1}", "--rule {name: none, k: 1}: name: none takes no options"),
             ("[empg]", r"expected a name, or options as in \{name: empg, k: 2\}"),
             ("{name: empg", "is not valid YAML"),
         ],
@@ -200,6 +200,15 @@ class TestCommand:
         result = self.run(str(run.path), "--rule", "{name: empg_variant, entropy: action}")
         assert result.exit_code == 1
         assert "--rule empg_variant entropy=action: entropy: expected turn" in result.output
+
+    def test_an_error_of_a_rule_names_its_option_and_its_text(self, written: Written) -> None:
+        rows = [*BRANCHES, *turns(("a", True), ("a", False), ("b", True), group=1, start=4)]
+        run = str(written(*(row | {"action_entropy": None} for row in rows)).path)
+        assert "--reference nope.name: expected" in self.run(run, "--reference", "nope").output
+        of_two = self.run(run, "--rule", "{name: empg, k: 1}", "--rule", "{name: empg, k: -1}").output
+        assert "--rule {name: empg, k: -1}.k: expected a number from 0" in of_two
+        unrecorded = self.run(run, "--rule", "none", "--reference", "{name: empg_variant, entropy: action}").output
+        assert "--reference empg_variant entropy=action: entropy: expected turn" in unrecorded
 
     def test_a_folder_that_is_no_run(self, tmp_path: Path) -> None:
         assert self.run(str(tmp_path)).exit_code == 1

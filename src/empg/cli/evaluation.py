@@ -198,7 +198,7 @@ def credit(
     from empg.run.display import Progress
     from empg.run.results import alignment_lines
 
-    rules, base = [read_rule(text) for text in rule or every_rule()], read_rule(reference)
+    rules, base = [read_rule(text) for text in rule or every_rule()], read_rule(reference, "--reference")
     folders = [RunFolder.open(run) for run in runs]
     if len({run.resolve() for run in runs}) < len(runs):
         raise typer.BadParameter("a run is named twice, which would count its episodes twice. Name it once")
@@ -235,7 +235,7 @@ def entropy(
     typer.echo(visible("\n".join(entropy_lines(measured))))
     typer.echo(write_measurements(folder, measured))
     if figures is not None:
-        note = f"{run.name}, {measured.checkpoint}, {measured.split}"
+        note = f"{folder.path.absolute().name}, {measured.checkpoint}, {measured.split}"
         steps, before = f"{len(measured.gradients)} steps of {note}", f"{len(measured.before)} steps of {note}"
         typer.echo(draw_coupling(measured.gradient_tenths, figures / "coupling.svg", steps))
         typer.echo(draw_entropy_change(measured.change_tenths, figures / "entropy-change.svg", before))

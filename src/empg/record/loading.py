@@ -49,7 +49,7 @@ class LoadedRun:
     def metrics(self) -> pa.Table:
         """One row per iteration with every number of the `train` records; null where a record lacks a field."""
         records = train_records(self._records)
-        names = dict.fromkeys(key for record in records for key in record if key not in ("kind", "alarms"))
+        names = dict.fromkeys(key for record in records for key in record if key not in ("kind", "alarms", "nonfinite"))
         return pa.table({name: _numbers(records, name) for name in names})
 
     @cached_property
@@ -173,6 +173,12 @@ def grouped(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     for row in rows:
         found.setdefault((row["iteration"], row["episode"]), []).append(row)
     return list(found.values())
+
+
+def finished_before(iteration: int, recipe: Mapping[str, Any]) -> float:
+    """Return the share of the iterations of a recipe that were finished when this one was credited; 0 if unknown."""
+    planned = recipe.get("iterations")
+    return min(1.0, (iteration - 1) / planned) if type(planned) is int and planned > 0 else 0.0
 
 
 _EPISODE = pa.schema(

@@ -218,8 +218,8 @@ def _evaluations(
 def _labels(runs: Sequence[RunFolder], told: Sequence[Sequence[Record]]) -> list[str]:
     """Return the seeds of the runs; the names of their folders if a run has none, or two have the same."""
     begun = [next((r for r in records if r.get("kind") == "run"), {}) for records in told]
-    seeds = [seed for record in begun if isinstance(seed := record.get("seed"), int)]
-    return [f"seed {seed}" for seed in seeds] if len({*seeds}) == len(runs) else names_of(runs)
+    seeds = [f"seed {record['seed']}" for record in begun if record.get("seed") is not None]
+    return seeds if len(set(seeds)) == len(runs) else names_of(runs)
 
 
 def _line(name: str, rollouts: dict[int, float], played: dict[int, EvalRecord]) -> Line:

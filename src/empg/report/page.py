@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from empg import __version__
 from empg.errors import UserError
 from empg.record.durable import write_whole
 from empg.record.records import Record, TrainRecord, train_records
@@ -57,7 +58,7 @@ def render_page(run: RunFolder) -> str:
     assets = _assets()
     html: str = _template("page.html.j2").render(
         name=recipe.get("name") or run.path.name,
-        version=begun.get("version", ""),
+        version=__version__,
         status=_status(train, recipe.get("iterations")),
         facts=_facts(begun, train, run),
         command=begun.get("command", ""),
@@ -165,9 +166,11 @@ def _p_value(p: float) -> str:
 
 
 def _large(count: float) -> str:
+    """Return a count with three digits: 999,999 is 1 M."""
+    rounded = float(f"{count:.3g}")
     for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {name}"
+        if rounded >= size:
+            return f"{rounded / size:.3g} {name}"
     return f"{count:.0f}"
 
 

@@ -43,6 +43,7 @@ class CreditRule:
     label: str
     modulation: str | None = None
     options: Any = None
+    given: str = "--rule"  # the option that it was read from, which errors name
 
     def credit(self, seen: ModulationInputs) -> Tensor:
         """Return the final advantage of each step of an iteration, (N,).
@@ -54,7 +55,7 @@ class CreditRule:
             try:
                 return MODULATIONS[self.modulation](seen, self.options).advantage
             except ValueError as error:
-                raise UserError(f"--rule {self.label}: {error}") from None
+                raise UserError(f"{self.given} {self.label}: {error}") from None
         process = seen.steps.process_reward
         return seen.steps.advantage if process is None else seen.steps.advantage + process
 
@@ -118,20 +119,24 @@ def every_rule() -> list[str]:
     return ["none", *MODULATIONS]
 
 
-def read_rule(text: str) -> CreditRule:
+def read_rule(text: str, option: str = "--rule") -> CreditRule:
     """Return the rule that a text names: as `credit.modulation` of a recipe, or `none` for the base algorithm alone.
+
+    Errors name the option and the text, since an option may be given several times.
 
     Raises:
         UserError: it is not YAML, or names an unknown rule or option.
     """
-    given = read_yaml(text, f"--rule {text}")
-    section = named("none" if given is None else given, "--rule")
+    key = f"{option} {text:.80}"
+    given = read_yaml(text, key)
+    section = named("none" if given is None else given, key)
     if section is None:
-        return CreditRule(label="none")
+        return CreditRule(label="none", given=option)
     if not isinstance(section, dict):
-        raise UserError(f"--rule {text}: expected a name, or options as in {{name: empg, k: 2}}")
-    label = " ".join(f"{value}" if key == "name" else f"{key}={value}" for key, value in section.items())
-    return CreditRule(label=label, modulation=section.get("name", "empg"), options=read_modulation(section, "--rule"))
+        raise UserError(f"{key}: expected a name, or options as in {{name: empg, k: 2}}")
+    name, options = section.get("name", "empg"), read_modulation(section, key)
+    label = " ".join([str(name), *(f"{k}={value}" for k, value in section.items() if k != "name")])
+    return CreditRule(label=label, modulation=name, options=options, given=option)
 
 
 def measure_alignment(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from empg.credit import ModulationInputs, StepTable
 from empg.learner.assign import length_share
+from empg.record.loading import finished_before
 from empg.rollout.types import EndReason
 
 
@@ -87,7 +88,7 @@ def recorded_steps(steps: pa.Table, recipe: Mapping[str, Any] | None = None) -> 
         steps=table,
         rewards=torch.from_numpy(_rewards(columns, episode, recipe or {})).float(),
         groups=torch.from_numpy(np.array(columns["group"], dtype=np.int64)[first]),
-        finished=_finished(columns["iteration"][0], recipe or {}),
+        finished=finished_before(columns["iteration"][0], recipe or {}),
     )
     won = np.array(columns["success"], dtype=bool)
     return RecordedSteps(seen=seen, worth=worth[counted], known=known[counted], won=won[counted])
@@ -114,12 +115,6 @@ def _rewards(columns: Mapping[str, Sequence[Any]], episode: np.ndarray, recipe: 
 def _number(value: Any) -> float:
     """Return a finite number of a recipe; 0 for what is not one."""
     return value if isinstance(value, int | float) and math.isfinite(value) else 0.0
-
-
-def _finished(iteration: int, recipe: Mapping[str, Any]) -> float:
-    """Return the share of the run's iterations that were finished when this one was credited; 0 if unknown."""
-    planned = recipe.get("iterations")
-    return min(1.0, (iteration - 1) / planned) if isinstance(planned, int) and planned > 0 else 0.0
 
 
 _COLUMNS = (

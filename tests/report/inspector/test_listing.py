@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 
+from empg.plain_text import visible
 from empg.report.inspector.listing import SORTS, Query, choices, select
 
 
@@ -26,7 +28,7 @@ ROWS = [
 
 
 def found(**query: str) -> list[int]:
-    return [e["episode"] for e in select([], ROWS, Query.of(query))]
+    return [e["episode"] for e in select([], ROWS, Query.of(query, choices(2, ROWS)))]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,9 @@ def found(**query: str) -> list[int]:
         ({"invalid": "some"}, {3}),
         ({"invalid": "none"}, {0, 1, 2}),
         ({"invalid": "none", "outcome": "lost", "run": "0"}, {0}),
-        ({"split": "unknown"}, set()),
+        ({"split": "unknown"}, {0, 1, 2, 3}),
+        ({"outcome": "draw", "run": "9", "iteration": "01", "invalid": "maybe", "type": "heat"}, {0, 1, 2}),
+        ({"run": "x", "end": "x" * 10_000}, {0, 1, 2, 3}),
     ],
 )
 def test_a_filter_keeps_what_it_names(query: dict[str, str], episodes: set[int]) -> None:
@@ -62,14 +66,31 @@ def test_an_order_begins_with_the_largest_and_ends_with_what_has_no_number(sort:
 
 
 def test_the_address_of_a_list_gives_the_same_list() -> None:
-    asked = Query.of({"type": "a&b=c", "outcome": "won", "sort": "spread", "order": "up", "q": "Ω", "page": "3"})
+    offered = {**choices(1, ROWS), "type": ["a&b=c"]}
+    given = {"type": "a&b=c", "outcome": "won", "sort": "spread", "order": "up", "q": "Ω", "page": "3"}
+    asked = Query.of(given, offered)
+    assert given.items() <= {**asdict(asked), "page": "3"}.items()
     fields = {name: values[0] for name, values in parse_qs(asked.address().removeprefix("/?")).items()}
-    assert Query.of(fields) == asked
+    assert Query.of(fields, offered) == asked
     assert asked.address(page=1).endswith("order=up")
 
 
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "two\nlines", "x" * 300, "\u202eright"])
+def test_a_choice_is_found_as_the_page_shows_it_and_a_form_sends_it(name: str) -> None:
+    offered = {**choices(1, ROWS), "type": ["other", name]}
+    for sent in (name, visible(name), visible(name).replace("\n", "\r\n")):
+        assert Query.of({"type": sent}, offered).type == name
+
+
+def test_only_the_searched_text_is_cut() -> None:
+    assert len(Query.of({"q": "x" * 300}, choices(1, ROWS)).q) == 200
+
+
 def test_the_filters_offer_what_the_episodes_have() -> None:
-    assert choices(ROWS) == {
+    assert choices(2, ROWS) == {
+        "run": ["0", "1"],
+        "outcome": ["won", "lost"],
+        "invalid": ["some", "none"],
         "split": ["train", "valid_seen"],
         "type": ["cool", "heat"],
         "end": ["step_limit", "won"],

@@ -26,7 +26,7 @@ from empg.report.inspector import listing
 from empg.report.inspector.batch import batch_charts, extremes, kinds_of_steps
 from empg.report.inspector.conversation import conversation, credit_inputs
 from empg.report.inspector.library import InspectedRun, Row, open_runs
-from empg.report.inspector.tree import partings, tree
+from empg.report.inspector.tree import partings, tree, what_was_done
 from empg.report.markup import embed_json, encodable, extent, finite, shown
 from empg.report.overlay import MAIN, evaluation_curves, overlay, training_curves_by_type
 
@@ -66,22 +66,23 @@ class Inspector:
 
     def episodes(self, request: Request) -> Response:
         """List episodes."""
-        query = listing.Query.of(request.query_params)
         known = [e for run in self._runs for e in run.episodes()]
+        choices = listing.choices(len(self._runs), known)
+        query = listing.Query.of(request.query_params, choices)
         found = listing.select(self._runs, known, query)
         pages = max(1, -(-len(found) // listing.PAGE))
         page = min(query.page, pages)
         part = found[(page - 1) * listing.PAGE : page * listing.PAGE]
         return self._page(
             "episodes.html.j2", query=query, episodes=part, found=len(found), total=len(known), page=page, pages=pages,
-            choices=listing.choices(known), sorts=listing.SORTS,
+            choices=choices, sorts=listing.SORTS,
         )  # fmt: skip
 
     def episode(self, request: Request) -> Response:
         """Show one episode."""
         run, iteration = self._run(request), _whole(request, "iteration")
+        turns = self._found(run, iteration, "episode", _whole(request, "episode"))[0]
         episodes = run.turns(iteration)
-        turns = _find(episodes, "episode", _whole(request, "episode"))[0]
         first = turns[0]
         same = [
             e for other in self._runs for e in other.episodes()
@@ -116,7 +117,7 @@ class Inspector:
     def group(self, request: Request) -> Response:
         """Show the episodes of one group as a tree."""
         run, iteration, group = self._run(request), _whole(request, "iteration"), _whole(request, "group")
-        episodes = _find(run.turns(iteration), "group", group)
+        episodes = self._found(run, iteration, "group", group)
         root = tree(episodes)
         return self._page(
             "group.html.j2", run=run, iteration=iteration, group=group, episodes=episodes, root=root,
@@ -132,9 +133,9 @@ class Inspector:
                 raise _Missing(f"{name}: expected RUN.ITERATION.EPISODE, as in a=0.1.5")
             number, iteration, episode = map(int, place)
             run = self._numbered(number)
-            turns = _find(run.turns(iteration), "episode", episode)[0]
-            sides.append({"run": run, "first": turns[0], "turns": conversation(run, turns)})
-        did = [[(turn["observation"], turn["action"]) for turn in side["turns"]] for side in sides]
+            turns = self._found(run, iteration, "episode", episode)[0]
+            sides.append({"run": run, "first": turns[0], "steps": turns, "turns": conversation(run, turns)})
+        did = [[(turn["observation"], what_was_done(turn)) for turn in side["steps"]] for side in sides]
         common = next((i for i, (a, b) in enumerate(zip(*did, strict=False)) if a != b), min(map(len, did)))
         return self._page("compare.html.j2", sides=sides, length=max(map(len, did)), common=common)
 
@@ -177,6 +178,15 @@ class Inspector:
         if number >= len(self._runs):
             raise _Missing(f"run {number}: this inspector shows {len(self._runs)} runs, numbered from 0")
         return self._runs[number]
+
+    @staticmethod
+    def _found(run: InspectedRun, iteration: int, key: str, value: int) -> list[list[Row]]:
+        """Return the episodes of an iteration with this number; say why there are none, which may be a damaged file."""
+        found = [turns for turns in run.turns(iteration) if turns[0][key] == value]
+        if not found:
+            damaged = run.problems_of(iteration)
+            raise _Missing("; ".join(damaged) or f"this iteration has no kept episode of {key} {value}")
+        return found
 
     def _page(self, template: str, **values: Any) -> Response:
         text = self._templates.get_template(template).render(values)
@@ -222,13 +232,6 @@ def serve(folders: Sequence[RunFolder], port: int = 8000, ready: Callable[[str],
 
 async def _missing(request: Request, error: Exception) -> Response:
     return PlainTextResponse(f"Not found: {error}\n", 404, _HEADERS)
-
-
-def _find(episodes: Sequence[Sequence[Row]], key: str, value: int) -> list[Sequence[Row]]:
-    found = [turns for turns in episodes if turns[0][key] == value]
-    if not found:
-        raise _Missing(f"this iteration has no kept episode of {key} {value}")
-    return found
 
 
 def _whole(request: Request, name: str, default: int | None = None) -> int:

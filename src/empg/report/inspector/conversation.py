@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from empg.record.loading import finished_before
 from empg.report.inspector.library import InspectedRun, Row
 from empg.report.inspector.tokens import TokenTexts
 from empg.report.markup import finite, short
@@ -46,9 +47,10 @@ def conversation(run: InspectedRun, turns: Sequence[Row]) -> list[dict[str, Any]
 def credit_inputs(run: InspectedRun, episodes: Sequence[Sequence[Row]]) -> dict[str, Any]:
     """Return the columns of an iteration that a modulation sees, one value per step, for the page's script.
 
-    The reward of an episode is the sum of the environment's rewards. A run does not record the penalty for long
-    episodes, so a rule that reads rewards (gtpo, grpo_s) is recomputed without it. `recorded` has what the run's own
-    rule made of them. `action_entropy` is None unless each step that counts has one.
+    The reward of an episode is the sum of the environment's rewards, None if it is too large for a number. A table has
+    no column for the penalty for long episodes (`credit.overlong_penalty`), and it is not recomputed here, so a rule
+    that reads rewards (gtpo, grpo_s) is recomputed without it. `recorded` has what the run's own rule made of them.
+    `action_entropy` is None unless each step that counts has one.
     """
     rule, options = run.modulation
     steps = [turn for turns in episodes for turn in turns]
@@ -66,7 +68,7 @@ def credit_inputs(run: InspectedRun, episodes: Sequence[Sequence[Row]]) -> dict[
         "reward": [reward for reward, turns in zip(rewards, episodes, strict=True) for _ in turns],
         "counted": counted,
         "action_entropy": of_action if whole and any(counted) else None,
-        "finished": run.finished_before(iteration),
+        "finished": finished_before(iteration, run.recipe),
         **{name: [finite(turn[column]) for turn in steps] for name, column in _COLUMNS.items()},
         "recorded": {name: [finite(turn[column]) for turn in steps] for name, column in _RECORDED.items()},
     }

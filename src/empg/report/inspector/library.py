@@ -44,6 +44,12 @@ class InspectedRun:
         with self._reading:
             return [p for path, (state, found) in self._problems.items() if state == _state(path) for p in found]
 
+    def problems_of(self, iteration: int) -> list[str]:
+        """Return what is wrong with the file of an iteration, or with its folder, in words, if they were read."""
+        file = self.folder.episodes_path(iteration)
+        with self._reading:
+            return [p for path in (file.parent, file) for p in self._problems.get(path, (_ABSENT, []))[1]]
+
     def iterations(self) -> list[int]:
         """Return the iterations that have kept episodes; none if their folder cannot be read."""
         path = self.folder.episodes_path(0).parent
@@ -116,11 +122,6 @@ class InspectedRun:
                 self._recipe = state, values
                 self._note(path, state, found)
             return self._recipe[1]
-
-    def finished_before(self, iteration: int) -> float:
-        """Return the share of the run's iterations that were finished when this one was credited; 0 if unknown."""
-        planned = finite(self.recipe.get("iterations"))
-        return min(1.0, (iteration - 1) / planned) if planned and planned > 0 else 0.0
 
     @property
     def modulation(self) -> tuple[str, dict[str, Any]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from urllib.parse import urlencode
 
 import pyarrow.compute as pc
 
+from empg.plain_text import visible
 from empg.report.inspector.library import InspectedRun, Row
 from empg.report.markup import finite
 
@@ -28,7 +29,10 @@ SORTS: dict[str, tuple[str, Callable[[Row], float]]] = {
 
 @dataclass(frozen=True)
 class Query:
-    """What the address of a list asks for; an empty field does not filter."""
+    """What the address of a list asks for; an empty field does not filter.
+
+    A field of a filter has a value of `choices` as the files have it, control characters included.
+    """
 
     run: str = ""
     iteration: str = ""
@@ -43,14 +47,22 @@ class Query:
     page: int = 1
 
     @classmethod
-    def of(cls, given: Mapping[str, str]) -> Query:
-        """Read the parameters of an address; what is unknown or malformed counts as empty."""
-        texts = {name: given.get(name, "")[:_MAX_QUERY] for name in _TEXTS}
-        sort = texts["sort"] if texts["sort"] in SORTS else "newest"
-        order = "up" if texts["order"] == "up" else "down"
-        page = given.get("page", "1")
+    def of(cls, given: Mapping[str, str], offered: Mapping[str, Sequence[str]]) -> Query:
+        """Read the parameters of an address; what is malformed, or not one of `choices`, counts as empty.
+
+        A form sends a choice as the page shows it (`visible`), so choices are compared as they are shown.
+        """
+        asked = {name: visible(given.get(name, "")) for name in offered}
+        filters = {name: next((v for v in offered[name] if visible(v) == asked[name]), "") for name in offered}
+        sort, page = given.get("sort", ""), given.get("page", "1")
         number = int(page) if page.isascii() and page.isdigit() and 0 < len(page) < 7 else 1
-        return replace(cls(**texts, page=max(1, number)), sort=sort, order=order)
+        return cls(
+            **filters,
+            q=given.get("q", "")[:_MAX_QUERY],
+            sort=sort if sort in SORTS else "newest",
+            order="up" if given.get("order") == "up" else "down",
+            page=max(1, number),
+        )
 
     def address(self, **changes: object) -> str:
         """Return the address of this list with some fields changed."""
@@ -59,14 +71,15 @@ class Query:
 
 
 _DEFAULTS = asdict(Query())
-_TEXTS = [name for name in _DEFAULTS if name != "page"]
 
 
-def choices(episodes: Sequence[Row]) -> dict[str, list[str]]:
-    """Return the values that the filters offer."""
+def choices(runs: int, episodes: Sequence[Row]) -> dict[str, list[str]]:
+    """Return the values that the filters of a list of some runs offer."""
     columns = {"split": "split", "type": "task_type", "end": "end"}
     found = {name: sorted({e[column] or "" for e in episodes} - {""}) for name, column in columns.items()}
-    return {**found, "iteration": [str(i) for i in sorted({e["iteration"] for e in episodes}, reverse=True)]}
+    iterations = [str(i) for i in sorted({e["iteration"] for e in episodes}, reverse=True)]
+    fixed = {"run": [str(n) for n in range(runs)], "outcome": ["won", "lost"], "invalid": ["some", "none"]}
+    return {**fixed, **found, "iteration": iterations}
 
 
 def select(runs: Sequence[InspectedRun], episodes: Sequence[Row], query: Query) -> list[Row]:

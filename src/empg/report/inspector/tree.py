@@ -64,7 +64,7 @@ def _grow(episodes: list[Sequence[Row]], start: int, level: int) -> Branch:
         going = [turns for turns in episodes if len(turns) > depth]
         kinds: dict[tuple[Any, Any], list[Sequence[Row]]] = {}
         for turns in going:
-            kinds.setdefault((turns[depth]["observation"], _did(turns[depth])), []).append(turns)
+            kinds.setdefault((turns[depth]["observation"], what_was_done(turns[depth])), []).append(turns)
         if len(going) < len(episodes) or len(kinds) != 1:
             break
         branch.steps.append(_step([turns[depth] for turns in going]))
@@ -78,14 +78,15 @@ def _grow(episodes: list[Sequence[Row]], start: int, level: int) -> Branch:
     return branch
 
 
-def _did(turn: Row) -> str:
+def what_was_done(turn: Row) -> str:
+    """Return what tells whether two turns did the same: the action, or all that was written if there is none."""
     return turn["action"] or turn["text"] or ""
 
 
 def _step(turns: Sequence[Row]) -> dict[str, Any]:
     return {
         "turn": turns[0]["turn"],
-        "action": short(_did(turns[0]), MAX_TEXT) or "(nothing)",
+        "action": short(what_was_done(turns[0]), MAX_TEXT) or "(nothing)",
         "valid": turns[0]["valid"] is not False,
         "credit": [
             {"episode": t["episode"], "entropy": finite(t["entropy"]), "advantage": finite(t["advantage"])}
