@@ -152,8 +152,8 @@ class TestTrain:
 class TestOneLineErrors:
     def test_a_message_is_cut_and_its_control_characters_are_shown(self, call: Call) -> None:
         message = call("report", "x\u202e" + "y" * 5_000, code=1).stderr
-        assert message.startswith("empg: File name too long: x⟦U+202E⟧yyy")
-        assert re.search(r"y \.\.\. \([0-9],[0-9]{3} more characters\)\n$", message)
+        assert message.startswith("empg: cannot read x⟦U+202E⟧yyy")
+        assert re.search(r"y \.\.\. \([0-9],[0-9]{3} more characters\) \.\.\. y+: File name too long\n$", message)
         assert len(message) < 2_100
 
     @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from empg.errors import UserError
 from empg.plain_text import visible
 
 MAX_MESSAGE = 2_000  # characters of an error message
+_REASON = 200  # characters at the end of one, where the reason stands
 
 
 class Commands(TyperGroup):
@@ -47,6 +48,8 @@ class PlayCommand(TyperCommand):
 
 
 def shortened(message: str) -> str:
-    """Return a message cut to `MAX_MESSAGE` characters, with the number of those left out."""
+    """Return a message cut to `MAX_MESSAGE` characters. What is left out stands before the reason at its end."""
     left = len(message) - MAX_MESSAGE
-    return message if left <= 0 else f"{message[:MAX_MESSAGE]} ... ({left:,} more characters)"
+    if left <= 0:
+        return message
+    return f"{message[: MAX_MESSAGE - _REASON]} ... ({left:,} more characters) ... {message[-_REASON:]}"
