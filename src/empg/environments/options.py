@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 from pydantic import AfterValidator, BeforeValidator, StrictStr, ValidationError
 
 from empg.errors import UserError
@@ -94,7 +95,7 @@ def check_task(task: Any, tasks: int, split: str) -> int:
     """
     # True == 1 and 2.0 == 2, so as keys of a cache they would stand for the tasks 1 and 2.
     wrong = UserError(f"task: expected a whole number from 0 to {tasks - 1}, got {task!r:.80}")
-    if isinstance(task, bool):
+    if isinstance(task, bool | np.bool_):  # which old versions of numpy take for whole numbers
         raise wrong
     try:
         number = operator.index(task)
