@@ -160,10 +160,15 @@ def compare(
     from empg.run.results import comparison_lines
 
     a, b = RunFolder.open(run_a), RunFolder.open(run_b)
-    shared = shared_splits(a, b, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
-    # If no split was evaluated at these iterations, the comparison says which iterations there are.
-    shared = shared or shared_splits(a, b, decoding.value)
-    wanted = shared if split is None else [split]
+    wanted = (
+        [split]
+        if split is not None
+        else (
+            shared_splits(a, b, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
+            # If no split was evaluated at these iterations, the comparison says which iterations there are.
+            or shared_splits(a, b, decoding.value)
+        )
+    )
     if not wanted:
         raise UserError(f"{run_a} and {run_b} have no {decoding.value} evaluation of the same split")
     for place, name in enumerate(wanted):

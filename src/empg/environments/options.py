@@ -93,14 +93,14 @@ def check_task(task: Any, tasks: int, split: str) -> int:
         UserError: it is not a whole number.
         IndexError: the split has no such task.
     """
-    # True == 1 and 2.0 == 2, so as keys of a cache they would stand for the tasks 1 and 2.
-    wrong = UserError(f"task: expected a whole number from 0 to {tasks - 1}, got {task!r:.80}")
-    if isinstance(task, bool | np.bool_):  # which old versions of numpy take for whole numbers
-        raise wrong
+    # True == 1 and 2.0 == 2, so as keys of a cache they would stand for the tasks 1 and 2. Old versions of numpy take
+    # its booleans for whole numbers.
     try:
-        number = operator.index(task)
+        number = None if isinstance(task, bool | np.bool_) else operator.index(task)
     except TypeError:
-        raise wrong from None
+        number = None
+    if number is None:
+        raise UserError(f"task: expected a whole number from 0 to {tasks - 1}, got {task!r:.80}")
     if not 0 <= number < tasks:
         raise IndexError(f"task {number}: {split} has tasks 0 to {tasks - 1}")
     return number
