@@ -161,13 +161,10 @@ def compare(
 
     a, b = RunFolder.open(run_a), RunFolder.open(run_b)
     wanted = (
-        [split]
-        if split is not None
-        else (
-            shared_splits(a, b, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
-            # If no split was evaluated at these iterations, the comparison says which iterations there are.
-            or shared_splits(a, b, decoding.value)
-        )
+        ([] if split is None else [split])
+        or shared_splits(a, b, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
+        # If no split was evaluated at these iterations, the comparison says which iterations there are.
+        or shared_splits(a, b, decoding.value)
     )
     if not wanted:
         raise UserError(f"{run_a} and {run_b} have no {decoding.value} evaluation of the same split")
