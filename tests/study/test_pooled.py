@@ -102,6 +102,14 @@ def test_an_override_of_all_runs_makes_another_variant(make: Make) -> None:
     assert found(a, b)[1] == {}
 
 
+@pytest.mark.parametrize("start", ["warm_start.early_stop=0", "warm_start={early_stop: 0}", "policy.tiny.layers=2"])
+def test_runs_from_other_start_policies_are_not_compared(make: Make, start: str) -> None:
+    a, b = make("a", [0, 1, 2], grpo=PLAIN, empg=[]), make("b", [0, 1, 2], (start,), grpo=PLAIN, gigpo=GIGPO)
+    assert found(a, b)[1] == {}
+    same = make("c", [0, 1, 2], ("loss.kl_coef=0.1",), grpo=PLAIN, gigpo=GIGPO)
+    assert set(found(a, same)[1]) == {("c: grpo", "grpo"), ("gigpo", "grpo"), ("empg", "c: grpo")}
+
+
 def test_runs_on_other_panels_are_not_compared(make: Make) -> None:
     a, b = make("a", [0], grpo=PLAIN, empg=[]), make("b", [1], grpo=PLAIN, empg=[])
     for metrics in b.rglob("metrics.jsonl"):

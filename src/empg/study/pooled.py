@@ -6,6 +6,7 @@ algorithm from the same start policies, without repeating the base.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -54,19 +55,20 @@ def pooled_rows(studies: Sequence[Results]) -> list[PooledRow]:
     Pairs with fewer than `LEAST_SEEDS` are left out.
 
     The second of a pair is the base or the control of a study. A variant is known by its overrides: where two studies
-    give one name to different ones, the name of the later has its study before it. Runs are compared only if they were
-    evaluated at the same iteration, on the same panels, at the same temperature.
+    give one name to different ones, the name of the later has its study before it. Runs are compared only if they start
+    from the same policy, and were evaluated at the same iteration, on the same panels, at the same temperature.
     """
     return [
         row
-        for (recipe, panels, _), variants in _pools(studies).items()
+        for (recipe, panels, *_), variants in _pools(studies).items()
         for base, variant in _pairs(list(variants.values()))
         if (row := _row(recipe, panels, base, variant)) is not None
     ]
 
 
-_Pool = tuple[str, Panels, tuple[object, ...]]  # recipe, panels, and how they were evaluated
 _Overrides = frozenset[str]
+_Pool = tuple[str, Panels, tuple[object, ...], _Overrides]  # recipe, panels, how they were evaluated, other start
+_START = ("environment", "policy", "agent", "warm_start", "workers")  # what a start policy depends on beside the seed
 
 
 def _pools(studies: Sequence[Results]) -> dict[_Pool, dict[_Overrides, _Variant]]:
@@ -77,9 +79,10 @@ def _pools(studies: Sequence[Results]) -> dict[_Pool, dict[_Overrides, _Variant]
         for recipe in results.recipes:
             panels, runs = tuple(results.panels(recipe)), results.of_recipe(recipe)
             how = tuple(runs[0].measured(*panel) for panel in panels)  # as all of them: `read_results` requires it
-            pool = pools.setdefault((recipe, panels, how), {})
             for run in runs:
                 overrides = frozenset((*study.overrides, *study.variants[run.key.variant]))
+                start = frozenset(o for o in overrides if re.split("[.=]", o)[0] in _START)
+                pool = pools.setdefault((recipe, panels, how, start), {})
                 if overrides not in pool:
                     taken = {variant.name for variant in pool.values()}
                     name = run.key.variant
