@@ -20,7 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "system": {"errors"},
     "validation": {"errors"},
     "yaml_text": {"errors"},
-    "environments": {"errors", "system", "validation"},
+    "web": {"errors", "validation"},
+    "environments": {"errors", "system", "validation", "web"},
     "presets": set(),
     "recipe": {"errors", "validation", "yaml_text", "presets", "credit", "environments"},
     "agent": {"errors", "environments", "recipe"},
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learner": {
         "errors", "system", "credit", "environments", "recipe", "agent", "policy", "rollout", "record",
     },
-    "report": {"errors", "plain_text", "environments", "record"},
+    "report": {"errors", "plain_text", "web", "record"},
     "play": {"errors", "plain_text", "environments", "yaml_text"},
     "run": {
         "errors", "plain_text", "yaml_text", "system", "credit", "environments", "recipe", "agent", "policy", "rollout",

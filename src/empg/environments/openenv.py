@@ -48,8 +48,8 @@ from empg.environments.openenv_messages import (
 from empg.environments.options import concerns_split
 from empg.environments.panels import panel_order
 from empg.environments.registry import Maker, find
-from empg.environments.serving import serve_app, web_app
 from empg.errors import MissingExtraError, UserError
+from empg.web.serving import serve_app, web_app
 
 MAX_MESSAGE = 1 << 20  # bytes of a message or a body
 MAX_LISTED = 1_000  # tasks in one answer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +26,14 @@ PAGES = (
 
 def client(*runs: RunFolder, host: str = "127.0.0.1") -> Any:
     return testclient.TestClient(make_app(runs), base_url=f"http://{host}")
+
+
+def test_the_inspector_needs_no_environment() -> None:
+    """Runs are read on machines that have the extra `report` without gymnasium."""
+    loaded = "[name for name in ('gymnasium', 'empg.environments', 'torch') if name in sys.modules]"
+    program = f"import sys, empg.report.inspector.app; print({loaded})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("page", PAGES)

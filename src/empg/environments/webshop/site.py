@@ -23,13 +23,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from empg.environments.base import Decision
-from empg.environments.serving import serve_app, web_app
 from empg.environments.webshop import recording
 from empg.environments.webshop.episode import ShopEpisode
 from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
 from empg.environments.webshop.recording import Recording
 from empg.environments.webshop.shop import squeeze
 from empg.environments.webshop.world import Page
+from empg.web.serving import serve_app, web_app
 
 SESSIONS_KEPT = 1_000  # the least recently used session is dropped first
 MAX_FORM, MAX_FIELDS = 10_000, 20  # bytes; fields (no form of this site has as many)

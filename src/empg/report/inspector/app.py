@@ -19,7 +19,6 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from empg.environments.serving import serve_app, web_app
 from empg.record.records import own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.report.inspector import listing
@@ -29,6 +28,7 @@ from empg.report.inspector.library import InspectedRun, Row, open_runs
 from empg.report.inspector.tree import partings, tree, what_was_done
 from empg.report.markup import embed_json, encodable, extent, finite, shown
 from empg.report.overlay import MAIN, evaluation_curves, overlay, training_curves_by_type
+from empg.web.serving import serve_app, web_app
 
 HOST = "127.0.0.1"
 MAX_SMOOTH = 1_000  # iterations

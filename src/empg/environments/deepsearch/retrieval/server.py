@@ -17,7 +17,7 @@ from starlette.routing import Route
 from empg.environments.deepsearch.retrieval.contents import join_contents
 from empg.environments.deepsearch.retrieval.query import MAX_HITS, clean_text
 from empg.environments.deepsearch.world import Hit, RetrievalError, Retriever
-from empg.environments.serving import serve_app, web_app
+from empg.web.serving import serve_app, web_app
 
 MAX_BODY = 16 << 20  # bytes
 MAX_QUERIES = 4_096  # per request; Search-R1 sends a whole batch at once

@@ -1,4 +1,4 @@
-"""Both servers on real sockets: clients that stop in the middle, that leave, and pages of other sites."""
+"""Servers on real sockets: clients that stop in the middle, that leave, and pages of other sites."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from empg.environments.serving import serve_app, web_app
 from empg.errors import UserError
+from empg.web.serving import serve_app, web_app
 
 SERVERS = {
     "site": (
@@ -31,7 +31,7 @@ SERVERS = {
     ),
 }
 START = (
-    "from empg.environments import serving\n"
+    "from empg.web import serving\n"
     "serving.REQUEST_SECONDS = 1.0\n"
     "HOST = {host!r}\n"
     "ready = lambda url: print(url, flush=True)\n"
