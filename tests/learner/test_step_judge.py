@@ -16,8 +16,8 @@ from empg.learner.process_reward import check_process_reward, process_rewards
 from empg.learner.step_judge import MAX_TEXT, MAX_TURNS, StepJudge, read_ratings
 from empg.recipe.process_reward import JudgeReward, read_process_reward
 from empg.rollout.types import Episode
-from tests.environments.deepsearch.servers import Reply, ScriptedServer, dead_url, scripted
 from tests.learner.plays import episode, turn
+from tests.web.servers import Reply, ScriptedServer, dead_url, scripted
 
 KEY = "k-secret-123"
 

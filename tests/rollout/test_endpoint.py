@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from empg.environments.deepsearch.retrieval.transport import RequestPolicy
-from empg.environments.deepsearch.world import RetrievalError
 from empg.errors import UserError
 from empg.policy.decode import Sampling
 from empg.rollout.endpoint import MAX_TEXT, Completion, ContextFullError, Endpoint, EndpointError, split_name
-from tests.environments.deepsearch.servers import Reply, ScriptedServer, dead_url, scripted
+from empg.web.client import RequestPolicy
+from empg.web.errors import ServiceError
 from tests.rollout.chat_server import chat_server, completion
+from tests.web.servers import Reply, ScriptedServer, dead_url, scripted
 
 QUICK = RequestPolicy(timeout=1.0, attempts=3, backoff=0.01, max_bytes=1 << 20, failure_threshold=1 << 30)
 KEY = "k-secret-123"
@@ -133,14 +133,14 @@ def test_a_failure_that_passes_is_retried(failed: Reply) -> None:
     ],
 )
 def test_a_failure_that_stays_is_one_line(reply: Reply, requests: int, message: str) -> None:
-    with scripted(reply) as server, pytest.raises((EndpointError, RetrievalError), match=message) as raised:
+    with scripted(reply) as server, pytest.raises((EndpointError, ServiceError), match=message) as raised:
         endpoint_at(server)(MESSAGES)
     assert len(server.seen) == requests
     assert "\n" not in str(raised.value)
 
 
 def test_a_server_that_is_not_there() -> None:
-    with pytest.raises(RetrievalError, match="cannot be reached"):
+    with pytest.raises(ServiceError, match="cannot be reached"):
         Endpoint(f"openai:{dead_url()}/v1#m", Sampling(), None, QUICK)(MESSAGES)
 
 

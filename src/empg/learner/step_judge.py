@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 
-from empg.environments.deepsearch.chat import REQUEST_POLICY, ChatModel, on_one_line
-from empg.environments.deepsearch.retrieval.cache import DiskCache
-from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.world import RetrievalError
 from empg.errors import UserError
 from empg.recipe.process_reward import KEY, JudgeReward
 from empg.rollout.types import Episode
 from empg.system.cache import cache_folder
+from empg.web.cache import DiskCache
+from empg.web.chat import REQUEST_POLICY, ChatModel, on_one_line
+from empg.web.errors import ServiceError
+from empg.web.text import clean_text
 
 MAX_TURNS = 100  # turns in a prompt; later ones are rated 0
 MAX_TEXT = 600  # characters of an observation, a thought, a command and of the task; the rest is cut
@@ -72,7 +72,7 @@ class StepJudge:
             reminder = _REMINDER.format(count=count)
             try:
                 ratings = self._chat.ask(prompt, lambda reply: read_ratings(reply, count), reminder)
-            except RetrievalError as error:
+            except ServiceError as error:
                 raise UserError(
                     f"{KEY}=judge: task {episode.task_id}: {error}; resume the run when it is back"
                 ) from error

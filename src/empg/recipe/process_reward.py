@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictInt
 
-from empg.environments.deepsearch.options import Judging
 from empg.environments.options import FilePath, OptionSection, read_options
 from empg.errors import UserError
 from empg.validation import did_you_mean
+from empg.web.options import Judging
 
 KEY = "credit.process_reward"
 Weight = Annotated[float, Field(ge=0.0)]
@@ -31,7 +31,7 @@ class ProgressReward(OptionSection):
     gamma: float = Field(1.0, ge=0.0, le=1.0, description="discount factor")
 
 
-class JudgeReward(Judging):
+class JudgeReward(Judging, OptionSection):
     """A model behind an OpenAI-compatible endpoint that rates each turn of an episode."""
 
     name: str = Field(description="`judge`")

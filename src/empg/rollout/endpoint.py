@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 
-from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.retrieval.transport import Answer, HttpClient, RequestPolicy, read_variable
 from empg.errors import UserError
 from empg.policy.decode import Sampling
+from empg.web.client import Answer, HttpClient, RequestPolicy, read_variable
+from empg.web.text import clean_text
 
 PREFIX = "openai:"
 # A model writes for minutes, a rate limit lasts for one. The circuit of a server never opens, because the evaluation
@@ -109,7 +109,7 @@ class Endpoint:
         Raises:
             ContextFullError: the messages exceed the model's context.
             EndpointError: the endpoint rejects the request, or does not return completions.
-            RetrievalError: the endpoint is unavailable after all attempts.
+            ServiceError: the endpoint is unavailable after all attempts.
         """
         problem = ""
         for _ in range(_UNREADABLE_ATTEMPTS):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from empg.environments.deepsearch.world import Document, Hit, Hop, Question, RetrievalError
+from empg.environments.deepsearch.world import Document, Hit, Hop, Question
+from empg.web.errors import ServiceError
 
 DOCUMENTS = [
     Document("1", "Silent Harbour", "Silent Harbour is a film of 1962. It was directed by Mara Quill."),
@@ -46,7 +47,7 @@ class Failing:
     """A retriever whose server is unreachable."""
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        raise RetrievalError("http://127.0.0.1:9: connection refused\nafter 3 attempts")
+        raise ServiceError("http://127.0.0.1:9: connection refused\nafter 3 attempts")
 
 
 def exact(question: Question, answer: str) -> float:

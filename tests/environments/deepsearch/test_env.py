@@ -28,7 +28,8 @@ from empg.environments.deepsearch.pages import (
 )
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
 from empg.environments.deepsearch.sources import Source
-from empg.environments.deepsearch.world import Document, Hit, NoVerdict, RetrievalError, State
+from empg.environments.deepsearch.world import Document, Hit, NoVerdict, State
+from empg.web.errors import ServiceError
 from tests.environments.commands import admissible
 from tests.environments.deepsearch.smallworld import BRIDGE, DOCUMENTS, exact
 
@@ -372,11 +373,11 @@ def test_the_reason_of_a_failure_is_cut() -> None:
 
 def test_the_error_of_a_failing_judge_is_raised(source: Source) -> None:
     def judge(question, answer):
-        raise RetrievalError("the judge is gone")
+        raise ServiceError("the judge is gone")
 
     environment = DeepSearchEnv("train", data=replace(source, score=judge))
     environment.reset(options={"task": 0})
-    with pytest.raises(RetrievalError, match="the judge is gone"):
+    with pytest.raises(ServiceError, match="the judge is gone"):
         environment.step("answer[Dunmere]")
 
 

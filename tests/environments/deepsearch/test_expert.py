@@ -14,8 +14,9 @@ from empg.environments.deepsearch import DeepSearchEnv
 from empg.environments.deepsearch.corpus import Titles
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever
 from empg.environments.deepsearch.sources import Source
-from empg.environments.deepsearch.world import Document, Hop, RetrievalError
+from empg.environments.deepsearch.world import Document, Hop
 from empg.rollout.demonstrations import demonstrate
+from empg.web.errors import ServiceError
 from tests.environments.deepsearch.smallworld import BRIDGE, COMPARISON, DOCUMENTS
 
 HOTPOT_HOP = Hop("Mara Quill", "Mara Quill", "Dunmere")  # HotpotQA names the page of a hop only
@@ -310,7 +311,7 @@ def test_a_demonstration_never_answers_with_what_was_not_shown(observation: str)
 def test_the_expert_gives_up_on_an_unavailable_page(source: Source) -> None:
     class Unreadable:
         def open(self, name: str) -> None:
-            raise RetrievalError("time-out")
+            raise ServiceError("time-out")
 
     pages = [replace(document, id=f"http://a.example/{document.id}") for document in DOCUMENTS]
     source = replace(source, retriever=BM25Retriever.build(pages), library=Unreadable())

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empg.environments.deepsearch.chat import read_reply
 from empg.environments.deepsearch.judge import Judge, JudgeReport, read_verdict
-from empg.environments.deepsearch.retrieval.transport import RequestPolicy
-from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
+from empg.environments.deepsearch.world import NoVerdict, Question
 from empg.environments.registry import make
 from empg.rollout.env_pool import LocalEnvPool
-from tests.environments.deepsearch.servers import Reply, ScriptedServer, dead_url, scripted
+from empg.web.chat import read_reply
+from empg.web.client import RequestPolicy
+from empg.web.errors import ServiceError
+from tests.web.servers import Reply, ScriptedServer, dead_url, scripted
 
 QUICK = RequestPolicy(timeout=1.0, attempts=2, backoff=0.01)
 KEY = "k-secret-123"
@@ -166,7 +167,7 @@ def test_a_failing_or_busy_server_is_retried(passing: Reply) -> None:
 
 def test_a_long_retry_after_fails_at_once() -> None:
     busy = Reply(status=429, headers=(("Retry-After", "3600"),))
-    with scripted(busy) as server, pytest.raises(RetrievalError, match=r"answered 429 \(1 attempt\)"):
+    with scripted(busy) as server, pytest.raises(ServiceError, match=r"answered 429 \(1 attempt\)"):
         judge_at(server)(QUESTION, "Austen")
 
 
@@ -186,7 +187,7 @@ def test_a_long_retry_after_fails_at_once() -> None:
 def test_the_error_for_a_failing_server_does_not_contain_the_key(reply: Reply, message: str, tmp_path: Path) -> None:
     with scripted(reply) as server:
         judge = judge_at(server, cache=tmp_path)
-        with pytest.raises(RetrievalError, match=message) as caught:
+        with pytest.raises(ServiceError, match=message) as caught:
             judge(QUESTION, "Austen")
         assert KEY not in str(caught.value)
     assert list(tmp_path.rglob("*.json")) == []
@@ -195,13 +196,13 @@ def test_the_error_for_a_failing_server_does_not_contain_the_key(reply: Reply, m
 def test_a_stalling_judge_is_an_error() -> None:
     with (
         scripted(replace(*replies("CORRECT"), wait=5.0)) as server,
-        pytest.raises(RetrievalError, match=r"did not answer within 0.1 s"),
+        pytest.raises(ServiceError, match=r"did not answer within 0.1 s"),
     ):
         judge_at(server, request_policy=RequestPolicy(timeout=0.1, attempts=2, backoff=0.01))(QUESTION, "Austen")
 
 
 def test_an_unreachable_judge_is_an_error() -> None:
-    with pytest.raises(RetrievalError, match="cannot be reached"):
+    with pytest.raises(ServiceError, match="cannot be reached"):
         Judge(dead_url(), "judge-1", request_policy=QUICK)(QUESTION, "Austen")
 
 
@@ -260,6 +261,6 @@ _JSON = st.recursive(
 def test_any_json_is_a_reply_or_an_error(answer: Any) -> None:
     try:
         reply: object = read_reply(answer)
-    except RetrievalError:
+    except ServiceError:
         return
     assert isinstance(reply, str)

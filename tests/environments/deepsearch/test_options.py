@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 
 from empg.environments.deepsearch import DeepSearchEnv, sources
-from empg.environments.deepsearch.options import DeepSearchOptions, Requests, Searching
-from empg.environments.deepsearch.retrieval.cache import DiskCache
+from empg.environments.deepsearch.options import DeepSearchOptions, Searching
 from empg.environments.deepsearch.retrieval.dense import FaissIndex
 from empg.environments.deepsearch.retrieval.stored import StoredDocuments
-from empg.environments.deepsearch.retrieval.transport import RequestPolicy
 from empg.environments.deepsearch.retrievers import corpus_file, open_search
-from empg.environments.deepsearch.world import RetrievalError
+from empg.web.cache import DiskCache
+from empg.web.client import RequestPolicy
+from empg.web.errors import ServiceError
+from empg.web.options import Requests
 from tests.environments.deepsearch.encoders import Hashing
-from tests.environments.deepsearch.servers import Reply, scripted
 from tests.environments.deepsearch.smallworld import DOCUMENTS
+from tests.web.servers import Reply, scripted
 
 
 @pytest.fixture(autouse=True)
@@ -143,13 +144,13 @@ def test_and_providers_and_pages_and_the_judge(monkeypatch: pytest.MonkeyPatch) 
     with scripted(Reply(status=503)) as busy:
         monkeypatch.setenv("SEARXNG_URL", busy.url)
         search, pages = open_search(Searching(retriever="searxng", requests=Requests(attempts=1)), None)
-        with pytest.raises(RetrievalError, match=r"answered 503 \(1 attempt\)"):
+        with pytest.raises(ServiceError, match=r"answered 503 \(1 attempt\)"):
             search.search(["x"], 1)
         assert vars(vars(pages)["_http"])["request_policy"].attempts == 1
         assert not vars(vars(pages)["_http"])["request_policy"].allow_private
         judge = {"url": busy.url, "model": "m", "key_variable": None, "attempts": 1}
         source = sources.open_source(DeepSearchOptions(metric="judge", judge=judge))
-        with pytest.raises(RetrievalError, match=r"answered 503 \(1 attempt\)"):
+        with pytest.raises(ServiceError, match=r"answered 503 \(1 attempt\)"):
             source.score(source.questions["train"][0], "x")
         assert len(busy.seen) == 2
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from empg.environments.deepsearch import DeepSearchEnv
-from empg.environments.deepsearch.world import RetrievalError
-from tests.environments.deepsearch.servers import Reply, dead_url, scripted
+from empg.web.errors import ServiceError
 from tests.environments.deepsearch.smallworld import BRIDGE, DOCUMENTS
+from tests.web.servers import Reply, dead_url, scripted
 
 
 def write_lines(path: Path, *records: dict[str, Any]) -> str:
@@ -204,7 +204,7 @@ def test_a_judge_scores_answers_and_an_unreachable_one_is_an_error(
     judge = {"url": dead_url(), "model": "m", "key_variable": None}
     environment = DeepSearchEnv("dev", data=data, metric="judge", judge=judge)
     environment.reset(options={"task": 0})
-    with pytest.raises(RetrievalError):
+    with pytest.raises(ServiceError):
         environment.step("answer[Lorrow]")
 
 

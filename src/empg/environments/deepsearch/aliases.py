@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from empg.environments.deepsearch.record_files import Columns, read_records
-from empg.environments.deepsearch.retrieval.query import clean_text
+from empg.web.text import clean_text
 
 FILE = "id_aliases.json"
 _COLUMNS = Columns(frozenset(("q_id",)))

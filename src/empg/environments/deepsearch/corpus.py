@@ -21,11 +21,11 @@ from empg.environments.deepsearch.actions import folded
 from empg.environments.deepsearch.opened_files import require_file
 from empg.environments.deepsearch.record_files import Columns, Records, Unreadable, read_records
 from empg.environments.deepsearch.retrieval.contents import split_contents
-from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.world import Document
 from empg.environments.progress_bar import Stage, no_bars
 from empg.environments.publishing import build_once
 from empg.errors import UserError
+from empg.web.text import clean_text
 
 _log = logging.getLogger(__name__)
 GIVE_UP = 1_000  # records; if the first ones are all malformed, the file is not a corpus, and its rest is not read

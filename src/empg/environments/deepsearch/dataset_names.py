@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from empg.environments.deepsearch.opened_files import plain_name
-from empg.environments.deepsearch.retrieval.query import clean_text
+from empg.web.text import clean_text
 
 HOMES = {
     "hotpotqa": "https://hotpotqa.github.io",

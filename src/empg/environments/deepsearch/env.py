@@ -27,9 +27,10 @@ from empg.environments.deepsearch.expert import SearchingExpert
 from empg.environments.deepsearch.options import DeepSearchOptions
 from empg.environments.deepsearch.scoring import REPORTED, score
 from empg.environments.deepsearch.sources import Source, open_source
-from empg.environments.deepsearch.world import Document, NoVerdict, Question, RetrievalError, State
+from empg.environments.deepsearch.world import Document, NoVerdict, Question, State
 from empg.environments.options import check_max_steps, check_task, read_options
 from empg.errors import UserError
+from empg.web.errors import ServiceError
 
 _REMEMBERED = 1_000  # documents that an episode found and can open by name
 _SHOWN = {"results", "snippet_words", "page_words", "observation", "reward"}  # what goes with a ready source
@@ -103,7 +104,7 @@ class DeepSearchEnv(TextEnvironment):
 
         Raises:
             RuntimeError: the episode has ended.
-            RetrievalError: the judge is unavailable, so the answer has no reward. A rollout ends such an episode with
+            ServiceError: the judge is unavailable, so the answer has no reward. A rollout ends such an episode with
                 an environment error, counts it and does not train on it.
         """
         if self.state.answer is not None or self.state.steps >= self.max_steps:
@@ -113,7 +114,7 @@ class DeepSearchEnv(TextEnvironment):
         failure = None
         try:
             observation, valid = self._do(parse_command(action, any_text=not self.opens))
-        except RetrievalError as error:
+        except ServiceError as error:
             failure = str(error)
             observation, valid = pages.failed(failure), True
         info = self._info(valid=valid)

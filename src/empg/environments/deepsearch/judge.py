@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from empg.environments.deepsearch.chat import REQUEST_POLICY, ChatModel, on_one_line
-from empg.environments.deepsearch.options import KEY_VARIABLE
-from empg.environments.deepsearch.retrieval.cache import DiskCache
-from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.retrieval.transport import RequestPolicy
-from empg.environments.deepsearch.world import NoVerdict, Question, RetrievalError
+from empg.environments.deepsearch.world import NoVerdict, Question
+from empg.web.cache import DiskCache
+from empg.web.chat import REQUEST_POLICY, ChatModel, on_one_line
+from empg.web.client import RequestPolicy
+from empg.web.errors import ServiceError
+from empg.web.options import KEY_VARIABLE
+from empg.web.text import clean_text
 
 MAX_ANSWER = 2_000  # characters of a given answer; the rest is cut
 MAX_GOLDS = 50  # correct answers in the prompt
@@ -80,12 +81,12 @@ class Judge:
 
         Raises:
             NoVerdict: the reply of the judge is not a verdict.
-            RetrievalError: see `judge`.
+            ServiceError: see `judge`.
         """
         try:
             verdict = self.judge(question.text, question.answers, answer)
-        except RetrievalError as error:
-            raise RetrievalError(f"the judge gave no verdict: {error}") from error
+        except ServiceError as error:
+            raise ServiceError(f"the judge gave no verdict: {error}") from error
         if verdict is None:
             raise NoVerdict("the judge replied neither CORRECT nor INCORRECT")
         return float(verdict)
@@ -94,7 +95,7 @@ class Judge:
         """Return whether an answer is correct, or None if the judge gave no verdict. An empty answer is never correct.
 
         Raises:
-            RetrievalError: the judge is unavailable, rejects the request, or does not return a chat completion.
+            ServiceError: the judge is unavailable, rejects the request, or does not return a chat completion.
         """
         question, given = clean_text(question), clean_text(answer.strip()[:MAX_ANSWER])
         golds = [clean_text(gold) for gold in answers[:MAX_GOLDS]]

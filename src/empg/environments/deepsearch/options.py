@@ -3,55 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator, model_validator
 
 from empg.environments.deepsearch.opened_files import plain_name
 from empg.environments.deepsearch.scoring import Metric
 from empg.environments.options import EnvironmentOptions, FilePath, HomePath, OptionSection, Several, in_home
 from empg.errors import UserError
-
-if TYPE_CHECKING:
-    from empg.environments.deepsearch.retrieval.transport import RequestPolicy
+from empg.web.options import Judging, Requests, Text
 
 Pooling = Literal["mean", "cls"]
 World = Literal["encyclopaedia", "countries"]
 Wording = Literal["varied", "plain"]
 Observation = Literal["list", "passages"]
 Reward = Literal["binary", "score"]
-Text = Annotated[StrictStr, Field(min_length=1)]
 
 LOCAL = ("bm25", "tantivy", "dense")
 """Retrievers that search a corpus in the process of the environment."""
 FEWEST_PAGES = 50  # too few for every kind of question below
 _QUESTION_FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-KEY_VARIABLE = "JUDGE_API_KEY"
 DATA_EXAMPLE = "data: {questions: {train: FILE, test_id: [FILE, FILE]}, corpus: FILE}"
 
 
 def is_question_file(path: Path) -> bool:
     """Return whether a file is named like a file of questions, compressed or not."""
     return plain_name(path).suffix.lower() in _QUESTION_FILES
-
-
-class Requests(OptionSection):
-    """How other machines are asked, where it differs from what is usual (`transport.RequestPolicy`)."""
-
-    per_second: StrictFloat | None = Field(
-        None, gt=0.0, description="requests per second of one process; null: no limit"
-    )
-    timeout: StrictFloat | None = Field(
-        None, gt=0.0, description="seconds per attempt; null: 10 for a search, 15 for a page, 60 for a judge"
-    )
-    attempts: StrictInt | None = Field(None, ge=1, description="attempts per request, at most; null: 3, for a page 2")
-
-    def over(self, usual: RequestPolicy) -> RequestPolicy:
-        """The usual request policy with these values in their place."""
-        given = {"per_second": self.per_second, "timeout": self.timeout, "attempts": self.attempts}
-        return replace(usual, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 class Encoder(OptionSection):
@@ -63,17 +41,6 @@ class Encoder(OptionSection):
     pooling: Pooling | None = Field(None, description="how the vectors of tokens become one; null: as the folder says")
     max_tokens: StrictInt | None = Field(None, ge=1, description="tokens per text; null: as the folder says")
     device: Text = Field("cpu", description="where it runs, as torch names it")
-
-
-class Judging(Requests):
-    """A model behind an OpenAI-compatible endpoint that judges answers, and how it is asked."""
-
-    url: Text = Field(description="the address of the API, `https://HOST/v1`")
-    model: Text = Field(description="the name of the model there")
-    key_variable: Text | None = Field(
-        KEY_VARIABLE, description="the environment variable that holds the key; null sends no key"
-    )
-    max_tokens: StrictInt = Field(16, ge=1, description="tokens per verdict; more for a model that thinks first")
 
 
 class Data(OptionSection):

@@ -10,8 +10,8 @@ from typing import Any
 from empg.environments.deepsearch.aliases import aliases_beside
 from empg.environments.deepsearch.dataset_names import dataset_name, dataset_of_path
 from empg.environments.deepsearch.record_files import listed
-from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.world import Hop, Question
+from empg.web.text import clean_text
 
 WITH_CONTEXT = ("hotpotqa", "2wiki", "musique")
 MAX_QUESTION = 4_000  # characters; the longest of these datasets have about 400

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from empg.environments.deepsearch.datasets import documents_of, load_questions
 from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, make_encyclopaedia
-from empg.environments.deepsearch.options import LOCAL, DeepSearchOptions, Judging, Searching, Wording
+from empg.environments.deepsearch.options import LOCAL, DeepSearchOptions, Searching, Wording
 from empg.environments.deepsearch.places import Files, SplitFiles, read_places
 from empg.environments.deepsearch.questions import KINDS, SPLITS, make_questions
 from empg.environments.deepsearch.realworld import KINDS as COUNTRY_KINDS
@@ -21,6 +21,7 @@ from empg.environments.deepsearch.scoring import Metric, score
 from empg.environments.deepsearch.world import Document, Library, Question, Retriever
 from empg.environments.publishing import fingerprint_files
 from empg.errors import UserError
+from empg.web.options import Judging
 
 _log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ def _context(files: Files) -> tuple[str, ...]:
 
 @lru_cache(4)
 def _judge(options: Judging, cache: Path | None) -> Score:
-    from empg.environments.deepsearch.chat import REQUEST_POLICY  # needs httpx
     from empg.environments.deepsearch.judge import Judge
+    from empg.web.chat import REQUEST_POLICY  # needs httpx
 
     return Judge(
         options.url,

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from empg.errors import UserError
-
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -94,14 +92,6 @@ class Hit:
     score: float
 
 
-class RetrievalError(UserError):
-    """An external request failed (unreachable server, timeout, rejected key); the message says why.
-
-    For a search or a page, agents read the message in the observation of the failed turn (`pages.failed`). Without the
-    judge there is no reward: the error leaves `step` and ends the episode.
-    """
-
-
 class NoVerdict(Exception):
     """The judge returned no verdict; the message says why. The answer counts as wrong, and the failure is reported."""
 
@@ -113,7 +103,8 @@ class Retriever(Protocol):
         """Return at most `k` hits per query.
 
         Raises:
-            RetrievalError: an external search failed.
+            ServiceError: an external search failed. The agent reads the message in the observation of the failed turn
+                (`pages.failed`).
         """
         ...
 
@@ -127,6 +118,6 @@ class Library(Protocol):
         Titles match without regard to case and spaces. All passages of one title form one page.
 
         Raises:
-            RetrievalError: an external page could not be fetched.
+            ServiceError: an external page could not be fetched; see `Retriever`.
         """
         ...

@@ -23,7 +23,7 @@ from empg.environments.deepsearch.retrieval.ranking import best_rows
 from empg.environments.deepsearch.retrieval.stored import fingerprint_documents, open_documents
 from empg.environments.deepsearch.world import Document, Retriever
 from tests import ROOT
-from tests.environments.deepsearch.servers import people
+from tests.environments.deepsearch.people import people
 
 
 def docs(*texts: str) -> list[Document]:
@@ -216,7 +216,7 @@ def _index_and_search(cache: Path) -> list[str]:
 
 def test_hits_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     program = (
-        "import sys, json; sys.path.insert(0, sys.argv[1]); from tests.environments.deepsearch.servers import people;"
+        "import sys, json; sys.path.insert(0, sys.argv[1]); from tests.environments.deepsearch.people import people;"
         "from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever;"
         "c, a = people(100); r = BM25Retriever.build(c);"
         "print(json.dumps([[h.document.id, h.score] for hits in r.search([q for q, _ in a], 5) for h in hits]))"

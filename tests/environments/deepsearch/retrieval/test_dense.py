@@ -29,7 +29,7 @@ from empg.environments.deepsearch.world import Document
 from empg.environments.progress_bar import Done
 from tests import ROOT
 from tests.environments.deepsearch.encoders import Hashing
-from tests.environments.deepsearch.servers import people
+from tests.environments.deepsearch.people import people
 
 WORDS = ("the", "a", "lake", "river", "mountain", "red", "blue", "deep", "cold", "fox", "hare", "query", "passage")
 
@@ -202,7 +202,7 @@ from tests.environments.deepsearch.encoders import Hashing
 from empg.environments.progress_bar import Done
 from tests import ROOT
 from tests.environments.deepsearch.encoders import Hashing
-from tests.environments.deepsearch.servers import people
+from tests.environments.deepsearch.people import people
 from empg.environments.deepsearch.retrieval.dense import open_dense
 class Killed(Hashing):
     batches = 0

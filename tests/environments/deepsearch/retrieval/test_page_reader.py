@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from empg.environments.deepsearch.retrieval import addresses
-from empg.environments.deepsearch.retrieval.addresses import PrivateAddressError, is_public, public_addresses
 from empg.environments.deepsearch.retrieval.page_reader import MAX_TEXT, PAGE_REQUEST_POLICY, WebLibrary, web_address
-from empg.environments.deepsearch.retrieval.transport import RequestPolicy
-from empg.environments.deepsearch.world import Document, RetrievalError
-from tests.environments.deepsearch.servers import Reply, ScriptedServer, dead_url, scripted
+from empg.environments.deepsearch.world import Document
+from empg.web import addresses
+from empg.web.addresses import PrivateAddressError, is_public, public_addresses
+from empg.web.client import RequestPolicy
+from empg.web.errors import ServiceError
+from tests.web.servers import Reply, ScriptedServer, dead_url, scripted
 
 HERE = RequestPolicy(timeout=1.0, attempts=2, backoff=0.01, max_bytes=300_000, allow_private=True)
 PARAGRAPHS = "".join(
@@ -134,7 +135,7 @@ def test_hostile_html_is_a_page_or_an_error_quickly(body: bytes) -> None:
     with scripted(html(body)) as script:
         try:
             page = opened(script)
-        except RetrievalError as error:
+        except ServiceError as error:
             text = str(error)
         else:
             assert page is not None
@@ -147,7 +148,7 @@ def test_hostile_html_is_a_page_or_an_error_quickly(body: bytes) -> None:
 @pytest.mark.parametrize("kind", ["application/pdf", "image/png", "application/octet-stream", "text/css"])
 def test_content_that_is_not_text_is_an_error(kind: str) -> None:
     reply = Reply(b"%PDF", content_type=kind)
-    with scripted(reply) as script, pytest.raises(RetrievalError, match=f"is '{kind}', not text"):
+    with scripted(reply) as script, pytest.raises(ServiceError, match=f"is '{kind}', not text"):
         opened(script)
 
 
@@ -163,10 +164,10 @@ def test_the_number_of_redirects_is_limited() -> None:
         page = opened(script, "/a#part")
         assert page is not None
         assert page.id == f"{script.url}/c"
-        with pytest.raises(RetrievalError, match="redirects more than 5 times"):
+        with pytest.raises(ServiceError, match="redirects more than 5 times"):
             opened(script, "/loop")
         assert [seen.path for seen in script.seen].count("/loop") == 6
-        with pytest.raises(RetrievalError, match="redirects to an address that is not a web address"):
+        with pytest.raises(ServiceError, match="redirects to an address that is not a web address"):
             opened(script, "/bad")
 
 
@@ -178,7 +179,7 @@ def test_a_missing_page_is_none(status: int) -> None:
 
 @pytest.mark.parametrize(("status", "times"), [(403, 1), (418, 1), (500, 2), (429, 2)])
 def test_other_statuses_are_errors(status: int, times: int) -> None:
-    with scripted(html(PAGE, status=status)) as script, pytest.raises(RetrievalError, match=f"answered {status}"):
+    with scripted(html(PAGE, status=status)) as script, pytest.raises(ServiceError, match=f"answered {status}"):
         opened(script)
     assert len(script.seen) == times
 
@@ -187,11 +188,11 @@ def test_a_stalling_and_an_unreachable_server_are_errors() -> None:
     library = WebLibrary(request_policy=replace(HERE, timeout=0.3))
     begun = time.monotonic()
     for stall in (html(PAGE, wait=30), html(PAGE, drip=0.05)):
-        with scripted(stall) as script, pytest.raises(RetrievalError, match=r"did not answer within 0\.3 s"):
+        with scripted(stall) as script, pytest.raises(ServiceError, match=r"did not answer within 0\.3 s"):
             library.open(script.url)
-    with pytest.raises(RetrievalError, match="cannot be reached"):
+    with pytest.raises(ServiceError, match="cannot be reached"):
         library.open(dead_url())
-    with pytest.raises(RetrievalError, match="cannot be reached"):
+    with pytest.raises(ServiceError, match="cannot be reached"):
         library.open("http://no-such-host.invalid/")
     assert time.monotonic() - begun < 60
 
@@ -199,7 +200,7 @@ def test_a_stalling_and_an_unreachable_server_are_errors() -> None:
 def test_pages_are_cached_and_failures_are_not(tmp_path: Path) -> None:
     with scripted(html(PAGE, status=500), html(PAGE, status=500), html(PAGE)) as script:
         library = WebLibrary(tmp_path, HERE)
-        with pytest.raises(RetrievalError):
+        with pytest.raises(ServiceError):
             library.open(script.url)
         page = library.open(script.url)
         assert library.open(f" {script.url}#part ") == page
@@ -297,7 +298,7 @@ def test_an_unused_proxy_changes_nothing(monkeypatch: pytest.MonkeyPatch, kind: 
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(socket, "getaddrinfo", changing)
     monkeypatch.setattr(socket, "create_connection", connect)
-    with pytest.raises(RetrievalError):
+    with pytest.raises(ServiceError):
         WebLibrary(request_policy=replace(HERE, allow_private=False, attempts=1)).open("http://changing.example/")
     assert (asked, connected) == (["changing.example"], [("8.8.8.8", 80)])
 
@@ -309,7 +310,7 @@ def test_all_waits_of_a_request_end_at_the_deadline(monkeypatch: pytest.MonkeyPa
             monkeypatch.setenv("http_proxy", slow.url)
         library = WebLibrary(request_policy=replace(HERE, timeout=0.4))
         begun = time.monotonic()
-        with pytest.raises(RetrievalError, match=r"did not answer within 0\.4 s \(2 attempts\)"):
+        with pytest.raises(ServiceError, match=r"did not answer within 0\.4 s \(2 attempts\)"):
             library.open("http://no-such-host.invalid/" if proxied else slow.url)
         assert time.monotonic() - begun < 3
 
@@ -319,7 +320,7 @@ def test_name_resolution_counts_towards_the_deadline(monkeypatch: pytest.MonkeyP
     for private in (False, True):
         library = WebLibrary(request_policy=replace(HERE, timeout=0.2, allow_private=private))
         begun = time.monotonic()
-        with pytest.raises(RetrievalError, match=r"slow\.example did not answer within 0\.2 s \(2 attempts\)"):
+        with pytest.raises(ServiceError, match=r"slow\.example did not answer within 0\.2 s \(2 attempts\)"):
             library.open("http://slow.example/")
         assert time.monotonic() - begun < 2
 

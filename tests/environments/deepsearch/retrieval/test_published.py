@@ -15,7 +15,7 @@ from empg.environments.deepsearch.retrieval.published import open_published
 from empg.environments.deepsearch.retrievers import Corpus, open_search
 from empg.environments.deepsearch.world import Document
 from tests.environments.deepsearch.encoders import Hashing
-from tests.environments.deepsearch.servers import people
+from tests.environments.deepsearch.people import people
 
 CORPUS, ASKED = people(300)
 QUERIES = [query for query, _ in ASKED[:40]]

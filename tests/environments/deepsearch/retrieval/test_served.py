@@ -21,14 +21,16 @@ import httpx
 import pytest
 
 from empg.environments.deepsearch.retrieval.bm25 import BM25Retriever, open_bm25
-from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.contents import join_contents, split_contents
 from empg.environments.deepsearch.retrieval.query import MAX_HITS
 from empg.environments.deepsearch.retrieval.served import ServedRetriever, read_answer
 from empg.environments.deepsearch.retrieval.server import MAX_BODY, MAX_QUERIES, retriever_app, serve
-from empg.environments.deepsearch.retrieval.transport import RequestPolicy
-from empg.environments.deepsearch.world import Document, Hit, RetrievalError
-from tests.environments.deepsearch.servers import Reply, dead_url, people, running, scripted
+from empg.environments.deepsearch.world import Document, Hit
+from empg.web.cache import DiskCache
+from empg.web.client import RequestPolicy
+from empg.web.errors import ServiceError
+from tests.environments.deepsearch.people import people
+from tests.web.servers import Reply, dead_url, running, scripted
 
 QUICK = RequestPolicy(timeout=0.5, attempts=3, backoff=0.01, longest_wait=1.0)
 
@@ -154,14 +156,14 @@ def test_health_and_other_requests(server: str) -> None:
 
 class _Failing:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        raise RetrievalError("the provider is down")
+        raise ServiceError("the provider is down")
 
 
 def test_a_failing_retriever_gives_502() -> None:
     with running(retriever_app(_Failing())) as url:
         answer = httpx.post(f"{url}/retrieve", json={"queries": ["fox"]})
         assert (answer.status_code, answer.json()) == (502, {"detail": "the provider is down"})
-        with pytest.raises(RetrievalError, match=r"^127\.0\.0\.1:\d+ answered 502 \(3 attempts\)$"):
+        with pytest.raises(ServiceError, match=r"^127\.0\.0\.1:\d+ answered 502 \(3 attempts\)$"):
             ServedRetriever(url, request_policy=QUICK).search(["fox"], 1)
 
 
@@ -186,7 +188,7 @@ def test_serve_reports_its_address_and_stops(corpus: list[Document]) -> None:
 
 def test_an_unreachable_port_is_an_error_quickly() -> None:
     begun = time.monotonic()
-    with pytest.raises(RetrievalError, match=r"^127\.0\.0\.1:\d+ cannot be reached \(3 attempts\)$"):
+    with pytest.raises(ServiceError, match=r"^127\.0\.0\.1:\d+ cannot be reached \(3 attempts\)$"):
         ServedRetriever(dead_url(), request_policy=QUICK).search(["fox"], 1)
     assert time.monotonic() - begun < 20
 
@@ -200,7 +202,7 @@ def test_a_stalling_server_is_an_error_at_the_deadline(stall: Reply) -> None:
     begun = time.monotonic()
     with (
         scripted(stall) as script,
-        pytest.raises(RetrievalError, match=r"did not answer within 0\.3 s \(2 attempts\)$"),
+        pytest.raises(ServiceError, match=r"did not answer within 0\.3 s \(2 attempts\)$"),
     ):
         ServedRetriever(script.url, request_policy=RequestPolicy(timeout=0.3, attempts=2, backoff=0.01)).search(
             ["fox"], 1
@@ -222,7 +224,7 @@ def test_endless_headers_are_an_error_at_the_deadline() -> None:
         threading.Thread(target=drip, args=(listener,), daemon=True).start()
         begun = time.monotonic()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(RetrievalError, match=r"did not answer within 0\.4 s \(1 attempt\)"):
+        with pytest.raises(ServiceError, match=r"did not answer within 0\.4 s \(1 attempt\)"):
             ServedRetriever(url, request_policy=RequestPolicy(timeout=0.4, attempts=1)).search(["fox"], 1)
         assert time.monotonic() - begun < 20
         done.set()
@@ -242,7 +244,7 @@ def test_transient_failures_are_retried(failing: Reply) -> None:
 def test_permanent_failures_are_not_retried(status: int) -> None:
     with (
         scripted(Reply(status=status), Reply(ONE)) as script,
-        pytest.raises(RetrievalError, match=rf"(answered|refused the request \(){status}|{status}"),
+        pytest.raises(ServiceError, match=rf"(answered|refused the request \(){status}|{status}"),
     ):
         ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 1)
     assert len(script.seen) == 1
@@ -259,7 +261,7 @@ def test_a_short_retry_after_is_respected() -> None:
     for later in ("3600", formatdate(time.time() + 3600, usegmt=True)):
         with (
             scripted(Reply(status=429, headers=(("Retry-After", later),)), Reply(ONE)) as script,
-            pytest.raises(RetrievalError, match=r"answered 429 \(1 attempt\)"),
+            pytest.raises(ServiceError, match=r"answered 429 \(1 attempt\)"),
         ):
             ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 1)
     assert time.monotonic() - begun < 60
@@ -294,7 +296,7 @@ def _hit(**changes: Any) -> bytes:
     ],
 )  # fmt: skip
 def test_invalid_responses_are_errors_of_one_line(body: bytes) -> None:
-    with scripted(Reply(body)) as script, pytest.raises(RetrievalError) as caught:
+    with scripted(Reply(body)) as script, pytest.raises(ServiceError) as caught:
         ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 1)
     message = str(caught.value)
     assert message
@@ -312,7 +314,7 @@ def test_extra_hits_are_cut() -> None:
 
 
 def test_a_body_that_is_too_long_is_an_error() -> None:
-    with scripted(Reply(b" " * 2_000)) as script, pytest.raises(RetrievalError, match=r"sent more than 1,000 bytes"):
+    with scripted(Reply(b" " * 2_000)) as script, pytest.raises(ServiceError, match=r"sent more than 1,000 bytes"):
         ServedRetriever(script.url, request_policy=RequestPolicy(max_bytes=1_000)).search(["fox"], 1)
 
 
@@ -325,7 +327,7 @@ def test_the_decompressed_size_is_limited() -> None:
     for bomb in (gzip.compress(b" " * 20_000_000, mtime=0), gzip.compress(b" " * 900) * 2, empty * 1_000):
         with (
             scripted(packed(bomb, "gzip")) as script,
-            pytest.raises(RetrievalError, match=r"sent more than 1,000 bytes"),
+            pytest.raises(ServiceError, match=r"sent more than 1,000 bytes"),
         ):
             ServedRetriever(script.url, request_policy=RequestPolicy(max_bytes=1_000)).search(["fox"], 1)
         assert script.seen[0].headers["accept-encoding"] == "gzip"
@@ -341,7 +343,7 @@ def test_other_and_repeated_encodings_are_rejected() -> None:
     for encoding in ("gzip, gzip", "gzip,deflate", "deflate", "br", "zstd", "gzip, identity", "nonsense"):
         with (
             scripted(packed(bomb, encoding)) as script,
-            pytest.raises(RetrievalError, match=r"^the response cannot be unpacked$"),
+            pytest.raises(ServiceError, match=r"^the response cannot be unpacked$"),
         ):
             ServedRetriever(script.url, request_policy=RequestPolicy(max_bytes=1_000)).search(["fox"], 1)
         assert len(script.seen) == 1
@@ -360,7 +362,7 @@ def test_compressed_responses_are_read(encoding: str, body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"not gzip", GZIPPED[:-9], GZIPPED[:5]])
 def test_damaged_compression_is_an_error(body: bytes) -> None:
-    with scripted(packed(body, "gzip")) as script, pytest.raises(RetrievalError, match="cannot be unpacked"):
+    with scripted(packed(body, "gzip")) as script, pytest.raises(ServiceError, match="cannot be unpacked"):
         ServedRetriever(script.url, request_policy=QUICK).search(["fox"], 1)
 
 
@@ -368,18 +370,18 @@ def test_the_circuit_opens_after_consecutive_failures_then_allows_one_request() 
     request_policy = replace(QUICK, failure_threshold=4, cool_down=0.4)
     with scripted(Reply(status=503)) as script:
         retriever = ServedRetriever(script.url, request_policy=request_policy)
-        with pytest.raises(RetrievalError, match=r"answered 503 \(3 attempts\)"):
+        with pytest.raises(ServiceError, match=r"answered 503 \(3 attempts\)"):
             retriever.search(["fox"], 1)
-        with pytest.raises(RetrievalError, match=r"answered 503 \(1 attempt\)"):  # the fourth failure in a row
+        with pytest.raises(ServiceError, match=r"answered 503 \(1 attempt\)"):  # the fourth failure in a row
             retriever.search(["fox"], 1)
         for _ in range(50):
-            with pytest.raises(RetrievalError, match="circuit open after 4 consecutive failures"):
+            with pytest.raises(ServiceError, match="circuit open after 4 consecutive failures"):
                 retriever.search(["fox"], 1)
         assert len(script.seen) == 4
         time.sleep(0.45)
-        with pytest.raises(RetrievalError, match=r"answered 503 \(1 attempt\)"):
+        with pytest.raises(ServiceError, match=r"answered 503 \(1 attempt\)"):
             retriever.search(["fox"], 1)
-        with pytest.raises(RetrievalError, match="circuit open"):
+        with pytest.raises(ServiceError, match="circuit open"):
             retriever.search(["fox"], 1)
         assert len(script.seen) == 5
         script.replies[:] = [Reply(ONE)]
@@ -395,7 +397,7 @@ def test_a_stalled_server_does_not_stop_a_run() -> None:
         retriever = ServedRetriever(script.url, request_policy=RequestPolicy(timeout=0.2, attempts=3, backoff=0.01))
         begun = time.monotonic()
         for number in range(64):
-            with pytest.raises(RetrievalError):
+            with pytest.raises(ServiceError):
                 retriever.search([f"fox {number}"], 1)
         assert time.monotonic() - begun < 10  # each alone would take 0.6
 
@@ -459,7 +461,7 @@ def test_responses_are_cached_by_url_query_and_count(tmp_path: Path) -> None:
 def test_only_missing_queries_are_sent_and_failures_are_not_cached(tmp_path: Path) -> None:
     with scripted(Reply(b"{"), Reply(ONE), Reply(result([], [("d9", "x", 2.0)]))) as script:
         retriever = ServedRetriever(script.url, tmp_path, QUICK)
-        with pytest.raises(RetrievalError):
+        with pytest.raises(ServiceError):
             retriever.search(["fox"], 1)
         retriever.search(["fox"], 1)
         found = retriever.search(["hare", "fox", "owl"], 1)

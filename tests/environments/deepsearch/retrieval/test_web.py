@@ -11,10 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from empg.environments.deepsearch.retrieval.transport import RequestPolicy
 from empg.environments.deepsearch.retrieval.web import PROVIDERS, WebSearch, read_results
-from empg.environments.deepsearch.world import Document, Hit, RetrievalError
-from tests.environments.deepsearch.servers import Reply, ScriptedServer, dead_url, scripted
+from empg.environments.deepsearch.world import Document, Hit
+from empg.web.client import RequestPolicy
+from empg.web.errors import ServiceError
+from tests.web.servers import Reply, ScriptedServer, dead_url, scripted
 
 QUICK = RequestPolicy(timeout=1.0, attempts=2, backoff=0.01)
 KEY = "k-secret-123"
@@ -151,13 +152,13 @@ def test_an_address_with_white_space_is_skipped(address: str) -> None:
     "answer", [None, [], 5, {"organic": None}, {"organic": {}}, {"organic": ["x"]}, {"organic": [None]}]
 )
 def test_an_invalid_response_is_an_error(answer: Any) -> None:
-    with pytest.raises(RetrievalError, match="serper returned an invalid response: expected a list of results"):
+    with pytest.raises(ServiceError, match="serper returned an invalid response: expected a list of results"):
         read_results(answer, PROVIDERS["serper"], 3)
 
 
 @pytest.mark.parametrize("answer", [{"web": None}, {"web": []}, {"web": {"results": 5}}])
 def test_an_invalid_nested_response_is_an_error(answer: Any) -> None:
-    with pytest.raises(RetrievalError, match="brave returned an invalid response: expected a list of results"):
+    with pytest.raises(ServiceError, match="brave returned an invalid response: expected a list of results"):
         read_results(answer, PROVIDERS["brave"], 3)
 
 
@@ -221,7 +222,7 @@ def test_a_missing_key_or_unknown_provider_is_rejected(monkeypatch: pytest.Monke
 def test_failures_are_one_line_without_key_or_query(
     reply: Reply, message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with scripted(reply) as script, pytest.raises(RetrievalError) as caught:
+    with scripted(reply) as script, pytest.raises(ServiceError) as caught:
         search_at(script, "serper", monkeypatch).search(["private words"], 3)
     assert str(caught.value).endswith(message)
     for secret in (KEY, "private words"):
@@ -230,7 +231,7 @@ def test_failures_are_one_line_without_key_or_query(
 
 
 def test_an_unreachable_provider_is_an_error() -> None:
-    with pytest.raises(RetrievalError, match="cannot be reached"):
+    with pytest.raises(ServiceError, match="cannot be reached"):
         WebSearch(replace(PROVIDERS["serper"], url=dead_url()), request_policy=QUICK).search(["lake"], 3)
 
 

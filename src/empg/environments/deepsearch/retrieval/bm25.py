@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from empg.environments.analysis import K1, B, TermCounter, analyze
-from empg.environments.deepsearch.retrieval.query import check_corpus, check_count, clean_query, clean_text
+from empg.environments.deepsearch.retrieval.query import check_corpus, check_count, clean_query
 from empg.environments.deepsearch.retrieval.ranking import best_rows
 from empg.environments.deepsearch.world import Document, Hit
 from empg.environments.progress_bar import Done, Stage, no_bars
 from empg.environments.publishing import build_once
+from empg.web.text import clean_text
 
 
 class BM25Retriever:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from empg.environments.deepsearch.retrieval.query import clean_text
 from empg.environments.deepsearch.world import Document
+from empg.web.text import clean_text
 
 MAX_TITLE = 500  # characters; a longer first line belongs to the text
 

@@ -15,12 +15,13 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 import trafilatura
 
-from empg.environments.deepsearch.retrieval.addresses import PrivateAddressError
-from empg.environments.deepsearch.retrieval.cache import DiskCache
-from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.retrieval.transport import Answer, HttpClient, RequestPolicy
 from empg.environments.deepsearch.retrieval.web import MAX_ADDRESS, MAX_TITLE
-from empg.environments.deepsearch.world import Document, RetrievalError
+from empg.environments.deepsearch.world import Document
+from empg.web.addresses import PrivateAddressError
+from empg.web.cache import DiskCache
+from empg.web.client import Answer, HttpClient, RequestPolicy
+from empg.web.errors import ServiceError
+from empg.web.text import clean_text
 
 MAX_TEXT = 100_000  # characters of a page; the rest is cut
 MAX_TAGS = 40_000  # extraction time grows superlinearly; pages with more tags are converted to text as a whole
@@ -55,7 +56,7 @@ class WebLibrary:
         Return None if the page does not exist, if the name is not a web address, or if the address is private.
 
         Raises:
-            RetrievalError: the page could not be fetched, or is not text.
+            ServiceError: the page could not be fetched, or is not text.
         """
         address = web_address(name)
         if address is None:
@@ -84,9 +85,9 @@ class WebLibrary:
                 return answer
             target = _join(address, answer.location)
             if target is None:
-                raise RetrievalError(f"{_host(address)} redirects to an address that is not a web address")
+                raise ServiceError(f"{_host(address)} redirects to an address that is not a web address")
             address = target
-        raise RetrievalError(f"{_host(address)} redirects more than {MAX_REDIRECTS} times")
+        raise ServiceError(f"{_host(address)} redirects more than {MAX_REDIRECTS} times")
 
 
 def web_address(name: str) -> str | None:
@@ -109,19 +110,19 @@ def read_page(answer: Answer) -> Document:
     """Return title and text of a response.
 
     Raises:
-        RetrievalError: its status is not 200, it is not text, or it contains no readable text.
+        ServiceError: its status is not 200, it is not text, or it contains no readable text.
     """
     host = _host(answer.url)
     if answer.status != 200:
-        raise RetrievalError(f"{host} answered {answer.status}")
+        raise ServiceError(f"{host} answered {answer.status}")
     if answer.content_type in _PLAIN:
         title, text = urlsplit(answer.url).path.rpartition("/")[2], _decode(answer)
     elif answer.content_type in _HTML:
         title, text = _extract(_decode(answer))
     else:
-        raise RetrievalError(f"the page at {host} is {answer.content_type[:60]!r}, not text")
+        raise ServiceError(f"the page at {host} is {answer.content_type[:60]!r}, not text")
     if not text.strip():
-        raise RetrievalError(f"the page at {host} has no text that can be read")
+        raise ServiceError(f"the page at {host} has no text that can be read")
     return Document(answer.url, _legible(" ".join(title.split()))[:MAX_TITLE] or host, _legible(text)[:MAX_TEXT])
 
 

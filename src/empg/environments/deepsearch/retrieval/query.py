@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from empg.errors import UserError
+from empg.web.text import clean_text
 
 MAX_QUERY = 1_000  # characters; the rest is cut. The longest questions of the known datasets have about 400
 MAX_HITS = 100  # per query
@@ -13,11 +14,6 @@ MAX_HITS = 100  # per query
 def clean_query(query: str) -> str:
     """Return a query on one line, without characters that cannot be encoded, cut to `MAX_QUERY` characters."""
     return " ".join(clean_text(query[: 4 * MAX_QUERY]).replace("\0", " ").split())[:MAX_QUERY]
-
-
-def clean_text(text: str) -> str:
-    """Replace lone surrogates, which JSON can contain, by question marks."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def check_count(k: int) -> None:

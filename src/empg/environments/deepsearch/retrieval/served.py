@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from empg.environments.deepsearch.retrieval.cache import DiskCache
 from empg.environments.deepsearch.retrieval.contents import split_contents
-from empg.environments.deepsearch.retrieval.query import check_count, clean_query, clean_text
-from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy
-from empg.environments.deepsearch.world import Document, Hit, RetrievalError
+from empg.environments.deepsearch.retrieval.query import check_count, clean_query
+from empg.environments.deepsearch.world import Document, Hit
 from empg.errors import UserError
+from empg.web.cache import DiskCache
+from empg.web.client import HttpClient, RequestPolicy
+from empg.web.errors import ServiceError
+from empg.web.text import clean_text
 
 REQUEST_POLICY = RequestPolicy()  # the default
 QUERIES_AT_ONCE = 64  # queries per request
@@ -47,7 +49,7 @@ class ServedRetriever:
         """Return at most `k` hits per query, in the server's order.
 
         Raises:
-            RetrievalError: the server is unavailable, or its response does not follow the protocol.
+            ServiceError: the server is unavailable, or its response does not follow the protocol.
         """
         check_count(k)
         cleaned = [clean_query(query) for query in queries]
@@ -79,15 +81,15 @@ def read_answer(answer: Any, queries: int, k: int) -> list[list[Hit]]:
     servers), and bare documents (without `return_scores`). A missing score is replaced by 1 / rank.
 
     Raises:
-        RetrievalError: the response does not follow the protocol; the message gives the position.
+        ServiceError: the response does not follow the protocol; the message gives the position.
     """
     lists = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(lists, list) or len(lists) != queries:
-        raise RetrievalError(f"the retrieval server's answer has no `result` with {queries} lists")
+        raise ServiceError(f"the retrieval server's answer has no `result` with {queries} lists")
     hits: list[list[Hit]] = []
     for number, entries in enumerate(lists):
         if not isinstance(entries, list):
-            raise RetrievalError(f"the retrieval server's answer is wrong: result[{number}] must be a list")
+            raise ServiceError(f"the retrieval server's answer is wrong: result[{number}] must be a list")
         hits.append(_read_hits(entries[:k], f"result[{number}]"))
     return hits
 
@@ -122,14 +124,14 @@ def _read_hit(entry: Any, place: str, unscored: float) -> Hit:
     document = entry if bare else entry.get("document") if isinstance(entry, dict) else None
     contents = document.get("contents") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(contents, str):
-        raise RetrievalError(f"the retrieval server's answer is wrong: {place} has no document with contents")
+        raise ServiceError(f"the retrieval server's answer is wrong: {place} has no document with contents")
     score = unscored if bare else entry.get("score", unscored)
     # Compared without conversion, because an integer of a thousand digits cannot become a float.
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not -1e300 < score < 1e300:
-        raise RetrievalError(f"the retrieval server's answer is wrong: the score of {place} must be a number")
+        raise ServiceError(f"the retrieval server's answer is wrong: the score of {place} must be a number")
     title, text = split_contents(clean_text(contents[:MAX_TEXT]))
     # Some of Search-R1's servers send no id.
     name = document.get("id", title or " ".join(text[:MAX_NAME].split()))
     if not isinstance(name, (str, int)) or isinstance(name, bool):
-        raise RetrievalError(f"the retrieval server's answer is wrong: the id of {place} must be a string")
+        raise ServiceError(f"the retrieval server's answer is wrong: the id of {place} must be a string")
     return Hit(Document(clean_text(str(name)), title, text), float(score))

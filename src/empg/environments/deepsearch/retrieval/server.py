@@ -15,9 +15,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from empg.environments.deepsearch.retrieval.contents import join_contents
-from empg.environments.deepsearch.retrieval.query import MAX_HITS, clean_text
-from empg.environments.deepsearch.world import Hit, RetrievalError, Retriever
+from empg.environments.deepsearch.retrieval.query import MAX_HITS
+from empg.environments.deepsearch.world import Hit, Retriever
+from empg.web.errors import ServiceError
 from empg.web.serving import serve_app, web_app
+from empg.web.text import clean_text
 
 MAX_BODY = 16 << 20  # bytes
 MAX_QUERIES = 4_096  # per request; Search-R1 sends a whole batch at once
@@ -45,7 +47,7 @@ def retriever_app(retriever: Retriever, host: str = "127.0.0.1") -> Starlette:
             found = await run_in_threadpool(retriever.search, parsed.queries, parsed.count) if parsed.queries else []
         except _RequestError as problem:
             return JSONResponse({"detail": str(problem)}, problem.status)
-        except RetrievalError as problem:
+        except ServiceError as problem:
             return JSONResponse({"detail": str(problem)}, 502)
         return JSONResponse({"result": [[_answer(hit, parsed.with_scores) for hit in hits] for hits in found]})
 

@@ -13,10 +13,11 @@ from typing import Any
 import tantivy
 
 from empg.environments.analysis import STOP_WORDS
-from empg.environments.deepsearch.retrieval.query import check_corpus, check_count, clean_query, clean_text
+from empg.environments.deepsearch.retrieval.query import check_corpus, check_count, clean_query
 from empg.environments.deepsearch.world import Document, Hit
 from empg.environments.progress_bar import Done, Stage, no_bars
 from empg.environments.publishing import build_once
+from empg.web.text import clean_text
 
 _HEAP = 128 << 20  # bytes of memory before the writer flushes a segment
 _SPARE = 32  # hits requested beyond k, to find the end of a tie

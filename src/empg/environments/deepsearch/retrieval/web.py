@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from empg.environments.deepsearch.retrieval.cache import DiskCache
-from empg.environments.deepsearch.retrieval.query import check_count, clean_query, clean_text
+from empg.environments.deepsearch.retrieval.query import check_count, clean_query
 from empg.environments.deepsearch.retrieval.served import pack_hits, unpack_hits
-from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy, read_variable
-from empg.environments.deepsearch.world import Document, Hit, RetrievalError
+from empg.environments.deepsearch.world import Document, Hit
 from empg.errors import UserError
+from empg.web.cache import DiskCache
+from empg.web.client import HttpClient, RequestPolicy, read_variable
+from empg.web.errors import ServiceError
+from empg.web.text import clean_text
 
 REQUEST_POLICY = RequestPolicy()  # the default
 MAX_SNIPPET = 4_000  # characters
@@ -132,7 +134,7 @@ class WebSearch:
         """Return at most `k` hits per query, in the provider's order. An empty query has no hits.
 
         Raises:
-            RetrievalError: the provider is unavailable, rejects the request, or sends an invalid response.
+            ServiceError: the provider is unavailable, rejects the request, or sends an invalid response.
         """
         check_count(k)
         return [self._search(clean_query(query), k) for query in queries]
@@ -159,18 +161,18 @@ def read_results(answer: Any, provider: Provider, k: int) -> list[Hit]:
     Results without an address or a title are skipped.
 
     Raises:
-        RetrievalError: the response does not have the provider's format.
+        ServiceError: the response does not have the provider's format.
     """
     for name in provider.path:
         if not isinstance(answer, dict):
-            raise RetrievalError(f"{provider.name} returned an invalid response: expected a list of results")
+            raise ServiceError(f"{provider.name} returned an invalid response: expected a list of results")
         answer = answer.get(name, {} if name != provider.path[-1] else [])
     if not isinstance(answer, list):
-        raise RetrievalError(f"{provider.name} returned an invalid response: expected a list of results")
+        raise ServiceError(f"{provider.name} returned an invalid response: expected a list of results")
     pages: dict[str, Document] = {}
     for result in answer:
         if not isinstance(result, dict):
-            raise RetrievalError(f"{provider.name} returned an invalid response: expected a list of results")
+            raise ServiceError(f"{provider.name} returned an invalid response: expected a list of results")
         address, title, snippet = (result.get(name) for name in provider.keys)
         if not isinstance(address, str) or not isinstance(title, str):
             continue

@@ -24,11 +24,11 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
-from empg.environments.deepsearch.retrieval.addresses import Deadline, Transport, public_addresses
-from empg.environments.deepsearch.retrieval.breaker import Breaker
-from empg.environments.deepsearch.retrieval.unpacking import ACCEPTED, PackedError, read_body
-from empg.environments.deepsearch.world import RetrievalError
 from empg.errors import UserError
+from empg.web.addresses import Deadline, Transport, public_addresses
+from empg.web.breaker import Breaker
+from empg.web.errors import ServiceError
+from empg.web.unpacking import ACCEPTED, PackedError, read_body
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _USER_AGENT = "empg (research agent)"
@@ -146,7 +146,7 @@ class HttpClient:
             is_final: returns whether a response is returned although its status is one of those that are retried.
 
         Raises:
-            RetrievalError: no attempt succeeded, or the circuit is open (`RequestPolicy.failure_threshold`). The
+            ServiceError: no attempt succeeded, or the circuit is open (`RequestPolicy.failure_threshold`). The
                 message contains the host, but neither key nor query.
             PrivateAddressError: the host's address is private and the policy does not allow this.
         """
@@ -157,7 +157,7 @@ class HttpClient:
             content, headers["Content-Type"] = text.encode("utf-8", "replace"), "application/json"
         for attempt in range(1, request_policy.attempts + 1):
             if self._breaker.refuses(host):
-                raise RetrievalError(
+                raise ServiceError(
                     f"{host}: circuit open after {request_policy.failure_threshold} consecutive failures"
                 )
             self._take_turn()
@@ -172,7 +172,7 @@ class HttpClient:
                     wait = max(wait, problem.wait)
                 if attempt == request_policy.attempts or circuit_open or wait > request_policy.longest_wait:
                     tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
-                    raise RetrievalError(f"{host} {problem} ({tries})") from problem
+                    raise ServiceError(f"{host} {problem} ({tries})") from problem
                 time.sleep(wait)
         raise AssertionError("unreachable")
 
@@ -180,19 +180,19 @@ class HttpClient:
         """Return the JSON of a 200 response; see `request`.
 
         Raises:
-            RetrievalError: no attempt succeeded, the status is not 200, or the body is too long or not JSON.
+            ServiceError: no attempt succeeded, the status is not 200, or the body is too long or not JSON.
         """
         answer, host = self.request(method, url, **request), _host(url)
         if answer.status in (401, 403):
-            raise RetrievalError(f"{host} rejected the request with status {answer.status}. Check its API key")
+            raise ServiceError(f"{host} rejected the request with status {answer.status}. Check its API key")
         if answer.status != 200:
-            raise RetrievalError(f"{host} answered {answer.status}")
+            raise ServiceError(f"{host} answered {answer.status}")
         if answer.cut:
-            raise RetrievalError(f"{host} sent more than {self.request_policy.max_bytes:,} bytes")
+            raise ServiceError(f"{host} sent more than {self.request_policy.max_bytes:,} bytes")
         try:
             return json.loads(answer.body)
         except (ValueError, RecursionError) as error:
-            raise RetrievalError(f"{host} did not return JSON") from error
+            raise ServiceError(f"{host} did not return JSON") from error
 
     def _attempt(
         self,
@@ -267,12 +267,12 @@ def _host(url: str) -> str:
     """Return the host of a URL, for messages.
 
     Raises:
-        RetrievalError: the URL is invalid.
+        ServiceError: the URL is invalid.
     """
     try:
         return httpx.URL(url).netloc.decode("ascii", "replace")
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-        raise RetrievalError("invalid web address: expected http:// or https:// and a host") from error
+        raise ServiceError("invalid web address: expected http:// or https:// and a host") from error
 
 
 @contextmanager
@@ -285,9 +285,9 @@ def _one_line(timeout: float) -> Iterator[None]:
     except (httpx.ConnectError, httpcore.ConnectError) as error:
         raise _TransientError("cannot be reached") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol, UnicodeError) as error:
-        raise RetrievalError("invalid web address: expected http:// or https:// and a host") from error
+        raise ServiceError("invalid web address: expected http:// or https:// and a host") from error
     except PackedError as error:
-        raise RetrievalError("the response cannot be unpacked") from error
+        raise ServiceError("the response cannot be unpacked") from error
     except (httpx.HTTPError, httpcore.ProtocolError, httpcore.NetworkError, httpcore.ProxyError) as error:
         raise _TransientError("closed the connection early") from error
 

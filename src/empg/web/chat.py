@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from empg.environments.deepsearch.retrieval.query import clean_text
-from empg.environments.deepsearch.retrieval.transport import HttpClient, RequestPolicy, read_variable
-from empg.environments.deepsearch.world import RetrievalError
 from empg.errors import UserError
+from empg.web.client import HttpClient, RequestPolicy, read_variable
+from empg.web.errors import ServiceError
+from empg.web.text import clean_text
 
 REQUEST_POLICY = RequestPolicy(timeout=60.0)  # judges are slower than searches
 _MAX_ECHO = 500  # characters of an unreadable reply that the reminder repeats
@@ -68,7 +68,7 @@ class ChatModel:
         `asking` is called before each request.
 
         Raises:
-            RetrievalError: the model is unavailable, rejects the request, or does not return a chat completion.
+            ServiceError: the model is unavailable, rejects the request, or does not return a chat completion.
         """
         messages = [{"role": "user", "content": prompt}]
         for _ in range(2):
@@ -87,7 +87,7 @@ def read_reply(answer: Any) -> str:
     """Return the text of a chat completion, or "" if the model returned no content.
 
     Raises:
-        RetrievalError: the response is not a chat completion.
+        ServiceError: the response is not a chat completion.
     """
     choices = answer.get("choices") if isinstance(answer, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -96,7 +96,7 @@ def read_reply(answer: Any) -> str:
     if content is None:
         return ""  # the model refused, or reached the token limit while reasoning
     if not isinstance(content, str):
-        raise RetrievalError("the judge did not return a chat completion")
+        raise ServiceError("the judge did not return a chat completion")
     return content
 
 
