@@ -8,5 +8,5 @@ from empg.errors import UserError
 class ServiceError(UserError):
     """A request to another machine failed (unreachable server, timeout, rejected key, wrong response).
 
-    The message is one line that says why. It names the host, but neither key nor query.
+    The message is one line that says why, without key and query.
     """

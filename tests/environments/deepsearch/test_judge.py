@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from empg.environments.deepsearch.judge import Judge, JudgeReport, read_verdict
 from empg.environments.deepsearch.world import NoVerdict, Question
 from empg.environments.registry import make
 from empg.rollout.env_pool import LocalEnvPool
-from empg.web.chat import read_reply
 from empg.web.client import RequestPolicy
 from empg.web.errors import ServiceError
 from tests.web.servers import Reply, ScriptedServer, dead_url, scripted
@@ -245,22 +242,3 @@ def test_threads_share_a_judge() -> None:
         for thread in threads:
             thread.join()
         assert (scores, judge.report.asked) == ([1.0] * 8, 8)
-
-
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=2)
-        | st.dictionaries(st.sampled_from(["choices", "message", "content"]), inner, max_size=2)
-    ),
-)
-
-
-@settings(deadline=None)
-@given(_JSON)
-def test_any_json_is_a_reply_or_an_error(answer: Any) -> None:
-    try:
-        reply: object = read_reply(answer)
-    except ServiceError:
-        return
-    assert isinstance(reply, str)

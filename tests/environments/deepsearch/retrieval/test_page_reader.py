@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import logging
 import os
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from empg.environments.deepsearch.retrieval.page_reader import MAX_TEXT, PAGE_REQUEST_POLICY, WebLibrary, web_address
 from empg.environments.deepsearch.world import Document
 from empg.web import addresses
-from empg.web.addresses import PrivateAddressError, is_public, public_addresses
+from empg.web.addresses import public_addresses
 from empg.web.client import RequestPolicy
 from empg.web.errors import ServiceError
 from tests.web.servers import Reply, ScriptedServer, dead_url, scripted
@@ -230,24 +229,6 @@ def test_addresses_lose_their_fragment() -> None:
     assert web_address("HTTP://a.example") is not None
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
-        "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-        "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1", "fec0::2", "64:ff9b:1::7f00:1", "::127.0.0.1",
-        "::ffff:0:7f00:1", "192.0.0.192", "168.63.129.16", "::ffff:168.63.129.16", "100::1",
-    ],
-)  # fmt: skip
-def test_private_addresses(address: str) -> None:
-    assert not is_public(address)
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_public_addresses(address: str) -> None:
-    assert is_public(address)
-
-
 def test_this_machine_cannot_be_opened(caplog: pytest.LogCaptureFixture) -> None:
     with scripted(html(PAGE)) as script, caplog.at_level(logging.WARNING):
         port = script.url.rpartition(":")[2]
@@ -268,79 +249,3 @@ def test_a_redirect_to_this_machine_is_rejected(monkeypatch: pytest.MonkeyPatch)
         assert library.open(f"http://public.example:{outside.url.rpartition(':')[2]}/") is None
         assert (len(outside.seen), inside.seen) == (1, [])
         assert library.open(f"http://public.example:{inside.url.rpartition(':')[2]}/") is not None
-
-
-def test_a_name_with_one_private_address_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("8.8.8.8", "127.0.0.1")]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **more: entries[:1])
-    assert public_addresses("a.example", 80) == ["8.8.8.8"]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **more: entries)
-    with pytest.raises(PrivateAddressError, match=r"a\.example is not on the public internet"):
-        public_addresses("a.example", 80)
-
-
-@pytest.mark.parametrize("kind", ["http_proxy", "all_proxy"])
-def test_an_unused_proxy_changes_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """The connection uses the address that was checked, because the name is resolved only once."""
-    asked: list[str] = []
-    connected: list[tuple[str, int]] = []
-
-    def changing(host: str, port: int, **more: object) -> list[object]:
-        asked.append(host)
-        address = "8.8.8.8" if len(asked) == 1 else "127.0.0.1"
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
-
-    def connect(address: tuple[str, int], *more: object, **others: object) -> None:
-        connected.append(address)
-        raise ConnectionRefusedError
-
-    monkeypatch.setenv(kind, "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(socket, "getaddrinfo", changing)
-    monkeypatch.setattr(socket, "create_connection", connect)
-    with pytest.raises(ServiceError):
-        WebLibrary(request_policy=replace(HERE, allow_private=False, attempts=1)).open("http://changing.example/")
-    assert (asked, connected) == (["changing.example"], [("8.8.8.8", 80)])
-
-
-@pytest.mark.parametrize("proxied", [False, True])
-def test_all_waits_of_a_request_end_at_the_deadline(monkeypatch: pytest.MonkeyPatch, proxied: bool) -> None:
-    with scripted(html(PAGE, drip=0.1)) as slow:
-        if proxied:
-            monkeypatch.setenv("http_proxy", slow.url)
-        library = WebLibrary(request_policy=replace(HERE, timeout=0.4))
-        begun = time.monotonic()
-        with pytest.raises(ServiceError, match=r"did not answer within 0\.4 s \(2 attempts\)"):
-            library.open("http://no-such-host.invalid/" if proxied else slow.url)
-        assert time.monotonic() - begun < 3
-
-
-def test_name_resolution_counts_towards_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **more: time.sleep(3))
-    for private in (False, True):
-        library = WebLibrary(request_policy=replace(HERE, timeout=0.2, allow_private=private))
-        begun = time.monotonic()
-        with pytest.raises(ServiceError, match=r"slow\.example did not answer within 0\.2 s \(2 attempts\)"):
-            library.open("http://slow.example/")
-        assert time.monotonic() - begun < 2
-
-
-@pytest.mark.parametrize("proxy", ["ftp://secret@p.example", "http://secret:x@[::1", "socks5://secret@p.example:1"])
-def test_the_error_for_an_unsupported_proxy_does_not_contain_its_password(
-    monkeypatch: pytest.MonkeyPatch, proxy: str
-) -> None:
-    monkeypatch.setenv("http_proxy", proxy)
-    with pytest.raises(ValueError, match="proxy in the environment variables") as caught:
-        WebLibrary()
-    assert "secret" not in str(caught.value)
-
-
-def test_behind_a_proxy_names_are_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    with scripted(html(PAGE)) as proxy, scripted(html(PAGE)) as inside:
-        monkeypatch.setenv("http_proxy", proxy.url)
-        library = WebLibrary(request_policy=replace(HERE, allow_private=False))
-        assert library.open(inside.url) is None
-        assert (proxy.seen, inside.seen) == ([], [])
-        page = library.open("http://no-such-host.invalid/page")  # the proxy resolves it
-        assert page is not None
-        assert page.title == "Lake Orvel"

@@ -1,0 +1,29 @@
+"""The reply in the response of a chat model, whatever the server sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from empg.web.chat import read_reply
+from empg.web.errors import ServiceError
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["choices", "message", "content"]), inner, max_size=2)
+    ),
+)
+
+
+@settings(deadline=None)
+@given(_JSON)
+def test_any_json_is_a_reply_or_an_error(answer: Any) -> None:
+    try:
+        reply: object = read_reply(answer)
+    except ServiceError:
+        return
+    assert isinstance(reply, str)
