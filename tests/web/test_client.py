@@ -208,6 +208,23 @@ def test_the_circuit_opens_after_consecutive_failures_then_allows_one_request() 
         assert len(script.seen) == 8
 
 
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [(packed(b"not gzip", "gzip"), "cannot be unpacked"), (Reply(status=404), "answered 404"), (Reply(b"{"), "JSON")],
+    ids=["damaged", "404", "not JSON"],
+)
+def test_any_response_closes_the_circuit(probe: Reply, message: str) -> None:
+    """A probe whose response is wrong shows that the server answers; the next request goes through."""
+    with scripted(Reply(status=503), Reply(status=503), probe, Reply(ONE)) as script:
+        client = HttpClient(replace(QUICK, failure_threshold=2, cool_down=0.2))
+        with pytest.raises(ServiceError, match=r"answered 503 \(2 attempts\)"):
+            client.json("POST", script.url)
+        time.sleep(0.25)
+        with pytest.raises(ServiceError, match=message):
+            client.json("POST", script.url)
+        assert client.json("POST", script.url) == RED
+
+
 def test_a_stalled_server_does_not_stop_a_run() -> None:
     with scripted(Reply(ONE, wait=30)) as script:
         client = HttpClient(RequestPolicy(timeout=0.2, attempts=3, backoff=0.01))

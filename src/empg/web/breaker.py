@@ -45,7 +45,7 @@ class Breaker:
             return True
 
     def answered(self, host: str) -> None:
-        """Reset the failures of a server after a successful response."""
+        """Reset the failures of a server after any response that is not retried, even a damaged one."""
         with self._lock:
             self._failures.pop(host, None)
             self._until.pop(host, None)

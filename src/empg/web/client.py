@@ -165,6 +165,9 @@ class HttpClient:
                 answer = self._attempt(method, url, headers, params, content, is_final)
                 self._breaker.answered(host)
                 return answer
+            except PackedError as error:
+                self._breaker.answered(host)  # the server works, so this probe closes an open circuit
+                raise ServiceError("the response cannot be unpacked") from error
             except _TransientError as problem:
                 circuit_open = self._breaker.failed(host)
                 wait = request_policy.backoff * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.0)
@@ -204,7 +207,7 @@ class HttpClient:
         is_final: Callable[[Answer], bool] | None,
     ) -> Answer:
         self._deadline.at = time.monotonic() + self.request_policy.timeout
-        with _one_line(self.request_policy.timeout):
+        with _translated_errors(self.request_policy.timeout):
             proxy = self._proxy_of(url)
             if proxy is not None and not self.request_policy.allow_private:
                 self._check_as_named(url)
@@ -276,8 +279,8 @@ def _host(url: str) -> str:
 
 
 @contextmanager
-def _one_line(timeout: float) -> Iterator[None]:
-    """Convert exceptions of httpx and httpcore to ours. Protocol errors count as transient, as of a dying server."""
+def _translated_errors(timeout: float) -> Iterator[None]:
+    """Translate exceptions of httpx and httpcore to ours. Protocol errors count as transient, as of a dying server."""
     try:
         yield
     except (httpx.TimeoutException, httpcore.TimeoutException) as error:
@@ -286,8 +289,6 @@ def _one_line(timeout: float) -> Iterator[None]:
         raise _TransientError("cannot be reached") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol, UnicodeError) as error:
         raise ServiceError("invalid web address: expected http:// or https:// and a host") from error
-    except PackedError as error:
-        raise ServiceError("the response cannot be unpacked") from error
     except (httpx.HTTPError, httpcore.ProtocolError, httpcore.NetworkError, httpcore.ProxyError) as error:
         raise _TransientError("closed the connection early") from error
 
