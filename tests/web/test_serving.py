@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import socket
@@ -12,9 +13,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from empg.errors import UserError
-from empg.web.serving import serve_app, web_app
+from empg.web.serving import BodyTooLargeError, read_body, serve_app, web_app
 
 SERVERS = {
     "site": (
@@ -207,3 +209,30 @@ def test_a_port_that_is_in_use_is_refused() -> None:
             UserError, match=rf"^cannot serve at 127\.0\.0\.1:{port} \(.*\)\. Choose another port, or 0$"
         ):
             serve_app(web_app([], "127.0.0.1"), "127.0.0.1", port, None)
+
+
+@pytest.mark.parametrize("sizes", [[], [10], [4, 6], [0, 10, 0]])
+def test_a_body_of_at_most_the_limit_is_read(sizes: list[int]) -> None:
+    request, _ = sent_in_chunks(sizes)
+    assert asyncio.run(read_body(request, 10)) == b"x" * sum(sizes)
+
+
+@pytest.mark.parametrize(("sizes", "taken"), [([11], 1), ([10, 1, 1], 2), ([6, 6, 6, 6], 2)])
+def test_a_body_that_is_too_large_is_not_read_to_its_end(sizes: list[int], taken: int) -> None:
+    request, received = sent_in_chunks(sizes)
+    with pytest.raises(BodyTooLargeError, match=r"^the body has more than 10 bytes$"):
+        asyncio.run(read_body(request, 10))
+    assert len(received) == taken
+
+
+def sent_in_chunks(sizes: list[int]) -> tuple[Request, list[int]]:
+    """A request without a length, and the sizes of the chunks that the server has taken so far."""
+    received: list[int] = []
+
+    async def receive() -> dict[str, object]:
+        if len(received) == len(sizes):
+            return {"type": "http.request", "body": b"", "more_body": False}
+        received.append(sizes[len(received)])
+        return {"type": "http.request", "body": b"x" * received[-1], "more_body": True}
+
+    return Request({"type": "http", "method": "POST", "headers": []}, receive), received

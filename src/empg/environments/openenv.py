@@ -49,7 +49,7 @@ from empg.environments.options import concerns_split
 from empg.environments.panels import panel_order
 from empg.environments.registry import Maker, find
 from empg.errors import MissingExtraError, UserError
-from empg.web.serving import serve_app, web_app
+from empg.web.serving import BodyTooLargeError, read_body, serve_app, web_app
 
 MAX_MESSAGE = 1 << 20  # bytes of a message or a body
 MAX_LISTED = 1_000  # tasks in one answer
@@ -321,12 +321,9 @@ async def _send(websocket: WebSocket, answer: dict[str, Any]) -> None:
 
 async def _body(request: Request) -> Any:
     """Return the JSON of a request."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_MESSAGE:
-            raise RequestError(f"the body has more than {MAX_MESSAGE:,} bytes")
     try:
-        return json.loads(body)
+        return json.loads(await read_body(request, MAX_MESSAGE))
+    except BodyTooLargeError as error:
+        raise RequestError(str(error)) from None
     except (ValueError, RecursionError):
         raise RequestError("the body is not JSON") from None

@@ -28,7 +28,7 @@ from empg.errors import UserError
 from empg.web.addresses import Deadline, Transport, public_addresses
 from empg.web.breaker import Breaker
 from empg.web.errors import ServiceError
-from empg.web.unpacking import ACCEPTED, PackedError, read_body
+from empg.web.unpacking import ACCEPTED, PackedError, unpack_body
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _USER_AGENT = "empg (research agent)"
@@ -223,7 +223,7 @@ class HttpClient:
 
     def _read(self, response: httpx.Response) -> Answer:
         packed = response.headers.get("Content-Encoding", "")
-        body, cut = read_body(response.iter_raw(), packed, self.request_policy.max_bytes)
+        body, cut = unpack_body(response.iter_raw(), packed, self.request_policy.max_bytes)
         return Answer(
             url=str(response.url),
             status=response.status_code,

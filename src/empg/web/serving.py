@@ -16,7 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +29,10 @@ REQUEST_SECONDS = 30.0  # for a whole request to arrive, however slowly its byte
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _PORT_REFUSED = (errno.EADDRINUSE, errno.EACCES)  # EACCES: ports below 1024 are for administrators
 _OWN_ADDRESS = "Use an address of this machine, such as 127.0.0.1"
+
+
+class BodyTooLargeError(Exception):
+    """The body of a request exceeds the limit of its server; the message is one line."""
 
 
 def web_app(routes: Sequence[BaseRoute], host: str, exception_handlers: Mapping[Any, Any] | None = None) -> Starlette:
@@ -89,6 +93,24 @@ def serve_app(
         await serving
 
     asyncio.run(run())
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Return the body of a request. Reading stops as soon as it is too large, whatever length the client announced.
+
+    Args:
+        request: the request.
+        most: largest body (bytes).
+
+    Raises:
+        BodyTooLargeError: the body has more bytes.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise BodyTooLargeError(f"the body has more than {most:,} bytes")
+    return bytes(body)
 
 
 class _TimedProtocol(H11Protocol):

@@ -20,7 +20,7 @@ class PackedError(Exception):
     """A body has an encoding that was not requested, or is damaged."""
 
 
-def read_body(chunks: Iterable[bytes], encoding: str, most: int) -> tuple[bytes, bool]:
+def unpack_body(chunks: Iterable[bytes], encoding: str, most: int) -> tuple[bytes, bool]:
     """Return a decompressed body, cut to `most` bytes, and whether it was cut.
 
     Args:

@@ -29,7 +29,7 @@ from empg.environments.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
 from empg.environments.webshop.recording import Recording
 from empg.environments.webshop.shop import squeeze
 from empg.environments.webshop.world import Page
-from empg.web.serving import serve_app, web_app
+from empg.web.serving import BodyTooLargeError, read_body, serve_app, web_app
 
 SESSIONS_KEPT = 1_000  # the least recently used session is dropped first
 MAX_FORM, MAX_FIELDS = 10_000, 20  # bytes; fields (no form of this site has as many)
@@ -211,11 +211,10 @@ class _BadForm(Exception):
 
 async def _form(request: Request) -> dict[str, str]:
     """Return the fields of a form. If a name occurs several times, the last value is used."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM:
-            raise _BadForm("The form is too long.", 413)
+    try:
+        body = await read_body(request, MAX_FORM)
+    except BodyTooLargeError:
+        raise _BadForm("The form is too long.", 413) from None
     try:
         fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=MAX_FIELDS)
     except ValueError:

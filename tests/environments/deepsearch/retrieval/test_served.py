@@ -137,7 +137,8 @@ def test_the_requests_of_search_r1_are_supported(server: str) -> None:
 
 
 def test_health_and_other_requests(server: str) -> None:
-    assert httpx.post(f"{server}/retrieve", content=b"x" * (MAX_BODY + 1)).status_code == 413
+    answer = httpx.post(f"{server}/retrieve", content=b"x" * (MAX_BODY + 1))
+    assert (answer.status_code, answer.json()) == (413, {"detail": "body must have at most 16,777,216 bytes"})
     assert httpx.get(f"{server}/retrieve").status_code == 405
     assert httpx.get(f"{server}/health").json() == {"status": "ok"}
     # A lone surrogate is valid JSON.

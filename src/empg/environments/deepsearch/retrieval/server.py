@@ -18,7 +18,7 @@ from empg.environments.deepsearch.retrieval.contents import join_contents
 from empg.environments.deepsearch.retrieval.query import MAX_HITS
 from empg.environments.deepsearch.world import Hit, Retriever
 from empg.web.errors import ServiceError
-from empg.web.serving import serve_app, web_app
+from empg.web.serving import BodyTooLargeError, read_body, serve_app, web_app
 from empg.web.text import clean_text
 
 MAX_BODY = 16 << 20  # bytes
@@ -42,11 +42,13 @@ def retriever_app(retriever: Retriever, host: str = "127.0.0.1") -> Starlette:
 
     async def retrieve(request: Request) -> JSONResponse:
         try:
-            parsed = _parse(await _body(request))
+            parsed = _parse(await read_body(request, MAX_BODY))
             # Search-R1's trainer asks nothing in a turn in which no episode searches.
             found = await run_in_threadpool(retriever.search, parsed.queries, parsed.count) if parsed.queries else []
+        except BodyTooLargeError:
+            return JSONResponse({"detail": f"body must have at most {MAX_BODY:,} bytes"}, 413)
         except _RequestError as problem:
-            return JSONResponse({"detail": str(problem)}, problem.status)
+            return JSONResponse({"detail": str(problem)}, 422)
         except ServiceError as problem:
             return JSONResponse({"detail": str(problem)}, 502)
         return JSONResponse({"result": [[_answer(hit, parsed.with_scores) for hit in hits] for hits in found]})
@@ -82,18 +84,7 @@ class _Request:
 
 
 class _RequestError(Exception):
-    def __init__(self, reason: str, status: int = 422) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise _RequestError(f"body must have at most {MAX_BODY:,} bytes", 413)
-    return bytes(body)
+    """A request that is not of the protocol; the message is for the client."""
 
 
 def _parse(body: bytes) -> _Request:
