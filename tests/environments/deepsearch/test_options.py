@@ -19,7 +19,6 @@ from empg.environments.deepsearch.retrieval.dense import FaissIndex
 from empg.environments.deepsearch.retrieval.stored import StoredDocuments
 from empg.environments.deepsearch.retrievers import corpus_file, open_search
 from empg.web.cache import DiskCache
-from empg.web.client import RequestPolicy
 from empg.web.errors import ServiceError
 from empg.web.options import Requests
 from tests.environments.deepsearch.encoders import Hashing
@@ -117,12 +116,6 @@ def test_a_wrong_option_is_an_error_of_one_line_that_names_it(options: dict[str,
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------
-
-
-def test_requests_change_what_they_name() -> None:
-    usual = RequestPolicy(timeout=60.0, attempts=3)
-    assert Requests(timeout=2.0).over(usual) == RequestPolicy(timeout=2.0, attempts=3)
-    assert Requests(per_second=5.0, attempts=1).over(usual) == RequestPolicy(timeout=60.0, attempts=1, per_second=5.0)
 
 
 def _searched(url: str, **requests: float) -> str:
