@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from empg.errors import UserError
+from empg.record.errors import RunFolderError
 from empg.record.fields import fault_of
 from empg.record.loading import load
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.record.statistics import compare, shared_splits
 from empg.report.figure import draw_curve
 from empg.report.page import render_page

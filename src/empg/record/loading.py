@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from empg.errors import message_of
 from empg.record.records import Record, eval_records, train_records
 from empg.record.runfolder import RunFolder
 from empg.record.tables import EPISODES, TableError
@@ -82,9 +83,7 @@ class LoadedRun:
                 raise TypeError(f"{missing[0]}: expected a value in each row")
             return found
         except (pa.ArrowException, KeyError, TypeError, ValueError, OverflowError) as error:
-            self._note(
-                f"{self.folder.episodes_path(iteration)} has wrong columns: {' '.join(str(error).split())[:200]}"
-            )
+            self._note(f"{self.folder.episodes_path(iteration)} has wrong columns: {message_of(error)}")
             return EPISODES.empty_table()
 
     @cached_property
@@ -99,8 +98,8 @@ class LoadedRun:
 
     @cached_property
     def _records(self) -> list[Record]:
-        records = self.folder.read_metrics()
-        for problem in self.folder.problems:
+        records, problems = self.folder.read_metrics_and_problems()
+        for problem in problems:
             self._note(problem)
         return records
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from empg.errors import UserError
-from empg.record.durable import write_whole
+from empg.record.durable import write_file
 from empg.record.records import EvalRecord, Record, own_evaluations, train_records
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.report.before_after import Rate
 from empg.report.curves import number, pen
 from empg.report.markup import shown
@@ -105,7 +105,7 @@ def draw_curve(
     Raises:
         UserError: no runs, a run that is named twice, a wrong number of labels, a split or decoding without
             evaluations, or runs without anything to draw yet.
-        RunFolderError: a run's metrics.jsonl or recipe.yaml is damaged, or the figure cannot be written.
+        UserError: a run's metrics.jsonl or recipe.yaml is damaged, or the figure cannot be written.
     """
     if not runs or (labels is not None and len(labels) != len(runs)):
         raise UserError(f"wrong number of labels: expected one per run, got {len(runs)} runs and labels={labels!r}")
@@ -146,7 +146,7 @@ def draw_lines(
         y_labels: labels of the vertical axis by their value.
 
     Raises:
-        RunFolderError: the figure cannot be written.
+        UserError: the figure cannot be written.
     """
     iterations = [i for line in lines for by in (line.raw, line.smooth, line.marks) for i in by]
     last = max([1, *iterations])
@@ -171,11 +171,7 @@ def draw_lines(
         x_ticks=[(_x(place, last), place) for place in _ticks(last)],
         x_label=x_label,
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, svg.encode("utf-8", "replace"))
-    except OSError as error:
-        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
+    write_file(path, svg)
     return path
 
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from empg.errors import UserError
-from empg.record.durable import write_whole
+from empg.record.durable import write_file
 from empg.record.loading import LoadedRun
 from empg.record.records import train_records
 from empg.report.curves import Chart
@@ -30,16 +30,13 @@ class Figure:
         return render_charts(self.title, [asdict(chart) for chart in self.charts])
 
     def save(self, path: str | Path) -> Path:
-        """Write the page as a complete file or none.
+        """Write the page as a complete file or none; its folder is created.
 
         Raises:
             UserError: the file cannot be written.
         """
         path = Path(path)
-        try:
-            write_whole(path, self.html().encode("utf-8", "replace"))
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        write_file(path, self.html())
         return path
 
     def _repr_html_(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
-from empg.record.durable import write_whole
+from empg.record.durable import write_file
 from empg.report.figure import SMOOTHED, draw_lines
 from empg.study.learning import Learning, learning_rows
 from empg.study.pooled import LEAST_SEEDS, pooled_rows
@@ -55,11 +55,7 @@ def write_page(folders: Sequence[Path], out: Path, say: Callable[[str], object] 
         say(f"{results.study.name}: tables and figures of {len(results.runs)} runs")
         lines += _study(results, out, figures)
     lines += _pooled(studies)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    write_file(out, "\n".join(lines) + "\n")
     return [out, *figures]
 
 

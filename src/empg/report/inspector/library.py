@@ -99,11 +99,9 @@ class InspectedRun:
             path = self.folder.metrics_path
             state = _state(path)
             try:
-                records = self.folder.read_metrics()
+                records, found = self.folder.read_metrics_and_problems()
             except UserError as error:
                 records, found = [], [str(error)]
-            else:
-                found = list(self.folder.problems)
             self._note(path, state, found)
         return records
 
