@@ -65,7 +65,7 @@ def test_a_figure_draws_its_charts(browser: Any, finished_run: RunFolder, tmp_pa
 
 def test_a_chart_with_many_numbers_does_not_stop_the_charts_after_it(browser: Any, tmp_path: Path) -> None:
     def chart(numbers: int) -> Chart:
-        values = [float(i % 7) for i in range(numbers)]
+        values: list[float | None] = [float(i % 7) for i in range(numbers)]
         return Chart("Many", "", "", [Series("s", "line", values)], x=list(range(numbers)))
 
     page = browser.new_page()

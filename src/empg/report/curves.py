@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from empg.record.fields import finite
 from empg.record.records import (
     EvalRecord,
     Record,
@@ -14,7 +15,6 @@ from empg.record.records import (
     train_records,
     warm_start_records,
 )
-from empg.report.markup import finite
 
 Values = list[float | None]
 COLOURS = 6  # size of the page's palette without grey
@@ -224,11 +224,6 @@ def charts(records: Sequence[Record], recipe: Mapping[str, Any] | None = None) -
     return [chart for chart in made if chart.series]
 
 
-def number(value: Any) -> float | None:
-    """Return the value if it is a finite number, else None; a bool is not a number."""
-    return value if finite(value) is not None else None
-
-
 def pen(place: int) -> tuple[int, int]:
     """Return the colour and the dashes of one of many series, numbered from 0; the 19th is drawn as the first."""
     return place % COLOURS + 1, place // COLOURS % DASHES
@@ -262,7 +257,7 @@ def _further_statistics(train: Sequence[TrainRecord]) -> list[_Spec]:
 def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) -> Chart:
     x = sorted({r["iteration"] for r in train} | {r["iteration"] for r in evaluations})
     chart = Chart("Success", "Panels with 95% Wilson intervals, and training episodes", "percent", [], x=x, top=1.0)
-    rollouts = {r["iteration"]: number(r.get("rollout/success")) for r in train}
+    rollouts = {r["iteration"]: finite(r.get("rollout/success")) for r in train}
     if any(value is not None for value in rollouts.values()):
         chart.series.append(Series("training episodes", "line", [rollouts.get(i) for i in x], colour=0))
     for place, (split, decoding) in enumerate(panels(evaluations)):
@@ -270,7 +265,7 @@ def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) ->
             r["iteration"]: r for r in evaluations if (r["split"], r["decoding"]) == (split, decoding)
         }
         success, low, high = (
-            [number(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")
+            [finite(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")
         )
         chart.series.append(Series(f"{split}, {decoding}", "whiskers", success, low, high, *pen(place)))
     return chart
@@ -300,7 +295,7 @@ def _chart(spec: _Spec, records: Sequence[Mapping[str, Any]], x_label: str) -> C
 
 
 def _column(records: Sequence[Mapping[str, Any]], key: str) -> Values:
-    return [number(r.get(key)) for r in records]
+    return [finite(r.get(key)) for r in records]
 
 
 def _any(values: Values) -> bool:

@@ -10,10 +10,11 @@ from jinja2 import Environment, StrictUndefined
 
 from empg.errors import UserError
 from empg.record.durable import write_file
+from empg.record.fields import finite
 from empg.record.records import EvalRecord, Record, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.report.before_after import Rate
-from empg.report.curves import number, pen
+from empg.report.curves import pen
 from empg.report.markup import shown
 from empg.report.names import names_of
 
@@ -187,7 +188,7 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 
 def _train(records: Sequence[Record]) -> dict[int, float]:
     """Return the success of the training episodes by iteration."""
-    found = {r["iteration"]: number(r.get("rollout/success")) for r in train_records(records)}
+    found = {r["iteration"]: finite(r.get("rollout/success")) for r in train_records(records)}
     return {i: success for i, success in sorted(found.items()) if success is not None}
 
 

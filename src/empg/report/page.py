@@ -22,10 +22,11 @@ from markupsafe import Markup
 from empg import __version__
 from empg.errors import UserError, message_of
 from empg.record.durable import write_file
+from empg.record.fields import finite
 from empg.record.records import Record, TrainRecord, train_records
 from empg.record.runfolder import RunFolder
 from empg.report.before_after import outcomes
-from empg.report.curves import charts, number
+from empg.report.curves import charts
 from empg.report.markup import embed_json, shown
 from empg.report.stepview import step_view
 
@@ -104,7 +105,7 @@ def _status(train: Sequence[TrainRecord], planned: Any) -> str:
 
 def _facts(begun: Record, train: Sequence[TrainRecord], run: RunFolder) -> list[tuple[str, str]]:
     def total(key: str) -> float:
-        return sum(number(r.get(key)) or 0 for r in train)
+        return sum(finite(r.get(key)) or 0 for r in train)
 
     facts = [
         ("seed", begun.get("seed")),

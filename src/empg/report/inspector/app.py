@@ -20,6 +20,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from empg.environments.serving import serve_app, web_app
+from empg.record.fields import finite
 from empg.record.records import own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.report.inspector import listing
@@ -27,7 +28,7 @@ from empg.report.inspector.batch import batch_charts, extremes, kinds_of_steps
 from empg.report.inspector.conversation import conversation, credit_inputs
 from empg.report.inspector.library import InspectedRun, Row, open_runs
 from empg.report.inspector.tree import partings, tree, what_was_done
-from empg.report.markup import embed_json, encodable, extent, finite, shown
+from empg.report.markup import embed_json, encodable, extent, shown
 from empg.report.overlay import MAIN, evaluation_curves, overlay, training_curves_by_type
 
 HOST = "127.0.0.1"

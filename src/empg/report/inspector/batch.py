@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from empg.record.fields import finite
 from empg.report.curves import Chart, Series
 from empg.report.inspector.conversation import fault
 from empg.report.inspector.library import Row
-from empg.report.markup import finite, short
+from empg.report.markup import short
 
 BINS = 40  # of the histogram of H
 EXTREMES = 10  # steps in each table

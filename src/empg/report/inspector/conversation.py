@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from empg.record.fields import finite
 from empg.record.loading import finished_before
 from empg.report.inspector.library import InspectedRun, Row
 from empg.report.inspector.tokens import TokenTexts
-from empg.report.markup import finite, short
+from empg.report.markup import short
 
 MAX_TEXT = 20_000  # characters of one text on a page
 MAX_TOKENS = 4_000  # shaded tokens of one turn on a page

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from empg.errors import UserError
+from empg.record.fields import finite
 from empg.record.loading import LoadedRun, episodes_of, grouped
 from empg.record.records import Record
 from empg.record.runfolder import RunFolder
 from empg.record.tables import EPISODES
 from empg.report.inspector.tokens import TokenTexts, tokenizer_path
-from empg.report.markup import finite, short
+from empg.report.markup import short
 from empg.report.names import names_of
 
 MAX_NAME = 100  # characters of the name of a rule or an option

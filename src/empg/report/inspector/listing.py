@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 import pyarrow.compute as pc
 
 from empg.plain_text import visible
+from empg.record.fields import finite
 from empg.report.inspector.library import InspectedRun, Row
-from empg.report.markup import finite
 
 PAGE = 50  # episodes on one page
 _MAX_QUERY = 200  # characters of a search
