@@ -11,8 +11,8 @@ from empg.errors import UserError
 from empg.record.durable import write_file
 from empg.record.loading import LoadedRun
 from empg.record.records import train_records
+from empg.report.batch import batch_charts
 from empg.report.curves import Chart
-from empg.report.inspector.batch import batch_charts
 from empg.report.names import names_of
 from empg.report.overlay import MAIN, overlay
 from empg.report.page import render_charts
@@ -59,11 +59,7 @@ def plot_batch(run: LoadedRun, iteration: int) -> Figure:
         raise UserError(loaded.problems[0])
     if not steps:
         raise UserError(f"{run.folder.path} has no episodes of iteration {iteration}; choose another iteration")
-    charts = batch_charts(steps, "")
-    for chart in charts:
-        chart.links.clear()  # they lead into the inspector, as the end of the note says
-        chart.note = chart.note.partition(". Click")[0]
-    return Figure(f"{names_of([run.folder])[0]}, iteration {iteration}", charts)
+    return Figure(f"{names_of([run.folder])[0]}, iteration {iteration}", batch_charts(steps, None))
 
 
 def plot_curves(
