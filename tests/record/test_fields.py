@@ -18,8 +18,8 @@ from empg.record.fields import fault_of, finite, finite_ones, is_number
 from empg.record.loading import load
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import compare, shared_splits
-from empg.report.figure import draw_curve
 from empg.report.page import render_page
+from empg.report.svg import draw_curve
 from tests.record.made_runs import eval_record
 
 MakeRun = Callable[..., RunFolder]

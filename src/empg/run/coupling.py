@@ -30,7 +30,7 @@ from empg.recipe import Recipe, load_recipe
 from empg.record.durable import write_file
 from empg.record.errors import os_errors_as
 from empg.record.runfolder import START, RunFolder
-from empg.report.entropy_figures import Tenth, tenths
+from empg.report.entropy_svg import Tenth, tenths
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
 from empg.run.build import EVALUATION_KEY, build_policy, play

@@ -11,7 +11,7 @@ from pathlib import Path
 from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.durable import write_file
-from empg.report.figure import SMOOTHED, draw_lines
+from empg.report.svg import SMOOTHED, draw_lines
 from empg.study.learning import Learning, learning_rows
 from empg.study.pooled import LEAST_SEEDS, pooled_rows
 from empg.study.results import Results, read_results
@@ -134,7 +134,9 @@ def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, fig
     base = results.study.base
     lines += [f"| task type | variant | mean | difference to {base} (points) |", "|---|---|---|---|"]
     for kind, rows in type_rows(results, recipe, [panel]).items():
-        lines += [f"| {_text(kind)} | {name} | {_percent(mean)} | {_points(diff)} |" for name, mean, diff in rows]
+        lines += [
+            f"| {_text(kind)} | {row.variant} | {_percent(row.mean)} | {_points(row.difference)} |" for row in rows
+        ]
     return lines
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-from empg.report.figure import Line, draw_lines
+from empg.report.svg import Line, draw_lines
 
 _X = "tenth of the steps, by step entropy"
 

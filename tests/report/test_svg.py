@@ -11,7 +11,7 @@ import pytest
 
 from empg.errors import UserError
 from empg.record.runfolder import RunFolder
-from empg.report.figure import Line, draw_curve, draw_lines, running_mean
+from empg.report.svg import Line, draw_curve, draw_lines, running_mean
 from tests.record.made_runs import eval_record
 
 MakeRun = Callable[..., RunFolder]

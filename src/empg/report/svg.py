@@ -32,12 +32,12 @@ _LEGEND_LETTER = 7.2  # average width of a letter in the legend, in pixels
 
 @dataclass(frozen=True)
 class Mark:
-    """An evaluation: its success with an interval. `says` is the tooltip."""
+    """An evaluation: its success with an interval. `tooltip` is shown over its dot."""
 
     value: float
     low: float
     high: float
-    says: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Dot:
     y: float
     low: float
     high: float
-    says: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -225,11 +225,11 @@ def _line(name: str, rollouts: dict[int, float], played: dict[int, EvalRecord]) 
 
 
 def _mark(name: str, iteration: int, rate: Rate) -> Mark:
-    says = (
+    tooltip = (
         f"{name}, iteration {iteration}: {rate.successes} of {rate.n} "
         f"({100 * rate.success:.1f}%, 95% interval {100 * rate.low:.1f} to {100 * rate.high:.1f}%)"
     )
-    return Mark(rate.success, rate.low, rate.high, says)
+    return Mark(rate.success, rate.low, rate.high, tooltip)
 
 
 # --- positions ---------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
     for place, line in enumerate(lines):
         shift = _APART * (place - (len(lines) - 1) / 2)
         dots = [
-            _Dot(round(_x(i, last) + shift, 1), _y(mark.value), _y(mark.low), _y(mark.high), mark.says)
+            _Dot(round(_x(i, last) + shift, 1), _y(mark.value), _y(mark.low), _y(mark.high), mark.tooltip)
             for i, mark in sorted(line.marks.items())
         ]
         room = 34 + _LEGEND_LETTER * len(line.label)
