@@ -22,6 +22,11 @@ class RecipeError(UserError):
     """A recipe cannot be used; the message names the file, the key and the fix."""
 
 
+def message_of(error: BaseException | str, limit: int = 200) -> str:
+    """Return the message of another library's error on one line, of at most `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 def described(error: BaseException) -> str:
     """Return the class and the message of another library's error on one line, of at most 300 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return message_of(f"{type(error).__name__}: {error}", 300)

@@ -149,7 +149,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: a question with the nearest known one, or nothing."""
     meant = nearest(str(name), known)
-    return f". Did you mean {meant!r}?" if meant is not None else ""
+    return f"; did you mean {meant!r}?" if meant is not None else ""
 
 
 def valid_keys(model: type[BaseModel], path: Sequence[str] = ()) -> list[str]:
@@ -185,7 +185,5 @@ def _lines(item: Any, model: type[BaseModel], within: str, beside: Sequence[str]
 
 def hint(key: str, known: Sequence[str]) -> str:
     """Return the end of the message on an unknown key: the key that was probably meant, or all valid ones."""
-    meant = nearest(key, known)
-    if meant is not None:
-        return f"; did you mean {meant!r}?"
-    return f"; valid keys: {', '.join(known)}" if known else "; there are no keys here"
+    valid = f"; valid keys: {', '.join(known)}" if known else "; there are no keys here"
+    return did_you_mean(key, known) or valid

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 
 MAX_CHARS = 1 << 20
 MAX_DEPTH = 50  # levels of nesting
@@ -109,7 +109,7 @@ def read_yaml(text: str, source: str) -> Any:
         raise
     # A wrong value under an explicit tag, such as `!!bool maybe`, raises whatever its constructor runs into.
     except (ValueError, OverflowError, RecursionError, LookupError, AttributeError, TypeError) as error:
-        raise UserError(f"{source} has a value that cannot be read: {_one_line(error)}") from None
+        raise UserError(f"{source} has a value that cannot be read: {message_of(error, 300)}") from None
 
 
 def _check_size(text: str, source: str) -> None:
@@ -145,10 +145,6 @@ def _problem(error: yaml.YAMLError) -> str:
     """Return what PyYAML objects to and where, without the name that it gives the text and the picture of the place."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or not problem:
-        return _one_line(error)
+        return message_of(error, 300)
     context = getattr(error, "context", None)
     return f"{f'{context}, ' if context else ''}{problem} (line {mark.line + 1}, column {mark.column + 1})"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -224,7 +224,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path, place: str) -> N
 
 def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
     (tmp_path / "qwen-0.5b").mkdir()
-    with pytest.raises(MissingFileError, match=r"/qwen-05b: no such folder\. Did you mean 'qwen-0.5b'\?$"):
+    with pytest.raises(MissingFileError, match=r"/qwen-05b: no such folder; did you mean 'qwen-0.5b'\?$"):
         load_config(f"{tmp_path}/qwen-05b")
 
 

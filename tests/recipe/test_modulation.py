@@ -67,7 +67,7 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modulation", "message"),
     [
-        ("cantred", f"credit.modulation.name: expected one of {', '.join(MODULATIONS)} or null, got 'cantred'. Did you "
+        ("cantred", f"credit.modulation.name: expected one of {', '.join(MODULATIONS)} or null, got 'cantred'; did you "
          "mean 'centred'?"),
         ({"name": 3}, f"credit.modulation.name: expected one of {', '.join(MODULATIONS)} or null, got 3"),
         ({"zetta": 1}, "unknown key 'credit.modulation.zetta'; did you mean 'zeta'?"),

@@ -68,7 +68,7 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
     ("given", "message"),
     [
         ("progrez", "credit.process_reward: expected progress, judge or package.module:function, or a section with one "
-         "as its name, got 'progrez'. Did you mean 'progress'?"),
+         "as its name, got 'progrez'; did you mean 'progress'?"),
         (3, "credit.process_reward: expected progress, judge or package.module:function, or a section with one as its "
          "name, got 3"),
         ({"weight": 1}, "credit.process_reward: expected progress, judge or package.module:function, or a section with "

@@ -36,7 +36,7 @@ def write(tmp_path: Path):
         ("loss: {kl_coef: .inf}", "loss.kl_coef: Input should be a finite number"),
         ("loss: {entropy_coef: .nan}", "loss.entropy_coef: Input should be a finite number"),
         ("credit: {advantage: grop}", f"credit.advantage: expected one of {', '.join(ADVANTAGES)}, got 'grop'"),
-        ("credit: {advantage: grop}", ". Did you mean 'grpo'?"),
+        ("credit: {advantage: grop}", "; did you mean 'grpo'?"),
         (
             "credit: {advantage: {gamma: 1}}",
             "credit.advantage: expected a name, or a section such as {name: gigpo, gamma: 0.95}",
@@ -67,7 +67,7 @@ def write(tmp_path: Path):
             "algorithm: dpao",
             "algorithm: expected one of reinforce, rloo, grpo, dr_grpo, dapo, gspo, gigpo, ppo, reinforce+empg",
         ),
-        ("algorithm: dpao", "got 'dpao'. Did you mean 'dapo'?"),
+        ("algorithm: dpao", "got 'dpao'; did you mean 'dapo'?"),
         ("algorithm: [dapo]", "algorithm: Input should be a valid string"),
         ("environment: alfworld", "environment: Input should be a valid dictionary"),
         ("{workers: 3, rollout: {groups: 16}}", "rollout.groups (16) must be a multiple of workers (3)"),
@@ -180,7 +180,7 @@ def test_an_override_reaches_into_a_section_that_is_written_as_a_name(write) -> 
 
 
 def test_a_name_in_other_letters_is_found(write) -> None:
-    with pytest.raises(RecipeError, match=r"Did you mean 'grpo\+empg'\?"):
+    with pytest.raises(RecipeError, match=r"did you mean 'grpo\+empg'\?"):
         load_recipe(write("algorithm: GRPO+EMPG"))
 
 

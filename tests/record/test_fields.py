@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,17 +13,29 @@ from typing import Any
 import pytest
 
 from empg.errors import UserError
-from empg.record.fields import fault_of
+from empg.record.errors import RunFolderError
+from empg.record.fields import fault_of, finite, finite_ones, is_number
 from empg.record.loading import load
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.record.statistics import compare, shared_splits
-from empg.report.figure import draw_curve
 from empg.report.page import render_page
+from empg.report.svg import draw_curve
 from tests.record.made_runs import eval_record
 
 MakeRun = Callable[..., RunFolder]
 RATE = {"n": 1, "successes": 1, "success": 1.0, "low": 0.2, "high": 1.0}
 WHOLE = "expected a whole number from 0 to 2147483647"
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "1", True, 2**63, 10**400])
+def test_what_is_not_a_number_of_a_table_counts_as_missing(value: object) -> None:
+    assert (is_number(value), finite(value)) == (False, None)
+
+
+def test_a_number_is_read_as_a_float() -> None:
+    assert is_number(1)
+    assert repr(finite(1)) == "1.0"
+    assert finite_ones([1, None, 0.5, math.nan, True]) == [1.0, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import empg.record
+from empg.record.errors import RunFolderError
 from empg.record.loading import finished_before
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.record.tables import TableError
 
 MakeRun = Callable[..., RunFolder]

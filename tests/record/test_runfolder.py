@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from empg.errors import UserError
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.errors import RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.record.tables import EPISODES, EVALUATIONS, TableError
 from tests.record.made_runs import eval_record
 
@@ -111,8 +112,8 @@ def test_force_removes_only_files_that_a_run_writes(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     run.write_episodes(3, TURN)
     mine = [run.path / place for place in ("episodes/notes.txt", "checkpoints/best/model", "tensorboard/notes", "x.py")]
-    names = ("checkpoints/start/model", "checkpoints/iter-1000000/model", "report.html", "entropy.json")
-    ours = [run.path / place for place in names]
+    names = ("checkpoints/start/model", "checkpoints/iter-1000000/model", "report.html", "entropy.json", "model.txt")
+    ours = [*(run.path / place for place in names), run.evaluation_path(GREEDY), run.played_path(GREEDY)]
     for file in (*mine, *ours):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -237,16 +238,12 @@ def test_a_kill_while_a_line_is_written_loses_that_line_only(
     run.metrics_path.write_bytes(torn)
 
     survivors = records[: torn.count(b"\n")]
-    assert run.read_metrics() == survivors
     is_torn = bool(torn) and not torn.endswith(b"\n")
-    assert run.problems == (
-        [f"metrics.jsonl line {len(survivors) + 1} is incomplete because the run was killed; skipped"]
-        if is_torn
-        else []
-    )
+    skipped = f"metrics.jsonl line {len(survivors) + 1} is incomplete because the run was killed; skipped"
+    assert run.read_metrics_and_problems() == (survivors, [skipped] if is_torn else [])
+    assert run.read_metrics() == survivors
     run.append_metrics({"kind": "after"})
-    assert run.read_metrics() == [*survivors, {"kind": "after"}]
-    assert run.problems == []
+    assert run.read_metrics_and_problems() == ([*survivors, {"kind": "after"}], [])
 
 
 @pytest.mark.parametrize("damage", [b"{oops\n", b"[1]\n", b"\xff\n", b"[" * 100_000 + b"\n"])
@@ -365,16 +362,18 @@ def test_each_evaluation_has_its_own_file(tmp_path: Path) -> None:
     assert all(run.read_evaluation({**GREEDY, key: value})["success"] == [False] for key, value in others.items())
 
 
-def test_rewinding_removes_the_tables_of_later_iterations(tmp_path: Path) -> None:
+def test_rewinding_removes_the_files_of_later_iterations(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     for iteration in (0, 2, 3):
         record = {**GREEDY, "iteration": iteration}
         run.write_evaluation(record, [PLAYED])
         run.append_metrics(eval_record(**record))
         run.write_episodes(iteration, TURN)
+        run.played_path(record).touch()
     run.rewind(2)
     assert run.episode_iterations() == [0, 2]
-    assert [run.evaluation_path({**GREEDY, "iteration": n}).exists() for n in (0, 2, 3)] == [True, True, False]
+    for path_of in (run.evaluation_path, run.played_path):
+        assert [path_of({**GREEDY, "iteration": n}).exists() for n in (0, 2, 3)] == [True, True, False]
     other = RunFolder.create(tmp_path / "other", "seed: 0\n")
     other.copy_records(run, 0)
     assert other.read_metrics() == run.read_metrics()[:1]

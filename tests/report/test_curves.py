@@ -6,7 +6,7 @@ from typing import Any
 
 from empg.record.records import Record, eval_records
 from empg.record.runfolder import RunFolder
-from empg.report.curves import Chart, charts, number, panels
+from empg.report.curves import Chart, charts, panels
 
 
 def titled(made: list[Chart], title: str) -> Chart:
@@ -111,10 +111,6 @@ def test_a_statistic_of_the_update_without_a_chart_of_its_own_gets_one_under_its
     assert [chart.title for chart in made] == ["Loss", "policy/spread", "policy/late"]
     assert [(s.label, s.values) for s in made[1].series] == [("spread", [0.25, 0.5, None])]
     assert made[2].series[0].values == [None, None, 7.0]
-
-
-def test_text_and_flags_are_no_numbers() -> None:
-    assert [number(v) for v in (1, 0.5, True, "0.5", None)] == [1, 0.5, None, None, None]
 
 
 def test_panels_come_in_the_order_they_were_first_played() -> None:

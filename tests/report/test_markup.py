@@ -6,18 +6,13 @@ import math
 
 import pytest
 
-from empg.report.markup import embed_json, encodable, extent, finite, short
+from empg.report.markup import embed_json, encodable, extent, short
 
 
 def test_json_in_a_page_cannot_end_its_element_and_shows_controls() -> None:
     text = str(embed_json({"a": "</script><!--\u202e"}))
     assert "<" not in text
     assert "U+202E" in text
-
-
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, "1", True, 10**400])
-def test_what_is_not_a_finite_number_counts_as_missing(value: object) -> None:
-    assert finite(value) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from empg import __version__
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.errors import RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.report.markup import embed_json
 from empg.report.page import build_page, render_page
 from tests.record.made_runs import eval_record

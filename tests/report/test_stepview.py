@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from empg.record.runfolder import RunFolder
 from empg.report.stepview import MAX_TEXT, handful, step_view
+from empg.report.turns import Row
 
 MakeRun = Callable[..., RunFolder]
 
 
-def episodes(outcomes: dict[int, str]) -> list[list[dict[str, Any]]]:
+def episodes(outcomes: dict[int, str]) -> list[list[Row]]:
     """Group -> one letter per episode, `w` won and `l` lost; an episode is one turn here."""
     return [[{"group": group, "success": letter == "w"}] for group, letters in outcomes.items() for letter in letters]
 
@@ -110,7 +111,17 @@ def one_turn(tmp_path: Path, **changes: Any) -> dict[str, Any]:
 def test_a_step_without_credit_is_shown_without(tmp_path: Path) -> None:
     turn = one_turn(tmp_path, entropy=math.nan, dropped=True)
     assert (turn["entropy"], turn["g"], turn["f"], turn["advantage"]) == (None, None, None, None)
-    assert (turn["dropped"], turn["valid"], turn["observation"]) == (True, True, "")
+    assert (turn["dropped"], turn["fault"], turn["observation"]) == (True, "", "")
+
+
+def test_a_turn_that_is_not_valid_and_the_end_are_named_as_in_the_inspector(make_run: MakeRun) -> None:
+    run = make_run(iterations=1, every=1, keep_episodes=(1,))
+    rows = run.read_episodes(1)
+    count = len(rows["turn"])
+    run.write_episodes(1, {**rows, "valid": [False] * count, "rejected": [True] * count, "end": ["env_error"] * count})
+    for episode in step_view(run)[0]["episodes"]:
+        assert episode["end"] == "environment error"
+        assert {turn["fault"] for turn in episode["turns"]} == {"rejected action"}
 
 
 def test_long_text_is_cut_visibly(tmp_path: Path) -> None:

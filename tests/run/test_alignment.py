@@ -144,7 +144,7 @@ class TestRules:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("emgp", r"--rule emgp\.name: expected one of centred, .* got 'emgp'. Did you mean 'empg'\?"),
+            ("emgp", r"--rule emgp\.name: expected one of centred, .* got 'emgp'; did you mean 'empg'\?"),
             ("{name: empg, kk: 2}", "--rule.*kk"),
             ("{name: empg, k: -1}", "--rule.*k: expected a number from 0"),
             ("{name: none, k: 1}", "--rule {name: none, k: 1}: name: none takes no options"),

@@ -19,7 +19,8 @@ from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe, dump_recipe, parse_recipe
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.errors import RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.rollout.types import Episode, Turn
 from empg.run.coupling import (
     EntropyMeasurements,

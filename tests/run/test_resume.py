@@ -11,7 +11,8 @@ from empg.errors import RecipeError
 from empg.learner.checkpoint import CheckpointError, Checkpoints, checkpoint_name
 from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe, parse_recipe
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.errors import RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.run.resume import fork, fork_place, like_the_run, resume, source_run
 
 BASE: dict[str, Any] = {"iterations": 50, "policy": {"device": "cpu"}, "warm_start": {"episodes": 8}}

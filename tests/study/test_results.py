@@ -181,7 +181,7 @@ class TestTables:
         rows = type_rows(results, "household", SEEN)
         columns = outcomes(results.of("household", "grpo"), SEEN).columns()
         sizes = {kind: len(places) for kind, places in columns.items()}
-        mean = sum(sizes[kind] * of[0][1].value for kind, of in rows.items()) / 100
+        mean = sum(sizes[kind] * of[0].mean.value for kind, of in rows.items()) / 100
         assert mean == pytest.approx(success_rows(results, {"household": SEEN})[0].mean.value)
 
     def test_runs_on_different_tasks_cannot_be_compared(self, made: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from jinja2 import TemplateError
 from empg.agent.parsing import TAGS
 from empg.agent.template import ChatTemplate, Messages
 from empg.agent.wording import cut_text
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 
 _SEPARATOR = "\u2063"  # invisible; templates do not change or strip it
 _MARK = f"{_SEPARATOR}empg{_SEPARATOR}"
@@ -192,7 +192,7 @@ class ChatFormat:
         try:
             rendered = self._template.render(messages)
         except (TemplateError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = message_of(error)
             raise self._refusal(f"cannot be rendered ({reason})") from None
         return self._cut(rendered, marks)
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -86,7 +86,7 @@ def template_source(tokenizer: Any) -> str:
     try:
         return str(tokenizer.get_chat_template())
     except ValueError as error:  # several templates without a default one
-        reason = " ".join(str(error).split())[:200]
+        reason = message_of(error)
         raise UserError(
             f"the chat template of {name!r} cannot be rendered ({reason}): use another model or template"
         ) from None

@@ -225,7 +225,7 @@ def entropy(
     Every value is written to entropy.json in the run folder.
     """
     from empg.record.runfolder import RunFolder
-    from empg.report.entropy_figures import draw_coupling, draw_entropy_change
+    from empg.report.entropy_svg import draw_coupling, draw_entropy_change
     from empg.run.coupling import measure_entropy, require_writable, write_measurements
     from empg.run.display import Progress
     from empg.run.results import entropy_lines
@@ -302,7 +302,7 @@ def figure(
     and suits light and dark pages. For example:  empg figure runs/demo --out demo.svg
     """
     from empg.record.runfolder import RunFolder
-    from empg.report.figure import draw_curve
+    from empg.report.svg import draw_curve
 
     if out.suffix.lower() != ".svg":
         raise typer.BadParameter(f"--out: expected a file that ends in .svg, got {out}")

@@ -24,12 +24,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 from empg.learner.critic import Critic
 from empg.policy.model import Policy, plain_os_errors
 from empg.record.durable import settle, sync
+from empg.record.runfolder import START
 
-START = "start"  # the policy before reinforcement learning; the reference of a KL penalty; always kept
 CRITIC = "critic.safetensors"
 _NAME = re.compile(r"iter-(\d{6,})")
 
@@ -243,7 +243,7 @@ def _hide(checkpoint: Path) -> Path:
 
 def _reason(error: OSError) -> str:
     """Return what went wrong, with the name of the file if it is known."""
-    said = error.strerror or " ".join(str(error).split())[:200]
+    said = error.strerror or message_of(error)
     return f"{Path(str(error.filename)).name}: {said}" if error.filename is not None else said
 
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 from empg.recipe.process_reward import JudgeReward, ProgressReward, StepReward
 from empg.rollout.types import Episode
 
@@ -128,4 +128,4 @@ def _last_line(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         file, line = error.filename or file, error.lineno
     said = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
-    return f"{' '.join(said.split())[:500]} ({file}, line {line})"
+    return f"{message_of(said, 500)} ({file}, line {line})"

@@ -19,7 +19,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 from empg.policy.model import Policy
 
 _VARIANTS = 32  # code for rows of one length or several, one row, passes without gradient; torch allows 8 by default
@@ -87,7 +87,6 @@ def _compiling() -> Iterator[None]:
             warnings.filterwarnings("ignore", module=r"torch\.")  # of its own parts, and about kernels that we chose
             yield
     except TorchDynamoException as error:  # no C++ compiler, or an operation that it does not support
-        said = " ".join(str(error).split())
         raise UserError(
-            f"optimizer.compile: torch cannot compile this model here ({said:.300}). Set it to false"
+            f"optimizer.compile: torch cannot compile this model here ({message_of(error, 300)}). Set it to false"
         ) from None

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from empg.errors import MissingFileError, UserError, described
+from empg.errors import MissingFileError, UserError, described, message_of
 from empg.validation import did_you_mean
 
 # Unpickling can run arbitrary code from the file.
@@ -246,4 +246,4 @@ def reason(error: Exception, settings: Mapping[str, Any] | None = None) -> str:
     if isinstance(error, AssertionError) and "Padding_idx" in str(error):
         return "config.json: pad_token_id: expected less than vocab_size. Set it to the id of a token, or to null"
     plain = isinstance(error, ValueError | OSError | RuntimeError) and str(error)
-    return f"{' '.join(str(error).split())[:300]}" if plain else described(error)
+    return message_of(error, 300) if plain else described(error)

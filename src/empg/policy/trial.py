@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 from empg.policy.cache import SlotCache
 from empg.policy.model import Policy
 
@@ -35,7 +35,7 @@ def check_forward(policy: Policy, implementation: str, name: str) -> None:
         # Rounding may route a token to another expert. It will not do so in both rows of tokens.
         found = min((_differences(policy, implementation, row) for row in (0, 1)), key=max)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = message_of(error)
         raise UserError(
             f"policy.model={name}: {kind} does not run with this trainer's KV cache "
             f"({type(error).__name__}: {reason}). Use another model"

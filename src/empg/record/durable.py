@@ -7,6 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from empg.errors import UserError
+
 
 def sync(path: Path) -> None:
     """Wait until a file's content, or the names in a folder, are on the disk.
@@ -46,3 +48,16 @@ def write_whole(path: Path, data: bytes) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a complete file or none; its folder is created. A character of a text that UTF-8 lacks is replaced.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.encode("utf-8", "replace") if isinstance(content, str) else content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None

@@ -3,13 +3,15 @@
 Every record is checked once, when it is read (`RunFolder.read_metrics`), so that what reads records needs no checks of
 its own. Only what a reader cannot do without is required: a run of an earlier version may lack the other fields. A
 field that is not listed here may have any value, except a number of an iteration such as `policy/loss`.
+
+What counts as a number in a file of a run is decided here, by `is_number` and `finite`.
 """
 
 from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 _MOST = 2**31 - 1  # the tables store whole numbers in 32 bits
@@ -20,17 +22,29 @@ class _Type(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value is a finite number that fits the tables; a bool is not a number."""
-    return (type(value) is int and abs(value) < 2**63) or (type(value) is float and math.isfinite(value))
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def finite(value: Any) -> float | None:
+    """Return a number as a float, or None for what is not a number (`is_number`)."""
+    return float(value) if is_number(value) else None
+
+
+def finite_ones(values: Iterable[Any]) -> list[float]:
+    """Return the numbers among some values, in their order."""
+    return [number for value in values if (number := finite(value)) is not None]
 
 
 _WHOLE = _Type(f"a whole number from 0 to {_MOST}", lambda v: type(v) is int and 0 <= v <= _MOST)
-_NUMBER = _Type("a number", _is_number)
-_NUMBER_OR_NULL = _Type("a number or null", lambda v: v is None or _is_number(v))  # null: it was not finite
-_SHARE = _Type("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
+_NUMBER = _Type("a number", is_number)
+_NUMBER_OR_NULL = _Type("a number or null", lambda v: v is None or is_number(v))  # null: it was not finite
+_SHARE = _Type("a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
 _SHARE_OR_NULL = _Type("a number from 0 to 1, or null", lambda v: v is None or _SHARE.holds(v))
-_SECONDS_OR_NULL = _Type("seconds or null", lambda v: v is None or (_is_number(v) and 0 <= v <= _MOST))
+_SECONDS_OR_NULL = _Type("seconds or null", lambda v: v is None or (is_number(v) and 0 <= v <= _MOST))
 _TEXT = _Type("a string", lambda v: isinstance(v, str))
 _TEXTS = _Type("a list of strings", lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v))
 _OBJECT = _Type("an object", lambda v: isinstance(v, dict))

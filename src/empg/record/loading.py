@@ -6,7 +6,6 @@ the files, which docs/runs.md explains.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from empg.errors import message_of
+from empg.record.fields import finite_ones, is_number
 from empg.record.records import Record, eval_records, train_records
 from empg.record.runfolder import RunFolder
 from empg.record.tables import EPISODES, TableError
@@ -82,9 +83,7 @@ class LoadedRun:
                 raise TypeError(f"{missing[0]}: expected a value in each row")
             return found
         except (pa.ArrowException, KeyError, TypeError, ValueError, OverflowError) as error:
-            self._note(
-                f"{self.folder.episodes_path(iteration)} has wrong columns: {' '.join(str(error).split())[:200]}"
-            )
+            self._note(f"{self.folder.episodes_path(iteration)} has wrong columns: {message_of(error)}")
             return EPISODES.empty_table()
 
     @cached_property
@@ -99,8 +98,8 @@ class LoadedRun:
 
     @cached_property
     def _records(self) -> list[Record]:
-        records = self.folder.read_metrics()
-        for problem in self.folder.problems:
+        records, problems = self.folder.read_metrics_and_problems()
+        for problem in problems:
             self._note(problem)
         return records
 
@@ -132,9 +131,9 @@ def episodes_of(steps: pa.Table) -> pa.Table:
     rows: list[dict[str, Any]] = []
     for turns in grouped(steps.drop_columns(["observation", "text", "thought", "action_ids"]).to_pylist()):
         first = turns[0]
-        advantages = _finite(t["advantage"] for t in turns)
-        entropies = _finite(t["entropy"] for t in turns)
-        bases = _finite(t["advantage_outcome"] for t in turns)
+        advantages = finite_ones(t["advantage"] for t in turns)
+        entropies = finite_ones(t["entropy"] for t in turns)
+        bases = finite_ones(t["advantage_outcome"] for t in turns)
         rows.append(
             {
                 "iteration": first["iteration"],
@@ -142,7 +141,7 @@ def episodes_of(steps: pa.Table) -> pa.Table:
                 **{name: first[name] for name in _OF_EPISODE},
                 "turns": len(turns),
                 "invalid_turns": sum(t["valid"] is False for t in turns),
-                "reward": sum(_finite(t["reward"] for t in turns)),
+                "reward": sum(finite_ones(t["reward"] for t in turns)),
                 "tokens": sum(t["num_action_tokens"] or 0 for t in turns),
                 "entropy": sum(entropies) / len(entropies) if entropies else None,
                 "advantage_outcome": first["advantage_outcome"],
@@ -206,8 +205,7 @@ def _entropies(steps: pa.Table, ids: pa.Array) -> pa.Array:
 
 def _numbers(records: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
     """Return a column of numbers; what is not a number that fits it is null."""
-    values = [record.get(name) for record in records]
-    kept = [v if type(v) is float or (type(v) is int and abs(v) < 2**63) else None for v in values]
+    kept = [v if is_number(v) else None for v in (record.get(name) for record in records)]
     if all(type(v) is int for v in kept if v is not None):
         return pa.array(kept, pa.int64())
     return pa.array([None if v is None else float(v) for v in kept], pa.float64())
@@ -216,7 +214,3 @@ def _numbers(records: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
 def _storable(value: Any) -> Any:
     """Return a value that Arrow can store: a lone surrogate, which UTF-8 cannot encode, is replaced."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
-
-
-def _finite(values: Iterable[float | None]) -> list[float]:
-    return [v for v in values if v is not None and math.isfinite(v)]

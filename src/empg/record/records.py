@@ -1,8 +1,8 @@
-"""The records of `metrics.jsonl`, one type per `kind`, and the only place that names their fields.
+"""The records of `metrics.jsonl`, one type per `kind`, with all their fields.
 
 docs/runs.md says what each field means. Units: entropies and KL in nats, times in seconds, rates and shares from 0 to
 1. The types say what is written. In a record that was read back, a number that was not finite is None, and a run of an
-earlier version may lack a field; `fields.py` says which fields every record has.
+earlier version may lack a field; `fields.py` says which of them readers require.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
     evaluations/iter-000012-<split>-<decoding>-<panel>-t<temperature>.parquet
                                                       one row per episode of a panel (`tables.EVALUATIONS`)
     evaluations/<the same>.jsonl                      one line per episode, of an evaluation that can be resumed
+    model.txt                                         the identity of the model that `empg evaluate` played, if known
     checkpoints/  tensorboard/  report.html  entropy.json
     .lock  .metrics.lock                              held by the process that trains, and by one that adds a line
 
@@ -15,37 +16,35 @@ and renamed, so a run that is killed leaves no partial file. Every file is on th
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from empg.errors import UserError
+from empg.errors import message_of
 from empg.record.durable import write_whole
-from empg.record.fields import fault_of
-from empg.record.lines import drop_torn_line, json_line
+from empg.record.errors import RunFolderError, os_errors_as
+from empg.record.lines import json_line
 from empg.record.lock import locked
+from empg.record.metrics import METRICS_LOCK, append_record, metrics_lock, read_records
 from empg.record.records import Record
 from empg.record.tables import EPISODES, EVALUATIONS, read_table, write_table
 from empg.yaml_text import read_yaml
 
-_EPISODES = re.compile(r"iter-(\d{6,})\.parquet")
-_EVALUATION = re.compile(r"iter-(\d{6,})-.+\.parquet")
-_CHECKPOINT = re.compile(r"start|iter-\d{6,}|trl|verl")
+START = "start"  # name of the checkpoint of the policy before reinforcement learning
+
+_EPISODES = re.compile(r"iter-\d{6,}\.parquet")
+_EVALUATION = re.compile(r"iter-\d{6,}-.+\.parquet")
+_PLAYED = re.compile(r"iter-\d{6,}-.+\.jsonl")
+_CHECKPOINT = re.compile(rf"{START}|iter-\d{{6,}}|trl|verl")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _PARTIAL = re.compile(r"\..+\.(?:partial|replaced)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
-_LOCK, _METRICS_LOCK = ".lock", ".metrics.lock"
+_LOCK = ".lock"
 _LOCK_WAIT = 2.0  # seconds; the children of a process that was killed end within this time
-
-
-class RunFolderError(UserError):
-    """A run folder cannot be created, read or written; the message names the file or line and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,6 @@ class RunFolder:
     """The folder of a run, by its path. The constructor touches no file; `create` and `open` check the folder."""
 
     path: Path
-    problems: list[str] = field(default_factory=list, compare=False)
-    """What the last `read_metrics` left out, in words; empty if the file was complete."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
@@ -70,7 +67,7 @@ class RunFolder:
             RunFolderError: the folder is not empty, or cannot be written.
         """
         run = cls.reserve(path, force=force)
-        with _or_say(f"cannot create the run folder {run.path}"):
+        with os_errors_as(f"cannot create the run folder {run.path}"):
             run._remove_run()
             # In this order a folder without recipe.yaml has no records, and one with it is recognized as a run.
             write_whole(run.metrics_path, b"")
@@ -85,7 +82,7 @@ class RunFolder:
             RunFolderError: the folder has other files; it has a run and `force` is not set; it cannot be created.
         """
         run = cls(Path(path))
-        with _or_say(f"cannot create the run folder {run.path}"):
+        with os_errors_as(f"cannot create the run folder {run.path}"):
             run._require_free(force)
             run.path.mkdir(parents=True, exist_ok=True)
         return run
@@ -98,11 +95,11 @@ class RunFolder:
             RunFolderError: it does not exist, is not a run folder, or cannot be read.
         """
         run = cls(Path(path))
-        with _or_say(f"cannot read {run.path}"):
+        with os_errors_as(f"cannot read {run.path}"):
             if not run.path.is_dir():
                 what = "is a file" if run.path.exists() else "does not exist"
                 raise RunFolderError(f"{run.path} {what}; name the folder of a run")
-            if not run.recipe_path.is_file():
+            if not run.exists:
                 raise RunFolderError(f"{run.path} is not a run folder: recipe.yaml is missing")
         return run
 
@@ -116,6 +113,11 @@ class RunFolder:
         busy = f"{self.path} is in use by another empg process; wait until it has ended, or stop it"
         with locked(self.path / _LOCK, wait=_LOCK_WAIT, busy=busy):
             yield
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder has a run: a recipe."""
+        return self.recipe_path.is_file()
 
     @property
     def recipe_path(self) -> Path:
@@ -133,6 +135,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def start(self) -> Path:
+        """The checkpoint of the policy before reinforcement learning."""
+        return self.checkpoints / START
+
+    @property
     def tensorboard(self) -> Path:
         """The folder of TensorBoard event files."""
         return self.path / "tensorboard"
@@ -147,6 +154,11 @@ class RunFolder:
         """The measurements that `empg entropy` writes."""
         return self.path / "entropy.json"
 
+    @property
+    def model(self) -> Path:
+        """The identity of the model that `empg evaluate` played, if known."""
+        return self.path / "model.txt"
+
     def recipe_text(self) -> str:
         """Return the resolved recipe as written (YAML).
 
@@ -156,7 +168,7 @@ class RunFolder:
         try:
             return self.recipe_path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RunFolderError(f"cannot read {self.recipe_path}: {' '.join(str(error).split())[:200]}") from None
+            raise RunFolderError(f"cannot read {self.recipe_path}: {message_of(error)}") from None
 
     def recipe_values(self, text: str | None = None) -> dict[str, Any]:
         """Return the resolved recipe as a mapping; `text` is what `recipe_text` returned, None reads the file.
@@ -171,7 +183,7 @@ class RunFolder:
 
     def replace_recipe(self, text: str) -> None:
         """Replace the resolved recipe, after a change at a resume."""
-        with _or_say(f"cannot write {self.recipe_path}"):
+        with os_errors_as(f"cannot write {self.recipe_path}"):
             write_whole(self.recipe_path, text.encode())
 
     # --- metrics.jsonl ---------------------------------------------------------------------------------------------
@@ -185,42 +197,43 @@ class RunFolder:
         Raises:
             RunFolderError: the line cannot be written (for example, the disk is full).
         """
-        with _or_say(f"cannot write {self.metrics_path}"), self._metrics_lock(), self.metrics_path.open("ab+") as file:
-            drop_torn_line(file)
-            file.write(json_line(record))
-            file.flush()
-            os.fsync(file.fileno())
+        append_record(self.metrics_path, record)
 
     def read_metrics(self) -> list[Record]:
         """Return all records, in the order in which they were written.
 
-        An incomplete last line, left by a kill, is skipped and reported in `problems`.
+        An incomplete last line, left by a kill, is skipped.
 
         Raises:
             RunFolderError: the file cannot be read, a line before the last is not a JSON object, or a record lacks a
                 field that its readers rely on, or has it with another type (`fields.py`).
         """
-        return [record for _, record in self._records()]
+        return self.read_metrics_and_problems()[0]
+
+    def read_metrics_and_problems(self) -> tuple[list[Record], list[str]]:
+        """Return what `read_metrics` does, and what it left out, in words; nothing if the file is complete."""
+        lines, problems = read_records(self.metrics_path)
+        return [record for _, record in lines], problems
 
     def rewind(self, iteration: int) -> None:
         """Remove what was written after `iteration`, so that a run resumed from there continues as if never killed.
 
         Records with a greater `iteration` are removed, those without one (`run`, `warm_start`, `resume`) are kept; the
-        kept lines do not change by a byte. Tables of later iterations are removed. `-1` also removes the evaluation
+        kept lines do not change by a byte. Files of later iterations are removed. `-1` also removes the evaluation
         before training (iteration 0).
         """
-        with _or_say(f"cannot write {self.path}"):
-            with self._metrics_lock():
-                kept = [line for line, record in self._records() if record.get("iteration", iteration) <= iteration]
+        with os_errors_as(f"cannot write {self.path}"):
+            with metrics_lock(self.metrics_path):
+                lines, _ = read_records(self.metrics_path)
+                kept = [line for line, record in lines if record.get("iteration", iteration) <= iteration]
                 write_whole(self.metrics_path, b"".join(kept))
-            for folder, name in ((self._episodes, _EPISODES), (self._evaluations, _EVALUATION)):
-                for file in _matching(folder, name):
-                    if (match := name.fullmatch(file.name)) and int(match[1]) > iteration:
-                        file.unlink()
+            for file in (*_matching(self._episodes, _EPISODES), *_matching(self._evaluations, _EVALUATION, _PLAYED)):
+                if int(re.split("[-.]", file.name)[1]) > iteration:
+                    file.unlink()
 
     def copy_records(self, source: RunFolder, iteration: int) -> None:
         """Replace the records and tables, of which there are none yet, by those of another run up to `iteration`."""
-        with _or_say(f"cannot copy {source.path} to {self.path}"):
+        with os_errors_as(f"cannot copy {source.path} to {self.path}"):
             for folder in (source._episodes, source._evaluations):
                 for file in _matching(folder, _EPISODES, _EVALUATION):
                     target = self.path / folder.name / file.name
@@ -235,43 +248,12 @@ class RunFolder:
         The records of warm-start steps are left out. The result is small, and is itself a run folder.
         """
         lines = [json_line(record) for record in self.read_metrics() if record.get("kind") != "warm_start"]
-        with _or_say(f"cannot copy {self.path} to {target}"):
+        with os_errors_as(f"cannot copy {self.path} to {target}"):
             (target / self._evaluations.name).mkdir(parents=True, exist_ok=True)
             for file in _matching(self._evaluations, _EVALUATION):
                 write_whole(target / file.parent.name / file.name, file.read_bytes())
             write_whole(target / self.metrics_path.name, b"".join(lines))
             write_whole(target / self.recipe_path.name, self.recipe_path.read_bytes())
-
-    @contextmanager
-    def _metrics_lock(self) -> Iterator[None]:
-        with locked(self.path / _METRICS_LOCK, wait=60.0, busy=f"{self.metrics_path} is locked by another process"):
-            yield
-
-    def _records(self) -> list[tuple[bytes, Record]]:
-        """Return the complete lines with their records; an incomplete last line is reported in `problems`."""
-        self.problems.clear()
-        try:
-            # Not splitlines: text may contain line separators that JSON does not escape.
-            lines = self.metrics_path.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise RunFolderError(f"cannot read {self.metrics_path}: {error.strerror or error}") from None
-        if lines.pop().strip():  # even if it parses: its last number may be incomplete
-            last = len(lines) + 1
-            self.problems.append(f"metrics.jsonl line {last} is incomplete because the run was killed; skipped")
-        return [(line + b"\n", self._record(n, line)) for n, line in enumerate(lines, 1) if line.strip()]
-
-    def _record(self, number: int, line: bytes) -> Record:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise RunFolderError(f"{self.metrics_path} line {number} is not a JSON object; fix or delete the line")
-        if fault := fault_of(record):
-            raise RunFolderError(f"{self.metrics_path} line {number}: {fault}. Fix or delete the line")
-        return record
 
     # --- tables ----------------------------------------------------------------------------------------------------
 
@@ -309,6 +291,10 @@ class RunFolder:
     def played_path(self, record: Mapping[str, Any]) -> Path:
         """Return the path of the episodes that were kept while an evaluation was played (`played.py`)."""
         return self.evaluation_path(record).with_suffix(".jsonl")
+
+    def has_played(self) -> bool:
+        """Whether an episode of an evaluation that can be resumed was kept."""
+        return bool(_matching(self._evaluations, _PLAYED))
 
     def evaluation_path(self, record: Mapping[str, Any]) -> Path:
         """Return the path of the episodes of an evaluation (given by its record); it contains all that identifies it.
@@ -361,40 +347,36 @@ class RunFolder:
         """Whether a file is all that a run left which was killed when its folder was created."""
         if entry.name == self.metrics_path.name:
             return entry.is_file() and entry.stat().st_size == 0
-        return entry.name in (_LOCK, _METRICS_LOCK) or _PARTIAL.fullmatch(entry.name) is not None
+        return entry.name in (_LOCK, METRICS_LOCK) or _PARTIAL.fullmatch(entry.name) is not None
 
     def _remove_run(self) -> None:
         """Remove what a run wrote, by name; the recipe and the metrics are replaced afterwards."""
-        tables = (self._episodes, _EPISODES), (self._evaluations, _EVALUATION)
-        for folder, names in (*tables, (self.checkpoints, _CHECKPOINT), (self.tensorboard, _EVENTS)):
+        folders = {
+            self._episodes: (_EPISODES,),
+            self._evaluations: (_EVALUATION, _PLAYED),
+            self.checkpoints: (_CHECKPOINT,),
+            self.tensorboard: (_EVENTS,),
+        }
+        for folder, names in folders.items():
             if folder.is_symlink():  # its target is outside the run folder
                 folder.unlink()
                 continue
-            for entry in _matching(folder, names, _PARTIAL):
+            for entry in _matching(folder, *names, _PARTIAL):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 else:
                     entry.unlink()
             with suppress(OSError):  # it has files that are not of a run
                 folder.rmdir()
-        self.report.unlink(missing_ok=True)
-        self.entropy.unlink(missing_ok=True)
+        for file in (self.report, self.entropy, self.model):
+            file.unlink(missing_ok=True)
 
 
 _RECORD = b'{"kind":'  # how a line of metrics.jsonl begins
 
 
-@contextmanager
-def _or_say(failure: str) -> Iterator[None]:
-    """Turn an error of the operating system into one that says what failed, and why."""
-    try:
-        yield
-    except OSError as error:
-        raise RunFolderError(f"{failure}: {error.strerror or error}") from None
-
-
 def _matching(folder: Path, *names: re.Pattern[str]) -> list[Path]:
     """Return what is in a folder under one of these names; nothing if the folder does not exist."""
-    with _or_say(f"cannot read {folder}"):
+    with os_errors_as(f"cannot read {folder}"):
         entries = sorted(folder.iterdir()) if folder.is_dir() else []
     return [entry for entry in entries if any(name.fullmatch(entry.name) for name in names)]

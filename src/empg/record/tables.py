@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 from empg.record.durable import settle
 
 
@@ -154,7 +154,7 @@ def read_table(path: Path, required: Sequence[pa.Field] = ()) -> dict[str, list[
     except FileNotFoundError:
         raise TableError(f"{path} does not exist") from None
     except _UNREADABLE as error:
-        raise TableError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
+        raise TableError(f"cannot read {path}: {message_of(error)}") from None
 
 
 def _array(path: Path, field: pa.Field, values: Sequence[Any] | None, rows: int) -> pa.Array:
@@ -169,4 +169,4 @@ def _array(path: Path, field: pa.Field, values: Sequence[Any] | None, rows: int)
     try:
         return pa.array(values, type=field.type)
     except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise TableError(f"{path.name}: column {field.name!r}: {' '.join(str(error).split())[:200]}") from None
+        raise TableError(f"{path.name}: column {field.name!r}: {message_of(error)}") from None

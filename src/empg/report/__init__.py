@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from empg.report.figures import Figure, plot_batch, plot_curves
+    from empg.report.notebook import Figure, plot_batch, plot_curves
 
 __all__ = ["Figure", "plot_batch", "plot_curves"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     """Import the figures when they are used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from empg.report import figures
+    from empg.report import notebook
 
-    return getattr(figures, name)
+    return getattr(notebook, name)

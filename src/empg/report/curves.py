@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from empg.record.fields import finite
 from empg.record.records import (
     EvalRecord,
     Record,
@@ -14,7 +15,7 @@ from empg.record.records import (
     train_records,
     warm_start_records,
 )
-from empg.report.markup import finite
+from empg.report.turns import END_NAMES
 
 Values = list[float | None]
 COLOURS = 6  # size of the page's palette without grey
@@ -79,135 +80,121 @@ class _Band:
     colour: int = 1
 
 
-_Spec = tuple[str, str, str, Sequence["_Line | _Band"], float | None, float | None]
+@dataclass(frozen=True)
+class _Spec:
+    """What a chart shows: series of the records, and the other fields as in `Chart`."""
 
-# title, note, unit, series, bottom and top of the y axis
-_TRAIN: tuple[_Spec, ...] = (
-    ("Reward", "Mean over training episodes", "", (_Line("rollout/reward", "reward"),), None, None),
-    (
+    title: str
+    drawn: Sequence[_Line | _Band]
+    note: str = ""
+    unit: str = ""
+    bottom: float | None = 0.0
+    top: float | None = None
+
+
+_TRAIN = (
+    _Spec("Reward", [_Line("rollout/reward", "reward")], "Mean over training episodes", bottom=None),
+    _Spec(
         "Step entropy",
-        "Mean token entropy of a step: high where the agent was uncertain",
-        "nats",
-        (
+        [
             _Band("entropy/step_p05", "entropy/step_p95", "5% to 95%"),
             _Line("entropy/step_p50", "median"),
             _Line("entropy/step_max", "largest", 0),
-        ),
-        0.0,
-        None,
+        ],
+        "Mean token entropy of a step: high where the agent was uncertain",
+        "nats",
     ),
-    (
+    _Spec(
         "Spread of gradient scaling",
-        "g, the weight of a step by its confidence; mean 1. A narrow band means that EMPG changes little",
-        "",
-        (
+        [
             _Band("credit/scale_min", "credit/scale_max", "smallest to largest"),
             _Line("credit/scale_std", "standard deviation", 2),
-        ),
-        0.0,
-        None,
+        ],
+        "g, the weight of a step by its confidence; mean 1. A narrow band means that EMPG changes little",
     ),
-    (
+    _Spec(
         "Zero-variance groups",
+        [_Line("credit/zero_variance_groups", "groups")],
         "Groups whose rewards are all equal, so that the outcome advantage is 0",
         "percent",
-        (_Line("credit/zero_variance_groups", "groups"),),
-        0.0,
-        1.0,
+        top=1.0,
     ),
-    (
+    _Spec(
         "Size of the advantage",
+        [_Line("credit/advantage_abs_mean", "|A|")],
         "Mean absolute final advantage over steps",
-        "",
-        (_Line("credit/advantage_abs_mean", "|A|"),),
-        0.0,
-        None,
     ),
-    (
+    _Spec(
         "KL",
+        [_Line("policy/kl_old", "to the sampling policy"), _Line("policy/kl_reference", "to the reference", 2)],
         "To the sampling policy and to the reference policy",
         "nats per token",
-        (_Line("policy/kl_old", "to the sampling policy"), _Line("policy/kl_reference", "to the reference", 2)),
-        None,
-        None,
+        bottom=None,
     ),
-    ("Gradient norm", "Before clipping", "", (_Line("policy/grad_norm", "norm"),), 0.0, None),
-    (
+    _Spec("Gradient norm", [_Line("policy/grad_norm", "norm")], "Before clipping"),
+    _Spec(
         "Clipped tokens",
-        "Share of tokens without gradient because of a clip bound",
-        "percent",
-        (
+        [
             _Line("policy/clip_low", "below"),
             _Line("policy/clip_high", "above", 2),
             _Line("policy/dual_clip", "dual clip", 3),
-        ),
-        0.0,
-        None,
+        ],
+        "Share of tokens without gradient because of a clip bound",
+        "percent",
     ),
-    ("Turns per episode", "", "turns", (_Line("rollout/turns", "turns"),), 0.0, None),
-    ("Tokens per turn", "Written by the agent", "tokens", (_Line("rollout/turn_tokens", "tokens"),), 0.0, None),
-    (
+    _Spec("Turns per episode", [_Line("rollout/turns", "turns")], unit="turns"),
+    _Spec("Tokens per turn", [_Line("rollout/turn_tokens", "tokens")], "Written by the agent", "tokens"),
+    _Spec(
         "Valid actions",
+        [_Line("rollout/valid_actions", "valid")],
         "Turns that could be parsed and whose action the environment accepted",
         "percent",
-        (_Line("rollout/valid_actions", "valid"),),
-        None,
-        1.0,
+        bottom=None,
+        top=1.0,
     ),
-    (
+    _Spec(
         "End reasons of episodes",
+        # The last one, which is not the agent's doing, is grey.
+        [
+            _Line(f"rollout/end/{end}", name, place % len(END_NAMES), "stack")
+            for place, (end, name) in enumerate(END_NAMES.items(), 1)
+        ],
         "Training episodes",
         "percent",
-        (
-            _Line("rollout/end/won", "won", 1, "stack"),
-            _Line("rollout/end/lost", "lost", 2, "stack"),
-            _Line("rollout/end/step_limit", "step limit", 3, "stack"),
-            _Line("rollout/end/token_limit", "token limit", 4, "stack"),
-            _Line("rollout/end/malformed", "malformed turns", 5, "stack"),
-            _Line("rollout/end/env_error", "environment error", 0, "stack"),
-        ),
-        0.0,
-        1.0,
+        top=1.0,
     ),
-    (
+    _Spec(
         "Time per iteration",
-        "By phase",
-        "seconds",
-        (
+        [
             _Line("time/rollout", "rollout", 1, "stack"),
             _Line("time/credit", "credit", 3, "stack"),
             _Line("time/update", "update", 2, "stack"),
-        ),
-        0.0,
-        None,
+        ],
+        "By phase",
+        "seconds",
     ),
-    (
+    _Spec(
         "Loss",
+        [_Line("policy/loss", "loss")],
         "Clipped surrogate with KL and entropy terms; not expected to decrease",
-        "",
-        (_Line("policy/loss", "loss"),),
-        None,
-        None,
+        bottom=None,
     ),
-    ("Learning rate", "", "", (_Line("policy/lr", "rate"),), 0.0, None),
-    (
+    _Spec("Learning rate", [_Line("policy/lr", "rate")]),
+    _Spec(
         "Sampler mismatch",
+        [_Line("policy/mismatch", "mismatch")],
         "Mean difference of log-probabilities between sampling and training",
         "nats",
-        (_Line("policy/mismatch", "mismatch"),),
-        0.0,
-        None,
     ),
 )
-_WARM_START: tuple[_Spec, ...] = (
-    ("Warm start: loss", "Cross-entropy of the expert's tokens", "nats per token", (_Line("loss", "loss"),), 0.0, None),
-    (
+_WARM_START = (
+    _Spec("Warm start: loss", [_Line("loss", "loss")], "Cross-entropy of the expert's tokens", "nats per token"),
+    _Spec(
         "Warm start: accuracy",
+        [_Line("token_accuracy", "tokens")],
         "Share of expert tokens with a probability above one half",
         "percent",
-        (_Line("token_accuracy", "tokens"),),
-        0.0,
-        1.0,
+        top=1.0,
     ),
 )
 
@@ -224,11 +211,6 @@ def charts(records: Sequence[Record], recipe: Mapping[str, Any] | None = None) -
     return [chart for chart in made if chart.series]
 
 
-def number(value: Any) -> float | None:
-    """Return the value if it is a finite number, else None; a bool is not a number."""
-    return value if finite(value) is not None else None
-
-
 def pen(place: int) -> tuple[int, int]:
     """Return the colour and the dashes of one of many series, numbered from 0; the 19th is drawn as the first."""
     return place % COLOURS + 1, place // COLOURS % DASHES
@@ -243,7 +225,7 @@ def _keys(item: _Line | _Band) -> tuple[str, ...]:
     return (item.key,) if isinstance(item, _Line) else (item.low, item.high)
 
 
-_UNITS = {key: unit for _, _, unit, drawn, _, _ in _TRAIN for item in drawn for key in _keys(item)} | {
+_UNITS = {key: spec.unit for spec in _TRAIN for item in spec.drawn for key in _keys(item)} | {
     "rollout/success": "percent",
     "rollout/failed_turns": "percent",
     "rollout/episode_tokens": "tokens",
@@ -254,15 +236,15 @@ _UNITS_OF_PARTS = (("entropy/", "nats"), ("time/", "seconds"), ("tokens/", "toke
 
 def _further_statistics(train: Sequence[TrainRecord]) -> list[_Spec]:
     """Specify one chart under its own name for each statistic of the update that no chart above draws."""
-    drawn = {item.key for *_, items, _, _ in _TRAIN for item in items if isinstance(item, _Line)}
+    drawn = {item.key for spec in _TRAIN for item in spec.drawn if isinstance(item, _Line)}
     keys = dict.fromkeys(key for record in train for key in record if key.startswith("policy/") and key not in drawn)
-    return [(key, "", unit_of(key), (_Line(key, key.removeprefix("policy/")),), None, None) for key in keys]
+    return [_Spec(key, [_Line(key, key.removeprefix("policy/"))], unit=unit_of(key), bottom=None) for key in keys]
 
 
 def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) -> Chart:
     x = sorted({r["iteration"] for r in train} | {r["iteration"] for r in evaluations})
     chart = Chart("Success", "Panels with 95% Wilson intervals, and training episodes", "percent", [], x=x, top=1.0)
-    rollouts = {r["iteration"]: number(r.get("rollout/success")) for r in train}
+    rollouts = {r["iteration"]: finite(r.get("rollout/success")) for r in train}
     if any(value is not None for value in rollouts.values()):
         chart.series.append(Series("training episodes", "line", [rollouts.get(i) for i in x], colour=0))
     for place, (split, decoding) in enumerate(panels(evaluations)):
@@ -270,7 +252,7 @@ def _success(train: Sequence[TrainRecord], evaluations: Sequence[EvalRecord]) ->
             r["iteration"]: r for r in evaluations if (r["split"], r["decoding"]) == (split, decoding)
         }
         success, low, high = (
-            [number(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")
+            [finite(by_iteration.get(i, {}).get(key)) for i in x] for key in ("success", "low", "high")
         )
         chart.series.append(Series(f"{split}, {decoding}", "whiskers", success, low, high, *pen(place)))
     return chart
@@ -282,11 +264,11 @@ def panels(evaluations: Sequence[EvalRecord]) -> list[tuple[str, str]]:
 
 
 def _chart(spec: _Spec, records: Sequence[Mapping[str, Any]], x_label: str) -> Chart:
-    title, note, unit, drawn, bottom, top = spec
     latest = {r[x_label]: r for r in records}  # a restarted warm start writes its steps again
     records = [latest[x] for x in sorted(latest)]
-    chart = Chart(title, note, unit, [], x_label, [r[x_label] for r in records], bottom, top)
-    for item in drawn:
+    x = [r[x_label] for r in records]
+    chart = Chart(spec.title, spec.note, spec.unit, [], x_label, x, spec.bottom, spec.top)
+    for item in spec.drawn:
         if isinstance(item, _Band):
             low, high = _column(records, item.low), _column(records, item.high)
             if _any(low) and _any(high):
@@ -294,13 +276,13 @@ def _chart(spec: _Spec, records: Sequence[Mapping[str, Any]], x_label: str) -> C
         else:
             values = _column(records, item.key)
             # An end reason that did not occur, or an unused KL, would only clutter the legend.
-            if any(values) or (len(drawn) == 1 and _any(values)):
+            if any(values) or (len(spec.drawn) == 1 and _any(values)):
                 chart.series.append(Series(item.label, item.kind, values, colour=item.colour))
     return chart
 
 
 def _column(records: Sequence[Mapping[str, Any]], key: str) -> Values:
-    return [number(r.get(key)) for r in records]
+    return [finite(r.get(key)) for r in records]
 
 
 def _any(values: Values) -> bool:

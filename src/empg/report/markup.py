@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from markupsafe import Markup
 
 from empg.plain_text import visible
+from empg.record.fields import finite, finite_ones
 
 
 def embed_json(data: Any) -> Markup:
@@ -39,18 +39,9 @@ def shown(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def finite(value: Any) -> float | None:
-    """Return a number, or None for what is missing or not finite."""
-    try:
-        usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer beyond the range of a float
-        return None
-    return float(value) if usable else None
-
-
 def extent(values: Iterable[Any]) -> list[float]:
     """Return the smallest and the largest of the finite numbers; one number if they are equal, none without any."""
-    found = [number for value in values if (number := finite(value)) is not None]
+    found = finite_ones(values)
     return sorted({min(found), max(found)}) if found else []
 
 

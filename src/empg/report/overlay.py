@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from empg.record.fields import finite
 from empg.record.records import EvalRecord
 from empg.report.curves import Chart, Series, pen, unit_of
-from empg.report.markup import finite
 
 MAIN = (
     "rollout/success", "rollout/reward", "entropy/step_p50", "credit/scale_std", "credit/advantage_abs_mean",

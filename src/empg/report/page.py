@@ -20,12 +20,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from empg import __version__
-from empg.errors import UserError
-from empg.record.durable import write_whole
+from empg.errors import UserError, message_of
+from empg.record.durable import write_file
+from empg.record.fields import finite
 from empg.record.records import Record, TrainRecord, train_records
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.report.before_after import outcomes
-from empg.report.curves import charts, number
+from empg.report.curves import charts
 from empg.report.markup import embed_json, shown
 from empg.report.stepview import step_view
 
@@ -37,20 +38,15 @@ def build_page(run: RunFolder) -> Path:
     """Write the run's `report.html` from its files, atomically. It also works during training.
 
     Raises:
-        RunFolderError: metrics.jsonl is damaged, or the page cannot be written.
+        UserError: metrics.jsonl is damaged, or the page cannot be written.
     """
-    html = render_page(run)
-    try:
-        write_whole(run.report, html.encode("utf-8", "replace"))
-    except OSError as error:
-        raise RunFolderError(f"cannot write {run.report}: {error.strerror or error}") from None
+    write_file(run.report, render_page(run))
     return run.report
 
 
 def render_page(run: RunFolder) -> str:
     """Return the HTML of the page."""
-    records = run.read_metrics()
-    problems = list(run.problems)
+    records, problems = run.read_metrics_and_problems()
     train = train_records(records)
     begun = next((r for r in records if r["kind"] == "run"), {})
     recipe_text, recipe = _recipe(run, problems)
@@ -93,7 +89,7 @@ def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, dict[str, Any]]:
         text = run.recipe_text()
         recipe = run.recipe_values(text)
     except UserError as error:
-        problems.append(f"recipe.yaml cannot be read: {' '.join(str(error).split())[:200]}")
+        problems.append(f"recipe.yaml cannot be read: {message_of(error)}")
     return text, recipe
 
 
@@ -109,7 +105,7 @@ def _status(train: Sequence[TrainRecord], planned: Any) -> str:
 
 def _facts(begun: Record, train: Sequence[TrainRecord], run: RunFolder) -> list[tuple[str, str]]:
     def total(key: str) -> float:
-        return sum(number(r.get(key)) or 0 for r in train)
+        return sum(finite(r.get(key)) or 0 for r in train)
 
     facts = [
         ("seed", begun.get("seed")),

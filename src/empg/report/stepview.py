@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from empg.record.loading import LoadedRun
+from empg.record.fields import finite
+from empg.record.loading import LoadedRun, grouped
 from empg.record.runfolder import RunFolder
 from empg.report.markup import extent, short
+from empg.report.turns import Row, end_name, shown_turn
 
 MAX_TEXT = 1_200  # characters of an observation, thought or action that the page shows
 WINS, LOSSES = 3, 3  # episodes of an iteration that the page shows
 
-_NUMBERS = {"entropy": "entropy", "scale": "g", "clarity": "f", "advantage": "advantage"}
-Row = dict[str, Any]
+_NUMBERS = {
+    "entropy": "entropy", "scale": "g", "clarity": "f", "advantage": "advantage", "reward": "reward",
+    "process_reward": "process",
+}  # fmt: skip
 
 
-def step_view(run: RunFolder) -> list[Row]:
+def step_view(run: RunFolder) -> list[dict[str, Any]]:
     """Return a few episodes of the last, the first and a middle iteration, in this order, as plain data.
 
     If the file of an iteration cannot be read or has wrong columns, `problem` has the reason.
@@ -27,15 +30,12 @@ def step_view(run: RunFolder) -> list[Row]:
     return [_iteration(run, iteration) for iteration in chosen]
 
 
-def _iteration(run: RunFolder, iteration: int) -> Row:
+def _iteration(run: RunFolder, iteration: int) -> dict[str, Any]:
     loaded = LoadedRun(run)
-    rows = loaded.steps_of(iteration).to_pylist()
+    episodes = grouped(loaded.steps_of(iteration).to_pylist())
     if loaded.problems:
         return {"iteration": iteration, "problem": "; ".join(loaded.problems), "episodes": [], "total": 0}
-    episodes: dict[int, list[Row]] = {}
-    for row in rows:
-        episodes.setdefault(row["episode"], []).append(row)
-    shown = [_episode(turns) for turns in handful(list(episodes.values()))]
+    shown = [_episode(turns) for turns in handful(episodes)]
     turns = [turn for episode in shown for turn in episode["turns"]]
     return {
         "iteration": iteration,
@@ -66,7 +66,7 @@ def handful(episodes: Sequence[list[Row]]) -> list[list[Row]]:
     return sorted(shown, key=ordered.index)
 
 
-def _episode(turns: list[Row]) -> Row:
+def _episode(turns: list[Row]) -> dict[str, Any]:
     first = turns[0]
     return {
         "task": short(first["task"] or first["task_id"], MAX_TEXT),
@@ -75,21 +75,13 @@ def _episode(turns: list[Row]) -> Row:
         "episode": first["episode"],
         "group": first["group"],
         "won": bool(first["success"]),
-        "end": first["end"] or "",
-        "score": _number(first["score"]),
-        "outcome": [_number(end) for end in extent(turn["advantage_outcome"] for turn in turns)],
+        "end": end_name(first["end"]),
+        "score": _rounded(first["score"]),
+        "outcome": [_rounded(end) for end in extent(turn["advantage_outcome"] for turn in turns)],
         "turns": [
             {
-                "turn": turn["turn"],
-                "valid": turn["valid"] is not False,
-                "rejected": bool(turn.get("rejected")),
-                "dropped": bool(turn["dropped"]),
-                "observation": short(turn["observation"], MAX_TEXT),
-                "thought": short(turn["thought"], MAX_TEXT),
-                "action": short(turn["action"], MAX_TEXT),
-                "reward": _number(turn["reward"]),
-                "process": _number(turn["process_reward"]),
-                **{short: _number(turn[name]) for name, short in _NUMBERS.items()},
+                **shown_turn(turn, MAX_TEXT),
+                **{symbol: _rounded(turn[name]) for name, symbol in _NUMBERS.items()},
             }
             for turn in turns
         ],
@@ -100,5 +92,6 @@ def _largest(values: Sequence[float | None]) -> float:
     return max((abs(v) for v in values if v is not None), default=0.0)
 
 
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, 6)
+def _rounded(value: float | None) -> float | None:
+    number = finite(value)
+    return None if number is None else round(number, 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -11,6 +10,7 @@ import numpy as np
 
 from empg.learner.assign import Assigned
 from empg.learner.update import UpdateStats
+from empg.record.fields import finite
 from empg.record.records import CreditNumbers, EndShares, EpisodeRow, PolicyNumbers, RolloutNumbers
 from empg.rollout.types import EndReason, Episode
 
@@ -59,8 +59,8 @@ def turn_columns(iteration: int, assigned: Assigned, *, token_entropies: bool = 
                     "rejected": turn.rejected,
                     "reward": turn.reward,
                     "process_reward": process_reward[step],
-                    "entropy": _finite(turn.entropy),
-                    "action_entropy": _finite(turn.action_entropy),
+                    "entropy": finite(turn.entropy),
+                    "action_entropy": finite(turn.action_entropy),
                     **{name: column[step] for name, column in values.items()},
                     "advantage_outcome": base[step],
                     "advantage": advantage[step] if counted[step] else None,
@@ -183,10 +183,6 @@ def policy_numbers(stats: UpdateStats) -> PolicyNumbers:
     numbers = {f"policy/{name}": value for name, value in stats.loss.items()}
     numbers |= {"policy/grad_norm": stats.grad_norm, "policy/lr": stats.lr, "policy/mismatch": stats.mismatch}
     return cast(PolicyNumbers, numbers)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _present(column: list[Any] | None) -> np.ndarray:

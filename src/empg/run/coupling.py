@@ -23,13 +23,14 @@ from torch import Tensor
 
 from empg.environments.panels import Panel
 from empg.learner.batch import make_batch, micro_batches
-from empg.learner.checkpoint import START, CheckpointError, Checkpoints
+from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.policy.scoring import hidden_at, log_softmax_and_entropy, score_tokens
 from empg.recipe import Recipe, load_recipe
-from empg.record.durable import write_whole
-from empg.record.runfolder import RunFolder, RunFolderError
-from empg.report.entropy_figures import Tenth, tenths
+from empg.record.durable import write_file
+from empg.record.errors import os_errors_as
+from empg.record.runfolder import START, RunFolder
+from empg.report.entropy_svg import Tenth, tenths
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
 from empg.run.build import EVALUATION_KEY, build_policy, play
@@ -114,7 +115,7 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
         raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} does not contain a trained policy yet")
     checkpoints.verify(START)
     panel = panel_of(_with_episodes(recipe, episodes), split)
-    first = build_policy(recipe, folder.checkpoints / START)
+    first = build_policy(recipe, folder.start)
     done = stage(f"play {split} before learning", len(panel.tasks))
     early = _play(recipe, first, panel, done)
     trained = build_policy(recipe, folder.checkpoints / last)
@@ -144,29 +145,19 @@ def require_writable(folder: RunFolder) -> None:
     Raises:
         RunFolderError: the folder cannot be written, or the disk is full.
     """
-    try:
-        with TemporaryFile(dir=folder.path) as file:
-            file.write(bytes(_ROOM))
-            file.flush()
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
+    with os_errors_as(f"cannot write {folder.entropy}"), TemporaryFile(dir=folder.path) as file:
+        file.write(bytes(_ROOM))
+        file.flush()
 
 
 def write_measurements(folder: RunFolder, measured: EntropyMeasurements) -> Path:
     """Write `entropy.json` of a run.
 
     Raises:
-        RunFolderError: the file cannot be written.
+        UserError: the file cannot be written.
     """
-    try:
-        write_whole(folder.entropy, json.dumps(asdict(measured)).encode())
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
+    write_file(folder.entropy, json.dumps(asdict(measured)))
     return folder.entropy
-
-
-def _cannot_write(folder: RunFolder, error: OSError) -> RunFolderError:
-    return RunFolderError(f"cannot write {folder.entropy}: {error.strerror or error}")
 
 
 def step_gradients(policy: Policy, episode: Episode, recipe: Recipe) -> list[StepGradient]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from empg.environments.panels import Panel, make_panel
 from empg.errors import UserError
-from empg.learner.checkpoint import START, CheckpointError, Checkpoints
+from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.recipe import Recipe, load_recipe
 from empg.record.records import EpisodeRow, EvalRecord, SuccessNumbers
-from empg.record.runfolder import RunFolder
+from empg.record.runfolder import START, RunFolder
 from empg.record.statistics import UNKNOWN, wilson_interval
 from empg.rollout.collector import Request
 from empg.rollout.types import EndReason

@@ -19,7 +19,8 @@ from empg.errors import UserError
 from empg.policy.decode import Sampling
 from empg.policy.fingerprint import fingerprint
 from empg.recipe import Recipe, dump_recipe, load_recipe, override_recipe
-from empg.record.durable import write_whole
+from empg.record.durable import write_file
+from empg.record.errors import os_errors_as
 from empg.record.played import PlayedEpisodes
 from empg.record.records import EpisodeRow, EvalRecord, eval_records
 from empg.record.runfolder import RunFolder
@@ -41,7 +42,6 @@ _ROLLOUT = {"max_turn_tokens": 512, "max_episode_tokens": 4096, "slots": 8}
 # Keys that a repeated evaluation may change: no result depends on them, or the record of the evaluation has them.
 _FREE = ("name", "evaluation", "environment.workers", "rollout.slots", "policy.device")
 
-_MODEL = "model.txt"  # in the folder of an evaluation: the fingerprint of the model, if known
 _KEPT_OF_A_TURN = ("observation", "text", "action", "valid")
 Keep = Callable[[Episode, Usage | None], None]
 
@@ -111,7 +111,7 @@ def evaluate_model(
         UserError: the model is unavailable, the folder has an evaluation with other settings or of other weights, or
             it is in use.
     """
-    known = RunFolder(path).recipe_path.is_file()
+    known = RunFolder(path).exists
     if not known:  # so that a wrong model leaves no folder behind
         recipe = resolve(recipe)
         player = _player(recipe, decoding, key_variable)
@@ -278,7 +278,7 @@ def _total(kept: list[dict[str, int] | None]) -> Usage:
 
 def _is_begun(folder: RunFolder) -> bool:
     """Return whether the folder has a record or an episode; else its settings mean nothing yet."""
-    return bool(folder.read_metrics()) or any(folder.path.glob("evaluations/*.jsonl"))
+    return bool(folder.read_metrics()) or folder.has_played()
 
 
 def _require_same(folder: RunFolder, recipe: Recipe) -> None:
@@ -295,18 +295,16 @@ def _require_same(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def _record_model(folder: RunFolder, model: str | None) -> None:
-    try:
-        if model is None:
-            (folder.path / _MODEL).unlink(missing_ok=True)
-        else:
-            write_whole(folder.path / _MODEL, model.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {folder.path / _MODEL}: {error.strerror or error}") from None
+    if model is not None:
+        write_file(folder.model, model)
+        return
+    with os_errors_as(f"cannot remove {folder.model}"):
+        folder.model.unlink(missing_ok=True)
 
 
 def _require_same_model(folder: RunFolder, name: str, model: str | None) -> None:
     """Make sure that the folder's evaluation is of these weights; `model` is their fingerprint."""
-    file = folder.path / _MODEL
+    file = folder.model
     # An evaluation of an earlier version has no such file.
     if model is not None and file.exists() and file.read_bytes() != model.encode():
         raise UserError(

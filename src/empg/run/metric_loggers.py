@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
-from empg.errors import MissingExtraError, UserError
+from empg.errors import MissingExtraError, UserError, message_of
 from empg.recipe import Recipe
 from empg.record.records import Record
 from empg.record.runfolder import RunFolder
@@ -111,7 +111,7 @@ class MetricLoggers:
 
     def _leave_out(self, name: str, error: Exception) -> None:
         self._open.pop(name, None)
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = message_of(error) or type(error).__name__
         self._say(f"{name}: {reason}; the run continues without this logger")
 
 

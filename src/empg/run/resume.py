@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from empg.errors import RecipeError
-from empg.learner.checkpoint import START, CheckpointError, Checkpoints
+from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.recipe import Recipe, dump_recipe, load_recipe
-from empg.record.runfolder import RunFolder
+from empg.record.runfolder import START, RunFolder
 from empg.run.build import resolve
 from empg.run.logger import resume_record
 from empg.run.metric_loggers import require_packages
@@ -119,7 +119,8 @@ def source_run(checkpoint: Path, target: Path) -> RunFolder:
         CheckpointError: it is not the path of a checkpoint in a run, or is that of the target itself.
     """
     folder = checkpoint.absolute().parent
-    if folder.name != "checkpoints" or not (folder.parent / "recipe.yaml").is_file():
+    source = RunFolder(folder.parent)
+    if folder != source.checkpoints or not source.exists:
         raise CheckpointError(
             f"--from {checkpoint}: expected the path of a checkpoint in a run, e.g. runs/demo/checkpoints/iter-000040; "
             "to go back within a run, add --resume and give the name alone"

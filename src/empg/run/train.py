@@ -13,13 +13,13 @@ from pathlib import Path
 from signal import Signals
 
 from empg.learner.assign import assign_credit, groups_with_signal
-from empg.learner.checkpoint import START, DivergedError, checkpoint_name, require_finite
+from empg.learner.checkpoint import DivergedError, checkpoint_name, require_finite
 from empg.learner.critic import Critic
 from empg.learner.update import Update, make_optimizer
 from empg.policy.model import Policy, claim_device
 from empg.recipe import Recipe, dump_recipe
 from empg.record.records import eval_records
-from empg.record.runfolder import RunFolder
+from empg.record.runfolder import START, RunFolder
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
 from empg.run.build import ROLLOUT_KEY, build_policy, play

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import empg
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 from empg.learner.checkpoint import CheckpointError, Checkpoints, require_finite
 from empg.learner.warm_start import warm_start
 from empg.policy.fingerprint import fingerprint
@@ -97,7 +97,7 @@ def _locked(held: ExitStack, folder: Path, name: str, logger: RunLogger) -> bool
         folder.mkdir(parents=True, exist_ok=True)
         lock = acquire(folder / f".{name}.lock", wait=1.0)
     except (OSError, UserError) as error:
-        logger.say(f"warm-start cache: {' '.join(str(error).split())[:200]}")
+        logger.say(f"warm-start cache: {message_of(error)}")
         return True
     if lock is not None:
         held.callback(lock.release)

@@ -12,7 +12,6 @@ The outcome of the episode itself is not used, so credit from that outcome canno
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from empg.credit import ModulationInputs, StepTable
 from empg.learner.assign import length_share
+from empg.record.fields import finite
 from empg.record.loading import finished_before
 from empg.rollout.types import EndReason
 
@@ -99,22 +99,17 @@ def _rewards(columns: Mapping[str, Sequence[Any]], episode: np.ndarray, recipe: 
     rewards = np.bincount(episode, weights=[r or 0.0 for r in columns["reward"]])
     found = (recipe.get(name) for name in ("credit", "rollout", "agent"))
     credit, rollout, agent = (section if isinstance(section, dict) else {} for section in found)
-    penalty, ramp = _number(credit.get("overlong_penalty")), _number(credit.get("overlong_ramp"))
+    penalty, ramp = (finite(credit.get(name)) or 0.0 for name in ("overlong_penalty", "overlong_ramp"))
     if penalty:
         read, wrote = columns["num_prompt_tokens"], columns["num_action_tokens"]
         lengths: list[list[int]] = [[] for _ in rewards]
         for place, tokens in zip(episode, zip(read, wrote, strict=True), strict=True):
             lengths[place].append(sum(count or 0 for count in tokens))
         ends = dict(zip(episode.tolist(), columns["end"], strict=True))
-        limit, merged = int(_number(rollout.get("max_episode_tokens"))), agent.get("history") == "merged"
+        limit, merged = int(finite(rollout.get("max_episode_tokens")) or 0), agent.get("history") == "merged"
         for place, turns in enumerate(lengths):
             rewards[place] -= penalty * length_share(turns, EndReason(ends[place]), limit, ramp, merged=merged)
     return rewards
-
-
-def _number(value: Any) -> float:
-    """Return a finite number of a recipe; 0 for what is not one."""
-    return value if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
 _COLUMNS = (

@@ -9,7 +9,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from empg.errors import UserError
-from empg.record.durable import write_whole
+from empg.record.durable import write_file
+from empg.record.errors import os_errors_as
 from empg.record.records import Record, eval_records, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.run.resume import changes_of, like_the_run
@@ -59,7 +60,7 @@ class Job:
     @property
     def begun(self) -> bool:
         """Whether the run has a folder with a recipe."""
-        return (self.folder / "recipe.yaml").is_file()
+        return RunFolder(self.folder).exists
 
     @property
     def failed_before(self) -> bool:
@@ -69,7 +70,7 @@ class Job:
     @property
     def _recorded(self) -> list[RunFolder]:
         """The folders that may say how far the run is: its results, which come from another machine, and its own."""
-        return [RunFolder(place) for place in (self.summary, self.folder) if (place / "recipe.yaml").is_file()]
+        return [folder for folder in map(RunFolder, (self.summary, self.folder)) if folder.exists]
 
     @property
     def _records(self) -> list[Record]:
@@ -130,25 +131,22 @@ class Job:
             UserError: a file cannot be read or written.
         """
         failure = self.summary / FAILURE
-        try:
-            if self.state == FAILED:
-                self.summary.mkdir(parents=True, exist_ok=True)
-                write_whole(failure, f"iteration {self.iteration}: {self.message}\n".encode("utf-8", "replace"))
-            elif self.state == FINISHED:
+        if self.state == FAILED:
+            write_file(failure, f"iteration {self.iteration}: {self.message}\n")
+        elif self.state == FINISHED:
+            with os_errors_as(f"cannot remove {failure}"):
                 failure.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {failure}: {error.strerror or error}") from None
         if self.state == FINISHED and self.begun:
             summary = RunFolder(self.summary)
-            if not (summary.recipe_path.is_file() and self._is_complete(summary.read_metrics())):
+            if not (summary.exists and self._is_complete(summary.read_metrics())):
                 RunFolder.open(self.folder).copy_summary(self.summary)
 
     def start(self) -> None:
         """Start the process of the run: a new run, one that continues, or one that restarts before its checkpoint."""
         arguments = [*self.planned.arguments, "--run", str(self.folder)]
         if self.begun:
-            checkpoints = RunFolder(self.folder).checkpoints
-            kept = any(checkpoints.glob("start")) or any(checkpoints.glob("iter-*"))
+            folder = RunFolder(self.folder)
+            kept = folder.start.exists() or any(folder.checkpoints.glob("iter-*"))
             arguments.append("--resume" if kept else "--force")
         context = multiprocessing.get_context("spawn")
         self.process = context.Process(target=train_in_process, args=(arguments, self.log), name=self.key.name)

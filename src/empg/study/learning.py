@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from empg.record.aggregate import Estimate, first_reached
 from empg.record.statistics import student_interval
-from empg.report.figure import SMOOTHED
+from empg.report.svg import SMOOTHED
 from empg.study.results import Results, RunResult
 from empg.study.tables import Beside
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
-from empg.record.durable import write_whole
-from empg.report.figure import SMOOTHED, draw_lines
+from empg.record.durable import write_file
+from empg.report.svg import SMOOTHED, draw_lines
 from empg.study.learning import Learning, learning_rows
 from empg.study.pooled import LEAST_SEEDS, pooled_rows
 from empg.study.results import Results, read_results
@@ -55,11 +55,7 @@ def write_page(folders: Sequence[Path], out: Path, say: Callable[[str], object] 
         say(f"{results.study.name}: tables and figures of {len(results.runs)} runs")
         lines += _study(results, out, figures)
     lines += _pooled(studies)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    write_file(out, "\n".join(lines) + "\n")
     return [out, *figures]
 
 
@@ -138,7 +134,9 @@ def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, fig
     base = results.study.base
     lines += [f"| task type | variant | mean | difference to {base} (points) |", "|---|---|---|---|"]
     for kind, rows in type_rows(results, recipe, [panel]).items():
-        lines += [f"| {_text(kind)} | {name} | {_percent(mean)} | {_points(diff)} |" for name, mean, diff in rows]
+        lines += [
+            f"| {_text(kind)} | {row.variant} | {_percent(row.mean)} | {_points(row.difference)} |" for row in rows
+        ]
     return lines
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, StrictInt, ValidationError, field_validator, model_v
 from empg.errors import RecipeError, UserError
 from empg.recipe import Recipe, Section, load_recipe
 from empg.recipe.files import read_recipe_file
-from empg.validation import explained, nearest
+from empg.validation import did_you_mean, explained
 from empg.yaml_text import write_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,59}")  # part of the name of a folder
@@ -67,9 +67,8 @@ class Study(Section):
     def _consistent(self) -> Study:
         for key, name in (("base", self.base), ("control", self.control)):
             if name is not None and name not in self.variants:
-                meant = nearest(name, self.variants)
-                hint = f"; did you mean {meant!r}?" if meant else ""
-                raise UserError(f"{key}: expected one of {', '.join(self.variants)}, got {name!r:.80}{hint}")
+                meant = did_you_mean(name, self.variants)
+                raise UserError(f"{key}: expected one of {', '.join(self.variants)}, got {name!r:.80}{meant}")
         if self.control == self.base:
             raise UserError(f"control: {self.control!r:.80} is the base already; name another variant, or none")
         listed: dict[str, list[str]] = {"seeds": [str(seed) for seed in self.seeds]}

@@ -16,7 +16,7 @@ import numpy as np
 
 from empg.errors import UserError
 from empg.record.aggregate import Outcomes
-from empg.record.durable import write_whole
+from empg.record.durable import write_file
 from empg.record.records import EvalRecord, Record, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import UNKNOWN, same_tasks
@@ -128,16 +128,16 @@ def keep_study(source: Path, results: Path) -> None:
     if (results / _STUDY).is_file():
         names = {key.name for key in load_study(source).keys}
         earlier = [key.name for key in load_study(results / _STUDY).keys]
-        if others := [n for n in earlier if n not in names and (results / n / "recipe.yaml").is_file()]:
+        if others := [n for n in earlier if n not in names and RunFolder(results / n).exists]:
             raise UserError(
                 f"{results} has results of {len(others)} runs that {source} does not have, {others[0]} among them: "
                 "rename the study, choose another folder with --results, or remove these results"
             )
     try:
-        results.mkdir(parents=True, exist_ok=True)
-        write_whole(results / _STUDY, source.read_bytes())
+        content = source.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot write {results}: {error.strerror or error}") from None
+        raise UserError(f"cannot read {source}: {error.strerror or error}") from None
+    write_file(results / _STUDY, content)
 
 
 def read_results(folder: Path) -> Results:
@@ -151,7 +151,7 @@ def read_results(folder: Path) -> Results:
     study = load_study(folder / _STUDY)
     runs = []
     for key in study.keys:
-        if (folder / key.name / "recipe.yaml").is_file():
+        if RunFolder(folder / key.name).exists:
             run = RunFolder.open(folder / key.name)
             records = run.read_metrics()
             own = own_evaluations(records, run.recipe_values())

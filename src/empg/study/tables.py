@@ -14,7 +14,7 @@ from empg.record.aggregate import (
     paired_difference,
 )
 from empg.record.statistics import bootstrap_interval
-from empg.report.figure import SMOOTHED, Line, Mark, running_mean
+from empg.report.svg import SMOOTHED, Line, Mark, running_mean
 from empg.study.results import Results, RunResult, outcomes
 
 Panels = Sequence[tuple[str, str]]
@@ -49,6 +49,15 @@ class Row:
     improvement: Estimate | None
 
 
+@dataclass(frozen=True, slots=True)
+class TypeRow:
+    """A variant on one task type: its mean success, and its paired difference to the base; None without one."""
+
+    variant: str
+    mean: Estimate
+    difference: Estimate | None
+
+
 def success_rows(results: Results, panels: dict[str, Panels]) -> list[Row]:
     """Compare the variants on the panels of one or more recipes (by label). Variants without results are left out.
 
@@ -75,9 +84,9 @@ def success_rows(results: Results, panels: dict[str, Panels]) -> list[Row]:
     return rows
 
 
-def type_rows(results: Results, recipe: str, panels: Panels) -> dict[str, list[tuple[str, Estimate, Estimate | None]]]:
-    """Return, by task type, each variant with its mean and its paired difference to the base, as in `success_rows`."""
-    found: dict[str, list[tuple[str, Estimate, Estimate | None]]] = {}
+def type_rows(results: Results, recipe: str, panels: Panels) -> dict[str, list[TypeRow]]:
+    """Return the rows of each task type; variants without results are left out, as in `success_rows`."""
+    found: dict[str, list[TypeRow]] = {}
     for variant in results.study.variants:
         if not results.of(recipe, variant):
             continue
@@ -87,7 +96,7 @@ def type_rows(results: Results, recipe: str, panels: Panels) -> dict[str, list[t
         for kind in own.columns():
             halves = [(a.only(kind), b.only(kind)) for a, b in pairs]
             difference = paired_difference(halves) if halves else None
-            found.setdefault(kind, []).append((variant, mean_success([own.only(kind)]), difference))
+            found.setdefault(kind, []).append(TypeRow(variant, mean_success([own.only(kind)]), difference))
     return found
 
 
@@ -148,8 +157,8 @@ def _marks(runs: Sequence[RunResult], name: str, split: str, decoding: str) -> d
     for iteration in sorted(set.intersection(*evaluated)):
         found = mean_success([outcomes(runs, [(split, decoding)], iteration)])
         interval = f"95% interval {100 * found.low:.1f} to {100 * found.high:.1f}%"
-        says = f"{name}, iteration {iteration}: {100 * found.value:.1f}% over {len(runs)} seeds, {interval}"
-        marks[iteration] = Mark(found.value, found.low, found.high, says)
+        tooltip = f"{name}, iteration {iteration}: {100 * found.value:.1f}% over {len(runs)} seeds, {interval}"
+        marks[iteration] = Mark(found.value, found.low, found.high, tooltip)
     return marks
 
 

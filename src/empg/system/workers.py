@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from empg.errors import UserError
+from empg.errors import UserError, message_of
 from empg.system.processes import end_with_parent, parent_is_gone
 from empg.system.signals import StopRequested, StopSignals, stop_signals_blocked
 
@@ -44,7 +44,7 @@ def _collective() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise _CollectiveError(f"lost connection to another worker: {' '.join(str(error).split())[:300]}") from error
+        raise _CollectiveError(f"lost connection to another worker: {message_of(error, 300)}") from error
 
 
 class Workers:

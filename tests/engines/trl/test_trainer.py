@@ -233,7 +233,7 @@ def test_a_truncated_completion_has_no_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modulation", "message"),
     [
-        ("emgp", "modulation.name: expected one of .* got 'emgp'. Did you mean 'empg'"),
+        ("emgp", "modulation.name: expected one of .* got 'emgp'; did you mean 'empg'"),
         ({"name": "empg", "zeat": 1}, "unknown key 'modulation.zeat'..?[Dd]id you mean 'modulation.zeta|zeta'"),
         ({"k": -1.0}, "modulation.k: expected"),
         (3, "modulation: expected a name, a mapping or None, got 3"),

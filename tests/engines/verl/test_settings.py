@@ -234,7 +234,7 @@ def test_a_dry_run_prints_the_whole_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"trainer": {"nnode": 2}}, "verl.trainer.nnode: is not a key of verl's configuration. Did you mean 'trainer."),
+        ({"trainer": {"nnode": 2}}, "verl.trainer.nnode: is not a key of verl's configuration; did you mean 'trainer."),
         ({"trainer": {"n_gpus_per_node": 2}, "actor_rollout_ref": {"actor": {"ulysses_sequence_parallel_size": 2},
           "model": {"use_remove_padding": False}}}, "When using sequence parallelism"),
     ],

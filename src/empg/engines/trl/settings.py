@@ -13,7 +13,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from empg.engines.trl.trainer import EMPGConfig
-from empg.errors import RecipeError
+from empg.errors import RecipeError, message_of
 from empg.policy.model import resolve_device
 from empg.recipe import Recipe
 from empg.validation import did_you_mean
@@ -111,7 +111,7 @@ def engine_config(recipe: Recipe, output: Path) -> EMPGConfig:
     try:
         return EMPGConfig(**_arguments(recipe, output), **recipe.trl)
     except (ValueError, TypeError) as error:  # an option in the section `trl` that TRL or transformers rejects
-        raise RecipeError(f"--engine trl: {' '.join(str(error).split())[:400]}") from None
+        raise RecipeError(f"--engine trl: {message_of(error, 400)}") from None
 
 
 def config_text(recipe: Recipe, run: Path) -> str:

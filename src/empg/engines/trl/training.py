@@ -28,11 +28,11 @@ from empg.engines.trl.settings import FOLDER, engine_config, steps_per_iteration
 from empg.engines.trl.trainer import EMPGConfig, EMPGTrainer
 from empg.errors import UserError
 from empg.learner.assign import Assigned, assign_credit, comparable
-from empg.learner.checkpoint import START, Checkpoints, DivergedError, checkpoint_name, require_finite
+from empg.learner.checkpoint import Checkpoints, DivergedError, checkpoint_name, require_finite
 from empg.learner.update import UpdateStats
 from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
-from empg.record.runfolder import RunFolder
+from empg.record.runfolder import START, RunFolder
 from empg.rollout.types import Episode
 from empg.run.build import build_agent, build_policy
 from empg.run.evaluate import evaluate_policy

@@ -13,7 +13,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from empg.errors import MissingExtraError, RecipeError
+from empg.errors import MissingExtraError, RecipeError, message_of
 from empg.recipe import Recipe
 from empg.validation import did_you_mean
 
@@ -135,7 +135,7 @@ def _check(config: DictConfig) -> None:
             warnings.simplefilter("ignore")
             validate_config(config, need_reference_policy(config), need_critic(config))
     except (ValueError, TypeError, AssertionError) as error:
-        raise RecipeError(f"--engine verl: {' '.join(str(error).split())[:400]}") from None
+        raise RecipeError(f"--engine verl: {message_of(error, 400)}") from None
 
 
 def _settings(recipe: Recipe, run: Path) -> Iterator[Setting]:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from empg.engines.verl.settings import FOLDER, composed
 from empg.engines.verl.tasks import write_tasks
 from empg.errors import UserError
-from empg.learner.checkpoint import START
 from empg.recipe import Recipe, dump_recipe
 from empg.record.records import eval_records
-from empg.record.runfolder import RunFolder
+from empg.record.runfolder import START, RunFolder
 from empg.run.logger import resume_record
 from empg.run.resume import changes_of
 from empg.run.run import open_run

@@ -12,10 +12,6 @@
   };
   const signed = (v) => (v === null ? "–" : `${v < 0 ? "\u2212" : "+"}${Math.abs(v).toFixed(2)}`);
   const plain = (v) => (v === null ? "–" : v.toFixed(2));
-  const END = {
-    won: "won", lost: "lost", step_limit: "step limit", token_limit: "token limit", malformed: "malformed turns",
-    env_error: "environment error",
-  };
 
   // A bar that fills `share` of a track. In a two-sided track it starts in the middle and goes left below zero.
   function gauge(symbol, title, value, share, kind) {
@@ -53,7 +49,7 @@
     text.append(make("p", "observation", turn.observation));
     if (turn.thought) text.append(make("p", "thought", turn.thought));
     const action = make("p", "action", turn.action || "(no action)");
-    if (!turn.valid) action.append(make("span", "flag", turn.rejected ? "rejected" : turn.action ? "no thought" : "malformed"));
+    if (turn.fault) action.append(make("span", "flag", turn.fault));
     if (turn.dropped) action.append(make("span", "flag", "dropped from the update"));
     if (turn.reward) action.append(make("span", "flag good", `reward ${signed(turn.reward)}`));
     if (turn.process) action.append(make("span", "flag", `process reward ${signed(turn.process)}`));
@@ -89,7 +85,7 @@
     const head = make("div", "episode-head");
     head.append(
       make("h3", "", episode.task),
-      make("p", "quiet", `${episode.type} · ${END[episode.end] ?? episode.end} after ${episode.turns.length} turns · ` +
+      make("p", "quiet", `${episode.type} · ${episode.end} after ${episode.turns.length} turns · ` +
         `score ${plain(episode.score)} · outcome advantage ${[...new Set(episode.outcome.map(signed))].join(" to ") || "–"}`),
     );
     const list = make("ol", "turns");
@@ -107,7 +103,7 @@
       const button = make("button", episode.won ? "won" : "lost");
       button.type = "button";
       button.append(
-        make("span", "outcome", episode.won ? "✓ won" : `✗ ${END[episode.end] ?? episode.end}`),
+        make("span", "outcome", episode.won ? "✓ won" : `✗ ${episode.end}`),
         make("span", "", `group ${episode.group} · ${episode.turns.length} turns`),
       );
       button.addEventListener("click", () => {

@@ -19,15 +19,17 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from empg.record.fields import finite
 from empg.record.records import own_evaluations, train_records
 from empg.record.runfolder import RunFolder
+from empg.report.batch import batch_charts, extremes, kinds_of_steps
 from empg.report.inspector import listing
-from empg.report.inspector.batch import batch_charts, extremes, kinds_of_steps
 from empg.report.inspector.conversation import conversation, credit_inputs
-from empg.report.inspector.library import InspectedRun, Row, open_runs
+from empg.report.inspector.library import InspectedRun, open_runs
 from empg.report.inspector.tree import partings, tree, what_was_done
-from empg.report.markup import embed_json, encodable, extent, finite, shown
+from empg.report.markup import embed_json, encodable, extent, shown
 from empg.report.overlay import MAIN, evaluation_curves, overlay, training_curves_by_type
+from empg.report.turns import END_NAMES, Row, end_name
 from empg.web.serving import serve_app, web_app
 
 HOST = "127.0.0.1"
@@ -59,7 +61,13 @@ class Inspector:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"plain": _plain, "signed": _signed, "extent": _extent, "percent": _percent}
+        self._templates.filters |= {
+            "plain": _plain,
+            "signed": _signed,
+            "extent": _extent,
+            "percent": _percent,
+            "ending": end_name,
+        }
         self._templates.globals["runs"] = self._runs
 
     # ---- pages -----------------------------------------------------------------------------------------------------
@@ -75,7 +83,7 @@ class Inspector:
         part = found[(page - 1) * listing.PAGE : page * listing.PAGE]
         return self._page(
             "episodes.html.j2", query=query, episodes=part, found=len(found), total=len(known), page=page, pages=pages,
-            choices=choices, sorts=listing.SORTS,
+            choices=choices, sorts=listing.SORTS, end_names=END_NAMES,
         )  # fmt: skip
 
     def episode(self, request: Request) -> Response:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from empg.record.fields import finite
 from empg.record.loading import finished_before
-from empg.report.inspector.library import InspectedRun, Row
+from empg.report.inspector.library import InspectedRun
 from empg.report.inspector.tokens import TokenTexts
-from empg.report.markup import finite, short
+from empg.report.markup import short
+from empg.report.turns import Row, shown_turn
 
 MAX_TEXT = 20_000  # characters of one text on a page
 MAX_TOKENS = 4_000  # shaded tokens of one turn on a page
@@ -26,13 +28,8 @@ def conversation(run: InspectedRun, turns: Sequence[Row]) -> list[dict[str, Any]
     most = max((e for t in turns for e in _token_entropies(t)), default=0.0)
     return [
         {
-            "turn": turn["turn"],
-            "observation": short(turn["observation"], MAX_TEXT),
-            "thought": short(turn["thought"], MAX_TEXT),
-            "action": short(turn["action"], MAX_TEXT),
+            **shown_turn(turn, MAX_TEXT),
             "written": short(turn["text"], MAX_TEXT) if turn["valid"] is False else "",
-            "fault": fault(turn),
-            "dropped": bool(turn["dropped"]),
             "counted": finite(turn["advantage"]) is not None,
             "tokens": _shaded(turn, run.tokens, most),
             "darkest": most,
@@ -72,15 +69,6 @@ def credit_inputs(run: InspectedRun, episodes: Sequence[Sequence[Row]]) -> dict[
         **{name: [finite(turn[column]) for turn in steps] for name, column in _COLUMNS.items()},
         "recorded": {name: [finite(turn[column]) for turn in steps] for name, column in _RECORDED.items()},
     }
-
-
-def fault(turn: Row) -> str:
-    """Return why a turn is not valid, in a word or two; empty if it is valid."""
-    if turn["valid"] is not False:
-        return ""
-    if turn["rejected"]:
-        return "rejected action"
-    return "no thought" if turn["action"] else "malformed"
 
 
 def _token_entropies(turn: Row) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -11,17 +11,18 @@ from typing import Any
 import pyarrow as pa
 
 from empg.errors import UserError
+from empg.record.fields import finite
 from empg.record.loading import LoadedRun, episodes_of, grouped
 from empg.record.records import Record
 from empg.record.runfolder import RunFolder
 from empg.record.tables import EPISODES
 from empg.report.inspector.tokens import TokenTexts, tokenizer_path
-from empg.report.markup import finite, short
+from empg.report.markup import short
 from empg.report.names import names_of
+from empg.report.turns import Row
 
 MAX_NAME = 100  # characters of the name of a rule or an option
 _TABLES_KEPT = 48  # tables of steps in memory; the least recently used is dropped first
-Row = Mapping[str, Any]
 _State = tuple[int, int]  # time of the last change in ns, size in bytes
 _ABSENT: _State = (0, 0)
 
@@ -99,11 +100,9 @@ class InspectedRun:
             path = self.folder.metrics_path
             state = _state(path)
             try:
-                records = self.folder.read_metrics()
+                records, found = self.folder.read_metrics_and_problems()
             except UserError as error:
                 records, found = [], [str(error)]
-            else:
-                found = list(self.folder.problems)
             self._note(path, state, found)
         return records
 

@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 import pyarrow.compute as pc
 
 from empg.plain_text import visible
-from empg.report.inspector.library import InspectedRun, Row
-from empg.report.markup import finite
+from empg.record.fields import finite
+from empg.report.inspector.library import InspectedRun
+from empg.report.turns import Row
 
 PAGE = 50  # episodes on one page
 _MAX_QUERY = 200  # characters of a search

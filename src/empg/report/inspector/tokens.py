@@ -12,7 +12,7 @@ _MAX_BYTES = 200_000_000  # of a tokenizer file
 
 def tokenizer_path(run: RunFolder) -> Path:
     """Return where a run keeps the tokenizer of its policy."""
-    return run.checkpoints / "start" / "tokenizer.json"
+    return run.start / "tokenizer.json"
 
 
 class TokenTexts:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from empg.report.inspector.library import Row
-from empg.report.markup import finite, short
+from empg.record.fields import finite
+from empg.report.markup import short
+from empg.report.turns import Row
 
 MAX_TEXT = 160  # characters of an action in the tree
 MAX_LEVELS = 60  # branches within branches; a browser and the template could not nest hundreds of them

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from empg.errors import described
+from empg.errors import described, message_of
 
 GIB = 1 << 30
 
@@ -38,4 +38,4 @@ def said(error: Exception) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error, without line breaks and at most 500 characters of it."""
-    return " ".join(str(error).split())[:500]
+    return message_of(error, 500)

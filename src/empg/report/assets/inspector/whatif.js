@@ -3,9 +3,9 @@ import { CHOICES, RULES, optionsOf, recompute } from "./credit.js";
 
 const panel = document.getElementById("what-if");
 const iteration = JSON.parse(document.getElementById("credit-data").textContent);
-const SLIDERS = { k: 5, k_future: 5, zeta: 1, alpha_1: 2, alpha_2: 2, beta_1: 2, beta_2: 2, q: 0.49 }; // largest values
-const LARGEST = 50; // of a constant in an address: beyond it the package refuses k where scaling is uncertain
-const MOST = { q: 0.49 }; // bounds that hold everywhere
+const SLIDER_MAX = { k: 5, k_future: 5, zeta: 1, alpha_1: 2, alpha_2: 2, beta_1: 2, beta_2: 2, q: 0.49 };
+const ADDRESS_MAX = 50; // of any constant in an address: beyond it the package refuses k where scaling is uncertain
+const VALID_MAX = { q: 0.49 }; // of the constants that a rule bounds
 const NAMES = {
   k: "k", k_future: "k′", zeta: "ζ", alpha_1: "α₁", alpha_2: "α₂", beta_1: "β₁", beta_2: "β₂", zeta_schedule: "ζ over the run",
 };
@@ -18,7 +18,7 @@ const signed = (v) => (v === null ? "–" : `${v < 0 ? "\u2212" : "+"}${Math.abs
 const plain = (v) => (v === null ? "–" : v.toFixed(3));
 const known = (name, value) =>
   name in CHOICES ? CHOICES[name].includes(value)
-    : typeof value === "number" && value >= 0 && value <= (MOST[name] ?? Infinity);
+    : typeof value === "number" && value >= 0 && value <= (VALID_MAX[name] ?? Infinity);
 
 // The values that a rule begins with: for the rule of the run those of its recipe.
 const usable = (rule) => ([name, value]) => name in optionsOf(rule, iteration) && known(name, value);
@@ -47,7 +47,7 @@ function limit() {
 
 function slider(name, values, changed) {
   const label = document.createElement("label"), input = document.createElement("input"), output = document.createElement("output");
-  Object.assign(input, { type: "range", min: 0, max: Math.max(SLIDERS[name], values[name]), step: 0.01, name });
+  Object.assign(input, { type: "range", min: 0, max: Math.max(SLIDER_MAX[name], values[name]), step: 0.01, name });
   input.value = values[name];
   input.setAttribute("aria-label", NAMES[name] ?? name);
   // The input rounds a value to its steps. What is computed with, and so what is shown, is the value itself.
@@ -76,7 +76,7 @@ function choice(name, values, changed) {
 let current = {};
 function drawForm(rule, values) {
   current = values;
-  form.replaceChildren(...Object.keys(values).filter((name) => name in CHOICES || name in SLIDERS).map((name) =>
+  form.replaceChildren(...Object.keys(values).filter((name) => name in CHOICES || name in SLIDER_MAX).map((name) =>
     (name in CHOICES ? choice : slider)(name, values, (value) => {
       values[name] = value;
       update(rule, values);
@@ -103,7 +103,7 @@ function redraw(advantage) {
 
 function remember(rule, values) {
   const address = new URL(location), own = defaults(rule);
-  for (const name of ["rule", "beside", ...Object.keys(SLIDERS), ...Object.keys(CHOICES)]) address.searchParams.delete(name);
+  for (const name of ["rule", "beside", ...Object.keys(SLIDER_MAX), ...Object.keys(CHOICES)]) address.searchParams.delete(name);
   if (rule !== start) address.searchParams.set("rule", rule || "none");
   Object.entries(values).filter(([name, v]) => v !== own[name]).forEach(([name, v]) => address.searchParams.set(name, v));
   if (beside.checked) address.searchParams.set("beside", "1");
@@ -165,7 +165,7 @@ const asked = new URLSearchParams(location.search), wanted = asked.get("rule") =
 const rule = wanted === "" || Object.hasOwn(RULES, wanted) ? wanted : start, values = defaults(rule);
 for (const name of Object.keys(values)) {
   const value = name in CHOICES ? asked.get(name) : Number.parseFloat(asked.get(name));
-  if ((name in SLIDERS && value <= LARGEST || name in CHOICES) && known(name, value)) values[name] = value;
+  if ((name in SLIDER_MAX && value <= ADDRESS_MAX || name in CHOICES) && known(name, value)) values[name] = value;
 }
 beside.checked = asked.get("beside") === "1";
 choose(rule, values);

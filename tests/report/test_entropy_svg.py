@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from empg.report.entropy_figures import Tenth, draw_coupling, draw_entropy_change, tenths
+from empg.report.entropy_svg import Tenth, draw_coupling, draw_entropy_change, tenths
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-from empg.report.figure import Line, draw_lines
+from empg.report.svg import Line, draw_lines
 
 _X = "tenth of the steps, by step entropy"
 
@@ -46,7 +46,7 @@ def draw_coupling(parts: Sequence[Tenth], path: Path, note: str) -> Path:
         note: line below the plot.
 
     Raises:
-        RunFolderError: the figure cannot be written.
+        UserError: the figure cannot be written.
     """
     # The first two have the same unit and one scale, so that they can be compared.
     top = max((max(part.means["expected"], part.means["logits"]) for part in parts), default=0.0)
@@ -72,7 +72,7 @@ def draw_entropy_change(parts: Sequence[Tenth], path: Path, note: str) -> Path:
         note: line below the plot.
 
     Raises:
-        RunFolderError: the figure cannot be written.
+        UserError: the figure cannot be written.
     """
     top = max((max(part.means.values()) for part in parts), default=0.0) or 1.0
     lines = [Line(name, smooth={part.place: part.means[name] / top for part in parts}) for name in ("before", "after")]

@@ -12,6 +12,7 @@ import empg.record
 import empg.report
 from empg.errors import UserError
 from empg.record.runfolder import RunFolder
+from empg.report.curves import Chart, Series
 
 
 def test_a_figure_is_a_page_that_loads_nothing(finished_run: RunFolder, tmp_path: Path) -> None:
@@ -40,8 +41,9 @@ def test_what_is_not_in_the_run_is_an_error(finished_run: RunFolder, tmp_path: P
         empg.report.plot_curves([run], smooth=0)
     with pytest.raises(UserError, match="is named 2 times"):
         empg.report.plot_curves([run, run])
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
-        empg.report.plot_batch(run, 20).save(tmp_path / "missing" / "x.html")
+        empg.report.plot_batch(run, 20).save(tmp_path / "file" / "x.html")
 
 
 def test_a_damaged_file_is_named(make_run: Callable[..., RunFolder]) -> None:
@@ -58,4 +60,15 @@ def test_a_figure_draws_its_charts(browser: Any, finished_run: RunFolder, tmp_pa
     page.goto(empg.report.plot_batch(empg.record.load(finished_run), 20).save(tmp_path / "f.html").as_uri())
     assert page.locator("figure canvas").count() == 3
     assert errors == []
+    page.close()
+
+
+def test_a_chart_with_many_numbers_does_not_stop_the_charts_after_it(browser: Any, tmp_path: Path) -> None:
+    def chart(numbers: int) -> Chart:
+        values: list[float | None] = [float(i % 7) for i in range(numbers)]
+        return Chart("Many", "", "", [Series("s", "line", values)], x=list(range(numbers)))
+
+    page = browser.new_page()
+    page.goto(empg.report.Figure("Many", [chart(300_000), chart(3)]).save(tmp_path / "f.html").as_uri())
+    assert page.locator("figure canvas").count() == 2
     page.close()

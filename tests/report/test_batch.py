@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from empg.record.runfolder import RunFolder
-from empg.report.inspector.batch import batch_charts, extremes, kinds_of_steps
+from empg.report.batch import batch_charts, extremes, kinds_of_steps
 
 
 def step(action: str, advantage: float | None, tokens: int = 2, **values: Any) -> dict[str, Any]:
@@ -41,12 +41,24 @@ def test_a_kind_has_the_quartiles_of_its_entropies() -> None:
 )
 def test_the_histogram_says_which_entropies_rule_the_normalisation(normalised: list[Any], note: str) -> None:
     steps = [step("go", 1.0, entropy=float(i), entropy_normalised=hn) for i, hn in enumerate(normalised)]
-    assert batch_charts(steps, "")[1].note == f"Steps that count: {note}. Click the first and the last bar"
+    assert batch_charts(steps, None)[1].note == f"Steps that count: {note}"
+
+
+def test_a_note_speaks_of_clicks_only_where_a_click_opens_a_step() -> None:
+    steps = [step("go", 1.0, entropy=float(i), turn=i) for i in range(2)]
+    clickable, plain = batch_charts(steps, "/e{episode}#{turn}"), batch_charts(steps, None)
+    assert [chart.note.partition(". Click")[1:] for chart in clickable[:2]] == [
+        (". Click", " a dot, or choose it with the arrow keys and Enter, to open its step"),
+        (". Click", " the first and the last bar"),
+    ]
+    assert [chart.links[:1] + chart.links[-1:] for chart in clickable] == [["/e0#0", "/e0#1"]] * 2 + [[]]
+    assert [chart.links for chart in plain] == [[], [], []]
+    assert [chart.note for chart in plain[:2]] == [chart.note.partition(". Click")[0] for chart in clickable[:2]]
 
 
 def test_the_bars_of_large_entropies_have_places() -> None:
     steps = [step("go", 1.0, entropy=h) for h in (0.5e308, 1.5e308)]
-    [_, histogram, _] = batch_charts(steps, "")
+    [_, histogram, _] = batch_charts(steps, None)
     assert 0.5e308 < histogram.x[0] < histogram.x[-1] < 1.5e308
 
 
@@ -78,20 +90,20 @@ def test_steps_of_one_entropy_are_one_bar_that_leads_to_a_step() -> None:
 
 def test_a_chart_says_which_steps_it_covers() -> None:
     steps = [step("go", 1.0, entropy=i / 7000) for i in range(7000)] + [step("go", None, entropy=9.0)]
-    scatter, histogram, positions = batch_charts(steps, "")
-    assert scatter.note.startswith("One dot per 2 steps that count. ")
+    scatter, histogram, positions = batch_charts(steps, None)
+    assert scatter.note == "One dot per 2 steps that count"
     assert len(scatter.x) == 3500
     assert histogram.note.startswith("Steps that count: ")
     assert sum(v or 0 for s in histogram.series for v in s.values) == 7000
     assert "All steps" in positions.note
     assert positions.series[0].high[0] == pytest.approx(np.quantile([s["entropy"] for s in steps], 0.75))
-    assert batch_charts(steps[:9], "")[0].note.startswith("One dot per step that counts. ")
+    assert batch_charts(steps[:9], None)[0].note == "One dot per step that counts"
 
 
 def test_a_position_has_the_quartiles_of_the_won_and_of_the_lost_episodes() -> None:
     found = ((0, True, 0.0), (0, True, 1.0), (0, True, 2.0), (0, False, 5.0), (3, False, 7.0))
     steps = [step("go", 1.0, turn=turn, success=won, entropy=h) for turn, won, h in found]
-    chart = batch_charts(steps, "")[2]
+    chart = batch_charts(steps, None)[2]
     assert list(chart.x) == [1, 4]
     assert [(s.label, s.low, s.values, s.high) for s in chart.series] == [
         ("won, middle half", [0.5, None], [], [1.5, None]),

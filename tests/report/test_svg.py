@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from empg.errors import UserError
-from empg.record.runfolder import RunFolder, RunFolderError
-from empg.report.figure import Line, draw_curve, draw_lines, running_mean
+from empg.record.runfolder import RunFolder
+from empg.report.svg import Line, draw_curve, draw_lines, running_mean
 from tests.record.made_runs import eval_record
 
 MakeRun = Callable[..., RunFolder]
@@ -163,7 +163,7 @@ def test_labels_must_fit_the_runs(finished_run: RunFolder, tmp_path: Path) -> No
 
 def test_a_place_that_cannot_be_written_is_named(finished_run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunFolderError, match=r"cannot write .*curve\.svg: (Not a directory|File exists)"):
+    with pytest.raises(UserError, match=r"cannot write .*curve\.svg: (Not a directory|File exists)"):
         draw_curve([finished_run], tmp_path / "file" / "curve.svg")
 
 

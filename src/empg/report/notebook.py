@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 
 from empg.errors import UserError
-from empg.record.durable import write_whole
+from empg.record.durable import write_file
 from empg.record.loading import LoadedRun
 from empg.record.records import train_records
+from empg.report.batch import batch_charts
 from empg.report.curves import Chart
-from empg.report.inspector.batch import batch_charts
 from empg.report.names import names_of
 from empg.report.overlay import MAIN, overlay
 from empg.report.page import render_charts
@@ -30,16 +30,13 @@ class Figure:
         return render_charts(self.title, [asdict(chart) for chart in self.charts])
 
     def save(self, path: str | Path) -> Path:
-        """Write the page as a complete file or none.
+        """Write the page as a complete file or none; its folder is created.
 
         Raises:
             UserError: the file cannot be written.
         """
         path = Path(path)
-        try:
-            write_whole(path, self.html().encode("utf-8", "replace"))
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        write_file(path, self.html())
         return path
 
     def _repr_html_(self) -> str:
@@ -62,11 +59,7 @@ def plot_batch(run: LoadedRun, iteration: int) -> Figure:
         raise UserError(loaded.problems[0])
     if not steps:
         raise UserError(f"{run.folder.path} has no episodes of iteration {iteration}; choose another iteration")
-    charts = batch_charts(steps, "")
-    for chart in charts:
-        chart.links.clear()  # they lead into the inspector, as the end of the note says
-        chart.note = chart.note.partition(". Click")[0]
-    return Figure(f"{names_of([run.folder])[0]}, iteration {iteration}", charts)
+    return Figure(f"{names_of([run.folder])[0]}, iteration {iteration}", batch_charts(steps, None))
 
 
 def plot_curves(

@@ -9,11 +9,12 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from empg.errors import UserError
-from empg.record.durable import write_whole
+from empg.record.durable import write_file
+from empg.record.fields import finite
 from empg.record.records import EvalRecord, Record, own_evaluations, train_records
-from empg.record.runfolder import RunFolder, RunFolderError
+from empg.record.runfolder import RunFolder
 from empg.report.before_after import Rate
-from empg.report.curves import number, pen
+from empg.report.curves import pen
 from empg.report.markup import shown
 from empg.report.names import names_of
 
@@ -31,12 +32,12 @@ _LEGEND_LETTER = 7.2  # average width of a letter in the legend, in pixels
 
 @dataclass(frozen=True)
 class Mark:
-    """An evaluation: its success with an interval. `says` is the tooltip."""
+    """An evaluation: its success with an interval. `tooltip` is shown over its dot."""
 
     value: float
     low: float
     high: float
-    says: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class _Dot:
     y: float
     low: float
     high: float
-    says: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def draw_curve(
     Raises:
         UserError: no runs, a run that is named twice, a wrong number of labels, a split or decoding without
             evaluations, or runs without anything to draw yet.
-        RunFolderError: a run's metrics.jsonl or recipe.yaml is damaged, or the figure cannot be written.
+        UserError: a run's metrics.jsonl or recipe.yaml is damaged, or the figure cannot be written.
     """
     if not runs or (labels is not None and len(labels) != len(runs)):
         raise UserError(f"wrong number of labels: expected one per run, got {len(runs)} runs and labels={labels!r}")
@@ -146,7 +147,7 @@ def draw_lines(
         y_labels: labels of the vertical axis by their value.
 
     Raises:
-        RunFolderError: the figure cannot be written.
+        UserError: the figure cannot be written.
     """
     iterations = [i for line in lines for by in (line.raw, line.smooth, line.marks) for i in by]
     last = max([1, *iterations])
@@ -171,11 +172,7 @@ def draw_lines(
         x_ticks=[(_x(place, last), place) for place in _ticks(last)],
         x_label=x_label,
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, svg.encode("utf-8", "replace"))
-    except OSError as error:
-        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
+    write_file(path, svg)
     return path
 
 
@@ -191,7 +188,7 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 
 def _train(records: Sequence[Record]) -> dict[int, float]:
     """Return the success of the training episodes by iteration."""
-    found = {r["iteration"]: number(r.get("rollout/success")) for r in train_records(records)}
+    found = {r["iteration"]: finite(r.get("rollout/success")) for r in train_records(records)}
     return {i: success for i, success in sorted(found.items()) if success is not None}
 
 
@@ -228,11 +225,11 @@ def _line(name: str, rollouts: dict[int, float], played: dict[int, EvalRecord]) 
 
 
 def _mark(name: str, iteration: int, rate: Rate) -> Mark:
-    says = (
+    tooltip = (
         f"{name}, iteration {iteration}: {rate.successes} of {rate.n} "
         f"({100 * rate.success:.1f}%, 95% interval {100 * rate.low:.1f} to {100 * rate.high:.1f}%)"
     )
-    return Mark(rate.success, rate.low, rate.high, says)
+    return Mark(rate.success, rate.low, rate.high, tooltip)
 
 
 # --- positions ---------------------------------------------------------------------------------------------
@@ -263,7 +260,7 @@ def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
     for place, line in enumerate(lines):
         shift = _APART * (place - (len(lines) - 1) / 2)
         dots = [
-            _Dot(round(_x(i, last) + shift, 1), _y(mark.value), _y(mark.low), _y(mark.high), mark.says)
+            _Dot(round(_x(i, last) + shift, 1), _y(mark.value), _y(mark.low), _y(mark.high), mark.tooltip)
             for i, mark in sorted(line.marks.items())
         ]
         room = 34 + _LEGEND_LETTER * len(line.label)

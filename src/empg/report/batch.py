@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from empg.record.fields import finite, finite_ones
 from empg.report.curves import Chart, Series
-from empg.report.inspector.conversation import fault
-from empg.report.inspector.library import Row
-from empg.report.markup import finite, short
+from empg.report.markup import short
+from empg.report.turns import Row, fault
 
 BINS = 40  # of the histogram of H
 EXTREMES = 10  # steps in each table
@@ -18,8 +18,11 @@ MAX_POINTS = 6_000  # of the scatter plot; more are thinned evenly
 MAX_KINDS = 14  # of steps; the rest is one row
 
 
-def batch_charts(steps: Sequence[Row], link: str) -> list[Chart]:
-    """Return the charts of an iteration. `link` is the address of a step with fields `episode` and `turn`."""
+def batch_charts(steps: Sequence[Row], link: str | None) -> list[Chart]:
+    """Return the charts of an iteration.
+
+    `link` is the address of a step with fields `episode` and `turn`; None where a click cannot open one.
+    """
     rows = [s for s in steps if finite(s["entropy"]) is not None]
     return [c for c in (_scatter(rows, link), _histogram(rows, link), _positions(rows)) if c is not None]
 
@@ -61,7 +64,7 @@ def kinds_of_steps(steps: Sequence[Row]) -> list[dict[str, Any]]:
             "steps": len(found),
             "share_of_steps": len(found) / steps_in_all,
             "share": _weight(found) / weight_in_all,
-            "entropy": _quartiles([h for s in found if (h := finite(s["entropy"])) is not None]),
+            "entropy": _quartiles(finite_ones(s["entropy"] for s in found)),
         }
         for kind, found in ranked
     ]
@@ -75,7 +78,7 @@ def _quartiles(values: Sequence[float]) -> list[float | None]:
     return [float(q) for q in np.quantile(values, [0.25, 0.5, 0.75])] if values else [None] * 3
 
 
-def _scatter(rows: Sequence[Row], link: str) -> Chart | None:
+def _scatter(rows: Sequence[Row], link: str | None) -> Chart | None:
     counted = sorted((s for s in rows if finite(s["advantage"]) is not None), key=lambda s: s["entropy"])
     if not counted:
         return None
@@ -86,8 +89,8 @@ def _scatter(rows: Sequence[Row], link: str) -> Chart | None:
     of = "step" if every == 1 else f"{every} steps"
     return Chart(
         "Step entropy and final advantage",
-        f"One dot per {of} that count{'s' if every == 1 else ''}. Click a dot, or choose it with the arrow keys and "
-        "Enter, to open its step",
+        f"One dot per {of} that count{'s' if every == 1 else ''}"
+        + (". Click a dot, or choose it with the arrow keys and Enter, to open its step" if link else ""),
         "",
         [
             Series("A, episode won", "points", [v if w else None for v, w in zip(values, won, strict=True)], colour=1),
@@ -96,11 +99,11 @@ def _scatter(rows: Sequence[Row], link: str) -> Chart | None:
         "H (nats)",
         [s["entropy"] for s in drawn],
         bottom=None,
-        links=[link.format(episode=s["episode"], turn=s["turn"]) for s in drawn],
+        links=_links(link, drawn),
     )
 
 
-def _histogram(rows: Sequence[Row], link: str) -> Chart | None:
+def _histogram(rows: Sequence[Row], link: str | None) -> Chart | None:
     counted = sorted((s for s in rows if finite(s["advantage"]) is not None), key=lambda s: s["entropy"])
     if not counted:
         return None
@@ -113,17 +116,21 @@ def _histogram(rows: Sequence[Row], link: str) -> Chart | None:
     middles = [float(m) for m in edges[1:] / 2 + edges[:-1] / 2]  # the sum of two large ones is not finite
     ends = [float(n) if i in (0, bins - 1) else None for i, n in enumerate(counts)]
     inner = [None if i in (0, bins - 1) else float(n) for i, n in enumerate(counts)]
-    first, last = (link.format(episode=s["episode"], turn=s["turn"]) for s in (least, most))
+    ends_of_x = _links(link, [least, most])
+    click = ". Click the first and the last bar" if bins > 1 else ". Click the bar"
     return Chart(
         "Histogram of step entropy",
-        f"Steps that count: {_normalisation(counted)}. "
-        + ("Click the first and the last bar" if bins > 1 else "Click the bar"),
+        f"Steps that count: {_normalisation(counted)}" + (click if link else ""),
         "",
         [Series("steps", "bars", inner), Series("with the min or the max", "bars", ends, colour=2)],
         "H (nats)",
         middles,
-        links=[first, *[""] * (bins - 2), last][:bins],
+        links=[*ends_of_x[:1], *[""] * (bins - 2), *ends_of_x[1:]][:bins] if link else [],
     )
+
+
+def _links(link: str | None, steps: Sequence[Row]) -> list[str]:
+    return [link.format(episode=s["episode"], turn=s["turn"]) for s in steps] if link else []
 
 
 def _normalisation(steps: Sequence[Row]) -> str:
