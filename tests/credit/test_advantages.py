@@ -107,6 +107,19 @@ class TestContract:
         with pytest.raises(ValueError, match=r"^method: gae needs a critic; call ADVANTAGES"):
             outcome_advantages(torch.zeros(2), torch.zeros(2, dtype=torch.long), "gae")
 
+    def test_the_target_of_a_critic_has_one_value_per_step(self) -> None:
+        entry = AdvantageEstimator(
+            name="mine",
+            summary="",
+            compares_within_group=False,
+            estimate=lambda batch: batch.values,
+            value_targets=lambda batch: batch.rewards,
+        )
+        with pytest.raises(ValueError, match=r"^values: mine needs a critic: expected one value per step, got None$"):
+            entry.critic_targets(inputs(step_rewards=torch.zeros(7)))
+        with pytest.raises(ValueError, match=r"^mine: value_targets: expected \(7,\) float32, one per step, got \(4,\)"):
+            entry.critic_targets(inputs(step_rewards=torch.zeros(7), values=torch.zeros(7)))
+
     def test_options_are_checked_and_leave_the_table_unchanged(self) -> None:
         changed = ADVANTAGES["gigpo"].configured(gamma=0.5)
         assert changed.options.gamma == 0.5

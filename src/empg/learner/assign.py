@@ -11,14 +11,12 @@ from torch import Tensor
 
 from empg.credit import (
     MODULATIONS,
-    AdvantageEstimator,
     AdvantageInputs,
     ModulationInputs,
     StepCredit,
     StepTable,
     zero_variance_groups,
 )
-from empg.credit.advantages.gae import step_advantages
 from empg.learner.batch import TokenBatch, make_batch
 from empg.learner.critic import Critic, ValueTargets
 from empg.learner.process_reward import process_rewards
@@ -118,17 +116,13 @@ def assign_credit(
     `finished` is the share of the run's iterations that are finished. `critic` is for an estimator that needs one.
     """
     credit = recipe.credit
-    estimator = credit.estimator
     episodes = _compared(played, 2 if credit.compares_within_group else 1)
     batch = make_batch(episodes, recipe.agent.history)
-    inputs = _inputs(episodes, recipe, workers)
-    targets = None
-    if critic is not None:
-        inputs, targets = _valued(inputs, batch, critic, estimator)
+    inputs, targets = _estimator_inputs(episodes, batch, recipe, workers, critic)
     flat = zero_variance_groups(inputs.rewards, inputs.groups)
     signal = ~flat if credit.drop_zero_variance else torch.ones_like(flat)
     base = torch.zeros(len(inputs.episode))
-    base[signal[inputs.episode]] = estimator(inputs.only(signal))  # statistics over the batch are those of the rest
+    base[signal[inputs.episode]] = credit.estimator(inputs.only(signal))  # statistics over the batch are those of the rest
 
     turns = [turn for e in episodes for turn in e.turns]
     entropy = torch.tensor([turn.entropy for turn in turns], dtype=torch.float32)
@@ -186,8 +180,22 @@ def _groups(episodes: Sequence[Episode]) -> Tensor:
     return torch.tensor([e.group for e in episodes], dtype=torch.long)
 
 
-def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> AdvantageInputs:
-    """Collect everything that an estimator may use, so that a new one needs no change here."""
+def _estimator_inputs(
+    episodes: Sequence[Episode], batch: TokenBatch, recipe: Recipe, workers: Workers, critic: Critic | None
+) -> tuple[AdvantageInputs, ValueTargets | None]:
+    """Return what an estimator may use, and what the critic, if there is one, learns from it."""
+    inputs = _played(episodes, recipe, workers)
+    if critic is None:
+        return inputs, None
+    states = critic.states(batch, len(inputs.episode))
+    values = critic.values(states)
+    inputs = replace(inputs, values=values)
+    returns = recipe.credit.estimator.critic_targets(inputs)
+    return inputs, ValueTargets(states=states, values=values, returns=returns)
+
+
+def _played(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> AdvantageInputs:
+    """Return everything about the episodes that an estimator may use, so that a new one needs no change here."""
     known: dict[int, dict[str, int]] = {}  # of each group, the observations that the agent read before a step
     states: list[int] = []
     for episode in episodes:
@@ -215,17 +223,6 @@ def _modulated(seen: ModulationInputs, recipe: Recipe) -> tuple[Tensor, StepCred
         credit = MODULATIONS[modulation.name](seen, modulation.options)
         return credit.advantage, credit
     return steps.advantage if steps.process_reward is None else steps.advantage + steps.process_reward, None
-
-
-def _valued(
-    inputs: AdvantageInputs, batch: TokenBatch, critic: Critic, estimator: AdvantageEstimator
-) -> tuple[AdvantageInputs, ValueTargets]:
-    """Return the inputs with the critic's values, and what the critic learns from them."""
-    states = critic.states(batch, len(inputs.episode))
-    values = critic.values(states)
-    inputs = replace(inputs, values=values)
-    returns = step_advantages(inputs, estimator.options) + values
-    return inputs, ValueTargets(states=states, values=values, returns=returns)
 
 
 def _process_rewards(episodes: Sequence[Episode], recipe: Recipe) -> Tensor:

@@ -115,7 +115,8 @@ class AdvantageEstimator:
         estimate: from the batch, and the options if it has any, to `(N,)` float32, one advantage per step.
         compares_steps: whether it compares single steps, so that the steps of an episode differ; it then needs
             `step_rewards` and `states`.
-        needs_critic: whether it needs the `values` of a critic, and `step_rewards`.
+        value_targets: what a critic should have expected before each step, from the same arguments to `(N,)` float32;
+            None if it does not need a critic. It then needs `values`, those of the critic, and `step_rewards`.
         options: an instance of its frozen dataclass of options, with the default values; None if it has no options.
             The fields are keys of recipes, and `__post_init__` raises a ValueError that names the field.
     """
@@ -125,8 +126,13 @@ class AdvantageEstimator:
     compares_within_group: bool
     estimate: Callable[..., Tensor]
     compares_steps: bool = False
-    needs_critic: bool = False
+    value_targets: Callable[..., Tensor] | None = None
     options: Any = None
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether it needs the `values` of a critic."""
+        return self.value_targets is not None
 
     def configured(self, **options: object) -> AdvantageEstimator:
         """Return this estimator with other values of its options.
@@ -148,22 +154,39 @@ class AdvantageEstimator:
                 steps and `step_rewards` or `states` is None; it needs a critic and `step_rewards` or `values` is None;
                 or it does not return one float32 per step.
         """
+        self._require_fields(inputs)
+        if self.compares_within_group:
+            group = segments_of(inputs.groups)
+            if (alone := first_true(group.sizes < 2)) is not None:
+                found = f"group {int(group.ids[alone])} has only one"
+                raise ValueError(f"groups: {self.name} compares the episodes of a group, but {found}")
+        return self._per_step("", self.estimate, inputs)
+
+    @torch.no_grad()
+    def critic_targets(self, inputs: AdvantageInputs) -> Tensor:
+        """Return `(N,)` float32, what the critic learns from a batch; only for an estimator that needs one.
+
+        Raises:
+            ValueError: `step_rewards` or `values` is None, or `value_targets` does not return one float32 per step.
+        """
+        assert self.value_targets is not None
+        self._require_fields(inputs)
+        return self._per_step("value_targets: ", self.value_targets, inputs)
+
+    def _require_fields(self, inputs: AdvantageInputs) -> None:
         needed = {"states": "compares single steps"} if self.compares_steps else {}
         needed |= {"values": "needs a critic"} if self.needs_critic else {}
         for name, why in needed.items():
             missing = next((field for field in ("step_rewards", name) if getattr(inputs, field) is None), None)
             if missing is not None:
                 raise ValueError(f"{missing}: {self.name} {why}: expected one value per step, got None")
-        if self.compares_within_group:
-            group = segments_of(inputs.groups)
-            if (alone := first_true(group.sizes < 2)) is not None:
-                found = f"group {int(group.ids[alone])} has only one"
-                raise ValueError(f"groups: {self.name} compares the episodes of a group, but {found}")
-        advantages = self.estimate(inputs) if self.options is None else self.estimate(inputs, self.options)
-        if advantages.shape != inputs.episode.shape or advantages.dtype != torch.float32:
-            found = f"got {tuple(advantages.shape)} {advantages.dtype}"
-            raise ValueError(f"{self.name}: expected {tuple(inputs.episode.shape)} float32, one per step, {found}")
-        return advantages
+
+    def _per_step(self, what: str, function: Callable[..., Tensor], inputs: AdvantageInputs) -> Tensor:
+        result = function(inputs) if self.options is None else function(inputs, self.options)
+        if result.shape != inputs.episode.shape or result.dtype != torch.float32:
+            wanted, found = tuple(inputs.episode.shape), f"got {tuple(result.shape)} {result.dtype}"
+            raise ValueError(f"{self.name}: {what}expected {wanted} float32, one per step, {found}")
+        return result
 
 
 def centred(values: Tensor, segments: Segments, weights: Tensor) -> tuple[Tensor, Tensor]:

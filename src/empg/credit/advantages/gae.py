@@ -34,8 +34,14 @@ class GaeOptions:
         require_between("lam", self.lam, 0.0, 1.0)
 
 
-def step_advantages(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
-    """Return A `(N,)` before normalisation; plus V, it is the target of the critic."""
+def value_targets(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
+    """Return `(N,)` A before normalisation, plus V."""
+    assert inputs.values is not None
+    return _step_advantages(inputs, options) + inputs.values
+
+
+def _step_advantages(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
+    """Return A `(N,)` before normalisation."""
     assert inputs.step_rewards is not None
     assert inputs.values is not None
     values, order = inputs.values.float(), inputs.episode.argsort(stable=True)
@@ -50,7 +56,7 @@ def step_advantages(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
 
 def gae(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
     """Return `(N,)` advantages; see the top of this module. With `normalise`, equal ones are exactly 0."""
-    advantages = step_advantages(inputs, options)
+    advantages = _step_advantages(inputs, options)
     if not options.normalise:
         return advantages
     distance = advantages - global_min(advantages, inputs.reduce)
@@ -63,6 +69,6 @@ ESTIMATOR = AdvantageEstimator(
     summary="the return, minus the value that a critic expected, with traces of lam",
     compares_within_group=False,
     estimate=gae,
-    needs_critic=True,
+    value_targets=value_targets,
     options=GaeOptions(),
 )
