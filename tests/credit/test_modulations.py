@@ -23,6 +23,7 @@ from empg.credit import (
     StepCredit,
     StepTable,
     modulate,
+    modulated,
     outcome_advantages,
 )
 from empg.credit.modulations.centred import CentredOptions
@@ -73,6 +74,16 @@ BATCH: dict[str, Any] = {
 
 def entry(modulate: Callable[[ModulationInputs, CentredOptions], StepCredit]) -> Modulation[CentredOptions]:
     return Modulation(name="mine", summary="", options=CentredOptions, modulate=modulate)
+
+
+def test_a_rule_is_called_by_name_and_none_is_the_base_advantage_and_the_process_reward() -> None:
+    seen = inputs(**BATCH, process=[0.5] * 7)
+    plain = modulated(seen, None)
+    assert torch.equal(plain.advantage, seen.steps.advantage + 0.5)
+    assert all(values is None for name, values in vars(plain).items() if name != "advantage")
+    options = ScalingOptions(k=2.0)
+    assert torch.equal(modulated(seen, "scaling", options).advantage, MODULATIONS["scaling"](seen, options).advantage)
+    assert torch.equal(modulated(seen, "scaling").advantage, MODULATIONS["scaling"](seen).advantage)
 
 
 class TestTable:

@@ -82,6 +82,10 @@ class StepTable:
         row = torch.arange(len(self), device=self.episode.device)
         return row - torch.where(self._starts(), row, 0).cummax(0).values
 
+    def plus_process_reward(self, values: Tensor) -> Tensor:
+        """Return `values (N,)` plus the process reward of each step; unchanged if the table has none."""
+        return values if self.process_reward is None else values + self.process_reward
+
     @classmethod
     def from_tokens(cls, advantages: Tensor, entropies: Tensor, step_ids: Tensor) -> StepTable:
         """Build the table of a padded token batch, in reading order; `to_tokens` is the inverse.

@@ -124,9 +124,7 @@ def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredi
         clarity = clarity - own_clarity
 
     zeta = options.zeta * (1.0 - inputs.finished if options.zeta_schedule == "linear" else 1.0)
-    modulated = steps.advantage * scale + zeta * clarity
-    if steps.process_reward is not None:
-        modulated = modulated + steps.process_reward
+    modulated = steps.plus_process_reward(steps.advantage * scale + zeta * clarity)
 
     centre = global_mean(modulated, reduce)
     if options.centring == "gradient":
