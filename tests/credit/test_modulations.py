@@ -86,6 +86,20 @@ def test_a_rule_is_called_by_name_and_none_is_the_base_advantage_and_the_process
     assert torch.equal(modulated(seen, "scaling").advantage, MODULATIONS["scaling"](seen).advantage)
 
 
+@pytest.mark.parametrize(
+    ("episode", "rewards", "message"),
+    [
+        ([0, 2], [1.0, 0.0], "^steps.episode: expected indices from 0 to below 2, the length of rewards, got 0 to 2$"),
+        ([-1, 0], [1.0, 0.0], "^steps.episode: expected indices .* got -1 to 0$"),
+        ([0, 1], [1.0, math.nan], "^rewards: episode 1 has nan, which is not finite as float32; drop it or fix"),
+    ],
+)
+def test_wrong_outcomes_are_refused(episode: list[int], rewards: list[float], message: str) -> None:
+    steps = StepTable(entropy=torch.ones(2), episode=torch.tensor(episode), advantage=torch.ones(2))
+    with pytest.raises(ValueError, match=message):
+        ModulationInputs(steps=steps, rewards=torch.tensor(rewards), groups=torch.zeros(2).long())
+
+
 class TestTable:
     def test_each_module_of_the_folder_is_an_entry_under_its_own_name(self) -> None:
         assert set(MODULATIONS) == {file.stem for file in FOLDER.glob("*.py")} - {"__init__", "base"}

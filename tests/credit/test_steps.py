@@ -136,6 +136,10 @@ class TestStepTable:
             ),
             ((torch.ones(3), torch.tensor([9, 9, 2]), torch.tensor([1, 1, -inf])), r"advantage: row 2 .* is -inf"),
             ((torch.ones(1), torch.tensor([3]), torch.ones(1), torch.tensor([nan])), "process_reward: row 0"),
+            (
+                (torch.tensor([0, 1e39], dtype=torch.float64), torch.tensor([9, 9]), torch.ones(2)),
+                r"^entropy: row 1 \(episode 9, step 1\) is 1e\+39, which is not finite as float32; drop the step or",
+            ),
         ],
     )
     def test_bad_tables_are_refused(self, arguments: tuple[Tensor, ...], message: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from empg.credit.advantages.base import AdvantageEstimator, AdvantageInputs, discounted_returns
 from empg.credit.checks import require_between
 from empg.credit.reduce import global_mean, global_min
+from empg.credit.segments import next_in_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +45,8 @@ def _step_advantages(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
     """Return A `(N,)` before normalisation."""
     assert inputs.step_rewards is not None
     assert inputs.values is not None
-    values, order = inputs.values.float(), inputs.episode.argsort(stable=True)
-    ordered = inputs.episode[order]
-    last = torch.ones_like(ordered, dtype=torch.bool)
-    last[:-1] = ordered[1:] != ordered[:-1]
-    following = torch.zeros_like(values)
-    following[order] = torch.where(last, 0.0, values[order].roll(-1))
-    surprise = inputs.step_rewards.float() + options.gamma * following - values
+    following = torch.where(next_in_run(inputs.episode), inputs.values.roll(-1), 0.0)
+    surprise = inputs.step_rewards + options.gamma * following - inputs.values
     return discounted_returns(surprise, inputs.episode, options.gamma * options.lam)
 
 

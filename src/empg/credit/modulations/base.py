@@ -16,7 +16,16 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from empg.credit.checks import LARGEST, SMALLEST_EPS, require_between, require_ids, require_shape, require_vector
+from empg.credit.checks import (
+    LARGEST,
+    SMALLEST_EPS,
+    require_between,
+    require_finite,
+    require_ids,
+    require_index,
+    require_shape,
+    require_vector,
+)
 from empg.credit.reduce import Reduce, one_worker
 from empg.credit.steps import StepTable
 
@@ -33,14 +42,15 @@ class ModulationInputs:
     Attributes:
         steps: the N steps that this worker holds, with entropies, base advantages and process rewards. `steps.episode`
             is an index into `rewards`.
-        rewards: `(E,)` outcome reward of each episode.
+        rewards: `(E,)` outcome reward of each episode; kept as float32.
         groups: `(E,)` int, equal for the episodes of a group. All episodes of a group are on one worker.
         reduce: makes statistics over all steps global over workers; by default there is one. Every worker makes the
             same calls, also one without steps.
         finished: share of the run's iterations that are finished, 0 <= finished < 1.
 
     Raises:
-        ValueError: shapes disagree, or a step belongs to an episode without a reward.
+        ValueError: shapes disagree, a reward is not finite as float32, or a step belongs to an episode without a
+            reward.
     """
 
     steps: StepTable
@@ -53,10 +63,8 @@ class ModulationInputs:
         require_vector("rewards", self.rewards, "episode", "E")
         require_ids("groups", self.groups)
         require_shape("groups", self.groups, self.rewards.shape, of="rewards")
-        episode = self.steps.episode
-        if len(episode) and not 0 <= int(episode.min()) <= int(episode.max()) < len(self.rewards):
-            bounds = f"{int(episode.min())} to {int(episode.max())}"
-            raise ValueError(f"steps.episode: expected indices below {len(self.rewards)}, as rewards has, got {bounds}")
+        object.__setattr__(self, "rewards", require_finite("rewards", self.rewards, "episode"))
+        require_index("steps.episode", self.steps.episode, len(self.rewards), of="rewards")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
