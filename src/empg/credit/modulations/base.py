@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from empg.credit.checks import (
     LARGEST,
     SMALLEST_EPS,
     require_between,
+    require_choice,
     require_finite,
     require_ids,
     require_index,
@@ -78,7 +79,7 @@ class StepCredit:
         normalised_entropy: Hn, step entropy scaled to 0 to 1.
         scale: g, the factor of the base advantage.
         clarity: f of the next step.
-        modulated: the advantage before centring.
+        modulated: the value before the last normalisation (for gtpo and grpo_s the shaped reward).
     """
 
     advantage: Tensor
@@ -128,7 +129,13 @@ class Modulation(Generic[Options]):
 
 
 def require_constants(options: Any, *, at_least_zero: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:
-    """Raise a ValueError that names the first of these constants that is out of bounds or not finite."""
+    """Raise a ValueError that names the first constant that is wrong.
+
+    The named ones must be finite and in bounds. A field whose type is a `Literal` must have one of its values.
+    """
+    for name, annotation in get_type_hints(type(options)).items():
+        if get_origin(annotation) is Literal:
+            require_choice(name, getattr(options, name), get_args(annotation))
     for names, least in ((at_least_zero, 0.0), (positive, SMALLEST_EPS)):
         for name in names:
             require_between(name, getattr(options, name), least, LARGEST)
