@@ -111,9 +111,7 @@ def test_what_it_has_learned_is_subtracted_from_the_return(policy: Policy) -> No
     assert after["value_explained"] == pytest.approx(1 - 7 / 6 / 2, rel=0.1)
 
 
-def test_an_estimator_of_your_own_says_what_the_critic_learns(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_estimator_of_your_own_says_what_the_critic_learns(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     def reward_minus_value(inputs: AdvantageInputs) -> Tensor:
         assert inputs.step_rewards is not None
         assert inputs.values is not None

@@ -119,7 +119,7 @@ def assign_credit(
     `finished` is the share of the run's iterations that are finished. `critic` is for an estimator that needs one.
     """
     credit = recipe.credit
-    episodes = _compared(played, 2 if credit.compares_within_group else 1)
+    episodes = _compared(played, 2 if credit.within_group_key else 1)
     batch = make_batch(episodes, recipe.agent.history)
     inputs, targets = _estimator_inputs(episodes, batch, recipe, workers, critic)
     flat = zero_variance_groups(inputs.rewards, inputs.groups)
