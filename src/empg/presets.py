@@ -53,26 +53,22 @@ PRESETS: dict[str, Preset] = {
 """The presets by name; `<name>+empg` is EMPG over that algorithm."""
 
 
-def fill_in(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe's mapping with the values of its preset for keys that it does not set."""
-    return _put(data, over=False)
+def apply_preset(data: dict[str, Any], *, override: bool) -> dict[str, Any]:
+    """Return a recipe's mapping with the values of its preset.
 
-
-def replace_with(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe's mapping with the values of its preset, whatever it sets itself.
-
-    Where both choose the same estimator or rule (`name` of a section), its other options stay.
+    Args:
+        data: the mapping. Without an `algorithm`, or with an unknown one, nothing changes.
+        override: whether the preset also replaces keys that the recipe sets itself. Where both choose the same
+            estimator or rule (`name` of a section), its other options stay.
     """
-    return _put(data, over=True)
-
-
-def _put(data: dict[str, Any], over: bool) -> dict[str, Any]:
     name = data.get("algorithm")
     result = dict(data)
     for path, value in PRESETS.get(name, {}).items() if isinstance(name, str) else ():
         section, _, key = path.partition(".")
         inside = result.get(section, {})
-        if isinstance(inside, dict) and (key not in inside or (over and not _same_section(path, inside[key], value))):
+        if not isinstance(inside, dict):
+            continue
+        if key not in inside or (override and not _same_section(path, inside[key], value)):
             result[section] = {**inside, key: dict(value) if isinstance(value, dict) else value}
     return result
 

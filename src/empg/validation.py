@@ -14,16 +14,16 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from empg.errors import UserError
+from empg.yaml_text import MAX_DEPTH
 
 LARGEST = 1e15  # numbers enter float32 arithmetic, where sums of their squares must stay below 3e38
 MAX_TEXT = 10_000  # characters
-MAX_DEPTH = 50  # levels of nesting
 
 Settings = TypeVar("Settings")
 
 
 class OptionError(UserError):
-    """Options do not fit an environment. `lines` has one line per problem; each names its key."""
+    """Options of a section are unknown or wrong. `lines` has one line per problem; each names its key."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("; ".join(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from math import nan
 
 import pytest
 import torch
@@ -107,6 +108,19 @@ class TestContract:
         with pytest.raises(ValueError, match=r"^method: gae needs a critic; call ADVANTAGES"):
             outcome_advantages(torch.zeros(2), torch.zeros(2, dtype=torch.long), "gae")
 
+    def test_the_target_of_a_critic_has_one_value_per_step(self) -> None:
+        entry = AdvantageEstimator(
+            name="mine",
+            summary="",
+            compares_within_group=False,
+            estimate=lambda batch: batch.values,
+            value_targets=lambda batch: batch.rewards,
+        )
+        with pytest.raises(ValueError, match=r"^values: mine needs a critic: expected one value per step, got None$"):
+            entry.critic_targets(inputs(step_rewards=torch.zeros(7)))
+        with pytest.raises(ValueError, match=r"^mine: value_targets: expected \(7,\) float32, one per step, got"):
+            entry.critic_targets(inputs(step_rewards=torch.zeros(7), values=torch.zeros(7)))
+
     def test_options_are_checked_and_leave_the_table_unchanged(self) -> None:
         changed = ADVANTAGES["gigpo"].configured(gamma=0.5)
         assert changed.options.gamma == 0.5
@@ -150,10 +164,28 @@ class TestContract:
             ),
             ({"values": torch.zeros(4)}, r"^values: expected shape \(7,\), the shape of episode, got \(4,\)"),
             ({"states": torch.zeros(4)}, r"^states: expected shape \(7,\), the shape of episode, got \(4,\)"),
-            ({"weighting": "token"}, "^weighting: expected episode or step, got 'token'"),
+            ({"weighting": "token"}, "^weighting: expected one of episode, step, got 'token'"),
+            ({"episode": torch.tensor([0, 1, -1])}, "^episode: expected indices from 0 to below 4, the length of"),
+            ({"episode": torch.tensor([0, 1, 4])}, r"^episode: expected indices .* of rewards, got 0 to 4$"),
+            ({"episode": torch.tensor([0, 1, 0])}, "^episode: rows of episode 0 must be contiguous and in time order$"),
+            ({"step_rewards": torch.tensor([0.0] * 6 + [nan])}, "^step_rewards: step 6 has nan, which is not finite"),
+            ({"values": torch.tensor([0.0] * 6 + [1e39], dtype=torch.float64)}, r"^values: step 6 has 1e\+39, which"),
+            ({"states": torch.zeros(7)}, "^states: expected integer ids, got torch.float32$"),
             ({"weighting": "step", "episode": torch.tensor([0, 1, 3])}, "^episode: episode 2 has 0 steps"),
         ],
     )
     def test_bad_inputs_are_refused(self, changes: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             inputs(**changes)
+
+    @pytest.mark.parametrize("name", ADVANTAGES)
+    def test_ids_and_numbers_may_have_any_width(self, name: str) -> None:
+        columns = {
+            "episode": torch.tensor([0, 0, 1, 2, 3, 3, 3]),
+            "groups": torch.tensor([4, 4, 9, 9]),
+            "states": torch.tensor([0, 1, 0, 0, 1, 0, 0]),
+        }
+        numbers = {"step_rewards": torch.arange(7.0), "values": torch.arange(7.0) / 4}
+        narrow = inputs(**{key: ids.int() for key, ids in columns.items()}, **numbers)
+        wide = inputs(**columns, **{key: values.double() for key, values in numbers.items()})
+        assert torch.equal(ADVANTAGES[name](narrow), ADVANTAGES[name](wide))

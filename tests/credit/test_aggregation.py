@@ -73,7 +73,7 @@ def test_no_tokens(mode: Aggregation) -> None:
             r"^episode: expected one value per token, shape \(M,\), got \(2, 2\)",
         ),
         (torch.zeros(2), "token_mean", {}, "^episode: expected integer ids"),
-        (torch.tensor([0]), "mean", {}, "^mode: expected token_mean, episode_mean or constant, got 'mean'"),
+        (torch.tensor([0]), "mean", {}, "^mode: expected one of token_mean, episode_mean, constant, got 'mean'"),
         (torch.tensor([0]), "constant", {}, "^constant: .* got None"),
         (torch.tensor([0]), "constant", {"constant": 0.0}, "^constant: .* got 0.0"),
     ],

@@ -58,7 +58,7 @@ steps = st.lists(st.tuples(st.floats(-2, 2, width=32), st.floats(-2, 2, width=32
 def test_with_lam_1_it_is_the_return_minus_the_value_and_with_lam_0_the_surprise(
     batch: list[tuple[float, float, int]], gamma: float
 ) -> None:
-    rewards, values, episode = map(list, zip(*batch, strict=True))
+    rewards, values, episode = map(list, zip(*sorted(batch, key=lambda step: step[2]), strict=True))
     seen = inputs(rewards, values, episode)
     assert seen.step_rewards is not None
     assert seen.values is not None

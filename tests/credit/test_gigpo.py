@@ -96,8 +96,8 @@ def test_the_order_of_the_episodes_does_not_matter(play: Play) -> None:
 
 
 def test_returns_are_those_of_each_episode_in_its_own_time_order() -> None:
-    rewards, episode = torch.tensor([1.0, 10.0, 2.0, 20.0, 4.0]), torch.tensor([0, 1, 0, 1, 0])
-    assert discounted_returns(rewards, episode, 0.5).tolist() == [3.0, 20.0, 4.0, 20.0, 4.0]
+    rewards, episode = torch.tensor([10.0, 20.0, 1.0, 2.0, 4.0]), torch.tensor([1, 1, 0, 0, 0])
+    assert discounted_returns(rewards, episode, 0.5).tolist() == [20.0, 20.0, 3.0, 4.0, 4.0]
     assert discounted_returns(rewards[:0], episode[:0], 0.5).shape == (0,)
 
 

@@ -181,7 +181,7 @@ class TestKL:
         assert (kl_divergence(logprobs, ref, estimator) >= 0).all()
 
     def test_unknown_estimator(self) -> None:
-        with pytest.raises(ValueError, match=r"^estimator: expected k1, k2 or k3, got 'k4'"):
+        with pytest.raises(ValueError, match=r"^estimator: expected one of k1, k2, k3, got 'k4'"):
             kl_divergence(torch.zeros(1), torch.zeros(1), "k4")  # type: ignore[arg-type]
 
 

@@ -23,6 +23,7 @@ from empg.credit import (
     StepCredit,
     StepTable,
     modulate,
+    modulated,
     outcome_advantages,
 )
 from empg.credit.modulations.centred import CentredOptions
@@ -73,6 +74,30 @@ BATCH: dict[str, Any] = {
 
 def entry(modulate: Callable[[ModulationInputs, CentredOptions], StepCredit]) -> Modulation[CentredOptions]:
     return Modulation(name="mine", summary="", options=CentredOptions, modulate=modulate)
+
+
+def test_a_rule_is_called_by_name_and_none_is_the_base_advantage_and_the_process_reward() -> None:
+    seen = inputs(**BATCH, process=[0.5] * 7)
+    plain = modulated(seen, None)
+    assert torch.equal(plain.advantage, seen.steps.advantage + 0.5)
+    assert all(values is None for name, values in vars(plain).items() if name != "advantage")
+    options = ScalingOptions(k=2.0)
+    assert torch.equal(modulated(seen, "scaling", options).advantage, MODULATIONS["scaling"](seen, options).advantage)
+    assert torch.equal(modulated(seen, "scaling").advantage, MODULATIONS["scaling"](seen).advantage)
+
+
+@pytest.mark.parametrize(
+    ("episode", "rewards", "message"),
+    [
+        ([0, 2], [1.0, 0.0], "^steps.episode: expected indices from 0 to below 2, the length of rewards, got 0 to 2$"),
+        ([-1, 0], [1.0, 0.0], "^steps.episode: expected indices .* got -1 to 0$"),
+        ([0, 1], [1.0, math.nan], "^rewards: episode 1 has nan, which is not finite as float32; drop it or fix"),
+    ],
+)
+def test_wrong_outcomes_are_refused(episode: list[int], rewards: list[float], message: str) -> None:
+    steps = StepTable(entropy=torch.ones(2), episode=torch.tensor(episode), advantage=torch.ones(2))
+    with pytest.raises(ValueError, match=message):
+        ModulationInputs(steps=steps, rewards=torch.tensor(rewards), groups=torch.zeros(2).long())
 
 
 class TestTable:

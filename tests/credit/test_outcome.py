@@ -138,7 +138,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("rewards", "groups", "options", "message"),
         [
-            ([1.0, math.nan], [0, 0], {}, "^rewards: episode 1 has nan"),
+            ([1.0, math.nan], [0, 0], {}, "^rewards: episode 1 has nan, which is not finite as float32; drop it or"),
             ([[1.0], [0.0]], [0, 0], {}, r"^rewards: expected one value per episode, shape \(E,\), got \(2, 1\)"),
             ([1.0, 0.0], [0], {}, r"^groups: expected shape \(2,\), the shape of rewards, got \(1,\)"),
             ([1.0, 0.0], [0.0, 0.0], {}, "^groups: expected integer ids, got torch.float32"),
@@ -148,7 +148,7 @@ class TestRefused:
                 {"method": "ppo"},
                 f"^method: expected one of {', '.join(ADVANTAGES)}, got 'ppo'",
             ),
-            ([1.0, 0.0], [0, 0], {"weighting": "token"}, "^weighting: expected episode or step, got 'token'"),
+            ([1.0, 0.0], [0, 0], {"weighting": "token"}, "^weighting: expected one of episode, step, got 'token'"),
             ([1.0, 0.0], [0, 0], {"weighting": "step"}, "^num_steps: "),
             ([1.0, 0.0], [0, 0], {"weighting": "step", "num_steps": torch.tensor([2, 0])}, "episode 1 has 0"),
         ],
@@ -156,3 +156,8 @@ class TestRefused:
     def test_bad_input(self, rewards: list, groups: list, options: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             outcome_advantages(torch.tensor(rewards), torch.tensor(groups), **options)
+
+    def test_a_reward_that_only_float64_can_hold(self) -> None:
+        rewards = torch.tensor([0.0, 1e300], dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"^rewards: episode 1 has 1e\+300, which is not finite as float32"):
+            outcome_advantages(rewards, torch.tensor([0, 0]))

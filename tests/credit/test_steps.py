@@ -99,6 +99,12 @@ class TestStepTable:
         assert steps.has_next.tolist() == [True, False, False, False]
         assert steps.step.tolist() == [0, 1, 0, 0]
 
+    def test_the_process_reward_is_added_to_values_where_there_is_one(self) -> None:
+        values, episode = torch.tensor([1.0, 2.0]), torch.tensor([0, 0])
+        assert table(torch.ones(2), episode, torch.ones(2)).plus_process_reward(values) is values
+        rewarded = table(torch.ones(2), episode, torch.ones(2), torch.tensor([0.5, -0.5]))
+        assert rewarded.plus_process_reward(values).tolist() == [1.5, 1.5]
+
     def test_empty(self) -> None:
         steps = table(torch.zeros(0), torch.zeros(0, dtype=torch.int32), torch.zeros(0))
         assert (len(steps), len(steps.has_next), len(steps.step)) == (0, 0, 0)
@@ -130,6 +136,10 @@ class TestStepTable:
             ),
             ((torch.ones(3), torch.tensor([9, 9, 2]), torch.tensor([1, 1, -inf])), r"advantage: row 2 .* is -inf"),
             ((torch.ones(1), torch.tensor([3]), torch.ones(1), torch.tensor([nan])), "process_reward: row 0"),
+            (
+                (torch.tensor([0, 1e39], dtype=torch.float64), torch.tensor([9, 9]), torch.ones(2)),
+                r"^entropy: row 1 \(episode 9, step 1\) is 1e\+39, which is not finite as float32; drop the step or",
+            ),
         ],
     )
     def test_bad_tables_are_refused(self, arguments: tuple[Tensor, ...], message: str) -> None:

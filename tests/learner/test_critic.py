@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from empg.credit import Reduce
+from empg.credit import ADVANTAGES, AdvantageEstimator, AdvantageInputs, Reduce
 from empg.learner import critic as critic_module
 from empg.learner.assign import Assigned, assign_credit
 from empg.learner.batch import make_batch
@@ -109,6 +109,35 @@ def test_what_it_has_learned_is_subtracted_from_the_return(policy: Policy) -> No
     # The first turns of a group have one state and different returns: at best 7 / 6 of the squared errors remain.
     assert after["value_loss"] == pytest.approx(7 / 6 / 18, rel=0.1)
     assert after["value_explained"] == pytest.approx(1 - 7 / 6 / 2, rel=0.1)
+
+
+def test_an_estimator_of_your_own_says_what_the_critic_learns(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reward_minus_value(inputs: AdvantageInputs) -> Tensor:
+        assert inputs.step_rewards is not None
+        assert inputs.values is not None
+        return inputs.step_rewards - inputs.values
+
+    def next_reward(inputs: AdvantageInputs) -> Tensor:
+        assert inputs.step_rewards is not None
+        return inputs.step_rewards
+
+    entry = AdvantageEstimator(
+        name="bandit",
+        summary="",
+        compares_within_group=False,
+        estimate=reward_minus_value,
+        value_targets=next_reward,
+    )
+    assert entry.needs_critic
+    monkeypatch.setitem(ADVANTAGES, "bandit", entry)
+    wanted = ppo(advantage="bandit")
+    critic = Critic(policy, wanted, ALONE)
+    torch.nn.init.constant_(critic.head.bias, 0.25)
+    found = assigned(policy, wanted, critic)
+    assert found.targets is not None
+    assert found.targets.values.tolist() == [0.25] * 9
+    assert found.targets.returns.tolist() == [0, 1, 0, 0, 0, 0, 1, 0, 0]
+    assert found.base_advantages.tolist() == [-0.25, 0.75, -0.25, -0.25, -0.25, -0.25, 0.75, -0.25, -0.25]
 
 
 def test_a_value_is_held_back_at_the_clip(policy: Policy) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +60,7 @@ def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in BROKEN.items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "judges_of_this_test", raising=False)
     load_step_rewards.cache_clear()
 
 
@@ -71,6 +74,20 @@ def test_it_is_added_to_the_bonus_and_the_penalty(modulation: str | None) -> Non
     ends = torch.tensor([0.0, 0.9, 0.9, 0.0, 0.0, 0.9, 0.9, 0.0, 0.9])  # of nine steps five are an episode's last
     wanted = ends if modulation is None else ends - ends.mean()
     torch.testing.assert_close(judged.advantages - without.advantages, wanted)
+
+
+def test_it_is_called_only_for_episodes_that_are_trained_on() -> None:
+    lost = [episode(2, 0.0, turn([1], [2]), turn([3], [4], process_reward=0.25)) for _ in range(2)]
+    episodes = [*lost, *two_groups()]
+    credit = {"process_reward": "judges_of_this_test:last_turn", "modulation": None}
+    seen = importlib.import_module("judges_of_this_test").seen
+    dropped = assign_credit(episodes, recipe(credit={**credit, "drop_zero_variance": True}), ALONE)
+    assert seen == episodes[2:]
+    assert dropped.process_reward[:4].tolist() == [0, 0.25, 0, 0.25]
+    kept = assign_credit(episodes, recipe(credit=credit), ALONE)
+    assert seen[5:] == episodes
+    torch.testing.assert_close(kept.process_reward[:4], torch.tensor([0, 0.25 + 0.9, 0, 0.25 + 0.9]))
+    assert torch.equal(kept.process_reward[4:], dropped.process_reward[4:])
 
 
 def test_an_exception_of_the_function_is_shown_with_its_place() -> None:

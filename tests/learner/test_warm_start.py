@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
@@ -33,16 +34,20 @@ SHAPE = TinyModel(
 )
 
 
+def tiny(seed: int = 0, lora: LoraSection | None = None) -> Policy:
+    texts = corpus(WORLD(), find("alfworld").prompt, "react", 10, (0,))
+    return load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu", lora=lora), texts, seed)
+
+
 def started(
     episodes: int,
     history: str = "merged",
     seed: int = 0,
     world: Callable[[], Lamps] = WORLD,
-    lora: LoraSection | None = None,
+    policy: Policy | None = None,
     **sections: object,
 ) -> tuple[Policy, Agent, list[WarmStartRecord]]:
-    texts = corpus(WORLD(), find("alfworld").prompt, "react", 10, (0,))
-    policy = load_policy(PolicySection(model="tiny", tiny=SHAPE, device="cpu", lora=lora), texts, seed)
+    policy = policy or tiny(seed)
     default = {"episodes": episodes, "episodes_per_step": 8, "lr": 1e-2, "noise": 0.1}
     wanted = recipe(agent={"history": history}, **{"warm_start": default, **sections})
     agent = Agent(find("alfworld").prompt, wanted.agent, ChatFormat(policy.tokenizer))
@@ -64,6 +69,21 @@ def test_the_loss_falls_and_the_policy_succeeds_like_the_expert(history: str) ->
     assert [episode.end for episode in episodes] == [EndReason.WON] * len(FATES)
     assert sum(len(episode.turns) for episode in episodes) <= 12  # the expert needs 9
     assert all(turn.valid for episode in episodes for turn in episode.turns)
+
+
+def test_dropout_stays_off() -> None:
+    """The log-probabilities of a policy are compared with those of the sampler, which has no dropout."""
+    losses = []
+    for seed in (1, 2):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("gpt2", n_embd=32, n_layer=1, n_head=2, n_positions=256, vocab_size=320)
+        assert config.resid_pdrop > 0
+        policy = Policy(AutoModelForCausalLM.from_config(config).eval(), tiny().tokenizer, torch.device("cpu"))
+        torch.manual_seed(seed)
+        _, _, records = started(16, policy=policy)
+        assert not any(module.training for module in policy.model.modules())
+        losses.append([record["loss"] for record in records])
+    assert losses[0] == losses[1]
 
 
 def test_the_same_seed_gives_the_same_policy() -> None:
@@ -108,7 +128,7 @@ def test_a_warm_start_that_diverges_stops_before_it_is_kept() -> None:
 def test_an_adapter_is_trained_by_either_optimizer(optimizer: str) -> None:
     pytest.importorskip("peft")
     section = {"episodes": 16, "episodes_per_step": 8, "optimizer": optimizer}
-    policy, _, records = started(16, lora=LoraSection(r=2), warm_start=section)
+    policy, _, records = started(16, policy=tiny(lora=LoraSection(r=2)), warm_start=section)
     assert len(records) == 2
     assert all(parameter.ndim == 2 for parameter in policy.parameters)
 

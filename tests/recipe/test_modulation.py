@@ -90,20 +90,6 @@ def test_what_is_wrong_is_one_line(modulation: Any, message: str) -> None:
     assert str(error.value) == f"recipe: {message}"
 
 
-@pytest.mark.parametrize(
-    ("old", "now"),
-    [
-        ("credit.empg=null", "null"),
-        ("credit.empg.zeta=0.05", "{name: empg, zeta: 0.05}"),
-        ("credit.empg={k: 0, zeta: 0}", "{name: empg, k: 0, zeta: 0}"),
-    ],
-)
-def test_the_former_key_is_an_error_that_says_what_to_write(load: Load, old: str, now: str) -> None:
-    with pytest.raises(RecipeError, match=r"unknown key 'credit\.empg': write credit\.modulation: ") as error:
-        load("empg", old)
-    assert str(error.value).endswith(now)
-
-
 class TestAnotherRuleByOverride:
     """The file's options of its own rule give way; what both rules have stays; an override is never dropped."""
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.credit import ADVANTAGES
+from empg.credit import ADVANTAGES, Aggregation, KLEstimator, LossConfig, Weighting, checks
 from empg.errors import RecipeError
 from empg.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-from empg.validation import valid_keys
+from empg.recipe.credit import CreditSection, LossSection
+from empg.validation import LARGEST, valid_keys
 from tests import ROOT
 
 
@@ -232,6 +236,38 @@ def test_a_recipe_cannot_be_changed() -> None:
 def test_shipped_recipes_load() -> None:
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
         load_recipe(path)
+
+
+class TestLoss:
+    """The section `loss` and the loss itself are written twice, because reading a recipe does not load torch."""
+
+    SHARED = tuple(field.name for field in fields(LossConfig))
+
+    def test_both_have_the_same_fields_and_defaults(self) -> None:
+        section = LossSection().model_dump(exclude={"aggregation", "ratio"})
+        assert section == asdict(LossConfig())
+
+    def test_both_have_the_same_choices(self) -> None:
+        for model, name, choices in (
+            (LossSection, "aggregation", Aggregation),
+            (LossSection, "kl_estimator", KLEstimator),
+            (CreditSection, "weighting", Weighting),
+        ):
+            assert get_args(model.model_fields[name].annotation) == get_args(choices)
+
+    @pytest.mark.parametrize("name", [name for name in SHARED if name != "kl_estimator"])
+    @pytest.mark.parametrize("value", [-2e15, -1.0, 0.0, 1e-9, 0.5, 1.0, 1.5, 1e15, 2e15, math.inf, math.nan])
+    def test_both_accept_the_same_numbers(self, name: str, value: float) -> None:
+        assert checks.LARGEST == LARGEST
+        assert _accepts(LossSection, name, value) is _accepts(LossConfig, name, value)
+
+
+def _accepts(settings: type, name: str, value: float) -> bool:
+    try:
+        settings(**{name: value})
+    except ValueError:
+        return False
+    return True
 
 
 def test_not_all_groups_can_be_dropped() -> None:

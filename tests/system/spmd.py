@@ -40,7 +40,6 @@ def shares(size: int) -> list[list[Episode]]:
 
 def credit(workers: Workers, mine: list[Episode], wanted: Any = RECIPE) -> dict[str, list[float]]:
     assigned = assign_credit(mine, wanted, workers)
-    assert assigned.credit is not None
     assert assigned.credit.scale is not None
     return {
         "advantages": assigned.advantages.tolist(),

@@ -21,7 +21,7 @@ from empg.credit.losses import (
     log_ratios,
     policy_loss,
 )
-from empg.credit.modulations import MODULATIONS, Modulation, ModulationInputs, StepCredit
+from empg.credit.modulations import MODULATIONS, Modulation, ModulationInputs, StepCredit, modulated
 from empg.credit.modulations.empg import EMPGConfig, EMPGCredit, modulate, modulate_advantages
 from empg.credit.outcome import outcome_advantages, zero_variance_groups
 from empg.credit.reduce import Reduce, ReduceOp, distributed_reduce
@@ -54,6 +54,7 @@ __all__ = [
     "log_ratios",
     "modulate",
     "modulate_advantages",
+    "modulated",
     "outcome_advantages",
     "policy_loss",
     "step_ids_from_mask",

@@ -13,12 +13,12 @@ Token vectors are flat: the agent tokens of several episodes, one after another,
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from empg.credit.checks import require_ids, require_shape, require_vector
+from empg.credit.checks import require_choice, require_ids, require_shape, require_vector
 from empg.credit.segments import segments_of
 
 Aggregation = Literal["token_mean", "episode_mean", "constant"]
@@ -48,6 +48,7 @@ def token_weights(
     Raises:
         ValueError: wrong shape, unknown mode, or a `constant` that is missing or not positive.
     """
+    require_choice("mode", mode, get_args(Aggregation))
     require_ids("episode", episode)
     require_vector("episode", episode, "token", "M")
     segments = segments_of(episode)
@@ -56,12 +57,10 @@ def token_weights(
         divisor = torch.full_like(episode, len(episode) if num_tokens is None else num_tokens, dtype=torch.float32)
     elif mode == "episode_mean":
         divisor = episodes * segments.sizes[segments.index].float()
-    elif mode == "constant":
+    else:
         if constant is None or not constant > 0:
             raise ValueError(f"constant: mode='constant' expects a positive number of tokens, got {constant}")
         divisor = torch.full_like(episode, episodes * constant, dtype=torch.float32)
-    else:
-        raise ValueError(f"mode: expected token_mean, episode_mean or constant, got {mode!r}")
     return 1 / divisor
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from empg.credit.segments import run_starts, segments_of
+
 LARGEST, SMALLEST_EPS = 1e15, 1e-30
 """Bounds of constants. Beyond them, float32 has infinite squares, or 0 / 0 where eps should prevent it."""
 
@@ -32,6 +34,31 @@ def require_ids(name: str, ids: Tensor) -> None:
     """Raise a ValueError unless `ids` holds integers."""
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"{name}: expected integer ids, got {ids.dtype}")
+
+
+def require_index(name: str, ids: Tensor, size: int, of: str) -> Tensor:
+    """Return `ids (n,)` as int64, or raise a ValueError unless they are indices into `of`, which has `size` values."""
+    require_ids(name, ids)
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        bounds = f"{int(ids.min())} to {int(ids.max())}"
+        raise ValueError(f"{name}: expected indices from 0 to below {size}, the length of {of}, got {bounds}")
+    return ids.long()
+
+
+def require_contiguous(name: str, ids: Tensor) -> None:
+    """Raise a ValueError unless equal `ids (n,)` stand together; the message takes them for those of episodes."""
+    runs = segments_of(ids[run_starts(ids)])
+    if (torn := first_true(runs.sizes > 1)) is not None:
+        raise ValueError(f"{name}: rows of episode {int(runs.ids[torn])} must be contiguous and in time order")
+
+
+def require_finite(name: str, values: Tensor, per: str) -> Tensor:
+    """Return `values (n,)` as float32, or raise a ValueError that names the first `per` whose value is not finite."""
+    converted = values.float()  # first, because a float64 may be finite and overflow here
+    if (index := first_true(~converted.isfinite())) is not None:
+        found = f"{per} {index} has {float(values[index])}, which is not finite as float32"
+        raise ValueError(f"{name}: {found}; drop it or fix its source")
+    return converted
 
 
 def require_vector(name: str, values: Tensor, per: str, letter: str) -> None:

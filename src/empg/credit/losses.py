@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from empg.credit.checks import LARGEST, require_between, require_shape, require_vector
+from empg.credit.checks import LARGEST, require_between, require_choice, require_shape, require_vector
 from empg.credit.reduce import Reduce
 from empg.credit.segments import segments_of
 
@@ -54,8 +54,7 @@ class LossConfig:
         if self.dual_clip is not None and not 1 < self.dual_clip <= LARGEST:
             raise ValueError(f"dual_clip: expected None or a number > 1 and <= {LARGEST:g}, got {self.dual_clip}")
         require_between("kl_coef", self.kl_coef, 0.0, LARGEST)
-        if self.kl_estimator not in ("k1", "k2", "k3"):
-            raise ValueError(f"kl_estimator: expected k1, k2 or k3, got {self.kl_estimator!r}")
+        require_choice("kl_estimator", self.kl_estimator, get_args(KLEstimator))
         require_between("entropy_coef", self.entropy_coef, -LARGEST, LARGEST)
 
 
@@ -67,7 +66,9 @@ MAX: dict[str, Reduction] = {"reduction": "max"}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LossStats:
-    """The statistics of a policy loss. They are sums over tokens, so micro-batches add up (`a + b`).
+    """The statistics of a policy loss. Each is a sum over tokens unless its metadata says otherwise.
+
+    Those of micro-batches are combined with `a + b`.
 
     A field is named once, here: it becomes the metric `policy/<field>` of a run. To add one, declare it here (it is a
     mean over tokens unless its metadata is `SUM` or `MAX`) and compute it in `policy_loss`. The values are 0-d float32
@@ -98,17 +99,18 @@ class LossStats:
     max_ratio: Tensor = field(metadata=MAX)
 
     def __add__(self, other: LossStats) -> LossStats:
-        return self._combined(
-            {name: value + getattr(other, name) for name, value in self._by_name(largest=False).items()},
-            {name: torch.maximum(value, getattr(other, name)) for name, value in self._by_name(largest=True).items()},
+        sums, largest = self._by_name(largest=False), self._by_name(largest=True)
+        return LossStats(
+            **{name: value + getattr(other, name) for name, value in sums.items()},
+            **{name: torch.maximum(value, getattr(other, name)) for name, value in largest.items()},
         )
 
     def over_workers(self, reduce: Reduce) -> LossStats:
         """Combine the statistics of all workers; two collectives."""
         sums, largest = self._by_name(largest=False), self._by_name(largest=True)
-        return self._combined(
-            dict(zip(sums, reduce(torch.stack([*sums.values()]), "sum"), strict=True)),
-            dict(zip(largest, reduce(torch.stack([*largest.values()]), "max"), strict=True)),
+        return LossStats(
+            **dict(zip(sums, reduce(torch.stack([*sums.values()]), "sum"), strict=True)),
+            **dict(zip(largest, reduce(torch.stack([*largest.values()]), "max"), strict=True)),
         )
 
     def metrics(self) -> dict[str, float]:
@@ -123,9 +125,6 @@ class LossStats:
     def _by_name(self, *, largest: bool) -> dict[str, Tensor]:
         names = (name for name, reduction in self._reductions().items() if (reduction == "max") is largest)
         return {name: getattr(self, name) for name in names}
-
-    def _combined(self, sums: dict[str, Tensor], largest: dict[str, Tensor]) -> LossStats:
-        return type(self)(**sums, **largest)
 
 
 def log_ratios(logprobs: Tensor, old_logprobs: Tensor, sequences: Tensor | None = None) -> Tensor:
@@ -211,15 +210,14 @@ def kl_divergence(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator
     Returns:
         `(M,)` nats.
     """
+    require_choice("estimator", estimator, get_args(KLEstimator))
     x = ref_logprobs.detach() - logprobs
     if estimator == "k1":
         return -x
     if estimator == "k2":
         return x.square() / 2
-    if estimator == "k3":
-        x = x.clamp(max=MAX_EXPONENT)
-        return torch.expm1(x) - x
-    raise ValueError(f"estimator: expected k1, k2 or k3, got {estimator!r}")
+    x = x.clamp(max=MAX_EXPONENT)
+    return torch.expm1(x) - x
 
 
 def policy_loss(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from empg.credit.advantages import ADVANTAGES, AdvantageInputs, Weighting
 from empg.credit.advantages.base import checked_rewards
-from empg.credit.checks import first_true, require_shape
+from empg.credit.checks import first_true, require_choice, require_shape
 from empg.credit.reduce import Reduce, one_worker
 from empg.credit.segments import segments_of
 
@@ -44,8 +44,7 @@ def outcome_advantages(
         ValueError: an unknown name or one that compares steps, shapes disagree, a reward is not finite, or a group has
             one episode and the estimator compares within groups.
     """
-    if method not in ADVANTAGES:
-        raise ValueError(f"method: expected one of {', '.join(ADVANTAGES)}, got {method!r}")
+    require_choice("method", method, list(ADVANTAGES))
     if ADVANTAGES[method].compares_steps or ADVANTAGES[method].needs_critic:
         why = "compares single steps" if ADVANTAGES[method].compares_steps else "needs a critic"
         raise ValueError(f"method: {method} {why}; call ADVANTAGES[{method!r}] with AdvantageInputs")

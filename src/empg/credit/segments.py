@@ -1,4 +1,7 @@
-"""Reductions over segments: values that share an id (such as the rewards of a group), in one vectorised pass."""
+"""Values that share an id: reductions over them (such as the rewards of a group), and the order of steps in episodes.
+
+One vectorised pass each. Shape: n values.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,24 @@ class Segments:
     def extreme(self, values: Tensor, which: Literal["amin", "amax"]) -> Tensor:
         """Return the smallest or largest of `values (n,)` in each segment, `(S,)`."""
         return values.new_zeros(len(self.ids)).scatter_reduce_(0, self.index, values, which, include_self=False)
+
+
+def run_starts(ids: Tensor) -> Tensor:
+    """Return `(n,)` bool: the id differs from the one before, so that a run of equal ids starts here."""
+    starts = torch.ones_like(ids, dtype=torch.bool)
+    starts[1:] = ids[1:] != ids[:-1]
+    return starts
+
+
+def next_in_run(ids: Tensor) -> Tensor:
+    """Return `(n,)` bool: the next element has the same id. False for the last one."""
+    return run_starts(ids).logical_not().roll(-1)
+
+
+def index_in_run(ids: Tensor) -> Tensor:
+    """Return `(n,)` int64, the index of each element in its run of equal ids, counted from 0."""
+    place = torch.arange(len(ids), device=ids.device)
+    return place - torch.where(run_starts(ids), place, 0).cummax(0).values
 
 
 def segments_of(ids: Tensor) -> Segments:

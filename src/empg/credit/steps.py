@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from empg.credit.checks import first_true, require_ids, require_shape, require_vector
+from empg.credit.checks import first_true, require_contiguous, require_ids, require_shape, require_vector
 from empg.credit.layout import TokenLayout
-from empg.credit.segments import segments_of
+from empg.credit.segments import index_in_run, next_in_run
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,7 +39,7 @@ class StepTable:
             where it is unknown which tokens these are.
 
     Raises:
-        ValueError: shapes differ, a value is not finite, or the rows of an episode are not contiguous.
+        ValueError: shapes differ, a value is not finite as float32, or the rows of an episode are not contiguous.
     """
 
     entropy: Tensor
@@ -58,15 +58,14 @@ class StepTable:
         columns |= {name: values for name, values in optional.items() if values is not None}
         for name, values in columns.items():
             require_shape(name, values, self.entropy.shape, of="entropy")
+            object.__setattr__(self, name, values.detach().float())
         # Ascending episode ids are contiguous, and only others are searched; so one flag decides for all columns.
         suspicious = [(self.episode[1:] < self.episode[:-1]).any()]
-        suspicious += [~values.isfinite().all() for values in columns.values()]
+        suspicious += [~getattr(self, name).isfinite().all() for name in columns]
         if bool(torch.stack(suspicious).any()):
-            self._raise_if_torn()
+            require_contiguous("episode", self.episode)
             for name, values in columns.items():
                 self._raise_if_not_finite(name, values)
-        for name, values in columns.items():
-            object.__setattr__(self, name, values.detach().float())
 
     def __len__(self) -> int:
         return self.entropy.shape[0]
@@ -74,13 +73,16 @@ class StepTable:
     @property
     def has_next(self) -> Tensor:
         """`(N,)` bool: the next row is the next step of the same episode. False for the last step of an episode."""
-        return self._starts().logical_not().roll(-1)
+        return next_in_run(self.episode)
 
     @property
     def step(self) -> Tensor:
         """`(N,)` int64: the index of the step in its episode, counted from 0."""
-        row = torch.arange(len(self), device=self.episode.device)
-        return row - torch.where(self._starts(), row, 0).cummax(0).values
+        return index_in_run(self.episode)
+
+    def plus_process_reward(self, values: Tensor) -> Tensor:
+        """Return `values (N,)` plus the process reward of each step; unchanged if the table has none."""
+        return values if self.process_reward is None else values + self.process_reward
 
     @classmethod
     def from_tokens(cls, advantages: Tensor, entropies: Tensor, step_ids: Tensor) -> StepTable:
@@ -134,21 +136,11 @@ class StepTable:
             object.__setattr__(table, name, values)
         return table
 
-    def _starts(self) -> Tensor:
-        """`(N,)` bool: the row is the first step of an episode."""
-        starts = torch.ones_like(self.episode, dtype=torch.bool)
-        starts[1:] = self.episode[1:] != self.episode[:-1]
-        return starts
-
-    def _raise_if_torn(self) -> None:
-        runs = segments_of(self.episode[self._starts()])
-        if (torn := first_true(runs.sizes > 1)) is not None:
-            raise ValueError(f"episode: rows of episode {int(runs.ids[torn])} must be contiguous and in time order")
-
     def _raise_if_not_finite(self, name: str, values: Tensor) -> None:
-        if (row := first_true(~values.isfinite())) is not None:
+        if (row := first_true(~values.float().isfinite())) is not None:
             place = f"row {row} (episode {int(self.episode[row])}, step {int(self.step[row])})"
-            raise ValueError(f"{name}: {place} is {float(values[row])}; drop the step or fix its source")
+            found = f"{place} is {float(values[row])}, which is not finite as float32"
+            raise ValueError(f"{name}: {found}; drop the step or fix its source")
 
 
 def _invalid(

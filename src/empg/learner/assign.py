@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from empg.credit import (
-    MODULATIONS,
     AdvantageEstimator,
     AdvantageInputs,
     ModulationInputs,
     StepCredit,
     StepTable,
+    modulated,
     zero_variance_groups,
 )
-from empg.credit.advantages.gae import step_advantages
 from empg.learner.batch import TokenBatch, make_batch
 from empg.learner.critic import Critic, ValueTargets
 from empg.learner.process_reward import process_rewards
@@ -35,11 +35,12 @@ class Assigned:
         episodes: the E episodes that were played and can be compared, in batch order.
         batch: their tokens.
         base_advantages: (N,) advantage of each step from the base algorithm.
-        process_reward: (N,) process reward of each step: of the environment and of the recipe, minus the penalty.
+        process_reward: (N,) process reward of each step: of the environment and of the recipe, minus the penalty. The
+            part of the recipe is 0 in dropped episodes.
         signal: (E,) bool, False for episodes that are dropped because their group has zero variance.
         counted: (N,) bool, the steps that are trained on.
         advantages: (N,) final advantage of each step, 0 for a step that is not counted.
-        credit: the result of the modulation for the counted steps; None for a plain base algorithm.
+        credit: the result of the modulation for the counted steps; without intermediates for a plain base algorithm.
         dropped_steps: number of steps with a non-finite entropy or log-probability, which would spoil an update.
         groups: number of groups of this worker.
         zero_variance_groups: how many of them have equal rewards only.
@@ -53,7 +54,7 @@ class Assigned:
     signal: Tensor
     counted: Tensor
     advantages: Tensor
-    credit: StepCredit | None
+    credit: StepCredit
     dropped_steps: int
     groups: int
     zero_variance_groups: int
@@ -118,39 +119,29 @@ def assign_credit(
     `finished` is the share of the run's iterations that are finished. `critic` is for an estimator that needs one.
     """
     credit = recipe.credit
-    estimator = credit.estimator
-    episodes = _compared(played, 2 if credit.compares_within_group else 1)
+    episodes = _compared(played, 2 if credit.within_group_key else 1)
     batch = make_batch(episodes, recipe.agent.history)
-    inputs = _inputs(episodes, recipe, workers)
-    targets = None
-    if critic is not None:
-        inputs, targets = _valued(inputs, batch, critic, estimator)
+    inputs, targets = _estimator_inputs(episodes, batch, recipe, workers, critic)
     flat = zero_variance_groups(inputs.rewards, inputs.groups)
     signal = ~flat if credit.drop_zero_variance else torch.ones_like(flat)
-    base = torch.zeros(len(inputs.episode))
-    base[signal[inputs.episode]] = estimator(inputs.only(signal))  # statistics over the batch are those of the rest
-
-    turns = [turn for e in episodes for turn in e.turns]
-    entropy = torch.tensor([turn.entropy for turn in turns], dtype=torch.float32)
-    action_entropy = torch.tensor([turn.action_entropy for turn in turns], dtype=torch.float32)
-    finite = entropy.isfinite()
-    finite[batch.step[~batch.logprobs.isfinite()]] = False
-    written = torch.bincount(batch.step, minlength=len(entropy)) > 0  # an engine may return a turn without tokens
-    counted = finite & written & signal[inputs.episode]
-    process_reward = _process_rewards(episodes, recipe)
+    base = _base_advantages(inputs, signal, credit.estimator)
+    entropy = _of_turns(episodes, lambda turn: turn.entropy)
+    finite, counted = _trainable(batch, entropy, signal[inputs.episode])
+    process_reward = _process_rewards(episodes, signal, recipe)
     table = StepTable(
         entropy=entropy[counted],
         episode=inputs.episode[counted],
         advantage=base[counted],
         process_reward=process_reward[counted],
-        action_entropy=action_entropy[counted],
+        action_entropy=_of_turns(episodes, lambda turn: turn.action_entropy)[counted],
     )
     seen = ModulationInputs(
         steps=table, rewards=inputs.rewards, groups=inputs.groups, reduce=workers.reduce, finished=finished
     )
-    final, step_credit = _modulated(seen, recipe)
+    rule = credit.modulation
+    step_credit = modulated(seen, None) if rule is None else modulated(seen, rule.name, rule.options)
     advantages = torch.zeros(len(entropy))
-    advantages[counted] = final
+    advantages[counted] = step_credit.advantage
     return Assigned(
         episodes=episodes,
         batch=batch,
@@ -165,6 +156,32 @@ def assign_credit(
         zero_variance_groups=len(inputs.groups[flat].unique()),
         targets=targets,
     )
+
+
+def _base_advantages(inputs: AdvantageInputs, signal: Tensor, estimator: AdvantageEstimator) -> Tensor:
+    """Return (N,) base advantages: 0 in episodes without `signal` (E,), which are not part of any statistic."""
+    base = torch.zeros(len(inputs.episode))
+    base[signal[inputs.episode]] = estimator(inputs.only(signal))
+    return base
+
+
+def _of_turns(episodes: Sequence[Episode], value: Callable[[Turn], float]) -> Tensor:
+    """Return (N,) float32, the value of each turn."""
+    return torch.tensor([value(turn) for e in episodes for turn in e.turns], dtype=torch.float32)
+
+
+def _trainable(batch: TokenBatch, entropy: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which steps (N,) have finite numbers, and which of those are trained on.
+
+    Args:
+        batch: the tokens of the steps.
+        entropy: (N,) step entropies.
+        signal: (N,) bool, False for the steps of dropped episodes.
+    """
+    finite = entropy.isfinite()
+    finite[batch.step[~batch.logprobs.isfinite()]] = False
+    written = torch.bincount(batch.step, minlength=len(entropy)) > 0  # an engine may return a turn without tokens
+    return finite, finite & written & signal
 
 
 def _compared(played: Sequence[Episode], least: int) -> list[Episode]:
@@ -186,8 +203,22 @@ def _groups(episodes: Sequence[Episode]) -> Tensor:
     return torch.tensor([e.group for e in episodes], dtype=torch.long)
 
 
-def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> AdvantageInputs:
-    """Collect everything that an estimator may use, so that a new one needs no change here."""
+def _estimator_inputs(
+    episodes: Sequence[Episode], batch: TokenBatch, recipe: Recipe, workers: Workers, critic: Critic | None
+) -> tuple[AdvantageInputs, ValueTargets | None]:
+    """Return what an estimator may use, and what the critic, if there is one, learns from it."""
+    inputs = _played(episodes, recipe, workers)
+    if critic is None:
+        return inputs, None
+    states = critic.states(batch, len(inputs.episode))
+    values = critic.values(states)
+    inputs = replace(inputs, values=values)
+    returns = recipe.credit.estimator.critic_targets(inputs)
+    return inputs, ValueTargets(states=states, values=values, returns=returns)
+
+
+def _played(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> AdvantageInputs:
+    """Return everything about the episodes that an estimator may use, so that a new one needs no change here."""
     known: dict[int, dict[str, int]] = {}  # of each group, the observations that the agent read before a step
     states: list[int] = []
     for episode in episodes:
@@ -208,35 +239,20 @@ def _inputs(episodes: Sequence[Episode], recipe: Recipe, workers: Workers) -> Ad
     )
 
 
-def _modulated(seen: ModulationInputs, recipe: Recipe) -> tuple[Tensor, StepCredit | None]:
-    """Return the final advantage of each step, and the result of the modulation, if there is one."""
-    steps, modulation = seen.steps, recipe.credit.modulation
-    if modulation is not None:
-        credit = MODULATIONS[modulation.name](seen, modulation.options)
-        return credit.advantage, credit
-    return steps.advantage if steps.process_reward is None else steps.advantage + steps.process_reward, None
+def _process_rewards(episodes: Sequence[Episode], signal: Tensor, recipe: Recipe) -> Tensor:
+    """Return (N,) the process reward of the environment and that of the recipe, minus the penalty if not valid.
 
-
-def _valued(
-    inputs: AdvantageInputs, batch: TokenBatch, critic: Critic, estimator: AdvantageEstimator
-) -> tuple[AdvantageInputs, ValueTargets]:
-    """Return the inputs with the critic's values, and what the critic learns from them."""
-    states = critic.states(batch, len(inputs.episode))
-    values = critic.values(states)
-    inputs = replace(inputs, values=values)
-    returns = step_advantages(inputs, estimator.options) + values
-    return inputs, ValueTargets(states=states, values=values, returns=returns)
-
-
-def _process_rewards(episodes: Sequence[Episode], recipe: Recipe) -> Tensor:
-    """(N,): the process reward of the environment and that of the recipe, minus the penalty if not valid."""
-    credit = recipe.credit
-    named = process_rewards(episodes, credit.step_reward)
+    A judge may be paid per episode, so the reward of the recipe is only computed for episodes with `signal` (E,). It is
+    0 for the others, which are not trained on.
+    """
+    credit, kept = recipe.credit, signal.tolist()
+    named = iter(process_rewards(list(itertools.compress(episodes, kept)), credit.step_reward))
+    given = [next(named) if keep else [0.0] * len(e.turns) for e, keep in zip(episodes, kept, strict=True)]
     return torch.tensor(
         [
-            turn.process_reward - (credit.invalid_penalty if _penalised(turn, episode, recipe) else 0.0) + given
-            for episode, rewards in zip(episodes, named, strict=True)
-            for turn, given in zip(episode.turns, rewards, strict=True)
+            turn.process_reward - (credit.invalid_penalty if _penalised(turn, episode, recipe) else 0.0) + reward
+            for episode, rewards in zip(episodes, given, strict=True)
+            for turn, reward in zip(episode.turns, rewards, strict=True)
         ],
         dtype=torch.float32,
     )

@@ -120,7 +120,7 @@ class Checkpoints:
         partial = self.folder / f".{name}.{os.getpid()}.partial"
         try:
             shutil.copytree(source, partial)
-            Checkpoints(self.folder).verify(partial.name)
+            self.verify(partial.name)
             self._place(partial, self.folder / name)
         except OSError as error:
             raise CheckpointError(f"cannot copy checkpoint {source}: {_reason(error)}") from None

@@ -1,4 +1,4 @@
-"""The critic of `gae`: a linear head on the last hidden state of the policy, V = w h + b.
+"""The critic of estimators that need one: a linear head on the last hidden state of the policy, V = w h + b.
 
 h is the state at the last token before a turn, so V does not see the turn. The head has its own optimizer and learning
 rate. It reads h without gradient: the critic never changes the policy.
@@ -25,7 +25,7 @@ class ValueTargets:
     Attributes:
         states: (N, hidden) float32, h before each step.
         values: (N,) V before the update.
-        returns: (N,) the target: A before normalisation, plus V.
+        returns: (N,) the target, `AdvantageEstimator.critic_targets`.
     """
 
     states: Tensor

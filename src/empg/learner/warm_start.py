@@ -36,6 +36,7 @@ def warm_start(
 ) -> None:
     """Train `policy` on `recipe.warm_start.episodes` episodes of the expert, each used once, in task order.
 
+    Their number is rounded down to whole steps, and at least one step is taken. Dropout stays off (`policy/layers.py`).
     Each worker generates its own share of the episodes when they are needed. Recorded episodes are spread evenly among
     them (`Recordings`). `report` receives a record after every step.
 
@@ -48,10 +49,9 @@ def warm_start(
     optimizers = _optimizers(policy, section)
     per_step = max(1, section.episodes_per_step // workers.size)
     steps = max(1, section.episodes // (per_step * workers.size))
-    people = section.recordings and recorded_plays(environment, Path(section.recordings), recipe.agent.form)
-    recordings = Recordings(people or [], steps, workers.size)
+    recorded = section.recordings and recorded_plays(environment, Path(section.recordings), recipe.agent.form)
+    recordings = Recordings(recorded or [], steps, workers.size)
     began = time.perf_counter()
-    policy.model.train()
     for step in range(steps):
         rate = section.lr * _schedule(step / steps, section.warmup)
         for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
@@ -90,7 +90,6 @@ def warm_start(
         )
         if step % _TIDY_EVERY == 0:
             release_memory()
-    policy.model.eval()
 
 
 def _imitate(

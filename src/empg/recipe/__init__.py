@@ -12,7 +12,6 @@ from empg.recipe.sections import (
     OptimizerSection,
     PolicySection,
     RolloutSection,
-    Section,
     TinyModel,
     WarmStartSection,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "PolicySection",
     "Recipe",
     "RolloutSection",
-    "Section",
     "TinyModel",
     "WarmStartSection",
     "dump_recipe",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from empg.errors import UserError
-from empg.recipe.modulation import modulations, named, read_modulation, replaced_key
+from empg.recipe.modulation import modulations, named, read_modulation
 from empg.recipe.process_reward import StepReward, read_process_reward
-from empg.validation import Checked, OptionError, did_you_mean, read_settings
+from empg.validation import Checked, did_you_mean, read_settings
 
 if TYPE_CHECKING:
     from empg.credit import AdvantageEstimator
@@ -76,13 +76,6 @@ class CreditSection(Checked):
         description="`progress`, `judge` or `package.module:function`: a name, or a section of `name` and options",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_old_key(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "empg" in given:
-            raise OptionError([replaced_key(given["empg"])])
-        return given
-
     @field_validator("modulation", mode="before")
     @classmethod
     def _section(cls, given: Any) -> Any:
@@ -124,7 +117,7 @@ class CreditSection(Checked):
         return _advantages()[chosen.pop("name")].configured(**chosen)
 
     @property
-    def compares_within_group(self) -> str:
+    def within_group_key(self) -> str:
         """The key and value of a rule that needs at least two episodes of a group; empty if none does."""
         if self.estimator.compares_within_group:
             return f"credit.advantage={self.estimator.name}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from empg.errors import RecipeError, UserError
-from empg.presets import fill_in, replace_with
-from empg.validation import MAX_DEPTH
-from empg.yaml_text import read_yaml
+from empg.presets import apply_preset
+from empg.recipe.modulation import named_in
+from empg.yaml_text import MAX_DEPTH, read_yaml
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -55,12 +55,8 @@ def read_recipe_yaml(text: str, source: str) -> Any:
         raise RecipeError(str(error)) from None
 
 
-def apply_overrides(
-    data: dict[str, Any], overrides: Sequence[str], tidy: Callable[[dict[str, Any]], object]
-) -> dict[str, Any]:
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a recipe's mapping with the values of `key.path=value` overrides; raises `RecipeError`.
-
-    `tidy` is called with the mapping after each override.
 
     The preset of an `algorithm` in the file is below the keys of the file. That of an override `algorithm=...` is above
     them. All other overrides are above both, wherever they stand.
@@ -68,11 +64,11 @@ def apply_overrides(
     chosen = [override for override in overrides if override.startswith("algorithm=")]
     for override in chosen:
         apply_override(data, override)
-    data = replace_with(data) if chosen else fill_in(data)
+    data = apply_preset(data, override=bool(chosen))
     for override in overrides:
         if override not in chosen:
             apply_override(data, override)
-            tidy(data)
+            named_in(data)  # so that the next override reaches into the section of a name
     return data
 
 

@@ -54,13 +54,6 @@ def require_turn_entropy(section: Mapping[str, Any], key: str = KEY) -> None:
         raise OptionError([f"{key}.entropy: expected turn, because this trainer cannot tell the action, got action"])
 
 
-def replaced_key(given: Any) -> str:
-    """Return the message for the former key `credit.empg` with this value: what to write now."""
-    options = [f"{key}: {value}" for key, value in given.items()] if isinstance(given, dict) else []
-    now = "null" if given is None else f"{{{', '.join(['name: empg', *options])}}}"
-    return f"unknown key 'credit.empg': write {KEY}: {now:.120}"
-
-
 def named_in(recipe: Any) -> dict[str, Any]:
     """Turn names into sections of `credit`, in place, so that overrides reach into them; return a copy of this one."""
     credit = recipe.get("credit")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from empg.errors import RecipeError, UserError
-from empg.presets import PRESETS, fill_in
+from empg.presets import PRESETS, apply_preset
 from empg.recipe.credit import CreditSection, LossSection
 from empg.recipe.files import apply_overrides, find_recipe, nested, read_recipe_file
 from empg.recipe.modulation import drop_options_of_the_other_rule, named_in
@@ -21,14 +21,13 @@ from empg.recipe.sections import (
     OptimizerSection,
     PolicySection,
     RolloutSection,
-    Section,
     WarmStartSection,
 )
-from empg.validation import did_you_mean, explained
+from empg.validation import Checked, did_you_mean, explained
 from empg.yaml_text import write_yaml
 
 
-class Recipe(Section):
+class Recipe(Checked):
     """A whole run."""
 
     name: str = Field("run", min_length=1, max_length=100)
@@ -68,7 +67,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, data: Any) -> Any:
-        return fill_in(data) if isinstance(data, dict) else data
+        return apply_preset(data, override=False) if isinstance(data, dict) else data
 
     @field_validator("algorithm")
     @classmethod
@@ -94,7 +93,7 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.rollout.groups % self.workers:
             raise UserError(f"rollout.groups ({self.rollout.groups}) must be a multiple of workers ({self.workers})")
-        if self.rollout.group_size == 1 and (rule := self.credit.compares_within_group):
+        if self.rollout.group_size == 1 and (rule := self.credit.within_group_key):
             raise UserError(f"{rule} compares episodes: set rollout.group_size > 1")
         if self.rollout.group_size == 1 and self.credit.drop_zero_variance:
             raise UserError("credit.drop_zero_variance would drop every group: rollout.group_size must be > 1")
@@ -111,7 +110,10 @@ class Recipe(Section):
         return self
 
     def is_due(self, every: int, done: int) -> bool:
-        """Return whether what comes every `every` iterations (0: never), and first and last, comes now."""
+        """Return whether a task that recurs every `every` iterations (0: never) is due after `done` of them.
+
+        It is always due before the first iteration and after the last.
+        """
         return done in (0, self.iterations) or (every > 0 and done % every == 0)
 
 
@@ -138,7 +140,7 @@ def override_recipe(data: dict[str, Any], overrides: Sequence[str], source: str 
     if isinstance(data.get("verl"), dict):
         with suppress(UserError):  # which validation reports
             data["verl"] = nested(data["verl"])
-    data = apply_overrides(data, overrides, tidy=named_in)
+    data = apply_overrides(data, overrides)
     drop_options_of_the_other_rule(data, of_the_file, overrides)
     return parse_recipe(data, source)
 

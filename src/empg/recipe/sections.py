@@ -16,11 +16,7 @@ from empg.errors import UserError
 from empg.validation import Checked
 
 
-class Section(Checked):
-    """A section of a recipe: immutable, without unknown keys."""
-
-
-class EnvironmentSection(Section):
+class EnvironmentSection(Checked):
     """The environment."""
 
     id: str = Field("alfworld", description="a registered environment, or a gymnasium id of text")
@@ -75,7 +71,7 @@ class EnvironmentSection(Section):
             return environment.num_tasks
 
 
-class TinyModel(Section):
+class TinyModel(Checked):
     """The shape of the tiny policy (Llama architecture), used when `policy.model` is `tiny`."""
 
     hidden_size: int = Field(128, ge=16, le=65536)
@@ -100,7 +96,7 @@ class TinyModel(Section):
         return self
 
 
-class LoraSection(Section):
+class LoraSection(Checked):
     """Low-rank adapters instead of full weights (needs `peft`)."""
 
     r: int = Field(16, ge=1, le=65536)
@@ -108,7 +104,7 @@ class LoraSection(Section):
     target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
 
 
-class PolicySection(Section):
+class PolicySection(Checked):
     """The language model."""
 
     model: HomePath = Field("tiny", min_length=1, description="`tiny`, a folder, or a Hugging Face name")
@@ -118,7 +114,7 @@ class PolicySection(Section):
     device: str = Field("auto", min_length=1, description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
 
 
-class AgentSection(Section):
+class AgentSection(Checked):
     """The text that the model reads and writes."""
 
     prompt: Literal["terse", "instruct"] = Field(
@@ -154,7 +150,7 @@ class AgentSection(Section):
         return date
 
 
-class WarmStartSection(Section):
+class WarmStartSection(Checked):
     """Supervised training on expert episodes before reinforcement learning."""
 
     episodes: int = Field(4000, ge=1)
@@ -176,7 +172,7 @@ class WarmStartSection(Section):
     weight_decay: float = Field(0.05, ge=0.0)
 
 
-class RolloutSection(Section):
+class RolloutSection(Checked):
     """How episodes are sampled."""
 
     groups: int = Field(16, ge=1, le=1_000_000, description="tasks per iteration")
@@ -190,7 +186,7 @@ class RolloutSection(Section):
     slots: int = Field(64, ge=1, description="episodes in the KV cache at once, per worker")
 
 
-class OptimizerSection(Section):
+class OptimizerSection(Checked):
     """AdamW and the update loop."""
 
     lr: float = Field(1e-4, gt=0.0)
@@ -217,7 +213,7 @@ class OptimizerSection(Section):
         return betas
 
 
-class EvaluationSection(Section):
+class EvaluationSection(Checked):
     """Success on fixed panels."""
 
     splits: list[str] | None = Field(None, description="one panel per split; null: those of the environment")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from empg.credit import MODULATIONS, ModulationInputs
+from empg.credit import MODULATIONS, ModulationInputs, modulated
 from empg.errors import UserError
 from empg.recipe.modulation import named, read_modulation
 from empg.record.aggregate import RESAMPLES, Estimate
@@ -51,13 +51,10 @@ class CreditRule:
         Raises:
             UserError: the rule needs what the run has not recorded.
         """
-        if self.modulation is not None:
-            try:
-                return MODULATIONS[self.modulation](seen, self.options).advantage
-            except ValueError as error:
-                raise UserError(f"{self.given} {self.label}: {error}") from None
-        process = seen.steps.process_reward
-        return seen.steps.advantage if process is None else seen.steps.advantage + process
+        try:
+            return modulated(seen, self.modulation, self.options).advantage
+        except ValueError as error:
+            raise UserError(f"{self.given} {self.label}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,18 +77,17 @@ def _intermediates(assigned: Assigned) -> Columns:
     """Return what the modulation has computed on the way to the advantage; None for a step that is not counted."""
     counted = assigned.counted.tolist()
     values: dict[str, list[Any]] = {}
-    if assigned.credit is not None:
-        for name, key in (
-            ("entropy_normalised", "normalised_entropy"),
-            ("scale", "scale"),
-            ("clarity", "clarity"),
-            ("advantage_modulated", "modulated"),
-        ):
-            found = getattr(assigned.credit, key)
-            if found is None:  # the rule has no such intermediate
-                continue
-            numbers = iter(found.tolist())
-            values[name] = [next(numbers) if c else None for c in counted]
+    for name, key in (
+        ("entropy_normalised", "normalised_entropy"),
+        ("scale", "scale"),
+        ("clarity", "clarity"),
+        ("advantage_modulated", "modulated"),
+    ):
+        found = getattr(assigned.credit, key)
+        if found is None:  # the rule has no such intermediate
+            continue
+        numbers = iter(found.tolist())
+        values[name] = [next(numbers) if c else None for c in counted]
     return values
 
 

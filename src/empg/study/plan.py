@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import Field, StrictInt, ValidationError, field_validator, model_validator
 
 from empg.errors import RecipeError, UserError
-from empg.recipe import Recipe, Section, load_recipe
+from empg.recipe import Recipe, load_recipe
 from empg.recipe.files import read_recipe_file
-from empg.validation import did_you_mean, explained
+from empg.validation import Checked, did_you_mean, explained
 from empg.yaml_text import write_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,59}")  # part of the name of a folder
@@ -33,7 +33,7 @@ class RunKey:
         return f"{self.recipe}-{self.variant}-s{self.seed}"
 
 
-class Study(Section):
+class Study(Checked):
     """A comparison of variants of one or more recipes over several seeds."""
 
     name: str = Field(description="name of the folders below runs/studies/ and results/")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,12 +22,16 @@ from empg.credit.checks import (
     SMALLEST_EPS,
     first_true,
     require_between,
+    require_choice,
+    require_contiguous,
+    require_finite,
     require_ids,
+    require_index,
     require_shape,
     require_vector,
 )
 from empg.credit.reduce import Reduce, one_worker
-from empg.credit.segments import Segments, segments_of
+from empg.credit.segments import Segments, index_in_run, segments_of
 
 Weighting = Literal["episode", "step"]
 
@@ -43,18 +47,21 @@ class AdvantageInputs:
         rewards: `(E,)` outcome reward of each episode; kept as float32.
         groups: `(E,)` int, equal for the episodes of a group, that is for those that played the same task; any ids,
             in any order, groups of any sizes. All episodes of a group are on one worker.
-        episode: `(N,)` int64, the episode of each step as an index into `rewards`, in time order.
-        step_rewards: `(N,)` reward of each single step, or None. Over an episode they sum to its outcome reward.
+        episode: `(N,)` int, the episode of each step as an index into `rewards`; kept as int64. The steps of an episode
+            are contiguous and in time order.
+        step_rewards: `(N,)` reward of each single step, or None; kept as float32. Over an episode they sum to its
+            outcome reward.
         states: `(N,)` int, equal for two steps of a group if and only if their last observations have the same text; or
             None. This is the state of the agent only in environments whose observations show all of it.
-        values: `(N,)` what a critic expected of the rest of the episode before each step, or None.
+        values: `(N,)` what a critic expected of the rest of the episode before each step, or None; kept as float32.
         weighting: `episode` counts each episode once in a statistic. `step` counts it once per step, so that an
             episode of 30 steps counts 30 times; implementations that keep one row per step do this implicitly.
         eps: added to a standard deviation that is divided by.
         reduce: makes statistics over the whole batch global over workers; by default there is one worker.
 
     Raises:
-        ValueError: shapes disagree, a reward is not finite, eps is out of its range, an unknown weighting, or an
+        ValueError: shapes disagree, a reward or value is not finite as float32, a step belongs to an episode without a
+            reward, the steps of an episode are not contiguous, eps is out of its range, an unknown weighting, or an
             episode without steps where steps are counted.
     """
 
@@ -73,12 +80,18 @@ class AdvantageInputs:
         object.__setattr__(self, "rewards", checked_rewards(self.rewards, self.groups))
         require_ids("episode", self.episode)
         require_vector("episode", self.episode, "step", "N")
+        object.__setattr__(self, "episode", require_index("episode", self.episode, len(self.rewards), of="rewards"))
+        require_contiguous("episode", self.episode)
         for name in ("step_rewards", "states", "values"):
             column: Tensor | None = getattr(self, name)
-            if column is not None:
-                require_shape(name, column, self.episode.shape, of="episode")
-        if self.weighting not in ("episode", "step"):
-            raise ValueError(f"weighting: expected episode or step, got {self.weighting!r}")
+            if column is None:
+                continue
+            require_shape(name, column, self.episode.shape, of="episode")
+            if name == "states":
+                require_ids(name, column)
+            else:
+                object.__setattr__(self, name, require_finite(name, column, "step"))
+        require_choice("weighting", self.weighting, get_args(Weighting))
         if self.weighting == "step" and (empty := first_true(self.num_steps < 1)) is not None:
             raise ValueError(f"episode: episode {empty} has 0 steps; weighting='step' counts steps, so leave it out")
 
@@ -115,7 +128,8 @@ class AdvantageEstimator:
         estimate: from the batch, and the options if it has any, to `(N,)` float32, one advantage per step.
         compares_steps: whether it compares single steps, so that the steps of an episode differ; it then needs
             `step_rewards` and `states`.
-        needs_critic: whether it needs the `values` of a critic, and `step_rewards`.
+        value_targets: what a critic should have expected before each step, from the same arguments to `(N,)` float32;
+            None if it does not need a critic. It then needs `values`, those of the critic, and `step_rewards`.
         options: an instance of its frozen dataclass of options, with the default values; None if it has no options.
             The fields are keys of recipes, and `__post_init__` raises a ValueError that names the field.
     """
@@ -125,8 +139,13 @@ class AdvantageEstimator:
     compares_within_group: bool
     estimate: Callable[..., Tensor]
     compares_steps: bool = False
-    needs_critic: bool = False
+    value_targets: Callable[..., Tensor] | None = None
     options: Any = None
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether it needs the `values` of a critic."""
+        return self.value_targets is not None
 
     def configured(self, **options: object) -> AdvantageEstimator:
         """Return this estimator with other values of its options.
@@ -148,22 +167,39 @@ class AdvantageEstimator:
                 steps and `step_rewards` or `states` is None; it needs a critic and `step_rewards` or `values` is None;
                 or it does not return one float32 per step.
         """
+        self._require_fields(inputs)
+        if self.compares_within_group:
+            group = segments_of(inputs.groups)
+            if (alone := first_true(group.sizes < 2)) is not None:
+                found = f"group {int(group.ids[alone])} has only one"
+                raise ValueError(f"groups: {self.name} compares the episodes of a group, but {found}")
+        return self._per_step("", self.estimate, inputs)
+
+    @torch.no_grad()
+    def critic_targets(self, inputs: AdvantageInputs) -> Tensor:
+        """Return `(N,)` float32, what the critic learns from a batch; only for an estimator that needs one.
+
+        Raises:
+            ValueError: `step_rewards` or `values` is None, or `value_targets` does not return one float32 per step.
+        """
+        assert self.value_targets is not None
+        self._require_fields(inputs)
+        return self._per_step("value_targets: ", self.value_targets, inputs)
+
+    def _require_fields(self, inputs: AdvantageInputs) -> None:
         needed = {"states": "compares single steps"} if self.compares_steps else {}
         needed |= {"values": "needs a critic"} if self.needs_critic else {}
         for name, why in needed.items():
             missing = next((field for field in ("step_rewards", name) if getattr(inputs, field) is None), None)
             if missing is not None:
                 raise ValueError(f"{missing}: {self.name} {why}: expected one value per step, got None")
-        if self.compares_within_group:
-            group = segments_of(inputs.groups)
-            if (alone := first_true(group.sizes < 2)) is not None:
-                found = f"group {int(group.ids[alone])} has only one"
-                raise ValueError(f"groups: {self.name} compares the episodes of a group, but {found}")
-        advantages = self.estimate(inputs) if self.options is None else self.estimate(inputs, self.options)
-        if advantages.shape != inputs.episode.shape or advantages.dtype != torch.float32:
-            found = f"got {tuple(advantages.shape)} {advantages.dtype}"
-            raise ValueError(f"{self.name}: expected {tuple(inputs.episode.shape)} float32, one per step, {found}")
-        return advantages
+
+    def _per_step(self, what: str, function: Callable[..., Tensor], inputs: AdvantageInputs) -> Tensor:
+        result = function(inputs) if self.options is None else function(inputs, self.options)
+        if result.shape != inputs.episode.shape or result.dtype != torch.float32:
+            wanted, found = tuple(inputs.episode.shape), f"got {tuple(result.shape)} {result.dtype}"
+            raise ValueError(f"{self.name}: {what}expected {wanted} float32, one per step, {found}")
+        return result
 
 
 def centred(values: Tensor, segments: Segments, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +245,7 @@ def discounted_returns(rewards: Tensor, episode: Tensor, gamma: float) -> Tensor
 
     Args:
         rewards: `(N,)` reward of each step.
-        episode: `(N,)` int64, the episode of each step, 0 to E-1; the steps of an episode are in time order.
+        episode: `(N,)` int64, the episode of each step, 0 to E-1, as in `AdvantageInputs`.
         gamma: the discount factor.
 
     Returns:
@@ -217,11 +253,8 @@ def discounted_returns(rewards: Tensor, episode: Tensor, gamma: float) -> Tensor
     """
     if not len(episode):
         return rewards
-    sizes = torch.bincount(episode)
-    order = episode.argsort(stable=True)
-    time = torch.empty_like(episode)
-    time[order] = torch.arange(len(episode), device=episode.device) - (sizes.cumsum(0) - sizes)[episode[order]]
-    table = rewards.new_zeros(len(sizes), int(sizes.max()))
+    time = index_in_run(episode)
+    table = rewards.new_zeros(int(episode.max()) + 1, int(time.max()) + 1)
     table[episode, time] = rewards
     for t in range(table.shape[1] - 2, -1, -1):
         table[:, t] += gamma * table[:, t + 1]
@@ -233,6 +266,4 @@ def checked_rewards(rewards: Tensor, groups: Tensor) -> Tensor:
     require_vector("rewards", rewards, "episode", "E")
     require_ids("groups", groups)
     require_shape("groups", groups, rewards.shape, of="rewards")
-    if (episode := first_true(~rewards.isfinite())) is not None:
-        raise ValueError(f"rewards: episode {episode} has {float(rewards[episode])}; drop it or fix its source")
-    return rewards.float()
+    return require_finite("rewards", rewards, "episode")

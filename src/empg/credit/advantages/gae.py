@@ -19,6 +19,7 @@ from torch import Tensor
 from empg.credit.advantages.base import AdvantageEstimator, AdvantageInputs, discounted_returns
 from empg.credit.checks import require_between
 from empg.credit.reduce import global_mean, global_min
+from empg.credit.segments import next_in_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +35,24 @@ class GaeOptions:
         require_between("lam", self.lam, 0.0, 1.0)
 
 
-def step_advantages(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
-    """Return A `(N,)` before normalisation; plus V, it is the target of the critic."""
+def value_targets(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
+    """Return `(N,)` A before normalisation, plus V."""
+    assert inputs.values is not None
+    return _step_advantages(inputs, options) + inputs.values
+
+
+def _step_advantages(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
+    """Return A `(N,)` before normalisation."""
     assert inputs.step_rewards is not None
     assert inputs.values is not None
-    values, order = inputs.values.float(), inputs.episode.argsort(stable=True)
-    ordered = inputs.episode[order]
-    last = torch.ones_like(ordered, dtype=torch.bool)
-    last[:-1] = ordered[1:] != ordered[:-1]
-    following = torch.zeros_like(values)
-    following[order] = torch.where(last, 0.0, values[order].roll(-1))
-    surprise = inputs.step_rewards.float() + options.gamma * following - values
+    following = torch.where(next_in_run(inputs.episode), inputs.values.roll(-1), 0.0)
+    surprise = inputs.step_rewards + options.gamma * following - inputs.values
     return discounted_returns(surprise, inputs.episode, options.gamma * options.lam)
 
 
 def gae(inputs: AdvantageInputs, options: GaeOptions) -> Tensor:
     """Return `(N,)` advantages; see the top of this module. With `normalise`, equal ones are exactly 0."""
-    advantages = step_advantages(inputs, options)
+    advantages = _step_advantages(inputs, options)
     if not options.normalise:
         return advantages
     distance = advantages - global_min(advantages, inputs.reduce)
@@ -63,6 +65,6 @@ ESTIMATOR = AdvantageEstimator(
     summary="the return, minus the value that a critic expected, with traces of lam",
     compares_within_group=False,
     estimate=gae,
-    needs_critic=True,
+    value_targets=value_targets,
     options=GaeOptions(),
 )

@@ -60,7 +60,7 @@ def gigpo(inputs: AdvantageInputs, options: GigpoOptions) -> Tensor:
         return centred(values, segments, weights)[0]
 
     outcome = compared(inputs.rewards, segments_of(inputs.groups), inputs.weights)
-    returns = discounted_returns(inputs.step_rewards.float(), inputs.episode, options.gamma)
+    returns = discounted_returns(inputs.step_rewards, inputs.episode, options.gamma)
     place = torch.stack([inputs.groups[inputs.episode], inputs.states])
     alike = segments_of(torch.unique(place, dim=1, return_inverse=True)[1])
     step = compared(returns, alike, torch.ones_like(returns))

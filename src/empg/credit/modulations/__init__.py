@@ -12,7 +12,7 @@ from typing import Any
 
 from empg.credit.modulations.base import Modulation, ModulationInputs, StepCredit
 
-__all__ = ["MODULATIONS", "Modulation", "ModulationInputs", "StepCredit"]
+__all__ = ["MODULATIONS", "Modulation", "ModulationInputs", "StepCredit", "modulated"]
 
 
 def _discover() -> dict[str, Modulation[Any]]:
@@ -23,3 +23,16 @@ def _discover() -> dict[str, Modulation[Any]]:
 
 MODULATIONS: dict[str, Modulation[Any]] = _discover()
 """The modulations by name, in alphabetical order of their modules."""
+
+
+def modulated(inputs: ModulationInputs, name: str | None, options: Any = None) -> StepCredit:
+    """Return the credit of each step under the rule `name`; None is the base algorithm alone.
+
+    Without a rule, the final advantage is the base advantage plus the process reward, and there are no intermediates.
+
+    Raises:
+        ValueError: as `Modulation`; or the rule needs what the inputs do not have.
+    """
+    if name is None:
+        return StepCredit(advantage=inputs.steps.plus_process_reward(inputs.steps.advantage))
+    return MODULATIONS[name](inputs, options)

@@ -11,12 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
-from empg.credit.checks import LARGEST, SMALLEST_EPS, require_between, require_ids, require_shape, require_vector
+from empg.credit.checks import (
+    LARGEST,
+    SMALLEST_EPS,
+    require_between,
+    require_choice,
+    require_finite,
+    require_ids,
+    require_index,
+    require_shape,
+    require_vector,
+)
 from empg.credit.reduce import Reduce, one_worker
 from empg.credit.steps import StepTable
 
@@ -33,14 +43,15 @@ class ModulationInputs:
     Attributes:
         steps: the N steps that this worker holds, with entropies, base advantages and process rewards. `steps.episode`
             is an index into `rewards`.
-        rewards: `(E,)` outcome reward of each episode.
+        rewards: `(E,)` outcome reward of each episode; kept as float32.
         groups: `(E,)` int, equal for the episodes of a group. All episodes of a group are on one worker.
         reduce: makes statistics over all steps global over workers; by default there is one. Every worker makes the
             same calls, also one without steps.
         finished: share of the run's iterations that are finished, 0 <= finished < 1.
 
     Raises:
-        ValueError: shapes disagree, or a step belongs to an episode without a reward.
+        ValueError: shapes disagree, a reward is not finite as float32, or a step belongs to an episode without a
+            reward.
     """
 
     steps: StepTable
@@ -53,10 +64,8 @@ class ModulationInputs:
         require_vector("rewards", self.rewards, "episode", "E")
         require_ids("groups", self.groups)
         require_shape("groups", self.groups, self.rewards.shape, of="rewards")
-        episode = self.steps.episode
-        if len(episode) and not 0 <= int(episode.min()) <= int(episode.max()) < len(self.rewards):
-            bounds = f"{int(episode.min())} to {int(episode.max())}"
-            raise ValueError(f"steps.episode: expected indices below {len(self.rewards)}, as rewards has, got {bounds}")
+        object.__setattr__(self, "rewards", require_finite("rewards", self.rewards, "episode"))
+        require_index("steps.episode", self.steps.episode, len(self.rewards), of="rewards")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,7 +79,7 @@ class StepCredit:
         normalised_entropy: Hn, step entropy scaled to 0 to 1.
         scale: g, the factor of the base advantage.
         clarity: f of the next step.
-        modulated: the advantage before centring.
+        modulated: the value before the last normalisation (for gtpo and grpo_s the shaped reward).
     """
 
     advantage: Tensor
@@ -120,7 +129,13 @@ class Modulation(Generic[Options]):
 
 
 def require_constants(options: Any, *, at_least_zero: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:
-    """Raise a ValueError that names the first of these constants that is out of bounds or not finite."""
+    """Raise a ValueError that names the first constant that is wrong.
+
+    The named ones must be finite and in bounds. A field whose type is a `Literal` must have one of its values.
+    """
+    for name, annotation in get_type_hints(type(options)).items():
+        if get_origin(annotation) is Literal:
+            require_choice(name, getattr(options, name), get_args(annotation))
     for names, least in ((at_least_zero, 0.0), (positive, SMALLEST_EPS)):
         for name in names:
             require_between(name, getattr(options, name), least, LARGEST)

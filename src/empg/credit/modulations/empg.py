@@ -100,9 +100,7 @@ def modulate(steps: StepTable, config: EMPGConfig | None = None, reduce: Reduce 
     next_normalised = normalised.roll(-1)
     clarity = torch.where(steps.has_next, torch.exp(-config.k_future * next_normalised), 0.0)
 
-    modulated = steps.advantage * scale + config.zeta * clarity
-    if steps.process_reward is not None:
-        modulated = modulated + steps.process_reward
+    modulated = steps.plus_process_reward(steps.advantage * scale + config.zeta * clarity)
 
     advantage = modulated - global_mean(modulated, reduce)
     return EMPGCredit(

@@ -53,7 +53,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from empg.credit.checks import require_between, require_choice
+from empg.credit.checks import require_between
 from empg.credit.modulations.base import Modulation, ModulationInputs, StepCredit, require_constants
 from empg.credit.reduce import Reduce, global_max, global_mean, global_min, global_smallest
 
@@ -89,14 +89,8 @@ class VariantOptions:
     def __post_init__(self) -> None:
         require_constants(self, at_least_zero=("k", "k_future", "zeta"), positive=("eps",))
         require_between("q", self.q, 0.0, 0.49)
-        require_choice("entropy", self.entropy, ("turn", "action"))
-        require_choice("normalisation", self.normalisation, ("minmax", "quantile"))
-        require_choice("scaling", self.scaling, ("confident", "uncertain"))
         if self.scaling == "uncertain":  # equal entropies have U = 1, so a larger k would make every weight 0
             require_between("k", self.k, 0.0, 50.0)
-        require_choice("clarity", self.clarity, ("bonus", "won", "potential"))
-        require_choice("centring", self.centring, ("mean", "gradient"))
-        require_choice("zeta_schedule", self.zeta_schedule, ("constant", "linear"))
 
 
 def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredit:
@@ -124,9 +118,7 @@ def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredi
         clarity = clarity - own_clarity
 
     zeta = options.zeta * (1.0 - inputs.finished if options.zeta_schedule == "linear" else 1.0)
-    modulated = steps.advantage * scale + zeta * clarity
-    if steps.process_reward is not None:
-        modulated = modulated + steps.process_reward
+    modulated = steps.plus_process_reward(steps.advantage * scale + zeta * clarity)
 
     centre = global_mean(modulated, reduce)
     if options.centring == "gradient":

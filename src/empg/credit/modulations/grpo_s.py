@@ -60,10 +60,7 @@ def grpo_s(inputs: ModulationInputs, options: GRPOSOptions) -> StepCredit:
     shaped = options.beta_1 * outcome + options.beta_2 * torch.where(won, share, -share)
 
     advantage = standardised(shaped, group, torch.ones_like(shaped), options.floor)[episode.index]
-    return StepCredit(
-        advantage=advantage if steps.process_reward is None else advantage + steps.process_reward,
-        modulated=shaped[episode.index],
-    )
+    return StepCredit(advantage=steps.plus_process_reward(advantage), modulated=shaped[episode.index])
 
 
 MODULATION = Modulation(

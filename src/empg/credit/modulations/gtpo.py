@@ -65,10 +65,7 @@ def gtpo(inputs: ModulationInputs, options: GTPOOptions) -> StepCredit:
     centred = shaped - (side.sum(shaped) / side.sizes)[side.index]
     std = (side.sum(centred.square()) / side.sizes).sqrt()[side.index]
     advantage = (centred / std.clamp_min(options.floor)).float()
-    return StepCredit(
-        advantage=advantage if steps.process_reward is None else advantage + steps.process_reward,
-        modulated=shaped.float(),
-    )
+    return StepCredit(advantage=steps.plus_process_reward(advantage), modulated=shaped.float())
 
 
 MODULATION = Modulation(
