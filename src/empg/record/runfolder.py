@@ -16,7 +16,6 @@ and renamed, so a run that is killed leaves no partial file. Every file is on th
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,10 +27,11 @@ from typing import Any
 from empg.errors import UserError
 from empg.record.durable import write_whole
 from empg.record.fields import fault_of
-from empg.record.lines import drop_torn_line, json_line
+from empg.record.lines import json_line
 from empg.record.lock import locked
 from empg.record.records import Record
 from empg.record.tables import EPISODES, EVALUATIONS, read_table, write_table
+from empg.system.appending import append_lines
 from empg.yaml_text import read_yaml
 
 _EPISODES = re.compile(r"iter-(\d{6,})\.parquet")
@@ -185,11 +185,8 @@ class RunFolder:
         Raises:
             RunFolderError: the line cannot be written (for example, the disk is full).
         """
-        with _or_say(f"cannot write {self.metrics_path}"), self._metrics_lock(), self.metrics_path.open("ab+") as file:
-            drop_torn_line(file)
-            file.write(json_line(record))
-            file.flush()
-            os.fsync(file.fileno())
+        with _or_say(f"cannot write {self.metrics_path}"), self._metrics_lock():
+            append_lines(self.metrics_path, json_line(record))
 
     def read_metrics(self) -> list[Record]:
         """Return all records, in the order in which they were written.

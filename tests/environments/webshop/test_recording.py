@@ -29,6 +29,7 @@ from empg.rollout.env_pool import LocalEnvPool
 from empg.system.workers import Workers
 from tests.environments.webshop.shops import expert_actions, write_official
 from tests.environments.webshop.test_site import Served, task_of
+from tests.system.test_appending import full_disk
 
 RULES: dict[str, bool | int | str] = {
     "max_steps": 15,
@@ -62,6 +63,19 @@ def test_a_recording_can_be_read_and_replayed(tmp_path: Path) -> None:
     marked = tmp_path / "marked.jsonl"
     marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark, as Windows programs write it
     assert [one for _, one in recording.read(marked)] == made
+
+
+def test_recordings_that_a_full_disk_rejected_can_be_appended_again(tmp_path: Path) -> None:
+    path = tmp_path / "shopping.jsonl"
+    turns = (Decision(thought="", action="search[a]"),)
+    made = [Recording("abc", f"B0-{n}", "train", n, RULES, turns, "bought", 1.0) for n in range(3)]
+    recording.append(path, made[:1])
+    size = path.stat().st_size
+    for most in (size + size // 2, 2 * size + size // 2):  # bytes: the first or the second new line is cut
+        with full_disk(most), pytest.raises(OSError, match="File too large"):
+            recording.append(path, made[1:])
+    recording.append(path, made[1:])
+    assert [one for _, one in recording.read(path)] == made
 
 
 def test_a_line_has_the_documented_fields(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from empg.environments.webshop.episode import ShopEpisode
 from empg.environments.webshop.shop import parse_command
 from empg.environments.webshop.world import Page
 from empg.errors import UserError
+from empg.system.appending import append_lines
 
 FORMAT = "empg-webshop-episode-2"
 ENDS = ("bought", "out of steps")
@@ -77,10 +78,13 @@ def require_writable(path: Path) -> None:
 
 
 def append(path: Path, recordings: Iterable[Recording]) -> None:
-    """Add recordings to a file, in one write."""
+    """Append recordings to a file, all or none.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     lines = [json.dumps({"format": FORMAT, **asdict(made)}, ensure_ascii=False) + "\n" for made in recordings]
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(lines))
+    append_lines(path, "".join(lines).encode())
 
 
 def read(path: Path) -> Iterator[tuple[str, Recording]]:
