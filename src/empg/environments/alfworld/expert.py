@@ -1,7 +1,9 @@
 """The household expert: it searches likely places first and gives a one-line thought for each action.
 
-It uses only what was visible in this episode: the contents of a receptacle count only after the expert was at its
-location while it was open. Two rules shape its thoughts, because small models learn to imitate them:
+Of the items it uses only what was visible in this episode: the contents of a receptacle count only after the expert was
+at its location while it was open. It is given more than the agent in three ways: the goal as data, the kind of room
+with the places where the generator puts items (`tables.HOMES`), and the item types that each receptacle accepts. Two
+rules shape its thoughts, because small models learn to imitate them:
 
 - A thought always names the item in hand, because a small model copies over short distances far better than it
   remembers.
