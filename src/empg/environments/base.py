@@ -106,7 +106,7 @@ class PlayableInBrowser(Protocol):
 
         Raises:
             MissingExtraError: a package that serves pages is not installed; the message says how to install it.
-            OSError: the port is taken, or the file cannot be written.
+            UserError: the port is unavailable, or the file cannot be written.
         """
         ...
 

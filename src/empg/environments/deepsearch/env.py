@@ -51,8 +51,7 @@ class DeepSearchEnv(TextEnvironment):
             that say what is shown of it.
 
     Raises:
-        UserError: an argument is wrong, or the data has no such split; the message names it.
-        OSError: a file cannot be read.
+        UserError: an argument is wrong, a file cannot be read, or the data has no such split; the message names it.
     """
 
     question = SetByReset[Question]()
