@@ -73,7 +73,7 @@ def load_questions(path: str | Path, dataset: str = "auto", report: LoadReport |
         UserError: the dataset is unknown, or the path is a folder; or, during the iteration, the file is damaged, its
             format is unknown, or it has no usable question.
     """
-    file = _find(path, dataset)
+    file = find_questions(path, dataset)
     return _questions(file, dataset, LoadReport() if report is None else report, warn=report is None)
 
 
@@ -92,11 +92,17 @@ def documents_of(path: str | Path, dataset: str = "auto", report: LoadReport | N
         MissingFileError: see `load_questions`.
         UserError: see `load_questions`; or the dataset has no paragraphs.
     """
-    file = _find(path, dataset)
+    file = find_questions(path, dataset)
     return _documents(file, dataset, LoadReport() if report is None else report, warn=report is None)
 
 
-def _find(path: str | Path, dataset: str) -> Path:
+def find_questions(path: str | Path, dataset: str = "auto") -> Path:
+    """Return the path of a file of questions.
+
+    Raises:
+        MissingFileError: the file does not exist; the message says where to download it.
+        UserError: the dataset is unknown, or the path is a folder.
+    """
     if dataset != "auto" and dataset not in HOMES:
         raise UserError(f"dataset={dataset!r}: expected one of auto, {', '.join(HOMES)}")
     file = Path(path)
