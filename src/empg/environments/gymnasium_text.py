@@ -39,7 +39,7 @@ class GymnasiumOptions(EnvironmentOptions):
 
 
 def gymnasium_spec(id_: str) -> EnvironmentSpec | None:
-    """The spec of a gymnasium id, or None if gymnasium does not have it.
+    """Return the spec of a gymnasium id, or None if gymnasium does not have it.
 
     Raises:
         UserError: the id names a module that cannot be imported.
@@ -52,7 +52,7 @@ def gymnasium_spec(id_: str) -> EnvironmentSpec | None:
 
 
 def open_gymnasium(id_: str, split: str, options: Mapping[str, Any], max_steps: int | None) -> TextEnvironment:
-    """The environment of a gymnasium id: itself if it is a `TextEnvironment`, else one in a `GymnasiumText`.
+    """Make the environment of a gymnasium id: a `TextEnvironment`, or any other in a `GymnasiumText`.
 
     Args:
         id_: the id.
@@ -130,7 +130,7 @@ class GymnasiumText(TextEnvironment):
         return len(SPLITS[self.split])
 
     def task_id(self, index: int) -> str:
-        """The seed, and a fingerprint of the options and of how the episode begins."""
+        """Return the seed, and a fingerprint of the options and of how the episode begins."""
         if self._probe is None:
             self._probe = self._make()
         seed = self._seed(index)
@@ -159,7 +159,7 @@ class GymnasiumText(TextEnvironment):
         return self._observed(observation), float(reward), terminated, truncated, self._info(info, over=terminated)
 
     def clone(self) -> GymnasiumText:
-        """An independent environment in the same state: a deep copy of what plays.
+        """Return an independent environment in the same state: a deep copy of what plays.
 
         Raises:
             UserError: the environment cannot be copied, because it has a lock, a socket or the like.
@@ -175,7 +175,7 @@ class GymnasiumText(TextEnvironment):
         return twin
 
     def expert(self) -> Expert:
-        """There is none.
+        """Raise an error: there is no expert.
 
         Raises:
             UserError: always.
@@ -215,7 +215,7 @@ class GymnasiumText(TextEnvironment):
 
 
 def _registration(id_: str) -> EnvSpec | None:
-    """What gymnasium knows of an id, after the import of the module that the id names; None if it is not registered.
+    """Return the registration of an id, after the import of the module that it names; None if there is none.
 
     Raises:
         UserError: the module cannot be imported.
@@ -244,7 +244,7 @@ def _failures_in_one_line(id_: str) -> Iterator[None]:
 
 
 def _maker(id_: str, entry_point: Any) -> Any:
-    """The class or function behind a registration.
+    """Return the class or function behind a registration.
 
     Raises:
         UserError: it makes only vectors of environments.
@@ -258,7 +258,7 @@ def _maker(id_: str, entry_point: Any) -> Any:
 
 
 def _taken(maker: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that the maker names."""
+    """Return the arguments that the maker names."""
     named = inspect.signature(maker).parameters
     return {name: value for name, value in arguments.items() if name in named}
 

@@ -22,7 +22,7 @@ Reward = Literal["binary", "score"]
 
 LOCAL = ("bm25", "tantivy", "dense")
 """Retrievers that search a corpus in the process of the environment."""
-FEWEST_PAGES = 50  # too few for every kind of question below
+FEWEST_PAGES = 50  # with fewer pages some kinds of questions cannot be generated
 _QUESTION_FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 DATA_EXAMPLE = "data: {questions: {train: FILE, test_id: [FILE, FILE]}, corpus: FILE}"
 

@@ -64,7 +64,7 @@ def estimate(options: DeepSearchOptions) -> Preparation | None:
 
 
 def _is_built(retriever: str, folder: Path, corpus: Corpus) -> bool:
-    """Whether a lexical index is in the folder; what is in the folder of an encoder is up to `_dense`."""
+    """Return whether a lexical index is in the folder; `_dense` looks for its own folders."""
     if retriever == "bm25":
         from empg.environments.deepsearch.retrieval.bm25 import bm25_folder
 

@@ -47,7 +47,7 @@ class Source:
 
 
 def open_source(options: DeepSearchOptions) -> Source:
-    """Put a world together. What is made once is shared by all who ask for it in this process.
+    """Build the source of an environment. Its parts are cached per process.
 
     Raises:
         UserError: files, kinds of questions or the retriever do not fit; the message names the option.
@@ -88,7 +88,7 @@ def searched_corpus(options: DeepSearchOptions) -> Corpus | None:
 
 
 def _searches_paragraphs(options: DeepSearchOptions) -> bool:
-    """Whether the paragraphs that come with the questions are what is searched."""
+    """Return whether the paragraphs that come with the questions are searched."""
     return options.data is not None and options.data.corpus is None and options.searching.retriever in LOCAL
 
 
@@ -228,7 +228,7 @@ def _paragraphs_corpus(files: tuple[str, ...]) -> Corpus:
 
 
 def _paragraphs(paths: Sequence[Path]) -> list[Document]:
-    """The pages that come with the questions of several files; what they have under one title is one page."""
+    """Return the pages that come with the questions of several files, one page per title."""
     pages: dict[str, dict[str, None]] = {}
     for path in paths:
         for document in documents_of(path):
