@@ -102,7 +102,7 @@ def _term(word: str) -> str:
     return "" if word in STOP_WORDS else stem(word)
 
 
-class TermCounter:
+class TermCollector:
     """Collects streamed documents as arrays of term numbers, with four bytes per word."""
 
     def __init__(self) -> None:

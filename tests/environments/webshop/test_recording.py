@@ -154,11 +154,11 @@ def test_a_recorded_click_on_a_bracketed_value_needs_the_same_rule(tmp_path: Pat
     official = WebShopEnv("train", data=data, split_scheme="verl-agent")
     task = task_of(official, "B000RUGRUG")
     way = ["search[rug]", "click[B000RUGRUG]", "click[plain [2 pack]]", "click[Buy Now]"]
-    made = shop_for(official.reaching(), task, way)
-    recording.require_fitting(made, official.reaching())
+    made = shop_for(official.with_reachable_values(), task, way)
+    recording.require_fitting(made, official.with_reachable_values())
     with pytest.raises(ValueError, match=r"reach_bracketed_values=True \(here False\)"):
         recording.require_fitting(made, official)
-    recording.require_fitting(shop_for(official.reaching(), task, [*way[:2], way[3]]), official)
+    recording.require_fitting(shop_for(official.with_reachable_values(), task, [*way[:2], way[3]]), official)
 
 
 def test_the_error_for_a_deviating_replay_names_the_line(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ class WebShopEnv(TextEnvironment):
         """Return a fresh expert for the episode that was just reset."""
         return ShoppingExpert(self.shop, self.goal, self.state)
 
-    def reaching(self) -> WebShopEnv:
+    def with_reachable_values(self) -> WebShopEnv:
         """Return an environment like this one, not reset, where everything that is shown can be clicked."""
         twin = self.clone()
         rules = replace(self.shop.rules, reach_bracketed_values=True)

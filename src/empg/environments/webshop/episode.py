@@ -39,6 +39,6 @@ class ShopEpisode(Protocol):
         """Return an independent environment in the same state."""
         ...
 
-    def reaching(self) -> ShopEpisode:
+    def with_reachable_values(self) -> ShopEpisode:
         """Return an environment like this one where everything that is shown can be clicked."""
         ...
