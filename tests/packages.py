@@ -65,6 +65,8 @@ SPEC = EnvironmentSpec(
 ECHO = '''
 """A gymnasium environment of text that knows nothing of empg: say the number that you read."""
 
+import threading
+
 import gymnasium
 from gymnasium.spaces import Discrete, Text
 
@@ -128,6 +130,14 @@ class Closing(Echo):
         self.closed = True
 
 
+class Locked(Echo):
+    """It has a lock, so it cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 class Needy(Echo):
     def __init__(self):
         raise gymnasium.error.DependencyNotInstalled("pip install it")
@@ -138,7 +148,7 @@ class Flooded(Echo):
         raise RuntimeError("the pump failed")
 
 
-for kind in (Echo, Buttons, Pictures, Open, Closing, Needy, Flooded):
+for kind in (Echo, Buttons, Pictures, Open, Closing, Locked, Needy, Flooded):
     name = kind.__name__
     gymnasium.register(f"{name}-v0", entry_point=kind, max_episode_steps=3 if name == "Open" else None)
 '''

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "agent": {"errors", "environments", "recipe"},
     "policy": {"errors", "recipe", "validation"},
     "rollout": {"errors", "system", "web", "environments", "recipe", "agent", "policy"},
-    "record": {"errors", "yaml_text"},
+    "record": {"errors", "system", "yaml_text"},
     "learner": {
         "errors", "system", "credit", "web", "environments", "recipe", "agent", "policy", "rollout", "record",
     },

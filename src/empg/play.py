@@ -95,9 +95,8 @@ def show_in_browser(environment: TextEnvironment, port: int, record: Path | None
         record: file to which finished episodes are appended; None records nothing.
 
     Raises:
-        UserError: the environment has no web pages.
+        UserError: the environment has no web pages, the port is unavailable, or the file cannot be written.
         MissingExtraError: the web server is not installed; the message has the command that installs it.
-        OSError: the port is taken, or the file cannot be written.
     """
     if not isinstance(environment, PlayableInBrowser):
         raise UserError("this environment has no web pages: remove --web")

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from empg.environments.analysis import TermCounter
+from empg.environments.analysis import TermCollector
 from empg.environments.bm25 import BM25Index, stored_length
 from tests.environments.facts import ANSERINI
 
 
 def index_of(*texts: str) -> BM25Index:
-    counter = TermCounter()
+    collector = TermCollector()
     for text in texts:
-        counter.add(text)
-    return BM25Index.build(counter)
+        collector.add(text)
+    return BM25Index.build(collector)
 
 
 def test_scores_are_bm25_with_anserinis_constants() -> None:

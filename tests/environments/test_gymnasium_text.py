@@ -120,6 +120,16 @@ def test_closing_a_clone_leaves_the_original_open() -> None:
     assert environment.task_id(0) == first
 
 
+def test_an_environment_with_a_lock_is_evaluated_but_not_cloned() -> None:
+    environment = make("echoing:Locked-v0", "valid")
+    observation, info = environment.reset(options={"task": 2})
+    assert environment.task_id(2) == info["task_id"]
+    assert len(set(make_panel(environment, 3, "echo").task_ids)) == 3
+    assert environment.step(answer(observation))[1] == 0.75  # the panel disturbed no episode
+    with pytest.raises(UserError, match=r"^echoing:Locked-v0 cannot be cloned: TypeError: cannot pickle .*lock"):
+        environment.clone()
+
+
 def test_open_spaces_are_no_obstacle() -> None:
     environment = make("echoing:Open-v0", "train")
     assert isinstance(environment, GymnasiumText)

@@ -258,6 +258,19 @@ def test_wrong_questions_about_tasks(path: str, body: bytes, status: int, detail
     assert (answer.status_code, answer.json()) == (status, {"detail": detail})
 
 
+def test_a_task_that_cannot_be_read_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def task_id(self: LampRoom, index: int) -> str:
+        if index == 1:
+            raise UserError("lamp-1.json is damaged; get it again")
+        return f"{index}"
+
+    monkeypatch.setattr(LampRoom, "task_id", task_id)
+    with client_of(lamps()) as client:
+        answers = [client.post("/lamps/task", json={"split": "train", "index": index}) for index in (0, 1)]
+    assert [answer.status_code for answer in answers] == [200, 400]
+    assert answers[1].json() == {"detail": "lamp-1.json is damaged; get it again"}
+
+
 def test_an_evaluated_split_has_the_order_of_its_panel() -> None:
     server = make_server("alfworld", [], {"rooms": "small"}, None, 4, 60.0)
     panel = make_panel(make("alfworld", "valid_seen", {"rooms": "small"}), 3, "p")

@@ -34,7 +34,7 @@ def _hashing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("retriever", ["bm25", "tantivy", "dense"])
-def test_time_and_disk_are_foreseen_roughly(tmp_path: Path, retriever: str) -> None:
+def test_time_and_disk_are_foreseen_roughly(tmp_path: Path, retriever: str, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, questions = tmp_path / "corpus.jsonl", tmp_path / "q.jsonl"
     lines = [
         json.dumps({"id": str(n), "title": f"Page {n}", "text": " ".join(f"word{n * k % 5_003}" for k in range(30))})
@@ -58,6 +58,9 @@ def test_time_and_disk_are_foreseen_roughly(tmp_path: Path, retriever: str) -> N
     used = sum(file.stat().st_size for file in found.folder.rglob("*") if file.is_file())
     assert 1 / 3 < found.disk / used < 3
     assert estimate(**options) is None  # it is built
+    if retriever != "dense":
+        monkeypatch.setattr("empg.environments.deepsearch.corpus._read", None)
+        assert estimate(**options) is None  # no document is read to find this out
 
 
 @pytest.mark.parametrize("name", ["array.json", "lines.jsonl", "lines.jsonl.gz", "array.json.gz", "corpus.parquet"])

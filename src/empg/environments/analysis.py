@@ -72,7 +72,7 @@ def analyze(text: str) -> list[str]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """Yield the words of a text, and "" for what is none."""
+    """Yield the words of a text, and "" for a match that is not a word."""
     for word in _WORD.findall(text):
         if len(word) <= MAX_WORD:
             yield word
@@ -102,7 +102,7 @@ def _term(word: str) -> str:
     return "" if word in STOP_WORDS else stem(word)
 
 
-class TermCounter:
+class TermCollector:
     """Collects streamed documents as arrays of term numbers, with four bytes per word."""
 
     def __init__(self) -> None:

@@ -42,16 +42,16 @@ class Decision(TypedDict):
 
 @runtime_checkable
 class Expert(Protocol):
-    """Plays one episode, told what the agent is told (and, if it needs it, the hidden state of its environment)."""
+    """Plays one episode. It receives what the agent receives, and hidden state of its environment if it needs it."""
 
     def act(self, observation: str, info: Info) -> Decision:
-        """The next turn. Called once per observation, the first one being that of `reset`."""
+        """Return the next turn. Called once per observation, first with that of `reset`."""
         ...
 
 
 @runtime_checkable
 class EarlyStoppingExpert(Expert, Protocol):
-    """An expert that can also be done before its time, as people are."""
+    """An expert that can stop before the task is solved."""
 
     @property
     def satisfied(self) -> bool:
@@ -59,9 +59,9 @@ class EarlyStoppingExpert(Expert, Protocol):
         ...
 
     def conclude(self, observation: str, info: Info) -> Decision | None:
-        """In place of what `act` just said for the same observation: buy, answer or whatever comes to an end now.
+        """Return the action that ends the task now, instead of the one that `act` returned for this observation.
 
-        None where there is nothing to cut short, or where `act` comes to the end anyway.
+        None where nothing can be ended early, or where the action of `act` ends the task anyway.
         """
         ...
 
@@ -84,7 +84,7 @@ class Recorded(Protocol):
     """A world whose episodes are recorded, so that they can be played again."""
 
     def recordings(self, file: Path) -> Iterator[RecordedEpisode]:
-        """The episodes of a file.
+        """Yield the episodes of a file.
 
         Raises:
             UserError: one was not made in this world, under these rules; the message names the file and the line.
@@ -106,7 +106,7 @@ class PlayableInBrowser(Protocol):
 
         Raises:
             MissingExtraError: a package that serves pages is not installed; the message says how to install it.
-            OSError: the port is taken, or the file cannot be written.
+            UserError: the port is unavailable, or the file cannot be written.
         """
         ...
 
@@ -155,17 +155,19 @@ class TextEnvironment(gymnasium.Env[str, str]):
         raise NotImplementedError
 
     def task_id(self, index: int) -> str:
-        """The stable id of a task; it changes when the task's content does."""
+        """Return the stable id of a task; it changes when the task's content does."""
         raise NotImplementedError
 
     def reset(  # type: ignore[override]  # Info is a typed dict
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, Info]:
-        """Begin an episode: the first observation and its info."""
+        """Begin an episode. Return the first observation and its info."""
         raise NotImplementedError
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
-        """Give a command: observation, reward, terminated, truncated, info. No text is an error.
+        """Give a command: observation, reward, terminated, truncated, info.
+
+        Any text is accepted; `info["valid"]` is False if the command was rejected.
 
         After the end (`terminated` or `truncated`) there is nothing left to do but `reset`; a world may raise
         RuntimeError. Before the first `reset` this package's own worlds do.
@@ -173,15 +175,15 @@ class TextEnvironment(gymnasium.Env[str, str]):
         raise NotImplementedError
 
     def clone(self) -> TextEnvironment:
-        """An independent environment in the same state."""
+        """Return an independent environment in the same state."""
         raise NotImplementedError
 
     def solution(self) -> str:
-        """What would have won the episode, to be shown to a person after its end; empty if there is no such text."""
+        """Return what would have won the episode, to show it after the end; empty if there is no such text."""
         return ""
 
     def expert(self) -> Expert:
-        """A fresh expert for the episode that was just reset.
+        """Return a fresh expert for the episode that was just reset.
 
         Raises:
             UserError: there is no expert. The message says what cannot be done without one.

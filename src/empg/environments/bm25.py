@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from empg.environments.analysis import K1, B, TermCounter, analyze
+from empg.environments.analysis import K1, B, TermCollector, analyze
 
 _ONE = np.float32(1)
 
@@ -57,16 +57,16 @@ class BM25Index:
         self._starts, self._rows, self._parts = starts, rows, parts
 
     @classmethod
-    def build(cls, counter: TermCounter) -> BM25Index:
-        """Index the documents of a counter."""
-        lengths = np.asarray([len(document) for document in counter.documents], dtype=np.int64)
+    def build(cls, collector: TermCollector) -> BM25Index:
+        """Index the documents of a collector."""
+        lengths = np.asarray([len(document) for document in collector.documents], dtype=np.int64)
         worded = int(np.count_nonzero(lengths))
-        starts, rows, frequencies = _postings(counter, lengths)
+        starts, rows, frequencies = _postings(collector, lengths)
         average = np.float32(lengths.sum() / worded) if worded else _ONE
         k1, b = np.float32(K1), np.float32(B)
         norms = _ONE / (k1 * ((_ONE - b) + b * stored_length(lengths).astype(np.float32) / average))
         parts = _ONE + frequencies * norms[rows]
-        return cls(counter.vocabulary, starts, rows, parts, len(lengths), worded)
+        return cls(collector.vocabulary, starts, rows, parts, len(lengths), worded)
 
     @classmethod
     def open(cls, folder: Path) -> BM25Index:
@@ -104,12 +104,12 @@ class BM25Index:
 
 
 def _postings(
-    counter: TermCounter, lengths: npt.NDArray[np.int64]
+    collector: TermCollector, lengths: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Return `starts` and `rows` as in `BM25Index`, and the frequency of each term in each of these documents."""
     pairs = np.empty(int(lengths.sum()), dtype=np.int64)  # term number in the upper half, row in the lower
     end = 0
-    for row, document in enumerate(counter.documents):
+    for row, document in enumerate(collector.documents):
         start, end = end, end + len(document)
         pairs[start:end] = document
         pairs[start:end] <<= 32
@@ -120,5 +120,5 @@ def _postings(
     first = np.flatnonzero(is_first)
     frequencies = np.diff(first, append=len(pairs)).astype(np.float32)
     pairs = pairs[first]
-    starts = np.searchsorted(pairs, np.arange(len(counter.vocabulary) + 1, dtype=np.int64) << 32)
+    starts = np.searchsorted(pairs, np.arange(len(collector.vocabulary) + 1, dtype=np.int64) << 32)
     return starts.astype(np.int64), pairs.astype(np.uint32).view(np.int32), frequencies

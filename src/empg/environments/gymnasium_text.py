@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ class GymnasiumOptions(EnvironmentOptions):
 
 
 def gymnasium_spec(id_: str) -> EnvironmentSpec | None:
-    """The spec of a gymnasium id, or None if gymnasium does not have it.
+    """Return the spec of a gymnasium id, or None if gymnasium does not have it.
 
     Raises:
         UserError: the id names a module that cannot be imported.
@@ -52,7 +52,7 @@ def gymnasium_spec(id_: str) -> EnvironmentSpec | None:
 
 
 def open_gymnasium(id_: str, split: str, options: Mapping[str, Any], max_steps: int | None) -> TextEnvironment:
-    """The environment of a gymnasium id: itself if it is a `TextEnvironment`, else one in a `GymnasiumText`.
+    """Make the environment of a gymnasium id: a `TextEnvironment`, or any other in a `GymnasiumText`.
 
     Args:
         id_: the id.
@@ -75,16 +75,20 @@ def open_gymnasium(id_: str, split: str, options: Mapping[str, Any], max_steps: 
     _require_signature(id_, maker, {**registered.kwargs, **arguments})
     limit = registered.max_episode_steps if max_steps is None else max_steps
     limit = check_max_steps(MAX_STEPS if limit is None else limit)
-    with _failures_in_one_line(id_):
-        # Without a limit here, gymnasium would end the episodes at the limit of the registration.
-        made = gymnasium.make(id_, max_episode_steps=limit, disable_env_checker=True, **arguments)
+
+    def make() -> gymnasium.Env[Any, Any]:
+        with _failures_in_one_line(id_):
+            # Without a limit here, gymnasium would end the episodes at the limit of the registration.
+            return gymnasium.make(id_, max_episode_steps=limit, disable_env_checker=True, **arguments)
+
+    made = make()
     if isinstance(made.unwrapped, TextEnvironment):
         return made.unwrapped
     if split not in SPLITS:
         raise UserError(f"split: expected {', '.join(SPLITS)}, got {split!r:.80}; the tasks of {id_} are seeds")
     with _failures_in_one_line(id_):
         _require_text(id_, made)
-    return GymnasiumText(made, id_, split, limit, options)
+    return GymnasiumText(made, make, id_, split, limit, options)
 
 
 class GymnasiumText(TextEnvironment):
@@ -95,6 +99,7 @@ class GymnasiumText(TextEnvironment):
 
     Args:
         environment: it must play the same episode for the same seed.
+        make: makes another one like it, for the ids of tasks.
         id: the name in task ids and messages.
         split: one of `SPLITS`.
         max_steps: turns until the episode is truncated.
@@ -102,10 +107,16 @@ class GymnasiumText(TextEnvironment):
     """
 
     def __init__(
-        self, environment: gymnasium.Env[Any, Any], id: str, split: str, max_steps: int, options: Mapping[str, Any]
+        self,
+        environment: gymnasium.Env[Any, Any],
+        make: Callable[[], gymnasium.Env[Any, Any]],
+        id: str,
+        split: str,
+        max_steps: int,
+        options: Mapping[str, Any],
     ) -> None:
         self.split, self.max_steps, self._id = split, check_max_steps(max_steps), id
-        self.environment = environment
+        self.environment, self._make = environment, make
         self.observation_space = getattr(environment, "observation_space", Text(1_000_000))
         self.action_space = getattr(environment, "action_space", Text(1_000))
         self._options = json.dumps(dict(options), sort_keys=True, default=str)
@@ -119,9 +130,9 @@ class GymnasiumText(TextEnvironment):
         return len(SPLITS[self.split])
 
     def task_id(self, index: int) -> str:
-        """The seed, and a fingerprint of the options and of how the episode begins."""
+        """Return the seed, and a fingerprint of the options and of how the episode begins."""
         if self._probe is None:
-            self._probe = copy.deepcopy(self.environment)
+            self._probe = self._make()
         seed = self._seed(index)
         observation, info = self._probe.reset(seed=seed)
         return self._identify(seed, observation, info)
@@ -148,15 +159,23 @@ class GymnasiumText(TextEnvironment):
         return self._observed(observation), float(reward), terminated, truncated, self._info(info, over=terminated)
 
     def clone(self) -> GymnasiumText:
-        """An independent environment in the same state: a deep copy of what plays."""
+        """Return an independent environment in the same state: a deep copy of what plays.
+
+        Raises:
+            UserError: the environment cannot be copied, because it has a lock, a socket or the like.
+        """
         twin = copy.copy(self)
-        twin.environment = copy.deepcopy(self.environment)
+        try:
+            twin.environment = copy.deepcopy(self.environment)
+        except TypeError as error:
+            reason = f"{self._id} cannot be cloned: {described(error)}"
+            raise UserError(f"{reason}. Give its class a __deepcopy__ method") from error
         twin._np_random = copy.deepcopy(self._np_random)
         twin._probe = None  # closing one must not close that of the other
         return twin
 
     def expert(self) -> Expert:
-        """There is none.
+        """Raise an error: there is no expert.
 
         Raises:
             UserError: always.
@@ -196,7 +215,7 @@ class GymnasiumText(TextEnvironment):
 
 
 def _registration(id_: str) -> EnvSpec | None:
-    """What gymnasium knows of an id, after the import of the module that the id names; None if it is not registered.
+    """Return the registration of an id, after the import of the module that it names; None if there is none.
 
     Raises:
         UserError: the module cannot be imported.
@@ -225,7 +244,7 @@ def _failures_in_one_line(id_: str) -> Iterator[None]:
 
 
 def _maker(id_: str, entry_point: Any) -> Any:
-    """The class or function behind a registration.
+    """Return the class or function behind a registration.
 
     Raises:
         UserError: it makes only vectors of environments.
@@ -239,7 +258,7 @@ def _maker(id_: str, entry_point: Any) -> Any:
 
 
 def _taken(maker: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that the maker names."""
+    """Return the arguments that the maker names."""
     named = inspect.signature(maker).parameters
     return {name: value for name, value in arguments.items() if name in named}
 

@@ -224,7 +224,7 @@ class OpenEnvServer:
             try:
                 body = await _body(request) if request.method == "POST" else None
                 return JSONResponse(await self._run(function, body))
-            except RequestError as error:
+            except (RequestError, UserError) as error:  # the request is wrong, or the file of a task
                 return JSONResponse({"detail": str(error)}, 400)
 
         return handle

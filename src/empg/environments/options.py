@@ -71,7 +71,7 @@ def read_options(model: type[Options], given: Mapping[str, Any], within: str = "
 
 
 def check_max_steps(max_steps: Any, highest: int = 1_000_000) -> int:
-    """The limit of steps that a constructor was given.
+    """Return the limit of steps that a constructor was given.
 
     Raises:
         OptionError: it is not a whole number from 1 to `highest`.

@@ -2,7 +2,7 @@
 
 A name is looked up in this order:
 
-1. what `register` was given, this package's own among it;
+1. environments passed to `register`, including this package's;
 2. the entry points of the group `empg.environments` of all installed packages: the name of an entry point is the id,
    its value `package.module:SPEC` an `EnvironmentSpec`. One that cannot be loaded is an error only for its own id;
 3. gymnasium ids (`Name-v0`, or `package.module:Name-v0`, which imports the module first).
@@ -43,7 +43,7 @@ class Maker:
     max_steps: int | None = None
 
     def __call__(self) -> TextEnvironment:
-        """A new environment.
+        """Make a new environment.
 
         Raises:
             UserError: the options, the split or the limit do not fit it, or something that it needs is missing.
@@ -61,7 +61,7 @@ class Maker:
 
 
 def preparation(spec: EnvironmentSpec, options: EnvironmentOptions) -> Preparation | None:
-    """What must be built before the first episode of an environment; None if nothing, or if it is quick.
+    """Return what must be built before the first episode of an environment; None if nothing, or if it is quick.
 
     Raises:
         UserError: something that the options name is not there, or is wrong.
@@ -96,12 +96,12 @@ def register(spec: EnvironmentSpec) -> None:
 
 
 def known_ids() -> list[str]:
-    """Every id that was registered or declared, without loading any."""
+    """Return every id that was registered or declared, without loading any."""
     return list(dict.fromkeys([*_registered, *(point.name for point in entry_points(group=GROUP))]))
 
 
 def find(id_: str) -> EnvironmentSpec:
-    """The environment of that name.
+    """Return the environment of that name.
 
     Raises:
         UserError: there is none, or its declaration cannot be loaded.
@@ -121,7 +121,7 @@ def find(id_: str) -> EnvironmentSpec:
 def make(
     id_: str, split: str, options: Mapping[str, Any] | None = None, max_steps: int | None = None
 ) -> TextEnvironment:
-    """An environment, for one split.
+    """Make an environment for one split.
 
     Args:
         id_: see `find`.

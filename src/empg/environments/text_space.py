@@ -20,7 +20,7 @@ class AnyText(gymnasium.spaces.Text):
         super().__init__(max_length, min_length=0)
 
     def contains(self, x: Any) -> bool:
-        """Whether it is a text, and not too long."""
+        """Return whether it is a text, and not too long."""
         return isinstance(x, str) and len(x) <= self.max_length
 
 

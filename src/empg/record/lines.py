@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
@@ -19,18 +18,6 @@ def json_line(record: Mapping[str, Any]) -> bytes:
     if nonfinite:
         clean["nonfinite"] = nonfinite
     return json.dumps(clean, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-
-
-def drop_torn_line(file: BinaryIO) -> None:
-    """Truncate a file that is open for appending to its last newline."""
-    end = file.seek(0, os.SEEK_END)
-    if end == 0:
-        return
-    file.seek(end - 1)
-    if file.read(1) == b"\n":
-        return
-    file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _finite(value: Any, key: str, nonfinite: list[str]) -> Any:

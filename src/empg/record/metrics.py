@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 
 from empg.record.errors import RunFolderError, os_errors_as
 from empg.record.fields import fault_of
-from empg.record.lines import drop_torn_line, json_line
+from empg.record.lines import json_line
 from empg.record.lock import locked
 from empg.record.records import Record
+from empg.system.appending import append_lines
 
 METRICS_LOCK = ".metrics.lock"  # beside the file; held by a process that changes it
 _LOCK_WAIT = 60.0  # seconds
@@ -21,11 +21,8 @@ _LOCK_WAIT = 60.0  # seconds
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
     """Append one record as one line and wait until it is on the disk; see `RunFolder.append_metrics`."""
-    with os_errors_as(f"cannot write {path}"), metrics_lock(path), path.open("ab+") as file:
-        drop_torn_line(file)
-        file.write(json_line(record))
-        file.flush()
-        os.fsync(file.fileno())
+    with os_errors_as(f"cannot write {path}"), metrics_lock(path):
+        append_lines(path, json_line(record))
 
 
 @contextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from empg.errors import UserError
-from empg.record.lines import drop_torn_line, json_line
+from empg.record.lines import json_line
 from empg.record.records import EpisodeRow
+from empg.system.appending import append_lines
 
 _FIELDS = get_type_hints(EpisodeRow)
 
@@ -49,11 +49,7 @@ class PlayedEpisodes:
         line = json_line({"place": place, **content})
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab+") as file:
-                drop_torn_line(file)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            append_lines(self._path, line)
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror or error}") from None
         self.lines[place] = json.loads(line)

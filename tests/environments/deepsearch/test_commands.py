@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from empg.cli import app
-from empg.environments.deepsearch.options import Encoder, Searching
+from empg.environments.deepsearch.options import EncoderOptions, Searching
 from empg.environments.deepsearch.retrieval.served import ServedRetriever
 from empg.environments.options import read_options
 from tests.environments.deepsearch.smallworld import DOCUMENTS
@@ -139,7 +139,7 @@ def test_what_the_encoder_expects_reaches_it(monkeypatch: pytest.MonkeyPatch) ->
     e5 = ["--encoder", "e5", "--query-prefix", "query: ", "--pooling", "mean"]
     assert CliRunner().invoke(app, ["serve-retriever", "corpus.jsonl", "--retriever", "dense", *e5]).exit_code == 0
     encoder = read_options(Searching, asked[0]).encoder
-    assert encoder == Encoder(folder=Path("e5"), query_prefix="query: ", pooling="mean")
+    assert encoder == EncoderOptions(folder=Path("e5"), query_prefix="query: ", pooling="mean")
 
 
 def test_the_help_names_every_format_of_a_corpus() -> None:

@@ -82,7 +82,7 @@ def test_invalid_bytes_affect_only_their_line(tmp_path: Path) -> None:
     path.write_bytes(b'{"id": "1", "text": "\xff\xfe"}\n{"id": "2", "text": "half \\ud800 pair"}\n')
     report = CorpusReport()
     assert [d.text for d in read_corpus(path, report)] == ["half ? pair"]
-    assert report.malformed == {"not UTF-8": 1}
+    assert report.skipped.counts == {"not UTF-8": 1}
 
 
 def test_a_missing_or_empty_file_is_an_error(tmp_path: Path) -> None:

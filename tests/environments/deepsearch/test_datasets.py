@@ -155,7 +155,7 @@ def test_musique(tmp_path: Path) -> None:
         Hop("Green performer", "Green", "Steve Hillage"),
         Hop("Steve Hillage spouse of #9", "Miquette", "Miquette"),  # there is no ninth step
     )
-    assert (report.kept, report.unanswerable, report.malformed) == (1, 1, {})
+    assert (report.kept, report.unanswerable, report.skipped.counts) == (1, 1, {})
     assert report.summary() == "1 questions; 1 unanswerable skipped"
 
 
@@ -411,8 +411,8 @@ def test_the_papers_split() -> None:
 def test_malformed_records_are_counted_with_their_position(broken: Any, reason: str, tmp_path: Path) -> None:
     report = LoadReport()
     found = loaded(tmp_path, json.dumps([HOTPOT, broken, HOTPOT, broken]), report=report, dataset="hotpotqa")
-    assert (len(found), report.kept, report.malformed) == (2, 2, {reason: 2})
-    assert report.examples == {reason: f"{tmp_path / 'dev.json'}, row 2"}
+    assert (len(found), report.kept, report.skipped.counts) == (2, 2, {reason: 2})
+    assert report.skipped.first == {reason: f"{tmp_path / 'dev.json'}, row 2"}
     assert f"2 malformed ({reason}; first: " in report.summary()
 
 
@@ -429,7 +429,7 @@ def test_malformed_records_of_other_datasets(broken: Any, reason: str, tmp_path:
     report = LoadReport()
     with pytest.raises(ValueError, match="no usable question found: 0 questions; 1 malformed"):
         loaded(tmp_path, lines(broken), "dev.jsonl", report=report)
-    assert report.malformed == {reason: 1}
+    assert report.skipped.counts == {reason: 1}
 
 
 def test_a_malformed_line_affects_only_itself(tmp_path: Path) -> None:
@@ -437,15 +437,15 @@ def test_a_malformed_line_affects_only_itself(tmp_path: Path) -> None:
     text = b"{cut\n" + good + b'{"question": "\xff", "golden_answers": ["x"]}\n' + b"[" * 100_000 + b"\n" + good
     report = LoadReport()
     assert [question.id for question in loaded(tmp_path, text, "own.jsonl", report=report)] == ["own-2", "own-5"]
-    assert report.malformed == {"not JSON": 2, "not UTF-8": 1}
-    assert report.examples["not UTF-8"].endswith("own.jsonl, row 3")
+    assert report.skipped.counts == {"not JSON": 2, "not UTF-8": 1}
+    assert report.skipped.first["not UTF-8"].endswith("own.jsonl, row 3")
 
 
 def test_a_malformed_table_row_affects_only_itself(tmp_path: Path) -> None:
     text = b"question,answer\nWho?,x\nWhat?\nWhen?,\xff\n" + b"Where?," + b"y" * 200_000 + b"\nWhy?,z\n"
     report = LoadReport()
     assert [question.text for question in loaded(tmp_path, text, "dev.csv", report=report)] == ["Who?", "Why?"]
-    assert sorted(report.malformed) == [
+    assert sorted(report.skipped.counts) == [
         "not CSV (field larger than field limit (131072))",
         "not UTF-8",
         "wrong number of columns: expected 2",
@@ -461,7 +461,7 @@ def test_an_open_quote_in_tsv_is_text(tmp_path: Path, ends: str) -> None:
     found = loaded(tmp_path, "question\tanswer\n" + "\n".join(rows) + "\n", "dev.tsv", report=report)
     assert [question.text for question in found] == [row.split("\t")[0] for row in rows]
     assert [found[i].answers for i in (5, 6, 30)] == [("Bowie",), ("x6",), ('"Jo" Ann',)]
-    assert report.malformed == {}
+    assert report.skipped.counts == {}
 
 
 def test_an_open_quote_in_csv_costs_its_own_row(tmp_path: Path) -> None:
@@ -472,15 +472,15 @@ def test_an_open_quote_in_csv_costs_its_own_row(tmp_path: Path) -> None:
     found = loaded(tmp_path, "question,answer\n" + "\n".join(rows) + "\n", "dev.csv", report=report)
     assert len(found) == 38
     assert found[9].text == "Who wrote these two lines?"
-    assert sum(report.malformed.values()) == 2
-    assert any("row 7" in example for example in report.examples.values())  # where the quote opens
+    assert sum(report.skipped.counts.values()) == 2
+    assert any("row 7" in example for example in report.skipped.first.values())  # where the quote opens
 
 
 def test_a_number_that_is_too_long_affects_only_its_row(tmp_path: Path) -> None:
     text = f"question,answer\nWho?,[0x{'f' * 10_000}]\nWhy?,z\n"
     report = LoadReport()
     assert [question.text for question in loaded(tmp_path, text, "dev.csv", report=report)] == ["Why?"]
-    assert report.malformed == {"answer contains a number that is too long": 1}
+    assert report.skipped.counts == {"answer contains a number that is too long": 1}
 
 
 def test_skipped_records_are_logged_without_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -542,7 +542,7 @@ def test_any_record_is_loaded_or_counted(
     report = LoadReport()
     found = list(load_questions(file, dataset, report))
     assert len(found) == report.kept
-    assert len(found) + report.unanswerable + report.malformed.total() == 2
+    assert len(found) + report.unanswerable + report.skipped.counts.total() == 2
     assert all(question.text and all(question.answers) for question in found)
     assert list(documents_of(file, dataset, LoadReport()))
 

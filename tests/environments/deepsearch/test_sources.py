@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from empg.environments.deepsearch import DeepSearchEnv
+from empg.errors import UserError
 from empg.web.errors import ServiceError
 from tests.environments.deepsearch.smallworld import BRIDGE, DOCUMENTS
 from tests.web.servers import Reply, dead_url, scripted
@@ -132,11 +133,14 @@ def test_the_error_for_invalid_data_names_the_key(data: Any, message: str) -> No
         DeepSearchEnv(data=data)
 
 
-def test_the_error_for_a_missing_file_or_split_names_it(files: dict[str, Any]) -> None:
+def test_the_error_for_a_missing_file_or_split_names_it(files: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json not found"):
         DeepSearchEnv("dev", data={"questions": {"dev": "nowhere.json"}, "corpus": files["corpus"]})
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl: corpus not found"):
         DeepSearchEnv("dev", data={"questions": {"dev": files["rivers"]}, "corpus": "nowhere.jsonl"})
+    for cache in (None, tmp_path):
+        with pytest.raises(UserError, match=r"^nowhere\.json not found; it is not distributed with empg"):
+            DeepSearchEnv("dev", data={"questions": {"dev": "nowhere.json"}}, cache=cache)
     with pytest.raises(ValueError, match="split: expected one of dev, got 'train'"):
         DeepSearchEnv("train", data={"questions": {"dev": files["rivers"]}, "corpus": files["corpus"]})
 
@@ -244,11 +248,17 @@ def test_episodes_are_the_same_in_every_process() -> None:
     assert len(digests.pop()) == 65
 
 
-def test_environments_of_a_process_share_corpus_index_and_questions() -> None:
-    first, second = DeepSearchEnv("train"), DeepSearchEnv("valid_ood")
-    assert first.source.retriever is second.source.retriever
-    assert first.source.library is second.source.library
-    assert first.source.questions is second.source.questions
+def test_environments_of_a_process_share_corpus_index_and_questions(files: dict[str, Any], tmp_path: Path) -> None:
+    again = tmp_path / "again.json"
+    again.write_bytes(Path(files["hotpot"]).read_bytes())
+    questions = {"train": files["hotpot"], "valid_ood": str(again)}
+    for options in ({}, {"world": "countries"}, {"data": {"questions": questions}},
+                    {"data": {"questions": questions, "corpus": files["corpus"]}}):  # fmt: skip
+        first, second = DeepSearchEnv("train", **options), DeepSearchEnv("valid_ood", **options)
+        assert first.source.retriever is second.source.retriever
+        assert first.source.library is second.source.library
+        assert first.source.questions is second.source.questions
+    first = DeepSearchEnv("train")
     assert DeepSearchEnv(seed=1).source.retriever is not first.source.retriever
 
 

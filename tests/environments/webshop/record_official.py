@@ -133,14 +133,14 @@ class Searcher:
         return [types.SimpleNamespace(docid=row) for row in self._shop.catalogue.index.find(query, k)]
 
     def doc(self, row: int) -> Any:
-        return types.SimpleNamespace(raw=lambda: json.dumps({"id": self._shop.catalogue.products(row).asin}))
+        return types.SimpleNamespace(raw=lambda: json.dumps({"id": self._shop.catalogue.product(row).asin}))
 
 
 def play(module: Any, shop: Shop, data: Path, kind: GoalKind, asin: str, actions: list[str]) -> dict[str, Any]:
     environment = module.WebAgentTextEnv("text", str(data), human_goals=kind == "human")
     server = environment.server
     for row in range(len(shop.catalogue)):
-        server.product_prices[shop.catalogue.products(row).asin] = float(shop.catalogue.prices[row])
+        server.product_prices[shop.catalogue.product(row).asin] = float(shop.catalogue.prices[row])
     for number, goal in enumerate(server.goals):
         ours = shop.goal(kind, number)
         goal["instruction_text"], goal["price_upper"] = ours.instruction, ours.price_upper

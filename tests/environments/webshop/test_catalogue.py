@@ -27,7 +27,7 @@ from tests.environments.webshop.shops import small_catalogue, small_products
 
 def assert_equal(one: Catalogue, other: Catalogue) -> None:
     assert one.fingerprint == other.fingerprint
-    assert [one.products(row) for row in range(len(one))] == [other.products(row) for row in range(len(other))]
+    assert [one.product(row) for row in range(len(one))] == [other.product(row) for row in range(len(other))]
     assert np.array_equal(one.prices, other.prices)
     for label, groups in one.groups.items():
         assert groups.names == other.groups[label].names
@@ -61,14 +61,14 @@ def test_the_mapped_catalogue_equals_the_one_in_memory(tmp_path: Path) -> None:
 
 def test_products_survive_the_round_trip() -> None:
     catalogue = small_catalogue()
-    assert [catalogue.products(row) for row in range(len(catalogue))] == small_products()
+    assert [catalogue.product(row) for row in range(len(catalogue))] == small_products()
 
 
 def test_asins_are_found_in_either_case() -> None:
     catalogue = small_catalogue()
     row = catalogue.row("b000script")
     assert row is not None
-    assert catalogue.products(row).asin == "B000SCRIPT"
+    assert catalogue.product(row).asin == "B000SCRIPT"
     assert catalogue.row("B000SCRIPT") == row
     assert catalogue.row("b000") is catalogue.row("zzz") is None
 

@@ -112,12 +112,12 @@ def test_an_expensive_twin_exceeds_the_price_bound() -> None:
     for place in range(0, 500, FAMILY):
         family = _family(place // FAMILY, 0)
         for row, original in enumerate(family, start=place):
-            product, price = catalogue.products(row), float(catalogue.prices[row])
+            product, price = catalogue.product(row), float(catalogue.prices[row])
             if original.is_twin or product.instruction is None or product.pricing == (100.0,):
                 continue
             bound = make_goal(product, price, "synthetic", 0).price_upper
             for twin_row, twin in enumerate(family, start=place):
-                if twin.is_twin and catalogue.products(twin_row).pricing != (100.0,) and bound < ANY_PRICE:
+                if twin.is_twin and catalogue.product(twin_row).pricing != (100.0,) and bound < ANY_PRICE:
                     assert catalogue.prices[twin_row] > bound
                     compared += 1
     assert compared > 400

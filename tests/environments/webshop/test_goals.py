@@ -14,7 +14,7 @@ from empg.environments.webshop.generator import generate
 from empg.environments.webshop.goals import (
     ANY_PRICE,
     MAX_GOALS,
-    GoalCounter,
+    GoalCollector,
     GoalKind,
     goal_count,
     make_goal,
@@ -81,10 +81,10 @@ def repeating() -> list[Product]:
 @pytest.mark.parametrize("kind", ["synthetic", "human"])
 def test_repeated_goals_are_dropped_and_the_order_is_kept(kind: GoalKind) -> None:
     products = repeating()
-    counter = GoalCounter(kind)
+    collector = GoalCollector(kind)
     for row, product in enumerate(products):
-        counter.add(row, product)
-    table = counter.table()
+        collector.add(row, product)
+    table = collector.table()
     made = [make_goal(products[row], 20.0, kind, choice) for row, choice in zip(table.row, table.choice, strict=True)]
     distinct = {
         (goal.asin, goal.attributes, goal.options, goal.instruction.partition(", and price")[0]) for goal in made
@@ -104,9 +104,9 @@ def test_the_number_of_goals_per_product_is_limited() -> None:
     (product,) = clean([record("B1", "Mug", customization_options=options)], {"B1": extra}, {}, report)
     assert report.summary() == "1 products; 1 with more than 100,000 goals, of which the first 100,000 are kept"
     assert not report.is_clean
-    counter = GoalCounter("synthetic")
-    counter.add(0, product)
-    table = counter.table()
+    collector = GoalCollector("synthetic")
+    collector.add(0, product)
+    table = collector.table()
     assert sorted(table.choice.tolist()) == list(range(MAX_GOALS))
     last = make_goal(product, 20.0, "synthetic", MAX_GOALS - 1)
     assert [value for _, value in last.options] == ["value 0"] * 3 + ["value 9", "value 99", "value 99"]
@@ -144,7 +144,7 @@ def test_price_bounds_take_all_possible_values() -> None:
 
 
 def test_the_order_is_the_shuffle_of_seed_233(shop: Shop) -> None:
-    products = [shop.catalogue.products(row) for row in range(len(shop.catalogue))]
+    products = [shop.catalogue.product(row) for row in range(len(shop.catalogue))]
     unshuffled: list[tuple[str, str, str | tuple[str, str]]] = []
     for product in products:
         if product.instruction is not None:
@@ -197,10 +197,10 @@ def test_unknown_and_empty_splits_are_rejected() -> None:
 
 def test_the_counter_agrees_with_individually_made_goals() -> None:
     products = list(generate(40, seed=4))
-    counter = GoalCounter("synthetic")
+    collector = GoalCollector("synthetic")
     for row, product in enumerate(products):
-        counter.add(row, product)
-    table = counter.table()
+        collector.add(row, product)
+    table = collector.table()
     made = [
         make_goal(products[row], 20.0, "synthetic", choice) for row, choice in zip(table.row, table.choice, strict=True)
     ]

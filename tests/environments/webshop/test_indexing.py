@@ -18,6 +18,7 @@ WITHOUT_CONTENT = {
     "empg.environments.options",
     "empg.environments.progress_bar",
     "empg.environments.publishing",
+    "empg.environments.skipped",
     "empg.environments.spec",
     "empg.environments.webshop",
 }

@@ -29,6 +29,7 @@ from empg.rollout.env_pool import LocalEnvPool
 from empg.system.workers import Workers
 from tests.environments.webshop.shops import expert_actions, write_official
 from tests.environments.webshop.test_site import Served, task_of
+from tests.system.test_appending import full_disk
 
 RULES: dict[str, bool | int | str] = {
     "max_steps": 15,
@@ -64,6 +65,19 @@ def test_a_recording_can_be_read_and_replayed(tmp_path: Path) -> None:
     assert [one for _, one in recording.read(marked)] == made
 
 
+def test_recordings_that_a_full_disk_rejected_can_be_appended_again(tmp_path: Path) -> None:
+    path = tmp_path / "shopping.jsonl"
+    turns = (Decision(thought="", action="search[a]"),)
+    made = [Recording("abc", f"B0-{n}", "train", n, RULES, turns, "bought", 1.0) for n in range(3)]
+    recording.append(path, made[:1])
+    size = path.stat().st_size
+    for most in (size + size // 2, 2 * size + size // 2):  # bytes: the first or the second new line is cut
+        with full_disk(most), pytest.raises(OSError, match="File too large"):
+            recording.append(path, made[1:])
+    recording.append(path, made[1:])
+    assert [one for _, one in recording.read(path)] == made
+
+
 def test_a_line_has_the_documented_fields(tmp_path: Path) -> None:
     path = tmp_path / "shopping.jsonl"
     turns = (Decision(thought="", action="search[café]"), Decision(thought="why", action="click[Buy Now]"))
@@ -84,17 +98,20 @@ def test_a_line_has_the_documented_fields(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"format": "other"}, "format is 'other'"),
-        ({"turns": []}, "turns"),
+        ({"format": "other"}, "format: expected 'empg-webshop-episode-2', got 'other'"),
+        ({"turns": []}, r"turns: expected a list of 1 to 1,000 turns, got \[\]"),
         ({"turns": [{"thought": ""}]}, "action"),
-        ({"turns": [{"thought": "", "action": 5}]}, "a text is needed"),
-        ({"turns": [{"thought": "", "action": "x" * 20_000}]}, "a text is needed"),
-        ({"score": 2}, "score"),
-        ({"task": "one"}, "task"),
-        ({"task": -1}, "task"),
-        ({"split": None}, "a text is needed"),
-        ({"rules": [1]}, "rules"),
-        ({"rules": {"max_steps": None}}, "rules"),
+        ({"turns": [{"thought": "", "action": 5}]}, "action: expected a text of at most 10,000 characters, got 5"),
+        ({"turns": [{"thought": "", "action": "x" * 20_000}]}, "action: expected a text of .* got 'xxx"),
+        ({"score": 2}, "score: expected a number from 0 to 1, got 2"),
+        ({"task": "one"}, "task: expected a whole number from 0, got 'one'"),
+        ({"task": -1}, "task: expected a whole number from 0, got -1"),
+        ({"split": None}, "split: expected a text of at most 10,000 characters, got None"),
+        ({"rules": [1]}, r"rules: expected texts, numbers and booleans by name, got \[1\]"),
+        (
+            {"rules": {"max_steps": None}},
+            "rules: expected texts, .* by name, got {'max_steps': None}",
+        ),
         ({"ended": "somehow"}, "ended: expected one of bought, out of steps"),
     ],
 )
@@ -137,11 +154,11 @@ def test_a_recorded_click_on_a_bracketed_value_needs_the_same_rule(tmp_path: Pat
     official = WebShopEnv("train", data=data, split_scheme="verl-agent")
     task = task_of(official, "B000RUGRUG")
     way = ["search[rug]", "click[B000RUGRUG]", "click[plain [2 pack]]", "click[Buy Now]"]
-    made = shop_for(official.reaching(), task, way)
-    recording.require_fitting(made, official.reaching())
+    made = shop_for(official.with_reachable_values(), task, way)
+    recording.require_fitting(made, official.with_reachable_values())
     with pytest.raises(ValueError, match=r"reach_bracketed_values=True \(here False\)"):
         recording.require_fitting(made, official)
-    recording.require_fitting(shop_for(official.reaching(), task, [*way[:2], way[3]]), official)
+    recording.require_fitting(shop_for(official.with_reachable_values(), task, [*way[:2], way[3]]), official)
 
 
 def test_the_error_for_a_deviating_replay_names_the_line(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_malformed_records_are_counted_with_a_reason(broken: Any, reason: str) -
     report = LoadReport()
     kept = list(clean([record("B0", "Mug"), broken, record("B9", "Pot")], {}, {}, report))
     assert [product.asin for product in kept] == ["B0", "B9"]
-    ((found, count),) = report.malformed.items()
+    ((found, count),) = report.skipped.counts.items()
     assert reason in found
     assert count == 1
     assert report.summary() == f"2 products; 1 malformed ({found}; first: record 1)"
@@ -143,9 +143,9 @@ def test_a_malformed_instruction_is_skipped_without_its_product(spoilt: Any) -> 
 
 def test_malformed_attribute_entries_are_counted() -> None:
     _, report = cleaned(record("B1", "Mug"), {"B1": {"attributes": [1]}})
-    assert report.malformed == {"attributes must be a list of strings": 1}
+    assert report.skipped.counts == {"attributes must be a list of strings": 1}
     _, report = cleaned(record("B1", "Mug"), {"B1": {"attributes": [], "instruction": "x"}})
-    assert report.malformed == {"instruction must have text and attributes": 1}
+    assert report.skipped.counts == {"instruction must have text and attributes": 1}
 
 
 json_values = st.recursive(
@@ -162,7 +162,7 @@ def test_no_record_stops_the_loading(fields: dict[str, Any], extra: Any, human: 
     asin = hostile["asin"] if isinstance(hostile["asin"], str) else "B1"
     kept = list(clean([hostile, record("B2", "Pot")], {asin: extra}, {asin: human}, report))
     assert kept[-1].asin == "B2" or hostile["asin"] == "B2"
-    assert report.kept + report.unusable + report.duplicates + sum(report.malformed.values()) == 2
+    assert report.kept + report.unusable + report.duplicates + sum(report.skipped.counts.values()) == 2
 
 
 def test_files_are_found_by_folder_or_by_path(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_the_limit_counts_records(tmp_path: Path) -> None:
     files = find_files(write_official(tmp_path, ["junk", *RECORDS]))
     report = LoadReport()
     assert [p.asin for p in read_products(files, report)] == [r["asin"] for r in RECORDS]
-    assert sum(report.malformed.values()) == 1
+    assert sum(report.skipped.counts.values()) == 1
     assert [p.asin for p in read_products(files, LoadReport(), limit=3)] == [r["asin"] for r in RECORDS[:2]]
     assert len(EXTRAS) == 7
     assert set(HUMAN) <= set(EXTRAS)

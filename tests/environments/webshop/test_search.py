@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from empg.environments.analysis import TermCounter
+from empg.environments.analysis import TermCollector
 from empg.environments.webshop.catalogue import make_catalogue
 from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.shop import Shop
@@ -19,10 +19,10 @@ MUG = Product("B0", "Red Mug", "For Tea.", (), (1.0,), {}, "", "", "", ())
 
 
 def index_of(*texts: str, ranks: npt.NDArray[np.int32] | None = None) -> SearchIndex:
-    counter = TermCounter()
+    collector = TermCollector()
     for text in texts:
-        counter.add(text)
-    return SearchIndex.build(counter, np.arange(len(texts), dtype=np.int32) if ranks is None else ranks)
+        collector.add(text)
+    return SearchIndex.build(collector, np.arange(len(texts), dtype=np.int32) if ranks is None else ranks)
 
 
 def test_product_text_is_title_description_first_bullet_and_options() -> None:
@@ -48,9 +48,9 @@ def test_results_are_ordered_by_score_then_rank_and_share_a_term_with_the_query(
 def test_equal_scores_are_ordered_by_asin_like_anserini() -> None:
     products = [replace(MUG, asin=asin) for asin in ("B0C", "B0A", "B1", "B0B", "A9")]
     catalogue = make_catalogue(products)
-    found = [catalogue.products(row).asin for row in catalogue.index.find("mug")]
+    found = [catalogue.product(row).asin for row in catalogue.index.find("mug")]
     assert found == ["A9", "B0A", "B0B", "B0C", "B1"]
-    assert [catalogue.products(row).asin for row in catalogue.index.find("mug", 2)] == ["A9", "B0A"]
+    assert [catalogue.product(row).asin for row in catalogue.index.find("mug", 2)] == ["A9", "B0A"]
 
 
 def test_hits_and_their_order_are_those_of_anserini() -> None:
@@ -70,7 +70,7 @@ def test_a_saved_index_gives_the_same_results(tmp_path: Path) -> None:
 
 
 def asins(shop: Shop, query: str, seed: str = "s") -> list[str]:
-    return [shop.catalogue.products(int(row)).asin for row in shop.find(query.split(" "), seed)]
+    return [shop.catalogue.product(int(row)).asin for row in shop.find(query.split(" "), seed)]
 
 
 def test_prefixes(shop: Shop) -> None:
@@ -79,5 +79,5 @@ def test_prefixes(shop: Shop) -> None:
     assert asins(shop, "<q> bar stools") == ["B000EMPTY1", "B000BLANKS"]
     assert asins(shop, "<a> easy assemble") == ["B000TABLE1"]
     assert asins(shop, "<c>") == asins(shop, "<q> zzz") == asins(shop, "<a>") == []
-    assert sorted(asins(shop, "<r>")) == sorted(shop.catalogue.products(row).asin for row in range(7))
+    assert sorted(asins(shop, "<r>")) == sorted(shop.catalogue.product(row).asin for row in range(7))
     assert asins(shop, "<r>", "one") == asins(shop, "<r>", "one") != asins(shop, "<r>", "another")

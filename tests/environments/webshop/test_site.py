@@ -180,7 +180,7 @@ def test_every_visible_value_can_be_clicked_and_recorded(tmp_path: Path) -> None
         site.post(f"{page}/act", action="click[Buy Now]")
     finally:
         site.stop()
-    (play,) = recorded_plays(environment.reaching(), site.record_to, "react")
+    (play,) = recorded_plays(environment.with_reachable_values(), site.record_to, "react")
     assert len(play) == 3 + len(shown)
     with pytest.raises(ValueError, match=r"line 1: .* reach_bracketed_values=True"):
         recorded_plays(environment, site.record_to, "react")

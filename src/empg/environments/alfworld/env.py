@@ -65,7 +65,7 @@ class ALFWorldEnv(TextEnvironment):
         return len(self._files) if self._files is not None else generator.SPLIT_SIZES[self.split]
 
     def task_id(self, index: int) -> str:
-        """What is asked for, in which room, and a fingerprint of the game."""
+        """Return what is asked for, in which room, and a fingerprint of the game."""
         return self._load(index).game.task_id
 
     def reset(  # type: ignore[override]  # Info is a typed dict
@@ -100,7 +100,7 @@ class ALFWorldEnv(TextEnvironment):
         return observation, float(won), won, self._state.steps >= self.max_steps and not won, self._info(valid=valid)
 
     def clone(self) -> ALFWorldEnv:
-        """An independent environment in the same state; with the real engine it costs a replay of the episode."""
+        """Return an independent environment in the same state; the real engine replays the episode for it."""
         twin = object.__new__(ALFWorldEnv)
         twin.__dict__.update(self.__dict__)
         twin._np_random = copy.deepcopy(self._np_random)
@@ -114,7 +114,7 @@ class ALFWorldEnv(TextEnvironment):
         return twin
 
     def expert(self) -> Expert:
-        """An expert that sees what the agent sees."""
+        """Return a fresh expert for the episode that was just reset."""
         return HouseholdExpert(self._engine, self._state)
 
     def close(self) -> None:

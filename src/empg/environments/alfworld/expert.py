@@ -1,7 +1,9 @@
 """The household expert: it searches likely places first and gives a one-line thought for each action.
 
-It uses only what was visible in this episode: the contents of a receptacle count only after the expert was at its
-location while it was open. Two rules shape its thoughts, because small models learn to imitate them:
+Of the items it uses only what was visible in this episode: the contents of a receptacle count only after the expert was
+at its location while it was open. It is given more than the agent in three ways: the goal as data, the kind of room
+with the places where the generator puts items (`tables.HOMES`), and the item types that each receptacle accepts. Two
+rules shape its thoughts, because small models learn to imitate them:
 
 - A thought always names the item in hand, because a small model copies over short distances far better than it
   remembers.
@@ -18,11 +20,8 @@ from collections.abc import Iterable
 from empg.environments.alfworld.rules import Engine
 from empg.environments.alfworld.tables import HOMES
 from empg.environments.alfworld.words import MIDDLE_OF_ROOM, listed, named
-from empg.environments.alfworld.world import TOOLS, Item, Receptacle, State, TaskType
+from empg.environments.alfworld.world import TREATMENTS, Item, Receptacle, State, TaskType
 from empg.environments.base import Decision, Info
-
-# Task type -> (state of a treated item, verb of the treatment).
-_TREATMENTS = {TaskType.CLEAN: ("clean", "clean"), TaskType.HEAT: ("hot", "heat"), TaskType.COOL: ("cool", "cool")}
 
 
 def _homes(item_type: str, kinds: Iterable[str]) -> list[str]:
@@ -40,6 +39,7 @@ class HouseholdExpert:
     def __init__(self, engine: Engine, state: State) -> None:
         self._engine, self._state = engine, state
         self._goal = engine.game.goal
+        self._required = TREATMENTS.get(self._goal.task_type)
         # In the order of the first observation. Receptacles of the same type are tried in this order.
         self._places = [r for r in engine.receptacles.values() if r.location]
         kind = engine.game.room.rsplit(" ", 1)[0]
@@ -108,13 +108,12 @@ class HouseholdExpert:
         return self._search(lamp_type)
 
     def _deliver(self, held: Item) -> tuple[str, str]:
-        treatment = _TREATMENTS.get(self._goal.task_type)
-        if treatment is not None and not self._is_ready(held) and held.id not in self._untreated:
-            verb = treatment[1]
-            tool = self._nearest([r for r in self._places if r.type == TOOLS[self._goal.task_type]])
-            thought = f"{verb.capitalize()} it"
+        required = self._required
+        if required is not None and not self._is_ready(held) and held.id not in self._untreated:
+            tool = self._nearest([r for r in self._places if r.type == required.tool])
+            thought = f"{required.verb.capitalize()} it"
             if tool in self._here():
-                return thought, f"{verb} {held.name} with {tool.name}"
+                return thought, f"{required.verb} {held.name} with {tool.name}"
             return thought, f"go to {tool.name}"
         target = self._target()
         return self._at(target, f"Put it in {target.type.lower()}", f"move {held.name} to {target.name}")
@@ -185,8 +184,7 @@ class HouseholdExpert:
         ]
 
     def _is_ready(self, item: Item) -> bool:
-        treatment = _TREATMENTS.get(self._goal.task_type)
-        return treatment is None or item.id in getattr(self._state, treatment[0])
+        return self._required is None or item.id in self._required.treated(self._state)
 
     def _is_delivered(self, item: Item, receptacle: Receptacle) -> bool:
         """Return whether an item is in its goal receptacle and treated, so that it must not be taken again."""
@@ -216,7 +214,6 @@ class HouseholdExpert:
         return f"I want {item.type.lower()} and see {item.name if item.name in self._named else self._last_listed}"
 
     def _held_name(self, held: Item) -> str:
-        treatment = _TREATMENTS.get(self._goal.task_type)
-        if treatment is not None and held.type == self._goal.object_type and self._is_ready(held):
-            return f"{treatment[0]} {held.name}"
+        if self._required is not None and held.type == self._goal.object_type and self._is_ready(held):
+            return f"{self._required.state} {held.name}"
         return held.name

@@ -18,7 +18,7 @@ from typing import Any
 
 from empg.environments.alfworld.pddl import parse_problem, problem_text
 from empg.environments.alfworld.rules import Engine
-from empg.environments.alfworld.world import TOOLS, Game, TaskType
+from empg.environments.alfworld.world import TREATMENTS, Game, TaskType
 from empg.errors import MissingExtraError, MissingFileError, UserError
 
 GAME_FILE = "game.tw-pddl"
@@ -109,7 +109,8 @@ def _require_receptacles(game: Game) -> None:
         UserError: if one is missing.
     """
     there = {receptacle.type for receptacle in game.receptacles if receptacle.location}
-    for needed in (game.goal.receptacle_type, TOOLS.get(game.goal.task_type)):
+    treatment = TREATMENTS.get(game.goal.task_type)
+    for needed in (game.goal.receptacle_type, treatment and treatment.tool):
         if needed is not None and needed not in there:
             raise UserError(f"the goal needs a receptacle of the type {needed}, and none of them has a location")
 

@@ -18,7 +18,7 @@ from functools import cache
 from empg.environments.alfworld import tables
 from empg.environments.alfworld.spec import RoomSize
 from empg.environments.alfworld.words import display_names
-from empg.environments.alfworld.world import Game, Goal, Item, Receptacle, TaskType
+from empg.environments.alfworld.world import TREATMENTS, Game, Goal, Item, Receptacle, TaskType
 from empg.environments.options import check_task
 from empg.errors import UserError
 
@@ -39,7 +39,7 @@ SENTENCES: dict[TaskType, tuple[str, ...]] = {
     TaskType.COOL: ("put a cool {0} in {1}", "cool some {0} and put it in {1}"),
     TaskType.PICK_TWO: ("put two {0} in {1}", "find two {0} and put them in {1}"),
 }
-_NEEDS = {TaskType.CLEAN: tables.CLEANABLE, TaskType.HEAT: tables.HEATABLE, TaskType.COOL: tables.COOLABLE}
+_HAVING = {"cleanable": tables.CLEANABLE, "heatable": tables.HEATABLE, "coolable": tables.COOLABLE}
 
 
 def generate(
@@ -131,7 +131,8 @@ def _attempt(rng: random.Random, split: str, task_type: TaskType, rooms: RoomSiz
 def _choose_goal(rng: random.Random, task_type: TaskType, kind: str, present: set[str]) -> Goal | None:
     homes = tables.HOMES[kind]
     movable = [o for o in homes if o not in tables.LAMPS and any(home in present for home in homes[o])]
-    objects = sorted(o for o in movable if o in _NEEDS.get(task_type, movable))
+    treatment = TREATMENTS.get(task_type)
+    objects = sorted(o for o in movable if treatment is None or o in _HAVING[treatment.affordance])
     if not objects:
         return None
     object_type = rng.choice(objects)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from empg.environments.alfworld.words import display_names
-from empg.environments.alfworld.world import Game, Goal, Item, Receptacle, TaskType
+from empg.environments.alfworld.world import TREATMENTS, Game, Goal, Item, Receptacle, TaskType
 from empg.errors import UserError
 
 Expression: TypeAlias = "str | list[Expression]"
@@ -16,7 +16,7 @@ MAX_CHARACTERS = 16_000_000
 MAX_DEPTH = 64
 
 # The domain names these as constants, so every problem must declare them.
-_CONSTANT_RTYPES = ("Fridge", "Microwave", "SinkBasin")
+_CONSTANT_RTYPES = tuple(treatment.tool for treatment in TREATMENTS.values())
 _CONSTANT_OTYPES = ("ButterKnife", "Knife")
 
 _ITEM_FLAGS = {
@@ -32,9 +32,7 @@ _MARKS = {"clean": "isClean", "hot": "isHot", "cool": "isCool", "lit": "isToggle
 
 _GOALS = {
     TaskType.PICK: "",
-    TaskType.CLEAN: "(cleanable ?o) (isClean ?o) ",
-    TaskType.HEAT: "(heatable ?o) (isHot ?o) ",
-    TaskType.COOL: "(coolable ?o) (isCool ?o) ",
+    **{task: f"({made.affordance} ?o) ({_MARKS[made.state]} ?o) " for task, made in TREATMENTS.items()},
     TaskType.PICK_TWO: "(exists (?o2 - object) (and (not (= ?o ?o2)) (objectType ?o2 {0}Type) (inReceptacle ?o2 ?r))) ",
 }
 _PLACE_GOAL = (
@@ -287,9 +285,7 @@ def parse_goal(expression: Expression) -> Goal:
             return Goal(TaskType.LOOK, str(held.pop()), None, lamps.pop())
     task = {
         frozenset(): TaskType.PICK,
-        frozenset({"cleanable", "isclean"}): TaskType.CLEAN,
-        frozenset({"heatable", "ishot"}): TaskType.HEAT,
-        frozenset({"coolable", "iscool"}): TaskType.COOL,
+        **{frozenset({made.affordance, _MARKS[made.state].lower()}): task for task, made in TREATMENTS.items()},
         frozenset({"not", "="}): TaskType.PICK_TWO,
     }.get(frozenset(predicates - {"objecttype", "receptacletype", "inreceptacle"}))
     wanted = set(item_type.values())

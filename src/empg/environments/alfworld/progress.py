@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from empg.environments.alfworld.rules import Engine
-from empg.environments.alfworld.world import State, TaskType
+from empg.environments.alfworld.world import TREATMENTS, State, TaskType
 
 
 def progress(engine: Engine, state: State) -> float:
@@ -27,5 +27,5 @@ def progress(engine: Engine, state: State) -> float:
         return (2 * one_delivered + in_hand) / 4
     if task is TaskType.LOOK:
         return (in_hand + (not engine.lamps.isdisjoint(state.lit))) / 3
-    treated = {TaskType.CLEAN: state.clean, TaskType.HEAT: state.hot, TaskType.COOL: state.cool}[task] & wanted
+    treated = TREATMENTS[task].treated(state) & wanted
     return max(in_hand + (state.holding in treated), bool(treated)) / 3

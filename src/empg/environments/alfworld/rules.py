@@ -8,13 +8,15 @@ engines string by string.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from empg.environments.alfworld import words
-from empg.environments.alfworld.world import Game, Item, Receptacle, State, TaskType
+from empg.environments.alfworld.world import TREATMENTS, Game, Item, Receptacle, State, TaskType, Treatment
 from empg.errors import UserError
 
 KNIVES = ("ButterKnife", "Knife")
+_TREATED_BY = {treatment.tool: treatment for treatment in TREATMENTS.values()}
 
 
 def _order(thing: Item | Receptacle) -> str:
@@ -44,6 +46,7 @@ class Engine:
                 self._at.setdefault(receptacle.location, []).append(receptacle)
         self._goto: dict[str, list[str]] = {}
         goal = game.goal
+        self._required = TREATMENTS.get(goal.task_type)
         self.wanted = frozenset(i.id for i in game.items if i.type == goal.object_type and self._can_become(i))
         self.targets = [r.id for r in self.receptacles.values() if r.type == goal.receptacle_type]
         self.lamps = frozenset(i.id for i in game.items if i.type == goal.lamp_type and i.toggleable)
@@ -65,14 +68,7 @@ class Engine:
 
     def _can_become(self, item: Item) -> bool:
         """Return whether an item has the affordance that the goal requires."""
-        task = self.game.goal.task_type
-        if task is TaskType.CLEAN:
-            return item.cleanable
-        if task is TaskType.HEAT:
-            return item.heatable
-        if task is TaskType.COOL:
-            return item.coolable
-        return True
+        return self._required is None or self._required.allows(item)
 
     def start(self) -> State:
         """Return the initial state of every episode of this game."""
@@ -152,12 +148,10 @@ class Engine:
             if held is not None:
                 if accessible and held.type in self.game.can_contain.get(receptacle.type, ()):
                     after.append(f"move {held.name} to {name}")
-                if receptacle.type == "SinkBasin" and held.cleanable:
-                    before.append(f"clean {held.name} with {name}")
-                elif receptacle.type == "Fridge" and held.coolable:
-                    before.append(f"cool {held.name} with {name}")
-                elif receptacle.type == "Microwave" and held.heatable:
-                    heat.append(f"heat {held.name} with {name}")
+                treatment = _TREATED_BY.get(receptacle.type)
+                if treatment is not None and treatment.allows(held):
+                    part = before if treatment.verb < "go" else heat
+                    part.append(f"{treatment.verb} {held.name} with {name}")
         if held is not None:
             before.append("examine " + held.name)
             if held.type in KNIVES:
@@ -193,12 +187,8 @@ class Engine:
             here = self._at.get(state.location, ())
             return any(id in self.lamps and id in state.lit for r in here for id in state.inside[r.id])
         wanted = self.wanted
-        if task is TaskType.CLEAN:
-            wanted = wanted & state.clean
-        elif task is TaskType.HEAT:
-            wanted = wanted & state.hot
-        elif task is TaskType.COOL:
-            wanted = wanted & state.cool
+        if self._required is not None:
+            wanted = wanted & self._required.treated(state)
         enough = 2 if task is TaskType.PICK_TWO else 1
         if len(wanted) < enough:
             return False
@@ -272,37 +262,14 @@ class Engine:
         item = self._item_named.get(name)
         return item if item is not None and item.id == state.holding else None
 
-    def _treatment(self, state: State, rest: str, receptacle_type: str) -> tuple[Item, str] | None:
-        """Parse "<item> with <receptacle>": return the item in hand and the name of the sink, microwave or fridge."""
+    def _treat(self, state: State, rest: str, treatment: Treatment) -> str | None:
         item_name, _, receptacle_name = rest.partition(" with ")
         item = self._held(state, item_name)
         receptacle = self._here(state, receptacle_name)
-        if item is None or receptacle is None or receptacle.type != receptacle_type:
+        if item is None or receptacle is None or receptacle.type != treatment.tool or not treatment.allows(item):
             return None
-        return item, receptacle_name
-
-    def _clean(self, state: State, rest: str) -> str | None:
-        found = self._treatment(state, rest, "SinkBasin")
-        if found is None or not found[0].cleanable:
-            return None
-        state.clean.add(found[0].id)
-        return f"You clean the {found[0].name} using the {found[1]}."
-
-    def _heat(self, state: State, rest: str) -> str | None:
-        found = self._treatment(state, rest, "Microwave")
-        if found is None or not found[0].heatable:
-            return None
-        state.hot.add(found[0].id)
-        state.cool.discard(found[0].id)
-        return f"You heat the {found[0].name} using the {found[1]}."
-
-    def _cool(self, state: State, rest: str) -> str | None:
-        found = self._treatment(state, rest, "Fridge")
-        if found is None or not found[0].coolable:
-            return None
-        state.cool.add(found[0].id)
-        state.hot.discard(found[0].id)
-        return f"You cool the {found[0].name} using the {found[1]}."
+        treatment.apply(item, state)
+        return f"You {treatment.verb} the {item_name} using the {receptacle_name}."
 
     def _use(self, state: State, rest: str) -> str | None:
         item = self._item_named.get(rest)
@@ -376,9 +343,9 @@ class Engine:
         "close": _close,
         "take": _take,
         "move": _move,
-        "clean": _clean,
-        "heat": _heat,
-        "cool": _cool,
+        "clean": partial(_treat, treatment=TREATMENTS[TaskType.CLEAN]),
+        "heat": partial(_treat, treatment=TREATMENTS[TaskType.HEAT]),
+        "cool": partial(_treat, treatment=TREATMENTS[TaskType.COOL]),
         "use": _use,
         "slice": _slice,
         "examine": _examine,

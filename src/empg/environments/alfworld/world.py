@@ -22,8 +22,43 @@ class TaskType(str, Enum):
     PICK_TWO = "pick_two_obj_and_place"
 
 
-# Task type -> the receptacle type that treats its item.
-TOOLS = {TaskType.CLEAN: "SinkBasin", TaskType.HEAT: "Microwave", TaskType.COOL: "Fridge"}
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What a task type requires to be done to its item before it is delivered.
+
+    `verb` is the command. `state` and `undoes` are fields of `State`: the items that are treated, and those that no
+    longer are ("" if it undoes nothing). `affordance` is the field of `Item` that allows it. `tool` is the receptacle
+    type that does it.
+    """
+
+    verb: str
+    state: str
+    affordance: str
+    tool: str
+    undoes: str = ""
+
+    def allows(self, item: Item) -> bool:
+        """Return whether an item can be treated."""
+        return bool(getattr(item, self.affordance))
+
+    def treated(self, state: State) -> set[str]:
+        """Return the ids of the treated items: the set itself, not a copy."""
+        items: set[str] = getattr(state, self.state)
+        return items
+
+    def apply(self, item: Item, state: State) -> None:
+        """Treat an item."""
+        self.treated(state).add(item.id)
+        if self.undoes:
+            getattr(state, self.undoes).discard(item.id)
+
+
+# The task types that require a treatment.
+TREATMENTS = {
+    TaskType.CLEAN: Treatment("clean", "clean", "cleanable", "SinkBasin"),
+    TaskType.HEAT: Treatment("heat", "hot", "heatable", "Microwave", undoes="cool"),
+    TaskType.COOL: Treatment("cool", "cool", "coolable", "Fridge", undoes="hot"),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,11 @@ from empg.environments.deepsearch.retrieval.contents import split_contents
 from empg.environments.deepsearch.world import Document
 from empg.environments.progress_bar import Stage, no_bars
 from empg.environments.publishing import build_once
+from empg.environments.skipped import GIVE_UP, Skipped
 from empg.errors import UserError
 from empg.web.text import clean_text
 
 _log = logging.getLogger(__name__)
-GIVE_UP = 1_000  # records; if the first ones are all malformed, the file is not a corpus, and its rest is not read
 _IDS = ("id", "_id", "docid")  # `_id` in BEIR
 _COLUMNS = Columns(header=frozenset(("text", "contents")), wanted=frozenset((*_IDS, "title", "text", "contents")))
 _MAX_PAGE = 100_000  # characters of all passages of one title
@@ -36,23 +35,14 @@ _MAX_PAGE = 100_000  # characters of all passages of one title
 
 @dataclass(slots=True)
 class CorpusReport:
-    """Counts of the records of a corpus. `examples` maps each reason to the row of its first malformed record."""
+    """Counts of the records of a corpus."""
 
     kept: int = 0
-    malformed: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, int] = field(default_factory=dict)
-
-    def count_malformed(self, reason: str, row: int) -> None:
-        """Count a malformed record."""
-        self.malformed[reason] += 1
-        self.examples.setdefault(reason, row)
+    skipped: Skipped = field(default_factory=Skipped)
 
     def summary(self) -> str:
         """Return a one-line summary."""
-        parts = [f"{self.kept:,} documents"]
-        for reason, count in sorted(self.malformed.items()):
-            parts.append(f"{count:,} malformed ({reason}; first: row {self.examples[reason]})")
-        return "; ".join(parts)
+        return "; ".join([f"{self.kept:,} documents", *self.skipped.parts()])
 
 
 def read_corpus(path: Path, report: CorpusReport | None = None) -> Iterator[Document]:
@@ -85,7 +75,7 @@ def _read(path: Path, records: Records, report: CorpusReport, warn: bool) -> Ite
         try:
             document = _document(record, row)
         except ValueError as error:
-            report.count_malformed(str(error), row)
+            report.skipped.add(str(error), f"row {row}")
             if report.kept == before and number == GIVE_UP:
                 break
             continue
@@ -93,7 +83,7 @@ def _read(path: Path, records: Records, report: CorpusReport, warn: bool) -> Ite
         yield document
     if report.kept == before:
         raise UserError(f"{path}: no usable document found: {report.summary()}")
-    if warn and report.malformed:
+    if warn and report.skipped.counts:
         _log.warning("%s: %s", path, report.summary())
 
 

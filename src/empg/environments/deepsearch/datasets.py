@@ -8,7 +8,6 @@ be read, or that has no usable question, is an error.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +27,9 @@ from empg.environments.deepsearch.question_records import (
 )
 from empg.environments.deepsearch.record_files import Columns, Unreadable, read_records
 from empg.environments.deepsearch.world import Document, Question
+from empg.environments.skipped import GIVE_UP, Skipped
 from empg.errors import UserError
 
-GIVE_UP = 1_000  # records; if the first ones are all malformed, the rest of the file is not read
 _HEADER = frozenset(("question", "prompt"))
 _COLUMNS = Columns(_HEADER, without_header=("question", "answer"), lists=True)
 _DATASET_ALONE = Columns(_HEADER, _COLUMNS.without_header, lists=True, wanted=frozenset(("data_source", "env_kwargs")))
@@ -45,29 +44,20 @@ class NotQuestionsError(UserError):
 class LoadReport:
     """Counts of the records of one or more files.
 
-    `unanswerable` counts MuSiQue's intentionally unanswerable questions. `malformed` counts all other skipped records
-    by reason; `examples` maps each reason to the file and row of its first record. Rows count from 1: lines of a text
-    file, items of a JSON array.
+    `unanswerable` counts MuSiQue's intentionally unanswerable questions. `skipped` are all other records that are not
+    used, with file and row. Rows count from 1: lines of a text file, items of a JSON array.
     """
 
     kept: int = 0
     unanswerable: int = 0
-    malformed: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def count_malformed(self, reason: str, path: Path, row: int) -> None:
-        """Count a malformed record."""
-        self.malformed[reason] += 1
-        self.examples.setdefault(reason, f"{path}, row {row}")
+    skipped: Skipped = field(default_factory=Skipped)
 
     def summary(self) -> str:
         """Return a one-line summary."""
         parts = [f"{self.kept:,} questions"]
         if self.unanswerable:
             parts.append(f"{self.unanswerable:,} unanswerable skipped")
-        for reason, count in sorted(self.malformed.items()):
-            parts.append(f"{count:,} malformed ({reason}; first: {self.examples[reason]})")
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.skipped.parts()])
 
 
 def load_questions(path: str | Path, dataset: str = "auto", report: LoadReport | None = None) -> Iterator[Question]:
@@ -83,7 +73,7 @@ def load_questions(path: str | Path, dataset: str = "auto", report: LoadReport |
         UserError: the dataset is unknown, or the path is a folder; or, during the iteration, the file is damaged, its
             format is unknown, or it has no usable question.
     """
-    file = _find(path, dataset)
+    file = find_questions(path, dataset)
     return _questions(file, dataset, LoadReport() if report is None else report, warn=report is None)
 
 
@@ -102,11 +92,17 @@ def documents_of(path: str | Path, dataset: str = "auto", report: LoadReport | N
         MissingFileError: see `load_questions`.
         UserError: see `load_questions`; or the dataset has no paragraphs.
     """
-    file = _find(path, dataset)
+    file = find_questions(path, dataset)
     return _documents(file, dataset, LoadReport() if report is None else report, warn=report is None)
 
 
-def _find(path: str | Path, dataset: str) -> Path:
+def find_questions(path: str | Path, dataset: str = "auto") -> Path:
+    """Return the path of a file of questions.
+
+    Raises:
+        MissingFileError: the file does not exist; the message says where to download it.
+        UserError: the dataset is unknown, or the path is a folder.
+    """
     if dataset != "auto" and dataset not in HOMES:
         raise UserError(f"dataset={dataset!r}: expected one of auto, {', '.join(HOMES)}")
     file = Path(path)
@@ -122,13 +118,13 @@ def _questions(path: Path, dataset: str, report: LoadReport, warn: bool) -> Iter
         yield question
     if report.kept == before:
         raise UserError(f"{path}: no usable question found: {report.summary()}")
-    if warn and (report.malformed or report.unanswerable):
+    if warn and (report.skipped.counts or report.unanswerable):
         _log.warning("%s: %s", path, report.summary())
 
 
 def _parsed(path: Path, dataset: str, report: LoadReport) -> Iterator[tuple[str, dict[str, Any], Question]]:
     """Yield dataset, record with lower-case keys, and question of the usable records. The others are counted."""
-    good, bad = report.kept + report.unanswerable, report.malformed.total()
+    good, bad = report.kept + report.unanswerable, report.skipped.counts.total()
     for row, record, name in _recognised(path, dataset, report):
         try:
             if name == "musique" and record.get("answerable", True) is False:
@@ -136,8 +132,8 @@ def _parsed(path: Path, dataset: str, report: LoadReport) -> Iterator[tuple[str,
                 continue
             question = parse_question(record, name, path, row)
         except MalformedError as error:
-            report.count_malformed(str(error), path, row)
-            if report.kept + report.unanswerable == good and report.malformed.total() - bad >= GIVE_UP:
+            report.skipped.add(str(error), f"{path}, row {row}")
+            if report.kept + report.unanswerable == good and report.skipped.counts.total() - bad >= GIVE_UP:
                 return
             continue
         report.kept += 1
@@ -154,13 +150,13 @@ def _documents(path: Path, dataset: str, report: LoadReport, warn: bool) -> Iter
         try:
             paragraphs = parse_paragraphs(record)
         except MalformedError as error:
-            report.count_malformed(str(error), path, row)
+            report.skipped.add(str(error), f"{path}, row {row}")
             continue
         for title, text in paragraphs:
             pages.setdefault(title, {})[text] = None
     if not pages:
         raise UserError(f"{path}: no usable paragraph found: {report.summary()}")
-    if warn and report.malformed:
+    if warn and report.skipped.counts:
         _log.warning("%s: %s", path, report.summary())
     for title, texts in pages.items():
         yield Document(f"{source}/{title}", title, "\n".join(texts))
@@ -175,14 +171,14 @@ def _recognised(path: Path, dataset: str, report: LoadReport) -> Iterator[tuple[
     name = None if dataset == "auto" else dataset
     for number, (row, record) in enumerate(read_records(path, _COLUMNS), 1):
         if isinstance(record, Unreadable):
-            report.count_malformed(record.reason, path, row)
+            report.skipped.add(record.reason, f"{path}, row {row}")
         elif not isinstance(record, dict):
-            report.count_malformed("record must be an object", path, row)
+            report.skipped.add("record must be an object", f"{path}, row {row}")
         else:
             lower = {str(key).strip().lower(): value for key, value in record.items()}
             name = name or recognise(lower)
             if name is None:
-                report.count_malformed("unknown format", path, row)
+                report.skipped.add("unknown format", f"{path}, row {row}")
             else:
                 yield row, lower, name
         if name is None and number == GIVE_UP:
@@ -217,7 +213,7 @@ def examine(path: Path) -> Examined:
     try:
         first = next(_parsed(path, "auto", report), None)
         if first is None:
-            answerless = report.malformed.keys() <= {NO_ANSWER}
+            answerless = report.skipped.counts.keys() <= {NO_ANSWER}
             problem = "no answers" if answerless else "no usable question"
             return Examined(problem=problem, detail="" if answerless else report.summary())
         name, record, question = first

@@ -69,7 +69,7 @@ def make_encyclopaedia(pages: int = 2_000, seed: int = 0, wording: Wording = "va
     which a small model learns to quote.
 
     Raises:
-        UserError: `pages` is less than 50, which is too few for every kind of question, or the wording is unknown.
+        UserError: with fewer than 50 pages some kinds of questions cannot be generated, or the wording is unknown.
     """
     if wording not in get_args(Wording):
         raise UserError(f"wording={wording!r}: expected one of {', '.join(get_args(Wording))}")

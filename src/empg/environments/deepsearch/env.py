@@ -51,8 +51,7 @@ class DeepSearchEnv(TextEnvironment):
             that say what is shown of it.
 
     Raises:
-        UserError: an argument is wrong, or the data has no such split; the message names it.
-        OSError: a file cannot be read.
+        UserError: an argument is wrong, a file cannot be read, or the data has no such split; the message names it.
     """
 
     question = SetByReset[Question]()
@@ -87,7 +86,7 @@ class DeepSearchEnv(TextEnvironment):
         return len(self._questions)
 
     def task_id(self, index: int) -> str:
-        """The question's id, and a fingerprint of all that belongs to it."""
+        """Return the question's id and a fingerprint of all that belongs to it."""
         return _task_id(self._question(index))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:  # type: ignore[override]
@@ -125,17 +124,18 @@ class DeepSearchEnv(TextEnvironment):
         return observation, reward, answered, self.state.steps >= self.max_steps and not answered, info
 
     def clone(self) -> DeepSearchEnv:
-        """An independent environment in the same state; corpus and questions are shared."""
+        """Return an independent environment in the same state; corpus and questions are shared."""
         twin = object.__new__(DeepSearchEnv)
         twin.__dict__.update(self.__dict__)
         twin._np_random = copy.deepcopy(self._np_random)
         return twin
 
     def expert(self) -> Expert:
-        """A fresh expert for the episode that was just reset.
+        """Return a fresh expert for the episode that was just reset.
 
         Raises:
-            UserError: the question comes without a gold chain. Who knows the answer only could but teach to guess.
+            UserError: the question comes without a gold chain. An expert that knows only the answer would teach the
+                policy to guess.
         """
         if not self.question.hops:
             raise UserError(
@@ -145,11 +145,11 @@ class DeepSearchEnv(TextEnvironment):
         return SearchingExpert(self.question, lambda: self.state, opens=self.opens)
 
     def solution(self) -> str:
-        """The canonical right answer."""
+        """Return the canonical right answer."""
         return self.question.answers[0]
 
     def _do(self, command: Command | None) -> tuple[str, bool]:
-        """The observation, and whether the command was understood."""
+        """Apply a command. Return the observation and whether the command was understood."""
         if command is not None and command.verb == "answer":
             self.state = replace(self.state, answer=command.text)
             return "Answered.", True
@@ -181,11 +181,11 @@ class DeepSearchEnv(TextEnvironment):
         return self._read(reading.page, reading.part + 1)
 
     def _reads_on(self) -> bool:
-        """Whether the page that was shown last has a next part."""
+        """Return whether the page that was shown last has a next part."""
         return self.state.reading is not None and self.state.reading.part < self.state.reading.parts
 
     def _open(self, name: str) -> Document | None:
-        """What a search found by that name, the newest first; else what the library has. Of the web, whole pages."""
+        """Return the newest search result of that name, else what the library has. From the web, return whole pages."""
         found = self._found(folded(name))
         if found is not None and not is_address(found.id):
             return found
@@ -228,13 +228,13 @@ class DeepSearchEnv(TextEnvironment):
         return info
 
     def _progress(self, reached: float) -> float:
-        """The share of the gold pages that were found or opened, with the score of the answer as one part more."""
+        """Return the share of gold pages that were found or opened; the score of the answer counts as one more."""
         wanted = {folded(hop.title) for hop in self.question.hops}
         found = self.state.read | {folded(document.title) for document in self.state.found}
         return (len(wanted & found) + reached) / (len(wanted) + 1)
 
     def _admissible(self) -> list[str]:
-        """Placeholders for what is free text, the listed pages, and `next` if a page can be read on."""
+        """Return placeholders for free text, the listed pages, and `next` if the page has a next part."""
         names = page_names(self.state.listed) if self.opens else []
         opened = [open_command(name) for name in names if name]
         return [SEARCH, *dict.fromkeys(opened), *([NEXT] if self._reads_on() else []), ANSWER]

@@ -22,7 +22,7 @@ Reward = Literal["binary", "score"]
 
 LOCAL = ("bm25", "tantivy", "dense")
 """Retrievers that search a corpus in the process of the environment."""
-FEWEST_PAGES = 50  # too few for every kind of question below
+FEWEST_PAGES = 50  # with fewer pages some kinds of questions cannot be generated
 _QUESTION_FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 DATA_EXAMPLE = "data: {questions: {train: FILE, test_id: [FILE, FILE]}, corpus: FILE}"
 
@@ -32,7 +32,7 @@ def is_question_file(path: Path) -> bool:
     return plain_name(path).suffix.lower() in _QUESTION_FILES
 
 
-class Encoder(OptionSection):
+class EncoderOptions(OptionSection):
     """A sentence-embedding model, as `encoder.HuggingFaceEncoder` takes it."""
 
     folder: FilePath = Field(description="the folder of the model")
@@ -85,7 +85,7 @@ class Searching(OptionSection):
         description="`bm25`, `tantivy` or `dense` over a corpus; the address of a server that answers `/retrieve`; or "
         "a search provider of the web (`serper`, `tavily`, `brave`, `searxng`)",
     )
-    encoder: Annotated[Encoder | None, BeforeValidator(_folder_alone)] = Field(
+    encoder: Annotated[EncoderOptions | None, BeforeValidator(_folder_alone)] = Field(
         None, description="the model of `dense`: a folder, or a mapping"
     )
     faiss: Text | None = Field(

@@ -30,8 +30,8 @@ class SplitFiles(NamedTuple):
 Files = tuple[SplitFiles, ...]
 
 
-def read_places(data: Data, paragraphs: bool = False) -> tuple[Files, str | None]:
-    """Return the files of each split, and the corpus.
+def read_places(data: Data, paragraphs: bool = False) -> Files:
+    """Return the files of each split.
 
     Args:
         data: the options.
@@ -42,10 +42,10 @@ def read_places(data: Data, paragraphs: bool = False) -> tuple[Files, str | None
         MissingFileError: the folder does not exist.
     """
     if isinstance(data.questions, str):
-        return arrange(Path(data.questions), paragraphs), data.corpus
+        return arrange(Path(data.questions), paragraphs)
     files = tuple(SplitFiles(split, paths) for split, paths in data.questions.items())
     _check_apart(files)
-    return files, data.corpus
+    return files
 
 
 @lru_cache(8)

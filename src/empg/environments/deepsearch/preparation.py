@@ -38,13 +38,15 @@ def estimate(options: DeepSearchOptions) -> Preparation | None:
     corpus = searched_corpus(options) if how.retriever in LOCAL else None
     if corpus is None:
         return None
+    folder = how.cache or corpus.folder
+    if folder is not None and _is_built(how.retriever, folder, corpus):
+        return None
     sample = list(islice(corpus.documents(), _SAMPLE))
     count = corpus.size or (len(sample) if corpus.file is None else _documents(corpus.file, sample))
-    folder = how.cache or corpus.folder
     if not sample or (count <= _SMALL and how.retriever != "dense"):
         return None
     made = _dense(how, corpus, folder, sample, count) if how.retriever == "dense" else _lexical(how, sample, count)
-    if made is None or (how.retriever != "dense" and _is_built(how.retriever, corpus, folder)):
+    if made is None:
         return None
     what, seconds, memory, disk = made
     stored = sum(len(document.text.encode()) + 50 for document in sample) * count // max(1, len(sample))
@@ -61,8 +63,17 @@ def estimate(options: DeepSearchOptions) -> Preparation | None:
     )
 
 
-def _is_built(retriever: str, corpus: Corpus, folder: Path | None) -> bool:
-    return folder is not None and (folder / f"{retriever}-{corpus.fingerprint()}").is_dir()
+def _is_built(retriever: str, folder: Path, corpus: Corpus) -> bool:
+    """Return whether a lexical index is in the folder; `_dense` looks for its own folders."""
+    if retriever == "bm25":
+        from empg.environments.deepsearch.retrieval.bm25 import bm25_folder
+
+        return bm25_folder(folder, corpus.fingerprint()).is_dir()
+    if retriever == "tantivy":
+        from empg.environments.deepsearch.retrieval.tantivy_index import tantivy_folder
+
+        return tantivy_folder(folder, corpus.fingerprint()).is_dir()
+    return False
 
 
 Cost = tuple[str, float, int, int]

@@ -57,7 +57,7 @@ class Country:
 
 
 @dataclass(frozen=True, slots=True)
-class Relation:
+class CountryRelation:
     """A relation and the wording of its questions.
 
     Attributes:
@@ -80,29 +80,30 @@ class Relation:
 
 _GOVERNMENT, _GEOGRAPHY, _PEOPLE, _ECONOMY = "Government of {}", "Geography of {}", "People of {}", "Economy of {}"
 RELATIONS = (
-    Relation("capital", _GOVERNMENT, "capital", "What is the capital of {x}?", "the country whose capital is {v}"),
-    Relation("highest point", _GEOGRAPHY, "highest point", "What is the highest point of {x}?",
-             "the country whose highest point is {v}"),
-    Relation("anthem", _GOVERNMENT, "national anthem", "What is the national anthem of {x} called?",
-             'the country whose national anthem is "{v}"'),
-    Relation("independence", _GOVERNMENT, "independence", "On which date did {x} become independent?",
-             "the country that became independent on {v}",
-             ("Which became independent later", "Which became independent earlier")),
-    Relation("longest border", _GEOGRAPHY, "border countries",
-             "With which country does {x} share its longest land border?",
-             "the country with which {x} shares its longest land border"),
-    Relation("export partner", _ECONOMY, "export partners",
-             "Which country took the largest share of the exports of {x} in 2014?",
-             "the country that took the largest share of the exports of {x} in 2014"),
-    Relation("Internet code", "{}", "Internet country code", "What is the Internet country code of {x}?"),
-    Relation("area", _GEOGRAPHY, "area", "How many square kilometres is the area of {x}?",
-             compared=("Which has the larger area", "Which has the smaller area")),
-    Relation("population", _PEOPLE, "population", "In July 2015, what was the population of {x}?",
-             compared=("Which had more people in July 2015", "Which had fewer people in July 2015")),
-    Relation("coastline", _GEOGRAPHY, "coastline", "How many kilometres long is the coastline of {x}?",
-             compared=("Which has the longer coastline", "Which has the shorter coastline")),
-    Relation("elevation", _GEOGRAPHY, "highest point", "How many metres high is the highest point of {x}?",
-             compared=("Whose highest point is higher", "Whose highest point is lower")),
+    CountryRelation("capital", _GOVERNMENT, "capital", "What is the capital of {x}?",
+                    "the country whose capital is {v}"),
+    CountryRelation("highest point", _GEOGRAPHY, "highest point", "What is the highest point of {x}?",
+                    "the country whose highest point is {v}"),
+    CountryRelation("anthem", _GOVERNMENT, "national anthem", "What is the national anthem of {x} called?",
+                    'the country whose national anthem is "{v}"'),
+    CountryRelation("independence", _GOVERNMENT, "independence", "On which date did {x} become independent?",
+                    "the country that became independent on {v}",
+                    ("Which became independent later", "Which became independent earlier")),
+    CountryRelation("longest border", _GEOGRAPHY, "border countries",
+                    "With which country does {x} share its longest land border?",
+                    "the country with which {x} shares its longest land border"),
+    CountryRelation("export partner", _ECONOMY, "export partners",
+                    "Which country took the largest share of the exports of {x} in 2014?",
+                    "the country that took the largest share of the exports of {x} in 2014"),
+    CountryRelation("Internet code", "{}", "Internet country code", "What is the Internet country code of {x}?"),
+    CountryRelation("area", _GEOGRAPHY, "area", "How many square kilometres is the area of {x}?",
+                    compared=("Which has the larger area", "Which has the smaller area")),
+    CountryRelation("population", _PEOPLE, "population", "In July 2015, what was the population of {x}?",
+                    compared=("Which had more people in July 2015", "Which had fewer people in July 2015")),
+    CountryRelation("coastline", _GEOGRAPHY, "coastline", "How many kilometres long is the coastline of {x}?",
+                    compared=("Which has the longer coastline", "Which has the shorter coastline")),
+    CountryRelation("elevation", _GEOGRAPHY, "highest point", "How many metres high is the highest point of {x}?",
+                    compared=("Whose highest point is higher", "Whose highest point is lower")),
 )  # fmt: skip
 RELATION = {relation.name: relation for relation in RELATIONS}
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
@@ -218,7 +219,7 @@ def _bridge(composition: Composition, root: Country) -> Question | None:
 
 
 @lru_cache(None)
-def _identified_by(relation: Relation) -> frozenset[str]:
+def _identified_by(relation: CountryRelation) -> frozenset[str]:
     """Return the countries whose value identifies them: it is not on the corresponding page of any other country."""
     pages = {c.name: c.pages[relation.page.format(c.name)].casefold() for c in load_countries()}
     values = {c.name: c.facts[relation.name][0].casefold() for c in load_countries() if relation.name in c.facts}
@@ -240,7 +241,7 @@ def _comparison(composition: Composition, first: Country, second: Country) -> Qu
     return _question(text, winner.names, composition.kind, [_hop(first, relation), _hop(second, relation)])
 
 
-def _number(relation: Relation, country: Country) -> int:
+def _number(relation: CountryRelation, country: Country) -> int:
     """Return the number that a comparison compares; for a date, its ordinal day."""
     value = country.facts[relation.name][0]
     if relation.name == "independence":
@@ -249,7 +250,7 @@ def _number(relation: Relation, country: Country) -> int:
     return int(value.replace(",", ""))
 
 
-def _hop(country: Country, relation: Relation) -> Hop:
+def _hop(country: Country, relation: CountryRelation) -> Hop:
     title = relation.page.format(country.name)
     return Hop(f"{country.name} {relation.query}", title, country.facts[relation.name][0])
 

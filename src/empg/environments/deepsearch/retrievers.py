@@ -45,7 +45,7 @@ class Corpus:
 
 
 def corpus_file(path: Path) -> Corpus:
-    """The documents of a file, see `corpus.read_corpus`; their index is kept beside it.
+    """Return the documents of a file, see `corpus.read_corpus`; their index is kept beside it.
 
     Raises:
         MissingFileError: there is no such file.
@@ -57,7 +57,7 @@ def corpus_file(path: Path) -> Corpus:
 
 
 def open_search(how: Searching, corpus: Corpus | None) -> tuple[Retriever, Library | None]:
-    """A way to search, and the pages that go with it.
+    """Return a retriever, and the pages that go with it.
 
     Args:
         how: says which.
@@ -102,7 +102,7 @@ def _web(how: Searching) -> tuple[Retriever, Library]:
 
 @contextmanager
 def _extra(name: str, package: str = "") -> Iterator[None]:
-    """An import that may fail because an extra of this package was not installed."""
+    """Turn a failed import into an error that names the extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -129,7 +129,7 @@ def _in_memory(how: Searching, documents: Sequence[Document]) -> Retriever:
 
 
 def _on_disk(how: Searching, corpus: Corpus, folder: Path) -> tuple[Retriever, Library]:
-    """The index and the titles of a corpus, made at first use with progress bars, and mapped from then on."""
+    """Return the index and the titles of a corpus, built at first use with progress bars, later mapped."""
     fingerprint = corpus.fingerprint()
     with IndexingBars(f"Indexing the corpus (once) into {folder}") as bars:
         documents = open_documents(corpus.documents, fingerprint, folder, bars.stage, corpus.size)
@@ -138,7 +138,7 @@ def _on_disk(how: Searching, corpus: Corpus, folder: Path) -> tuple[Retriever, L
 
 
 def _pages(corpus: Corpus, folder: Path | None) -> Library:
-    """The pages of a corpus that is searched elsewhere."""
+    """Return the pages of a corpus that is searched elsewhere."""
     if folder is None:
         return Titles(list(corpus.documents()))
     fingerprint = corpus.fingerprint()
@@ -173,11 +173,11 @@ def _published(how: Searching, documents: Sequence[Document]) -> DenseRetriever:
 
 
 def open_encoder(how: Searching) -> HuggingFaceEncoder:
-    """The encoder of `dense`."""
+    """Return the encoder of `dense`."""
     from empg.environments.deepsearch.retrieval.encoder import HuggingFaceEncoder
 
     said = how.encoder
-    assert said is not None  # `Searching` sees to that
+    assert said is not None  # validated by `Searching`
     return HuggingFaceEncoder(
         said.folder,
         query_prefix=said.query_prefix,

@@ -25,10 +25,10 @@ def serve_corpus(
         ready: called with the address as soon as it answers.
 
     Raises:
-        UserError: an option is wrong, or the format of the corpus is not read; the message names it.
+        UserError: an option is wrong, the format of the corpus is not read, or the port is unavailable; the message
+            names it.
         MissingFileError: the corpus or the encoder is not there.
         MissingExtraError: a package that serves, or that searches, is not installed.
-        OSError: the port is taken.
     """
     how = read_options(Searching, searching)
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from empg.environments.deepsearch.datasets import documents_of, load_questions
+from empg.environments.deepsearch.datasets import documents_of, find_questions, load_questions
 from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, make_encyclopaedia
 from empg.environments.deepsearch.options import LOCAL, DeepSearchOptions, Searching, Wording
 from empg.environments.deepsearch.places import Files, SplitFiles, read_places
@@ -27,8 +27,6 @@ _log = logging.getLogger(__name__)
 
 Score = Callable[[Question, str], float]
 """How good an answer to a question is, in [0, 1]."""
-
-Searched = tuple[Retriever, Library | None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Source:
 
 
 def open_source(options: DeepSearchOptions) -> Source:
-    """Put a world together. What is made once is shared by all who ask for it in this process.
+    """Build the source of an environment. Its parts are cached per process.
 
     Raises:
         UserError: files, kinds of questions or the retriever do not fit; the message names the option.
@@ -60,39 +58,47 @@ def open_source(options: DeepSearchOptions) -> Source:
     scored = _judge(options.judge, how.cache) if options.metric == "judge" else _Scored(options.metric)
     questions: Mapping[str, Sequence[Question]]
     if options.data is not None:
-        of_questions = options.data.corpus is None and how.retriever in LOCAL
-        files, corpus = read_places(options.data, paragraphs=of_questions)
-        questions = _file_questions(files, kinds)
-        searched = _file_search(corpus, _context(files) if of_questions else (), how)
+        questions = _file_questions(read_places(options.data, _searches_paragraphs(options)), kinds)
     elif options.world == "countries":
         questions = _country_questions(seed, kinds)
-        searched = _country_search(how)
     else:
         questions = _generated_questions(options.pages, options.wording, seed, kinds)
-        searched = _generated_search(options.pages, options.wording, seed, how)
-    return Source(questions, *searched, scored)
+    return Source(questions, *_search(how, searched_corpus(options)), scored)
 
 
-def searched_corpus(options: DeepSearchOptions) -> Corpus:
-    """The documents that a local retriever searches.
+def searched_corpus(options: DeepSearchOptions) -> Corpus | None:
+    """Return the documents that a local retriever searches, and whose pages any retriever opens.
+
+    Equal options give the same object. Without a corpus (None), a server or the web is searched, and only pages that
+    it listed are opened.
 
     Raises:
         UserError: the files are not there, or are wrong.
     """
     if options.data is not None:
-        files, corpus = read_places(options.data, paragraphs=options.data.corpus is None)
-        return _corpus_in_files(corpus, () if corpus else _context(files))
+        if options.data.corpus is not None:
+            return _file_corpus(options.data.corpus)
+        if not _searches_paragraphs(options):
+            return None
+        files = read_places(options.data, paragraphs=True)
+        return _paragraphs_corpus(tuple(dict.fromkeys(path for part in files for path in part.paths)))
     if options.world == "countries":
-        return _corpus_of(country_pages())
-    return _corpus_of(_encyclopaedia(options.pages, options.wording, options.seed).documents)
+        return _country_corpus()
+    return _generated_corpus(options.pages, options.wording, options.seed)
+
+
+def _searches_paragraphs(options: DeepSearchOptions) -> bool:
+    """Return whether the paragraphs that come with the questions are searched."""
+    return options.data is not None and options.data.corpus is None and options.searching.retriever in LOCAL
+
+
+@lru_cache(8)
+def _search(how: Searching, corpus: Corpus | None) -> tuple[Retriever, Library | None]:
+    return open_search(how, corpus)
 
 
 def _corpus_of(documents: Sequence[Document]) -> Corpus:
     return Corpus(lambda: documents, partial(fingerprint_documents, documents), len(documents))
-
-
-def _context(files: Files) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(path for part in files for path in part.paths))
 
 
 @lru_cache(4)
@@ -157,8 +163,8 @@ def _generated_questions(pages: int, wording: Wording, seed: int, kinds: tuple[s
 
 
 @lru_cache(4)
-def _generated_search(pages: int, wording: Wording, seed: int, how: Searching) -> Searched:
-    return open_search(how, _corpus_of(_encyclopaedia(pages, wording, seed).documents))
+def _generated_corpus(pages: int, wording: Wording, seed: int) -> Corpus:
+    return _corpus_of(_encyclopaedia(pages, wording, seed).documents)
 
 
 # ---- countries -------------------------------------------------------------------------------------------------------
@@ -171,9 +177,9 @@ def _country_questions(seed: int, kinds: tuple[str, ...] | None) -> _Splits:
     )
 
 
-@lru_cache(4)
-def _country_search(how: Searching) -> Searched:
-    return open_search(how, _corpus_of(country_pages()))
+@lru_cache(1)
+def _country_corpus() -> Corpus:
+    return _corpus_of(country_pages())
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -211,21 +217,18 @@ def _once(split: str, questions: Sequence[Question]) -> Sequence[Question]:
 
 
 @lru_cache(4)
-def _file_search(corpus: str | None, context: tuple[str, ...], how: Searching) -> Searched:
-    if corpus is None and how.retriever not in LOCAL:
-        return open_search(how, None)
-    return open_search(how, _corpus_in_files(corpus, context))
+def _file_corpus(path: str) -> Corpus:
+    return corpus_file(Path(path))
 
 
-def _corpus_in_files(corpus: str | None, context: tuple[str, ...]) -> Corpus:
-    if corpus is not None:
-        return corpus_file(Path(corpus))
-    paths = tuple(map(Path, context))
+@lru_cache(4)
+def _paragraphs_corpus(files: tuple[str, ...]) -> Corpus:
+    paths = tuple(map(find_questions, files))  # checks the files before their times are read for the fingerprint
     return Corpus(partial(_paragraphs, paths), partial(fingerprint_files, FORMAT, *paths))
 
 
 def _paragraphs(paths: Sequence[Path]) -> list[Document]:
-    """The pages that come with the questions of several files; what they have under one title is one page."""
+    """Return the pages that come with the questions of several files, one page per title."""
     pages: dict[str, dict[str, None]] = {}
     for path in paths:
         for document in documents_of(path):

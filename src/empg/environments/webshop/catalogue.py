@@ -20,10 +20,10 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 import numpy.typing as npt
 
-from empg.environments.analysis import TermCounter
+from empg.environments.analysis import TermCollector
 from empg.environments.progress_bar import Stage, no_bars
 from empg.environments.publishing import build_once, check_folder
-from empg.environments.webshop.goals import GoalCounter, GoalKind, GoalTable
+from empg.environments.webshop.goals import GoalCollector, GoalKind, GoalTable
 from empg.environments.webshop.search import SearchIndex, product_text
 from empg.environments.webshop.world import HumanInstruction, Product
 from empg.errors import MissingFileError, UserError
@@ -67,7 +67,7 @@ class Catalogue:
         index: the search index over the rows.
         fingerprint: hash of the content; equal catalogues have equal fingerprints.
         generated: whether the products are generated.
-        products: returns the product of a row.
+        product: returns the product of a row.
     """
 
     records: bytes | mmap.mmap
@@ -80,7 +80,7 @@ class Catalogue:
     index: SearchIndex
     fingerprint: str
     generated: bool
-    products: Callable[[int], Product]
+    product: Callable[[int], Product]
 
     def __len__(self) -> int:
         return len(self.prices)
@@ -170,12 +170,12 @@ def open_catalogue(folder: Path) -> Catalogue:
 class _Parts:
     """The data that is collected while a catalogue is built."""
 
-    terms: TermCounter
+    terms: TermCollector
     starts: list[int]
     asins: list[str]
     prices: list[float]
     labels: dict[str, dict[str, list[int]]]
-    goals: dict[GoalKind, GoalCounter]
+    goals: dict[GoalKind, GoalCollector]
     fingerprint: str = ""
 
     @property
@@ -199,8 +199,8 @@ class _Parts:
             rows = [row for own in by_name.values() for row in own]
             arrays[f"{label}_rows"] = np.asarray(rows, dtype=np.int32)
             arrays[f"{label}_starts"] = np.cumsum([0, *map(len, by_name.values())], dtype=np.int64)
-        for kind, counter in self.goals.items():
-            table = counter.table()
+        for kind, collector in self.goals.items():
+            table = collector.table()
             arrays[f"{kind}_row"], arrays[f"{kind}_choice"] = table.row, table.choice
             arrays[f"{kind}_weight"] = table.weight
         return arrays
@@ -208,8 +208,8 @@ class _Parts:
 
 def _collect(products: Iterable[Product], records: BinaryIO) -> _Parts:
     labels: dict[str, dict[str, list[int]]] = {"category": {}, "query": {}, "attribute": {}}
-    counters = {kind: GoalCounter(kind) for kind in get_args(GoalKind)}
-    parts = _Parts(TermCounter(), [0], [], [], labels, counters)
+    collectors = {kind: GoalCollector(kind) for kind in get_args(GoalKind)}
+    parts = _Parts(TermCollector(), [0], [], [], labels, collectors)
     digest = hashlib.sha256()
     for row, product in enumerate(products):
         text = json.dumps(asdict(product), ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
@@ -223,8 +223,8 @@ def _collect(products: Iterable[Product], records: BinaryIO) -> _Parts:
         labels["query"].setdefault(product.query, []).append(row)
         for attribute in dict.fromkeys(product.attributes):
             labels["attribute"].setdefault(attribute, []).append(row)
-        for counter in counters.values():
-            counter.add(row, product)
+        for collector in collectors.values():
+            collector.add(row, product)
     if not parts.asins:
         raise EmptyCatalogueError("the catalogue is empty: no usable product found")
     parts.fingerprint = digest.hexdigest()

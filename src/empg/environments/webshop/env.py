@@ -76,11 +76,11 @@ class WebShopEnv(TextEnvironment):
         return len(self._goals)
 
     def task_id(self, index: int) -> str:
-        """The goal's id, and a fingerprint of the shop: of its catalogue, its rules and how it finds nouns."""
+        """Return the goal's id, and a fingerprint of the shop: of its catalogue, its rules and how it finds nouns."""
         return self._id(self._goal(index))
 
     def goal_id(self, index: int) -> str:
-        """The asin of the product that the goal was made from, and a fingerprint of the goal; in any shop."""
+        """Return the asin of the product that the goal was made from, and a fingerprint of the goal; in any shop."""
         return self._goal(index).task_id
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:  # type: ignore[override]
@@ -112,7 +112,7 @@ class WebShopEnv(TextEnvironment):
         return observation, reward, bought, self.state.steps >= self.max_steps and not bought, info
 
     def clone(self) -> WebShopEnv:
-        """An independent environment in the same state; the shop is shared."""
+        """Return an independent environment in the same state; the shop is shared."""
         twin = object.__new__(WebShopEnv)
         twin.__dict__.update(self.__dict__)
         twin._np_random = copy.deepcopy(self._np_random)
@@ -120,18 +120,18 @@ class WebShopEnv(TextEnvironment):
         return twin
 
     def expert(self) -> Expert:
-        """A fresh expert for the episode that was just reset."""
+        """Return a fresh expert for the episode that was just reset."""
         return ShoppingExpert(self.shop, self.goal, self.state)
 
-    def reaching(self) -> WebShopEnv:
-        """An environment like this one, not reset, where everything that is shown can be clicked."""
+    def with_reachable_values(self) -> WebShopEnv:
+        """Return an environment like this one, not reset, where everything that is shown can be clicked."""
         twin = self.clone()
         rules = replace(self.shop.rules, reach_bracketed_values=True)
         twin.shop = Shop(self.shop.catalogue, self.shop.find_nouns, rules)
         return twin
 
     def recordings(self, file: Path) -> Iterator[RecordedEpisode]:
-        """The episodes of a file of recordings, which must have been made in this shop: see `recording.py`.
+        """Yield the episodes of a file of recordings, which must have been made in this shop: see `recording.py`.
 
         Raises:
             UserError: one was not; the message names the file and the line.
@@ -176,11 +176,11 @@ class WebShopEnv(TextEnvironment):
         return text, info
 
     def _worth_now(self) -> float:
-        """The score of buying the product that is open, with the options chosen so far; 0 where none is open."""
+        """Return the score of buying the open product with the options chosen so far; 0 where none is open."""
         return self.shop.score(self.state, self.goal).reward if self.state.row is not None else 0.0
 
     def _admissible(self, nodes: list[pages.Node]) -> list[str]:
-        """What would do something now; a search counts where the page shows a search bar, though it works anywhere."""
+        """Return the commands that do something now. A search works anywhere, but counts only with a search bar."""
         return [SEARCH] if self.state.page is Page.INDEX else self.shop.clicks(nodes)
 
 

@@ -24,7 +24,7 @@ class ShopEpisode(Protocol):
         ...
 
     def goal_id(self, index: int) -> str:
-        """The id of a goal, the same in any shop."""
+        """Return the id of a goal, the same in any shop."""
         ...
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
@@ -36,9 +36,9 @@ class ShopEpisode(Protocol):
         ...
 
     def clone(self) -> ShopEpisode:
-        """An independent environment in the same state."""
+        """Return an independent environment in the same state."""
         ...
 
-    def reaching(self) -> ShopEpisode:
-        """An environment like this one where everything that is shown can be clicked."""
+    def with_reachable_values(self) -> ShopEpisode:
+        """Return an environment like this one where everything that is shown can be clicked."""
         ...

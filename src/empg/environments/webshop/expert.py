@@ -1,9 +1,14 @@
-"""The shopping expert. It has access to the goal and gives a one-line thought for each action.
+"""The shopping expert. It is given the goal and some hidden facts, and gives a one-line thought for each action.
 
-It uses the goal's attributes and options like the reward does. Of the products it uses only what it has read in this
-episode: titles and prices on result pages, options on item pages, features on feature pages. Its thoughts give the
-reason of the action: the chosen options, and the wanted and the seen value side by side, like those of the household
-expert.
+It uses the goal's product type, price bound, attributes and options like the reward does. It opens pages like the
+agent, but it judges products by more than an agent can read there:
+
+- On a results page it knows the product type of each result (`Product.query`). It takes no product of another type.
+- On a sub page it applies the rule of the reward. This rule uses the hidden attributes of the product and all of its
+  text, whichever sub page is open.
+
+Titles, prices and option values are those of the pages. Its thoughts give the reason of the action: the chosen options,
+and the wanted and the seen value side by side, like those of the household expert.
 """
 
 from __future__ import annotations
@@ -94,7 +99,7 @@ class ShoppingExpert:
         return f"{done}. Buy", f"click[{BUY}]"
 
     def _check_features(self) -> tuple[str, str]:
-        """On a sub page, check the wanted attributes that are not in the title, and go back."""
+        """On a sub page, check the wanted attributes by the rule of the reward, and go back."""
         product = self._shop.product(self._state)
         self._read.add(product.asin)
         lacking = [attribute for attribute in self._goal.attributes if not meets_attribute(product, attribute)]
@@ -109,7 +114,7 @@ class ShoppingExpert:
     # ---- checks ----------------------------------------------------------------------------------------------------
 
     def _looks_right(self, product: Product) -> bool:
-        """Return whether a product fits, judged by the results page and by earlier rejections."""
+        """Return whether a product fits, judged by its title, price and hidden type and by earlier rejections."""
         if product.asin in self._rejected or product.pricing[-1] > self._goal.price_upper:
             return False
         some = len(self._missing(product)) < len(self._goal.attributes) or not self._goal.attributes

@@ -17,7 +17,7 @@ from typing import Any
 
 from empg.environments.webshop import tables
 from empg.environments.webshop.records import LoadReport, clean
-from empg.environments.webshop.tables import Department, Kind
+from empg.environments.webshop.tables import Department, ProductType
 from empg.environments.webshop.world import Product
 from empg.errors import UserError
 
@@ -110,7 +110,7 @@ class _Member:
     """A product of a family, without the fields that are drawn per product."""
 
     department: Department
-    kind: Kind
+    kind: ProductType
     attributes: tuple[str, ...]
     options: Options
     price: int

@@ -55,7 +55,7 @@ class GoalTable:
         return len(self.row)
 
 
-class GoalCounter:
+class GoalCollector:
     """Collects the goals of one kind from streamed products."""
 
     def __init__(self, kind: GoalKind) -> None:

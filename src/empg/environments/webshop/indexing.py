@@ -42,8 +42,8 @@ def open_official(
 
     Raises:
         MissingFileError: a file is missing; the message names it.
-        UserError: a file is damaged or has no usable product, or `limit` is set for an indexed folder.
-        PermissionError: the index cannot be written.
+        UserError: a file is damaged or has no usable product, the index cannot be written, or `limit` is set for an
+            indexed folder.
     """
     if (data / SIGN).is_file():
         if limit is not None:

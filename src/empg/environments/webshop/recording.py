@@ -23,6 +23,7 @@ from empg.environments.webshop.episode import ShopEpisode
 from empg.environments.webshop.shop import parse_command
 from empg.environments.webshop.world import Page
 from empg.errors import UserError
+from empg.system.appending import append_lines
 
 FORMAT = "empg-webshop-episode-2"
 ENDS = ("bought", "out of steps")
@@ -46,7 +47,7 @@ class Recording:
 
 
 def record(environment: ShopEpisode, task: int, turns: Sequence[Decision]) -> Recording:
-    """The recording of an environment whose episode has just ended, with a purchase or without."""
+    """Return the recording of an environment whose episode has just ended, with a purchase or without."""
     shop, goal, state = environment.shop, environment.goal, environment.state
     bought = state.page is Page.DONE
     score = shop.score(state, goal).reward if bought else 0.0
@@ -77,14 +78,17 @@ def require_writable(path: Path) -> None:
 
 
 def append(path: Path, recordings: Iterable[Recording]) -> None:
-    """Add recordings to a file, in one write."""
+    """Append recordings to a file, all or none.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     lines = [json.dumps({"format": FORMAT, **asdict(made)}, ensure_ascii=False) + "\n" for made in recordings]
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(lines))
+    append_lines(path, "".join(lines).encode())
 
 
 def read(path: Path) -> Iterator[tuple[str, Recording]]:
-    """The recordings of a file, and where each stands: "FILE, line N".
+    """Yield where each recording of a file stands ("FILE, line N"), and the recording.
 
     Raises:
         UserError: a line is not one; the message names the file and the line.
@@ -127,7 +131,7 @@ def require_fitting(recording: Recording, environment: ShopEpisode) -> None:
 
 
 def fitting(file: Path, environment: ShopEpisode) -> Iterator[RecordedEpisode]:
-    """The episodes of a file that belongs to an environment.
+    """Yield the episodes of a file that belongs to an environment.
 
     Raises:
         UserError: a line is no recording, or does not fit; the message names the file and the line.
@@ -141,7 +145,7 @@ def fitting(file: Path, environment: ShopEpisode) -> Iterator[RecordedEpisode]:
 
 
 def _rules(environment: ShopEpisode) -> dict[str, bool | int | str]:
-    """What a replay and its score depend on, beside the catalogue and the goal."""
+    """Return what a replay and its score depend on, beside the catalogue and the goal."""
     shop = environment.shop
     rules = {name: getattr(shop.rules, name) for name in _RULES}
     return {"max_steps": environment.max_steps, "nouns": shop.nouns, **rules}
@@ -149,24 +153,30 @@ def _rules(environment: ShopEpisode) -> dict[str, bool | int | str]:
 
 def _parse(fields: Any) -> Recording:
     if fields["format"] != FORMAT:
-        raise UserError(f"format is {fields['format']!r}, not {FORMAT!r}")
+        raise UserError(f"format: expected {FORMAT!r}, got {_shown(fields['format'])}")
     turns, score, task, rules = fields["turns"], fields["score"], fields["task"], fields["rules"]
     if not isinstance(turns, list) or not 0 < len(turns) <= _MAX_TURNS:
-        raise UserError("turns: a list of turns is needed")
+        raise UserError(f"turns: expected a list of 1 to {_MAX_TURNS:,} turns, got {_shown(turns)}")
     if not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise UserError("score: a number in [0, 1] is needed")
+        raise UserError(f"score: expected a number from 0 to 1, got {_shown(score)}")
     if not isinstance(task, int) or task < 0:
-        raise UserError("task: a number is needed")
+        raise UserError(f"task: expected a whole number from 0, got {_shown(task)}")
     if not isinstance(rules, dict) or not all(isinstance(value, bool | int | str) for value in rules.values()):
-        raise UserError("rules: names and values are needed")
+        raise UserError(f"rules: expected texts, numbers and booleans by name, got {_shown(rules)}")
     if fields["ended"] not in ENDS:
-        raise UserError(f"ended: expected one of {', '.join(ENDS)}, got {fields['ended']!r:.80}")
-    decisions = tuple(Decision(thought=_text(turn["thought"]), action=_text(turn["action"])) for turn in turns)
-    catalogue, task_id, split = (_text(fields[name]) for name in ("catalogue", "task_id", "split"))
+        raise UserError(f"ended: expected one of {', '.join(ENDS)}, got {_shown(fields['ended'])}")
+    decisions = tuple(Decision(thought=_text(turn, "thought"), action=_text(turn, "action")) for turn in turns)
+    catalogue, task_id, split = (_text(fields, name) for name in ("catalogue", "task_id", "split"))
     return Recording(catalogue, task_id, split, task, rules, decisions, fields["ended"], float(score))
 
 
-def _text(value: object) -> str:
+def _text(fields: Any, name: str) -> str:
+    value = fields[name]
     if not isinstance(value, str) or len(value) > _MAX_CHARS:
-        raise UserError("a text is needed")
+        raise UserError(f"{name}: expected a text of at most {_MAX_CHARS:,} characters, got {_shown(value)}")
     return value
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error shows it, on one line and not too long."""
+    return f"{value!r:.80}"

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from empg.environments.jsonstream import stream_items
 from empg.environments.progress_bar import Done, Stage, no_bars
+from empg.environments.skipped import Skipped
 from empg.environments.webshop.goals import MAX_GOALS, combinations
 from empg.environments.webshop.keyed_store import KeyedStore
 from empg.environments.webshop.pages import BUTTONS
@@ -32,10 +32,9 @@ _DOWNLOAD = "it is not distributed with empg. Download: see 'The official data' 
 class LoadReport:
     """Counts of read records. `kept`, `duplicates` and `unusable` asins follow the original's rules.
 
-    `malformed` counts, by reason, the records that would crash the original or that could not be clicked; `examples`
-    maps each reason to the position of its first record. `instructions` counts malformed human instructions, which are
-    skipped without their product. `cut` counts products with so many options that only the first `MAX_GOALS` goals are
-    kept.
+    `skipped` are the records that would crash the original or that could not be clicked. `instructions` counts
+    malformed human instructions, which are skipped without their product. `cut` counts products with so many options
+    that only the first `MAX_GOALS` goals are kept.
     """
 
     kept: int = 0
@@ -43,18 +42,12 @@ class LoadReport:
     unusable: int = 0
     instructions: int = 0
     cut: int = 0
-    malformed: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, int] = field(default_factory=dict)
-
-    def count_malformed(self, reason: str, position: int) -> None:
-        """Count a malformed record."""
-        self.malformed[reason] += 1
-        self.examples.setdefault(reason, position)
+    skipped: Skipped = field(default_factory=Skipped)
 
     @property
     def is_clean(self) -> bool:
         """Whether all records match the schema."""
-        return not (self.malformed or self.instructions or self.cut)
+        return not (self.skipped.counts or self.instructions or self.cut)
 
     def summary(self) -> str:
         """Return a one-line summary."""
@@ -63,8 +56,7 @@ class LoadReport:
             parts.append(f"{self.duplicates:,} duplicates skipped")
         if self.unusable:
             parts.append(f"{self.unusable:,} without a usable asin skipped")
-        for reason, count in sorted(self.malformed.items()):
-            parts.append(f"{count:,} malformed ({reason}; first: record {self.examples[reason]})")
+        parts += self.skipped.parts()
         if self.instructions:
             parts.append(f"{self.instructions:,} malformed human instructions skipped")
         if self.cut:
@@ -161,7 +153,7 @@ def clean(
                 raise _MalformedError("asin must consist of ASCII letters and digits and differ from all button names")
             product = _product(record, asin, attributes.get(asin), _human(human.get(asin), report))
         except _MalformedError as error:
-            report.count_malformed(str(error), position)
+            report.skipped.add(str(error), f"record {position}")
             continue
         seen.add(asin.lower())
         report.kept += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from empg.environments.analysis import TermCounter
+from empg.environments.analysis import TermCollector
 from empg.environments.bm25 import BM25Index
 from empg.environments.webshop.world import HITS, Product
 
@@ -29,9 +29,9 @@ class SearchIndex:
         self._index, self._ranks = index, ranks
 
     @classmethod
-    def build(cls, counter: TermCounter, ranks: npt.NDArray[np.int32]) -> SearchIndex:
-        """Index the documents of a counter."""
-        return cls(BM25Index.build(counter), ranks)
+    def build(cls, collector: TermCollector, ranks: npt.NDArray[np.int32]) -> SearchIndex:
+        """Index the documents of a collector."""
+        return cls(BM25Index.build(collector), ranks)
 
     @classmethod
     def open(cls, folder: Path, ranks: npt.NDArray[np.int32]) -> SearchIndex:

@@ -172,13 +172,13 @@ class Shop:
     def product(self, state: State) -> Product:
         """Return the current product."""
         assert state.row is not None, f"the {state.page.value} page has no product"
-        return self.catalogue.products(state.row)
+        return self.catalogue.product(state.row)
 
     def results(self, state: State, goal: Goal) -> Results:
         """Return the last results page."""
         hits = self.find(state.keywords, f"{goal.task_id}/{state.draw}")
         size = self.rules.results_per_page
-        shown = [self.catalogue.products(int(row)) for row in hits[(state.number - 1) * size : state.number * size]]
+        shown = [self.catalogue.product(int(row)) for row in hits[(state.number - 1) * size : state.number * size]]
         has_next = not self.rules.stop_at_last_page or state.number * size < len(hits)
         return Results(shown, state.number, len(hits), has_next)
 
@@ -213,7 +213,7 @@ class Shop:
         table = self.catalogue.goals[kind]
         row = int(table.row[number])
         price = float(self.catalogue.prices[row])
-        return make_goal(self.catalogue.products(row), price, kind, int(table.choice[number]))
+        return make_goal(self.catalogue.product(row), price, kind, int(table.choice[number]))
 
 
 def squeeze(text: str) -> str:

@@ -67,7 +67,7 @@ class Site:
     def __init__(self, environment: ShopEpisode, record_to: Path | None) -> None:
         if record_to is not None:
             recording.require_writable(record_to)
-        self._environment, self._record_to = environment.reaching(), record_to
+        self._environment, self._record_to = environment.with_reachable_values(), record_to
         self._unwritten: deque[Recording] = deque(maxlen=UNWRITTEN_KEPT)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         loader = PackageLoader("empg.environments.webshop", "templates")

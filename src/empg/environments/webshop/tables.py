@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProductType:
     """A product type: its name, its shelf (the subcategory), and its price range in dollars (lowest, highest)."""
 
     name: str
@@ -24,7 +24,7 @@ class Department:
 
     category: str
     breadcrumb: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[ProductType, ...]
     attributes: tuple[str, ...]
     options: tuple[tuple[str, tuple[str, ...], int], ...]
     uses: tuple[str, ...]
@@ -35,8 +35,8 @@ _COLOURS = tuple(
 )
 
 
-def _kinds(shelf: str, price: tuple[int, int], *names: str) -> tuple[Kind, ...]:
-    return tuple(Kind(name, shelf, price) for name in names)
+def _kinds(shelf: str, price: tuple[int, int], *names: str) -> tuple[ProductType, ...]:
+    return tuple(ProductType(name, shelf, price) for name in names)
 
 
 DEPARTMENTS = (

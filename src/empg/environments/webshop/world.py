@@ -27,8 +27,9 @@ class Product:
     """One entry of the catalogue, cleaned by WebShop's rules (`records.py`).
 
     `pricing` contains the lowest and highest price in dollars (one value if they are equal). `options` maps a
-    lower-case name ("color") to its lower-case values in page order. `attributes` are hidden from the agent.
-    `instruction` and `instruction_attributes` define synthetic goals; `human` defines human goals.
+    lower-case name ("color") to its lower-case values in page order. `query` is the product type; it and `attributes`
+    are hidden from the agent. `instruction` and `instruction_attributes` define synthetic goals; `human` defines human
+    goals.
     """
 
     asin: str

@@ -16,7 +16,7 @@ import bm25s
 import numpy as np
 import numpy.typing as npt
 
-from empg.environments.analysis import K1, B, TermCounter, analyze
+from empg.environments.analysis import K1, B, TermCollector, analyze
 from empg.environments.deepsearch.retrieval.query import check_corpus, check_count, clean_query
 from empg.environments.deepsearch.retrieval.ranking import best_rows
 from empg.environments.deepsearch.world import Document, Hit
@@ -97,13 +97,13 @@ def bm25_folder(cache: Path, fingerprint: str) -> Path:
 
 
 def _index(documents: Iterable[Document], done: Done) -> bm25s.BM25:
-    counter = TermCounter()
+    collector = TermCollector()
     for number, document in enumerate(documents, 1):
-        counter.add(clean_text(f"{document.title}\n{document.text}"))
+        collector.add(clean_text(f"{document.title}\n{document.text}"))
         done(number)
     index: Any = bm25s.BM25(k1=K1, b=B, method="lucene", csc_backend="numpy", backend="numpy")
     # bm25s cannot index a corpus without words. The empty word is a placeholder that no query contains.
-    vocabulary = counter.vocabulary or {"": 0}
+    vocabulary = collector.vocabulary or {"": 0}
     with np.errstate(invalid="ignore"):  # it then divides by a mean length of 0, but the result is unused
-        index.index((counter.documents, vocabulary), create_empty_token=False, show_progress=False)
+        index.index((collector.documents, vocabulary), create_empty_token=False, show_progress=False)
     return index
