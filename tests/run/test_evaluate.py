@@ -75,7 +75,7 @@ def test_further_metrics_are_averaged_over_all_episodes(policy: Policy, monkeypa
         (
             2,
             1,
-            "valid_id: 2 turns hit an unavailable external service; 1 episodes ended in an environment error",
+            "valid_id (sampled): 2 turns hit an unavailable external service; 1 episodes ended in an environment error",
         ),
         (0, 0, ""),
     ],

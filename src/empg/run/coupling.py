@@ -193,12 +193,16 @@ def step_gradients(policy: Policy, episode: Episode, recipe: Recipe) -> list[Ste
 
 @torch.no_grad()
 def step_entropies(policy: Policy, episodes: Sequence[Episode], recipe: Recipe) -> list[float]:
-    """Return H (nats) of all steps of the episodes under a policy, whichever policy wrote them."""
+    """Return H (nats) of all steps of the episodes under a policy, whichever policy wrote them.
+
+    Passes have the precision of a rollout, so that H before and after learning differ by the weights alone.
+    """
     batch = make_batch(episodes, recipe.agent.history)
     every = torch.ones(len(batch), dtype=torch.bool)
     entropies = torch.zeros(len(batch))
     for micro in micro_batches(batch, every, recipe.optimizer.micro_batch_tokens, policy.device):
-        _, found = score_tokens(policy, micro.input_ids, micro.rows, micro.columns, recipe.evaluation.temperature)
+        with policy.autocast(recipe.optimizer.autocast):
+            _, found = score_tokens(policy, micro.input_ids, micro.rows, micro.columns, recipe.evaluation.temperature)
         entropies[micro.tokens] = found.cpu()
     lengths = torch.bincount(batch.step)
     means: list[float] = (torch.zeros(len(lengths)).index_add_(0, batch.step, entropies) / lengths).tolist()
@@ -214,7 +218,8 @@ def _steps(policy: Policy, episode: Episode, recipe: Recipe) -> Iterator[tuple[T
         row = batch.rows[int(batch.row[tokens[0]])][: int(columns[-1]) + 1]
         ids = torch.tensor([row], device=policy.device)
         columns = columns.to(policy.device)
-        hidden = hidden_at(policy, ids, torch.zeros_like(columns), columns - 1)
+        with policy.autocast(recipe.optimizer.autocast):
+            hidden = hidden_at(policy, ids, torch.zeros_like(columns), columns - 1)
         yield *log_softmax_and_entropy(policy.logits(hidden), recipe.evaluation.temperature), ids[0, columns]
 
 

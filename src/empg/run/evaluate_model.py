@@ -23,7 +23,7 @@ from empg.record.durable import write_whole
 from empg.record.played import PlayedEpisodes
 from empg.record.records import EpisodeRow, EvalRecord, eval_records
 from empg.record.runfolder import RunFolder
-from empg.rollout.baselines import expert_episode, random_episode
+from empg.rollout.baselines import NoBaselineError, expert_episode, random_episode
 from empg.rollout.chat_collector import Ask, ChatCollector, Usage
 from empg.rollout.collector import Request
 from empg.rollout.endpoint import Endpoint, is_endpoint
@@ -247,8 +247,8 @@ def _played_with(
 ) -> list[Episode] | None:
     try:
         return [one(environment, task, place) for place, task in enumerate(panel.tasks)]
-    except UserError:
-        return None  # the environment has no expert, or does not list its commands
+    except NoBaselineError:
+        return None
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------

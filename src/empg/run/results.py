@@ -47,7 +47,8 @@ def model_lines(evaluation: ModelEvaluation, prices: tuple[float, float] | None)
     ]
     yield from aligned(rows)
     yield f"panel {record['panel']}, sha256 {record['panel_sha256'][:12]}"
-    yield from _failures(record)
+    for column in columns:
+        yield from _failures(column)
     usage = evaluation.usage
     if usage is None:
         return
@@ -65,7 +66,7 @@ def _failures(record: EvalRecord) -> Iterator[str]:
     if failed or broken:
         failures = f"{failed} turns hit an unavailable external service"
         errors = f"{broken} episodes ended in an environment error and count as failures"
-        yield f"{record['split']}: {failures}; {errors}"
+        yield f"{record['split']} ({record['decoding']}): {failures}; {errors}"
 
 
 def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterator[str]:
