@@ -103,7 +103,10 @@ def test_what_is_not_a_finite_number_ends_the_episode_and_not_the_run(policy: Po
 
 @pytest.mark.parametrize(
     ("metrics", "error"),
-    [({"recall": None}, "metrics.recall: expected a finite number, got None"), (None, "metrics: expected numbers by name, got None")],
+    [
+        ({"recall": None}, "metrics.recall: expected a finite number, got None"),
+        (None, "metrics: expected numbers by name, got None"),
+    ],
 )
 def test_metrics_are_numbers_by_name(policy: Policy, metrics: object, error: str) -> None:
     state, outcome = after_a_turn(policy)

@@ -55,8 +55,7 @@ def episode(*turns: tuple[list[int], list[int]]) -> Episode:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_passes_have_the_precision_of_a_rollout(policy: Policy, autocast: bool) -> None:
-    settings = recipe()
-    settings = settings.model_copy(update={"optimizer": settings.optimizer.model_copy(update={"autocast": autocast})})
+    settings = recipe().replaced({"optimizer.autocast": autocast})
     seen = episode(([1, 2], [3, 4, 5]))
     with torch.no_grad(), policy.autocast(autocast):
         _, entropies = score_tokens(

@@ -97,7 +97,9 @@ def test_an_episode_that_the_environment_cannot_play_counts_in_every_column(
     assert found.baselines.keys() == {"expert", "random"}
     assert [record["env_errors"] for record in (found.record, *found.baselines.values())] == [1, 1, 1]
     lines = [line for line in model_lines(found, None) if "1 episodes ended in an environment error" in line]
-    assert [line.split(":")[0] for line in lines] == [f"valid_seen ({name})" for name in ("sampled", "expert", "random")]
+    assert [line.split(":")[0] for line in lines] == [
+        f"valid_seen ({name})" for name in ("sampled", "expert", "random")
+    ]
 
 
 def test_an_evaluation_that_is_complete_is_not_played_again(tmp_path: Path) -> None:

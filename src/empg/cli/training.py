@@ -124,8 +124,7 @@ def _require_runnable(recipe: Recipe, folder: Path, engine: Engine, *, begun: bo
     from empg.run.doctor import check, check_inputs
 
     if begun and recipe.warm_start is not None:  # it has ended, so its recordings may be gone
-        section = recipe.warm_start.model_copy(update={"recordings": None})
-        recipe = recipe.model_copy(update={"warm_start": section})
+        recipe = recipe.replaced({"warm_start.recordings": None})
     checked = check if engine is Engine.local else check_inputs
     if failed := [finding for finding in checked(recipe, folder) if finding.level == "fail"]:
         _show(failed, err=True)

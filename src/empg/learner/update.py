@@ -17,6 +17,7 @@ from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import OptimizerSection, Recipe
 from empg.system.memory import limited_by
+from empg.system.random_keys import Use, random_key
 from empg.system.workers import Workers
 
 MEMORY_KEYS = "optimizer.micro_batch_tokens", "optimizer.gradient_checkpointing", "policy.lora"  # of an update
@@ -104,7 +105,7 @@ class Update:
         stats: LossStats | None = None
         grad_norm, steps, skipped = 0.0, 0, 0
         for epoch in range(section.epochs):
-            for part in self._minibatches(assigned, (self.recipe.seed, 3, iteration, epoch)):
+            for part in self._minibatches(assigned, iteration, epoch):
                 weights = self._weights(assigned, part)
                 if weights is None:
                     continue
@@ -188,13 +189,14 @@ class Update:
     def _passes(self, assigned: Assigned, keep: Tensor) -> list[MicroBatch]:
         return list(micro_batches(assigned.batch, keep, self.recipe.optimizer.micro_batch_tokens, self.policy.device))
 
-    def _minibatches(self, assigned: Assigned, key: tuple[int, ...]) -> list[Tensor]:
-        """Return a token mask (M,) for each optimizer step: whole episodes, shuffled by `key`."""
+    def _minibatches(self, assigned: Assigned, iteration: int, epoch: int) -> list[Tensor]:
+        """Return a token mask (M,) for each optimizer step: whole episodes, in an order of this worker and epoch."""
         count = self.recipe.optimizer.minibatches
         if count == 1:
             return [assigned.keep]
         order = list(range(len(assigned.episodes)))
-        random.Random(repr((*key, self.workers.rank))).shuffle(order)
+        key = random_key(Use.MINIBATCHES, iteration, epoch, self.workers.rank, seed=self.recipe.seed)
+        random.Random(repr(key)).shuffle(order)
         part_of = torch.empty(len(order), dtype=torch.long)
         part_of[order] = torch.arange(len(order)) * count // max(1, len(order))
         return [assigned.keep & (part_of[assigned.batch.episode] == part) for part in range(count)]

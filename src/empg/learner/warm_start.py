@@ -23,9 +23,9 @@ from empg.recipe import Recipe, WarmStartSection
 from empg.record.records import WarmStartRecord
 from empg.rollout.demonstrations import Recordings, as_episode, demonstrate, recorded_plays
 from empg.system.memory import limited_by, release_memory
+from empg.system.random_keys import Use, random_key
 from empg.system.workers import Workers
 
-DEMONSTRATION_KEY = 13  # keeps the rng of demonstrations separate from all others
 _TIDY_EVERY = 16  # steps
 
 Report = Callable[[WarmStartRecord], None]
@@ -59,7 +59,7 @@ def warm_start(
         first = (step * workers.size + workers.rank) * per_step
         shown = recordings.share(step, workers.rank)
         for index in range(first, first + per_step):
-            key = (recipe.seed, DEMONSTRATION_KEY, index)
+            key = random_key(Use.DEMONSTRATION, index, seed=recipe.seed)
             shown.append(
                 demonstrate(environment, index % environment.num_tasks, section.noise, key, section.early_stop)
             )

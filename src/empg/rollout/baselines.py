@@ -11,6 +11,7 @@ from empg.recipe import AgentSection
 from empg.rollout.env_pool import LocalEnvPool
 from empg.rollout.turns import EpisodeRules
 from empg.rollout.types import Episode, Turn
+from empg.system.random_keys import random_policy_key
 
 Read = tuple[str, Info]
 """What a baseline reads before a turn: the observation and its info."""
@@ -53,7 +54,7 @@ def random_episode(environment: TextEnvironment, task: int, place: int) -> Episo
     def begin(info: Info) -> Act:
         if not info.get("admissible"):
             raise NoBaselineError("this environment does not list its commands, so there is no random policy for it")
-        rng = random.Random(f"empg random policy {place}")
+        rng = random.Random(random_policy_key(place))
         return lambda seen, known: _random_command(seen, known, rng)
 
     return _played(environment, task, place, begin)

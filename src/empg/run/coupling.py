@@ -30,11 +30,10 @@ from empg.recipe import Recipe, load_recipe
 from empg.record.durable import write_whole
 from empg.record.runfolder import RunFolder, RunFolderError
 from empg.report.entropy_figures import Tenth, tenths
-from empg.rollout.collector import Request
 from empg.rollout.types import Episode
-from empg.run.build import EVALUATION_KEY, build_policy, play
+from empg.run.build import build_policy, play
 from empg.run.display import Stage
-from empg.run.evaluate import evaluated_splits, panel_of
+from empg.run.evaluate import evaluated_splits, panel_of, panel_requests
 
 _ROOM = 1 << 20  # bytes; 64 tasks take about a third
 
@@ -110,10 +109,10 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
     split = split or evaluated_splits(recipe, folder.path)[0]
     checkpoints = Checkpoints(folder.checkpoints)
     last, problems = checkpoints.newest_intact()
-    if last is None or last == START:
+    if last is None:
         raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} does not contain a trained policy yet")
     checkpoints.verify(START)
-    panel = panel_of(_with_episodes(recipe, episodes), split)
+    panel = panel_of(recipe.replaced({"evaluation.episodes": episodes}), split)
     first = build_policy(recipe, folder.checkpoints / START)
     done = stage(f"play {split} before learning", len(panel.tasks))
     early = _play(recipe, first, panel, done)
@@ -223,15 +222,9 @@ def _steps(policy: Policy, episode: Episode, recipe: Recipe) -> Iterator[tuple[T
         yield *log_softmax_and_entropy(policy.logits(hidden), recipe.evaluation.temperature), ids[0, columns]
 
 
-def _with_episodes(recipe: Recipe, episodes: int) -> Recipe:
-    evaluation = recipe.evaluation.model_copy(update={"episodes": episodes})
-    return recipe.model_copy(update={"evaluation": evaluation})
-
-
 def _play(recipe: Recipe, policy: Policy, panel: Panel, done: Callable[[int], None]) -> list[Episode]:
     """Play the tasks of a panel with the random numbers of an evaluation."""
     policy.model.eval()
-    requests = [Request(task, place, (EVALUATION_KEY, place)) for place, task in enumerate(panel.tasks)]
     temperature = recipe.evaluation.temperature
-    played = play(recipe, policy, panel.split, requests, temperature=temperature, done=done)
+    played = play(recipe, policy, panel.split, panel_requests(panel), temperature=temperature, done=done)
     return [episode for episode in played if episode.turns]

@@ -29,10 +29,10 @@ from empg.rollout.collector import Request
 from empg.rollout.endpoint import Endpoint, is_endpoint
 from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
-from empg.run.build import EVALUATION_KEY, build_policy, play, resolve
+from empg.run.build import build_policy, play, resolve
 from empg.run.columns import episode_rows
 from empg.run.display import Stage
-from empg.run.evaluate import panel_of, summarise
+from empg.run.evaluate import panel_of, panel_requests, recorded_temperature, summarise
 
 # For a model that was not trained on the format. A prompt per turn has the same length at every turn; a `merged`
 # conversation costs the square of the turns.
@@ -146,7 +146,7 @@ def _evaluate(
         "split": split,
         "decoding": decoding,
         "panel_sha256": panel.sha256,
-        "temperature": recipe.evaluation.temperature if decoding == "sampled" else 0.0,
+        "temperature": recorded_temperature(recipe, decoding),
     }
     played = PlayedEpisodes(folder.played_path(identity))
     count = len(panel.tasks)
@@ -157,11 +157,7 @@ def _evaluate(
         played.add(episode.group, _kept(episode, usage))
         done(len(played.lines))
 
-    missing = [
-        Request(task, place, (EVALUATION_KEY, place))
-        for place, task in enumerate(panel.tasks)
-        if place not in played.lines
-    ]
+    missing = [request for request in panel_requests(panel) if request.group not in played.lines]
     try:
         if missing:
             player(split, missing, keep)

@@ -11,6 +11,7 @@ from types import TracebackType
 import torch
 
 import empg
+from empg.environments.panels import Panel
 from empg.learner.assign import Assigned
 from empg.learner.update import UpdateStats
 from empg.recipe import Recipe
@@ -115,9 +116,9 @@ class RunLogger:
         """Begin a rollout of this many episodes (on this worker)."""
         return self.stage("rollout", episodes)
 
-    def evaluation_progress(self, split: str, decoding: str) -> Done:
-        """Begin the evaluation of a panel."""
-        return self.stage(f"evaluate {split} ({decoding})", -(-self.recipe.evaluation.episodes // self.workers.size))
+    def evaluation_progress(self, panel: Panel, decoding: str) -> Done:
+        """Begin the evaluation of a panel, of which every worker plays its share."""
+        return self.stage(f"evaluate {panel.split} ({decoding})", -(-len(panel.tasks) // self.workers.size))
 
     def warm_start(self, record: WarmStartRecord) -> None:
         """Write the record of one step of the warm start; before its end there is nothing to resume from."""

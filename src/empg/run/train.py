@@ -22,14 +22,15 @@ from empg.record.records import eval_records
 from empg.record.runfolder import RunFolder
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
-from empg.run.build import ROLLOUT_KEY, build_policy, play
-from empg.run.evaluate import evaluate_policy, panel_of
+from empg.run.build import build_policy, play
+from empg.run.evaluate import evaluate_policy, panel_of, recorded_temperature
 from empg.run.logger import PhaseTimes
 from empg.run.resume import Place, fork, fork_place, resolve_into, source_run
 from empg.run.resume import resume as continue_run
 from empg.run.run import Run, open_run
 from empg.run.warm_start_cache import starting_policy
 from empg.system.memory import release_memory
+from empg.system.random_keys import Use, random_key
 from empg.system.signals import StopRequested, StopSignals
 from empg.system.workers import Workers, start_workers
 
@@ -190,7 +191,7 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
         first = round_ * rollout.groups
         groups = range(first + workers.rank, first + missing * workers.size, workers.size)
         requests = [
-            Request(task, group, (recipe.seed, ROLLOUT_KEY, iteration, group, member))
+            Request(task, group, random_key(Use.ROLLOUT, iteration, group, member, seed=recipe.seed))
             for group in groups
             for task in [task_of(iteration, group, groups=rollout.groups, reserved=reserved, tasks=tasks)]
             for member in range(rollout.group_size)
@@ -229,10 +230,11 @@ def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
     """Evaluate every panel that has no record yet at this iteration; returns the signal that ended it early, or 0."""
     recipe, logger, workers = run.recipe, run.logger, run.workers
     for split, decoding in workers.gather(_pending(run, iteration) if workers.first else None)[0]:
-        done = logger.evaluation_progress(split, decoding)
+        panel = panel_of(recipe, split)
+        done = logger.evaluation_progress(panel, decoding)
         try:
             record, rows = evaluate_policy(
-                recipe, policy, split, decoding=decoding, iteration=iteration, workers=workers, done=done
+                recipe, policy, panel, decoding=decoding, iteration=iteration, workers=workers, done=done
             )
         except StopRequested:
             break
@@ -246,8 +248,7 @@ def _pending(run: Run, iteration: int) -> list[tuple[str, str]]:
     evaluated = [r for r in eval_records(run.folder.read_metrics()) if r["iteration"] == iteration]
 
     def has_record(split: str, decoding: str) -> bool:
-        temperature = recipe.evaluation.temperature if decoding == "sampled" else 0.0
-        wanted = (split, decoding, temperature)
+        wanted = (split, decoding, recorded_temperature(recipe, decoding))
         same = [r for r in evaluated if (r["split"], r["decoding"], r.get("temperature")) == wanted]
         return bool(same) and panel_of(recipe, split).sha256 in {r["panel_sha256"] for r in same}
 

@@ -35,7 +35,7 @@ from empg.recipe import Recipe, dump_recipe
 from empg.record.runfolder import RunFolder
 from empg.rollout.types import Episode
 from empg.run.build import build_agent, build_policy
-from empg.run.evaluate import evaluate_policy
+from empg.run.evaluate import evaluate_policy, panel_of
 from empg.run.logger import PhaseTimes
 from empg.run.resume import Place
 from empg.run.resume import resume as continue_run
@@ -138,7 +138,7 @@ def _saved(recipe: Recipe, folder: RunFolder, place: Place | None) -> Path | Non
 
 def _starting_policy(recipe: Recipe, folder: RunFolder, run: Run | None, place: Place | None, command: str) -> Policy:
     """Return the policy that the run starts from, which is the checkpoint `start`; on the CPU if not warm-started."""
-    on_cpu = recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"device": "cpu"})})
+    on_cpu = recipe.replaced({"policy.device": "cpu"})
     if place is not None:
         policy = build_policy(on_cpu, folder.checkpoints / place.origin)
     else:
@@ -310,9 +310,10 @@ class _Recorder(TrainerCallback):
         recipe, accelerator = self.recipe, self.trainer.accelerator
         workers = Workers(accelerator.process_index, accelerator.num_processes)
         for split in recipe.evaluation.panels:
+            panel = panel_of(recipe, split)
             for decoding in recipe.evaluation.decoding:
                 record, rows = evaluate_policy(
-                    recipe, self.policy, split, decoding=decoding, iteration=self.done, workers=workers
+                    recipe, self.policy, panel, decoding=decoding, iteration=self.done, workers=workers
                 )
                 if self.run is not None:
                     self.run.logger.evaluation(record, rows)

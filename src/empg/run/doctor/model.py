@@ -42,7 +42,7 @@ def check_model(recipe: Recipe) -> Finding:
                 "warn", f"model: {name} is not on this machine and will be downloaded", f"run: hf download {name}"
             )
     try:
-        model_shape(recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"lora": None})}))
+        model_shape(recipe.replaced({"policy.lora": None}))
     except UserError as error:
         return Finding("fail", one_line(error), "set policy.model to a causal language model")
     try:
