@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
+from empg.record.records import TrainRecord, WarmStartRecord
 from empg.run import display
 from empg.run.display import Progress
 from tests import ROOT
@@ -115,8 +116,8 @@ class TestPlain:
 
     def test_a_record_waits_until_the_panel_is_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         progress = Progress(4, Console(file=io.StringIO(), force_terminal=True))
-        progress.record(warm_start(1, 4))
-        late = threading.Thread(target=progress.record, args=(training(1),))
+        progress.record(cast(WarmStartRecord, warm_start(1, 4)))
+        late = threading.Thread(target=lambda: progress.record(cast(TrainRecord, training(1))))
 
         def record_meanwhile(record: Any) -> str:
             late.start()

@@ -28,7 +28,7 @@ class Engine(str, Enum):
     verl = "verl"
 
 
-Origin = Annotated[
+FromOption = Annotated[
     str | None,
     typer.Option(
         "--from",
@@ -53,7 +53,7 @@ def train(
     run: RunOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint of the run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing run.")] = False,
-    from_: Origin = None,
+    from_: FromOption = None,
     engine: EngineOption = Engine.local,
     dry_run: DryRun = False,
 ) -> None:
@@ -82,7 +82,9 @@ def train(
     folder = run or _default_run(loaded)
     from empg.run.resume import resolve_into  # imports torch, which is slow and not needed to report a wrong recipe
 
-    resolved = resolve_into(loaded, folder, resume=resume, origin=from_)
+    back_to = from_ if resume else None
+    fork_from = Path(from_) if from_ is not None and not resume else None
+    resolved = resolve_into(loaded, folder, resume=resume, fork_from=fork_from)
     if dry_run:
         typer.echo(_configuration(resolved, folder, engine), nl=False)
         return
@@ -100,7 +102,7 @@ def train(
     from empg.run.train import train as start
 
     try:
-        start(resolved, folder, resume=resume, force=force, origin=from_, command=command)
+        start(resolved, folder, resume=resume, force=force, back_to=back_to, fork_from=fork_from, command=command)
     except Stopped as stopped:
         again = shlex.join(["empg", "train", str(recipe), *(changes or ()), "--run", str(folder)])
         how = f"restart: {again} --force" if stopped.iteration is None else f"resume: {again} --resume"

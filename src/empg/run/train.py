@@ -1,6 +1,6 @@
 """Training, in the order of the paper's Algorithm 1: roll out, assign credit to every step, update, repeat.
 
-`train` starts the workers; each of them runs `_work`. Everything random is keyed by (seed, purpose, iteration, place),
+`train` starts the workers; each of them runs `_work`. Everything random is keyed by (seed, use, iteration, place),
 never by a generator's state. On a CPU, a run that is killed and resumed ends with the same bits as one that was not.
 """
 
@@ -25,8 +25,7 @@ from empg.rollout.types import Episode
 from empg.run.build import build_policy, play
 from empg.run.evaluate import evaluate_policy, panel_of, recorded_temperature
 from empg.run.logger import PhaseTimes
-from empg.run.resume import Place, fork, fork_place, resolve_into, source_run
-from empg.run.resume import resume as continue_run
+from empg.run.resume import ResumePoint, fork, fork_point, prepare_resume, source_run
 from empg.run.run import Run, open_run
 from empg.run.warm_start_cache import starting_policy
 from empg.system.memory import release_memory
@@ -55,17 +54,19 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
-    origin: str | None = None,
+    back_to: str | None = None,
+    fork_from: Path | None = None,
     command: str = "",
 ) -> None:
     """Train a recipe into a run folder, which no other process may use meanwhile.
 
     Args:
-        recipe: the recipe.
+        recipe: the recipe as `resolve_into` returned it for this folder, `resume` and `fork_from`.
         run: the run folder.
         resume: continue the run in this folder from its latest intact checkpoint.
         force: overwrite the run in this folder.
-        origin: with `resume`, the name of a checkpoint to go back to; otherwise the path of a checkpoint to fork.
+        back_to: with `resume`, the name of a checkpoint to go back to.
+        fork_from: the path of a checkpoint of another run, which the new run continues.
         command: the command line, for the records.
 
     Raises:
@@ -74,24 +75,24 @@ def train(
         Stopped: SIGINT, SIGTERM or SIGHUP arrived.
         UserError: the recipe cannot run on this machine, or not continue this run; another process uses the folder.
     """
+    assert resume or back_to is None
     with StopSignals(_announce) as signals, ExitStack() as held:
         claim_device(recipe.policy.device, 0, recipe.workers)
-        recipe = resolve_into(recipe, run, resume=resume, origin=origin)
-        place = None
+        point = None
         if resume:
             held.enter_context(RunFolder.open(run).hold())
-            place = continue_run(recipe, RunFolder.open(run), origin, command)
-        elif origin is not None:
-            source, name = source_run(Path(origin), run), Path(origin).name
-            place = fork_place(recipe, source, name)
-            fork(recipe, _create(recipe, run, force, held), source, place, command)
+            point = prepare_resume(recipe, RunFolder.open(run), back_to, command)
+        elif fork_from is not None:
+            source = source_run(fork_from, run)
+            point = fork_point(recipe, source, fork_from.name)
+            fork(recipe, _create(recipe, run, force, held), source, point, command)
         else:
             _create(recipe, run, force, held)
         try:
-            with start_workers(recipe.workers, _work, recipe, run, place, command, signals=signals) as workers:
-                stopped = _work(workers, recipe, run, place, command)
+            with start_workers(recipe.workers, _work, recipe, run, point, command, signals=signals) as workers:
+                stopped = _work(workers, recipe, run, point, command)
         except StopRequested:  # while the other workers started
-            raise Stopped(signals.number, None if place is None else place.iteration) from None
+            raise Stopped(signals.number, None if point is None else point.iteration) from None
     if stopped is not None:
         raise stopped
 
@@ -108,22 +109,23 @@ def _announce(name: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _work(workers: Workers, recipe: Recipe, path: Path, place: Place | None, command: str) -> Stopped | None:
+def _work(workers: Workers, recipe: Recipe, path: Path, point: ResumePoint | None, command: str) -> Stopped | None:
     """One worker's whole run. All workers do the same; the first one writes."""
-    claim_device(recipe.policy.device, workers.rank, workers.size)
-    with open_run(recipe, path, workers, None if place is None else place.resumed_at) as run:
+    if not workers.first:  # which has claimed its own before anything was written
+        claim_device(recipe.policy.device, workers.rank, workers.size)
+    with open_run(recipe, path, workers, None if point is None else point.resumed_at) as run:
         try:
-            policy = _begin(run, command) if place is None else _continue(run, place)
+            policy = _begin(run, command) if point is None else _continue(run, point)
         except StopRequested:  # only on worker 0; the others are ended
             raise Stopped(workers.own_signal, None) from None
         reference = policy.reference() if recipe.loss.kl_coef else None
         critic = Critic(policy, recipe, workers) if recipe.credit.estimator.needs_critic else None
         update = Update(policy, make_optimizer(policy, recipe.optimizer), recipe, workers, reference, critic)
         done, saved = 0, -1
-        if place is not None and place.checkpoint is not None:
-            state = run.checkpoints.load(place.checkpoint, policy, update.optimizer, critic)
+        if point is not None and point.checkpoint is not None:
+            state = run.checkpoints.load(point.checkpoint, policy, update.optimizer, critic)
             run.logger.alarms.restore(state["alarms"])
-            done = saved = place.iteration
+            done = saved = point.iteration
         stopped = _iterate(run, update, done, saved)
         if stopped is None:
             run.logger.finish()
@@ -219,11 +221,11 @@ def _begin(run: Run, command: str) -> Policy:
     return policy
 
 
-def _continue(run: Run, place: Place) -> Policy:
+def _continue(run: Run, point: ResumePoint) -> Policy:
     """The policy that a run which continues started from; the weights of its checkpoint are loaded into it later."""
-    for problem in place.problems:
+    for problem in point.problems:
         run.logger.say(problem)
-    return build_policy(run.recipe, run.checkpoints.folder / place.origin)
+    return build_policy(run.recipe, run.checkpoints.folder / point.reference)
 
 
 def _evaluate(run: Run, policy: Policy, iteration: int) -> int:

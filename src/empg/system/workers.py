@@ -142,10 +142,10 @@ def start_workers(
         UserError: another worker met an error of the user.
         WorkerError: another worker ended unexpectedly.
     """
-    torch.set_num_threads(max(1, torch.get_num_threads() if size == 1 else 1))
     if size == 1:
         yield Workers(signals=signals)
         return
+    torch.set_num_threads(1)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="empg-") as folder:
         store = os.path.join(folder, "rendezvous")
