@@ -16,7 +16,7 @@ from empg.policy.layers import replaced_layers, training_layers
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import OptimizerSection, Recipe
-from empg.system.memory import limited_by
+from empg.system.memory import explain_out_of_memory
 from empg.system.random_keys import Use, random_key
 from empg.system.workers import Workers
 
@@ -88,7 +88,7 @@ class Update:
 
     def __call__(self, assigned: Assigned, iteration: int) -> UpdateStats:
         """Take the optimizer steps of one iteration."""
-        with training_layers(self.policy, **self.layers), limited_by(*MEMORY_KEYS):
+        with training_layers(self.policy, **self.layers), explain_out_of_memory(*MEMORY_KEYS):
             return self._update(assigned, iteration)
 
     def _update(self, assigned: Assigned, iteration: int) -> UpdateStats:
@@ -116,7 +116,7 @@ class Update:
                         mismatch_sum = mismatch_sum.to(difference.device) + difference
                         mismatch_tokens += len(micro.tokens)
                     stats = micro_stats if stats is None else stats + micro_stats
-                self.workers.average_gradients(self.policy.parameters)
+                self.workers.sum_gradients(self.policy.parameters)
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, section.max_grad_norm)
                 grad_norm = float(norm)
                 if torch.isfinite(norm):

@@ -13,9 +13,11 @@ from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.template import prints_date
 from empg.errors import UserError
+from empg.policy.context_length import require_length
 from empg.policy.decode import Decoder, Sampling
+from empg.policy.device import choose_kernels, computes_bfloat16, resolve_device
 from empg.policy.load import load_policy
-from empg.policy.model import Policy, choose_kernels, computes_bfloat16, require_length, resolve_device
+from empg.policy.model import Policy
 from empg.policy.source import load_tokenizer
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
@@ -23,7 +25,7 @@ from empg.rollout.demonstrations import corpus
 from empg.rollout.endpoint import is_endpoint
 from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
-from empg.system.memory import bound_kernel_caches, limited_by
+from empg.system.memory import bound_kernel_caches, explain_out_of_memory
 from empg.system.random_keys import Use, random_key
 
 CORPUS_EPISODES = 300
@@ -149,7 +151,7 @@ def play(
         collector = Collector(decoder, build_agent(recipe, policy), pool, split, rollout.max_episode_tokens)
         with (
             policy.keeping_casts(),
-            limited_by("rollout.slots", "rollout.max_episode_tokens", "optimizer.micro_batch_tokens"),
+            explain_out_of_memory("rollout.slots", "rollout.max_episode_tokens", "optimizer.micro_batch_tokens"),
         ):
             return collector.collect(requests, done, keep)
     finally:

@@ -71,13 +71,14 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def stage(self, name: str, total: int | None) -> None:
-        """Begin a stage of work, with `total` items if they can be counted."""
+    def stage(self, name: str, total: int | None) -> Callable[[int], None]:
+        """Begin a stage of work, with `total` items if they can be counted; return `done`."""
         with self._drawn:
             self._stage, self._total, self._done, self._began = name, total or 0, 0, time.monotonic()
         # The line of each iteration includes its rollout.
         if self._live is None and name != "rollout":
             self._print(name)
+        return self.done
 
     def done(self, count: int) -> None:
         """Set the number of finished items of the stage."""

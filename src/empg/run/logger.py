@@ -211,7 +211,7 @@ class RunLogger:
 def resume_record(
     command: str, iteration: int, changes: Mapping[str, tuple[object, object]], forked_from: str | None
 ) -> ResumeRecord:
-    """The record of a run that continues after `iteration` iterations with changed values (before, now) by key."""
+    """Return the record of a run that continues after `iteration` iterations; `changes` are (before, now) by key."""
     changed = {key: list(values) for key, values in changes.items()}
     return {
         "kind": "resume",

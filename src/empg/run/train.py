@@ -16,7 +16,8 @@ from empg.learner.assign import assign_credit, groups_with_signal
 from empg.learner.checkpoint import START, DivergedError, checkpoint_name, require_finite
 from empg.learner.critic import Critic
 from empg.learner.update import Update, make_optimizer
-from empg.policy.model import Policy, claim_device
+from empg.policy.device import claim_device
+from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
 from empg.record.records import eval_records
 from empg.record.runfolder import RunFolder
@@ -110,7 +111,7 @@ def _announce(name: str) -> None:
 
 
 def _work(workers: Workers, recipe: Recipe, path: Path, point: ResumePoint | None, command: str) -> Stopped | None:
-    """One worker's whole run. All workers do the same; the first one writes."""
+    """Do one worker's whole run. All workers do the same; the first one writes."""
     if not workers.first:  # which has claimed its own before anything was written
         claim_device(recipe.policy.device, workers.rank, workers.size)
     with open_run(recipe, path, workers, None if point is None else point.resumed_at) as run:
@@ -133,7 +134,7 @@ def _work(workers: Workers, recipe: Recipe, path: Path, point: ResumePoint | Non
 
 
 def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
-    """Algorithm 1, from `done` finished iterations; the last checkpoint is that of `saved` iterations.
+    """Run Algorithm 1 from `done` finished iterations; the last checkpoint is that of `saved` iterations.
 
     A request to stop is answered where the state of the run is that of a finished iteration. A rollout or an evaluation
     is abandoned for it, and repeated by the resumed run.
@@ -168,7 +169,7 @@ def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
 
 
 def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
-    """This worker's episodes of one iteration, whole groups of the same task.
+    """Play this worker's episodes of one iteration, whole groups of the same task.
 
     Tasks are taken in order, and again from the start when the split is used up. With `credit.max_resample` (DAPO's
     dynamic sampling) groups without signal are replaced by groups of further tasks. These are taken in order as well,
@@ -205,14 +206,14 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
 
 
 def task_of(iteration: int, group: int, *, groups: int, reserved: int, tasks: int) -> int:
-    """The task of a group. The first `groups` take all tasks in order; `reserved` others do so from the middle on."""
+    """Return the task of a group: the first `groups` take all tasks in order, `reserved` others from the middle on."""
     if group < groups:
         return (iteration * groups + group) % tasks
     return (tasks // 2 + iteration * reserved + group - groups) % tasks
 
 
 def _begin(run: Run, command: str) -> Policy:
-    """The policy that reinforcement learning starts from; it is kept as the checkpoint `start`."""
+    """Return the policy that reinforcement learning starts from; it is kept as the checkpoint `start`."""
     run.logger.begin(command)
     policy = starting_policy(run)
     if run.workers.first:
@@ -222,7 +223,7 @@ def _begin(run: Run, command: str) -> Policy:
 
 
 def _continue(run: Run, point: ResumePoint) -> Policy:
-    """The policy that a run which continues started from; the weights of its checkpoint are loaded into it later."""
+    """Return the policy that a continued run started from; the weights of its checkpoint are loaded into it later."""
     for problem in point.problems:
         run.logger.say(problem)
     return build_policy(run.recipe, run.checkpoints.folder / point.reference)
@@ -245,7 +246,7 @@ def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
 
 
 def _pending(run: Run, iteration: int) -> list[tuple[str, str]]:
-    """The panels that are not evaluated yet; a run that was stopped between two of them has the first."""
+    """Return the panels that are not evaluated yet; a run that was stopped between two of them has the first."""
     recipe = run.recipe
     evaluated = [r for r in eval_records(run.folder.read_metrics()) if r["iteration"] == iteration]
 

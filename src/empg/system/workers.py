@@ -112,7 +112,7 @@ class Workers:
         """Return the signal that asked the first of the workers to stop, on every worker; 0 if none was asked."""
         return next((number for number in self.gather(self._signals.number) if number), 0)
 
-    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum the gradients over the workers. Each worker's loss is already its share of one global mean."""
         if self.size == 1:
             return

@@ -11,8 +11,8 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.errors import UserError, described
-from empg.policy.model import longest_context, require_length, weight_files
-from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary
+from empg.policy.context_length import longest_context, require_length
+from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary, weight_files
 from empg.recipe import Recipe
 from empg.run.doctor.finding import Finding, one_line
 from empg.run.footprint import model_shape
