@@ -82,8 +82,7 @@ def train(
     folder = run or _default_run(loaded)
     from empg.run.resume import resolve_into  # imports torch, which is slow and not needed to report a wrong recipe
 
-    back_to = from_ if resume else None
-    fork_from = Path(from_) if from_ is not None and not resume else None
+    back_to, fork_from = (from_, None) if resume or from_ is None else (None, Path(from_))
     resolved = resolve_into(loaded, folder, resume=resume, fork_from=fork_from)
     if dry_run:
         typer.echo(_configuration(resolved, folder, engine), nl=False)
