@@ -265,6 +265,6 @@ def test_replaced_values_are_by_key_path_and_leave_the_recipe_unchanged() -> Non
     assert changed.warm_start is not None
     assert changed.warm_start.recordings is None
     assert changed.policy.tiny == recipe.policy.tiny
-    for path in ("modle", "policy.modle"):
-        with pytest.raises(KeyError, match="modle"):
+    for path in ("nothing", "policy.nothing"):
+        with pytest.raises(KeyError, match="nothing"):
             recipe.replaced({path: 1})

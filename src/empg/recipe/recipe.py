@@ -27,7 +27,7 @@ from empg.recipe.sections import (
 from empg.validation import did_you_mean, explained
 from empg.yaml_text import write_yaml
 
-SectionT = TypeVar("SectionT", bound=Section)
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Recipe(Section):
@@ -128,7 +128,7 @@ class Recipe(Section):
         return done in (0, self.iterations) or (every > 0 and done % every == 0)
 
 
-def _with_value(section: SectionT, path: str, value: Any) -> SectionT:
+def _with_value(section: AnySection, path: str, value: Any) -> AnySection:
     name, _, rest = path.partition(".")
     if name not in type(section).model_fields:
         raise KeyError(path)
