@@ -23,8 +23,9 @@ from transformers import __version__ as transformers_version
 
 from empg.policy.contexts import ModelContexts
 from empg.policy.decode import Decoder, Sampling
+from empg.policy.device import choose_kernels
 from empg.policy.layers import training_layers
-from empg.policy.model import Policy, choose_kernels
+from empg.policy.model import Policy
 from empg.policy.scoring import log_softmax_and_entropy, score_tokens
 
 DEVICE = torch.device("cuda")

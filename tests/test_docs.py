@@ -48,13 +48,14 @@ evaluation: {splits: [valid_seen], episodes: 4}
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which what the pages name can be found: `recipes/`, and a small run that was made in `runs/demo`."""
+    from empg.run.build import resolve
     from empg.run.train import train
 
     place = tmp_path_factory.mktemp("place")
     (place / "recipes").symlink_to(ROOT / "recipes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        train(parse_recipe(yaml.safe_load(SMALL_RUN)), place / "runs" / "demo")
+        train(resolve(parse_recipe(yaml.safe_load(SMALL_RUN))), place / "runs" / "demo")
     return place
 
 

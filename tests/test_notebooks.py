@@ -15,6 +15,7 @@ from nbclient.exceptions import CellExecutionError
 
 from empg.recipe import parse_recipe
 from empg.record.tables import EPISODES
+from empg.run.build import resolve
 from empg.run.train import train
 from tests import ROOT
 from tests.packages import importable, install_lamproom
@@ -45,7 +46,7 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with importable(folder), pytest.MonkeyPatch.context() as patch:
         install_lamproom(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        train(parse_recipe(RECIPE), folder / "run")
+        train(resolve(parse_recipe(RECIPE)), folder / "run")
         yield folder / "run"
 
 

@@ -14,7 +14,8 @@ from empg.policy.model import Policy
 from empg.recipe import Recipe, load_recipe
 from empg.rollout.collector import Request
 from empg.rollout.types import EndReason, Episode, Turn
-from empg.run.build import ROLLOUT_KEY, build_agent, build_policy, play
+from empg.run.build import build_agent, build_policy, play
+from empg.system.random_keys import Use, random_key
 from empg.system.workers import Workers
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,11 @@ def requests(recipe: Recipe, iteration: int) -> list[Request]:
     """The episodes of an iteration: groups of the same task, with the random numbers of a training run."""
     rollout = recipe.rollout
     return [
-        Request(iteration * rollout.groups + group, group, (recipe.seed, ROLLOUT_KEY, iteration, group, member))
+        Request(
+            iteration * rollout.groups + group,
+            group,
+            random_key(Use.ROLLOUT, iteration, group, member, seed=recipe.seed),
+        )
         for group in range(rollout.groups)
         for member in range(rollout.group_size)
     ]

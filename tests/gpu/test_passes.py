@@ -12,8 +12,9 @@ from torch import Tensor
 
 from empg.policy.contexts import ModelContexts
 from empg.policy.decode import Decoder, Sampling
+from empg.policy.device import choose_kernels
 from empg.policy.layers import training_layers
-from empg.policy.model import Policy, choose_kernels
+from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from tests.gpu.models import LENGTH, MODELS, VOCABULARY, copied_to_cpu, make, needs_gpu
 

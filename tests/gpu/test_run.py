@@ -18,6 +18,7 @@ import torch
 
 from empg.recipe import load_recipe
 from empg.record.runfolder import RunFolder
+from empg.run.build import resolve
 from empg.run.footprint import footprint, model_shape
 from empg.run.train import train as run_training
 from tests.gpu.models import needs_gpu
@@ -127,7 +128,7 @@ def test_a_run_needs_the_memory_that_doctor_counts(
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    run_training(recipe, tmp_path / "run")
+    run_training(resolve(recipe), tmp_path / "run")
     used, counted = torch.cuda.max_memory_allocated() - before, parts.total - parts.process
     print(f"memory: {used / 2**30:.2f} GiB used, {counted / 2**30:.2f} GiB counted ({parts})")
     assert 0.6 * counted <= used <= 1.1 * counted

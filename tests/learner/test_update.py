@@ -109,7 +109,7 @@ def test_minibatches_are_whole_episodes_each_once_per_epoch(policy: Policy) -> N
     update = make(policy, wanted)
     orders = []
     for epoch in range(2):
-        parts = update._minibatches(assigned, (0, 3, 0, epoch))
+        parts = update._minibatches(assigned, 0, epoch)
         assert len(parts) == 3
         assert torch.equal(torch.stack(parts).sum(0), torch.ones(14, dtype=torch.long))
         episodes = [set(assigned.batch.episode[part].tolist()) for part in parts]
@@ -117,7 +117,7 @@ def test_minibatches_are_whole_episodes_each_once_per_epoch(policy: Policy) -> N
         orders.append(episodes)
     assert orders[0] != orders[1]
     assert [torch.equal(a, b) for a, b in zip(
-        update._minibatches(assigned, (0, 3, 0, 1)), update._minibatches(assigned, (0, 3, 0, 1)), strict=True
+        update._minibatches(assigned, 0, 1), update._minibatches(assigned, 0, 1), strict=True
     )] == [True] * 3  # fmt: skip
 
 

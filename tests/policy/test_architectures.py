@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from empg.policy import attention
+from empg.policy.context_length import require_length
 from empg.policy.decode import Decoder, Sampling
-from empg.policy.model import Policy, require_length
+from empg.policy.model import Policy
 
 LENGTH = 8  # tokens of every window and of every table of positions
 SHAPE: dict[str, Any] = {

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, Phi3Config
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from empg.errors import UserError
 from empg.policy import attention
 from empg.policy.decode import Decoder, Sampling
 from empg.policy.load import load_policy
-from empg.policy.model import Policy, longest_context, require_length
+from empg.policy.model import Policy
 from empg.policy.trial import check_forward
 from empg.recipe import PolicySection
 
@@ -117,13 +117,3 @@ def test_attention_that_differs_from_the_model_s_own_is_refused() -> None:
     policy = policy_of(make("llama", {}))
     with pytest.raises(ValueError, match=r"^policy\.model=m: the log-probabilities of LlamaForCausalLM differ .*nats"):
         check_forward(policy, "empg_shifted", "m")
-
-
-@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
-def test_longrope_is_capped_at_its_original_length(place: str) -> None:
-    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
-    config = Phi3Config(**{**SHAPE, "max_position_embeddings": 64, "original_max_position_embeddings": 16, place: rope})
-    require_length(config, 16, "phi")
-    assert longest_context(config) == 16
-    with pytest.raises(ValueError, match=r"longrope changes in policy\.model=phi: expected at most 16, got 17$"):
-        require_length(config, 17, "phi")

@@ -292,3 +292,15 @@ def test_the_options_of_an_estimator_are_complete_in_the_resolved_recipe(write) 
     assert changed.credit.advantage == {**complete, "gamma": 1.0, "weight": 0.5}
     assert changed.credit.estimator == ADVANTAGES["gigpo"].configured(gamma=1.0, weight=0.5)
     assert load_recipe(write(dump_recipe(changed))) == changed
+
+
+def test_replaced_values_are_by_key_path_and_leave_the_recipe_unchanged() -> None:
+    recipe = parse_recipe({"warm_start": {"recordings": "plays"}, "seed": 3})
+    changed = recipe.replaced({"policy.model": "m", "policy.lora": None, "warm_start.recordings": None, "seed": 4})
+    assert (changed.policy.model, changed.seed, recipe.policy.model, recipe.seed) == ("m", 4, "tiny", 3)
+    assert changed.warm_start is not None
+    assert changed.warm_start.recordings is None
+    assert changed.policy.tiny == recipe.policy.tiny
+    for path in ("nothing", "policy.nothing"):
+        with pytest.raises(KeyError, match="nothing"):
+            recipe.replaced({path: 1})

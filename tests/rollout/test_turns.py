@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
+import numpy as np
 import pytest
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.environments.base import Info
 from empg.environments.registry import find
 from empg.policy.decode import Sampled
 from empg.policy.model import Policy
 from empg.recipe import AgentSection
-from empg.rollout.env_pool import LocalEnvPool
+from empg.rollout.env_pool import LocalEnvPool, Outcome
 from empg.rollout.turns import EpisodeState
 from empg.rollout.types import EndReason, Episode
 from tests.lamps import Lamps
@@ -34,6 +37,27 @@ def play(
         prompt = state.observe(*pool.step([0], [action]))
     assert prompt is None, "the episode continues"
     return state.episode
+
+
+def agent_of(policy: Policy) -> Agent:
+    return Agent(find("alfworld").prompt, AgentSection(), ChatFormat(policy.tokenizer))
+
+
+def after_a_turn(policy: Policy) -> tuple[EpisodeState, Outcome]:
+    """An episode after its first action, and the outcome that it has not observed yet."""
+    pool = LocalEnvPool(lambda: Lamps("endless"))
+    state = EpisodeState(agent_of(policy), task=0, group=0, split="train", max_tokens=400)
+    state.start(*pool.reset([0], [0]))
+    [outcome] = pool.step([0], [state.act(Sampled([5], [0.0], [0.0]))])
+    return state, outcome
+
+
+def with_value(outcome: Outcome, name: str, value: object) -> Outcome:
+    """The outcome with another reward or another value in its info."""
+    assert outcome.info is not None
+    if name == "reward":
+        return replace(outcome, reward=cast(float, value))
+    return replace(outcome, info=cast(Info, {**outcome.info, name: value}))
 
 
 def agent_text(policy: Policy, ids: list[int]) -> str:
@@ -69,22 +93,59 @@ def test_the_context_of_a_merged_episode_is_all_that_was_read_and_written(policy
 
 
 @pytest.mark.parametrize("name", ["reward", "score", "process_reward", "progress"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_ends_the_episode_and_not_the_run(policy: Policy, name: str, value: float) -> None:
-    agent, pool = (
-        Agent(find("alfworld").prompt, AgentSection(), ChatFormat(policy.tokenizer)),
-        LocalEnvPool(lambda: Lamps("endless")),
-    )
-    state = EpisodeState(agent, task=0, group=0, split="train", max_tokens=400)
-    state.start(*pool.reset([0], [0]))
-    [outcome] = pool.step([0], [state.act(Sampled([5], [0.0], [0.0]))])
-    assert outcome.info is not None
-    wrong = replace(outcome, reward=value) if name == "reward" else outcome
-    if name != "reward":
-        outcome.info[name] = value  # type: ignore[literal-required]
-    assert state.observe(wrong) is None
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "1", "half", [1.0, 2.0], np.str_("1"), 10**400])
+def test_what_is_not_a_finite_number_ends_the_episode_and_not_the_run(policy: Policy, name: str, value: object) -> None:
+    state, outcome = after_a_turn(policy)
+    state.observe(with_value(outcome, name, value))
     assert state.episode.end is EndReason.ENV_ERROR
-    assert state.episode.error == f"{name}: expected a finite number, got {value}"
+    assert state.episode.error == f"{name}: expected a finite number, got {value!r:.80}"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error"),
+    [
+        ({"recall": None}, "metrics.recall: expected a finite number, got None"),
+        (None, "metrics: expected numbers by name, got None"),
+    ],
+)
+def test_metrics_are_numbers_by_name(policy: Policy, metrics: object, error: str) -> None:
+    state, outcome = after_a_turn(policy)
+    state.observe(with_value(outcome, "metrics", {"steps": 1, "speed": 0.5}))
+    assert state.episode.metrics == {"steps": 1.0, "speed": 0.5}
+    state, outcome = after_a_turn(policy)
+    state.observe(with_value(outcome, "metrics", metrics))
+    assert state.episode.end is EndReason.ENV_ERROR
+    assert state.episode.error.startswith(error)
+
+
+@pytest.mark.parametrize("value", [1, True, np.float32(1), np.int64(1), np.bool_(True), np.array(1.0)])
+def test_a_number_of_any_type_is_kept_as_a_float(policy: Policy, value: float) -> None:
+    names = ("reward", "score", "process_reward", "progress")
+    state, outcome = after_a_turn(policy)
+    for name in names:
+        outcome = with_value(outcome, name, value)
+    state.observe(with_value(outcome, "won", np.bool_(True)))
+    episode, [turn] = state.episode, state.episode.turns
+    numbers = (turn.reward, episode.reward, episode.score, turn.process_reward, turn.progress)
+    assert [(number, type(number)) for number in numbers] == [(1.0, float)] * 5
+    assert episode.success is True
+
+
+@pytest.mark.parametrize("key", ["task", "task_id", "task_type", "won", "score", "valid"])
+def test_an_environment_without_a_required_key_ends_the_episode_and_not_the_run(policy: Policy, key: str) -> None:
+    def without(outcome: Outcome) -> Outcome:
+        assert outcome.info is not None
+        info = cast(Info, {name: value for name, value in outcome.info.items() if name != key})
+        return replace(outcome, info=info)
+
+    at_reset = EpisodeState(agent_of(policy), task=0, group=0, split="train", max_tokens=400)
+    [outcome] = LocalEnvPool(lambda: Lamps("endless")).reset([0], [0])
+    assert at_reset.start(without(outcome)) is None
+    state, outcome = after_a_turn(policy)
+    assert state.observe(without(outcome)) is None
+    for episode in (at_reset.episode, state.episode):
+        assert episode.end is EndReason.ENV_ERROR
+        assert episode.error.startswith(f"info: expected the key {key!r}, got ")
 
 
 @pytest.mark.parametrize(

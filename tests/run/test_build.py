@@ -14,7 +14,8 @@ import yaml
 from tokenizers import normalizers
 
 from empg.policy.decode import Decoder
-from empg.policy.model import Policy, computes_bfloat16
+from empg.policy.device import computes_bfloat16
+from empg.policy.model import Policy
 from empg.recipe import dump_recipe, parse_recipe
 from empg.rollout.collector import Request
 from empg.run import build, warm_start_cache

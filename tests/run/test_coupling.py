@@ -54,6 +54,19 @@ def episode(*turns: tuple[list[int], list[int]]) -> Episode:
     return Episode(task_id="t", task_index=0, task_type="k", split="s", group=0, turns=made)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_passes_have_the_precision_of_a_rollout(policy: Policy, autocast: bool) -> None:
+    settings = recipe().replaced({"optimizer.autocast": autocast})
+    seen = episode(([1, 2], [3, 4, 5]))
+    with torch.no_grad(), policy.autocast(autocast):
+        _, entropies = score_tokens(
+            policy, torch.tensor([[1, 2, 3, 4, 5]]), torch.zeros(3, dtype=torch.long), torch.tensor([2, 3, 4])
+        )
+    [step] = step_gradients(policy, seen, settings)
+    assert step_entropies(policy, [seen], settings) == pytest.approx([float(entropies.mean())], abs=1e-6)
+    assert step.entropy == pytest.approx(float(entropies.mean()), abs=1e-6)
+
+
 def with_uniform_logits(policy: Policy) -> Policy:
     """The policy with an output layer of zeros: every next token has probability 1 / V."""
     torch.nn.init.zeros_(policy.model.get_output_embeddings().weight)

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from empg.recipe import parse_recipe
+from empg.run.build import resolve
 from empg.run.train import train
 
 # Few turns fit into 128 tokens, so the penalty gives some episodes a return.
@@ -46,9 +47,10 @@ def test_a_run_with_a_critic_resumes_to_the_last_bit(tmp_path: Path, monkeypatch
         files = ("model.safetensors", "critic.safetensors")
         return numbers, {name: load_file(run / "checkpoints" / "iter-000004" / name) for name in files}
 
+    recipe = resolve(recipe)
     train(recipe, run)
     numbers, tensors = trained()
-    train(recipe, run, resume=True, origin="iter-000002")
+    train(recipe, run, resume=True, back_to="iter-000002")
     again, tensors_again = trained()
     assert again == numbers
     for name, kept in tensors.items():

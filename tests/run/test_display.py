@@ -8,11 +8,15 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pytest
 from rich.console import Console
 
+from empg.record.records import TrainRecord, WarmStartRecord
+from empg.run import display
 from empg.run.display import Progress
 from tests import ROOT
 
@@ -65,6 +69,14 @@ def warm_start(step: int, steps: int, accuracy: float = 0.5) -> dict[str, Any]:
     }
 
 
+def drawn(progress: Progress) -> str:
+    """The text of the live panel."""
+    console = Console(file=io.StringIO(), width=120)
+    with console.capture() as text:
+        console.print(progress._panel())
+    return text.get()
+
+
 def shown(*moves: tuple[str, Any]) -> list[str]:
     """The lines that a pipe gets."""
     file = io.StringIO()
@@ -101,6 +113,23 @@ class TestPlain:
         record = training(1)
         del record["entropy/step_mean"]
         assert "entropy -  KL" in shown(("record", [record]))[-1]
+
+    def test_a_record_waits_until_the_panel_is_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        progress = Progress(4, Console(file=io.StringIO(), force_terminal=True))
+        progress.record(cast(WarmStartRecord, warm_start(1, 4)))
+        late = threading.Thread(target=lambda: progress.record(cast(TrainRecord, training(1))))
+
+        def record_meanwhile(record: Any) -> str:
+            late.start()
+            late.join(timeout=0.2)
+            assert late.is_alive()
+            return f"step {record['step']}"
+
+        monkeypatch.setattr(display, "_warm_numbers", record_meanwhile)
+        assert "step 1" in drawn(progress)
+        late.join()
+        monkeypatch.undo()
+        assert "iteration 1/4" in drawn(progress)
 
     def test_hostile_text_cannot_move_the_cursor(self) -> None:
         assert shown(("say", ["a\x1b[2Jb\rc\nd [bold]e[/]"]))[-1] == "a⟦U+001B⟧[2Jb⟦U+000D⟧c d [bold]e[/]"

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import empg.run.evaluate
 from empg.cli import app
+from empg.environments.alfworld.env import ALFWorldEnv
 from empg.errors import UserError
+from empg.learner.checkpoint import Checkpoints
 from empg.policy.model import Policy
-from empg.recipe import parse_recipe
+from empg.recipe import dump_recipe, parse_recipe
+from empg.record.runfolder import START, RunFolder
 from empg.rollout.types import EndReason, Episode, Turn
+from empg.run import logger
+from empg.run.display import Progress
+from empg.run.evaluate import panel_of
+from empg.run.logger import RunLogger
 from empg.run.results import evaluation_lines
 from empg.system.workers import Workers
 
@@ -45,7 +55,7 @@ def test_failed_turns_and_broken_episodes_are_counted(policy: Policy, monkeypatc
     monkeypatch.setattr(empg.run.evaluate, "play", lambda *asked, **more: played)
     recipe = parse_recipe({"environment": {"id": "deepsearch"}, "evaluation": {"splits": ["valid_id"], "episodes": 3}})
     record, rows = empg.run.evaluate.evaluate_policy(
-        recipe, policy, "valid_id", decoding="sampled", iteration=0, workers=Workers()
+        recipe, policy, panel_of(recipe, "valid_id"), decoding="sampled", iteration=0, workers=Workers()
     )
     assert (record["failed_turns"], record["env_errors"], record["n"]) == (2, 1, 3)
     assert [row["failed_turns"] for row in rows] == [2, 0, 0]
@@ -61,7 +71,7 @@ def test_further_metrics_are_averaged_over_all_episodes(policy: Policy, monkeypa
     monkeypatch.setattr(empg.run.evaluate, "play", lambda *asked, **more: played)
     recipe = parse_recipe({"environment": {"id": "deepsearch"}, "evaluation": {"splits": ["valid_id"], "episodes": 4}})
     record, rows = empg.run.evaluate.evaluate_policy(
-        recipe, policy, "valid_id", decoding="sampled", iteration=0, workers=Workers()
+        recipe, policy, panel_of(recipe, "valid_id"), decoding="sampled", iteration=0, workers=Workers()
     )
     assert record["metrics"] == {"em": 0.25, "sub_em": 0.5}
     assert rows[2]["metrics"] == {}
@@ -75,7 +85,7 @@ def test_further_metrics_are_averaged_over_all_episodes(policy: Policy, monkeypa
         (
             2,
             1,
-            "valid_id: 2 turns hit an unavailable external service; 1 episodes ended in an environment error",
+            "valid_id (sampled): 2 turns hit an unavailable external service; 1 episodes ended in an environment error",
         ),
         (0, 0, ""),
     ],
@@ -93,6 +103,36 @@ def test_the_command_reports_failed_turns_and_environment_errors(
     result = CliRunner().invoke(app, ["evaluate", "runs/any"])
     assert result.exit_code == 0, result.output
     assert (line in result.stdout) if line else ("external" not in result.stdout)
+
+
+def test_the_progress_of_an_evaluation_counts_the_tasks_that_the_split_has(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = parse_recipe(
+        {
+            "environment": {"max_steps": 1, "options": {"rooms": "small"}},
+            "policy": {"device": "cpu"},
+            "rollout": {"max_turn_tokens": 2, "max_episode_tokens": 512},
+            "evaluation": {"splits": ["valid_seen"], "episodes": 5},
+        }
+    )
+    monkeypatch.setattr(ALFWorldEnv, "num_tasks", property(lambda self: 2))
+    folder = RunFolder.create(tmp_path / "run", dump_recipe(recipe))
+    Checkpoints(folder.checkpoints).save(START, policy, None, {})
+    totals: list[int] = []
+
+    def stage(name: str, total: int) -> Callable[[int], None]:
+        totals.append(total)
+        return totals.append
+
+    [record] = empg.run.evaluate.evaluate_run(folder.path, START, stage=stage)
+    assert (totals[0], totals[-1], record["n"]) == (2, 2, 2)
+    console = Console(file=io.StringIO())
+    monkeypatch.setattr(logger, "Progress", lambda iterations: Progress(iterations, console))
+    shown: list[object] = []
+    monkeypatch.setattr(Progress, "stage", lambda self, name, total: shown.append((name, total)))
+    RunLogger(folder, recipe, Workers()).evaluation_progress(panel_of(recipe, "valid_seen"), "sampled")
+    assert shown == [("evaluate valid_seen (sampled)", 2)]
 
 
 @pytest.mark.parametrize("temperature", [math.inf, math.nan])

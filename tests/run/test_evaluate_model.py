@@ -18,11 +18,13 @@ import torch
 from typer.testing import CliRunner, Result
 
 from empg.cli import app
+from empg.environments.alfworld.env import ALFWorldEnv
 from empg.errors import UserError
 from empg.policy.model import Policy
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import compare
 from empg.run.evaluate_model import ModelEvaluation, default_folder, evaluate_model, model_recipe
+from empg.run.results import model_lines
 from tests.rollout.chat_server import Body, ChatServer, chat_server, listed, turn
 
 SMALL = ["environment.options.rooms=small", "environment.max_steps=6"]
@@ -76,6 +78,28 @@ def test_a_panel_by_task_type_with_the_expert_and_a_random_policy(tmp_path: Path
     assert (first["model"], first["max_tokens"], first["temperature"]) == ("toy", 512, 1.0)
     folder = RunFolder.open(tmp_path)
     assert folder.read_evaluation(record)["action_tokens"] == [5 * n for n in folder.read_evaluation(record)["turns"]]
+
+
+def test_an_episode_that_the_environment_cannot_play_counts_in_every_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: ALFWorldEnv, action: str) -> object:
+        task = self._info(valid=True)["task_id"]
+        if task == broken.setdefault("task", task):
+            raise UserError("the judge is unavailable")
+        return original(self, action)
+
+    broken: dict[str, str] = {}
+    original = ALFWorldEnv.step
+    monkeypatch.setattr(ALFWorldEnv, "step", step)
+    with chat_server(choose) as server:
+        found = evaluated(server, tmp_path, episodes=3)
+    assert found.baselines.keys() == {"expert", "random"}
+    assert [record["env_errors"] for record in (found.record, *found.baselines.values())] == [1, 1, 1]
+    lines = [line for line in model_lines(found, None) if "1 episodes ended in an environment error" in line]
+    assert [line.split(":")[0] for line in lines] == [
+        f"valid_seen ({name})" for name in ("sampled", "expert", "random")
+    ]
 
 
 def test_an_evaluation_that_is_complete_is_not_played_again(tmp_path: Path) -> None:

@@ -51,12 +51,13 @@ def test_a_further_statistic_of_the_loss_arrives_in_all_outputs_under_its_name(
     assigned = assign_credit(episodes, wanted, workers)
     stats = Update(policy, make_optimizer(policy, wanted.optimizer), wanted, workers, None)(assigned, 0)
     with RunLogger(folder, wanted, workers) as logger:
+        logger.begin("")
         logger.iteration(1, episodes, assigned, stats, PhaseTimes(rollout=1.0, credit=1.0, update=1.0))
 
     share = (assigned.token_advantages > 0).float().mean().item()
     largest = assigned.advantages.max().item()
     assert 0 < share < 1
-    [record] = folder.read_metrics()
+    _, record = folder.read_metrics()
     assert record["policy/positive"] == pytest.approx(share)
     assert record["policy/largest_advantage"] == pytest.approx(largest)
     board = EventAccumulator(str(folder.tensorboard)).Reload()
@@ -81,6 +82,7 @@ def test_tensorboard_has_each_step_once_after_a_resume(tmp_path: Path) -> None:
         return eval_record(iteration, split="s", decoding="greedy", success=success)
 
     killed = RunLogger(folder, wanted, workers).__enter__()
+    killed.begin("")
     for iteration in (0, 1, 2, 3):
         killed._write(evaluated(iteration, 0.25))
     with RunLogger(folder, wanted, workers, resumed_at=1) as logger:

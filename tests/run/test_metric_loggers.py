@@ -82,7 +82,7 @@ def test_a_missing_package_is_one_line_before_any_work(name: str, tmp_path: Path
     wanted = recipe(loggers=[name])
     line = f"loggers: {name} is not installed: pip install 'empg[{name}]'"
     with pytest.raises(MissingExtraError) as refused:
-        resolve_into(wanted, tmp_path / "run", resume=False, origin=None)
+        resolve_into(wanted, tmp_path / "run")
     assert str(refused.value) == line
     [finding] = [finding for finding in check(wanted) if finding.text.startswith("loggers")]
     assert (finding.level, f"{finding.text}: {finding.remedy}") == ("fail", line)

@@ -13,7 +13,7 @@ from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe, parse_recipe
 from empg.record.errors import RunFolderError
 from empg.record.runfolder import RunFolder
-from empg.run.resume import fork, fork_place, like_the_run, resume, source_run
+from empg.run.resume import fork, fork_point, like_the_run, prepare_resume, source_run
 
 BASE: dict[str, Any] = {"iterations": 50, "policy": {"device": "cpu"}, "warm_start": {"episodes": 8}}
 
@@ -55,7 +55,7 @@ def test_a_run_of_verl_is_not_restarted_by_our_own_trainer(policy: Policy, tmp_p
     Checkpoints(folder.checkpoints).save("start", policy, None, {})
     (folder.checkpoints / "verl").mkdir()
     with pytest.raises(CheckpointError, match="was trained by another engine: resume it with --engine verl"):
-        resume(recipe(), folder, None, "")
+        prepare_resume(recipe(), folder, None, "")
     assert iterations(folder) == [5]
 
 
@@ -74,7 +74,7 @@ def test_a_run_of_verl_is_not_restarted_by_our_own_trainer(policy: Policy, tmp_p
 )
 def test_what_keeps_the_meaning_of_the_result_may_change(run: RunFolder, change: dict[str, Any]) -> None:
     changed = like_the_run(recipe(**change), run)
-    place = resume(changed, run, None, "the command")
+    place = prepare_resume(changed, run, None, "the command")
     assert (place.checkpoint, place.iteration, place.resumed_at) == ("iter-000030", 30, 30)
     [record] = [r for r in run.read_metrics() if r["kind"] == "resume"]
     wanted = {key.replace("__", "."): value for key, value in change.items()}
@@ -120,22 +120,22 @@ def test_everything_else_is_an_error_that_changes_nothing(
     run.replace_recipe(dump_recipe(recipe(**begun)))
     before = run.metrics_path.read_bytes(), run.recipe_text()
     with pytest.raises(RecipeError, match=message):
-        resume(like_the_run(recipe(**begun, **change), run), run, None, "")
+        prepare_resume(like_the_run(recipe(**begun, **change), run), run, None, "")
     assert (run.metrics_path.read_bytes(), run.recipe_text()) == before
 
 
 def test_a_plain_resume_is_recorded_as_well_unless_the_run_is_complete(run: RunFolder) -> None:
-    resume(recipe(), run, None, "")
+    prepare_resume(recipe(), run, None, "")
     assert [r["changes"] for r in run.read_metrics() if r["kind"] == "resume"] == [{}]
     run.replace_recipe(dump_recipe(recipe(iterations=30)))
     before = run.metrics_path.read_bytes()
-    resume(recipe(iterations=30), run, None, "")
+    prepare_resume(recipe(iterations=30), run, None, "")
     assert run.metrics_path.read_bytes() == before
 
 
 def test_a_run_goes_back_to_an_earlier_checkpoint(run: RunFolder) -> None:
-    resume(recipe(rollout__slots=8), run, None, "")
-    place = resume(recipe(rollout__slots=8), run, "iter-000020", "")
+    prepare_resume(recipe(rollout__slots=8), run, None, "")
+    place = prepare_resume(recipe(rollout__slots=8), run, "iter-000020", "")
     assert (place.checkpoint, place.iteration) == ("iter-000020", 20)
     assert iterations(run) == list(range(21))
     assert Checkpoints(run.checkpoints).names() == ["iter-000010", "iter-000020"]
@@ -147,7 +147,7 @@ def test_a_run_goes_back_to_an_earlier_checkpoint(run: RunFolder) -> None:
 
 
 def test_a_run_goes_back_to_its_start(run: RunFolder) -> None:
-    place = resume(recipe(), run, "start", "")
+    place = prepare_resume(recipe(), run, "start", "")
     assert (place.checkpoint, place.iteration, place.resumed_at) == (None, 0, -1)
     assert iterations(run) == []
     assert Checkpoints(run.checkpoints).names() == []
@@ -156,14 +156,14 @@ def test_a_run_goes_back_to_its_start(run: RunFolder) -> None:
 @pytest.mark.parametrize("name", ["iter-000040", "../../other", "", "iter-20"])
 def test_a_checkpoint_that_does_not_exist_is_an_error_that_lists_those_that_do(run: RunFolder, name: str) -> None:
     with pytest.raises(CheckpointError, match="expected one of start, iter-000010, iter-000020, iter-000030"):
-        resume(recipe(), run, name, "")
+        prepare_resume(recipe(), run, name, "")
     assert iterations(run) == list(range(31))
 
 
 def test_a_damaged_checkpoint_is_not_gone_back_to(run: RunFolder) -> None:
     damage(run, "iter-000020")
     with pytest.raises(CheckpointError, match=r"iter-000020: config\.json is damaged"):
-        resume(recipe(), run, "iter-000020", "")
+        prepare_resume(recipe(), run, "iter-000020", "")
     assert iterations(run) == list(range(31))
 
 
@@ -171,7 +171,10 @@ def test_a_damaged_checkpoint_is_not_gone_back_to(run: RunFolder) -> None:
 def test_a_damaged_record_is_found_before_anything_is_removed(run: RunFolder, line: bytes) -> None:
     records = run.metrics_path.read_bytes() + line
     run.metrics_path.write_bytes(records)
-    for step in (lambda: resume(recipe(), run, "iter-000010", ""), lambda: fork_place(recipe(), run, "iter-000010")):
+    for step in (
+        lambda: prepare_resume(recipe(), run, "iter-000010", ""),
+        lambda: fork_point(recipe(), run, "iter-000010"),
+    ):
         with pytest.raises(RunFolderError, match=r"metrics\.jsonl line 33"):
             step()
     assert Checkpoints(run.checkpoints).names() == ["iter-000010", "iter-000020", "iter-000030"]
@@ -180,7 +183,7 @@ def test_a_damaged_record_is_found_before_anything_is_removed(run: RunFolder, li
 
 def test_a_damaged_latest_checkpoint_does_not_push_out_those_that_follow(run: RunFolder, policy: Policy) -> None:
     damage(run, "iter-000030")
-    place = resume(recipe(keep_checkpoints=1), run, None, "")
+    place = prepare_resume(recipe(keep_checkpoints=1), run, None, "")
     assert place.checkpoint == "iter-000020"
     assert "iter-000030" in place.problems[0]
     Checkpoints(run.checkpoints, keep=1).save("iter-000025", policy, None, {"iteration": 25, "alarms": {}})
@@ -193,7 +196,7 @@ class TestFork:
         target, checkpoint = tmp_path / "fork", run.checkpoints / "iter-000020"
         source = source_run(checkpoint, target)
         changed = like_the_run(recipe(seed=7, optimizer__lr=1e-3, iterations=90), source, fork=True)
-        place = fork_place(changed, source, checkpoint.name)
+        place = fork_point(changed, source, checkpoint.name)
         new = RunFolder.create(target, dump_recipe(changed))
         fork(changed, new, source, place, "the command")
         assert (place.checkpoint, place.iteration) == ("iter-000020", 20)
@@ -217,6 +220,6 @@ class TestFork:
         with pytest.raises(CheckpointError, match=r"is a checkpoint of .*run itself: name another folder with --run"):
             source_run(run.checkpoints / "iter-000020", run.path)
         with pytest.raises(CheckpointError, match="has no checkpoint 'iter-000040'"):
-            fork_place(recipe(), run, "iter-000040")
+            fork_point(recipe(), run, "iter-000040")
         with pytest.raises(RecipeError, match="expected >= 20"):
-            fork_place(recipe(iterations=10), run, "iter-000020")
+            fork_point(recipe(iterations=10), run, "iter-000020")

@@ -68,7 +68,7 @@ def primitives(workers: Workers) -> dict[str, Any]:
     else:
         parameters[0].grad = torch.tensor([3.0, 4.0])
         parameters[1].grad = torch.tensor([[10.0, 20.0]])
-    workers.average_gradients(parameters)
+    workers.sum_gradients(parameters)
     workers.barrier()
     return {
         "sum": workers.reduce(numbers, "sum").tolist(),

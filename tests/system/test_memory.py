@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from empg.errors import UserError
-from empg.policy.model import computes_bfloat16
-from empg.system.memory import limited_by
+from empg.policy.device import computes_bfloat16
+from empg.system.memory import explain_out_of_memory
 
 # A heap in pieces: every hundredth block of 4 KiB stays, and pins what lies below it.
 PIECES = """
@@ -82,7 +82,7 @@ def test_a_full_gpu_is_one_line_with_the_keys_to_change() -> None:
         "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 3.12 GiB is "
         "free. Including non-PyTorch memory, this process has 76.06 GiB memory in use. Of the allocated memory 70 GiB"
     )
-    with pytest.raises(UserError) as caught, limited_by("rollout.slots", "optimizer.micro_batch_tokens"):
+    with pytest.raises(UserError) as caught, explain_out_of_memory("rollout.slots", "optimizer.micro_batch_tokens"):
         raise torch.OutOfMemoryError(said)
     assert str(caught.value) == (
         "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 3.12 GiB is "
@@ -91,5 +91,5 @@ def test_a_full_gpu_is_one_line_with_the_keys_to_change() -> None:
 
 
 def test_other_errors_keep_their_traceback() -> None:
-    with pytest.raises(RuntimeError, match="another"), limited_by("rollout.slots"):
+    with pytest.raises(RuntimeError, match="another"), explain_out_of_memory("rollout.slots"):
         raise RuntimeError("another")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from empg.cli.app import app
-from empg.cli.group import PlayCommand
+from empg.cli.group import EnvironmentCommand
 
 
 class Index(str, Enum):
@@ -35,7 +35,7 @@ EnvironmentSettings = Annotated[
 ]
 
 
-@app.command(cls=PlayCommand)
+@app.command(cls=EnvironmentCommand)
 def play(
     environment: EnvironmentName,
     options: EnvironmentSettings = None,
@@ -120,7 +120,7 @@ def serve_retriever(
     )
 
 
-@app.command("serve-environment", cls=PlayCommand)
+@app.command("serve-environment", cls=EnvironmentCommand)
 def serve_environment(
     environment: EnvironmentName,
     options: EnvironmentSettings = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,6 @@ from empg.plain_text import visible
 
 if TYPE_CHECKING:
     from empg.recipe import Recipe
-    from empg.run.display import Progress, Stage
 
 
 @app.command()
@@ -90,8 +88,7 @@ def _evaluated_run(
     from empg.run.results import evaluation_lines
 
     with Progress(0) as progress:
-        stage = _stage_of(progress)
-        records = evaluate_run(run, checkpoint, split or None, episodes, decoding.value, temperature, stage)
+        records = evaluate_run(run, checkpoint, split or None, episodes, decoding.value, temperature, progress.stage)
     return list(evaluation_lines(records))
 
 
@@ -108,19 +105,10 @@ def _evaluated_model(
     from empg.run.results import model_lines
 
     with Progress(0) as progress:
-        stage = _stage_of(progress)
         found = evaluate_model(
-            recipe, folder, decoding.value, key_variable=key_variable, baselines=baselines, stage=stage
+            recipe, folder, decoding.value, key_variable=key_variable, baselines=baselines, stage=progress.stage
         )
     return [*(line for evaluation in found for line in model_lines(evaluation, prices)), f"results: {folder}"]
-
-
-def _stage_of(progress: Progress) -> Stage:
-    def stage(name: str, total: int) -> Callable[[int], None]:
-        progress.stage(name, total)
-        return progress.done
-
-    return stage
 
 
 def _check_evaluated(
@@ -205,7 +193,7 @@ def credit(
     if len({run.resolve() for run in runs}) < len(runs):
         raise typer.BadParameter("a run is named twice, which would count its episodes twice. Name it once")
     with Progress(0, first="reading the runs") as progress:
-        found = measure_alignment(folders, rules, base, _stage_of(progress))
+        found = measure_alignment(folders, rules, base, progress.stage)
     typer.echo(visible("\n".join(alignment_lines(found))))
 
 
@@ -233,7 +221,7 @@ def entropy(
     folder = RunFolder.open(run)
     require_writable(folder)
     with Progress(0) as progress:
-        measured = measure_entropy(run, _stage_of(progress), split, episodes)
+        measured = measure_entropy(run, progress.stage, split, episodes)
     typer.echo(visible("\n".join(entropy_lines(measured))))
     typer.echo(write_measurements(folder, measured))
     if figures is not None:

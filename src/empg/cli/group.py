@@ -36,7 +36,7 @@ class Commands(TyperGroup):
         raise typer.Exit(1)
 
 
-class PlayCommand(TyperCommand):
+class EnvironmentCommand(TyperCommand):
     """A command whose help ends with the registered environments. They are looked up only for the help."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:

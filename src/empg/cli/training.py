@@ -28,7 +28,7 @@ class Engine(str, Enum):
     verl = "verl"
 
 
-Origin = Annotated[
+FromOption = Annotated[
     str | None,
     typer.Option(
         "--from",
@@ -53,7 +53,7 @@ def train(
     run: RunOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint of the run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing run.")] = False,
-    from_: Origin = None,
+    from_: FromOption = None,
     engine: EngineOption = Engine.local,
     dry_run: DryRun = False,
 ) -> None:
@@ -82,7 +82,8 @@ def train(
     folder = run or _default_run(loaded)
     from empg.run.resume import resolve_into  # imports torch, which is slow and not needed to report a wrong recipe
 
-    resolved = resolve_into(loaded, folder, resume=resume, origin=from_)
+    back_to, fork_from = (from_, None) if resume or from_ is None else (None, Path(from_))
+    resolved = resolve_into(loaded, folder, resume=resume, fork_from=fork_from)
     if dry_run:
         typer.echo(_configuration(resolved, folder, engine), nl=False)
         return
@@ -100,7 +101,7 @@ def train(
     from empg.run.train import train as start
 
     try:
-        start(resolved, folder, resume=resume, force=force, origin=from_, command=command)
+        start(resolved, folder, resume=resume, force=force, back_to=back_to, fork_from=fork_from, command=command)
     except Stopped as stopped:
         again = shlex.join(["empg", "train", str(recipe), *(changes or ()), "--run", str(folder)])
         how = f"restart: {again} --force" if stopped.iteration is None else f"resume: {again} --resume"
@@ -124,8 +125,7 @@ def _require_runnable(recipe: Recipe, folder: Path, engine: Engine, *, begun: bo
     from empg.run.doctor import check, check_inputs
 
     if begun and recipe.warm_start is not None:  # it has ended, so its recordings may be gone
-        section = recipe.warm_start.model_copy(update={"recordings": None})
-        recipe = recipe.model_copy(update={"warm_start": section})
+        recipe = recipe.replaced({"warm_start.recordings": None})
     checked = check if engine is Engine.local else check_inputs
     if failed := [finding for finding in checked(recipe, folder) if finding.level == "fail"]:
         _show(failed, err=True)

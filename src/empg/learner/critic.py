@@ -83,7 +83,7 @@ class Critic:
             clipped = targets.values + (values - targets.values).clamp(-clip, clip)
             error = torch.maximum((values - targets.returns).square(), (clipped - targets.returns).square())
             (error.sum() / (2 * total)).backward()
-            self._workers.average_gradients(parameters)
+            self._workers.sum_gradients(parameters)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return statistics

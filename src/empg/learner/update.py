@@ -16,7 +16,8 @@ from empg.policy.layers import replaced_layers, training_layers
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import OptimizerSection, Recipe
-from empg.system.memory import limited_by
+from empg.system.memory import explain_out_of_memory
+from empg.system.random_keys import Use, random_key
 from empg.system.workers import Workers
 
 MEMORY_KEYS = "optimizer.micro_batch_tokens", "optimizer.gradient_checkpointing", "policy.lora"  # of an update
@@ -87,7 +88,7 @@ class Update:
 
     def __call__(self, assigned: Assigned, iteration: int) -> UpdateStats:
         """Take the optimizer steps of one iteration."""
-        with training_layers(self.policy, **self.layers), limited_by(*MEMORY_KEYS):
+        with training_layers(self.policy, **self.layers), explain_out_of_memory(*MEMORY_KEYS):
             return self._update(assigned, iteration)
 
     def _update(self, assigned: Assigned, iteration: int) -> UpdateStats:
@@ -104,7 +105,7 @@ class Update:
         stats: LossStats | None = None
         grad_norm, steps, skipped = 0.0, 0, 0
         for epoch in range(section.epochs):
-            for part in self._minibatches(assigned, (self.recipe.seed, 3, iteration, epoch)):
+            for part in self._minibatches(assigned, iteration, epoch):
                 weights = self._weights(assigned, part)
                 if weights is None:
                     continue
@@ -115,7 +116,7 @@ class Update:
                         mismatch_sum = mismatch_sum.to(difference.device) + difference
                         mismatch_tokens += len(micro.tokens)
                     stats = micro_stats if stats is None else stats + micro_stats
-                self.workers.average_gradients(self.policy.parameters)
+                self.workers.sum_gradients(self.policy.parameters)
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, section.max_grad_norm)
                 grad_norm = float(norm)
                 if torch.isfinite(norm):
@@ -188,13 +189,14 @@ class Update:
     def _passes(self, assigned: Assigned, keep: Tensor) -> list[MicroBatch]:
         return list(micro_batches(assigned.batch, keep, self.recipe.optimizer.micro_batch_tokens, self.policy.device))
 
-    def _minibatches(self, assigned: Assigned, key: tuple[int, ...]) -> list[Tensor]:
-        """Return a token mask (M,) for each optimizer step: whole episodes, shuffled by `key`."""
+    def _minibatches(self, assigned: Assigned, iteration: int, epoch: int) -> list[Tensor]:
+        """Return a token mask (M,) for each optimizer step: whole episodes, in an order of this worker and epoch."""
         count = self.recipe.optimizer.minibatches
         if count == 1:
             return [assigned.keep]
         order = list(range(len(assigned.episodes)))
-        random.Random(repr((*key, self.workers.rank))).shuffle(order)
+        key = random_key(Use.MINIBATCHES, iteration, epoch, self.workers.rank, seed=self.recipe.seed)
+        random.Random(repr(key)).shuffle(order)
         part_of = torch.empty(len(order), dtype=torch.long)
         part_of[order] = torch.arange(len(order)) * count // max(1, len(order))
         return [assigned.keep & (part_of[assigned.batch.episode] == part) for part in range(count)]

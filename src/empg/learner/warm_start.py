@@ -22,10 +22,10 @@ from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe, WarmStartSection
 from empg.record.records import WarmStartRecord
 from empg.rollout.demonstrations import Recordings, as_episode, demonstrate, recorded_plays
-from empg.system.memory import limited_by, release_memory
+from empg.system.memory import explain_out_of_memory, release_memory
+from empg.system.random_keys import Use, random_key
 from empg.system.workers import Workers
 
-DEMONSTRATION_KEY = 13  # keeps the rng of demonstrations separate from all others
 _TIDY_EVERY = 16  # steps
 
 Report = Callable[[WarmStartRecord], None]
@@ -59,7 +59,7 @@ def warm_start(
         first = (step * workers.size + workers.rank) * per_step
         shown = recordings.share(step, workers.rank)
         for index in range(first, first + per_step):
-            key = (recipe.seed, DEMONSTRATION_KEY, index)
+            key = random_key(Use.DEMONSTRATION, index, seed=recipe.seed)
             shown.append(
                 demonstrate(environment, index % environment.num_tasks, section.noise, key, section.early_stop)
             )
@@ -71,7 +71,7 @@ def warm_start(
             raise UserError(f"rollout.max_episode_tokens={limit} is too small for one expert turn; increase it")
         passes = recipe.optimizer
         layers = training_layers(policy, recomputed=passes.gradient_checkpointing, compiled=passes.compile)
-        with layers, limited_by(*MEMORY_KEYS):
+        with layers, explain_out_of_memory(*MEMORY_KEYS):
             loss, accuracy = _imitate(policy, optimizers, batch, imitated[batch.step], recipe, workers)
         if not math.isfinite(loss):
             raise UserError(
@@ -111,7 +111,7 @@ def _imitate(
         loss += float(micro_loss.detach())
         # A token with a probability above one half is the most likely one: a lower bound of the accuracy.
         right += float((logprobs.detach() > math.log(0.5)).sum()) / total
-    workers.average_gradients(policy.parameters)
+    workers.sum_gradients(policy.parameters)
     torch.nn.utils.clip_grad_norm_(policy.parameters, 1.0)
     for optimizer in optimizers:
         optimizer.step()

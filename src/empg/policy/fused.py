@@ -28,10 +28,10 @@ class FusedScores(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, of_logprobs: Tensor, of_entropies: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits (M, V)."""
         # These may be parts of larger tensors, and code is compiled once more for those that do not begin at 0.
-        given = of_logprobs.clone(), of_entropies.clone()
+        given = grad_logprobs.clone(), grad_entropies.clone()
         return _compiled(_gradient)(*ctx.saved_tensors, *given, ctx.temperature), None, None
 
 
@@ -53,14 +53,14 @@ def _gradient(
     wanted: Tensor,
     entropies: Tensor,
     totals: Tensor,
-    of_logprobs: Tensor,
-    of_entropies: Tensor,
+    grad_logprobs: Tensor,
+    grad_entropies: Tensor,
     temperature: float,
 ) -> Tensor:
     # d log p(w) / d logit = [w] - p,  d entropy / d logit = -p (log p + entropy), both divided by the temperature
     log_probs = logits.float() / temperature - totals[:, None]
     probs = log_probs.exp()
     chosen = torch.arange(logits.shape[1], device=logits.device) == wanted[:, None]
-    gradient = (chosen.float() - probs) * of_logprobs[:, None]
-    gradient -= probs * (log_probs.clamp(min=_LEAST) + entropies[:, None]) * of_entropies[:, None]
+    gradient = (chosen.float() - probs) * grad_logprobs[:, None]
+    gradient -= probs * (log_probs.clamp(min=_LEAST) + entropies[:, None]) * grad_entropies[:, None]
     return (gradient / temperature).to(logits.dtype)

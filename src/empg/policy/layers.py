@@ -29,11 +29,11 @@ _VARIANTS = 32  # code for rows of one length or several, one row, passes withou
 def training_layers(policy: Policy, *, recomputed: bool, compiled: bool) -> Iterator[None]:
     """Compute the layers as `optimizer.gradient_checkpointing` and `optimizer.compile` say, in this block.
 
-    Its backward passes are in the block too. The own passes of small Llamas (`policy/llama/`) do not call the layers:
-    they read `Policy.recomputed`, and nothing is compiled.
+    Run the backward passes inside the block as well. The own passes of small Llamas (`policy/llama/`) do not call the
+    layers: they read `Policy.recomputed`, and nothing is compiled.
 
     Args:
-        policy: the model; after the block it is as it was.
+        policy: the model; it is restored after the block.
         recomputed: passes with gradients keep only the inputs of each layer.
         compiled: layers and scores are compiled, in the first pass of each kind (about 10 s). Numbers that were rounded
             to bfloat16 between two operations then are not.

@@ -10,8 +10,10 @@ import torch
 from empg.errors import UserError
 from empg.policy import attention
 from empg.policy.adapter import add_adapter
+from empg.policy.context_length import require_length
+from empg.policy.device import resolve_device
 from empg.policy.fingerprint import fingerprint
-from empg.policy.model import Policy, require_length, resolve_device
+from empg.policy.model import Policy
 from empg.policy.source import load_config, load_model, load_tokenizer, reason, require_vocabulary
 from empg.policy.tiny import make_model, make_tokenizer
 from empg.policy.trial import check_forward

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from empg.errors import UserError
+from empg.policy.device import computes_bfloat16
 from empg.policy.llama.weights import is_small_llama
 from empg.policy.source import load_weights
 
@@ -179,134 +179,3 @@ def plain_os_errors() -> Iterator[None]:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a Hugging Face folder, one or several shards."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
-    return [folder / "model.safetensors"]
-
-
-def longest_context(config: Any) -> int | None:
-    """Return the longest context in which every layer of a model attends to all tokens; None without a limit."""
-    config = config.get_text_config()
-    limits = (getattr(config, "max_position_embeddings", None), _window(config), _original_length(config))
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def require_length(config: Any, length: int, name: str) -> None:
-    """Reject contexts of `length` tokens that the model `name` with this `config` does not support.
-
-    With the KV cache, a token attends to its whole context. With a sliding window (Mistral, Gemma, Phi-3) or an
-    attention chunk (Llama 4), it attends to less if the context is longer. Up to that length there is no difference.
-
-    Longrope (Phi-3.5, Phi-4-mini) uses other rotary factors if the longest row of a forward pass exceeds the original
-    length. The keys in the cache would keep the factors of shorter texts.
-
-    Raises:
-        UserError: the length exceeds a limit, or the model has layers with a state instead of keys and values.
-    """
-    config = config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if unknown := kinds - {"full_attention", "sliding_attention", "chunked_attention"}:
-        raise UserError(f"policy.model={name} has {min(unknown)} layers, which the KV cache does not support")
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and length > positions:
-        raise UserError(
-            f"rollout.max_episode_tokens exceeds the positions of policy.model={name}: "
-            f"expected at most {positions}, got {length}"
-        )
-    window = _window(config)
-    if window is not None and length > window:
-        raise UserError(
-            f"rollout.max_episode_tokens exceeds the sliding window of policy.model={name}: "
-            f"expected at most {window}, got {length}"
-        )
-    original = _original_length(config)
-    if original is not None and length > original:
-        raise UserError(
-            f"rollout.max_episode_tokens exceeds the length at which longrope changes in policy.model={name}: "
-            f"expected at most {original}, got {length}"
-        )
-
-
-def _original_length(config: Any) -> int | None:
-    """Return the number of tokens up to which longrope uses its short factors; None without longrope."""
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = getattr(config, name, None) or {}
-        kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # Gemma 3 has one per kind of layer
-        for part in kinds:
-            if "longrope" in (part.get("rope_type"), part.get("type")):
-                key = "original_max_position_embeddings"
-                return int(part.get(key) or getattr(config, key, None) or config.max_position_embeddings)
-    return None
-
-
-def _window(config: Any) -> int | None:
-    """Return the smallest attention window of the layers in tokens; None if all attend to everything."""
-    kinds = set(getattr(config, "layer_types", None) or ())
-    wanted = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-    # Without a list of layers (Mistral, Phi-3), a window applies to all of them.
-    names = [wanted[kind] for kind in kinds if kind in wanted] if kinds else ["sliding_window"]
-    return min((w for name in names if (w := getattr(config, name, None)) is not None), default=None)
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device; `auto` is the first CUDA device if available, else the CPU.
-
-    Raises:
-        UserError: torch cannot compute on this device here. `meta`, for example, has no numbers.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        (torch.ones(1, device=device) + 1).item()
-    except Exception as error:  # each backend raises another class
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"policy.device={name}: torch cannot compute on this device ({said:.200}). Set it to auto, cpu or cuda"
-        ) from None
-    return device
-
-
-def claim_device(name: str, rank: int, workers: int) -> None:
-    """Make sure that each worker has a device of its own, and let `cuda` mean that of worker `rank` in this process.
-
-    Raises:
-        UserError: there are fewer devices than workers.
-    """
-    device = resolve_device(name)
-    if workers == 1 or device.type == "cpu":
-        return
-    if device.type != "cuda" or device.index is not None:
-        raise UserError(f"policy.device={name} is one device for {workers} workers. Set it to cuda, or set workers=1")
-    if workers > (count := torch.cuda.device_count()):
-        raise UserError(
-            f"workers: expected at most {count}, one per CUDA device, got {workers}. "
-            f"Set workers={count}, or policy.device=cpu"
-        )
-    torch.cuda.set_device(rank)
-
-
-def choose_kernels(device: torch.device, *, autocast: bool) -> None:
-    """Choose the kernels that this process uses on a GPU.
-
-    cuDNN's attention prepares itself for each shape, and most shapes of passes never repeat, so it is switched off.
-    Under autocast, float32 products are computed on tensor cores with 11 bits of each factor. These are the products of
-    the logits. Their hidden states come from bfloat16, which has fewer bits, so only the weights of the head and the
-    gradients of the logits are rounded.
-    """
-    if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if autocast else "ieee"
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Return whether the processor multiplies bfloat16 in hardware. Emulation is ten times slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and bool(supported)

@@ -84,15 +84,15 @@ class _Scores(torch.autograd.Function):
         return log_probs.gather(-1, wanted[:, None])[:, 0], entropy
 
     @staticmethod
-    def backward(ctx: Any, of_logprob: Tensor | None, of_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         # d log p(w) / d logit = [w] - p,  d entropy / d logit = -p (log p + entropy), both divided by the temperature
         log_probs, entropy, wanted = ctx.saved_tensors
         probs = log_probs.exp()
         gradient = torch.zeros_like(probs)
-        if of_entropy is not None:
+        if grad_entropy is not None:
             finite = log_probs.clamp(min=torch.finfo(torch.float32).min)
-            gradient.addcmul_(probs, finite.add_(entropy[:, None]).mul_(of_entropy[:, None]), value=-1)
-        if of_logprob is not None:
-            gradient.addcmul_(probs, of_logprob[:, None], value=-1)
-            gradient.scatter_add_(1, wanted[:, None], of_logprob[:, None])
+            gradient.addcmul_(probs, finite.add_(entropy[:, None]).mul_(grad_entropy[:, None]), value=-1)
+        if grad_logprob is not None:
+            gradient.addcmul_(probs, grad_logprob[:, None], value=-1)
+            gradient.scatter_add_(1, wanted[:, None], grad_logprob[:, None])
         return gradient.div_(ctx.temperature).to(ctx.dtype), None, None

@@ -247,3 +247,11 @@ def reason(error: Exception, settings: Mapping[str, Any] | None = None) -> str:
         return "config.json: pad_token_id: expected less than vocab_size. Set it to the id of a token, or to null"
     plain = isinstance(error, ValueError | OSError | RuntimeError) and str(error)
     return message_of(error, 300) if plain else described(error)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a Hugging Face folder, one or several shards."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+    return [folder / "model.safetensors"]

@@ -20,13 +20,14 @@ Step = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class StepGraphs:
-    """Runs passes over the first slots of a KV cache: on a GPU as one graph per shape, elsewhere as they are.
+    """Runs passes over the first slots of a KV cache: on a GPU as one graph per shape, elsewhere without a graph.
 
     A graph has one shape and fixed addresses. So the rows and the visible tokens of a pass are rounded up. Tokens that
     are not written yet are masked, and results of slots that nobody asked for are not used.
 
-    The first pass of a shape runs as it is, since libraries prepare themselves in it; the second is recorded. If a pass
-    waits for the device, as a mixture of experts may, the model cannot be recorded, and all passes run as they are.
+    The first pass of a shape runs without a graph, since libraries prepare themselves in it; the second is recorded. If
+    a pass waits for the device, as a mixture of experts may, the model cannot be recorded, and all passes run without a
+    graph.
 
     Attributes:
         recordable: whether passes become graphs.

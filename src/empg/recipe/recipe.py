@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -25,6 +25,8 @@ from empg.recipe.sections import (
 )
 from empg.validation import Checked, did_you_mean, explained
 from empg.yaml_text import write_yaml
+
+AnySection = TypeVar("AnySection", bound=Checked)
 
 
 class Recipe(Checked):
@@ -109,12 +111,32 @@ class Recipe(Checked):
         self.environment.chosen.check_form(self.agent.form)
         return self
 
+    def replaced(self, values: Mapping[str, Any]) -> Recipe:
+        """Return this recipe with other values by key path, e.g. `{"policy.model": "tiny"}`. They are not validated.
+
+        Raises:
+            KeyError: there is no such key.
+        """
+        recipe = self
+        for path, value in values.items():
+            recipe = _with_value(recipe, path, value)
+        return recipe
+
     def is_due(self, every: int, done: int) -> bool:
         """Return whether a task that recurs every `every` iterations (0: never) is due after `done` of them.
 
         It is always due before the first iteration and after the last.
         """
         return done in (0, self.iterations) or (every > 0 and done % every == 0)
+
+
+def _with_value(section: AnySection, path: str, value: Any) -> AnySection:
+    name, _, rest = path.partition(".")
+    if name not in type(section).model_fields:
+        raise KeyError(path)
+    if rest:
+        value = _with_value(getattr(section, name), rest, value)
+    return section.model_copy(update={name: value})
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -15,7 +15,7 @@ Record = dict[str, Any]
 """A line of `metrics.jsonl` as it was read, of any kind."""
 
 
-class Origin(TypedDict):
+class Provenance(TypedDict):
     """What wrote the records that follow, and since when."""
 
     version: str
@@ -26,7 +26,7 @@ class Origin(TypedDict):
     started: str
 
 
-class RunRecord(Origin):
+class RunRecord(Provenance):
     """Written once, when a run begins."""
 
     kind: Literal["run"]
@@ -34,7 +34,7 @@ class RunRecord(Origin):
     seed: int
 
 
-class ResumeRecord(Origin):
+class ResumeRecord(Provenance):
     """Written each time a run continues from a checkpoint."""
 
     kind: Literal["resume"]

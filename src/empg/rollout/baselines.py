@@ -7,23 +7,39 @@ from collections.abc import Callable
 
 from empg.environments.base import ANSWER, SEARCH, Info, TextEnvironment
 from empg.errors import UserError
-from empg.rollout.types import EndReason, Episode, Turn
+from empg.recipe import AgentSection
+from empg.rollout.env_pool import LocalEnvPool
+from empg.rollout.turns import EpisodeRules
+from empg.rollout.types import Episode, Turn
+from empg.system.random_keys import random_policy_key
 
+Read = tuple[str, Info]
+"""What a baseline reads before a turn: the observation and its info."""
 Act = Callable[[str, Info], str]
 """Returns the next command, given the observation and its info."""
 
 _MAX_WORDS = 4  # of a random search
 
 
+class NoBaselineError(UserError):
+    """An environment has no expert, or does not list its commands."""
+
+
 def expert_episode(environment: TextEnvironment, task: int, place: int) -> Episode:
     """Play a task with the environment's expert; `place` is its position in the panel.
 
     Raises:
-        UserError: the environment has no expert.
+        NoBaselineError: the environment has no expert.
     """
-    observation, info = environment.reset(options={"task": task})
-    expert = environment.expert()
-    return _played(environment, observation, info, task, place, lambda seen, known: expert.act(seen, known)["action"])
+
+    def begin(info: Info) -> Act:
+        try:
+            expert = environment.expert()
+        except UserError as error:
+            raise NoBaselineError(str(error)) from None
+        return lambda seen, known: expert.act(seen, known)["action"]
+
+    return _played(environment, task, place, begin)
 
 
 def random_episode(environment: TextEnvironment, task: int, place: int) -> Episode:
@@ -32,17 +48,23 @@ def random_episode(environment: TextEnvironment, task: int, place: int) -> Episo
     A search consists of words of the task, an answer of one word of the observation.
 
     Raises:
-        UserError: the environment cannot list the admissible commands.
+        NoBaselineError: the environment does not list the admissible commands.
     """
-    rng = random.Random(f"empg random policy {place}")
-    observation, info = environment.reset(options={"task": task})
-    return _played(environment, observation, info, task, place, lambda seen, known: _random_command(seen, known, rng))
+
+    def begin(info: Info) -> Act:
+        if not info.get("admissible"):
+            raise NoBaselineError("this environment does not list its commands, so there is no random policy for it")
+        rng = random.Random(random_policy_key(place))
+        return lambda seen, known: _random_command(seen, known, rng)
+
+    return _played(environment, task, place, begin)
 
 
 def _random_command(observation: str, info: Info, rng: random.Random) -> str:
+    """Return a command; an empty text, which is a malformed turn, if none is listed now."""
     commands = info.get("admissible")
     if not commands:
-        raise UserError("this environment does not list its commands, so there is no random policy for it")
+        return ""
     command = rng.choice(commands)
     if command == SEARCH:
         words = info["task"].split() or ["a"]
@@ -50,26 +72,28 @@ def _random_command(observation: str, info: Info, rng: random.Random) -> str:
     return f"answer[{rng.choice(observation.split() or ['a'])}]" if command == ANSWER else command
 
 
-def _played(environment: TextEnvironment, observation: str, info: Info, task: int, place: int, act: Act) -> Episode:
-    """Play an episode that was just reset to its end."""
-    episode = Episode(
-        task_id=info["task_id"],
-        task_index=task,
-        task_type=info["task_type"],
-        split=environment.split,
-        group=place,
-        task=info["task"],
-    )
-    over = False
-    while not over:
-        action = act(observation, info)
+class _Baseline(EpisodeRules[Read]):
+    """An episode in commands: no prompt is written and no token sampled."""
+
+    def act(self, action: str) -> None:
+        """Add a turn; its observation is not kept."""
         turn = Turn(observation="", prompt_ids=[], action_ids=[], logprobs=[], entropies=[], action=action)
-        observation, turn.reward, terminated, truncated, info = environment.step(action)
-        turn.valid = info["valid"]
-        episode.turns.append(turn)
-        episode.reward += turn.reward
-        over = terminated or truncated
-    episode.score, episode.success, episode.metrics = info["score"], info["won"], info.get("metrics", {})
-    if terminated:
-        episode.end = EndReason.WON if episode.success else EndReason.LOST
-    return episode
+        turn.valid = bool(action)
+        self.episode.turns.append(turn)
+
+    def _next_prompt(self, observation: str, info: Info) -> Read:
+        return observation, info
+
+
+def _played(environment: TextEnvironment, task: int, place: int, begin: Callable[[Info], Act]) -> Episode:
+    """Play an episode to its end; `begin` makes its policy after the reset."""
+    pool = LocalEnvPool(lambda: environment)
+    rules = _Baseline(AgentSection(), task=task, group=place, split=environment.split)
+    read = rules.start(*pool.reset([0], [task]))
+    act = None
+    while read is not None:
+        act = act or begin(read[1])
+        action = act(*read)
+        rules.act(action)
+        read = rules.observe(*pool.step([0], [action]))
+    return rules.episode

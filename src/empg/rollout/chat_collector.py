@@ -97,8 +97,15 @@ class ChatEpisode(EpisodeRules[list[Message]]):
         usage.context = both if self._merged else usage.context + both
 
 
-_Slot: TypeAlias = tuple[int, ChatEpisode]
-_Prompts: TypeAlias = list[tuple[_Slot, list[Message] | None]]
+@dataclass(frozen=True, slots=True)
+class ChatSlot:
+    """A slot of the environment pool, by its number, and the episode in it."""
+
+    number: int
+    episode: ChatEpisode
+
+
+_Prompts: TypeAlias = list[tuple[ChatSlot, list[Message] | None]]
 
 
 @dataclass(slots=True)
@@ -122,8 +129,8 @@ class ChatCollector:
     split: str
     max_tokens: int
     slots: int
-    _asked: SimpleQueue[tuple[_Slot, list[Message]] | None] = field(default_factory=SimpleQueue)
-    _answered: SimpleQueue[tuple[_Slot, Completion | Exception]] = field(default_factory=SimpleQueue)
+    _asked: SimpleQueue[tuple[ChatSlot, list[Message]] | None] = field(init=False, default_factory=SimpleQueue)
+    _answered: SimpleQueue[tuple[ChatSlot, Completion | Exception]] = field(init=False, default_factory=SimpleQueue)
 
     def collect(self, requests: Sequence[Request], keep: Callable[[Episode, Usage], None]) -> None:
         """Play every request; `keep` is called with each episode as soon as it has ended, in this thread.
@@ -155,7 +162,7 @@ class ChatCollector:
                 )
                 [outcome] = self.pool.reset([number], [request.task])
                 playing += 1
-                if not self._continue((number, state), state.start(outcome), keep):
+                if not self._continue(ChatSlot(number, state), state.start(outcome), keep):
                     free.append(number)
                     playing -= 1
             if not playing:
@@ -164,18 +171,18 @@ class ChatCollector:
             ended = [slot for slot, prompt in prompts if not self._continue(slot, prompt, keep)]
             if failure is not None:
                 raise failure
-            free += [number for number, _ in ended]
+            free += [slot.number for slot in ended]
             playing -= len(ended)
 
-    def _continue(self, slot: _Slot, prompt: list[Message] | None, keep: Callable[[Episode, Usage], None]) -> bool:
+    def _continue(self, slot: ChatSlot, prompt: list[Message] | None, keep: Callable[[Episode, Usage], None]) -> bool:
         """Ask the model; if the episode is over, keep it and return False."""
         if prompt is None:
-            keep(slot[1].episode, slot[1].usage)
+            keep(slot.episode.episode, slot.episode.usage)
             return False
         self._asked.put((slot, prompt))
         return True
 
-    def _replies(self) -> list[tuple[_Slot, Completion | Exception]]:
+    def _replies(self) -> list[tuple[ChatSlot, Completion | Exception]]:
         """Wait for a reply and return it with all others that have arrived."""
         arrived = [self._answered.get()]
         try:
@@ -184,27 +191,27 @@ class ChatCollector:
         except Empty:
             return arrived
 
-    def _step(self, replies: list[tuple[_Slot, Completion | Exception]]) -> tuple[_Prompts, Exception | None]:
+    def _step(self, replies: list[tuple[ChatSlot, Completion | Exception]]) -> tuple[_Prompts, Exception | None]:
         """Step the environments.
 
         Returns:
             The next prompt of each slot, None at the end of its episode; and the failure of a request, if one failed.
         """
-        acting: list[_Slot] = []
+        acting: list[ChatSlot] = []
         actions: list[str] = []
         prompts: _Prompts = []
         failure: Exception | None = None
         for slot, reply in replies:
             if isinstance(reply, ContextFullError):
-                slot[1].exceeded()
+                slot.episode.exceeded()
                 prompts.append((slot, None))
             elif isinstance(reply, Exception):
                 failure = reply
             else:
                 acting.append(slot)
-                actions.append(slot[1].act(reply))
-        outcomes = self.pool.step([number for number, _ in acting], actions)
-        prompts += [(slot, slot[1].observe(outcome)) for slot, outcome in zip(acting, outcomes, strict=True)]
+                actions.append(slot.episode.act(reply))
+        outcomes = self.pool.step([slot.number for slot in acting], actions)
+        prompts += [(slot, slot.episode.observe(outcome)) for slot, outcome in zip(acting, outcomes, strict=True)]
         return prompts, failure
 
     def _wait_for_replies(self) -> None:

@@ -193,10 +193,9 @@ class _EnvProcess:
 
 
 def make_env_pool(make: Make, processes: int) -> EnvPool:
-    """Environments in this process, or in `processes` others.
+    """Return a pool in this process, or in `processes` worker processes.
 
-    Processes stay when their pool is closed, and are given out again to whoever asks for the same next; they end when
-    others are asked for, or with this process.
+    A closed pool keeps its processes. The next call with an equal `make` reuses them; any other call ends them.
 
     Args:
         make: makes an environment. For processes it can be pickled; whatever it brings is imported there, so that one

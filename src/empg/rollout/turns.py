@@ -26,6 +26,9 @@ from empg.rollout.types import EndReason, Episode, Turn
 # Keys of `info` that a turn does not keep: the episode has the first four, and the last is most of the memory.
 _NOT_KEPT = ("task", "task_id", "task_type", "metrics", "admissible")
 
+# Keys of `info` that the rules and the prompts of the agent need after every reset and step.
+_REQUIRED = ("task", "task_id", "task_type", "won", "score", "valid")
+
 Asked = TypeVar("Asked")
 
 
@@ -46,7 +49,7 @@ class EpisodeRules(Generic[Asked]):
         self._malformed_in_a_row = 0
 
     def start(self, outcome: Outcome) -> Asked | None:
-        """Take the environment's reset; returns the first prompt, or None when the episode is over already."""
+        """Take the environment's reset and return the first prompt, or None when the episode is over already."""
         info = self._info(outcome)
         if info is None:
             return None
@@ -55,18 +58,19 @@ class EpisodeRules(Generic[Asked]):
         return self._next_prompt(outcome.observation, info)
 
     def observe(self, outcome: Outcome) -> Asked | None:
-        """Take the environment's answer to the last action; returns the next prompt, or None at the episode's end."""
+        """Take the environment's answer to the last action and return the next prompt; None at the episode's end."""
         info = self._info(outcome)
         if info is None:
             return None
         episode, turn = self.episode, self.episode.turns[-1]
         turn.rejected = bool(turn.action) and not info["valid"]
         turn.valid = turn.valid and not turn.rejected
-        turn.reward, turn.process_reward = outcome.reward, info.get("process_reward", 0.0)
+        turn.reward, turn.process_reward = float(outcome.reward), float(info.get("process_reward", 0.0))
         turn.progress, turn.failure = _progress(info), info.get("failure", "")
         turn.info = {key: value for key, value in info.items() if key not in _NOT_KEPT}
-        episode.reward += outcome.reward
-        episode.score, episode.success, episode.metrics = info["score"], info["won"], info.get("metrics", {})
+        episode.reward += turn.reward
+        episode.score, episode.success = float(info["score"]), bool(info["won"])
+        episode.metrics = {name: float(value) for name, value in info.get("metrics", {}).items()}
         self._malformed_in_a_row = 0 if turn.action else self._malformed_in_a_row + 1
         end = self._end_reason(outcome)
         if end is not None:
@@ -75,7 +79,7 @@ class EpisodeRules(Generic[Asked]):
         return self._next_prompt(outcome.observation, info)
 
     def _end_reason(self, outcome: Outcome) -> EndReason | None:
-        """Why the episode is over after this outcome; None if it continues."""
+        """Return why the episode is over after this outcome; None if it continues."""
         if outcome.terminated:
             return EndReason.WON if self.episode.success else EndReason.LOST
         if outcome.truncated:
@@ -85,15 +89,15 @@ class EpisodeRules(Generic[Asked]):
         return None
 
     def _info(self, outcome: Outcome) -> Info | None:
-        """The environment's info; None ends the episode because the environment raised, or gave no number."""
-        problem = outcome.error or ("no info" if outcome.info is None else _not_finite(outcome.reward, outcome.info))
+        """Return the environment's info; None ends the episode: the environment raised, or broke its contract."""
+        problem = outcome.error or ("no info" if outcome.info is None else _breach(outcome.reward, outcome.info))
         if not problem:
             return outcome.info
         self.episode.error, self.episode.end = problem, EndReason.ENV_ERROR
         return None
 
     def _next_prompt(self, observation: str, info: Info) -> Asked | None:
-        """The next prompt; None when no further turn fits."""
+        """Return the next prompt; None when no further turn fits."""
         raise NotImplementedError
 
 
@@ -113,11 +117,11 @@ class EpisodeState(EpisodeRules[Prompt]):
 
     @property
     def room(self) -> int:
-        """Tokens that fit into the context before the token limit of the episode; a turn may have a lower limit."""
+        """The tokens that fit into the context before the token limit of the episode; a turn may have a lower limit."""
         return self._max_tokens - self.context
 
     def act(self, sampled: Sampled) -> str:
-        """Add the turn that the policy wrote after the last prompt; returns its action, empty if it is malformed."""
+        """Add the turn that the policy wrote after the last prompt and return its action; empty if it is malformed."""
         parsed = self._dialogue.parse(sampled.ids)
         cut = len(sampled.ids) >= self.room and not self._agent.ends_turn(sampled.ids)
         self.context += len(sampled.ids)
@@ -139,7 +143,7 @@ class EpisodeState(EpisodeRules[Prompt]):
         return turn.action
 
     def _next_prompt(self, observation: str, info: Info) -> Prompt | None:
-        """The next prompt; None when it and one more token do not fit."""
+        """Return the next prompt; None when it and one more token do not fit."""
         self._observation = observation
         prompt = self._dialogue.read(observation, info)
         context = (0 if prompt.fresh else self.context) + len(prompt.ids)
@@ -150,12 +154,28 @@ class EpisodeState(EpisodeRules[Prompt]):
         return prompt
 
 
-def _not_finite(reward: float, info: Mapping[str, Any]) -> str:
-    """Return what is wrong with the numbers of an environment that reach the credit; empty if nothing is."""
-    numbers = {"reward": reward, **{name: info.get(name) for name in ("score", "process_reward", "progress")}}
-    wrong = [name for name, value in numbers.items() if value is not None and not math.isfinite(value)]
-    return f"{wrong[0]}: expected a finite number, got {numbers[wrong[0]]}" if wrong else ""
+def _breach(reward: object, info: Mapping[str, Any]) -> str:
+    """Return how an environment breaks its contract: a key that it lacks, or what is not a number; empty if nowhere."""
+    lacking = [key for key in _REQUIRED if key not in info]
+    if lacking:
+        return f"info: expected the key {lacking[0]!r}, got {', '.join(info) or 'no key'}"[:300]
+    numbers = {"reward": reward, "score": info["score"]}
+    numbers |= {name: info[name] for name in ("process_reward", "progress") if name in info}
+    metrics = info.get("metrics", {})
+    if not isinstance(metrics, Mapping):
+        return f"metrics: expected numbers by name, got {metrics!r:.80}"
+    numbers |= {f"metrics.{name}": value for name, value in metrics.items()}
+    wrong = [name for name, value in numbers.items() if not _is_finite(value)]
+    return f"{wrong[0]}: expected a finite number, got {numbers[wrong[0]]!r:.80}" if wrong else ""
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether a value is a finite number: of Python, numpy or, as an array of one number, torch."""
+    try:
+        return not isinstance(value, (str, bytes)) and math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return False
 
 
 def _progress(info: Info) -> float:
-    return info.get("progress", info["score"])
+    return float(info.get("progress", info["score"]))

@@ -31,9 +31,9 @@ class Turn:
     was sampled. `logprobs` (of the sampled ids) and `entropies` (full vocabulary, nats, at the sampling temperature,
     before any top-p cut) have the length of `action_ids`. The action begins with the token `action_start`; it is 0 in a
     turn without an action or without a thought before it. `text` is what the sampled ids say, control tokens included.
-    `info` is the environment's info after the action (`won`, `score`, `valid` and any further keys), without the
-    admissible commands. `progress` is how far the task was done then, from 0 to 1; the score, if the environment does
-    not report it.
+    `info` is the environment's info after the action (`won`, `score`, `valid` and any further keys), without the keys
+    that the episode has and without the admissible commands. `progress` is how far the task was done then, from 0 to 1;
+    the score, if the environment does not report it.
 
     A turn is malformed if no action could be read from it (`action` is empty). `rejected` says that the environment did
     not accept its action. `valid` is False for both, and for a turn without the thought that its form requires. `cut`

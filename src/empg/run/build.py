@@ -7,14 +7,17 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.agent.template import prints_date
 from empg.errors import UserError
+from empg.policy.context_length import require_length
 from empg.policy.decode import Decoder, Sampling
+from empg.policy.device import choose_kernels, computes_bfloat16, resolve_device
 from empg.policy.load import load_policy
-from empg.policy.model import Policy, choose_kernels, computes_bfloat16, require_length, resolve_device
+from empg.policy.model import Policy
 from empg.policy.source import load_tokenizer
 from empg.recipe import Recipe
 from empg.rollout.collector import Collector, Request
@@ -22,10 +25,9 @@ from empg.rollout.demonstrations import corpus
 from empg.rollout.endpoint import is_endpoint
 from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
-from empg.system.memory import bound_kernel_caches, limited_by
+from empg.system.memory import bound_kernel_caches, explain_out_of_memory
+from empg.system.random_keys import Use, random_key
 
-# The first number of every random key identifies its use, so that no two uses share a stream.
-ROLLOUT_KEY, EVALUATION_KEY, CORPUS_KEY, EXAMPLE_KEY = 10, 11, 12, 14
 CORPUS_EPISODES = 300
 
 
@@ -42,19 +44,14 @@ def resolve(recipe: Recipe, like: Recipe | None = None, *, local: bool = False) 
     Raises:
         UserError: the tokenizer of the model is unavailable or cannot be used; not with `local`.
     """
-    model = _model_path(recipe.policy.model, like.policy.model if like else None)
-    recipe = recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"model": model})})
+    recipe = recipe.replaced({"policy.model": _model_path(recipe.policy.model, like.policy.model if like else None)})
+    resolved: dict[str, Any] = {"environment.options": recipe.environment.chosen.resolved().model_dump(mode="json")}
     if recipe.optimizer.autocast == "auto":
         faster = recipe.policy.model != "tiny" and computes_bfloat16(resolve_device(recipe.policy.device))
-        autocast = like.optimizer.autocast if like else faster
-        recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"autocast": autocast})})
-    options = recipe.environment.chosen.resolved().model_dump(mode="json")
-    if options != recipe.environment.options:
-        recipe = recipe.model_copy(update={"environment": recipe.environment.model_copy(update={"options": options})})
+        resolved["optimizer.autocast"] = like.optimizer.autocast if like else faster
     if recipe.agent.date is None and (like is not None or uses_date(recipe, local=local)):
-        date = like.agent.date if like else datetime.date.today()
-        recipe = recipe.model_copy(update={"agent": recipe.agent.model_copy(update={"date": date})})
-    return recipe
+        resolved["agent.date"] = like.agent.date if like else datetime.date.today()
+    return recipe.replaced(resolved)
 
 
 def _model_path(model: str, known: str | None) -> str:
@@ -95,7 +92,7 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
         return _with_checked_length(load_policy(section.model_copy(update={"model": str(start)})), recipe)
     texts = None
     if section.model == "tiny":
-        key, prompt = (recipe.seed, CORPUS_KEY), recipe.environment.spec.prompt
+        key, prompt = random_key(Use.CORPUS, seed=recipe.seed), recipe.environment.spec.prompt
         with closing(recipe.environment.make(recipe.environment.train_split)) as environment:
             texts = corpus(environment, prompt, recipe.agent.form, CORPUS_EPISODES, key)
     policy = load_policy(section, texts, recipe.seed)
@@ -154,7 +151,7 @@ def play(
         collector = Collector(decoder, build_agent(recipe, policy), pool, split, rollout.max_episode_tokens)
         with (
             policy.keeping_casts(),
-            limited_by("rollout.slots", "rollout.max_episode_tokens", "optimizer.micro_batch_tokens"),
+            explain_out_of_memory("rollout.slots", "rollout.max_episode_tokens", "optimizer.micro_batch_tokens"),
         ):
             return collector.collect(requests, done, keep)
     finally:

@@ -31,11 +31,10 @@ from empg.record.durable import write_file
 from empg.record.errors import os_errors_as
 from empg.record.runfolder import START, RunFolder
 from empg.report.entropy_svg import Tenth, tenths
-from empg.rollout.collector import Request
 from empg.rollout.types import Episode
-from empg.run.build import EVALUATION_KEY, build_policy, play
+from empg.run.build import build_policy, play
 from empg.run.display import Stage
-from empg.run.evaluate import evaluated_splits, panel_of
+from empg.run.evaluate import evaluated_splits, panel_of, panel_requests
 
 _ROOM = 1 << 20  # bytes; 64 tasks take about a third
 
@@ -111,10 +110,10 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
     split = split or evaluated_splits(recipe, folder.path)[0]
     checkpoints = Checkpoints(folder.checkpoints)
     last, problems = checkpoints.newest_intact()
-    if last is None or last == START:
+    if last is None:
         raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} does not contain a trained policy yet")
     checkpoints.verify(START)
-    panel = panel_of(_with_episodes(recipe, episodes), split)
+    panel = panel_of(recipe.replaced({"evaluation.episodes": episodes}), split)
     first = build_policy(recipe, folder.start)
     done = stage(f"play {split} before learning", len(panel.tasks))
     early = _play(recipe, first, panel, done)
@@ -184,12 +183,16 @@ def step_gradients(policy: Policy, episode: Episode, recipe: Recipe) -> list[Ste
 
 @torch.no_grad()
 def step_entropies(policy: Policy, episodes: Sequence[Episode], recipe: Recipe) -> list[float]:
-    """Return H (nats) of all steps of the episodes under a policy, whichever policy wrote them."""
+    """Return H (nats) of all steps of the episodes under a policy, whichever policy wrote them.
+
+    Passes have the precision of a rollout, so that H before and after learning differ by the weights alone.
+    """
     batch = make_batch(episodes, recipe.agent.history)
     every = torch.ones(len(batch), dtype=torch.bool)
     entropies = torch.zeros(len(batch))
     for micro in micro_batches(batch, every, recipe.optimizer.micro_batch_tokens, policy.device):
-        _, found = score_tokens(policy, micro.input_ids, micro.rows, micro.columns, recipe.evaluation.temperature)
+        with policy.autocast(recipe.optimizer.autocast):
+            _, found = score_tokens(policy, micro.input_ids, micro.rows, micro.columns, recipe.evaluation.temperature)
         entropies[micro.tokens] = found.cpu()
     lengths = torch.bincount(batch.step)
     means: list[float] = (torch.zeros(len(lengths)).index_add_(0, batch.step, entropies) / lengths).tolist()
@@ -205,19 +208,14 @@ def _steps(policy: Policy, episode: Episode, recipe: Recipe) -> Iterator[tuple[T
         row = batch.rows[int(batch.row[tokens[0]])][: int(columns[-1]) + 1]
         ids = torch.tensor([row], device=policy.device)
         columns = columns.to(policy.device)
-        hidden = hidden_at(policy, ids, torch.zeros_like(columns), columns - 1)
+        with policy.autocast(recipe.optimizer.autocast):
+            hidden = hidden_at(policy, ids, torch.zeros_like(columns), columns - 1)
         yield *log_softmax_and_entropy(policy.logits(hidden), recipe.evaluation.temperature), ids[0, columns]
-
-
-def _with_episodes(recipe: Recipe, episodes: int) -> Recipe:
-    evaluation = recipe.evaluation.model_copy(update={"episodes": episodes})
-    return recipe.model_copy(update={"evaluation": evaluation})
 
 
 def _play(recipe: Recipe, policy: Policy, panel: Panel, done: Callable[[int], None]) -> list[Episode]:
     """Play the tasks of a panel with the random numbers of an evaluation."""
     policy.model.eval()
-    requests = [Request(task, place, (EVALUATION_KEY, place)) for place, task in enumerate(panel.tasks)]
     temperature = recipe.evaluation.temperature
-    played = play(recipe, policy, panel.split, requests, temperature=temperature, done=done)
+    played = play(recipe, policy, panel.split, panel_requests(panel), temperature=temperature, done=done)
     return [episode for episode in played if episode.turns]

@@ -6,6 +6,7 @@ Plain lines have no control characters and no time of day, so the logs of two eq
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,7 @@ class Progress:
         self._evaluations: list[EvalRecord] = []
         self._alarms: deque[str] = deque(maxlen=ALARMS_SHOWN)
         self._finished = False
+        self._drawn = threading.Lock()  # what the thread of the panel draws changes only under it
         self._live: Live | None = None
         if self.console.is_terminal:
             self._live = Live(get_renderable=self._panel, console=self.console, refresh_per_second=4)
@@ -69,12 +71,14 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def stage(self, name: str, total: int | None) -> None:
-        """Begin a stage of work, with `total` items if they can be counted."""
-        self._stage, self._total, self._done, self._began = name, total or 0, 0, time.monotonic()
+    def stage(self, name: str, total: int | None) -> Callable[[int], None]:
+        """Begin a stage of work, with `total` items if they can be counted; return `done`."""
+        with self._drawn:
+            self._stage, self._total, self._done, self._began = name, total or 0, 0, time.monotonic()
         # The line of each iteration includes its rollout.
         if self._live is None and name != "rollout":
             self._print(name)
+        return self.done
 
     def done(self, count: int) -> None:
         """Set the number of finished items of the stage."""
@@ -86,12 +90,14 @@ class Progress:
 
     def record(self, record: AnyRecord) -> None:
         """Show a record of metrics.jsonl when it is written."""
-        if record["kind"] == "warm_start":
-            self._show_warm_start(record)
-        elif record["kind"] == "train":
-            self._show_train(record)
-        elif record["kind"] == "eval":
-            self._show_evaluation(record)
+        # With a live panel nothing below prints: that takes the panel's own lock, which its thread holds first.
+        with self._drawn:
+            if record["kind"] == "warm_start":
+                self._show_warm_start(record)
+            elif record["kind"] == "train":
+                self._show_train(record)
+            elif record["kind"] == "eval":
+                self._show_evaluation(record)
 
     def finish(self, records: Sequence[Record], report: Path, recipe: Mapping[str, Any] | None = None) -> None:
         """End the display: print success before and after on every panel, and the path of the report.
@@ -177,6 +183,11 @@ class Progress:
     # --- the live panel ----------------------------------------------------------------------------------------------
 
     def _panel(self) -> Group:
+        """Return what is drawn; called in the thread of the panel."""
+        with self._drawn:
+            return Group(*self._parts())
+
+    def _parts(self) -> list[Any]:
         parts: list[Any] = []
         if self._train is not None:
             parts.append(self._train_table(self._train))
@@ -189,7 +200,7 @@ class Progress:
         parts += [Text(alarm, style="bold yellow") for alarm in self._alarms]
         if not self._finished:
             parts.append(self._stage_line())
-        return Group(*parts)
+        return parts
 
     def _train_table(self, record: TrainRecord) -> Table:
         table = Table.grid(padding=(0, 2))

@@ -18,9 +18,10 @@ from empg.record.runfolder import START, RunFolder
 from empg.record.statistics import UNKNOWN, wilson_interval
 from empg.rollout.collector import Request
 from empg.rollout.types import EndReason
-from empg.run.build import EVALUATION_KEY, build_policy, play
+from empg.run.build import build_policy, play
 from empg.run.columns import episode_rows
 from empg.run.display import Stage
+from empg.system.random_keys import Use, random_key
 from empg.system.signals import StopRequested
 from empg.system.workers import Workers
 
@@ -29,6 +30,16 @@ def panel_of(recipe: Recipe, split: str) -> Panel:
     """Return the recipe's panel of a split: the same tasks, in the same order, for every policy."""
     with closing(recipe.environment.make(split)) as environment:
         return make_panel(environment, recipe.evaluation.episodes, name=f"{recipe.environment.id}-{split}")
+
+
+def panel_requests(panel: Panel) -> list[Request]:
+    """Return the episodes of a panel. The place in it keys the sampling, so every policy gets the same numbers."""
+    return [Request(task, place, random_key(Use.EVALUATION, place)) for place, task in enumerate(panel.tasks)]
+
+
+def recorded_temperature(recipe: Recipe, decoding: str) -> float:
+    """Return the temperature that the record of an evaluation has; 0 for greedy decoding."""
+    return recipe.evaluation.temperature if decoding == "sampled" else 0.0
 
 
 def evaluated_splits(recipe: Recipe, run: Path) -> list[str]:
@@ -45,7 +56,7 @@ def evaluated_splits(recipe: Recipe, run: Path) -> list[str]:
 def evaluate_policy(
     recipe: Recipe,
     policy: Policy,
-    split: str,
+    panel: Panel,
     *,
     decoding: str,
     iteration: int,
@@ -54,22 +65,18 @@ def evaluate_policy(
 ) -> tuple[EvalRecord, list[EpisodeRow]]:
     """Play a whole panel once; return the metrics record and one row per episode, the same on every worker.
 
-    Sampling is keyed by the position in the panel, so all policies play the same tasks with the same random numbers.
-
     Raises:
         StopRequested: `done` raised it on some worker; now every worker raises it.
     """
     began = time.perf_counter()
-    panel = panel_of(recipe, split)
-    requests = [Request(task, place, (EVALUATION_KEY, place)) for place, task in enumerate(panel.tasks)]
-    share = requests[workers.rank :: workers.size]
+    share = panel_requests(panel)[workers.rank :: workers.size]
     policy.model.eval()
     played: list[tuple[int, EpisodeRow]] | None = None
     with suppress(StopRequested):
         episodes = play(
             recipe,
             policy,
-            split,
+            panel.split,
             share,
             greedy=decoding == "greedy",
             temperature=recipe.evaluation.temperature,
@@ -94,7 +101,7 @@ def summarise(
         "iteration": iteration,
         "split": panel.split,
         "decoding": decoding,
-        "temperature": recipe.evaluation.temperature if decoding == "sampled" else 0.0,
+        "temperature": recorded_temperature(recipe, decoding),
         "panel": panel.name,
         "panel_sha256": panel.sha256,
         **_success(rows),
@@ -140,9 +147,8 @@ def evaluate_run(
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe_path)
     splits = splits or evaluated_splits(recipe, folder.path)
-    changes = {"episodes": episodes, "temperature": temperature}
-    evaluation = recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    recipe = recipe.model_copy(update={"evaluation": evaluation})
+    changes = {"evaluation.episodes": episodes, "evaluation.temperature": temperature}
+    recipe = recipe.replaced({key: value for key, value in changes.items() if value is not None})
     checkpoints = Checkpoints(folder.checkpoints)
     if checkpoint is None:
         checkpoint, problems = checkpoints.newest_intact()
@@ -153,10 +159,11 @@ def evaluate_run(
     policy = build_policy(recipe, folder.checkpoints / checkpoint)
     records = []
     for split in splits:
-        done = stage(f"evaluate {split} ({decoding})", evaluation.episodes) if stage is not None else None
+        panel = panel_of(recipe, split)
+        done = stage(f"evaluate {split} ({decoding})", len(panel.tasks)) if stage is not None else None
         iteration = 0 if checkpoint == START else state["iteration"]
         record, rows = evaluate_policy(
-            recipe, policy, split, decoding=decoding, iteration=iteration, workers=Workers(), done=done
+            recipe, policy, panel, decoding=decoding, iteration=iteration, workers=Workers(), done=done
         )
         folder.write_evaluation(record, rows)
         folder.append_metrics(record)

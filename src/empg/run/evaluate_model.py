@@ -24,16 +24,16 @@ from empg.record.errors import os_errors_as
 from empg.record.played import PlayedEpisodes
 from empg.record.records import EpisodeRow, EvalRecord, eval_records
 from empg.record.runfolder import RunFolder
-from empg.rollout.baselines import expert_episode, random_episode
+from empg.rollout.baselines import NoBaselineError, expert_episode, random_episode
 from empg.rollout.chat_collector import Ask, ChatCollector, Usage
 from empg.rollout.collector import Request
 from empg.rollout.endpoint import Endpoint, is_endpoint
 from empg.rollout.env_pool import make_env_pool
 from empg.rollout.types import Episode
-from empg.run.build import EVALUATION_KEY, build_policy, play, resolve
+from empg.run.build import build_policy, play, resolve
 from empg.run.columns import episode_rows
 from empg.run.display import Stage
-from empg.run.evaluate import panel_of, summarise
+from empg.run.evaluate import panel_of, panel_requests, recorded_temperature, summarise
 
 # For a model that was not trained on the format. A prompt per turn has the same length at every turn; a `merged`
 # conversation costs the square of the turns.
@@ -111,42 +111,65 @@ def evaluate_model(
         UserError: the model is unavailable, the folder has an evaluation with other settings or of other weights, or
             it is in use.
     """
-    known = RunFolder(path).exists
-    if not known:  # so that a wrong model leaves no folder behind
-        recipe = resolve(recipe)
-        player = _player(recipe, decoding, key_variable)
-    folder = RunFolder.open(path) if known else RunFolder.reserve(path)
+    evaluations = _continue if RunFolder(path).exists else _begin
+    return evaluations(recipe, path, _Options(decoding, key_variable, baselines, stage))
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """Arguments of `evaluate_model` that no recipe has."""
+
+    decoding: str
+    key_variable: str | None
+    baselines: bool
+    stage: Stage | None
+
+
+def _begin(recipe: Recipe, path: Path, options: _Options) -> list[ModelEvaluation]:
+    """Evaluate into a new folder, which a wrong model does not leave behind."""
+    recipe = resolve(recipe)
+    player = _player(recipe, options)
+    with RunFolder.reserve(path).hold():
+        folder = RunFolder.create(path, dump_recipe(recipe))
+        _record_model(folder, _model_fingerprint(recipe))
+        return _evaluate_panels(recipe, folder, player, options)
+
+
+def _continue(recipe: Recipe, path: Path, options: _Options) -> list[ModelEvaluation]:
+    """Evaluate into a folder that has a recipe; if it has no episode yet, it takes the recipe of this evaluation."""
+    folder = RunFolder.open(path)
     with folder.hold():
-        begun = known and _is_begun(folder)
-        if known:
-            recipe = resolve(recipe, load_recipe(folder.recipe_path) if begun else None)
-            if begun:
-                _require_same(folder, recipe)
-            player = _player(recipe, decoding, key_variable)
-        model = None if is_endpoint(recipe.policy.model) else fingerprint(recipe.policy.model)
+        begun = _is_begun(folder)
+        recipe = resolve(recipe, load_recipe(folder.recipe_path) if begun else None)
         if begun:
-            _require_same_model(folder, recipe.policy.model, model)
+            _require_same(folder, recipe)
+        player = _player(recipe, options)
+        if begun:
+            _require_same_model(folder, recipe.policy.model, _model_fingerprint(recipe))
         else:
-            if known:
-                folder.replace_recipe(dump_recipe(recipe))
-            else:
-                RunFolder.create(path, dump_recipe(recipe))
-            _record_model(folder, model)
-        return [
-            _evaluate(recipe, folder, split, decoding, player, baselines, stage) for split in recipe.evaluation.panels
-        ]
+            folder.replace_recipe(dump_recipe(recipe))
+            _record_model(folder, _model_fingerprint(recipe))
+        return _evaluate_panels(recipe, folder, player, options)
 
 
-def _evaluate(
-    recipe: Recipe, folder: RunFolder, split: str, decoding: str, player: _Player, baselines: bool, stage: Stage | None
-) -> ModelEvaluation:
+def _evaluate_panels(recipe: Recipe, folder: RunFolder, player: _Player, options: _Options) -> list[ModelEvaluation]:
+    return [_evaluate(recipe, folder, split, player, options) for split in recipe.evaluation.panels]
+
+
+def _model_fingerprint(recipe: Recipe) -> str | None:
+    """Return the fingerprint of a model on this machine; that of an endpoint is unknown."""
+    return None if is_endpoint(recipe.policy.model) else fingerprint(recipe.policy.model)
+
+
+def _evaluate(recipe: Recipe, folder: RunFolder, split: str, player: _Player, options: _Options) -> ModelEvaluation:
     panel, began = panel_of(recipe, split), time.perf_counter()
+    decoding, stage = options.decoding, options.stage
     identity = {
         "iteration": 0,
         "split": split,
         "decoding": decoding,
         "panel_sha256": panel.sha256,
-        "temperature": recipe.evaluation.temperature if decoding == "sampled" else 0.0,
+        "temperature": recorded_temperature(recipe, decoding),
     }
     played = PlayedEpisodes(folder.played_path(identity))
     count = len(panel.tasks)
@@ -157,11 +180,7 @@ def _evaluate(
         played.add(episode.group, _kept(episode, usage))
         done(len(played.lines))
 
-    missing = [
-        Request(task, place, (EVALUATION_KEY, place))
-        for place, task in enumerate(panel.tasks)
-        if place not in played.lines
-    ]
+    missing = [request for request in panel_requests(panel) if request.group not in played.lines]
     try:
         if missing:
             player(split, missing, keep)
@@ -175,7 +194,7 @@ def _evaluate(
     if not before:
         folder.write_evaluation(record, rows)
         folder.append_metrics(record)
-    compared = _baselines(recipe, panel) if baselines else {}
+    compared = _baselines(recipe, panel) if options.baselines else {}
     usage = _total([line["usage"] for line in lines]) if is_endpoint(recipe.policy.model) else None
     # A record of an earlier version may lack a field.
     return ModelEvaluation({**record, **before[0]} if before else record, usage, compared)
@@ -187,8 +206,9 @@ _Player = Callable[[str, Sequence[Request], Keep], None]
 """Plays requests of a split and keeps each episode when it ends."""
 
 
-def _player(recipe: Recipe, decoding: str, key_variable: str | None) -> _Player:
-    greedy, temperature, rollout = decoding == "greedy", recipe.evaluation.temperature, recipe.rollout
+def _player(recipe: Recipe, options: _Options) -> _Player:
+    key_variable = options.key_variable
+    greedy, temperature, rollout = options.decoding == "greedy", recipe.evaluation.temperature, recipe.rollout
     if is_endpoint(recipe.policy.model):
         sampling = Sampling(temperature, rollout.top_p, greedy, rollout.max_turn_tokens)
         return _chat_player(recipe, Endpoint(recipe.policy.model, sampling, key_variable))
@@ -247,8 +267,8 @@ def _played_with(
 ) -> list[Episode] | None:
     try:
         return [one(environment, task, place) for place, task in enumerate(panel.tasks)]
-    except UserError:
-        return None  # the environment has no expert, or does not list its commands
+    except NoBaselineError:
+        return None
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------

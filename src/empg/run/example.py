@@ -5,9 +5,10 @@ from __future__ import annotations
 from empg.policy.model import Policy
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode, Turn
-from empg.run.build import EXAMPLE_KEY, play
+from empg.run.build import play
 from empg.run.display import aligned
 from empg.run.run import Run
+from empg.system.random_keys import Use, random_key
 
 TURNS_SHOWN, WIDTH = 8, 44
 
@@ -21,7 +22,8 @@ def play_example(run: Run, policy: Policy) -> Episode | None:
         return None
     split = next(iter(run.recipe.evaluation.panels), run.recipe.environment.train_split)
     policy.model.eval()
-    return play(run.recipe, policy, split, [Request(0, 0, (run.recipe.seed, EXAMPLE_KEY))], greedy=True)[0]
+    request = Request(0, 0, random_key(Use.EXAMPLE, seed=run.recipe.seed))
+    return play(run.recipe, policy, split, [request], greedy=True)[0]
 
 
 def side_by_side(before: Episode, after: Episode) -> list[str]:

@@ -11,6 +11,7 @@ from types import TracebackType
 import torch
 
 import empg
+from empg.environments.panels import Panel
 from empg.learner.assign import Assigned
 from empg.learner.update import UpdateStats
 from empg.recipe import Recipe
@@ -18,7 +19,7 @@ from empg.record.records import (
     AnyRecord,
     EpisodeRow,
     EvalRecord,
-    Origin,
+    Provenance,
     ResumeRecord,
     RunRecord,
     TrainNumbers,
@@ -29,6 +30,7 @@ from empg.record.runfolder import RunFolder
 from empg.rollout.types import Episode
 from empg.run.alarms import Alarms
 from empg.run.columns import (
+    Columns,
     credit_numbers,
     episode_rows,
     join_columns,
@@ -53,6 +55,18 @@ class PhaseTimes:
     update: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IterationShare:
+    """What one worker has of an iteration; `zero_variance_groups` of its `trained_groups` have equal returns."""
+
+    columns: Columns
+    rows: list[EpisodeRow]
+    dropped_steps: int
+    zero_variance_groups: int
+    trained_groups: int
+    played_groups: int
+
+
 class RunLogger:
     """Gathers the results of all workers and writes them; on any worker but the first it only gathers.
 
@@ -63,36 +77,35 @@ class RunLogger:
     def __init__(self, folder: RunFolder, recipe: Recipe, workers: Workers, resumed_at: int | None = None) -> None:
         self.folder, self.recipe, self.workers = folder, recipe, workers
         self.alarms = Alarms(recipe.rollout.max_turn_tokens, recipe.credit.estimator.compares_within_group)
-        self.progress = Progress(recipe.iterations) if workers.first else None
-        self._resumed_at = resumed_at
+        self.progress = Progress(recipe.iterations)  # of the first worker; that of another is never shown
         self._loggers = MetricLoggers(folder, recipe, resumed_at, self.say)
         asked = recipe.record_token_entropies
         self._records_tokens = recipe.policy.model == "tiny" if asked == "auto" else asked
 
     def __enter__(self) -> RunLogger:
-        if self.progress is not None:
+        if self.workers.first:
             self.progress.__enter__()
-            if self._resumed_at is not None:
+            if self.folder.read_metrics():  # else `begin` starts them, after the first record
                 self._loggers.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.progress is not None:
+        if self.workers.first:
             self.progress.__exit__(kind, error, trace)
-        self._loggers.close(failed=error is not None)
+            self._loggers.close(failed=error is not None)
 
     def begin(self, command: str) -> None:
         """Write the first record of a run, and start its loggers."""
-        record: RunRecord = {"kind": "run", "command": command, "seed": self.recipe.seed, **_origin()}
-        self._write(record)
         if self.workers.first:
+            record: RunRecord = {"kind": "run", "command": command, "seed": self.recipe.seed, **_provenance()}
+            self._write(record)
             self._loggers.start()
 
     def say(self, line: str) -> None:
         """Print a line."""
-        if self.progress is not None:
+        if self.workers.first:
             self.progress.say(line)
 
     def stage(self, name: str, total: int | None = None) -> Done:
@@ -100,14 +113,13 @@ class RunLogger:
 
         It raises `StopRequested` if the run was asked to stop, so only work that can be abandoned calls it.
         """
-        progress = self.progress
-        if progress is not None:
-            progress.stage(name, total)
+        if self.workers.first:
+            self.progress.stage(name, total)
 
         def done(count: int) -> None:
             self.workers.check_stop()
-            if progress is not None:
-                progress.done(count)
+            if self.workers.first:
+                self.progress.done(count)
 
         return done
 
@@ -115,9 +127,9 @@ class RunLogger:
         """Begin a rollout of this many episodes (on this worker)."""
         return self.stage("rollout", episodes)
 
-    def evaluation_progress(self, split: str, decoding: str) -> Done:
-        """Begin the evaluation of a panel."""
-        return self.stage(f"evaluate {split} ({decoding})", -(-self.recipe.evaluation.episodes // self.workers.size))
+    def evaluation_progress(self, panel: Panel, decoding: str) -> Done:
+        """Begin the evaluation of a panel, of which every worker plays its share."""
+        return self.stage(f"evaluate {panel.split} ({decoding})", -(-len(panel.tasks) // self.workers.size))
 
     def warm_start(self, record: WarmStartRecord) -> None:
         """Write the record of one step of the warm start; before its end there is nothing to resume from."""
@@ -134,29 +146,29 @@ class RunLogger:
         times: PhaseTimes,
     ) -> None:
         """Write everything about one iteration, from all workers."""
-        shares = self.workers.gather(
-            (
-                turn_columns(iteration, assigned, token_entropies=self._records_tokens),
-                episode_rows(episodes),
-                assigned.dropped_steps,
-                (assigned.zero_variance_groups, assigned.groups),
-                len({episode.group for episode in episodes}),
-            )
+        share = IterationShare(
+            columns=turn_columns(iteration, assigned, token_entropies=self._records_tokens),
+            rows=episode_rows(episodes),
+            dropped_steps=assigned.dropped_steps,
+            zero_variance_groups=assigned.zero_variance_groups,
+            trained_groups=assigned.groups,
+            played_groups=len({episode.group for episode in episodes}),
         )
+        shares: list[IterationShare] = self.workers.gather(share)
         if not self.workers.first:
             return
-        columns = join_columns([share[0] for share in shares])
-        rows = [row for share in shares for row in share[1]]
-        without, groups = (sum(share[3][i] for share in shares) for i in (0, 1))
+        columns = join_columns([share.columns for share in shares])
+        rows = [row for share in shares for row in share.rows]
+        without, groups = sum(s.zero_variance_groups for s in shares), sum(s.trained_groups for s in shares)
         numbers: TrainNumbers = {
             "kind": "train",
             "iteration": iteration,
             **rollout_numbers(rows),
-            "rollout/groups": sum(share[4] for share in shares),
+            "rollout/groups": sum(share.played_groups for share in shares),
             **credit_numbers(columns),
             "credit/zero_variance_groups": without / max(1, groups),
             **policy_numbers(stats),
-            "guard/dropped_steps": sum(share[2] for share in shares),
+            "guard/dropped_steps": sum(share.dropped_steps for share in shares),
             "guard/skipped_updates": stats.skipped,
             "tokens/trained": stats.tokens,
             "time/rollout": times.rollout,
@@ -177,18 +189,18 @@ class RunLogger:
 
     def finish(self) -> None:
         """Write the report and print where it is."""
-        if self.progress is not None:
+        if self.workers.first:
             from empg.report.page import build_page
 
             report = build_page(self.folder)
             self.progress.finish(self.folder.read_metrics(), report, self.folder.recipe_values())
 
     def _write(self, record: AnyRecord) -> None:
+        """Write a record, show it, and give its numbers to the loggers; on the first worker only."""
         if not self.workers.first:
             return
         self.folder.append_metrics(record)
-        if self.progress is not None:
-            self.progress.record(record)
+        self.progress.record(record)
         if record["kind"] == "train" or record["kind"] == "eval":
             prefix = "" if record["kind"] == "train" else f"eval/{record['split']}/{record['decoding']}/"
             values = {prefix + key: value for key, value in record.items() if key != "iteration"}
@@ -199,7 +211,7 @@ class RunLogger:
 def resume_record(
     command: str, iteration: int, changes: Mapping[str, tuple[object, object]], forked_from: str | None
 ) -> ResumeRecord:
-    """The record of a run that continues after `iteration` iterations with changed values (before, now) by key."""
+    """Return the record of a run that continues after `iteration` iterations; `changes` are (before, now) by key."""
     changed = {key: list(values) for key, values in changes.items()}
     return {
         "kind": "resume",
@@ -207,11 +219,11 @@ def resume_record(
         "changes": changed,
         "forked_from": forked_from,
         "command": command,
-        **_origin(),
+        **_provenance(),
     }
 
 
-def _origin() -> Origin:
+def _provenance() -> Provenance:
     return {
         "version": empg.__version__,
         "commit": commit(),

@@ -27,9 +27,9 @@ _INIT_SECONDS, _FINISH_SECONDS = 30.0, 60.0  # of Weights & Biases; what is not 
 
 
 class MetricLogger(Protocol):
-    """Takes numbers by name and iteration. `place` says where they can be seen; it may be empty."""
+    """Takes numbers by name and iteration. `address` says where they can be seen; it may be empty."""
 
-    place: str
+    address: str
 
     def log(self, numbers: Mapping[str, float], iteration: int) -> None:
         """Take some numbers of one iteration."""
@@ -69,13 +69,11 @@ class MetricLoggers:
     def __init__(self, folder: RunFolder, recipe: Recipe, resumed_at: int | None, say: Callable[[str], None]) -> None:
         self._folder, self._recipe, self._resumed_at, self._say = folder, recipe, resumed_at, say
         self._open: dict[str, MetricLogger] = {}
-        self._started = False
+        self.started = False
 
     def start(self) -> None:
-        """Start every logger, once. The run has its first record already, from which it gets its id."""
-        if self._started:
-            return
-        self._started = True
+        """Start every logger. The run has its first record already, from which it gets its id."""
+        self.started = True
         purge = None if self._resumed_at is None else self._resumed_at + 1
         starts: dict[str, Callable[[], MetricLogger]] = {
             "tensorboard": lambda: TensorBoard(self._folder, purge),
@@ -88,12 +86,12 @@ class MetricLoggers:
             except Exception as error:
                 self._leave_out(name, error)
                 continue
-            if place := self._open[name].place:
-                self._say(f"{name}: {place}")
+            if address := self._open[name].address:
+                self._say(f"{name}: {address}")
 
     def log(self, numbers: Mapping[str, float], iteration: int) -> None:
         """Give every logger some numbers of one iteration."""
-        self.start()
+        assert self.started
         for name, logger in list(self._open.items()):
             try:
                 logger.log(numbers, iteration)
@@ -118,7 +116,7 @@ class MetricLoggers:
 class TensorBoard:
     """Event files in the run folder. What they have from the iteration `purge` on is replaced."""
 
-    place = ""
+    address = ""
 
     def __init__(self, folder: RunFolder, purge: int | None) -> None:
         self._writer = SummaryWriter(str(folder.tensorboard), purge_step=purge)
@@ -155,7 +153,7 @@ class Wandb:
         # Not its own step: that must grow, but a resumed run goes back to its checkpoint.
         self._run.define_metric("iteration", hidden=True)
         self._run.define_metric("*", step_metric="iteration")
-        self.place = f"offline, in {self._run.settings.sync_dir}" if self._run.offline else str(self._run.url)
+        self.address = f"offline, in {self._run.settings.sync_dir}" if self._run.offline else str(self._run.url)
 
     def log(self, numbers: Mapping[str, float], iteration: int) -> None:
         """Hand the numbers to the process of Weights & Biases, which does not make the run wait."""
@@ -177,7 +175,7 @@ class Trackio:
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         with redirect_stdout(io.StringIO()):
             self._run = trackio.init(**_described(folder, recipe), project=project, name=name, embed=False)
-        self.place = f"run {name}; to see it: trackio show --project {project}"
+        self.address = f"run {name}; to see it: trackio show --project {project}"
 
     def log(self, numbers: Mapping[str, float], iteration: int) -> None:
         """Hand the numbers to the thread of trackio."""

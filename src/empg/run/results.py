@@ -16,7 +16,7 @@ from empg.run.evaluate_model import ModelEvaluation
 
 
 def evaluation_lines(records: Sequence[EvalRecord]) -> Iterator[str]:
-    """A table of the success on each panel and task type, and what went wrong outside the policy."""
+    """Yield a table of the success on each panel and task type, and what went wrong outside the policy."""
     rows = [("success (95% Wilson)", "episodes", "success")]
     for record in records:
         rows.append((f"{record['split']} ({record['decoding']})", str(record["n"]), rate(Rate.of(record))))
@@ -29,7 +29,7 @@ def evaluation_lines(records: Sequence[EvalRecord]) -> Iterator[str]:
 
 
 def model_lines(evaluation: ModelEvaluation, prices: tuple[float, float] | None) -> Iterator[str]:
-    """A table of one panel by task type, with the expert and a random policy beside the model, and the cost.
+    """Yield a table of one panel by task type, with the expert and a random policy beside the model, and the cost.
 
     `prices` are per million prompt and completion tokens.
     """
@@ -47,7 +47,8 @@ def model_lines(evaluation: ModelEvaluation, prices: tuple[float, float] | None)
     ]
     yield from aligned(rows)
     yield f"panel {record['panel']}, sha256 {record['panel_sha256'][:12]}"
-    yield from _failures(record)
+    for column in columns:
+        yield from _failures(column)
     usage = evaluation.usage
     if usage is None:
         return
@@ -65,11 +66,11 @@ def _failures(record: EvalRecord) -> Iterator[str]:
     if failed or broken:
         failures = f"{failed} turns hit an unavailable external service"
         errors = f"{broken} episodes ended in an environment error and count as failures"
-        yield f"{record['split']}: {failures}; {errors}"
+        yield f"{record['split']} ({record['decoding']}): {failures}; {errors}"
 
 
 def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterator[str]:
-    """Two runs on one panel: what was compared, a table by task type, and settings that differ."""
+    """Yield two runs on one panel: what was compared, a table by task type, and settings that differ."""
     yield f"A: {run_a} at iteration {result.iteration_a}"
     yield f"B: {run_b} at iteration {result.iteration_b}"
     yield f"panel: {result.panel} ({result.decoding}), sha256 {result.panel_sha256[:12]}"
@@ -82,7 +83,7 @@ def comparison_lines(run_a: object, run_b: object, result: Comparison) -> Iterat
 
 
 def alignment_lines(found: AlignmentReport) -> Iterator[str]:
-    """Two tables: the alignment of each rule, and that of the outcome advantage by tenth of step entropy."""
+    """Yield two tables: the alignment of each rule, and that of the outcome advantage by tenth of step entropy."""
     yield f"{found.steps:,} steps of {found.groups:,} groups; the worth of {found.known:,} is known"
     reference = f"of {found.reference}"
     rows: list[tuple[str, ...]] = [("rule", "alignment (95%)", f"{reference} (95%)", f"{reference}, where known (95%)")]
@@ -108,7 +109,7 @@ def _estimate(estimate: Estimate, form: str) -> str:
 
 
 def entropy_lines(measured: EntropyMeasurements) -> Iterator[str]:
-    """Two tables by tenth of step entropy: the gradients of the trained policy, and what training changed."""
+    """Yield two tables by tenth of step entropy: the gradients of the trained policy, and what training changed."""
     rows: list[tuple[str, ...]] = [
         ("tenth of the steps", "H, nats", "(1 - exp(-H2)) / T^2", "|d/d logits|^2", "|d/d parameters|")
     ]

@@ -29,19 +29,19 @@ _FIXED_BY_WEIGHTS = ("policy.", "warm_start")  # what a fork keeps, because its 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ResumePoint:
     """Where a run continues.
 
     Attributes:
         checkpoint: the checkpoint that is loaded; None: from `start`, without the state of an optimizer.
         iteration: finished iterations.
-        origin: the checkpoint that has the reference policy of `loss.kl_coef`.
+        reference: the checkpoint that has the reference policy of `loss.kl_coef`.
         problems: what is wrong with later checkpoints, as lines.
     """
 
     checkpoint: str | None
     iteration: int
-    origin: str
+    reference: str
     problems: tuple[str, ...] = ()
 
     @property
@@ -50,8 +50,14 @@ class Place:
         return self.iteration if self.checkpoint is not None else -1
 
 
-def resolve_into(recipe: Recipe, run: Path, *, resume: bool, origin: str | None) -> Recipe:
-    """Resolve a recipe for a run folder; the arguments are those of `train`.
+def resolve_into(recipe: Recipe, run: Path, *, resume: bool = False, fork_from: Path | None = None) -> Recipe:
+    """Resolve a recipe for a run folder, and check that it may continue the run that it continues.
+
+    Args:
+        recipe: the recipe as it was written.
+        run: the run folder.
+        resume: the run in this folder is continued.
+        fork_from: the path of a checkpoint of another run that is forked.
 
     Raises:
         MissingExtraError: the package of a logger is not installed.
@@ -60,8 +66,8 @@ def resolve_into(recipe: Recipe, run: Path, *, resume: bool, origin: str | None)
     require_packages(recipe)
     if resume:
         return like_the_run(recipe, RunFolder.open(run))
-    if origin is not None:
-        return like_the_run(recipe, source_run(Path(origin), run), fork=True)
+    if fork_from is not None:
+        return like_the_run(recipe, source_run(fork_from, run), fork=True)
     return resolve(recipe)
 
 
@@ -83,11 +89,11 @@ def changes_of(folder: RunFolder, recipe: Recipe) -> Changes:
     return dict(_differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json")))
 
 
-def resume(recipe: Recipe, folder: RunFolder, back_to: str | None, command: str) -> Place:
+def prepare_resume(recipe: Recipe, folder: RunFolder, back_to: str | None, command: str) -> ResumePoint:
     """Prepare a run folder, which the caller holds, for continuing; later records and checkpoints are removed.
 
     Args:
-        recipe: what `like_the_run` returned.
+        recipe: what `resolve_into` returned.
         folder: the run.
         back_to: a checkpoint, `start` or `iter-000040`; None is the latest that is intact.
         command: the command line.
@@ -97,19 +103,20 @@ def resume(recipe: Recipe, folder: RunFolder, back_to: str | None, command: str)
         RecipeError: the recipe must not change this way.
         RunFolderError: a record is damaged.
     """
+    # `like_the_run` has checked this before the folder was locked: another process may have resumed the run meanwhile.
     changes = changes_of(folder, recipe)
     _require_allowed(changes, recipe, folder.path, fork=False)
-    place = _place(recipe, folder, back_to)
-    _require_iterations(recipe, folder.path, place)
+    point = _find_point(recipe, folder, back_to)
+    _require_iterations(recipe, folder.path, point)
     folder.read_metrics()  # a damaged record is found before a checkpoint is removed
     # Every check has passed; from here on the folder changes. If this is interrupted, it can be repeated.
-    Checkpoints(folder.checkpoints).remove_after(place.resumed_at)
-    folder.rewind(place.resumed_at)
-    if changes or back_to is not None or place.iteration < recipe.iterations:
-        folder.append_metrics(resume_record(command, place.iteration, changes, None))
+    Checkpoints(folder.checkpoints).remove_after(point.resumed_at)
+    folder.rewind(point.resumed_at)
+    if changes or back_to is not None or point.iteration < recipe.iterations:
+        folder.append_metrics(resume_record(command, point.iteration, changes, None))
     if changes:
         folder.replace_recipe(dump_recipe(recipe))
-    return place
+    return point
 
 
 def source_run(checkpoint: Path, target: Path) -> RunFolder:
@@ -133,7 +140,7 @@ def source_run(checkpoint: Path, target: Path) -> RunFolder:
     return RunFolder.open(checkpoint.parent.parent)
 
 
-def fork_place(recipe: Recipe, source: RunFolder, checkpoint: str) -> Place:
+def fork_point(recipe: Recipe, source: RunFolder, checkpoint: str) -> ResumePoint:
     """Check a checkpoint that is to be forked, and the records of its run; nothing is written.
 
     Raises:
@@ -141,33 +148,33 @@ def fork_place(recipe: Recipe, source: RunFolder, checkpoint: str) -> Place:
         RecipeError: it has more iterations than the recipe.
         RunFolderError: a record of its run is damaged.
     """
-    place = _place(recipe, source, checkpoint)
-    _require_iterations(recipe, source.path, place)
+    point = _find_point(recipe, source, checkpoint)
+    _require_iterations(recipe, source.path, point)
     source.read_metrics()
-    return place
+    return point
 
 
-def fork(recipe: Recipe, folder: RunFolder, source: RunFolder, place: Place, command: str) -> None:
+def fork(recipe: Recipe, folder: RunFolder, source: RunFolder, point: ResumePoint, command: str) -> None:
     """Fill the new, empty run folder with what led to a checkpoint of another run, to continue from there."""
     changes = changes_of(source, recipe)
-    names = dict.fromkeys((place.checkpoint or START, place.origin))
-    folder.copy_records(source, place.resumed_at)
+    names = dict.fromkeys((point.checkpoint or START, point.reference))
+    folder.copy_records(source, point.resumed_at)
     taken = str(source.checkpoints / next(iter(names)))
-    folder.append_metrics(resume_record(command, place.iteration, changes, taken))
+    folder.append_metrics(resume_record(command, point.iteration, changes, taken))
     # `start` comes last: with it alone, an interrupted fork would be resumed from the policy before RL.
     for name in names:
         Checkpoints(folder.checkpoints).copy(name, source.checkpoints / name)
 
 
-def _require_iterations(recipe: Recipe, run: Path, place: Place) -> None:
-    if recipe.iterations < place.iteration:
+def _require_iterations(recipe: Recipe, run: Path, point: ResumePoint) -> None:
+    if recipe.iterations < point.iteration:
         raise RecipeError(
-            f"iterations: expected >= {place.iteration}, which {run} has finished at this checkpoint, "
+            f"iterations: expected >= {point.iteration}, which {run} has finished at this checkpoint, "
             f"got {recipe.iterations}. Choose an earlier checkpoint with --from"
         )
 
 
-def _place(recipe: Recipe, folder: RunFolder, name: str | None) -> Place:
+def _find_point(recipe: Recipe, folder: RunFolder, name: str | None) -> ResumePoint:
     """Find where to continue, and check every file that is needed for it."""
     checkpoints = Checkpoints(folder.checkpoints)
     problems: list[str] = []
@@ -182,15 +189,15 @@ def _place(recipe: Recipe, folder: RunFolder, name: str | None) -> Place:
     checkpoint = None if name == START else name
     iteration = int(checkpoints.verify(checkpoint)["iteration"]) if checkpoint else 0
     problems = [f"{problem}; falling back to the previous one" for problem in problems]
-    origin = START
+    reference = START
     try:
         checkpoints.verify(START)
     except CheckpointError as error:
         if checkpoint is None or recipe.loss.kl_coef:  # the run continues from it, or the KL penalty refers to it
             raise
         problems.append(f"{error}; continuing without it")
-        origin = checkpoint
-    return Place(checkpoint=checkpoint, iteration=iteration, origin=origin, problems=tuple(problems))
+        reference = checkpoint
+    return ResumePoint(checkpoint=checkpoint, iteration=iteration, reference=reference, problems=tuple(problems))
 
 
 def _require_allowed(changes: Mapping[str, tuple[Any, Any]], recipe: Recipe, run: Path, fork: bool) -> None:

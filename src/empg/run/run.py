@@ -27,7 +27,7 @@ class Run:
 
 @contextmanager
 def open_run(recipe: Recipe, path: Path, workers: Workers, resumed_at: int | None = None) -> Iterator[Run]:
-    """The run in an existing run folder; its logger is open until the end of the block.
+    """Open the run in an existing run folder; its logger is open until the end of the block.
 
     `resumed_at` is the iteration after which the run continues, -1 for its start, None for a new run.
     """

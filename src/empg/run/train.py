@@ -1,6 +1,6 @@
 """Training, in the order of the paper's Algorithm 1: roll out, assign credit to every step, update, repeat.
 
-`train` starts the workers; each of them runs `_work`. Everything random is keyed by (seed, purpose, iteration, place),
+`train` starts the workers; each of them runs `_work`. Everything random is keyed by (seed, use, iteration, place),
 never by a generator's state. On a CPU, a run that is killed and resumed ends with the same bits as one that was not.
 """
 
@@ -16,20 +16,21 @@ from empg.learner.assign import assign_credit, groups_with_signal
 from empg.learner.checkpoint import DivergedError, checkpoint_name, require_finite
 from empg.learner.critic import Critic
 from empg.learner.update import Update, make_optimizer
-from empg.policy.model import Policy, claim_device
+from empg.policy.device import claim_device
+from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
 from empg.record.records import eval_records
 from empg.record.runfolder import START, RunFolder
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
-from empg.run.build import ROLLOUT_KEY, build_policy, play
-from empg.run.evaluate import evaluate_policy, panel_of
+from empg.run.build import build_policy, play
+from empg.run.evaluate import evaluate_policy, panel_of, recorded_temperature
 from empg.run.logger import PhaseTimes
-from empg.run.resume import Place, fork, fork_place, resolve_into, source_run
-from empg.run.resume import resume as continue_run
+from empg.run.resume import ResumePoint, fork, fork_point, prepare_resume, source_run
 from empg.run.run import Run, open_run
 from empg.run.warm_start_cache import starting_policy
 from empg.system.memory import release_memory
+from empg.system.random_keys import Use, random_key
 from empg.system.signals import StopRequested, StopSignals
 from empg.system.workers import Workers, start_workers
 
@@ -54,17 +55,19 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
-    origin: str | None = None,
+    back_to: str | None = None,
+    fork_from: Path | None = None,
     command: str = "",
 ) -> None:
     """Train a recipe into a run folder, which no other process may use meanwhile.
 
     Args:
-        recipe: the recipe.
+        recipe: the recipe as `resolve_into` returned it for this folder, `resume` and `fork_from`.
         run: the run folder.
         resume: continue the run in this folder from its latest intact checkpoint.
         force: overwrite the run in this folder.
-        origin: with `resume`, the name of a checkpoint to go back to; otherwise the path of a checkpoint to fork.
+        back_to: with `resume`, the name of a checkpoint to go back to.
+        fork_from: the path of a checkpoint of another run, which the new run continues.
         command: the command line, for the records.
 
     Raises:
@@ -73,24 +76,24 @@ def train(
         Stopped: SIGINT, SIGTERM or SIGHUP arrived.
         UserError: the recipe cannot run on this machine, or not continue this run; another process uses the folder.
     """
+    assert resume or back_to is None
     with StopSignals(_announce) as signals, ExitStack() as held:
         claim_device(recipe.policy.device, 0, recipe.workers)
-        recipe = resolve_into(recipe, run, resume=resume, origin=origin)
-        place = None
+        point = None
         if resume:
             held.enter_context(RunFolder.open(run).hold())
-            place = continue_run(recipe, RunFolder.open(run), origin, command)
-        elif origin is not None:
-            source, name = source_run(Path(origin), run), Path(origin).name
-            place = fork_place(recipe, source, name)
-            fork(recipe, _create(recipe, run, force, held), source, place, command)
+            point = prepare_resume(recipe, RunFolder.open(run), back_to, command)
+        elif fork_from is not None:
+            source = source_run(fork_from, run)
+            point = fork_point(recipe, source, fork_from.name)
+            fork(recipe, _create(recipe, run, force, held), source, point, command)
         else:
             _create(recipe, run, force, held)
         try:
-            with start_workers(recipe.workers, _work, recipe, run, place, command, signals=signals) as workers:
-                stopped = _work(workers, recipe, run, place, command)
+            with start_workers(recipe.workers, _work, recipe, run, point, command, signals=signals) as workers:
+                stopped = _work(workers, recipe, run, point, command)
         except StopRequested:  # while the other workers started
-            raise Stopped(signals.number, None if place is None else place.iteration) from None
+            raise Stopped(signals.number, None if point is None else point.iteration) from None
     if stopped is not None:
         raise stopped
 
@@ -107,22 +110,23 @@ def _announce(name: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _work(workers: Workers, recipe: Recipe, path: Path, place: Place | None, command: str) -> Stopped | None:
-    """One worker's whole run. All workers do the same; the first one writes."""
-    claim_device(recipe.policy.device, workers.rank, workers.size)
-    with open_run(recipe, path, workers, None if place is None else place.resumed_at) as run:
+def _work(workers: Workers, recipe: Recipe, path: Path, point: ResumePoint | None, command: str) -> Stopped | None:
+    """Do one worker's whole run. All workers do the same; the first one writes."""
+    if not workers.first:  # which has claimed its own before anything was written
+        claim_device(recipe.policy.device, workers.rank, workers.size)
+    with open_run(recipe, path, workers, None if point is None else point.resumed_at) as run:
         try:
-            policy = _begin(run, command) if place is None else _continue(run, place)
+            policy = _begin(run, command) if point is None else _continue(run, point)
         except StopRequested:  # only on worker 0; the others are ended
             raise Stopped(workers.own_signal, None) from None
         reference = policy.reference() if recipe.loss.kl_coef else None
         critic = Critic(policy, recipe, workers) if recipe.credit.estimator.needs_critic else None
         update = Update(policy, make_optimizer(policy, recipe.optimizer), recipe, workers, reference, critic)
         done, saved = 0, -1
-        if place is not None and place.checkpoint is not None:
-            state = run.checkpoints.load(place.checkpoint, policy, update.optimizer, critic)
+        if point is not None and point.checkpoint is not None:
+            state = run.checkpoints.load(point.checkpoint, policy, update.optimizer, critic)
             run.logger.alarms.restore(state["alarms"])
-            done = saved = place.iteration
+            done = saved = point.iteration
         stopped = _iterate(run, update, done, saved)
         if stopped is None:
             run.logger.finish()
@@ -130,7 +134,7 @@ def _work(workers: Workers, recipe: Recipe, path: Path, place: Place | None, com
 
 
 def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
-    """Algorithm 1, from `done` finished iterations; the last checkpoint is that of `saved` iterations.
+    """Run Algorithm 1 from `done` finished iterations; the last checkpoint is that of `saved` iterations.
 
     A request to stop is answered where the state of the run is that of a finished iteration. A rollout or an evaluation
     is abandoned for it, and repeated by the resumed run.
@@ -165,7 +169,7 @@ def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
 
 
 def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
-    """This worker's episodes of one iteration, whole groups of the same task.
+    """Play this worker's episodes of one iteration, whole groups of the same task.
 
     Tasks are taken in order, and again from the start when the split is used up. With `credit.max_resample` (DAPO's
     dynamic sampling) groups without signal are replaced by groups of further tasks. These are taken in order as well,
@@ -190,7 +194,7 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
         first = round_ * rollout.groups
         groups = range(first + workers.rank, first + missing * workers.size, workers.size)
         requests = [
-            Request(task, group, (recipe.seed, ROLLOUT_KEY, iteration, group, member))
+            Request(task, group, random_key(Use.ROLLOUT, iteration, group, member, seed=recipe.seed))
             for group in groups
             for task in [task_of(iteration, group, groups=rollout.groups, reserved=reserved, tasks=tasks)]
             for member in range(rollout.group_size)
@@ -202,14 +206,14 @@ def roll_out(run: Run, policy: Policy, iteration: int) -> list[Episode]:
 
 
 def task_of(iteration: int, group: int, *, groups: int, reserved: int, tasks: int) -> int:
-    """The task of a group. The first `groups` take all tasks in order; `reserved` others do so from the middle on."""
+    """Return the task of a group: the first `groups` take all tasks in order, `reserved` others from the middle on."""
     if group < groups:
         return (iteration * groups + group) % tasks
     return (tasks // 2 + iteration * reserved + group - groups) % tasks
 
 
 def _begin(run: Run, command: str) -> Policy:
-    """The policy that reinforcement learning starts from; it is kept as the checkpoint `start`."""
+    """Return the policy that reinforcement learning starts from; it is kept as the checkpoint `start`."""
     run.logger.begin(command)
     policy = starting_policy(run)
     if run.workers.first:
@@ -218,21 +222,22 @@ def _begin(run: Run, command: str) -> Policy:
     return policy
 
 
-def _continue(run: Run, place: Place) -> Policy:
-    """The policy that a run which continues started from; the weights of its checkpoint are loaded into it later."""
-    for problem in place.problems:
+def _continue(run: Run, point: ResumePoint) -> Policy:
+    """Return the policy that a continued run started from; the weights of its checkpoint are loaded into it later."""
+    for problem in point.problems:
         run.logger.say(problem)
-    return build_policy(run.recipe, run.checkpoints.folder / place.origin)
+    return build_policy(run.recipe, run.checkpoints.folder / point.reference)
 
 
 def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
     """Evaluate every panel that has no record yet at this iteration; returns the signal that ended it early, or 0."""
     recipe, logger, workers = run.recipe, run.logger, run.workers
     for split, decoding in workers.gather(_pending(run, iteration) if workers.first else None)[0]:
-        done = logger.evaluation_progress(split, decoding)
+        panel = panel_of(recipe, split)
+        done = logger.evaluation_progress(panel, decoding)
         try:
             record, rows = evaluate_policy(
-                recipe, policy, split, decoding=decoding, iteration=iteration, workers=workers, done=done
+                recipe, policy, panel, decoding=decoding, iteration=iteration, workers=workers, done=done
             )
         except StopRequested:
             break
@@ -241,13 +246,12 @@ def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
 
 
 def _pending(run: Run, iteration: int) -> list[tuple[str, str]]:
-    """The panels that are not evaluated yet; a run that was stopped between two of them has the first."""
+    """Return the panels that are not evaluated yet; a run that was stopped between two of them has the first."""
     recipe = run.recipe
     evaluated = [r for r in eval_records(run.folder.read_metrics()) if r["iteration"] == iteration]
 
     def has_record(split: str, decoding: str) -> bool:
-        temperature = recipe.evaluation.temperature if decoding == "sampled" else 0.0
-        wanted = (split, decoding, temperature)
+        wanted = (split, decoding, recorded_temperature(recipe, decoding))
         same = [r for r in evaluated if (r["split"], r["decoding"], r.get("temperature")) == wanted]
         return bool(same) and panel_of(recipe, split).sha256 in {r["panel_sha256"] for r in same}
 

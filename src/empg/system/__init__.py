@@ -1,1 +1,1 @@
-"""Worker processes, memory, and the cache folder of this machine."""
+"""Worker processes, signals, memory, the keys of random numbers, and the cache folder of this machine."""

@@ -40,7 +40,7 @@ def release_memory() -> None:
 
 
 @contextmanager
-def limited_by(*keys: str) -> Iterator[None]:
+def explain_out_of_memory(*keys: str) -> Iterator[None]:
     """Turn torch's error when the memory of a GPU is used up into one that names the recipe keys which decide.
 
     Raises:

@@ -112,7 +112,7 @@ class Workers:
         """Return the signal that asked the first of the workers to stop, on every worker; 0 if none was asked."""
         return next((number for number in self.gather(self._signals.number) if number), 0)
 
-    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum the gradients over the workers. Each worker's loss is already its share of one global mean."""
         if self.size == 1:
             return
@@ -142,10 +142,10 @@ def start_workers(
         UserError: another worker met an error of the user.
         WorkerError: another worker ended unexpectedly.
     """
-    torch.set_num_threads(max(1, torch.get_num_threads() if size == 1 else 1))
     if size == 1:
         yield Workers(signals=signals)
         return
+    torch.set_num_threads(1)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="empg-") as folder:
         store = os.path.join(folder, "rendezvous")

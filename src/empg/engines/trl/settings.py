@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from empg.engines.trl.trainer import EMPGConfig
 from empg.errors import RecipeError, message_of
-from empg.policy.model import resolve_device
+from empg.policy.device import resolve_device
 from empg.recipe import Recipe
 from empg.validation import did_you_mean
 

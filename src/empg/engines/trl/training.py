@@ -35,10 +35,9 @@ from empg.recipe import Recipe, dump_recipe
 from empg.record.runfolder import START, RunFolder
 from empg.rollout.types import Episode
 from empg.run.build import build_agent, build_policy
-from empg.run.evaluate import evaluate_policy
+from empg.run.evaluate import evaluate_policy, panel_of
 from empg.run.logger import PhaseTimes
-from empg.run.resume import Place
-from empg.run.resume import resume as continue_run
+from empg.run.resume import ResumePoint, prepare_resume
 from empg.run.run import Run, open_run
 from empg.run.warm_start_cache import starting_policy
 from empg.system.workers import Workers
@@ -76,19 +75,19 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
     args = engine_config(recipe, folder.checkpoints / FOLDER)
     first = args.process_index == 0
     with ExitStack() as held:
-        place = _open(recipe, folder, held, resume, force, command) if first else None
-        place = gather_object([place])[0]
-        saved = _saved(recipe, folder, place)
+        point = _open(recipe, folder, held, resume, force, command) if first else None
+        point = gather_object([point])[0]
+        saved = _saved(recipe, folder, point)
         opened = None
         if first:
-            opened = held.enter_context(open_run(recipe, run, Workers(), None if place is None else place.resumed_at))
-        policy = _starting_policy(recipe, folder, opened, place, command)
+            opened = held.enter_context(open_run(recipe, run, Workers(), None if point is None else point.resumed_at))
+        policy = _starting_policy(recipe, folder, opened, point, command)
         gather_object([first])  # the others wait until the first process has saved `start`
         if policy.adapter is None:  # where TRL loads the reference of the KL from, and vLLM its first weights
             policy.model.name_or_path = policy.model.config._name_or_path = str(
-                folder.checkpoints / (START if place is None else place.origin)
+                folder.checkpoints / (START if point is None else point.reference)
             )
-        recorder = _Recorder(recipe, policy, opened, place)
+        recorder = _Recorder(recipe, policy, opened, point)
         trainer = recorder.trainer = RecipeTrainer(recipe, policy, args, recorder)
         trainer.remove_callback(PrinterCallback)
         if trainer.sharded and recipe.evaluation.panels:
@@ -100,7 +99,9 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
             opened.logger.finish()
 
 
-def _open(recipe: Recipe, folder: RunFolder, held: ExitStack, resume: bool, force: bool, command: str) -> Place | None:
+def _open(
+    recipe: Recipe, folder: RunFolder, held: ExitStack, resume: bool, force: bool, command: str
+) -> ResumePoint | None:
     """Create the run folder, or prepare it for continuing; it stays locked until `held` is closed."""
     if not resume:
         held.enter_context(RunFolder.reserve(folder.path, force=force).hold())
@@ -116,31 +117,33 @@ def _open(recipe: Recipe, folder: RunFolder, held: ExitStack, resume: bool, forc
             f"{folder.path} was trained with sharded weights, so it cannot be resumed: continue TRL's checkpoint in "
             f"{folder.checkpoints / FOLDER} with a script, or overwrite the run with --force"
         )
-    return continue_run(recipe, folder, None, command)
+    return prepare_resume(recipe, folder, None, command)
 
 
-def _saved(recipe: Recipe, folder: RunFolder, place: Place | None) -> Path | None:
-    """Return TRL's checkpoint of the place where a run continues, or None at its start.
+def _saved(recipe: Recipe, folder: RunFolder, point: ResumePoint | None) -> Path | None:
+    """Return TRL's checkpoint of the point where a run continues, or None at its start.
 
     Raises:
         UserError: the folder is missing.
     """
-    if place is None or place.checkpoint is None:
+    if point is None or point.checkpoint is None:
         return None
-    saved = folder.checkpoints / FOLDER / f"checkpoint-{place.iteration * steps_per_iteration(recipe)}"
+    saved = folder.checkpoints / FOLDER / f"checkpoint-{point.iteration * steps_per_iteration(recipe)}"
     if not saved.is_dir():
         raise UserError(
-            f"{saved} is missing, so {folder.path} cannot be resumed from {place.checkpoint}: remove "
-            f"{folder.checkpoints / place.checkpoint} to resume from an earlier one, or overwrite the run with --force"
+            f"{saved} is missing, so {folder.path} cannot be resumed from {point.checkpoint}: remove "
+            f"{folder.checkpoints / point.checkpoint} to resume from an earlier one, or overwrite the run with --force"
         )
     return saved
 
 
-def _starting_policy(recipe: Recipe, folder: RunFolder, run: Run | None, place: Place | None, command: str) -> Policy:
+def _starting_policy(
+    recipe: Recipe, folder: RunFolder, run: Run | None, point: ResumePoint | None, command: str
+) -> Policy:
     """Return the policy that the run starts from, which is the checkpoint `start`; on the CPU if not warm-started."""
-    on_cpu = recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"device": "cpu"})})
-    if place is not None:
-        policy = build_policy(on_cpu, folder.checkpoints / place.origin)
+    on_cpu = recipe.replaced({"policy.device": "cpu"})
+    if point is not None:
+        policy = build_policy(on_cpu, folder.checkpoints / point.reference)
     else:
         if run is not None:
             run.logger.begin(command)
@@ -240,23 +243,23 @@ class _Recorder(TrainerCallback):
     recipe: Recipe
     policy: Policy
     run: Run | None  # None on the other processes
-    place: Place | None  # where the run continues; None for a new run
+    point: ResumePoint | None  # where the run continues; None for a new run
     trainer: RecipeTrainer = field(init=False)
     done: int = 0  # finished iterations
     _began: float = 0.0
 
     def __post_init__(self) -> None:
         if self.resumed:
-            assert self.place is not None
-            assert self.place.checkpoint is not None
-            self.done = self.place.iteration
+            assert self.point is not None
+            assert self.point.checkpoint is not None
+            self.done = self.point.iteration
             if self.run is not None:
-                self.run.logger.alarms.restore(self.run.checkpoints.verify(self.place.checkpoint)["alarms"])
+                self.run.logger.alarms.restore(self.run.checkpoints.verify(self.point.checkpoint)["alarms"])
 
     @property
     def resumed(self) -> bool:
         """Whether the run continues from a checkpoint, and not from its start."""
-        return self.place is not None and self.place.checkpoint is not None
+        return self.point is not None and self.point.checkpoint is not None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         self.policy.device = self.trainer.accelerator.device
@@ -310,9 +313,10 @@ class _Recorder(TrainerCallback):
         recipe, accelerator = self.recipe, self.trainer.accelerator
         workers = Workers(accelerator.process_index, accelerator.num_processes)
         for split in recipe.evaluation.panels:
+            panel = panel_of(recipe, split)
             for decoding in recipe.evaluation.decoding:
                 record, rows = evaluate_policy(
-                    recipe, self.policy, split, decoding=decoding, iteration=self.done, workers=workers
+                    recipe, self.policy, panel, decoding=decoding, iteration=self.done, workers=workers
                 )
                 if self.run is not None:
                     self.run.logger.evaluation(record, rows)

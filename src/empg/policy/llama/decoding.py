@@ -22,11 +22,10 @@ class LlamaContexts:
 
     Attributes:
         lengths: (num_slots,) int64, the number of tokens in each slot.
-        length: the largest number of tokens of a slot.
     """
 
     def __init__(self, policy: Policy, num_slots: int, length: int, *, pass_tokens: int = 1 << 14) -> None:
-        self.length, self.pass_tokens = length, pass_tokens
+        self.pass_tokens = pass_tokens
         self.lengths = torch.zeros(num_slots, dtype=torch.long)
         model: Any = policy.model
         with torch.no_grad():

@@ -109,16 +109,16 @@ class _Attention(torch.autograd.Function):
         normed, scale, projected, mixed, qkv, output, *probabilities = ctx.saved_tensors
         rows, selected = ctx.rows, ctx.selected
         flat = mixed.view(len(mixed), -1)
-        d_output = gradient.T @ (flat if selected is None else flat[selected])
-        d_mixed = gradient @ output
+        grad_output = gradient.T @ (flat if selected is None else flat[selected])
+        grad_mixed = gradient @ output
         if selected is not None:
             gradient = torch.zeros_like(scale.expand(-1, gradient.shape[1])).index_add_(0, selected, gradient)
-            d_mixed = torch.zeros_like(flat).index_add_(0, selected, d_mixed)
-        d_projected = _attend_backward(d_mixed.view_as(mixed), mixed, projected, probabilities, rows)
-        rotate_(d_projected[:, : rows.numbers.heads + rows.numbers.kv_heads], rows.cos, -rows.sin)
-        d_projected = d_projected.view(len(mixed), -1)
-        d_states = _normalize_backward(d_projected @ qkv, normed, scale).add_(gradient)
-        return d_states, d_projected.T @ normed, d_output, None, None
+            grad_mixed = torch.zeros_like(flat).index_add_(0, selected, grad_mixed)
+        grad_projected = _attend_backward(grad_mixed.view_as(mixed), mixed, projected, probabilities, rows)
+        rotate_(grad_projected[:, : rows.numbers.heads + rows.numbers.kv_heads], rows.cos, -rows.sin)
+        grad_projected = grad_projected.view(len(mixed), -1)
+        grad_states = _normalize_backward(grad_projected @ qkv, normed, scale).add_(gradient)
+        return grad_states, grad_projected.T @ normed, grad_output, None, None
 
 
 class _MLP(torch.autograd.Function):
@@ -137,14 +137,14 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         normed, scale, both, opened, inner, gate_up, down = ctx.saved_tensors
-        d_inner = gradient @ down
-        d_both = torch.empty_like(both)
-        d_gate, d_up = d_both.chunk(2, dim=-1)
+        grad_inner = gradient @ down
+        grad_both = torch.empty_like(both)
+        grad_gate, grad_up = grad_both.chunk(2, dim=-1)
         gate, up = both.chunk(2, dim=-1)
-        torch.mul(d_inner, opened, out=d_up)
-        d_gate.copy_(torch.ops.aten.silu_backward(d_inner.mul_(up), gate))
-        d_states = _normalize_backward(d_both @ gate_up, normed, scale).add_(gradient)
-        return d_states, d_both.T @ normed, gradient.T @ inner, None
+        torch.mul(grad_inner, opened, out=grad_up)
+        grad_gate.copy_(torch.ops.aten.silu_backward(grad_inner.mul_(up), gate))
+        grad_states = _normalize_backward(grad_both @ gate_up, normed, scale).add_(gradient)
+        return grad_states, grad_both.T @ normed, gradient.T @ inner, None
 
 
 def _normalize_backward(gradient: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def _attend_backward(gradient: Tensor, mixed: Tensor, projected: Tensor, kept: l
     group = heads // kv_heads
     queries, keys, values = projected.split((heads, kv_heads, kv_heads), dim=1)
     result = torch.zeros_like(projected)
-    d_queries, d_keys, d_values = result.split((heads, kv_heads, kv_heads), dim=1)
+    grad_queries, grad_keys, grad_values = result.split((heads, kv_heads, kv_heads), dim=1)
     along = (gradient * mixed).sum(-1, keepdim=True)  # the sum of probability times its gradient
     for ((start, first, end), kv), probabilities in zip(
         itertools.product(rows.blocks(), range(kv_heads)), kept, strict=True
@@ -190,7 +190,7 @@ def _attend_backward(gradient: Tensor, mixed: Tensor, projected: Tensor, kept: l
         outer = gradient[first:end, mine].reshape(wide, -1)
         scores = outer @ values[start:end, kv].T
         scores.sub_(along[first:end, mine].reshape(wide, 1)).mul_(probabilities)
-        d_values[start:end, kv].addmm_(probabilities.T, outer)
-        d_keys[start:end, kv].addmm_(scores.T, queries[first:end, mine].reshape(wide, -1))
-        d_queries[first:end, mine] = (scores @ keys[start:end, kv]).view(end - first, group, -1)
+        grad_values[start:end, kv].addmm_(probabilities.T, outer)
+        grad_keys[start:end, kv].addmm_(scores.T, queries[first:end, mine].reshape(wide, -1))
+        grad_queries[first:end, mine] = (scores @ keys[start:end, kv]).view(end - first, group, -1)
     return result

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from empg.errors import UserError
-from empg.policy.model import claim_device, resolve_device
+from empg.policy.device import claim_device, resolve_device
 from empg.recipe import Recipe
 from empg.run.doctor.finding import Finding, one_line, size
 from empg.run.footprint import Footprint, Shape, checkpoint_bytes, footprint

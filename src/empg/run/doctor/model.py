@@ -11,8 +11,8 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
 from empg.errors import UserError, described
-from empg.policy.model import longest_context, require_length, weight_files
-from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary
+from empg.policy.context_length import longest_context, require_length
+from empg.policy.source import CONVERT, load_config, load_tokenizer, require_vocabulary, weight_files
 from empg.recipe import Recipe
 from empg.run.doctor.finding import Finding, one_line
 from empg.run.footprint import model_shape
@@ -42,7 +42,7 @@ def check_model(recipe: Recipe) -> Finding:
                 "warn", f"model: {name} is not on this machine and will be downloaded", f"run: hf download {name}"
             )
     try:
-        model_shape(recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"lora": None})}))
+        model_shape(recipe.replaced({"policy.lora": None}))
     except UserError as error:
         return Finding("fail", one_line(error), "set policy.model to a causal language model")
     try:
