@@ -37,6 +37,8 @@ def write(tmp_path: Path):
         ("policy: {tiny: {hiden_size: 4}}", "unknown key 'policy.tiny.hiden_size'; did you mean 'hidden_size'?"),
         ("rollout: {group_size: 0}", "rollout.group_size: Input should be greater than or equal to 1 (got 0)"),
         ("optimizer: {lr: fast}", "optimizer.lr: Input should be a valid number"),
+        ("warm_start: {options: {room: small}}", "unknown key 'warm_start.options.room'; did you mean 'rooms'?"),
+        ("warm_start: {options: {rooms: 3}}", "warm_start.options.rooms: "),
         ("loss: {kl_coef: .inf}", "loss.kl_coef: Input should be a finite number"),
         ("loss: {entropy_coef: .nan}", "loss.entropy_coef: Input should be a finite number"),
         ("credit: {advantage: grop}", f"credit.advantage: expected one of {', '.join(ADVANTAGES)}, got 'grop'"),

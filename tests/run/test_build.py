@@ -13,6 +13,7 @@ import torch
 import yaml
 from tokenizers import normalizers
 
+from empg.environments.alfworld.env import ALFWorldEnv
 from empg.policy.decode import Decoder
 from empg.policy.device import computes_bfloat16
 from empg.policy.model import Policy
@@ -142,6 +143,30 @@ def test_a_warm_start_that_cannot_be_kept_is_said_and_the_run_goes_on(
     assert "No space left on device; " in told.lines[-1]
     assert told.lines[-1].endswith("; continuing without the cache")
     assert [path for path in (tmp_path / "empg").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_all_tasks_can_be_imitated_where_some_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    imitated: list[set[str]] = []
+
+    def watch(policy: Policy, agent: object, environment: ALFWorldEnv, *arguments: object) -> None:
+        tasks = (environment.reset(options={"task": task})[1] for task in range(64))
+        imitated.append({info["task_type"] for info in tasks})
+
+    monkeypatch.setattr(warm_start_cache, "warm_start", watch)
+    tiny = {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 512}
+    lamps = ["look_at_obj_in_light"]
+    data: dict[str, Any] = {"policy": {"tiny": tiny}, "evaluation": {"splits": []}}
+    data["environment"] = {"id": "alfworld", "options": {"rooms": "small", "train_task_types": lamps}}
+    words = []
+    for options in ({}, {"train_task_types": None}):
+        recipe = parse_recipe({**data, "warm_start": {"options": options}})
+        assert recipe.environment.options["train_task_types"] == lamps
+        made = starting_policy(SimpleNamespace(recipe=recipe, workers=Workers(), logger=Told()))  # type: ignore[arg-type]
+        words.append(set(made.tokenizer.get_vocab()))
+    assert imitated[0] == set(lamps)
+    assert len(imitated[1]) == 6
+    assert [any("heat" in word for word in known) for known in words] == [False, True]
 
 
 def test_a_damaged_entry_of_the_cache_is_reported_and_replaced(

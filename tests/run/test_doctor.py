@@ -315,6 +315,12 @@ class TestFindings:
             assert (finding.level, "this environment cannot stop early" in finding.text) == ("fail", True)
             assert finding.remedy == "set warm_start.early_stop=0"
 
+    def test_the_expert_of_the_warm_start_is_that_of_its_own_options(self) -> None:
+        damaged = {"games": "/nowhere", "backend": "python"}
+        data = {"environment": {"id": "alfworld"}, "policy": {"tiny": SHAPE}, "warm_start": {"options": damaged}}
+        finding = found(check(parse_recipe(data)), "environment alfworld, train")
+        assert (finding.level, "/nowhere" in finding.text) == ("fail", True)
+
     def test_a_model_too_large_for_this_machine(self) -> None:
         huge = {**SHAPE, "hidden_size": 16384, "intermediate_size": 65536, "layers": 100}
         findings = check(recipe(policy={"tiny": huge}))

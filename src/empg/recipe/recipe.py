@@ -109,7 +109,14 @@ class Recipe(Checked):
                 f"rollout.max_episode_tokens: expected <= policy.tiny.max_positions ({positions}), got {length}"
             )
         self.environment.chosen.check_form(self.agent.form)
+        _ = self.imitated_environment  # reads `warm_start.options`
         return self
+
+    @property
+    def imitated_environment(self) -> EnvironmentSection:
+        """The environment in which the warm start, and the tokenizer of `tiny`, see an expert."""
+        options = self.warm_start.options if self.warm_start is not None else {}
+        return self.environment.with_options(options, within="warm_start.options")
 
     def replaced(self, values: Mapping[str, Any]) -> Recipe:
         """Return this recipe with other values by key path, e.g. `{"policy.model": "tiny"}`. They are not validated.

@@ -53,6 +53,17 @@ class EnvironmentSection(Checked):
         """The options as the environment's own model."""
         return read_options(self.spec.options, self.options, within="environment.options")
 
+    def with_options(self, options: dict[str, Any], within: str) -> EnvironmentSection:
+        """Return this section with some other options, which an error names as keys of `within`.
+
+        Raises:
+            OptionError: an option is unknown or wrong.
+        """
+        if not options:
+            return self
+        read = read_options(self.spec.options, {**self.options, **options}, within=within)
+        return self.model_copy(update={"options": read.model_dump(mode="json")})
+
     def maker(self, split: str) -> registry.Maker:
         """Return a factory for environments of a split, which can be sent to another process."""
         return registry.Maker(self.spec, split, self.options, self.max_steps)
@@ -159,6 +170,9 @@ class WarmStartSection(Checked):
     )
     early_stop: float = Field(
         0.0, ge=0.0, lt=1.0, description="probability per turn that the expert stops early; such turns are imitated"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the environment that differ from `environment.options` here"
     )
     recordings: HomePath | None = Field(
         None,

@@ -93,7 +93,7 @@ def build_policy(recipe: Recipe, start: Path | None = None) -> Policy:
     texts = None
     if section.model == "tiny":
         key, prompt = random_key(Use.CORPUS, seed=recipe.seed), recipe.environment.spec.prompt
-        with closing(recipe.environment.make(recipe.environment.train_split)) as environment:
+        with closing(recipe.imitated_environment.make(recipe.environment.train_split)) as environment:
             texts = corpus(environment, prompt, recipe.agent.form, CORPUS_EPISODES, key)
     policy = load_policy(section, texts, recipe.seed)
     if start is not None:

@@ -60,7 +60,7 @@ def _warm_started(run: Run, cache: Checkpoints, name: str) -> Policy:
     policy = build_policy(recipe)
     before = play_example(run, policy)
     logger.stage("warm start")
-    with closing(recipe.environment.make(recipe.environment.train_split)) as environment:
+    with closing(recipe.imitated_environment.make(recipe.environment.train_split)) as environment:
         warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, logger.warm_start)
     require_finite(policy, "after the warm start")
     after = play_example(run, policy)

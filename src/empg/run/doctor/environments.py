@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from empg.environments.base import EarlyStoppingExpert, TextEnvironment
@@ -43,14 +43,17 @@ def check_environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
     for split, tasks in wanted.items():
         name = f"environment {section.id}, {split}"
         try:
-            with closing(section.make(split)) as environment:
+            with closing(section.make(split)) as environment, ExitStack() as held:
                 environment.reset(options={"task": 0})
                 if split == section.train_split:
-                    lacking = _lacking_expert(name, environment, recipe)
+                    imitated = environment
+                    if recipe.warm_start is not None and recipe.warm_start.options:
+                        imitated = held.enter_context(closing(recipe.imitated_environment.make(split)))
+                    lacking = _lacking_expert(name, imitated, recipe)
                     if lacking is not None:
                         yield lacking
                         continue
-                    yield from _recordings(environment, recipe)
+                    yield from _recordings(imitated, recipe)
                 count = environment.num_tasks
         except Exception as error:  # the code of an environment can raise anything
             key = "environment.train_split" if split == section.train_split else "evaluation.splits"
@@ -105,7 +108,7 @@ def _lacking_expert(name: str, environment: TextEnvironment, recipe: Recipe) -> 
 
     Args:
         name: the environment and the split, for the text.
-        environment: an environment of the training split.
+        environment: the training split of the environment in which the expert is imitated.
         recipe: the recipe of the run.
     """
     section = recipe.warm_start
