@@ -176,7 +176,7 @@ def test_progress_reaches_the_advantage_of_its_step() -> None:
 )
 def test_anything_but_one_number_per_turn_is_refused(name: str, got: str) -> None:
     with pytest.raises(
-        UserError, match=rf"{name}: task t: expected 2 finite numbers of at most 1e\\+15, one per turn, got {got}"
+        UserError, match=rf"{name}: task t: expected 2 finite numbers of at most 1e\+15, one per turn, got {got}"
     ):
         step_rewards(two_groups()[0], f"judges_of_this_test:{name}")
 
