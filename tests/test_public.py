@@ -24,6 +24,10 @@ def test_the_method_is_there_without_another_import() -> None:
     assert run(program) == "modulate modulate_advantages"
 
 
+def test_dir_lists_what_is_not_loaded_yet() -> None:
+    assert run("import empg; print(dir(empg) == sorted(empg.__all__))") == "True"
+
+
 def test_all_that_is_promised_is_there_and_nothing_else_is_made_up() -> None:
     assert all(hasattr(empg, name) for name in empg.__all__)
     with pytest.raises(AttributeError, match="module 'empg' has no attribute 'modulation'"):

@@ -23,3 +23,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'empg' has no attribute {name!r}")
     credit = importlib.import_module("empg.credit")
     return credit if name == "credit" else getattr(credit, name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those that are not loaded yet."""
+    return sorted(__all__)

@@ -76,6 +76,8 @@ def test_no_tokens(mode: Aggregation) -> None:
         (torch.tensor([0]), "mean", {}, "^mode: expected one of token_mean, episode_mean, constant, got 'mean'"),
         (torch.tensor([0]), "constant", {}, "^constant: .* got None"),
         (torch.tensor([0]), "constant", {"constant": 0.0}, "^constant: .* got 0.0"),
+        (torch.tensor([0, 0]), "token_mean", {"num_tokens": 0}, "^num_tokens: expected at least 2, .* got 0"),
+        (torch.tensor([0, 3]), "episode_mean", {"num_episodes": 1}, "^num_episodes: expected at least 2, .* got 1"),
     ],
 )
 def test_bad_input(episode: torch.Tensor, mode: str, options: dict, message: str) -> None:

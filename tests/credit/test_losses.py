@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -320,6 +322,83 @@ class TestPolicyLoss:
     def test_invalid_configurations_are_named(self, wrong: dict) -> None:
         with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: "):
             LossConfig(**wrong)
+
+
+HALF = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+class TestHalfPrecision:
+    """Half-precision input is computed in float32: the result is that of the same numbers as float32."""
+
+    def test_the_ratio_of_a_long_sequence(self, dtype: torch.dtype) -> None:
+        old = torch.full((5000,), 0.01, dtype=dtype)
+        ratio = log_ratios(torch.zeros(5000, dtype=dtype), old, torch.zeros(5000, dtype=torch.long))
+        torch.testing.assert_close(ratio, -old.float(), rtol=1e-4, atol=0)
+
+    def test_each_function_equals_float32(self, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        given = [torch.randn(100).to(dtype) for _ in range(3)]
+        whole = [values.float() for values in given]
+        assert torch.equal(log_ratios(*given[:2]), log_ratios(*whole[:2]))
+        assert torch.equal(clipped_surrogate(*given, dual_clip=1.3), clipped_surrogate(*whole, dual_clip=1.3))
+        for estimator in get_args(KLEstimator):
+            found = kl_divergence(given[0], given[1], estimator)
+            assert torch.equal(found, kl_divergence(whole[0], whole[1], estimator))
+
+    def test_the_loss_and_its_gradient(self, dtype: torch.dtype) -> None:
+        config = LossConfig(kl_coef=0.1, entropy_coef=0.01)
+        gradients = []
+        for kind in (dtype, torch.float32):
+            torch.manual_seed(0)
+            logprobs, old, advantages, ref = (torch.randn(50).to(dtype).to(kind) for _ in range(4))
+            entropies = torch.rand(50).to(dtype).to(kind).requires_grad_()
+            logprobs.requires_grad_()
+            terms = {"ref_logprobs": ref, "entropies": entropies}
+            loss, stats = policy_loss(logprobs, old, advantages, torch.full((50,), 1 / 50), config, **terms)
+            loss.backward()
+            assert logprobs.grad is not None
+            assert entropies.grad is not None
+            assert logprobs.grad.dtype == entropies.grad.dtype == kind
+            gradients.append((loss, stats.metrics(), logprobs.grad.to(dtype), entropies.grad.to(dtype)))
+        assert gradients[0][:2] == gradients[1][:2]
+        assert all(torch.equal(half, whole) for half, whole in zip(gradients[0][2:], gradients[1][2:], strict=True))
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32, torch.float64])
+def test_statistics_are_finite_float32_for_every_dtype(dtype: torch.dtype) -> None:
+    some = torch.ones(70_000, dtype=dtype)  # float16 ends at 65,504
+    _, stats = policy_loss(some, some, some, some, LossConfig(), ref_logprobs=some, entropies=some)
+    values = vars(stats)
+    assert all(value.dtype == torch.float32 and value.ndim == 0 for value in values.values())
+    assert stats.tokens.item() == stats.entropy.item() == 70_000
+
+
+def test_float64_stays_float64() -> None:
+    some = torch.ones(3, dtype=torch.float64)
+    assert log_ratios(some, some).dtype == kl_divergence(some, some).dtype == torch.float64
+    assert policy_loss(some, some, some, some, LossConfig())[0].dtype == torch.float64
+
+
+class TestShapes:
+    """Vectors of one length only: others would be broadcast to pairs of tokens."""
+
+    vector, column = torch.zeros(4), torch.zeros(4, 1)
+
+    @pytest.mark.parametrize("function", [log_ratios, kl_divergence])
+    def test_of_log_probabilities(self, function: Callable[..., Tensor]) -> None:
+        with pytest.raises(ValueError, match=r"^logprobs: expected one value per token, shape \(M,\), got \(4, 1\)"):
+            function(self.column, self.column)
+        with pytest.raises(ValueError, match=r"logprobs: expected shape \(4,\), the shape of logprobs, got \(4, 1\)"):
+            function(self.vector, self.column)
+
+    def test_of_sequences(self) -> None:
+        with pytest.raises(ValueError, match=r"^sequences: expected shape \(4,\), the shape of logprobs, got \(3,\)"):
+            log_ratios(self.vector, self.vector, torch.zeros(3, dtype=torch.long))
+
+    def test_of_advantages(self) -> None:
+        with pytest.raises(ValueError, match=r"^advantages: expected shape \(4,\), the shape of logprobs, got \(1,\)"):
+            clipped_surrogate(self.vector, self.vector, torch.zeros(1))
 
 
 def test_the_parts_fit_together() -> None:

@@ -318,6 +318,14 @@ class TestVariant:
         wanted = {0.0: [1.0, 1.0, 1.0], 50.0: [0.0, 0.0, 3.0]}.get(k, [3 / 7, 6 / 7, 12 / 7])
         torch.testing.assert_close(credit.scale, torch.tensor(wanted))
 
+    def test_centring_by_the_gradient_has_the_entropy_of_the_turn_also_where_h_is_that_of_the_action(self) -> None:
+        seen = inputs(**BATCH)
+        credit = MODULATIONS["empg_variant"](seen, VariantOptions(centring="gradient", entropy="action"))
+        assert credit.modulated is not None
+        gradient = 1 - torch.exp(-seen.steps.entropy)
+        baseline = (gradient * credit.modulated).sum() / gradient.sum()
+        torch.testing.assert_close(credit.advantage, credit.modulated - baseline)
+
     def test_centring_by_the_gradient_by_hand(self) -> None:
         # H = ln 2 and ln 4/3, so c = 1/2 and 1/4: b = (1/2 - 1/4) / (3/4) = 1/3.
         options = VariantOptions(centring="gradient", k=0.0, zeta=0.0)

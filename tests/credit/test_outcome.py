@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -118,6 +118,13 @@ def test_dtypes() -> None:
     assert not outcome_advantages(torch.rand(2, requires_grad=True), torch.tensor([3, 3])).requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16])
+def test_the_number_of_steps_is_of_any_integer_dtype(dtype: torch.dtype) -> None:
+    rewards, groups, num_steps = torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([100, 100])
+    wanted = outcome_advantages(rewards, groups, weighting="step", num_steps=num_steps)
+    assert torch.equal(outcome_advantages(rewards, groups, weighting="step", num_steps=num_steps.to(dtype)), wanted)
+
+
 class TestRefused:
     @pytest.mark.parametrize("method", COMPARING)
     def test_a_group_of_one_is_named(self, method: str) -> None:
@@ -146,14 +153,16 @@ class TestRefused:
                 [1.0, 0.0],
                 [0, 0],
                 {"method": "ppo"},
-                f"^method: expected one of {', '.join(ADVANTAGES)}, got 'ppo'",
+                f"^method: expected one of {', '.join(METHODS)}, got 'ppo'",
             ),
             ([1.0, 0.0], [0, 0], {"weighting": "token"}, "^weighting: expected one of episode, step, got 'token'"),
+            (1.0, 0, {}, r"^rewards: expected one value per episode, shape \(E,\), got \(\)"),
             ([1.0, 0.0], [0, 0], {"weighting": "step"}, "^num_steps: "),
+            ([1.0, 0.0], [0, 0], {"weighting": "step", "num_steps": torch.ones(2)}, "^num_steps: expected integer"),
             ([1.0, 0.0], [0, 0], {"weighting": "step", "num_steps": torch.tensor([2, 0])}, "episode 1 has 0"),
         ],
     )
-    def test_bad_input(self, rewards: list, groups: list, options: dict, message: str) -> None:
+    def test_bad_input(self, rewards: Any, groups: Any, options: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             outcome_advantages(torch.tensor(rewards), torch.tensor(groups), **options)
 

@@ -197,6 +197,15 @@ class TestBadTokens:
         with pytest.raises(ValueError, match=r"^step_ids: expected integer ids, got torch\."):
             step_rows(torch.zeros(1, 3, dtype=dtype))
 
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int32])
+    def test_step_ids_are_of_any_integer_dtype(self, dtype: torch.dtype) -> None:
+        step_ids = torch.tensor([[0, 0, 1], [0, 1, 2]])
+        values = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+        wanted = modulate_advantages(torch.tensor([1.0, -1.0]), values, step_ids)
+        assert torch.equal(modulate_advantages(torch.tensor([1.0, -1.0]), values, step_ids.to(dtype)), wanted)
+        with pytest.raises(ValueError, match=r"^step_ids: row 0, token 2: step 4 follows step 0; number"):
+            modulate_advantages(torch.ones(1), torch.ones(1, 3), torch.tensor([[0, 0, 4]]).to(dtype))
+
     def test_the_first_of_several_errors_is_named(self) -> None:
         entropies = torch.tensor([[1.0, nan, 1.0], [nan, 1.0, 1.0]])
         advantages = torch.tensor([[1.0, 1.0, 2.0], [inf, 1.0, 2.0]])

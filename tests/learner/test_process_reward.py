@@ -39,6 +39,22 @@ def raising(episode):
 def nothing(episode):
     pass
 
+def huge(episode):
+    return [1e39] * len(episode.turns)
+
+def text(episode):
+    return "12"
+
+def texts(episode):
+    return ["1", "2"]
+
+def exiting(episode):
+    raise SystemExit(3)
+
+def tensor(episode):
+    import torch
+    return torch.ones(len(episode.turns), requires_grad=True)
+
 def of_two(episode, turn):
     pass
 
@@ -96,6 +112,16 @@ def test_an_exception_of_the_function_is_shown_with_its_place() -> None:
         step_rewards(two_groups()[0], "judges_of_this_test:raising")
 
 
+def test_a_function_does_not_end_the_process() -> None:
+    with pytest.raises(UserError, match=r":exiting: task t: SystemExit: 3 \(.*judges_of_this_test\.py, line \d+\)$"):
+        step_rewards(two_groups()[0], "judges_of_this_test:exiting")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tensor_may_require_grad() -> None:
+    assert step_rewards(two_groups()[0], "judges_of_this_test:tensor") == [1.0, 1.0]
+
+
 def test_without_a_process_reward_it_is_zero() -> None:
     assert process_rewards(two_groups()[:2], None) == [[0.0, 0.0], [0.0]]
 
@@ -137,9 +163,21 @@ def test_progress_reaches_the_advantage_of_its_step() -> None:
     torch.testing.assert_close(shaped.advantages - without.advantages, torch.tensor([0.05, 0.05] + [0.0] * 7))
 
 
-@pytest.mark.parametrize(("name", "got"), [("too_short", r"\["), ("nonsense", r"\["), ("nothing", "None")])
+@pytest.mark.parametrize(
+    ("name", "got"),
+    [
+        ("too_short", r"\["),
+        ("nonsense", r"\["),
+        ("nothing", "None"),
+        ("huge", r"\[1e\+39"),
+        ("text", "'12'"),
+        ("texts", r"\['1', '2'\]"),
+    ],
+)
 def test_anything_but_one_number_per_turn_is_refused(name: str, got: str) -> None:
-    with pytest.raises(UserError, match=rf"{name}: task t: expected 2 finite numbers, one per turn, got {got}"):
+    with pytest.raises(
+        UserError, match=rf"{name}: task t: expected 2 finite numbers of at most 1e\+15, one per turn, got {got}"
+    ):
         step_rewards(two_groups()[0], f"judges_of_this_test:{name}")
 
 

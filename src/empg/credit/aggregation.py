@@ -46,13 +46,20 @@ def token_weights(
         `(M,)` float32; over all workers they sum to 1, except under `constant`.
 
     Raises:
-        ValueError: wrong shape, unknown mode, or a `constant` that is missing or not positive.
+        ValueError: wrong shape, unknown mode, a `constant` that is missing or not positive, or fewer tokens or episodes
+            in the whole update than here.
     """
     require_choice("mode", mode, get_args(Aggregation))
     require_ids("episode", episode)
     require_vector("episode", episode, "token", "M")
     segments = segments_of(episode)
     episodes = len(segments.ids) if num_episodes is None else num_episodes
+    for name, given, here in (
+        ("num_episodes", num_episodes, len(segments.ids)),
+        ("num_tokens", num_tokens, len(episode)),
+    ):
+        if given is not None and given < here:
+            raise ValueError(f"{name}: expected at least {here}, the number in `episode`, got {given}")
     if mode == "token_mean":
         divisor = torch.full_like(episode, len(episode) if num_tokens is None else num_tokens, dtype=torch.float32)
     elif mode == "episode_mean":

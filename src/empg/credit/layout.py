@@ -46,9 +46,10 @@ class TokenLayout:
         if step_ids.ndim != 2:
             raise ValueError(f"step_ids: expected one id per token, shape (B, T), got {tuple(step_ids.shape)}")
         require_ids("step_ids", step_ids)
+        step_ids = step_ids.long()  # unsigned ids have no -1 to compare with
         agent = step_ids >= 0
         token = agent.flatten().nonzero()[:, 0]
-        ids = step_ids.flatten().index_select(0, token).long()
+        ids = step_ids.flatten().index_select(0, token)
         before = _ids_before(ids, agent.sum(1))
         jump = ids - before
         # A valid id equals the one before it (same step) or exceeds it by one (next step): its jump is 0 or 1.
@@ -139,7 +140,11 @@ def step_rows(step_ids: Tensor) -> Tensor:
 
 
 def to_tokens(values: Tensor, step_ids: Tensor) -> Tensor:
-    """Give each agent token the value of its step: `(N,)` and `(B, T)` step ids to `(B, T)`, 0 outside agent tokens."""
+    """Give each agent token the value of its step: `(N,)` and `(B, T)` step ids to `(B, T)`, 0 outside agent tokens.
+
+    Raises:
+        ValueError: as `TokenLayout.of` and `TokenLayout.to_tokens`.
+    """
     return TokenLayout.of(step_ids).to_tokens(values)
 
 

@@ -1,7 +1,8 @@
 """The loss of a policy update: clipped surrogate, KL to a reference, entropy regularisation.
 
 All tensors are flat, `(M,)`: the agent tokens of several episodes, without padding. Log-probabilities are in nats and
-finite: a token with a non-finite one must be dropped (and counted) by the caller.
+finite: a token with a non-finite one must be dropped (and counted) by the caller. All is computed in float32, also from
+bfloat16 and float16; float64 stays float64. The gradient has the dtype of its input.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class LossStats:
 
     def __add__(self, other: LossStats) -> LossStats:
         sums, largest = self._by_name(largest=False), self._by_name(largest=True)
-        return LossStats(
+        return type(self)(
             **{name: value + getattr(other, name) for name, value in sums.items()},
             **{name: torch.maximum(value, getattr(other, name)) for name, value in largest.items()},
         )
@@ -108,7 +109,7 @@ class LossStats:
     def over_workers(self, reduce: Reduce) -> LossStats:
         """Combine the statistics of all workers; two collectives."""
         sums, largest = self._by_name(largest=False), self._by_name(largest=True)
-        return LossStats(
+        return type(self)(
             **dict(zip(sums, reduce(torch.stack([*sums.values()]), "sum"), strict=True)),
             **dict(zip(largest, reduce(torch.stack([*largest.values()]), "max"), strict=True)),
         )
@@ -144,10 +145,16 @@ def log_ratios(logprobs: Tensor, old_logprobs: Tensor, sequences: Tensor | None 
 
     Returns:
         `(M,)` nats.
+
+    Raises:
+        ValueError: shapes differ.
     """
-    difference = logprobs - old_logprobs.detach()
+    require_vector("logprobs", logprobs, "token", "M")
+    require_shape("old_logprobs", old_logprobs, logprobs.shape, of="logprobs")
+    difference = _at_least_float32(logprobs) - _at_least_float32(old_logprobs.detach())
     if sequences is None:
         return difference
+    require_shape("sequences", sequences, logprobs.shape, of="logprobs")
     segments, value = segments_of(sequences), difference.detach()
     mean = (segments.sum(value) / segments.sizes)[segments.index]
     return mean + (difference - value)
@@ -181,12 +188,17 @@ def clipped_surrogate(
 
     Returns:
         `(M,)` loss of each token.
+
+    Raises:
+        ValueError: shapes differ.
     """
+    require_shape("advantages", advantages, logprobs.shape, of="logprobs")
     ratio = _bounded_exp(log_ratios(logprobs, old_logprobs, sequences))
     return _clipped(ratio, advantages.detach(), clip_low, clip_high, dual_clip)
 
 
 def _clipped(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None) -> Tensor:
+    advantages = _at_least_float32(advantages)
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
@@ -209,9 +221,14 @@ def kl_divergence(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator
 
     Returns:
         `(M,)` nats.
+
+    Raises:
+        ValueError: shapes differ, or an unknown estimator.
     """
     require_choice("estimator", estimator, get_args(KLEstimator))
-    x = ref_logprobs.detach() - logprobs
+    require_vector("logprobs", logprobs, "token", "M")
+    require_shape("ref_logprobs", ref_logprobs, logprobs.shape, of="logprobs")
+    x = _at_least_float32(ref_logprobs.detach()) - _at_least_float32(logprobs)
     if estimator == "k1":
         return -x
     if estimator == "k2":
@@ -251,9 +268,11 @@ def policy_loss(
         ValueError: shapes differ, or a term with a coefficient lacks its tensor or gradient.
     """
     _require_inputs(logprobs, old_logprobs, advantages, weights, config, ref_logprobs, entropies, sequences)
+    logprobs = _at_least_float32(logprobs)  # here, so that the gradients of all terms are added before they are rounded
     ratio = _bounded_exp(log_ratios(logprobs, old_logprobs, sequences))
     surrogate = _clipped(ratio, advantages.detach(), config.clip_low, config.clip_high, config.dual_clip)
     kl = None if ref_logprobs is None else kl_divergence(logprobs, ref_logprobs, config.kl_estimator)
+    entropies = None if entropies is None else _at_least_float32(entropies)
     token_loss = surrogate
     if config.kl_coef and kl is not None:
         token_loss = token_loss + config.kl_coef * kl
@@ -262,18 +281,18 @@ def policy_loss(
     loss = (weights * token_loss).sum()
 
     with torch.no_grad():
-        good, bad, zero = advantages > 0, advantages < 0, torch.zeros_like(loss)
+        good, bad, nothing = advantages > 0, advantages < 0, loss.new_zeros(0)
         stats = LossStats(
-            tokens=torch.full_like(loss, len(logprobs)),
-            loss=loss.detach(),
-            surrogate=surrogate.sum(),
-            entropy=zero if entropies is None else entropies.sum(),
-            kl_old=kl_divergence(old_logprobs, logprobs).sum(),
-            kl_reference=zero if kl is None else kl.sum(),
-            clip_low=(bad & (ratio < 1 - config.clip_low)).float().sum(),
-            clip_high=(good & (ratio > 1 + config.clip_high)).float().sum(),
-            dual_clip=(bad & (ratio > (config.dual_clip or math.inf))).float().sum(),
-            max_ratio=torch.cat([ratio, ratio.new_zeros(1)]).amax(),
+            tokens=torch.full_like(loss, len(logprobs), dtype=torch.float32),
+            loss=loss.detach().float(),
+            surrogate=_total(surrogate),
+            entropy=_total(nothing if entropies is None else entropies),
+            kl_old=_total(kl_divergence(old_logprobs, logprobs)),
+            kl_reference=_total(nothing if kl is None else kl),
+            clip_low=_total(bad & (ratio < 1 - config.clip_low)),
+            clip_high=_total(good & (ratio > 1 + config.clip_high)),
+            dual_clip=_total(bad & (ratio > (config.dual_clip or math.inf))),
+            max_ratio=torch.cat([ratio, ratio.new_zeros(1)]).amax().float(),
         )
     return loss, stats
 
@@ -304,3 +323,13 @@ def _require_inputs(
 
 def _bounded_exp(log_ratio: Tensor) -> Tensor:
     return log_ratio.clamp(max=MAX_EXPONENT).exp()
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    """Return `values` unchanged if they are float64, else as float32."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _total(values: Tensor) -> Tensor:
+    """Return the sum of `values`, which are no shorter than float32 or are flags, as a 0-d float32."""
+    return values.sum().float()

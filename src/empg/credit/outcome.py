@@ -10,7 +10,7 @@ from torch import Tensor
 
 from empg.credit.advantages import ADVANTAGES, AdvantageInputs, Weighting
 from empg.credit.advantages.base import checked_rewards
-from empg.credit.checks import first_true, require_choice, require_shape
+from empg.credit.checks import first_true, require_choice, require_ids, require_shape, require_vector
 from empg.credit.reduce import Reduce, one_worker
 from empg.credit.segments import segments_of
 
@@ -44,16 +44,21 @@ def outcome_advantages(
         ValueError: an unknown name or one that compares steps, shapes disagree, a reward is not finite, or a group has
             one episode and the estimator compares within groups.
     """
-    require_choice("method", method, list(ADVANTAGES))
-    if ADVANTAGES[method].compares_steps or ADVANTAGES[method].needs_critic:
+    of_episodes = [name for name, entry in ADVANTAGES.items() if not (entry.compares_steps or entry.needs_critic)]
+    if method not in ADVANTAGES:
+        require_choice("method", method, of_episodes)
+    if method not in of_episodes:
         why = "compares single steps" if ADVANTAGES[method].compares_steps else "needs a critic"
         raise ValueError(f"method: {method} {why}; call ADVANTAGES[{method!r}] with AdvantageInputs")
+    require_vector("rewards", rewards, "episode", "E")
     episode = torch.arange(len(rewards), device=rewards.device)
     first = episode
     if weighting == "step":
         if num_steps is None:
             raise ValueError("num_steps: weighting='step' needs the number of steps of each episode, got None")
         require_shape("num_steps", num_steps, rewards.shape, of="rewards")
+        require_ids("num_steps", num_steps)
+        num_steps = num_steps.long()
         if (empty := first_true(num_steps < 1)) is not None:
             raise ValueError(f"num_steps: episode {empty} has {int(num_steps[empty])} steps; leave it out")
         first = num_steps.cumsum(0) - num_steps

@@ -6,12 +6,12 @@ import functools
 import importlib
 import inspect
 import itertools
-import math
 import reprlib
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from empg.credit.checks import LARGEST
 from empg.errors import UserError, message_of
 from empg.recipe.process_reward import JudgeReward, ProgressReward, StepReward
 from empg.rollout.types import Episode
@@ -103,20 +103,24 @@ def step_rewards(episode: Episode, name: str) -> list[float]:
     """Return the reward that the function named `name` gives each turn of an episode.
 
     Raises:
-        UserError: as `load_step_rewards`; or the function raises, or does not return one finite number per turn.
+        UserError: as `load_step_rewards`; or the function raises, or does not return one finite number per turn, at
+            most `checks.LARGEST` in size.
     """
     function = load_step_rewards(name)
     key = f"credit.process_reward={name}: task {episode.task_id}"
     try:
         given = function(episode)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{key}: {_last_line(error)}") from error
     try:
-        rewards = [float(reward) for reward in given]
+        # A tensor first becomes a list: the conversion of an element that requires grad is a warning of torch.
+        listed = given.tolist() if hasattr(given, "tolist") else list(given)
+        text = any(isinstance(value, (str, bytes)) for value in (given, *listed))
+        rewards = [] if text else [float(reward) for reward in listed]
     except (TypeError, ValueError, OverflowError):
         rewards = []
-    if len(rewards) != len(episode.turns) or not all(map(math.isfinite, rewards)):
-        wanted = f"expected {len(episode.turns)} finite numbers, one per turn"
+    if len(rewards) != len(episode.turns) or not all(abs(reward) <= LARGEST for reward in rewards):
+        wanted = f"expected {len(episode.turns)} finite numbers of at most {LARGEST:g}, one per turn"
         raise UserError(f"{key}: {wanted}, got {reprlib.repr(given)}")
     return rewards
 

@@ -49,7 +49,11 @@ class CriticSection(Checked):
 
     lr: float = Field(1e-3, gt=0.0)
     epochs: int = Field(10, ge=1, le=10_000, description="optimizer steps per iteration, each over all its steps")
-    clip: float = Field(0.2, gt=0.0, description="how far a value may move per iteration before it is held back")
+    clip: float = Field(
+        0.2,
+        gt=0.0,
+        description="how far a value moves towards its target in one iteration before its loss has no gradient",
+    )
 
 
 class CreditSection(Checked):
@@ -68,9 +72,7 @@ class CreditSection(Checked):
     overlong_ramp: float = Field(
         0.0, ge=0.0, le=1.0, description="last part of the token limit in which that penalty rises from 0"
     )
-    invalid_penalty: float = Field(
-        0.0, ge=0.0, description="subtracted from the process reward of a malformed turn or a rejected command"
-    )
+    invalid_penalty: float = Field(0.0, ge=0.0, description="subtracted from the process reward of an invalid turn")
     process_reward: str | dict[str, Any] | None = Field(
         None,
         description="`progress`, `judge` or `package.module:function`: a name, or a section of `name` and options",

@@ -36,11 +36,12 @@ of that paper holds for the sum over an episode, not for a single update.
 `centring` defines b:
 
     mean       mean A_mod                                    EMPG
-    gradient   sum c A_mod / sum c, with c = 1 - exp(-H)
+    gradient   sum c A_mod / sum c, with c = 1 - exp(-H of the whole turn), whatever `entropy` is
 
 `gradient` is the constant that minimises the variance of the gradient if the squared gradients of steps are as c: the
 optimal baseline E[|grad log pi|^2 A] / E[|grad log pi|^2] (Weaver and Tao, 2001), with Proposition 1 of EMPG for the
-gradients and H in place of the Renyi-2 entropy. It is the mean where all entropies are equal.
+gradients and H in place of the Renyi-2 entropy. c is of the whole turn because all its tokens are trained. The constant
+is the mean where all these entropies are equal.
 
 With `zeta_schedule: linear`, zeta falls linearly over the iterations of the run, towards 0 at the end.
 """
@@ -53,11 +54,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from empg.credit.checks import require_between
+from empg.credit.checks import SMALLEST_EPS, require_between
 from empg.credit.modulations.base import Modulation, ModulationInputs, StepCredit, require_constants
 from empg.credit.reduce import Reduce, global_max, global_mean, global_min, global_smallest
-
-_SMALLEST = 1e-30  # a mean of c that is divided by; where it is 0, no step can move the policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +123,8 @@ def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredi
     if options.centring == "gradient":
         gradient = -torch.expm1(-steps.entropy)
         mean_gradient = global_mean(gradient, reduce)
-        weighted = global_mean(gradient * modulated, reduce) / mean_gradient.clamp_min(_SMALLEST)
+        weighted = global_mean(gradient * modulated, reduce) / mean_gradient.clamp_min(SMALLEST_EPS)
+        # Where c is 0 in all steps, no step can move the policy.
         centre = torch.where(mean_gradient > 0, weighted, centre)
     advantage = modulated - centre
     return StepCredit(
