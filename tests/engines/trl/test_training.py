@@ -74,7 +74,11 @@ CASES: dict[str, dict[str, Any]] = {
     "gigpo": {"credit": {"advantage": "gigpo", "modulation": {"name": "scaling"}}},
     "entropy of actions": {"credit": {"modulation": {"name": "empg_variant", "entropy": "action"}}},
     "gtpo": {"credit": {"modulation": "gtpo"}, "rollout": {"temperature": 0.8, "groups": 2, "group_size": 4}},
-    "KL": {"loss": {"kl_coef": 0.1, "aggregation": "token_mean"}},
+    "KL": {  # the policy of the first iteration is the reference
+        "iterations": 2,
+        "loss": {"kl_coef": 1.0, "aggregation": "token_mean"},
+        "optimizer": {"lr": 0.02, "max_grad_norm": 1e9},
+    },
 }
 
 
@@ -82,13 +86,15 @@ CASES: dict[str, dict[str, Any]] = {
 def test_the_same_episodes_get_the_same_credit_and_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any]
 ) -> None:
-    recipe = resolve(small_recipe(iterations=1, evaluation={"splits": []}, **sections))
+    recipe = resolve(small_recipe(**{"iterations": 1, "evaluation": {"splits": []}, **sections}))
     flat = "drop_zero_variance" in sections.get("credit", {})
 
     here = tiny_policy(recipe)
-    assigned = assign_credit(scored(here, recipe, episodes(flat=flat, broken=True)), recipe, Workers())
     reference = here.reference() if recipe.loss.kl_coef else None
-    stats = Update(here, make_optimizer(here, recipe.optimizer), recipe, Workers(), reference)(assigned, 0)
+    update = Update(here, make_optimizer(here, recipe.optimizer), recipe, Workers(), reference)
+    for iteration in range(recipe.iterations):
+        assigned = assign_credit(scored(here, recipe, episodes(flat=flat, broken=True)), recipe, Workers())
+        stats = update(assigned, iteration)
 
     def fixed(self: EpisodeRollout, prompts: list[str], trainer: Any) -> dict[str, Any]:
         self.episodes = episodes(flat=flat, broken=True)
@@ -109,7 +115,7 @@ def test_the_same_episodes_get_the_same_credit_and_gradient(
     assert torch.equal(theirs.counted, assigned.counted)
     assert torch.equal(kept["advantages"][kept["mask"] == 1], theirs.token_advantages[theirs.keep])
     assert int(kept["mask"].sum()) == int(assigned.keep.sum())
-    [record] = [r for r in RunFolder.open(tmp_path / "run").read_metrics() if r["kind"] == "train"]
+    *_, record = [r for r in RunFolder.open(tmp_path / "run").read_metrics() if r["kind"] == "train"]
     assert record["policy/grad_norm"] == pytest.approx(stats.grad_norm, rel=2e-3)
     assert record["policy/loss"] == pytest.approx(stats.loss["loss"], abs=2e-4)
     assert record["tokens/trained"] == stats.tokens

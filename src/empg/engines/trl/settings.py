@@ -64,6 +64,7 @@ SET_BY = {
     "epsilon_high": "loss.clip_high",
     "delta": "loss.dual_clip",
     "beta": "loss.kl_coef",
+    "use_bias_correction_kl": "loss.kl_estimator",
     "entropy_coef": "loss.entropy_coef",
     "learning_rate": "optimizer.lr",
     "lr_scheduler_type": "optimizer.schedule",
@@ -155,6 +156,7 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
         "epsilon_high": loss.clip_high,
         "delta": loss.dual_clip,
         "beta": loss.kl_coef,
+        "use_bias_correction_kl": False,  # by default TRL multiplies the KL by the ratio, which has a gradient
         "entropy_coef": loss.entropy_coef,
         "learning_rate": optimizer.lr,
         "lr_scheduler_type": SCHEDULES[optimizer.schedule],
