@@ -24,7 +24,9 @@ def run_of(folder: Path, latest: int | None) -> RunFolder:
             run.append_metrics(eval_record(2))
     if latest is not None:
         verl = run.checkpoints / "verl"
-        verl.mkdir(parents=True)
+        actor = verl / f"global_step_{latest}" / "actor"
+        actor.mkdir(parents=True)
+        (actor / "model_world_size_1_rank_0.pt").touch()
         (verl / "latest_checkpointed_iteration.txt").write_text(str(latest))
     return run
 
@@ -61,6 +63,26 @@ def test_an_evaluation_that_is_due_and_missing_is_made_up_for(
 ) -> None:
     recipe = small_recipe(iterations=iterations, evaluation={"every": every})
     assert _continue(recipe, run_of(tmp_path, latest), "") is evaluates
+
+
+def test_a_resume_that_cannot_work_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
+    run = run_of(tmp_path, 2)
+    before = run.metrics_path.read_bytes(), run.recipe_text()
+    with pytest.raises(UserError, match="^iterations: expected >= 2, which .* at its latest checkpoint, got 1$"):
+        _continue(small_recipe(iterations=1), run, "")
+    verl = run.checkpoints / "verl"
+    tracker = verl / "latest_checkpointed_iteration.txt"
+    for text in ("", "two", "-1", "\N{SUPERSCRIPT TWO}"):
+        tracker.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"iteration.txt: expected the number of an iteration, got .*: write the"):
+            _continue(small_recipe(), run, "")
+    tracker.write_text("2\n")
+    [weights] = (verl / "global_step_2" / "actor").iterdir()
+    for gone in (weights.unlink, weights.parent.rmdir, weights.parent.parent.rmdir):
+        gone()  # verl would train from scratch
+        with pytest.raises(UserError, match=r"global_step_2/actor is missing, so .* cannot be resumed from iteration 2"):
+            _continue(small_recipe(), run, "")
+    assert (run.metrics_path.read_bytes(), run.recipe_text()) == before
 
 
 def test_a_run_of_another_engine_is_not_continued(tmp_path: Path) -> None:

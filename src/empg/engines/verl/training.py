@@ -67,14 +67,17 @@ def _continue(recipe: Recipe, folder: RunFolder, command: str) -> bool:
     """Prepare a run folder for continuing; return whether the evaluation at the checkpoint is due and missing.
 
     verl saves before it evaluates, so a run can end in between.
+
+    Raises:
+        UserError: there is no checkpoint to continue from, or it has more iterations than the recipe.
     """
-    latest = folder.checkpoints / FOLDER / "latest_checkpointed_iteration.txt"
-    if not latest.is_file():
+    iteration = _latest(folder)
+    if recipe.iterations < iteration:
         raise UserError(
-            f"{folder.path} has no checkpoint of the engine verl: resume it with the engine it was trained with, "
-            "or restart it with --force"
+            f"iterations: expected >= {iteration}, which {folder.path} has finished at its latest checkpoint, "
+            f"got {recipe.iterations}"
         )
-    iteration = int(latest.read_text(encoding="utf-8"))
+    folder.read_metrics()  # a damaged record is found before anything changes
     changes = changes_of(folder, recipe)
     folder.rewind(iteration)
     folder.append_metrics(resume_record(command, iteration, changes, None))
@@ -82,6 +85,30 @@ def _continue(recipe: Recipe, folder: RunFolder, command: str) -> bool:
         folder.replace_recipe(dump_recipe(recipe))
     due = recipe.is_due(recipe.evaluation.every, iteration)
     return due and all(record["iteration"] != iteration for record in eval_records(folder.read_metrics()))
+
+
+def _latest(folder: RunFolder) -> int:
+    """Return the iteration of verl's latest checkpoint, whose weights are there: without them verl starts anew."""
+    saved = folder.checkpoints / FOLDER
+    tracker = saved / "latest_checkpointed_iteration.txt"
+    if not tracker.is_file():
+        raise UserError(
+            f"{folder.path} has no checkpoint of the engine verl: resume it with the engine it was trained with, "
+            "or restart it with --force"
+        )
+    text = tracker.read_text(encoding="utf-8", errors="replace").strip()
+    if not (text.isascii() and text.isdecimal()):
+        raise UserError(
+            f"{tracker}: expected the number of an iteration, got {text!r:.80}: write the number of the latest folder "
+            f"{saved}/global_step_* into it"
+        )
+    actor = saved / f"global_step_{int(text)}" / "actor"
+    if not actor.is_dir() or not any(actor.iterdir()):
+        raise UserError(
+            f"{actor} is missing, so {folder.path} cannot be resumed from iteration {int(text)}: write the number of "
+            f"another folder {saved}/global_step_* into {tracker}, or restart the run with --force"
+        )
+    return int(text)
 
 
 def _start(config: DictConfig) -> None:
