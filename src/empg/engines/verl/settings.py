@@ -71,7 +71,7 @@ def overrides(recipe: Recipe, run: Path) -> dict[str, Any]:
     """
     given = flat(recipe.verl)
     settings = list(_settings(recipe, run.absolute()))
-    if problems := [*_problems(recipe), *_overlaps(given, settings)]:
+    if problems := [*_problems(recipe), *_overlaps(given, settings), *_wrong_counts(given)]:
         raise RecipeError("\n".join(f"--engine verl: {problem}" for problem in problems))
     values = {**DEFAULTS, **given, **{key: value for _, key, value in settings}}
     return {f"+{key}" if key.startswith(NEW) else key: value for key, value in values.items()}
@@ -159,6 +159,9 @@ def _run_settings(recipe: Recipe, run: Path) -> Iterator[Setting]:
         yield "seed", key, recipe.seed
     yield "iterations", "trainer.total_training_steps", recipe.iterations
     yield "iterations", "trainer.total_epochs", 1
+    yield "iterations", "trainer.val_only", False
+    yield "iterations", "trainer.critic_warmup", 0  # iterations without an update of the policy
+    yield "iterations", "data.train_max_samples", -1
     yield "checkpoint_every", "trainer.save_freq", recipe.checkpoint_every
     yield "keep_checkpoints", "trainer.max_actor_ckpt_to_keep", recipe.keep_checkpoints
     yield "policy.model", f"{_MODEL}.path", str(start_folder(run)) if policy.model == "tiny" else policy.model
@@ -177,6 +180,7 @@ def _run_settings(recipe: Recipe, run: Path) -> Iterator[Setting]:
     yield "evaluation.temperature", f"{_ROLLOUT}.val_kwargs.temperature", 0.0 if greedy else evaluation.temperature
     yield "rollout.top_p", f"{_ROLLOUT}.val_kwargs.top_p", 1.0 if greedy else recipe.rollout.top_p
     yield "evaluation.splits", f"{_ROLLOUT}.val_kwargs.n", 1
+    yield "evaluation.episodes", "data.val_max_samples", -1
 
 
 def _rollout_settings(recipe: Recipe) -> Iterator[Setting]:
@@ -188,6 +192,8 @@ def _rollout_settings(recipe: Recipe) -> Iterator[Setting]:
     yield "rollout.group_size", f"{_ROLLOUT}.n", rollout.group_size
     yield "rollout.max_episode_tokens", "data.max_prompt_length", whole - response
     yield "rollout.max_turn_tokens", "data.max_response_length", response
+    yield "rollout.max_episode_tokens", f"{_ROLLOUT}.prompt_length", whole - response
+    yield "rollout.max_turn_tokens", f"{_ROLLOUT}.response_length", response
     yield "rollout.max_episode_tokens", "data.filter_overlong_prompts", False
     yield "rollout.temperature", f"{_ROLLOUT}.temperature", rollout.temperature
     yield "rollout.top_p", f"{_ROLLOUT}.top_p", rollout.top_p
@@ -280,6 +286,15 @@ def _loss_problems(recipe: Recipe) -> Iterator[str]:
         yield f"loss.aggregation: expected token_mean with agent.history=per_turn, {reason}"
     if recipe.credit.drop_zero_variance:
         yield f"loss.aggregation: expected token_mean with credit.drop_zero_variance, {reason}"
+
+
+def _wrong_counts(given: dict[str, Any]) -> Iterator[str]:
+    """verl starts processes by these numbers and does not check them."""
+    for key in ("trainer.nnodes", "trainer.n_gpus_per_node"):
+        for name in (key, f"+{key}"):
+            value = given.get(name, 1)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                yield f"verl.{name}: expected a whole number >= 1, got {value!r:.80}"
 
 
 def _overlaps(given: dict[str, Any], settings: list[Setting]) -> Iterator[str]:
