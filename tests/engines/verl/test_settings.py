@@ -118,7 +118,7 @@ def test_the_values_of_a_recipe_are_these() -> None:
         "trainer.val_only": False,
         "trainer.critic_warmup": 0,
         "trainer.save_freq": 10,
-        "trainer.max_actor_ckpt_to_keep": 2,
+        "trainer.max_actor_ckpt_to_keep": 3,  # one more than the recipe's
         "trainer.val_before_train": True,
         "trainer.test_freq": 5,  # only after the last iteration
     }
@@ -130,6 +130,7 @@ def test_the_values_of_a_recipe_are_these() -> None:
         ("policy", {"model": "tiny"}, "actor_rollout_ref.model.path", "/runs/one/checkpoints/start"),
         ("policy", {"dtype": "bfloat16"}, "actor_rollout_ref.actor.fsdp_config.model_dtype", "bf16"),
         ("policy", {"lora": {"r": 8}}, "actor_rollout_ref.model.lora_rank", 8),
+        ("policy", {"lora": {}}, "actor_rollout_ref.actor.checkpoint.save_contents", ["model", "optimizer", "extra"]),
         ("policy", {"device": "cpu"}, "trainer.device", "cpu"),
         ("agent", {"history": "per_turn"}, "data.max_response_length", 16),
         ("loss", {"aggregation": "episode_mean"}, "actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-mean"),

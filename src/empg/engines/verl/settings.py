@@ -45,7 +45,6 @@ DEFAULTS: dict[str, Any] = {
     f"{_ROLLOUT}.name": "vllm",
     f"{_ROLLOUT}.tensor_model_parallel_size": 1,
     f"{_ACTOR}.strategy": "fsdp2",
-    f"{_ACTOR}.checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
 }
 """Values that replace verl's own defaults; the section `verl` of a recipe may change them."""
 
@@ -73,8 +72,13 @@ def overrides(recipe: Recipe, run: Path) -> dict[str, Any]:
     settings = list(_settings(recipe, run.absolute()))
     if problems := [*_problems(recipe), *_overlaps(given, settings), *_wrong_counts(given)]:
         raise RecipeError("\n".join(f"--engine verl: {problem}" for problem in problems))
-    values = {**DEFAULTS, **given, **{key: value for _, key, value in settings}}
+    values = {**DEFAULTS, f"{_ACTOR}.checkpoint.save_contents": _saved(recipe), **given, **{key: value for _, key, value in settings}}
     return {f"+{key}" if key.startswith(NEW) else key: value for key, value in values.items()}
+
+
+def _saved(recipe: Recipe) -> list[str]:
+    """Return what verl's checkpoints have; its whole model has the names of adapters and cannot be loaded."""
+    return ["model", "optimizer", "extra", *([] if recipe.policy.lora else ["hf_model"])]
 
 
 def flat(section: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -163,7 +167,8 @@ def _run_settings(recipe: Recipe, run: Path) -> Iterator[Setting]:
     yield "iterations", "trainer.critic_warmup", 0  # iterations without an update of the policy
     yield "iterations", "data.train_max_samples", -1
     yield "checkpoint_every", "trainer.save_freq", recipe.checkpoint_every
-    yield "keep_checkpoints", "trainer.max_actor_ckpt_to_keep", recipe.keep_checkpoints
+    # verl removes its oldest before it points to the newest: a run that is stopped between the two needs the one before.
+    yield "keep_checkpoints", "trainer.max_actor_ckpt_to_keep", recipe.keep_checkpoints + 1
     yield "policy.model", f"{_MODEL}.path", str(start_folder(run)) if policy.model == "tiny" else policy.model
     yield "policy.dtype", f"{_ACTOR}.fsdp_config.model_dtype", {"float32": "fp32", "bfloat16": "bf16"}[policy.dtype]
     yield "policy.device", "trainer.device", "cpu" if policy.device == "cpu" else "cuda"
