@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from empg.environments.panels import Panel, make_panel
 from empg.errors import UserError
 from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.recipe import Recipe, load_recipe
-from empg.record.records import EpisodeRow, EvalRecord, SuccessNumbers
+from empg.record.records import EpisodeRow, EvalRecord, SuccessNumbers, eval_records
 from empg.record.runfolder import START, RunFolder
 from empg.record.statistics import UNKNOWN, wilson_interval
 from empg.rollout.collector import Request
@@ -29,6 +30,24 @@ def panel_of(recipe: Recipe, split: str) -> Panel:
     """Return the recipe's panel of a split: the same tasks, in the same order, for every policy."""
     with closing(recipe.environment.make(split)) as environment:
         return make_panel(environment, recipe.evaluation.episodes, name=f"{recipe.environment.id}-{split}")
+
+
+def pending_panels(recipe: Recipe, records: Iterable[Mapping[str, Any]], iteration: int) -> list[tuple[str, str]]:
+    """Return the split and decoding of each evaluation of an iteration that the records of a run do not have.
+
+    A run that was stopped between two evaluations has the first. One of other tasks or at another temperature does not
+    count.
+    """
+    evaluated = [r for r in eval_records(records) if r["iteration"] == iteration]
+
+    def has_record(split: str, decoding: str) -> bool:
+        temperature = recipe.evaluation.temperature if decoding == "sampled" else 0.0
+        wanted = (split, decoding, temperature)
+        same = [r for r in evaluated if (r["split"], r["decoding"], r.get("temperature")) == wanted]
+        return bool(same) and panel_of(recipe, split).sha256 in {r["panel_sha256"] for r in same}
+
+    panels = [(split, decoding) for split in recipe.evaluation.panels for decoding in recipe.evaluation.decoding]
+    return [panel for panel in panels if not has_record(*panel)]
 
 
 def evaluated_splits(recipe: Recipe, run: Path) -> list[str]:

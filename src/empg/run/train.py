@@ -18,12 +18,11 @@ from empg.learner.critic import Critic
 from empg.learner.update import Update, make_optimizer
 from empg.policy.model import Policy, claim_device
 from empg.recipe import Recipe, dump_recipe
-from empg.record.records import eval_records
 from empg.record.runfolder import START, RunFolder
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
 from empg.run.build import ROLLOUT_KEY, build_policy, play
-from empg.run.evaluate import evaluate_policy, panel_of
+from empg.run.evaluate import evaluate_policy, pending_panels
 from empg.run.logger import PhaseTimes
 from empg.run.resume import Place, fork, fork_place, resolve_into, source_run
 from empg.run.resume import resume as continue_run
@@ -228,7 +227,8 @@ def _continue(run: Run, place: Place) -> Policy:
 def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
     """Evaluate every panel that has no record yet at this iteration; returns the signal that ended it early, or 0."""
     recipe, logger, workers = run.recipe, run.logger, run.workers
-    for split, decoding in workers.gather(_pending(run, iteration) if workers.first else None)[0]:
+    pending = pending_panels(recipe, run.folder.read_metrics(), iteration) if workers.first else None
+    for split, decoding in workers.gather(pending)[0]:
         done = logger.evaluation_progress(split, decoding)
         try:
             record, rows = evaluate_policy(
@@ -238,21 +238,6 @@ def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
             break
         logger.evaluation(record, rows)
     return workers.stop_signal()
-
-
-def _pending(run: Run, iteration: int) -> list[tuple[str, str]]:
-    """The panels that are not evaluated yet; a run that was stopped between two of them has the first."""
-    recipe = run.recipe
-    evaluated = [r for r in eval_records(run.folder.read_metrics()) if r["iteration"] == iteration]
-
-    def has_record(split: str, decoding: str) -> bool:
-        temperature = recipe.evaluation.temperature if decoding == "sampled" else 0.0
-        wanted = (split, decoding, temperature)
-        same = [r for r in evaluated if (r["split"], r["decoding"], r.get("temperature")) == wanted]
-        return bool(same) and panel_of(recipe, split).sha256 in {r["panel_sha256"] for r in same}
-
-    panels = [(split, decoding) for split in recipe.evaluation.panels for decoding in recipe.evaluation.decoding]
-    return [panel for panel in panels if not has_record(*panel)]
 
 
 def _save(run: Run, update: Update, iteration: int, saved: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,13 @@ def test_no_argument_has_an_old_name() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         config(optimizer={"gradient_checkpointing": True})
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
+    if util.find_spec("deepspeed") is None:
+        (tmp_path / "ds.json").write_text("{}")
+        with pytest.raises(RecipeError, match=r"--engine trl: .*[Dd]eep[Ss]peed"):
+            config(trl={"deepspeed": str(tmp_path / "ds.json")})
 
 
 def test_every_problem_has_a_line() -> None:

@@ -182,7 +182,7 @@ def test_a_setting_becomes_a_value(section: str, value: Any, key: str, expected:
          "evaluation.decoding: expected one of sampled and greedy"),
         ({"verl": {"data": {"train_batch_size": 8}}}, "verl.data.train_batch_size: is set by rollout.groups; remove"),
         ({"verl": {"actor_rollout_ref.actor.optim": None}}, "verl.actor_rollout_ref.actor.optim: is set by optimizer"),
-        ({"verl": {"data": {"val_max_samples": 1}}}, "verl.data.val_max_samples: is set by evaluation.episodes; remove"),
+        ({"verl": {"data": {"val_max_samples": 1}}}, "verl.data.val_max_samples: is set by evaluation.episodes; rem"),
         ({"verl": {"data": {"train_max_samples": 1}}}, "verl.data.train_max_samples: is set by iterations; remove it"),
         ({"verl": {"trainer": {"val_only": True}}}, "verl.trainer.val_only: is set by iterations; remove it"),
         ({"verl": {"trainer": {"critic_warmup": 5}}}, "verl.trainer.critic_warmup: is set by iterations; remove it"),
@@ -214,7 +214,7 @@ def test_the_command_line_overrides_a_key_in_either_spelling(given: dict[str, An
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"trainer": {"nnodes": 2}, "trainer.nnodes": 4}, "trainer.nnodes: is given twice, also by trainer.nnodes"),
+        ({"trainer": {"nnodes": 2}, "trainer.nnodes": 4}, "trainer.nnodes: is given twice, nested and dotted. Keep"),
         ({"trainer.nnodes": 4, "trainer": None}, "trainer: is given twice, also by trainer.nnodes"),
         ({"trainer": {}, "trainer.nnodes": 4}, "trainer.nnodes: is given twice, also by trainer, "),
         ({"++trainer.nnodes": 2, "trainer": {"nnodes": 4}}, r"trainer.nnodes: is given twice, also by \+\+"),

@@ -72,7 +72,12 @@ def overrides(recipe: Recipe, run: Path) -> dict[str, Any]:
     settings = list(_settings(recipe, run.absolute()))
     if problems := [*_problems(recipe), *_overlaps(given, settings), *_wrong_counts(given)]:
         raise RecipeError("\n".join(f"--engine verl: {problem}" for problem in problems))
-    values = {**DEFAULTS, f"{_ACTOR}.checkpoint.save_contents": _saved(recipe), **given, **{key: value for _, key, value in settings}}
+    values = {
+        **DEFAULTS,
+        f"{_ACTOR}.checkpoint.save_contents": _saved(recipe),
+        **given,
+        **{key: value for _, key, value in settings},
+    }
     return {f"+{key}" if key.startswith(NEW) else key: value for key, value in values.items()}
 
 
@@ -167,7 +172,7 @@ def _run_settings(recipe: Recipe, run: Path) -> Iterator[Setting]:
     yield "iterations", "trainer.critic_warmup", 0  # iterations without an update of the policy
     yield "iterations", "data.train_max_samples", -1
     yield "checkpoint_every", "trainer.save_freq", recipe.checkpoint_every
-    # verl removes its oldest before it points to the newest: a run that is stopped between the two needs the one before.
+    # verl removes its oldest before it points to the newest: a run that stops between the two needs the one before.
     yield "keep_checkpoints", "trainer.max_actor_ckpt_to_keep", recipe.keep_checkpoints + 1
     yield "policy.model", f"{_MODEL}.path", str(start_folder(run)) if policy.model == "tiny" else policy.model
     yield "policy.dtype", f"{_ACTOR}.fsdp_config.model_dtype", {"float32": "fp32", "bfloat16": "bf16"}[policy.dtype]
@@ -294,7 +299,7 @@ def _loss_problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _wrong_counts(given: dict[str, Any]) -> Iterator[str]:
-    """verl starts processes by these numbers and does not check them."""
+    """Check the numbers of processes, which verl does not check."""
     for key in ("trainer.nnodes", "trainer.n_gpus_per_node"):
         for name in (key, f"+{key}"):
             value = given.get(name, 1)
