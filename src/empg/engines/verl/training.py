@@ -104,7 +104,7 @@ def _continue(recipe: Recipe, folder: RunFolder, command: str) -> bool:
 
 
 def _latest(folder: RunFolder) -> int:
-    """Return the iteration of verl's latest checkpoint, whose weights are there: without them verl starts anew."""
+    """Return the iteration of the latest checkpoint, if its weights are there: verl would train from scratch."""
     saved = folder.checkpoints / FOLDER
     tracker = saved / "latest_checkpointed_iteration.txt"
     if not tracker.is_file():
