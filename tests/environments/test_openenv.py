@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from empg.cli import app
 from empg.environments.base import PromptSpec
 from empg.environments.openenv import MAX_LISTED, OpenEnvServer, make_server
-from empg.environments.openenv_messages import MAX_COMMAND
+from empg.environments.openenv_messages import MAX_COMMAND, observed
 from empg.environments.options import EnvironmentOptions
 from empg.environments.panels import make_panel
 from empg.environments.registry import Maker, make
@@ -334,3 +335,10 @@ def test_an_environment_without_the_usual_splits_needs_split() -> None:
         make_server("webshop", ["dev"], scheme, None, 1, 1.0)
     with pytest.raises(UserError, match=r"'big'\)$"):  # the options are wrong
         make_server("alfworld", [], {"rooms": "big"}, None, 1, 1.0)
+
+
+def test_measures_of_numpy_are_sent_as_numbers_and_nan_as_null() -> None:
+    info: Any = {"task": "t", "task_id": "0", "task_type": "t", "admissible": None, "valid": True, "won": False}
+    info |= {"score": 0.5, "metrics": {"f1": np.float32(0.5), "unknown": float("nan")}}
+    sent = json.dumps(observed("text", 0.0, info, done=False, truncated=False), allow_nan=False)
+    assert json.loads(sent)["observation"]["metadata"] == {"f1": 0.5, "unknown": None}

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from empg.errors import UserError
+from empg.policy.adapter import adapted_layers, add_adapter
 from empg.policy.load import load_policy
 from empg.policy.model import Policy
 from empg.recipe import LoraSection, PolicySection
+from empg.run.footprint import _adapter_parameters
 
 pytest.importorskip("peft")
 
@@ -92,3 +95,13 @@ def test_an_adapter_is_not_loaded_onto_another_base(policy: Policy, cased_policy
         other.load_weights(adapter)
     (adapter / "base_model.txt").unlink()  # an adapter of an earlier version
     other.load_weights(adapter)
+
+
+def test_the_layers_of_gpt2_get_an_adapter() -> None:
+    shape = GPT2Config(vocab_size=64, n_positions=16, n_embd=8, n_layer=1, n_head=2)
+    model, lora = GPT2LMHeadModel(shape), LoraSection(r=2)
+    layers = adapted_layers(model, lora)
+    assert [tuple(layer.weight.shape) for layer in layers] == [(8, 24), (8, 8), (8, 32), (32, 8)]
+    adapter = add_adapter(model, lora, 0)
+    added = sum(weights.numel() for name, weights in adapter.named_parameters() if "lora_" in name)
+    assert added == _adapter_parameters(GPT2LMHeadModel(shape), lora) == 2 * (32 + 16 + 40 + 40)

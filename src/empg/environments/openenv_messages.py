@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,7 +47,9 @@ class ObservationData(BaseModel):
     won: bool
     score: float = Field(description="graded outcome, 0 to 1")
     truncated: bool
-    metadata: dict[str, Any] = Field({}, description="further measures of the outcome, by name")
+    metadata: dict[str, float | None] = Field(
+        {}, description="further measures of the outcome, null if unknown, by name"
+    )
 
 
 class StateData(BaseModel):
@@ -87,7 +90,8 @@ def observed(text: str, reward: float | None, info: Info, *, done: bool, truncat
         won=info["won"],
         score=info["score"],
         truncated=truncated,
-        metadata=dict(info.get("metrics", {})),
+        # NaN is not JSON, and a number of numpy is not either.
+        metadata={name: float(v) if math.isfinite(v) else None for name, v in info.get("metrics", {}).items()},
     )
     return {"observation": observation.model_dump(), "reward": reward, "done": done}
 

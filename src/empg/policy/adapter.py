@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from empg.errors import UserError
 from empg.recipe import LoraSection
 
 
-def adapted_layers(model: Any, lora: LoraSection) -> list[nn.Linear]:
-    """Return the linear layers of a model that get an adapter.
+def adapted_layers(model: Any, lora: LoraSection) -> list[Any]:
+    """Return the linear layers of a model that get an adapter; GPT-2's are of a class of their own, `Conv1D`.
 
     `all-linear` means all but the output head. A name means all layers whose path ends with it.
 
     Raises:
         UserError: there is no layer of a name.
     """
-    linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear = {path: module for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
     if lora.target_modules == "all-linear":
         head = model.get_output_embeddings()
         return [module for module in linear.values() if module is not head]
@@ -48,6 +49,7 @@ def add_adapter(model: Any, lora: LoraSection, seed: int) -> Any:
         torch.manual_seed(seed)
         with warnings.catch_warnings():  # peft 0.21 reads this from transformers 5
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # peft then sets it for a Conv1D
             adapter = get_peft_model(model, config)
     # The order of a set depends on hashes, which differ between processes.
     config.target_modules = sorted(config.target_modules or ())

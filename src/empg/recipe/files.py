@@ -113,7 +113,8 @@ def nested(section: Mapping[str, Any]) -> dict[str, Any]:
         above = [".".join(names[:depth]) for depth in range(1, len(names))]
         same = [values.get(key) for key in (*above, path)] + [inner.get(path)]
         if other := next((key for key in same if key is not None), None):
-            raise UserError(f"{written:.200}: is given twice, also by {other:.200}, nested or dotted. Keep one of them")
+            also = "" if other == written else f"also by {other:.200}, "
+            raise UserError(f"{written:.200}: is given twice, {also}nested and dotted. Keep one of them")
         values[path] = written
         inner.update(dict.fromkeys(above, written))
         node = result

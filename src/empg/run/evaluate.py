@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from empg.environments.panels import Panel, make_panel
 from empg.errors import UserError
 from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.recipe import Recipe, load_recipe
-from empg.record.records import EpisodeRow, EvalRecord, SuccessNumbers
+from empg.record.records import EpisodeRow, EvalRecord, SuccessNumbers, eval_records
 from empg.record.runfolder import START, RunFolder
 from empg.record.statistics import UNKNOWN, wilson_interval
 from empg.rollout.collector import Request
@@ -40,6 +41,23 @@ def panel_requests(panel: Panel) -> list[Request]:
 def recorded_temperature(recipe: Recipe, decoding: str) -> float:
     """Return the temperature that the record of an evaluation has; 0 for greedy decoding."""
     return recipe.evaluation.temperature if decoding == "sampled" else 0.0
+
+
+def pending_panels(recipe: Recipe, records: Iterable[Mapping[str, Any]], iteration: int) -> list[tuple[str, str]]:
+    """Return the split and decoding of each evaluation of an iteration that the records of a run do not have.
+
+    A run that was stopped between two evaluations has the first. One of other tasks or at another temperature does not
+    count.
+    """
+    evaluated = [r for r in eval_records(records) if r["iteration"] == iteration]
+
+    def has_record(split: str, decoding: str) -> bool:
+        wanted = (split, decoding, recorded_temperature(recipe, decoding))
+        same = [r for r in evaluated if (r["split"], r["decoding"], r.get("temperature")) == wanted]
+        return bool(same) and panel_of(recipe, split).sha256 in {r["panel_sha256"] for r in same}
+
+    panels = [(split, decoding) for split in recipe.evaluation.panels for decoding in recipe.evaluation.decoding]
+    return [panel for panel in panels if not has_record(*panel)]
 
 
 def evaluated_splits(recipe: Recipe, run: Path) -> list[str]:

@@ -180,4 +180,4 @@ def _without_weights(name: str) -> Any:
 
 def _adapter_parameters(model: Any, lora: LoraSection) -> int:
     """Return the parameters of the adapters: `r (in + out)` for each linear layer that gets one."""
-    return sum(lora.r * (module.in_features + module.out_features) for module in adapted_layers(model, lora))
+    return sum(lora.r * sum(module.weight.shape) for module in adapted_layers(model, lora))

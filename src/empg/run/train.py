@@ -19,12 +19,11 @@ from empg.learner.update import Update, make_optimizer
 from empg.policy.device import claim_device
 from empg.policy.model import Policy
 from empg.recipe import Recipe, dump_recipe
-from empg.record.records import eval_records
 from empg.record.runfolder import START, RunFolder
 from empg.rollout.collector import Request
 from empg.rollout.types import Episode
 from empg.run.build import build_policy, play
-from empg.run.evaluate import evaluate_policy, panel_of, recorded_temperature
+from empg.run.evaluate import evaluate_policy, panel_of, pending_panels
 from empg.run.logger import PhaseTimes
 from empg.run.resume import ResumePoint, fork, fork_point, prepare_resume, source_run
 from empg.run.run import Run, open_run
@@ -232,7 +231,8 @@ def _continue(run: Run, point: ResumePoint) -> Policy:
 def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
     """Evaluate every panel that has no record yet at this iteration; returns the signal that ended it early, or 0."""
     recipe, logger, workers = run.recipe, run.logger, run.workers
-    for split, decoding in workers.gather(_pending(run, iteration) if workers.first else None)[0]:
+    pending = pending_panels(recipe, run.folder.read_metrics(), iteration) if workers.first else None
+    for split, decoding in workers.gather(pending)[0]:
         panel = panel_of(recipe, split)
         done = logger.evaluation_progress(panel, decoding)
         try:
@@ -243,20 +243,6 @@ def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
             break
         logger.evaluation(record, rows)
     return workers.stop_signal()
-
-
-def _pending(run: Run, iteration: int) -> list[tuple[str, str]]:
-    """Return the panels that are not evaluated yet; a run that was stopped between two of them has the first."""
-    recipe = run.recipe
-    evaluated = [r for r in eval_records(run.folder.read_metrics()) if r["iteration"] == iteration]
-
-    def has_record(split: str, decoding: str) -> bool:
-        wanted = (split, decoding, recorded_temperature(recipe, decoding))
-        same = [r for r in evaluated if (r["split"], r["decoding"], r.get("temperature")) == wanted]
-        return bool(same) and panel_of(recipe, split).sha256 in {r["panel_sha256"] for r in same}
-
-    panels = [(split, decoding) for split in recipe.evaluation.panels for decoding in recipe.evaluation.decoding]
-    return [panel for panel in panels if not has_record(*panel)]
 
 
 def _save(run: Run, update: Update, iteration: int, saved: int) -> int:

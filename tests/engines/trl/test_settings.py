@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,9 @@ def test_an_iteration_is_one_generation_batch() -> None:
         ("optimizer", {"schedule": "cosine"}, "lr_scheduler_type", "cosine"),
         ("optimizer", {"betas": [0.8, 0.95]}, "adam_beta2", 0.95),
         ("optimizer", {"gradient_checkpointing": True}, "gradient_checkpointing", True),
+        ("optimizer", {"gradient_checkpointing": True}, "activation_checkpointing", True),
         ("rollout", {"temperature": 0.7}, "temperature", 0.7),
+        ("policy", {}, "disable_dropout", True),
         ("credit", {"modulation": None}, "modulation", None),
         ("credit", {"modulation": {"name": "empg", "zeta": 0.2}}, "modulation",
          {"name": "empg", "k": 1.0, "k_future": 1.0, "zeta": 0.2, "eps": 1e-8}),
@@ -88,6 +92,12 @@ def test_a_setting_becomes_an_argument(section: str, value: Any, argument: str, 
         ({"trl": {"adam_epsilon": "abc"}}, "trl.adam_epsilon: expected float, got 'abc'"),
         ({"trl": {"min_p": True}}, r"trl.min_p: expected float \| None, got True"),
         ({"trl": {"lr_scheduler_kwargs": 3}}, r"trl.lr_scheduler_kwargs: expected dict \| str \| None, got 3"),
+        ({"trl": {"activation_checkpointing": False}},
+         "trl.activation_checkpointing: is set by optimizer.gradient_checkpointing; remove it"),
+        ({"trl": {"disable_dropout": False}}, "trl.disable_dropout: is set by policy.model; remove it"),
+        ({"trl": {"generation_kwargs": {"top_p": 0.5}}}, "trl.generation_kwargs.top_p: is set by rollout.top_p; rem"),
+        ({"trl": {"generation_kwargs": '{"max_new_tokens": 2}'}},
+         "trl.generation_kwargs.max_new_tokens: is set by rollout.max_turn_tokens; remove it"),
         ({"trl": {"auto_find_batch_size": True}}, "auto_find_batch_size is not supported"),
     ],
 )  # fmt: skip
@@ -100,6 +110,19 @@ def test_the_arguments_of_fsdp_may_be_what_transformers_documents() -> None:
     assert config(trl={"fsdp_config": {"version": 2}, "adam_epsilon": 1}).adam_epsilon == 1
     for value in (True, "full_shard", ["full_shard"]):
         assert _fits(value, _WIDER["fsdp"])
+
+
+def test_no_argument_has_an_old_name() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config(optimizer={"gradient_checkpointing": True})
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
+    if util.find_spec("deepspeed") is None:
+        (tmp_path / "ds.json").write_text("{}")
+        with pytest.raises(RecipeError, match=r"--engine trl: .*[Dd]eep[Ss]peed"):
+            config(trl={"deepspeed": str(tmp_path / "ds.json")})
 
 
 def test_every_problem_has_a_line() -> None:

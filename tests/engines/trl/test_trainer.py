@@ -207,6 +207,30 @@ def test_steps_without_text_between_them_stay_apart(tmp_path: Path) -> None:
     assert (seen["advantages"][:, 0] != seen["advantages"][:, 2]).all()
 
 
+@pytest.mark.parametrize(
+    ("steps", "mask", "expected"),
+    [
+        ([0, 0, 2, 2], [1, 1, 1, 1], [0, 0, 1, 1]),
+        ([0, 0, 1, 1], [0, 0, 1, 1], [-1, -1, 0, 0]),  # a step without a token in the loss leaves no gap
+        ([0, 0], [1, 1, 1, 1], "step_ids: row 0: expected 4, one for each token, got 2"),
+        ([0, 0, 1, 1, 2], [1, 1, 1, 1], "step_ids: row 0: expected 4, one for each token, got 5"),
+        (None, [1, 1, 1, 1], "step_ids: row 0: expected 4, one for each token, got NoneType"),
+    ],
+)
+def test_steps_have_one_number_for_each_token(tmp_path: Path, steps: Any, mask: list[int], expected: Any) -> None:
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        rows = len(prompts)
+        ids = [[50 + row, 60, 70, 80] for row in range(rows)]
+        same = {"completion_ids": ids, "env_mask": [mask] * rows, "step_ids": [steps] * rows}
+        return {**fixed_rollout(prompts, trainer), **same}
+
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=f"^{expected}$"):
+            trained(tmp_path, rollout)
+    else:
+        assert trained(tmp_path, rollout).seen[0]["steps"].tolist() == [expected] * 8
+
+
 def test_an_ordinary_data_set_and_reward_function_train(tmp_path: Path) -> None:
     def length(completions: list[str], **columns: Any) -> list[float]:
         return [float(len(text) % 5) for text in completions]

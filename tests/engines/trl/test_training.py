@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,11 @@ CASES: dict[str, dict[str, Any]] = {
     "gigpo": {"credit": {"advantage": "gigpo", "modulation": {"name": "scaling"}}},
     "entropy of actions": {"credit": {"modulation": {"name": "empg_variant", "entropy": "action"}}},
     "gtpo": {"credit": {"modulation": "gtpo"}, "rollout": {"temperature": 0.8, "groups": 2, "group_size": 4}},
-    "KL": {"loss": {"kl_coef": 0.1, "aggregation": "token_mean"}},
+    "KL": {  # the policy of the first iteration is the reference
+        "iterations": 2,
+        "loss": {"kl_coef": 1.0, "aggregation": "token_mean"},
+        "optimizer": {"lr": 0.02, "max_grad_norm": 1e9},
+    },
 }
 
 
@@ -82,13 +87,15 @@ CASES: dict[str, dict[str, Any]] = {
 def test_the_same_episodes_get_the_same_credit_and_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any]
 ) -> None:
-    recipe = resolve(small_recipe(iterations=1, evaluation={"splits": []}, **sections))
+    recipe = resolve(small_recipe(**{"iterations": 1, "evaluation": {"splits": []}, **sections}))
     flat = "drop_zero_variance" in sections.get("credit", {})
 
     here = tiny_policy(recipe)
-    assigned = assign_credit(scored(here, recipe, episodes(flat=flat, broken=True)), recipe, Workers())
     reference = here.reference() if recipe.loss.kl_coef else None
-    stats = Update(here, make_optimizer(here, recipe.optimizer), recipe, Workers(), reference)(assigned, 0)
+    update = Update(here, make_optimizer(here, recipe.optimizer), recipe, Workers(), reference)
+    for iteration in range(recipe.iterations):
+        assigned = assign_credit(scored(here, recipe, episodes(flat=flat, broken=True)), recipe, Workers())
+        stats = update(assigned, iteration)
 
     def fixed(self: EpisodeRollout, prompts: list[str], trainer: Any) -> dict[str, Any]:
         self.episodes = episodes(flat=flat, broken=True)
@@ -109,10 +116,59 @@ def test_the_same_episodes_get_the_same_credit_and_gradient(
     assert torch.equal(theirs.counted, assigned.counted)
     assert torch.equal(kept["advantages"][kept["mask"] == 1], theirs.token_advantages[theirs.keep])
     assert int(kept["mask"].sum()) == int(assigned.keep.sum())
-    [record] = [r for r in RunFolder.open(tmp_path / "run").read_metrics() if r["kind"] == "train"]
+    *_, record = [r for r in RunFolder.open(tmp_path / "run").read_metrics() if r["kind"] == "train"]
     assert record["policy/grad_norm"] == pytest.approx(stats.grad_norm, rel=2e-3)
     assert record["policy/loss"] == pytest.approx(stats.loss["loss"], abs=2e-4)
     assert record["tokens/trained"] == stats.tokens
+
+
+def test_an_iteration_without_a_trained_token_leaves_the_policy_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections: dict[str, Any] = {"optimizer": {"lr": 0.01, "weight_decay": 0.5}, "credit": {"drop_zero_variance": True}}
+    recipe = resolve(small_recipe(iterations=2, evaluation={"splits": []}, **sections))
+    played = iter((episodes(flat=False), [fixed_episode(0) for _ in range(8)]))  # then every reward is the same
+
+    def fixed(self: EpisodeRollout, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        self.episodes = next(played)
+        return {**token_columns(self.episodes, 3), "logprobs": None}
+
+    monkeypatch.setattr(EpisodeRollout, "__call__", fixed)
+    train(recipe, tmp_path / "run")
+    weights = [tmp_path / "run" / "checkpoints" / name / "model.safetensors" for name in ("iter-000001", "iter-000002")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_turn_without_tokens_is_not_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fixed(self: EpisodeRollout, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        self.episodes = episodes(flat=False)
+        empty = self.episodes[2].turns[1]
+        empty.action_ids, empty.logprobs, empty.action_start = [], [], 0
+        return {**token_columns(self.episodes, 3), "logprobs": None}
+
+    monkeypatch.setattr(EpisodeRollout, "__call__", fixed)
+    train(resolve(small_recipe(iterations=1, evaluation={"splits": []})), tmp_path / "run")
+    [record] = [r for r in RunFolder.open(tmp_path / "run").read_metrics() if r["kind"] == "train"]
+    assert record["policy/grad_norm"] > 0
+
+
+def test_a_resume_makes_up_for_an_evaluation_that_is_missing(tmp_path: Path) -> None:
+    train(resolve(small_recipe(iterations=1, evaluation={"splits": []})), tmp_path / "run")
+    for _ in range(2):  # and only once
+        train(resolve(small_recipe(iterations=1)), tmp_path / "run", resume=True)
+    kinds = [r["kind"] for r in RunFolder.open(tmp_path / "run").read_metrics()]
+    assert [kind for kind in kinds if kind != "resume"] == ["run", "train", "eval"]
+
+
+def test_vllm_that_is_missing_is_named_before_a_run_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    recipe = resolve(small_recipe(trl={"use_vllm": True, "vllm_mode": "colocate"}))
+    if util.find_spec("vllm") is None:
+        with pytest.raises(
+            UserError, match=r"^trl.use_vllm: needs the package vllm: pip install vllm, or remove the key"
+        ):
+            train(recipe, tmp_path / "run", force=True)
+    assert not any((tmp_path / "run").iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from empg.engines.verl.recording import (
     RecordedLoop,
     assign_batch,
     mismatch,
+    token_entropy,
     update_stats,
 )
 from empg.errors import UserError
@@ -91,10 +92,23 @@ def test_without_entropies_or_episodes_the_error_says_what_is_missing() -> None:
 
 def test_statistics_that_verl_does_not_compute_are_unknown() -> None:
     assigned = assign_credit(scored_episodes(), small_recipe(), Workers())
-    stats = update_stats({"actor/loss": 0.5, "actor/grad_norm": 2.0, "actor/lr": 1e-6}, assigned, 0.01, epochs=2)
+    metrics = {"actor/loss": 0.5, "actor/grad_norm": 2.0, "actor/lr": 1e-6, "actor/entropy": 9.0, "actor/kl_loss": 0.3}
+    stats = update_stats(metrics, assigned, 0.01, 0.7, small_recipe(optimizer={"epochs": 2}))
     assert (stats.loss["loss"], stats.grad_norm, stats.lr, stats.mismatch) == (0.5, 2.0, 1e-6, 0.01)
     assert stats.scored == 2 * stats.tokens
     assert math.isnan(stats.loss["kl_old"])
+    assert (stats.loss["entropy"], stats.loss["kl_reference"]) == (0.7, 0.3)
+    constant = update_stats(metrics, assigned, 0.01, 0.7, small_recipe(loss={"aggregation": "constant"}))
+    assert constant.loss["entropy"] == 0.7
+    assert math.isnan(constant.loss["kl_reference"])  # verl's is not in nats per token
+
+
+def test_entropies_are_those_of_the_trained_tokens() -> None:
+    data, keys = batch(scored_episodes())
+    _, assigned, _, mask = assign_batch(data, keys, small_recipe(), 0.0)
+    entropies = [value for episode in assigned.episodes for turn in episode.turns for value in turn.entropies]
+    assert token_entropy(data, mask) == pytest.approx(sum(entropies) / len(entropies))
+    assert math.isnan(token_entropy(data, mask * 0))
 
 
 def test_the_loop_adds_the_episode_to_its_last_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_the_values_of_a_recipe_are_these() -> None:
         "data.filter_overlong_prompts": False,
         "data.max_prompt_length": 16,  # with the next one the length of a context, 512
         "data.max_response_length": 496,
+        "data.train_max_samples": -1,
+        "data.val_max_samples": -1,
         f"{model}.path": "Qwen/Qwen2.5-1.5B-Instruct",
         f"{actor}.strategy": "fsdp2",
         f"{actor}.data_loader_seed": 7,
@@ -96,6 +98,8 @@ def test_the_values_of_a_recipe_are_these() -> None:
         f"{rollout}.tensor_model_parallel_size": 1,
         f"{rollout}.seed": 7,
         f"{rollout}.n": 4,
+        f"{rollout}.prompt_length": 16,
+        f"{rollout}.response_length": 496,
         f"{rollout}.temperature": 1.0,
         f"{rollout}.top_p": 1.0,
         f"{rollout}.val_kwargs.n": 1,
@@ -111,8 +115,10 @@ def test_the_values_of_a_recipe_are_these() -> None:
         "trainer.default_local_dir": "/runs/one/checkpoints/verl",
         "trainer.total_epochs": 1,
         "trainer.total_training_steps": 5,
+        "trainer.val_only": False,
+        "trainer.critic_warmup": 0,
         "trainer.save_freq": 10,
-        "trainer.max_actor_ckpt_to_keep": 2,
+        "trainer.max_actor_ckpt_to_keep": 3,  # one more than the recipe's
         "trainer.val_before_train": True,
         "trainer.test_freq": 5,  # only after the last iteration
     }
@@ -124,6 +130,7 @@ def test_the_values_of_a_recipe_are_these() -> None:
         ("policy", {"model": "tiny"}, "actor_rollout_ref.model.path", "/runs/one/checkpoints/start"),
         ("policy", {"dtype": "bfloat16"}, "actor_rollout_ref.actor.fsdp_config.model_dtype", "bf16"),
         ("policy", {"lora": {"r": 8}}, "actor_rollout_ref.model.lora_rank", 8),
+        ("policy", {"lora": {}}, "actor_rollout_ref.actor.checkpoint.save_contents", ["model", "optimizer", "extra"]),
         ("policy", {"device": "cpu"}, "trainer.device", "cpu"),
         ("agent", {"history": "per_turn"}, "data.max_response_length", 16),
         ("loss", {"aggregation": "episode_mean"}, "actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-mean"),
@@ -175,6 +182,16 @@ def test_a_setting_becomes_a_value(section: str, value: Any, key: str, expected:
          "evaluation.decoding: expected one of sampled and greedy"),
         ({"verl": {"data": {"train_batch_size": 8}}}, "verl.data.train_batch_size: is set by rollout.groups; remove"),
         ({"verl": {"actor_rollout_ref.actor.optim": None}}, "verl.actor_rollout_ref.actor.optim: is set by optimizer"),
+        ({"verl": {"data": {"val_max_samples": 1}}}, "verl.data.val_max_samples: is set by evaluation.episodes; rem"),
+        ({"verl": {"data": {"train_max_samples": 1}}}, "verl.data.train_max_samples: is set by iterations; remove it"),
+        ({"verl": {"trainer": {"val_only": True}}}, "verl.trainer.val_only: is set by iterations; remove it"),
+        ({"verl": {"trainer": {"critic_warmup": 5}}}, "verl.trainer.critic_warmup: is set by iterations; remove it"),
+        ({"verl": {"actor_rollout_ref.rollout.prompt_length": 5}},
+         "verl.actor_rollout_ref.rollout.prompt_length: is set by rollout.max_episode_tokens; remove it"),
+        ({"verl": {"trainer": {"n_gpus_per_node": "abc"}}},
+         "verl.trainer.n_gpus_per_node: expected a whole number >= 1, got 'abc'"),
+        ({"verl": {"trainer.n_gpus_per_node": 0}}, "verl.trainer.n_gpus_per_node: expected a whole number >= 1, got 0"),
+        ({"verl": {"trainer": {"nnodes": True}}}, "verl.trainer.nnodes: expected a whole number >= 1, got True"),
         ({"verl": {"+empg.run": "x"}}, "verl.+empg.run: is set by the run folder; remove it"),
     ],
 )  # fmt: skip
@@ -197,7 +214,7 @@ def test_the_command_line_overrides_a_key_in_either_spelling(given: dict[str, An
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"trainer": {"nnodes": 2}, "trainer.nnodes": 4}, "trainer.nnodes: is given twice, also by trainer.nnodes"),
+        ({"trainer": {"nnodes": 2}, "trainer.nnodes": 4}, "trainer.nnodes: is given twice, nested and dotted. Keep"),
         ({"trainer.nnodes": 4, "trainer": None}, "trainer: is given twice, also by trainer.nnodes"),
         ({"trainer": {}, "trainer.nnodes": 4}, "trainer.nnodes: is given twice, also by trainer, "),
         ({"++trainer.nnodes": 2, "trainer": {"nnodes": 4}}, r"trainer.nnodes: is given twice, also by \+\+"),

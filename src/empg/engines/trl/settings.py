@@ -64,6 +64,7 @@ SET_BY = {
     "epsilon_high": "loss.clip_high",
     "delta": "loss.dual_clip",
     "beta": "loss.kl_coef",
+    "use_bias_correction_kl": "loss.kl_estimator",
     "entropy_coef": "loss.entropy_coef",
     "learning_rate": "optimizer.lr",
     "lr_scheduler_type": "optimizer.schedule",
@@ -74,12 +75,17 @@ SET_BY = {
     "max_grad_norm": "optimizer.max_grad_norm",
     "bf16": "optimizer.autocast",
     "gradient_checkpointing": "optimizer.gradient_checkpointing",
+    "activation_checkpointing": "optimizer.gradient_checkpointing",
     "scale_rewards": "credit.advantage",
     "reward_weights": "credit.process_reward",
     "multi_objective_aggregation": "credit.process_reward",
     "mask_truncated_completions": "credit.overlong_penalty",
     "use_cpu": "policy.device",
+    "disable_dropout": "policy.model",
 }
+
+# Arguments of the generator itself that would replace those of the recipe.
+_GENERATION = SET_BY | dict.fromkeys(("max_new_tokens", "max_tokens", "max_length"), "rollout.max_turn_tokens")
 
 
 # Arguments whose annotation in transformers is narrower than its documentation.
@@ -110,7 +116,11 @@ def engine_config(recipe: Recipe, output: Path) -> EMPGConfig:
         raise RecipeError("\n".join(f"--engine trl: {problem}" for problem in problems))
     try:
         return EMPGConfig(**_arguments(recipe, output), **recipe.trl)
-    except (ValueError, TypeError) as error:  # an option in the section `trl` that TRL or transformers rejects
+    except (
+        ValueError,
+        TypeError,
+        ImportError,
+    ) as error:  # an option in the section `trl` that TRL or transformers rejects
         raise RecipeError(f"--engine trl: {message_of(error, 400)}") from None
 
 
@@ -155,6 +165,7 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
         "epsilon_high": loss.clip_high,
         "delta": loss.dual_clip,
         "beta": loss.kl_coef,
+        "use_bias_correction_kl": False,  # by default TRL multiplies the KL by the ratio, which has a gradient
         "entropy_coef": loss.entropy_coef,
         "learning_rate": optimizer.lr,
         "lr_scheduler_type": SCHEDULES[optimizer.schedule],
@@ -164,7 +175,8 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
         "weight_decay": optimizer.weight_decay,
         "max_grad_norm": optimizer.max_grad_norm,
         "bf16": bool(optimizer.autocast),
-        "gradient_checkpointing": optimizer.gradient_checkpointing,
+        "activation_checkpointing": optimizer.gradient_checkpointing,
+        "disable_dropout": True,
         "use_cpu": resolve_device(recipe.policy.device).type == "cpu",
     }
 
@@ -227,6 +239,18 @@ def _wrong_options(options: dict[str, Any]) -> Iterator[str]:
         elif not _fits(value, _WIDER.get(name, hints[name])):
             wanted = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
             yield f"trl.{name}: expected {wanted}, got {value!r:.80}"
+        elif name == "generation_kwargs":
+            yield from _set_elsewhere(value)
+
+
+def _set_elsewhere(given: Any) -> Iterator[str]:
+    try:
+        given = json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        return  # transformers rejects it
+    for name in given if isinstance(given, dict) else ():
+        if name in _GENERATION:
+            yield f"trl.generation_kwargs.{name}: is set by {_GENERATION[name]}; remove it"
 
 
 def _fits(value: Any, wanted: Any) -> bool:

@@ -11,6 +11,7 @@ the old log-probabilities. If TRL needs none, there is one more pass without gra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,14 +118,28 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         batch["advantages"] = layout.to_tokens(credit.advantage[mine].to(scores[1].device))
 
     def step_ids(self, inputs: list[dict[str, Any]], batch: dict[str, Any]) -> Tensor:
-        """Return (B, T) int64, the step of each token of the completions, -1 outside the tokens of the loss."""
+        """Return (B, T) int64, the step of each token of the completions, -1 outside the tokens of the loss.
+
+        Raises:
+            UserError: a rollout function returned something else than one step for each token of a completion.
+        """
         mask = batch["completion_mask"] * batch.get("tool_mask", 1)
         if "step_ids" not in inputs[0]:
             return step_ids_from_mask(mask)
+        lengths = batch["completion_mask"].sum(1).tolist()
+        for row, (each, length) in enumerate(zip(inputs, lengths, strict=True)):
+            given = each["step_ids"]
+            found = len(given) if isinstance(given, Sequence) else type(given).__name__
+            if found != length and (length or not isinstance(given, Sequence)):  # TRL hides a truncated completion
+                raise UserError(f"step_ids: row {row}: expected {length}, one for each token, got {found}")
         given = pad_sequence([torch.tensor(row["step_ids"]) for row in inputs], batch_first=True, padding_value=-1)
         steps = torch.full(mask.shape, -1)
-        steps[:, : given.shape[1]] = given
-        return steps.to(mask.device).masked_fill_(mask == 0, -1)
+        steps[:, : given.shape[1]] = given[:, : steps.shape[1]]
+        steps = steps.to(mask.device).masked_fill_(mask == 0, -1)
+        for row in steps:  # a step without a token in the loss leaves no gap
+            agent = row >= 0
+            row[agent] = torch.unique(row[agent], return_inverse=True)[1]
+        return steps
 
     @property
     def finished(self) -> float:

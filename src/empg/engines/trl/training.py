@@ -12,6 +12,7 @@ import time
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 
 from empg.credit import LossStats, TokenLayout
+from empg.engines.trl.positions import check_padding
 from empg.engines.trl.rollout import EpisodeRollout, environment_reward
 from empg.engines.trl.settings import FOLDER, engine_config, steps_per_iteration
 from empg.engines.trl.trainer import EMPGConfig, EMPGTrainer
-from empg.errors import UserError
+from empg.errors import MissingExtraError, UserError
 from empg.learner.assign import Assigned, assign_credit, comparable
 from empg.learner.checkpoint import Checkpoints, DivergedError, checkpoint_name, require_finite
 from empg.learner.update import UpdateStats
@@ -35,7 +37,7 @@ from empg.recipe import Recipe, dump_recipe
 from empg.record.runfolder import START, RunFolder
 from empg.rollout.types import Episode
 from empg.run.build import build_agent, build_policy
-from empg.run.evaluate import evaluate_policy, panel_of
+from empg.run.evaluate import evaluate_policy, panel_of, pending_panels
 from empg.run.logger import PhaseTimes
 from empg.run.resume import ResumePoint, prepare_resume
 from empg.run.run import Run, open_run
@@ -63,6 +65,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
         command: the command line, for the records.
 
     Raises:
+        MissingExtraError: vLLM is to generate and is not installed.
         RecipeError: the engine does not support a setting of the recipe.
         UserError: the recipe cannot run on this machine, or not continue this run; another process uses the folder.
     """
@@ -73,6 +76,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
     datasets.disable_progress_bars()
     folder = RunFolder(run)
     args = engine_config(recipe, folder.checkpoints / FOLDER)
+    if args.use_vllm and util.find_spec("vllm") is None:
+        raise MissingExtraError("trl.use_vllm: needs the package vllm: pip install vllm, or remove the key")
     first = args.process_index == 0
     with ExitStack() as held:
         point = _open(recipe, folder, held, resume, force, command) if first else None
@@ -82,6 +87,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
         if first:
             opened = held.enter_context(open_run(recipe, run, Workers(), None if point is None else point.resumed_at))
         policy = _starting_policy(recipe, folder, opened, point, command)
+        check_padding(policy, recipe.policy.model)
         gather_object([first])  # the others wait until the first process has saved `start`
         if policy.adapter is None:  # where TRL loads the reference of the KL from, and vLLM its first weights
             policy.model.name_or_path = policy.model.config._name_or_path = str(
@@ -171,6 +177,7 @@ class RecipeTrainer(EMPGTrainer):
         self.episodes: list[Episode] = []
         self.assigned: Assigned | None = None
         self.credit_seconds = 0.0
+        self._counted = 0  # tokens of the optimizer step so far, of this process
         stops = build_agent(recipe, policy).chat.stop_ids
         ends = {"stop_token_ids" if args.use_vllm else "eos_token_id": stops}
         args.generation_kwargs = {**ends, **(args.generation_kwargs or {})}
@@ -202,7 +209,13 @@ class RecipeTrainer(EMPGTrainer):
         credit = gather_object([self._credit() if first else []])[0]
         start = sum(len(share) for share in shares[: self.accelerator.process_index])
         mine = zip(self.rollout.episodes, credit[start : start + len(inputs)], strict=True)
-        pairs = [pair for episode, turns in mine if comparable(episode) for pair in turns]
+        pairs = [
+            pair
+            for episode, credits in mine
+            if comparable(episode)
+            for turn, pair in zip(episode.turns, credits, strict=True)
+            if turn.action_ids  # a turn without tokens is not a step of the row
+        ]
         layout, device = TokenLayout.of(steps), steps.device
         batch["advantages"] = layout.to_tokens(torch.tensor([pair[0] for pair in pairs], device=device))
         counted = layout.to_tokens(torch.tensor([int(pair[1]) for pair in pairs], device=device))
@@ -223,7 +236,17 @@ class RecipeTrainer(EMPGTrainer):
         loss: Tensor = super()._compute_loss(model, inputs)
         if self.loss_type in ("grpo", "dr_grpo"):  # TRL's means over episodes count those that were dropped
             loss = loss * inputs["episodes_per_trained"]
+        self._counted += int((inputs["completion_mask"] * inputs["tool_mask"]).sum())
         return loss
+
+    def drop_empty_gradients(self) -> None:
+        """Drop the gradients of an optimizer step without a trained token on any process, so that AdamW skips it.
+
+        Momentum and weight decay would otherwise move the policy.
+        """
+        if not sum(gather_object([self._counted])):
+            self.model.zero_grad(set_to_none=True)
+        self._counted = 0
 
 
 def _fill_in(episodes: list[Episode], steps: list[list[int]], scores: tuple[Tensor, Tensor]) -> None:
@@ -264,9 +287,13 @@ class _Recorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         self.policy.device = self.trainer.accelerator.device
         state.save_steps, state.logging_steps = args.save_steps, args.logging_steps  # a checkpoint brings its own
-        if not self.resumed:
+        # A run that continues may have other evaluations now, or have ended before the last of them.
+        if not self.resumed or self.recipe.is_due(self.recipe.evaluation.every, self.done):
             self._evaluate()
         self._began = time.perf_counter()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.trainer.drop_empty_gradients()
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         logs: dict[str, Any] = more["logs"]
@@ -286,15 +313,9 @@ class _Recorder(TrainerCallback):
         trainer, assigned = self.trainer, self.trainer.assigned
         assert assigned is not None
         total, rollout, credit = time.perf_counter() - self._began, trainer.rollout.seconds, trainer.credit_seconds
-        names = {"entropy": "entropy", "kl": "kl_reference", "clip_ratio/low_mean": "clip_low"}
-        names |= {"clip_ratio/high_mean": "clip_high"}
         unknown = {each.name: float("nan") for each in fields(LossStats) if each.name != "tokens"}  # TRL has fewer
         stats = UpdateStats(
-            loss={
-                **unknown,
-                "loss": logs["loss"],
-                **{ours: logs[name] for name, ours in names.items() if name in logs},
-            },
+            loss={**unknown, **{ours: logs[name] for name, ours in _LOGS.items() if name in logs}},
             grad_norm=logs.get("grad_norm", float("nan")),
             mismatch=logs.get("sampling/sampling_logp_difference/mean", float("nan")),  # only vLLM gives them
             lr=logs["learning_rate"],
@@ -309,17 +330,26 @@ class _Recorder(TrainerCallback):
         if problem := run.logger.alarms.cannot_learn:
             raise DivergedError(f"{problem}: lower optimizer.lr")
 
+    def _pending(self) -> list[tuple[str, str]]:
+        """Return the splits and decodings that this iteration has no evaluation of; the same on all processes."""
+        records = [] if self.run is None else self.run.folder.read_metrics()
+        pending: list[tuple[str, str]] = gather_object([pending_panels(self.recipe, records, self.done)])[0]
+        return pending
+
     def _evaluate(self) -> None:
-        recipe, accelerator = self.recipe, self.trainer.accelerator
+        accelerator = self.trainer.accelerator
         workers = Workers(accelerator.process_index, accelerator.num_processes)
-        for split in recipe.evaluation.panels:
-            panel = panel_of(recipe, split)
-            for decoding in recipe.evaluation.decoding:
-                record, rows = evaluate_policy(
-                    recipe, self.policy, panel, decoding=decoding, iteration=self.done, workers=workers
-                )
-                if self.run is not None:
-                    self.run.logger.evaluation(record, rows)
+        for split, decoding in self._pending():
+            record, rows = evaluate_policy(
+                self.recipe,
+                self.policy,
+                panel_of(self.recipe, split),
+                decoding=decoding,
+                iteration=self.done,
+                workers=workers,
+            )
+            if self.run is not None:
+                self.run.logger.evaluation(record, rows)
 
     def _save(self, name: str) -> None:
         if self.run is not None and not self.trainer.sharded:

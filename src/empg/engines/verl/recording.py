@@ -45,7 +45,6 @@ PLAYED = "empg_row"
 # Statistics of the loss in verl's metrics, and their names in `LossStats`.
 _METRICS = {
     "actor/loss": "loss",
-    "actor/entropy": "entropy",
     "actor/kl_loss": "kl_reference",
     "actor/pg_clipfrac_lower": "dual_clip",
 }
@@ -89,7 +88,7 @@ class RecipeTrainer(CreditTrainer):
         self._minibatches: int = self.recipe.optimizer.minibatches
         self._rows: EpisodeRows | None = None
         self._assigned: Assigned | None = None
-        self._mismatch = math.nan
+        self._mismatch = self._entropy = math.nan
         self._run: Run | None = None
         self._began = 0.0
         super().__init__(config)
@@ -112,7 +111,7 @@ class RecipeTrainer(CreditTrainer):
         assert self._run is not None
         assert self._rows is not None
         assert self._assigned is not None
-        stats = update_stats(metrics, self._assigned, self._mismatch, self.recipe.optimizer.epochs)
+        stats = update_stats(metrics, self._assigned, self._mismatch, self._entropy, self.recipe)
         logger = self._run.logger
         logger.iteration(self.global_steps, self._rows.episodes, self._assigned, stats, times)
         if problem := logger.alarms.cannot_learn:
@@ -127,7 +126,7 @@ class RecipeTrainer(CreditTrainer):
     def assign(self, data: TensorDict, keys: list[str], finished: float, metrics: dict[str, Any]) -> dict[str, Tensor]:
         """Assign the recipe's credit and keep the episodes for the records; see `CreditTrainer.assign`."""
         self._rows, self._assigned, advantages, mask = assign_batch(data, keys, self.recipe, finished)
-        self._mismatch = mismatch(data, mask)
+        self._mismatch, self._entropy = mismatch(data, mask), token_entropy(data, mask)
         # The loss selects its tokens by the first mask and counts them by the second.
         return {"advantages": advantages, "response_mask": mask, "loss_mask": mask}
 
@@ -195,16 +194,26 @@ def mismatch(data: TensorDict, mask: Tensor) -> float:
     return float(difference[mask.bool()].mean())
 
 
-def update_stats(metrics: dict[str, Any], assigned: Assigned, mismatch: float, epochs: int) -> UpdateStats:
+def token_entropy(data: TensorDict, mask: Tensor) -> float:
+    """Return the mean entropy of the tokens of `mask` before the update, nats; NaN without a token."""
+    return float(data.select("entropy").to_padded_tensor()["entropy"][mask.bool()].mean())
+
+
+def update_stats(
+    metrics: dict[str, Any], assigned: Assigned, mismatch: float, entropy: float, recipe: Recipe
+) -> UpdateStats:
     """Return the statistics of an update from verl's metrics; NaN for those that verl does not compute."""
     unknown = {each.name: math.nan for each in fields(LossStats) if each.name != "tokens"}
     tokens = int(assigned.keep.sum())
+    loss = {**unknown, **{ours: float(metrics[name]) for name, ours in _METRICS.items() if name in metrics}}
+    if recipe.loss.aggregation == "constant":
+        loss["kl_reference"] = math.nan  # verl aggregates it as the loss, so it is not in nats per token
     return UpdateStats(
-        loss={**unknown, **{ours: float(metrics[name]) for name, ours in _METRICS.items() if name in metrics}},
+        loss={**loss, "entropy": entropy},
         grad_norm=float(metrics.get("actor/grad_norm", math.nan)),
         mismatch=mismatch,
         lr=float(metrics.get("actor/lr", math.nan)),
         skipped=0,
         tokens=tokens,
-        scored=tokens * epochs,
+        scored=tokens * recipe.optimizer.epochs,
     )

@@ -45,7 +45,6 @@ DEFAULTS: dict[str, Any] = {
     f"{_ROLLOUT}.name": "vllm",
     f"{_ROLLOUT}.tensor_model_parallel_size": 1,
     f"{_ACTOR}.strategy": "fsdp2",
-    f"{_ACTOR}.checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
 }
 """Values that replace verl's own defaults; the section `verl` of a recipe may change them."""
 
@@ -71,10 +70,20 @@ def overrides(recipe: Recipe, run: Path) -> dict[str, Any]:
     """
     given = flat(recipe.verl)
     settings = list(_settings(recipe, run.absolute()))
-    if problems := [*_problems(recipe), *_overlaps(given, settings)]:
+    if problems := [*_problems(recipe), *_overlaps(given, settings), *_wrong_counts(given)]:
         raise RecipeError("\n".join(f"--engine verl: {problem}" for problem in problems))
-    values = {**DEFAULTS, **given, **{key: value for _, key, value in settings}}
+    values = {
+        **DEFAULTS,
+        f"{_ACTOR}.checkpoint.save_contents": _saved(recipe),
+        **given,
+        **{key: value for _, key, value in settings},
+    }
     return {f"+{key}" if key.startswith(NEW) else key: value for key, value in values.items()}
+
+
+def _saved(recipe: Recipe) -> list[str]:
+    """Return what verl's checkpoints have; its whole model has the names of adapters and cannot be loaded."""
+    return ["model", "optimizer", "extra", *([] if recipe.policy.lora else ["hf_model"])]
 
 
 def flat(section: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -159,8 +168,12 @@ def _run_settings(recipe: Recipe, run: Path) -> Iterator[Setting]:
         yield "seed", key, recipe.seed
     yield "iterations", "trainer.total_training_steps", recipe.iterations
     yield "iterations", "trainer.total_epochs", 1
+    yield "iterations", "trainer.val_only", False
+    yield "iterations", "trainer.critic_warmup", 0  # iterations without an update of the policy
+    yield "iterations", "data.train_max_samples", -1
     yield "checkpoint_every", "trainer.save_freq", recipe.checkpoint_every
-    yield "keep_checkpoints", "trainer.max_actor_ckpt_to_keep", recipe.keep_checkpoints
+    # verl removes its oldest before it points to the newest: a run that stops between the two needs the one before.
+    yield "keep_checkpoints", "trainer.max_actor_ckpt_to_keep", recipe.keep_checkpoints + 1
     yield "policy.model", f"{_MODEL}.path", str(start_folder(run)) if policy.model == "tiny" else policy.model
     yield "policy.dtype", f"{_ACTOR}.fsdp_config.model_dtype", {"float32": "fp32", "bfloat16": "bf16"}[policy.dtype]
     yield "policy.device", "trainer.device", "cpu" if policy.device == "cpu" else "cuda"
@@ -177,6 +190,7 @@ def _run_settings(recipe: Recipe, run: Path) -> Iterator[Setting]:
     yield "evaluation.temperature", f"{_ROLLOUT}.val_kwargs.temperature", 0.0 if greedy else evaluation.temperature
     yield "rollout.top_p", f"{_ROLLOUT}.val_kwargs.top_p", 1.0 if greedy else recipe.rollout.top_p
     yield "evaluation.splits", f"{_ROLLOUT}.val_kwargs.n", 1
+    yield "evaluation.episodes", "data.val_max_samples", -1
 
 
 def _rollout_settings(recipe: Recipe) -> Iterator[Setting]:
@@ -188,6 +202,8 @@ def _rollout_settings(recipe: Recipe) -> Iterator[Setting]:
     yield "rollout.group_size", f"{_ROLLOUT}.n", rollout.group_size
     yield "rollout.max_episode_tokens", "data.max_prompt_length", whole - response
     yield "rollout.max_turn_tokens", "data.max_response_length", response
+    yield "rollout.max_episode_tokens", f"{_ROLLOUT}.prompt_length", whole - response
+    yield "rollout.max_turn_tokens", f"{_ROLLOUT}.response_length", response
     yield "rollout.max_episode_tokens", "data.filter_overlong_prompts", False
     yield "rollout.temperature", f"{_ROLLOUT}.temperature", rollout.temperature
     yield "rollout.top_p", f"{_ROLLOUT}.top_p", rollout.top_p
@@ -280,6 +296,15 @@ def _loss_problems(recipe: Recipe) -> Iterator[str]:
         yield f"loss.aggregation: expected token_mean with agent.history=per_turn, {reason}"
     if recipe.credit.drop_zero_variance:
         yield f"loss.aggregation: expected token_mean with credit.drop_zero_variance, {reason}"
+
+
+def _wrong_counts(given: dict[str, Any]) -> Iterator[str]:
+    """Check the numbers of processes, which verl does not check."""
+    for key in ("trainer.nnodes", "trainer.n_gpus_per_node"):
+        for name in (key, f"+{key}"):
+            value = given.get(name, 1)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                yield f"verl.{name}: expected a whole number >= 1, got {value!r:.80}"
 
 
 def _overlaps(given: dict[str, Any], settings: list[Setting]) -> Iterator[str]:

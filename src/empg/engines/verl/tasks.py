@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from empg.environments.panels import make_panel
 from empg.recipe import Recipe
+from empg.run.evaluate import panel_of
 
 AGENT = "empg"
 """The name of the agent loop, which plays the environment of the job's recipe."""
@@ -45,13 +45,9 @@ def write_tasks(recipe: Recipe, folder: Path) -> tuple[Path, Path]:
     train = recipe.environment.train_split
     available = recipe.environment.num_tasks(train)
     groups = [group % available for group in range(recipe.iterations * recipe.rollout.groups)]
-    panels = {split: _panel(recipe, split) for split in recipe.evaluation.panels}
+    panels = {split: list(panel_of(recipe, split).tasks) for split in recipe.evaluation.panels}
     folder.mkdir(parents=True, exist_ok=True)
     for name, parts in (("train", {train: groups}), ("valid", panels or {train: [0]})):
         rows = [row for split, tasks in parts.items() for row in task_rows(recipe, split, tasks)]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
     return folder / "train.parquet", folder / "valid.parquet"
-
-
-def _panel(recipe: Recipe, split: str) -> list[int]:
-    return list(make_panel(recipe.environment.make(split), recipe.evaluation.episodes, name=split).tasks)
