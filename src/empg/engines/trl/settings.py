@@ -116,11 +116,7 @@ def engine_config(recipe: Recipe, output: Path) -> EMPGConfig:
         raise RecipeError("\n".join(f"--engine trl: {problem}" for problem in problems))
     try:
         return EMPGConfig(**_arguments(recipe, output), **recipe.trl)
-    except (
-        ValueError,
-        TypeError,
-        ImportError,
-    ) as error:  # an option in the section `trl` that TRL or transformers rejects
+    except (ValueError, TypeError, ImportError) as error:  # from an option in the section `trl`
         raise RecipeError(f"--engine trl: {message_of(error, 400)}") from None
 
 

@@ -340,13 +340,9 @@ class _Recorder(TrainerCallback):
         accelerator = self.trainer.accelerator
         workers = Workers(accelerator.process_index, accelerator.num_processes)
         for split, decoding in self._pending():
+            panel = panel_of(self.recipe, split)
             record, rows = evaluate_policy(
-                self.recipe,
-                self.policy,
-                panel_of(self.recipe, split),
-                decoding=decoding,
-                iteration=self.done,
-                workers=workers,
+                self.recipe, self.policy, panel, decoding=decoding, iteration=self.done, workers=workers
             )
             if self.run is not None:
                 self.run.logger.evaluation(record, rows)
