@@ -354,6 +354,13 @@ class TestPage:
         assert "- runs: 5 of 6 (3 seeds)\n" in page
         assert "- failed, and in no table: household-grpo-s1 (iteration 7: &lt;b&gt;not finite&lt;/b&gt;)\n" in page
 
+    def test_a_run_that_failed_elsewhere_and_is_finished_here_did_not_fail(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        (part / "household-grpo-s1" / "failed.txt").write_text("iteration 7: no space left\n")
+        page = write_page([part], tmp_path / "results.md")[0].read_text()
+        assert "- runs: 6 of 6 (3 seeds)\n" in page
+        assert "failed" not in page
+
     def test_text_of_the_results_is_no_html(self, made: Path, tmp_path: Path) -> None:
         part = shutil.copytree(made, tmp_path / "part")
         for run in map(RunFolder.open, sorted(part.glob("household-*"))):

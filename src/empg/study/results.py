@@ -77,7 +77,7 @@ class Results:
         return {
             name: file.read_text(encoding="utf-8", errors="replace").strip()
             for name, file in files.items()
-            if file.is_file()
+            if file.is_file() and not RunFolder(self.folder / name).exists
         }
 
     def of(self, recipe: str, variant: str, seeds: Iterable[int] | None = None) -> list[RunResult]:
