@@ -50,11 +50,16 @@ def check_forward(policy: Policy, implementation: str, name: str) -> None:
         )
 
 
+def trial_row(policy: Policy, row: int) -> Tensor:
+    """Return ids (1, T) of a text to try a model with; each `row` is another one."""
+    vocabulary = policy.model.config.get_text_config().vocab_size
+    ids = [(3 + row + 7 * i * i + 5 * i) % vocabulary for i in range(_TOKENS)]
+    return torch.tensor([ids], device=policy.device)
+
+
 def _differences(policy: Policy, implementation: str, row: int) -> tuple[float, float, float]:
     """Return differences of log-probabilities (nats): decoder and head apart, our attention, our KV cache."""
-    model, device = policy.model, policy.device
-    vocabulary = model.config.get_text_config().vocab_size
-    ids = torch.tensor([[(3 + row + 7 * i * i + 5 * i) % vocabulary for i in range(_TOKENS)]], device=device)
+    model, ids = policy.model, trial_row(policy, row)
     model.set_attn_implementation("eager")
     wanted = model(input_ids=ids, use_cache=False).logits
     split = _distance(policy.logits(policy.hidden(ids)), wanted)

@@ -78,7 +78,6 @@ class AdvantageInputs:
     def __post_init__(self) -> None:
         require_between("eps", self.eps, SMALLEST_EPS, LARGEST)
         object.__setattr__(self, "rewards", checked_rewards(self.rewards, self.groups))
-        require_ids("episode", self.episode)
         require_vector("episode", self.episode, "step", "N")
         object.__setattr__(self, "episode", require_index("episode", self.episode, len(self.rewards), of="rewards"))
         require_contiguous("episode", self.episode)

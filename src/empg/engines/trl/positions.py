@@ -9,8 +9,9 @@ import torch
 
 from empg.errors import UserError
 from empg.policy.model import Policy
+from empg.policy.trial import trial_row
 
-_TOKENS, _PADDING = 12, 5
+_PADDING = 5  # tokens
 _TOLERANCES = {torch.float32: 2e-3}  # nats; float32 differs by about 1e-5
 _ROUNDED = 0.5  # nats, for narrower numbers
 
@@ -38,9 +39,7 @@ def check_padding(policy: Policy, name: str) -> None:
 
 def _difference(policy: Policy, row: int) -> float:
     """Return the largest difference of a log-probability, nats."""
-    device = next(policy.model.parameters()).device
-    vocabulary = policy.model.config.get_text_config().vocab_size
-    ids = torch.tensor([[(3 + row + 7 * i * i + 5 * i) % vocabulary for i in range(_TOKENS)]], device=device)
+    ids = trial_row(policy, row).to(next(policy.model.parameters()).device)
     padded = torch.cat([ids[:, :1].expand(1, _PADDING), ids], 1)
     mask = torch.ones_like(padded)
     mask[:, :_PADDING] = 0
