@@ -250,7 +250,7 @@ def test_the_page_on_runs_names_the_fields_of_a_record(kind: str, place: Path) -
 
 
 def test_the_page_on_runs_names_what_a_resumed_run_records_and_may_change() -> None:
-    assert list(resume_record("", 0, {}, None)) == names("runs.md", "`resume`")
+    assert list(resume_record("", Recipe(), 0, {}, None)) == names("runs.md", "`resume`")
     assert set(names("runs.md", "What a resumed run may change")) == {*FREE, "evaluation.*"}
     from empg.cli import app
 

@@ -73,6 +73,9 @@ def test_a_run_is_stopped_and_resumed(tmp_path: Path, surroundings: dict[str, st
     assert again.returncode == 0, again.stderr
     print(json.dumps({"whole": measured(tmp_path / "whole"), "resumed": measured(tmp_path / "cut")}))
     assert len(measured(tmp_path / "cut")) == 4
+    records = RunFolder.open(tmp_path / "cut").read_metrics()
+    named = [record["gpu"] for record in records if record["kind"] in ("run", "resume")]
+    assert named == [torch.cuda.get_device_name()] * 2
 
 
 def test_more_workers_than_devices_are_an_error(tmp_path: Path, surroundings: dict[str, str]) -> None:

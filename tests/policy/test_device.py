@@ -9,7 +9,7 @@ import torch
 
 from empg.errors import UserError
 from empg.policy import device
-from empg.policy.device import claim_device, computes_bfloat16, resolve_device
+from empg.policy.device import claim_device, computes_bfloat16, gpu_name, resolve_device
 
 
 def test_devices() -> None:
@@ -56,6 +56,12 @@ class TestDevicesOfWorkers:
     def test_workers_share_a_processor(self, gpus: list[int]) -> None:
         claim_device("cpu", 3, 4)
         assert gpus == []
+
+
+def test_a_run_on_a_gpu_is_named_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "resolve_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda of: f"GPU {of.index or 0}")
+    assert [gpu_name(name) for name in ("cuda", "cuda:1", "cpu", "mps")] == ["GPU 0", "GPU 1", "", ""]
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="asks Linux what the processor can do")

@@ -158,10 +158,12 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
             "command": "empg train",
             "seed": 3,
             "python": "3.11",
+            "gpu": "NVIDIA H100 80GB HBM3",
             "started": "2026-01-05T09:30:00+00:00",
         }
     )
     assert "2026-01-05 09:30:00 UTC" in read(run).text
+    assert "NVIDIA H100 80GB HBM3" in read(run).text
 
 
 def test_a_run_killed_in_its_warm_start_shows_the_warm_start(tmp_path: Path) -> None:

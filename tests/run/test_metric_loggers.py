@@ -99,8 +99,8 @@ def test_tensorboard_alone_needs_no_extra_and_no_loggers_are_a_choice(tmp_path: 
 
 
 def test_a_resumed_run_keeps_its_id_and_a_fork_gets_another() -> None:
-    resumed: Any = resume_record("", 2, {}, None)
-    forked: Any = resume_record("", 2, {}, "runs/demo/checkpoints/iter-000002")
+    resumed: Any = resume_record("", recipe(), 2, {}, None)
+    forked: Any = resume_record("", recipe(), 2, {}, "runs/demo/checkpoints/iter-000002")
     assert run_id([RUN]) == run_id([RUN, resumed]) != run_id([RUN, forked])
     assert run_id([RUN, forked]) == run_id([RUN, forked, resumed])
     assert run_id([RUN]) != run_id([{**RUN, "seed": 1}])

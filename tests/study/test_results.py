@@ -338,6 +338,14 @@ class TestPage:
             re.MULTILINE,
         )
 
+    def test_it_names_the_gpu_if_runs_were_on_one(self, made: Path, tmp_path: Path) -> None:
+        assert "- GPU:" not in write_page([made], tmp_path / "results.md")[0].read_text()
+        part = shutil.copytree(made, tmp_path / "part")
+        metrics = part / "household-grpo-s1" / "metrics.jsonl"
+        first, *others = metrics.read_text().splitlines(keepends=True)
+        metrics.write_text("".join([json.dumps({**json.loads(first), "gpu": "NVIDIA H100 80GB HBM3"}) + "\n", *others]))
+        assert "- GPU: NVIDIA H100 80GB HBM3, none\n" in write_page([part], tmp_path / "results.md")[0].read_text()
+
     def test_a_difference_of_fewer_seeds_says_so(self, made: Path, tmp_path: Path) -> None:
         part = shutil.copytree(made, tmp_path / "part")
         shutil.rmtree(part / "household-grpo-s1")

@@ -26,6 +26,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def gpu_name(name: str) -> str:
+    """Return the name of the GPU that `resolve_device` returns, as its driver gives it; empty on a CPU."""
+    device = resolve_device(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
+
 def claim_device(name: str, rank: int, workers: int) -> None:
     """Make sure that each worker has a device of its own, and let `cuda` mean that of worker `rank` in this process.
 

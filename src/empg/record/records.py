@@ -23,6 +23,7 @@ class Provenance(TypedDict):
     python: str
     torch: str
     processor: str
+    gpu: str
     started: str
 
 

@@ -115,6 +115,7 @@ def _facts(begun: Record, train: Sequence[TrainRecord], run: RunFolder) -> list[
         ("python", begun.get("python")),
         ("torch", begun.get("torch")),
         ("processor", begun.get("processor")),
+        ("gpu", begun.get("gpu")),
         ("training episodes", f"{total('rollout/episodes'):,.0f}" if train else ""),
         ("tokens written", _large(total("tokens/sampled")) if train else ""),
         ("dropped steps", f"{total('guard/dropped_steps'):,.0f}" if total("guard/dropped_steps") else ""),

@@ -14,6 +14,7 @@ import empg
 from empg.environments.panels import Panel
 from empg.learner.assign import Assigned
 from empg.learner.update import UpdateStats
+from empg.policy.device import gpu_name
 from empg.recipe import Recipe
 from empg.record.records import (
     AnyRecord,
@@ -99,7 +100,8 @@ class RunLogger:
     def begin(self, command: str) -> None:
         """Write the first record of a run, and start its loggers."""
         if self.workers.first:
-            record: RunRecord = {"kind": "run", "command": command, "seed": self.recipe.seed, **_provenance()}
+            made = _provenance(self.recipe)
+            record: RunRecord = {"kind": "run", "command": command, "seed": self.recipe.seed, **made}
             self._write(record)
             self._loggers.start()
 
@@ -209,7 +211,11 @@ class RunLogger:
 
 
 def resume_record(
-    command: str, iteration: int, changes: Mapping[str, tuple[object, object]], forked_from: str | None
+    command: str,
+    recipe: Recipe,
+    iteration: int,
+    changes: Mapping[str, tuple[object, object]],
+    forked_from: str | None,
 ) -> ResumeRecord:
     """Return the record of a run that continues after `iteration` iterations; `changes` are (before, now) by key."""
     changed = {key: list(values) for key, values in changes.items()}
@@ -219,16 +225,17 @@ def resume_record(
         "changes": changed,
         "forked_from": forked_from,
         "command": command,
-        **_provenance(),
+        **_provenance(recipe),
     }
 
 
-def _provenance() -> Provenance:
+def _provenance(recipe: Recipe) -> Provenance:
     return {
         "version": empg.__version__,
         "commit": commit(),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "processor": processor(),
+        "gpu": gpu_name(recipe.policy.device),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

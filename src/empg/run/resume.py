@@ -113,7 +113,7 @@ def prepare_resume(recipe: Recipe, folder: RunFolder, back_to: str | None, comma
     Checkpoints(folder.checkpoints).remove_after(point.resumed_at)
     folder.rewind(point.resumed_at)
     if changes or back_to is not None or point.iteration < recipe.iterations:
-        folder.append_metrics(resume_record(command, point.iteration, changes, None))
+        folder.append_metrics(resume_record(command, recipe, point.iteration, changes, None))
     if changes:
         folder.replace_recipe(dump_recipe(recipe))
     return point
@@ -160,7 +160,7 @@ def fork(recipe: Recipe, folder: RunFolder, source: RunFolder, point: ResumePoin
     names = dict.fromkeys((point.checkpoint or START, point.reference))
     folder.copy_records(source, point.resumed_at)
     taken = str(source.checkpoints / next(iter(names)))
-    folder.append_metrics(resume_record(command, point.iteration, changes, taken))
+    folder.append_metrics(resume_record(command, recipe, point.iteration, changes, taken))
     # `start` comes last: with it alone, an interrupted fork would be resumed from the policy before RL.
     for name in names:
         Checkpoints(folder.checkpoints).copy(name, source.checkpoints / name)

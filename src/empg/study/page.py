@@ -87,8 +87,8 @@ def _origin(results: Results) -> list[str]:
 
     seeds = f"{len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'}"
 
-    def seen(field: str) -> str:
-        return _text(", ".join(sorted({str(origin.get(field) or "unknown") for origin in origins})))
+    def seen(field: str, absent: str = "unknown") -> str:
+        return _text(", ".join(sorted({str(origin.get(field) or absent) for origin in origins})))
 
     lines = [
         f"- command: `{_plain(shlex.join(['empg', 'study', str(results.folder / 'study.yaml')]))}`",
@@ -97,6 +97,7 @@ def _origin(results: Results) -> list[str]:
         *(f"- failed, and in no table: {name} ({_text(why)})" for name, why in failures.items()),
         f"- commit: {seen('commit')}; empg {seen('version')}, torch {seen('torch')}, Python {seen('python')}",
         f"- processor: {seen('processor')}",
+        *([f"- GPU: {seen('gpu', 'none')}"] if any(origin.get("gpu") for origin in origins) else []),
     ]
     digests = {
         (run.key.recipe, r["split"], r["panel"], r["panel_sha256"], r.get("temperature", "unknown")): None

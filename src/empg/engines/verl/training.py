@@ -96,7 +96,7 @@ def _continue(recipe: Recipe, folder: RunFolder, command: str) -> bool:
     folder.read_metrics()  # a damaged record is found before anything changes
     changes = changes_of(folder, recipe)
     folder.rewind(iteration)
-    folder.append_metrics(resume_record(command, iteration, changes, None))
+    folder.append_metrics(resume_record(command, recipe, iteration, changes, None))
     if changes:
         folder.replace_recipe(dump_recipe(recipe))
     due = recipe.is_due(recipe.evaluation.every, iteration)
