@@ -148,8 +148,13 @@ def measure_alignment(
         stage: shows the progress.
 
     Raises:
-        UserError: no step has a known worth, or fewer than two groups have one.
+        UserError: a run has no recorded episodes, no step has a known worth, or fewer than two groups have one.
     """
+    if without := next((run for run in runs if not run.episode_iterations()), None):
+        raise UserError(
+            f"{without.path} has no recorded episodes (episodes/*.parquet), which results of a study never have: "
+            "name the folder of a run that was trained"
+        )
     done = stage("credit of recorded episodes", sum(len(run.episode_iterations()) for run in runs))
     every = [reference, *rules]
     sums: list[np.ndarray] = []  # of each group; see `_sums`
