@@ -91,13 +91,19 @@ def test_a_rule_is_called_by_name_and_none_is_the_base_advantage_and_the_process
     [
         ([0, 2], [1.0, 0.0], "^steps.episode: expected indices from 0 to below 2, the length of rewards, got 0 to 2$"),
         ([-1, 0], [1.0, 0.0], "^steps.episode: expected indices .* got -1 to 0$"),
-        ([0, 1], [1.0, math.nan], "^rewards: episode 1 has nan, which is not finite as float32; drop it or fix"),
+        ([0, 1], [1.0, math.nan], "^rewards: episode 1: expected a number from .* got nan; drop it or fix"),
     ],
 )
 def test_wrong_outcomes_are_refused(episode: list[int], rewards: list[float], message: str) -> None:
     steps = StepTable(entropy=torch.ones(2), episode=torch.tensor(episode), advantage=torch.ones(2))
     with pytest.raises(ValueError, match=message):
         ModulationInputs(steps=steps, rewards=torch.tensor(rewards), groups=torch.zeros(2).long())
+
+
+@pytest.mark.parametrize("share", [3.0, -0.5, math.nan])
+def test_a_share_of_the_run_is_from_0_to_1(share: float) -> None:
+    with pytest.raises(ValueError, match=f"^finished: expected a number from 0 to 1, got {share}$"):
+        inputs(**BATCH, finished=share)
 
 
 class TestTable:

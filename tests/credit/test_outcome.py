@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, get_args
 
 import numpy as np
@@ -145,7 +146,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("rewards", "groups", "options", "message"),
         [
-            ([1.0, math.nan], [0, 0], {}, "^rewards: episode 1 has nan, which is not finite as float32; drop it or"),
+            ([1.0, math.nan], [0, 0], {}, "^rewards: episode 1: expected a number from .* got nan; drop it or"),
             ([[1.0], [0.0]], [0, 0], {}, r"^rewards: expected one value per episode, shape \(E,\), got \(2, 1\)"),
             ([1.0, 0.0], [0], {}, r"^groups: expected shape \(2,\), the shape of rewards, got \(1,\)"),
             ([1.0, 0.0], [0.0, 0.0], {}, "^groups: expected integer ids, got torch.float32"),
@@ -166,7 +167,11 @@ class TestRefused:
         with pytest.raises(ValueError, match=message):
             outcome_advantages(torch.tensor(rewards), torch.tensor(groups), **options)
 
-    def test_a_reward_that_only_float64_can_hold(self) -> None:
-        rewards = torch.tensor([0.0, 1e300], dtype=torch.float64)
-        with pytest.raises(ValueError, match=r"^rewards: episode 1 has 1e\+300, which is not finite as float32"):
-            outcome_advantages(rewards, torch.tensor([0, 0]))
+    @pytest.mark.parametrize("value", [1e300, 1e20, -1e20])
+    def test_a_reward_whose_square_would_be_infinite(self, value: float) -> None:
+        """Its group would have an infinite standard deviation, and so advantages of 0."""
+        rewards, groups = torch.tensor([0.0, value], dtype=torch.float64), torch.tensor([0, 0])
+        wanted = re.escape(f"rewards: episode 1: expected a number from -1e+15 to 1e+15, got {value:g}; drop it or")
+        with pytest.raises(ValueError, match=f"^{wanted}"):
+            outcome_advantages(rewards, groups)
+        assert outcome_advantages(rewards.clamp(-1e15, 1e15), groups).abs().tolist() == pytest.approx([0.5**0.5] * 2)

@@ -10,7 +10,15 @@ from hypothesis import given
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from empg.credit import StepTable, modulate, modulate_advantages, step_ids_from_mask, step_rows, to_tokens
+from empg.credit import (
+    StepTable,
+    TokenLayout,
+    modulate,
+    modulate_advantages,
+    step_ids_from_mask,
+    to_tokens,
+    without_gaps,
+)
 from tests.credit.batches import Batch, batches
 
 nan, inf = float("nan"), float("inf")
@@ -132,13 +140,13 @@ class TestStepTable:
             ),
             (
                 (torch.tensor([1, nan, 1]), torch.tensor([9, 9, 2]), torch.ones(3)),
-                r"row 1 \(episode 9, step 1\) is nan",
+                r"row 1 \(episode 9, step 1\): .* got nan",
             ),
-            ((torch.ones(3), torch.tensor([9, 9, 2]), torch.tensor([1, 1, -inf])), r"advantage: row 2 .* is -inf"),
+            ((torch.ones(3), torch.tensor([9, 9, 2]), torch.tensor([1, 1, -inf])), r"advantage: row 2 .* got -inf"),
             ((torch.ones(1), torch.tensor([3]), torch.ones(1), torch.tensor([nan])), "process_reward: row 0"),
             (
                 (torch.tensor([0, 1e39], dtype=torch.float64), torch.tensor([9, 9]), torch.ones(2)),
-                r"^entropy: row 1 \(episode 9, step 1\) is 1e\+39, which is not finite as float32; drop the step or",
+                r"^entropy: row 1 \(episode 9, step 1\): expected a number from .* got 1e\+39; drop the step or",
             ),
         ],
     )
@@ -167,11 +175,11 @@ class TestBadTokens:
     @pytest.mark.parametrize("value", [nan, inf, -inf])
     def test_entropy_that_is_not_finite(self, value: float) -> None:
         entropies = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, value]])
-        with pytest.raises(ValueError, match=f"^entropies: row 1, step 1 has {value}"):
+        with pytest.raises(ValueError, match=f"^entropies: row 1, step 1: .* got {value}; drop the step"):
             modulate_advantages(torch.ones(2), entropies, torch.tensor([[0, 0, 1], [0, -1, 1]]))
 
     def test_advantage_that_is_not_finite(self) -> None:
-        with pytest.raises(ValueError, match=r"^advantages: row 1, step 0 has nan"):
+        with pytest.raises(ValueError, match=r"^advantages: row 1, step 0: .* got nan"):
             modulate_advantages(torch.tensor([1.0, nan]), torch.ones(2, 2), torch.tensor([[0, 1], [0, 1]]))
 
     def test_advantage_that_varies_inside_a_step(self) -> None:
@@ -195,7 +203,7 @@ class TestBadTokens:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
     def test_step_ids_are_integers_not_a_mask(self, dtype: torch.dtype) -> None:
         with pytest.raises(ValueError, match=r"^step_ids: expected integer ids, got torch\."):
-            step_rows(torch.zeros(1, 3, dtype=dtype))
+            TokenLayout.of(torch.zeros(1, 3, dtype=dtype))
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int32])
     def test_step_ids_are_of_any_integer_dtype(self, dtype: torch.dtype) -> None:
@@ -210,9 +218,9 @@ class TestBadTokens:
         entropies = torch.tensor([[1.0, nan, 1.0], [nan, 1.0, 1.0]])
         advantages = torch.tensor([[1.0, 1.0, 2.0], [inf, 1.0, 2.0]])
         step_ids = torch.tensor([[0, 0, 0], [0, 1, 2]])
-        with pytest.raises(ValueError, match=r"^entropies: row 0, step 0 has nan; drop the step or fix its source"):
+        with pytest.raises(ValueError, match=r"^entropies: row 0, step 0: .* got nan; drop the step or fix its source"):
             modulate_advantages(advantages, entropies, step_ids)
-        with pytest.raises(ValueError, match=r"^advantages: row 1, step 0 has inf"):
+        with pytest.raises(ValueError, match=r"^advantages: row 1, step 0: .* got inf"):
             modulate_advantages(advantages, torch.ones(2, 3), step_ids)
         with pytest.raises(ValueError, match=r"^advantages: row 0, step 0 has several values"):
             modulate_advantages(advantages.nan_to_num(posinf=1.0), torch.ones(2, 3), step_ids)
@@ -223,7 +231,20 @@ class TestBadTokens:
 
     def test_a_row_before_it_without_agent_tokens_does_not_hide_a_wrong_first_step(self) -> None:
         with pytest.raises(ValueError, match=r"^step_ids: row 2, token 0: step 1 comes first"):
-            step_rows(torch.tensor([[0, 1, 1], [-1, -1, -1], [1, 1, 2]]))
+            TokenLayout.of(torch.tensor([[0, 1, 1], [-1, -1, -1], [1, 1, 2]]))
+
+    @pytest.mark.parametrize("value", [1e20, -1e20])
+    def test_numbers_whose_squares_would_be_infinite(self, value: float) -> None:
+        step_ids, ones = torch.tensor([[0, 1]]), torch.ones(1, 2)
+        bound = r"expected a number from -1e\+15 to 1e\+15, got -?1e\+20; drop the step or fix its source"
+        with pytest.raises(ValueError, match=f"^entropies: row 0, step 1: {bound}"):
+            modulate_advantages(torch.ones(1), torch.tensor([[1.0, value]]), step_ids)
+        with pytest.raises(ValueError, match=f"^advantages: row 0, step 0: {bound}"):
+            modulate_advantages(torch.tensor([value]), ones, step_ids)
+        with pytest.raises(ValueError, match=rf"^process_reward: row 1 \(episode 0, step 1\): {bound}"):
+            StepTable(
+                entropy=ones[0], episode=step_ids[0] * 0, advantage=ones[0], process_reward=torch.tensor([0.0, value])
+            )
 
     def test_values_that_are_not_one_per_step(self) -> None:
         with pytest.raises(ValueError, match=r"^values: expected one per step, shape \(2,\), got \(3,\)"):
@@ -234,6 +255,11 @@ class TestBadTokens:
         step_ids = torch.zeros(shape, dtype=torch.long)
         assert modulate_advantages(torch.ones(shape[0]), torch.ones(shape), step_ids).shape == shape
         assert step_ids_from_mask(step_ids).shape == shape
+
+    def test_gaps_are_closed_and_the_order_stays(self) -> None:
+        step_ids = torch.tensor([[-1, 2, 2, -1, 5], [4, 4, 1, -1, 4], [-1, -1, -1, -1, -1]])
+        closed = [[-1, 0, 0, -1, 1], [1, 1, 0, -1, 1], [-1, -1, -1, -1, -1]]
+        assert without_gaps(step_ids).tolist() == closed
 
     def test_bad_masks(self) -> None:
         with pytest.raises(ValueError, match=r"^mask: row 1, token 0: expected 0 or 1, got 2"):

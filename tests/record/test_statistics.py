@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from empg.cli import app
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import (
     bootstrap_interval,
@@ -280,6 +282,34 @@ def test_different_evaluation_settings_are_named(tmp_path: Path) -> None:
     )
     assert compare(a, b, "valid_seen", "greedy").apart == (steps,)  # greedy play draws nothing
     assert compare(a, a, "valid_seen").apart == ()
+
+
+def test_an_option_that_an_earlier_version_did_not_have_is_compared_by_its_default(tmp_path: Path) -> None:
+    recipe = "environment: {{id: alfworld, options: {{rooms: small{}}}}}\n"
+    a, b, c = (
+        RunFolder.create(tmp_path / name, recipe.format(more))
+        for name, more in (("a", ""), ("b", ", games: null"), ("c", ", games: /data"))
+    )
+    for run in (a, b, c):
+        evaluated(run, {"p1": True})
+
+    def with_default(run: RunFolder) -> dict[str, Any]:
+        environment = run.recipe_values()["environment"]
+        return {"environment": {"options": {"games": None, **environment["options"]}}}
+
+    assert compare(a, b, "valid_seen").apart == ()
+    assert compare(a, b, "valid_seen", recipe_of=with_default).apart == ()
+    other = ("environment.options.games is None in A and /data in B",)
+    assert compare(a, c, "valid_seen", recipe_of=with_default).apart == other
+
+
+def test_the_command_knows_the_defaults_of_options(tmp_path: Path) -> None:
+    recipe = "environment: {{id: alfworld, options: {{rooms: small{}}}}}\n"
+    for name, more in (("a", ""), ("b", ", backend: python"), ("c", ", task_types: [pick_two_obj_and_place]")):
+        evaluated(RunFolder.create(tmp_path / name, recipe.format(more)), {"p1": True})
+    same, other = (CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / b)]).output for b in "bc")
+    assert "warning" not in same
+    assert "task_types is None in A and ['pick_two_obj_and_place'] in B" in " ".join(other.split())
 
 
 def test_an_episode_that_failed_before_it_named_its_task_is_a_failure_of_the_task(

@@ -188,6 +188,14 @@ class TestCommand:
         assert result.output.count("warning: ") == 2
         assert "must be contiguous" in result.output
 
+    def test_a_run_without_recorded_episodes_is_named(self, written: Written, tmp_path: Path) -> None:
+        """As the results of a study: they keep no episodes."""
+        run = written(*BRANCHES)
+        run.copy_summary(tmp_path / "results")
+        result = self.run(str(run.path), str(tmp_path / "results"))
+        assert result.exit_code == 1
+        assert re.search(r"results has no recorded episodes .*: name the folder of a run", result.output)
+
     def test_groups_that_tell_nothing_are_an_error(self, written: Written) -> None:
         result = self.run(str(written(*turns(("a", True), ("a", True))).path))
         assert result.exit_code == 1

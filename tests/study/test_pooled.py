@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from empg.recipe import dump_recipe, override_recipe
+from empg.record.runfolder import RunFolder
 from empg.study.page import write_page
 from empg.study.plan import load_study
 from empg.study.pooled import PooledRow, pooled_rows
 from empg.study.results import Results, keep_study, outcomes, read_results
-from tests.record.made_runs import write_run
+from tests.record.made_runs import RECIPE, write_run
 
 PLAIN, CENTRED, GIGPO = ["credit.modulation=null"], ["credit.modulation=centred"], ["algorithm=gigpo"]
 BOTH = [("valid_seen", "sampled"), ("valid_unseen", "sampled")]
@@ -23,18 +27,48 @@ NUMBER = {"grpo": 0, "empg": 100, "centred": 200, "gigpo": 300}
 Make = Callable[..., Path]
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Write the results of a study whose runs depend on the name of the variant and the seed alone."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Return the results of a run by its seed, which are written once."""
+    folder = tmp_path_factory.mktemp("written")
 
-    def make(name: str, seeds: list[int], /, overrides: tuple[str, ...] = (), **variants: list[str]) -> Path:
+    @functools.cache
+    def written(seed: int) -> Path:
+        write_run(folder / "runs" / str(seed), seed=seed, keep_episodes=()).copy_summary(folder / str(seed))
+        return folder / str(seed)
+
+    return written
+
+
+@pytest.fixture
+def make(tmp_path: Path, written: Callable[[int], Path]) -> Make:
+    """Write the results of a study whose runs depend on the name of the variant and the seed alone.
+
+    `recipe` are changes of the recipe file. `older` are keys that the version which recorded the runs did not have.
+    """
+
+    def make(
+        name: str,
+        seeds: list[int],
+        /,
+        overrides: tuple[str, ...] = (),
+        recipe: tuple[str, ...] = (),
+        older: tuple[str, ...] = (),
+        **variants: list[str],
+    ) -> Path:
         study: dict[str, Any] = {"name": name, "recipes": ["household"], "base": next(iter(variants)), "seeds": seeds}
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump({**study, "variants": variants, "overrides": list(overrides)}, sort_keys=False))
         keep_study(file, tmp_path / name)
         for key in load_study(file).keys:
-            run = write_run(tmp_path / "runs" / name / key.name, seed=key.seed + NUMBER[key.variant])
-            run.copy_summary(tmp_path / name / key.name)
+            shutil.copytree(written(key.seed + NUMBER[key.variant]), tmp_path / name / key.name)
+            of_file = yaml.safe_load(RECIPE.format(seed=key.seed, iterations=40))
+            changes = [*recipe, *overrides, *variants[key.variant], f"name={key.name}"]
+            recorded = yaml.safe_load(dump_recipe(override_recipe(of_file, changes)))
+            for path in older:
+                section, _, leaf = path.rpartition(".")
+                del (recorded[section] if section else recorded)[leaf]
+            RunFolder(tmp_path / name / key.name).replace_recipe(yaml.safe_dump(recorded))
         return tmp_path / name
 
     return make
@@ -55,7 +89,9 @@ def test_seeds_of_two_studies_are_one_comparison(make: Make) -> None:
     ]
     base, variant = (sum(map(sum, of)) / 3 for of in wins)
     assert row.difference.value == pytest.approx(variant - base)
-    assert row.learning.low < row.learning.value < row.learning.high
+    assert row.learning is not None
+    assert row.learning.seeds == 3
+    assert row.learning.difference.low < row.learning.difference.value < row.learning.difference.high
     assert row.difference.low <= row.difference.value <= row.difference.high
     assert 0 <= row.improvement.low <= row.improvement.value <= row.improvement.high <= 1
 
@@ -89,12 +125,43 @@ def test_each_pair_stands_once_even_if_both_are_bases(make: Make) -> None:
     assert set(found(b, a)[1]) == {("grpo", "centred")}
 
 
-def test_a_variant_is_known_by_its_overrides_and_not_by_its_name(make: Make) -> None:
-    other = make("b", [2], grpo=["algorithm=grpo"], empg=[])
-    _, rows = found(make("a", [0, 1], grpo=PLAIN, empg=[]), other)
+def test_a_variant_is_known_by_its_values_and_not_by_its_name(make: Make) -> None:
+    other = ["credit.modulation=null", "loss.clip_high=0.3"]
+    _, rows = found(make("a", [0, 1], grpo=PLAIN, empg=[]), make("b", [2], grpo=other, empg=[]))
     assert rows == {}  # grpo of b is another variant, with which empg has one seed in common, in b alone
-    _, rows = found(make("a2", [0, 1, 2], grpo=PLAIN, empg=[]), make("c", [0, 1, 2], grpo=["algorithm=grpo"]))
+    _, rows = found(make("a2", [0, 1, 2], grpo=PLAIN, empg=[]), make("c", [0, 1, 2], grpo=other))
     assert set(rows) == {("c: grpo", "grpo"), ("empg", "c: grpo")}
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ["loss.kl_coef=0.1", "credit.modulation=null"],  # in another order
+        ["credit.modulation=null", "loss={kl_coef: 0.1}"],  # in another spelling
+        ["loss.kl_coef=0.2", "credit.modulation=null", "loss.kl_coef=0.1"],  # the last of two counts
+        ["credit.modulation=null", "loss.kl_coef=1e-1", "loss.clip_low=0.2"],  # a default
+        ["algorithm=grpo", "loss.kl_coef=0.1"],  # a preset that sets nothing else
+        ["credit.modulation=null", "loss.kl_coef=0.1", "rollout.slots=7", "agent.date=2026-01-05"],  # not the policy
+    ],
+)
+def test_overrides_that_give_the_same_values_are_the_same_variant(make: Make, same: list[str]) -> None:
+    first = ["credit.modulation=null", "loss.kl_coef=0.1"]
+    _, rows = found(make("a", [0, 1], grpo=first, empg=[]), make("b", [2], grpo=same, empg=[]))
+    assert {pair: row.seeds for pair, row in rows.items()} == {("empg", "grpo"): 3}
+
+
+def test_a_key_that_an_earlier_version_did_not_have_has_its_default_there(make: Make) -> None:
+    older = ("loss.entropy_coef", "environment.workers", "policy.lora", "agent.window", "trl")
+    a = make("a", [0, 1], grpo=PLAIN, empg=[], older=older)
+    assert found(a, make("b", [2], grpo=PLAIN, empg=[]))[1][("empg", "grpo")].seeds == 3
+    assert found(a, make("c", [2], grpo=PLAIN, empg=[], recipe=("agent.window=3",)))[1] == {}
+
+
+def test_a_recipe_that_this_version_cannot_read_is_compared_as_it_is(make: Make) -> None:
+    a, b = make("a", [0, 1], grpo=PLAIN, empg=[]), make("b", [2], grpo=PLAIN, empg=[])
+    for file in (*a.rglob("recipe.yaml"), *b.rglob("recipe.yaml")):
+        file.write_text(file.read_text() + "gone: 2026-01-05\n")
+    assert found(a, b)[1][("empg", "grpo")].seeds == 3
 
 
 def test_an_override_of_all_runs_makes_another_variant(make: Make) -> None:
@@ -102,12 +169,25 @@ def test_an_override_of_all_runs_makes_another_variant(make: Make) -> None:
     assert found(a, b)[1] == {}
 
 
-@pytest.mark.parametrize("start", ["warm_start.early_stop=0", "warm_start={early_stop: 0}", "policy.tiny.layers=2"])
-def test_runs_from_other_start_policies_are_not_compared(make: Make, start: str) -> None:
-    a, b = make("a", [0, 1, 2], grpo=PLAIN, empg=[]), make("b", [0, 1, 2], (start,), grpo=PLAIN, gigpo=GIGPO)
+START = ["warm_start.early_stop=0", "warm_start={early_stop: 0}", "policy.tiny.layers=2", "workers=2",
+         "environment.options.rooms=full", "rollout.max_episode_tokens=512", "optimizer.autocast=true"]  # fmt: skip
+PLAY = ["rollout.top_p=0.9", "rollout.max_turn_tokens=32"]
+
+
+@pytest.mark.parametrize("change", [*START, *PLAY])
+@pytest.mark.parametrize("by", ["overrides", "recipe"])
+def test_runs_that_differ_before_any_training_are_not_compared(make: Make, change: str, by: str) -> None:
+    """They start from another policy, or play the panels in another way, whichever file says so."""
+    a, b = make("a", [0, 1, 2], grpo=PLAIN, empg=[]), make("b", [0, 1, 2], grpo=PLAIN, gigpo=GIGPO, **{by: (change,)})
     assert found(a, b)[1] == {}
-    same = make("c", [0, 1, 2], ("loss.kl_coef=0.1",), grpo=PLAIN, gigpo=GIGPO)
-    assert set(found(a, same)[1]) == {("c: grpo", "grpo"), ("gigpo", "grpo"), ("empg", "c: grpo")}
+
+
+@pytest.mark.parametrize("by", ["overrides", "recipe"])
+def test_runs_that_differ_in_their_training_alone_are_compared(make: Make, by: str) -> None:
+    a = make("a", [0, 1, 2], grpo=PLAIN, empg=[])
+    same = make("c", [0, 1, 2], grpo=PLAIN, gigpo=GIGPO, **{by: ("loss.kl_coef=0.1",)})
+    wanted = {("c: grpo", "grpo"), ("gigpo", "grpo"), ("empg", "c: grpo")}
+    assert set(found(a, same)[1]) == wanted
 
 
 def test_runs_on_other_panels_are_not_compared(make: Make) -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from empg.errors import UserError
 from empg.record.runfolder import RunFolder
-from empg.study.learning import learning_rows
+from empg.study.learning import learning_rows, training_success
 from empg.study.page import write_page
 from empg.study.plan import load_study
 from empg.study.results import keep_study, outcomes, read_results
@@ -96,6 +96,37 @@ class TestIncomplete:
         with pytest.raises(UserError, match=r"household-empg-s1 has no evaluation: repeat the run"):
             read_results(part)
 
+    def test_a_file_that_ends_in_the_middle_of_a_line_is_named(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        metrics = part / "household-empg-s1" / "metrics.jsonl"
+        metrics.write_bytes(metrics.read_bytes()[:-9])
+        with pytest.raises(UserError, match=r"s1/metrics\.jsonl is cut off in its last line: restore it"):
+            read_results(part)
+
+    def test_iterations_without_a_known_success_are_left_out_and_named(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        whole = learning_rows(read_results(part), "household")[0]
+        forget(part / "household-grpo-s0", lambda iteration: iteration % 2 == 0)
+        half = learning_rows(read_results(part), "household")[0]
+        assert half.mean == pytest.approx(whole.mean, abs=0.02)  # not half of it
+        page, *_ = write_page([part], tmp_path / "page.md")
+        said = "Iterations whose training success is not known are left out: 20 of household-grpo-s0."
+        assert page.read_text().splitlines().count(said) == 3  # at two figures and the table
+
+    def test_a_run_without_a_known_success_is_in_no_mean(self, made: Path, tmp_path: Path) -> None:
+        part = shutil.copytree(made, tmp_path / "part")
+        whole = learning_rows(read_results(part), "household")
+        forget(part / "household-grpo-s0", lambda iteration: True)
+        one, other = learning_rows(read_results(part), "household")
+        known = [training_success(run) for run in read_results(made).of("household", "grpo", [1, 2])]
+        assert one.mean == pytest.approx(np.mean(np.array(known, dtype=float)))
+        assert (other.mean, other.beside["grpo"].seeds) == (whole[1].mean, 2)
+        for seed in (1, 2):
+            forget(part / f"household-grpo-s{seed}", lambda iteration: True)
+        assert [row.mean for row in learning_rows(read_results(part), "household")] == [None, other.mean]
+        page, *_ = write_page([part], tmp_path / "page.md")
+        assert "| grpo | 3 | unknown |  | 0 of 3 | more |" in page.read_text()
+
     def test_splits_that_no_run_has_are_named(self, made: Path, tmp_path: Path) -> None:
         part = shutil.copytree(made, tmp_path / "part")
         (part / "study.yaml").write_text(yaml.safe_dump({**STUDY, "splits": ["nosuch"]}))
@@ -141,6 +172,15 @@ class TestIncomplete:
             )
             run.append_metrics({**last, "split": "train", "temperature": 0.5})
         assert read_results(part).panels("household") == BOTH
+
+
+def forget(run: Path, unknown: Callable[[int], bool]) -> None:
+    """Make the training success of some iterations of a run unknown."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for record in lines:
+        if record["kind"] == "train" and unknown(record["iteration"]):
+            record["rollout/success"] = None
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def drop(run: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:

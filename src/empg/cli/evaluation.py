@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -142,10 +143,14 @@ def compare(
     Both runs must be evaluated on the same panel. Other differing evaluation settings, such as the temperature, are
     reported. To see the effect of training, give the same run twice, with --iteration-a 0.
     """
+    from empg.recipe.recorded import completed
     from empg.record.runfolder import RunFolder
     from empg.record.statistics import compare as pair
     from empg.record.statistics import shared_splits
     from empg.run.results import comparison_lines
+
+    def recipe_of(run: RunFolder) -> Mapping[str, Any]:
+        return completed(run.recipe_values())
 
     a, b = RunFolder.open(run_a), RunFolder.open(run_b)
     wanted = (
@@ -157,7 +162,7 @@ def compare(
     if not wanted:
         raise UserError(f"{run_a} and {run_b} have no {decoding.value} evaluation of the same split")
     for place, name in enumerate(wanted):
-        result = pair(a, b, name, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b)
+        result = pair(a, b, name, decoding.value, iteration_a=iteration_a, iteration_b=iteration_b, recipe_of=recipe_of)
         if place:
             typer.echo("")
         typer.echo(visible("\n".join(comparison_lines(run_a, run_b, result))))

@@ -10,7 +10,7 @@ makes statistics global over workers.
 
 from empg.credit.advantages import ADVANTAGES, AdvantageEstimator, AdvantageInputs, Weighting
 from empg.credit.aggregation import Aggregation, aggregate, token_weights
-from empg.credit.layout import TokenLayout, step_ids_from_mask, step_rows, to_tokens
+from empg.credit.layout import TokenLayout, step_ids_from_mask, to_tokens, without_gaps
 from empg.credit.losses import (
     MAX_EXPONENT,
     KLEstimator,
@@ -58,8 +58,8 @@ __all__ = [
     "outcome_advantages",
     "policy_loss",
     "step_ids_from_mask",
-    "step_rows",
     "to_tokens",
     "token_weights",
+    "without_gaps",
     "zero_variance_groups",
 ]

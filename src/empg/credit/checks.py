@@ -10,7 +10,8 @@ from torch import Tensor
 from empg.credit.segments import run_starts, segments_of
 
 LARGEST, SMALLEST_EPS = 1e15, 1e-30
-"""Bounds of constants. Beyond them, float32 has infinite squares, or 0 / 0 where eps should prevent it."""
+"""Bounds of constants, and of data in size. Beyond them, float32 has infinite squares, or 0 / 0 where eps should
+prevent it."""
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:
@@ -52,12 +53,22 @@ def require_contiguous(name: str, ids: Tensor) -> None:
         raise ValueError(f"{name}: rows of episode {int(runs.ids[torn])} must be contiguous and in time order")
 
 
-def require_finite(name: str, values: Tensor, per: str) -> Tensor:
-    """Return `values (n,)` as float32, or raise a ValueError that names the first `per` whose value is not finite."""
-    converted = values.float()  # first, because a float64 may be finite and overflow here
-    if (index := first_true(~converted.isfinite())) is not None:
-        found = f"{per} {index} has {float(values[index])}, which is not finite as float32"
-        raise ValueError(f"{name}: {found}; drop it or fix its source")
+def in_bounds(values: Tensor) -> Tensor:
+    """Return a bool per value: it is a number of at most `LARGEST` in size. NaN and infinity are not."""
+    return values.abs() <= LARGEST
+
+
+def out_of_bounds(name: str, place: str, value: Tensor, what: str = "it") -> ValueError:
+    """Return the error on a value that is not `in_bounds`; `what` is what its caller may leave out."""
+    expected = f"expected a number from {-LARGEST:g} to {LARGEST:g}, got {float(value):g}"
+    return ValueError(f"{name}: {place}: {expected}; drop {what} or fix its source")
+
+
+def require_bounded(name: str, values: Tensor, per: str) -> Tensor:
+    """Return `values (n,)` as float32, or raise a ValueError that names the first `per` that is not `in_bounds`."""
+    converted = values.float()
+    if (index := first_true(~in_bounds(converted))) is not None:
+        raise out_of_bounds(name, f"{per} {index}", values[index])
     return converted
 
 

@@ -90,14 +90,7 @@ class TokenLayout:
         """
         if values.shape != self.first.shape:
             raise ValueError(f"values: expected one per step, shape ({len(self)},), got {tuple(values.shape)}")
-        return self._spread(values, fill=0)
-
-    def rows(self) -> Tensor:
-        """Return the step of each token, `(B, T)` int64, -1 outside agent tokens."""
-        return self._spread(torch.arange(len(self), device=self.step.device), fill=-1)
-
-    def _spread(self, values: Tensor, fill: int) -> Tensor:
-        tokens = values.new_full((self.shape.numel(),), fill)
+        tokens = values.new_zeros(self.shape.numel())
         return tokens.index_copy_(0, self.token, values.index_select(0, self.step)).view(self.shape)
 
 
@@ -122,21 +115,6 @@ def _invalid(step_ids: Tensor, *, token: Tensor, ids: Tensor, before: Tensor) ->
     position = "comes first" if before[place] == -1 else f"follows step {int(before[place])}"
     found = f"row {row}, token {column}: step {int(ids[place])} {position}"
     return ValueError(f"step_ids: {found}; number the steps of a row 0, 1, 2, ... in time order")
-
-
-def step_rows(step_ids: Tensor) -> Tensor:
-    """Return for each token the row of its step in `StepTable.from_tokens`, -1 outside agent tokens.
-
-    Args:
-        step_ids: `(B, T)` int, as in `StepTable.from_tokens`.
-
-    Returns:
-        `(B, T)` int64.
-
-    Raises:
-        ValueError: as `TokenLayout.of`.
-    """
-    return TokenLayout.of(step_ids).rows()
 
 
 def to_tokens(values: Tensor, step_ids: Tensor) -> Tensor:
@@ -173,3 +151,15 @@ def step_ids_from_mask(mask: Tensor) -> Tensor:
     starts[:, 1:] = agent[:, 1:] > agent[:, :-1]
     # In place: at this size a new tensor costs more than the arithmetic. 0 outside agent tokens, then one less.
     return starts.cumsum(1).mul_(agent).sub_(1)
+
+
+def without_gaps(step_ids: Tensor) -> Tensor:
+    """Return `(B, T)` step ids in which those of a row are 0, 1, 2, ... in their order; -1 stays.
+
+    For rows whose ids have gaps, because a step lost all its tokens. Ids that go backwards still do.
+    """
+    closed = step_ids.clone()
+    for row in closed:
+        agent = row >= 0
+        row[agent] = torch.unique(row[agent], return_inverse=True)[1]
+    return closed

@@ -41,8 +41,8 @@ def outcome_advantages(
         `(E,)` float32. Exactly 0 in a group whose rewards are all equal, except for `reinforce`.
 
     Raises:
-        ValueError: an unknown name or one that compares steps, shapes disagree, a reward is not finite, or a group has
-            one episode and the estimator compares within groups.
+        ValueError: an unknown name or one that compares steps, shapes disagree, a reward is NaN or above
+            `checks.LARGEST` in size, or a group has one episode and the estimator compares within groups.
     """
     of_episodes = [name for name, entry in ADVANTAGES.items() if not (entry.compares_steps or entry.needs_critic)]
     if method not in ADVANTAGES:
@@ -81,7 +81,7 @@ def zero_variance_groups(rewards: Tensor, groups: Tensor) -> Tensor:
         `(E,)` bool.
 
     Raises:
-        ValueError: shapes disagree or a reward is not finite.
+        ValueError: shapes disagree, or a reward is NaN or above `checks.LARGEST` in size.
     """
     rewards = checked_rewards(rewards, groups)
     group = segments_of(groups)

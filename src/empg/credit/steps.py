@@ -13,7 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from empg.credit.checks import first_true, require_contiguous, require_ids, require_shape, require_vector
+from empg.credit.checks import (
+    first_true,
+    in_bounds,
+    out_of_bounds,
+    require_contiguous,
+    require_ids,
+    require_shape,
+    require_vector,
+)
 from empg.credit.layout import TokenLayout
 from empg.credit.segments import index_in_run, next_in_run
 
@@ -39,7 +47,8 @@ class StepTable:
             where it is unknown which tokens these are.
 
     Raises:
-        ValueError: shapes differ, a value is not finite as float32, or the rows of an episode are not contiguous.
+        ValueError: shapes differ, a value is NaN or above `checks.LARGEST` in size, or the rows of an episode are not
+            contiguous.
     """
 
     entropy: Tensor
@@ -61,11 +70,11 @@ class StepTable:
             object.__setattr__(self, name, values.detach().float())
         # Ascending episode ids are contiguous, and only others are searched; so one flag decides for all columns.
         suspicious = [(self.episode[1:] < self.episode[:-1]).any()]
-        suspicious += [~getattr(self, name).isfinite().all() for name in columns]
+        suspicious += [~in_bounds(getattr(self, name)).all() for name in columns]
         if bool(torch.stack(suspicious).any()):
             require_contiguous("episode", self.episode)
             for name, values in columns.items():
-                self._raise_if_not_finite(name, values)
+                self._require_bounded(name, values)
 
     def __len__(self) -> int:
         return self.entropy.shape[0]
@@ -95,8 +104,9 @@ class StepTable:
                 time order. A row is a whole episode.
 
         Raises:
-            ValueError: shapes disagree; step ids go backwards, skip one or do not start at 0; the entropy or advantage
-                of an agent token is not finite; an advantage varies inside a step. The message names row and step.
+            ValueError: shapes disagree; step ids go backwards, skip one or do not start at 0; the entropy of a step or
+                an advantage is NaN or above `checks.LARGEST` in size; an advantage varies inside a step. The message
+                names row and step.
         """
         return cls.from_layout(TokenLayout.of(step_ids), advantages, entropies)
 
@@ -120,11 +130,11 @@ class StepTable:
         else:
             advantage = advantage[row]
 
-        # A mean is finite if and only if all its tokens are: a float64 sum of float32 numbers does not overflow.
+        # A mean is in bounds only if all its tokens are finite: a float64 sum of float32 numbers does not overflow.
         means = layout.step_means(entropy)
-        wrong = [~means.isfinite().all(), ~advantage.isfinite().all()] + ([] if varies is None else [varies.any()])
+        wrong = [~in_bounds(means).all(), ~in_bounds(advantage).all()] + ([] if varies is None else [varies.any()])
         if bool(torch.stack(wrong).any()):
-            raise _invalid(layout, row, entropy=entropy, advantage=advantage, varies=varies)
+            raise _invalid(layout, row, entropy=means, advantage=advantage, varies=varies)
         return cls._unchecked(entropy=means, episode=row, advantage=advantage[layout.first] if per_token else advantage)
 
     @classmethod
@@ -136,29 +146,26 @@ class StepTable:
             object.__setattr__(table, name, values)
         return table
 
-    def _raise_if_not_finite(self, name: str, values: Tensor) -> None:
-        if (row := first_true(~values.float().isfinite())) is not None:
+    def _require_bounded(self, name: str, values: Tensor) -> None:
+        if (row := first_true(~in_bounds(values.float()))) is not None:
             place = f"row {row} (episode {int(self.episode[row])}, step {int(self.step[row])})"
-            found = f"{place} is {float(values[row])}, which is not finite as float32"
-            raise ValueError(f"{name}: {found}; drop the step or fix its source")
+            raise out_of_bounds(name, place, values[row], "the step")
 
 
 def _invalid(
     layout: TokenLayout, row: Tensor, *, entropy: Tensor, advantage: Tensor, varies: Tensor | None
 ) -> ValueError:
-    """Find the first token whose entropy, then whose advantage, is not finite, or whose advantage varies."""
+    """Find the first step whose entropy, then whose advantage, is out of bounds, or whose advantage varies."""
 
     def place(step: int) -> str:
         first_of_row = int((row < row[step]).sum())
         return f"row {int(row[step])}, step {step - first_of_row}"
 
-    if (token := first_true(~entropy.isfinite())) is not None:
-        found = f"entropies: {place(int(layout.step[token]))} has {float(entropy[token])}"
-        return ValueError(f"{found}; drop the step or fix its source")
-    if (index := first_true(~advantage.isfinite())) is not None:
+    if (step := first_true(~in_bounds(entropy))) is not None:
+        return out_of_bounds("entropies", place(step), entropy[step], "the step")
+    if (index := first_true(~in_bounds(advantage))) is not None:
         step = index if varies is None else int(layout.step[index])
-        found = f"advantages: {place(step)} has {float(advantage[index])}"
-        return ValueError(f"{found}; drop the step or fix its source")
+        return out_of_bounds("advantages", place(step), advantage[index], "the step")
     assert varies is not None
     token = first_true(varies)
     assert token is not None, "called only if a check failed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -13,6 +13,9 @@ import numpy as np
 from empg.errors import UserError
 from empg.record.records import EvalRecord, eval_records
 from empg.record.runfolder import RunFolder
+
+ReadRecipe = Callable[[RunFolder], Mapping[str, Any]]
+"""Returns the resolved recipe of a run."""
 
 # The recipe keys that affect an evaluation. Its panel and temperature are in its record.
 PLAYED = (
@@ -201,6 +204,7 @@ def compare(
     iteration_a: int | None = None,
     iteration_b: int | None = None,
     seed: int = 0,
+    recipe_of: ReadRecipe = RunFolder.recipe_values,
 ) -> Comparison:
     """Compare two runs, or two iterations of one run, on the same panel; the difference is B - A.
 
@@ -212,6 +216,8 @@ def compare(
         iteration_a: iteration of the evaluation of A; None is its highest one.
         iteration_b: iteration of the evaluation of B; None is its highest one.
         seed: seed of the bootstrap.
+        recipe_of: reads the recipe of a run. A setting that one of two recipes does not have is not compared, so this
+            may add the defaults of settings that an earlier version did not have.
 
     If an iteration was evaluated in several ways, the ones that both runs have in common are used: the same panel, if
     possible the same temperature, and of several the newest.
@@ -227,7 +233,7 @@ def compare(
             f"{_panel(of_b[0])} in {run_b.path}; evaluate both on the same panel"
         )
     a, b = max(pairs, key=lambda pair: pair[0].get("temperature") == pair[1].get("temperature"))
-    return compare_evaluations(run_a, a, run_b, b, seed=seed)
+    return compare_evaluations(run_a, a, run_b, b, seed=seed, recipe_of=recipe_of)
 
 
 def shared_splits(
@@ -254,9 +260,15 @@ def shared_splits(
 
 
 def compare_evaluations(
-    run_a: RunFolder, a: EvalRecord, run_b: RunFolder, b: EvalRecord, *, seed: int = 0
+    run_a: RunFolder,
+    a: EvalRecord,
+    run_b: RunFolder,
+    b: EvalRecord,
+    *,
+    seed: int = 0,
+    recipe_of: ReadRecipe = RunFolder.recipe_values,
 ) -> Comparison:
-    """Compare two evaluations of one panel, given by their records.
+    """Compare two evaluations of one panel, given by their records; for the arguments see `compare`.
 
     Raises:
         UserError: a file is missing, or the two do not list the same tasks.
@@ -281,7 +293,7 @@ def compare_evaluations(
             kind: pair_up([wins_a[r] for r in rows], [wins_b[r] for r in rows], seed=seed)
             for kind, rows in sorted(by_type.items())
         },
-        apart=_apart(_settings(run_a, a), _settings(run_b, b)),
+        apart=_apart(_settings(recipe_of(run_a), a), _settings(recipe_of(run_b), b)),
     )
 
 
@@ -305,15 +317,15 @@ def _evaluations(run: RunFolder, split: str, decoding: str, iteration: int | Non
     return [r for r in reversed(chosen) if r["iteration"] == highest]
 
 
-def _settings(run: RunFolder, record: EvalRecord) -> dict[str, Any]:
-    """Return the settings of an evaluation, without those that a run of another version does not have."""
-    found = {"temperature": record["temperature"]} if "temperature" in record else {}
-    recipe = run.recipe_values()
+def _settings(recipe: Mapping[str, Any], record: EvalRecord) -> dict[str, Any]:
+    """Return the settings of an evaluation by their keys, without those that a run of another version does not have."""
+    found: dict[str, Any] = {"temperature": record["temperature"]} if "temperature" in record else {}
     for key in PLAYED:
         section, _, name = key.partition(".")
         values = recipe.get(section)
         if isinstance(values, dict) and name in values and (record["decoding"], key) != ("greedy", "rollout.top_p"):
-            found[key] = values[name]
+            value = values[name]
+            found |= {f"{key}.{option}": v for option, v in value.items()} if isinstance(value, dict) else {key: value}
     return found
 
 

@@ -148,8 +148,9 @@ def measure_alignment(
         stage: shows the progress.
 
     Raises:
-        UserError: no step has a known worth, or fewer than two groups have one.
+        UserError: a run has no recorded episodes, no step has a known worth, or fewer than two groups have one.
     """
+    _require_episodes(runs)
     done = stage("credit of recorded episodes", sum(len(run.episode_iterations()) for run in runs))
     every = [reference, *rules]
     sums: list[np.ndarray] = []  # of each group; see `_sums`
@@ -193,6 +194,15 @@ def measure_alignment(
         tenths=_tenths(parts.sum(0), of_tenths.reshape(-1, *parts.shape[1:])),
         problems=problems,
     )
+
+
+def _require_episodes(runs: Sequence[RunFolder]) -> None:
+    """Reject a run without recorded episodes. The results of a study keep none."""
+    if without := next((run for run in runs if not run.episode_iterations()), None):
+        raise UserError(
+            f"{without.path} has no recorded episodes (episodes/*.parquet): name the folder of a run that was trained, "
+            "not the results of a study"
+        )
 
 
 def _recorded(runs: Sequence[RunFolder], problems: list[str]) -> Iterator[RecordedSteps | None]:

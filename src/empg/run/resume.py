@@ -10,6 +10,7 @@ from typing import Any
 from empg.errors import RecipeError
 from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.recipe import Recipe, dump_recipe, load_recipe
+from empg.recipe.recorded import CHANGES_NO_NUMBER
 from empg.record.runfolder import START, RunFolder
 from empg.run.build import resolve
 from empg.run.logger import resume_record
@@ -19,11 +20,10 @@ Changes = dict[str, tuple[Any, Any]]
 """By key: the value of the run and the value of the recipe."""
 
 # What a resumed run may change, because its result keeps its meaning: how work is divided, and what is written down.
-# The first two lines change no number at all. The third changes the order of sums and where they are rounded.
+# The last line changes the order of sums and where they are rounded.
 FREE = {
-    "name", "checkpoint_every", "keep_checkpoints", "record_token_entropies", "loggers", "environment.workers",
-    "iterations", "optimizer.gradient_checkpointing",
-    "rollout.slots", "optimizer.micro_batch_tokens", "optimizer.compile", "policy.device", "workers",
+    *CHANGES_NO_NUMBER, "iterations",
+    "optimizer.micro_batch_tokens", "optimizer.compile", "policy.device", "workers",
 }  # fmt: skip
 _FIXED_BY_WEIGHTS = ("policy.", "warm_start")  # what a fork keeps, because its policy exists already
 

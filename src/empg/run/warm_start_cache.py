@@ -17,6 +17,7 @@ from empg.learner.warm_start import warm_start
 from empg.policy.fingerprint import fingerprint
 from empg.policy.model import Policy
 from empg.recipe import Recipe
+from empg.recipe.recorded import flat, of_the_start
 from empg.record.lock import acquire
 from empg.rollout.demonstrations import recording_files
 from empg.run.build import build_agent, build_policy, uses_date
@@ -117,21 +118,9 @@ def _is_intact(cache: Checkpoints, name: str, logger: RunLogger) -> bool:
 
 def cache_entry(recipe: Recipe) -> str:
     """Return the name of the cache entry of a recipe's warm start, which contains a hash of what affects it."""
-    shaping = recipe.model_dump(
-        mode="json",
-        include={
-            "seed": True,
-            "workers": True,
-            "environment": True,
-            "policy": True,
-            "agent": True,
-            "warm_start": True,
-            "rollout": {"max_episode_tokens"},
-            "optimizer": {"autocast", "compile", "micro_batch_tokens"},
-        },
-    )
+    shaping = of_the_start(flat(recipe.model_dump(mode="json")))
     if not uses_date(recipe):
-        del shaping["agent"]["date"]
+        del shaping["agent.date"]
     # `fingerprint` comes after `uses_date`, which downloads a model's tokenizer.
     affecting = [empg.__version__, _code(), *_brought(recipe), shaping, *_recorded(recipe)]
     text = json.dumps([*affecting, fingerprint(recipe.policy.model)], sort_keys=True)

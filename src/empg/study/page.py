@@ -16,6 +16,7 @@ from empg.study.learning import Learning, learning_rows
 from empg.study.pooled import LEAST_SEEDS, pooled_rows
 from empg.study.results import Results, read_results
 from empg.study.tables import (
+    Beside,
     Panels,
     Row,
     before_training,
@@ -131,7 +132,7 @@ def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, fig
     if before is not None:
         lines += [f"Before RL: {_percent(before)}.", ""]
     lines += _success(results, {recipe: [panel]})
-    lines += ["", f"![Success during training](figures/{figure.name})", ""]
+    lines += ["", f"![Success during training](figures/{figure.name})", "", *_unknown(results, recipe)]
     base = results.study.base
     lines += [f"| task type | variant | mean | difference to {base} (points) |", "|---|---|---|---|"]
     for kind, rows in type_rows(results, recipe, [panel]).items():
@@ -155,15 +156,16 @@ def _differences(results: Results) -> list[str]:
 
 
 def _beside(results: Results, row: Row | Learning) -> list[str]:
-    """Return a cell per reference; it says of how many seeds the difference is, if not of all of the variant."""
-    cells = []
-    for name in results.study.references:
-        found = row.beside.get(name)
-        cell = "" if found is None else _points(found.difference)
-        if found is not None and found.seeds != row.seeds:
-            cell += f" ({found.seeds} seed{'s' if found.seeds > 1 else ''} of both)"
-        cells.append(cell)
-    return cells
+    """Return a cell per reference."""
+    return [_over_seeds(row.beside.get(name), row.seeds) for name in results.study.references]
+
+
+def _over_seeds(found: Beside | None, seeds: int) -> str:
+    """Return a difference; it says of how many seeds it is, if not of all `seeds`."""
+    if found is None:
+        return ""
+    of_both = f" ({found.seeds} seed{'s' if found.seeds > 1 else ''} of both)"
+    return _points(found.difference) + (of_both if found.seeds != seeds else "")
 
 
 def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -179,15 +181,26 @@ def _learning(results: Results, recipe: str) -> list[str]:
         "The success of the training episodes, averaged over all iterations: a variant that learns sooner has more of "
         f"it. It reaches {target} when the mean of {SMOOTHED} iterations does.",
         "",
+        *_unknown(results, recipe),
     ]
     rows = []
     for row in learning_rows(results, recipe):
         least = "at most " if row.median == SMOOTHED else ""  # a mean of so many iterations cannot be reached earlier
         median = "more" if row.median is None else f"{least}{row.median:g}"
         reached = f"{row.reached} of {row.seeds}"
-        rows.append([row.variant, str(row.seeds), f"{100 * row.mean:.1f}%", *_beside(results, row), reached, median])
+        mean = "unknown" if row.mean is None else f"{100 * row.mean:.1f}%"
+        rows.append([row.variant, str(row.seeds), mean, *_beside(results, row), reached, median])
     heading = ["variant", "seeds", "mean", *_differences(results), f"runs that reach {target}", "median iterations"]
     return [*lines, *_table(heading, rows)]
+
+
+def _unknown(results: Results, recipe: str) -> list[str]:
+    """Return a paragraph that names the iterations whose training success is not known, if there are any."""
+    missing = {run.key.name: run.unknown_rollouts for run in results.of_recipe(recipe) if run.unknown_rollouts}
+    if not missing:
+        return []
+    counts = ", ".join(f"{count} of {name}" for name, count in missing.items())
+    return [f"Iterations whose training success is not known are left out: {counts}.", ""]
 
 
 def _variants(results: Results, recipe: str, out: Path, figures: list[Path]) -> list[str]:
@@ -214,7 +227,7 @@ def _pooled(studies: Sequence[Results]) -> list[str]:
     cells = [
         [
             *(row.recipe, row.variant, row.base, str(row.seeds)),
-            *(_points(row.difference), _chance(row.improvement), _points(row.learning)),
+            *(_points(row.difference), _chance(row.improvement), _over_seeds(row.learning, row.seeds)),
             ", ".join(row.studies),
         ]
         for row in rows

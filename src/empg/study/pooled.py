@@ -6,14 +6,17 @@ algorithm from the same start policies, without repeating the base.
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
+from empg.recipe.recorded import CHANGES_NO_NUMBER, Values, completed, flat, of_the_start
 from empg.record.aggregate import Estimate, improvement_probability, paired_difference
+from empg.record.statistics import PLAYED
 from empg.study.learning import training_difference
 from empg.study.results import Results, RunResult, outcomes
+from empg.study.tables import Beside
 
 LEAST_SEEDS = 3  # of a pair: the interval of fewer says nothing
 Panels = tuple[tuple[str, str], ...]
@@ -23,7 +26,7 @@ Panels = tuple[tuple[str, str], ...]
 class PooledRow:
     """A variant beside another one on all panels of a recipe; `seeds` is the number of pairs of runs.
 
-    `learning` is the difference of the success during training.
+    `learning` is the difference of the success during training; None if it is known of fewer than two pairs.
     """
 
     recipe: str
@@ -33,7 +36,7 @@ class PooledRow:
     seeds: int
     difference: Estimate
     improvement: Estimate
-    learning: Estimate
+    learning: Beside | None
 
 
 @dataclass(slots=True)
@@ -54,9 +57,10 @@ def pooled_rows(studies: Sequence[Results]) -> list[PooledRow]:
 
     Pairs with fewer than `LEAST_SEEDS` are left out.
 
-    The second of a pair is the base or the control of a study. A variant is known by its overrides: where two studies
-    give one name to different ones, the name of the later has its study before it. Runs are compared only if they start
-    from the same policy, and were evaluated at the same iteration, on the same panels, at the same temperature.
+    The second of a pair is the base or the control of a study. A variant is known by the values of its recipe: where
+    two studies give one name to different ones, the name of the later has its study before it. Runs are compared only
+    if they start from the same policy, and were evaluated at the same iteration, on the same panels, with the same
+    settings.
     """
     return [
         row
@@ -66,28 +70,44 @@ def pooled_rows(studies: Sequence[Results]) -> list[PooledRow]:
     ]
 
 
-_Overrides = frozenset[str]
-_Pool = tuple[str, Panels, tuple[object, ...], _Overrides]  # recipe, panels, how they were evaluated, other start
-_START = ("environment", "policy", "agent", "warm_start", "workers")  # what a start policy depends on beside the seed
+_Recipe = str  # values of a recipe as JSON
+_Pool = tuple[str, Panels, tuple[object, ...], _Recipe]  # recipe, panels, how they were evaluated, start and play
+# The seed pairs the runs, and the panels have their own digests. `algorithm` names values that the recipe has anyway.
+# The day and the device are those on which the run was made; an earlier version recorded the device as `auto`.
+_ASIDE = {*CHANGES_NO_NUMBER, "seed", "algorithm", "agent.date", "policy.device"}
 
 
-def _pools(studies: Sequence[Results]) -> dict[_Pool, dict[_Overrides, _Variant]]:
+def _compared(run: RunResult) -> dict[str, object]:
+    """Return the values of a run's recipe that tell its variant from others, by their paths."""
+    values = flat(completed(run.folder.recipe_values()))
+    return {path: value for path, value in values.items() if path not in _ASIDE and not path.startswith("evaluation.")}
+
+
+def _start_and_play(values: Values) -> dict[str, object]:
+    """Return the values that decide the policy before RL and how a panel is played: its success, before any training.
+
+    The recipe file is not among them: the values that result are what counts, and a file may change between studies.
+    """
+    return of_the_start(values) | {key: values[key] for key in PLAYED if key in values}
+
+
+def _pools(studies: Sequence[Results]) -> dict[_Pool, dict[_Recipe, _Variant]]:
     """Return the variants by what makes their runs comparable, in the order of the studies."""
-    pools: dict[_Pool, dict[_Overrides, _Variant]] = {}
+    pools: dict[_Pool, dict[_Recipe, _Variant]] = {}
     for results in studies:
         study = results.study
         for recipe in results.recipes:
             panels, runs = tuple(results.panels(recipe)), results.of_recipe(recipe)
             how = tuple(runs[0].measured(*panel) for panel in panels)  # as all of them: `read_results` requires it
             for run in runs:
-                overrides = frozenset((*study.overrides, *study.variants[run.key.variant]))
-                start = frozenset(o for o in overrides if re.split("[.=]", o)[0] in _START)
+                values = _compared(run)
+                start, own = (json.dumps(of, sort_keys=True, default=str) for of in (_start_and_play(values), values))
                 pool = pools.setdefault((recipe, panels, how, start), {})
-                if overrides not in pool:
+                if own not in pool:
                     taken = {variant.name for variant in pool.values()}
                     name = run.key.variant
-                    pool[overrides] = _Variant(name if name not in taken else f"{study.name}: {name}")
-                variant = pool[overrides]
+                    pool[own] = _Variant(name if name not in taken else f"{study.name}: {name}")
+                variant = pool[own]
                 variant.is_base |= run.key.variant in study.references
                 variant.runs.setdefault(run.key.seed, run)
                 variant.studies.setdefault(run.key.seed, []).append(study.name)

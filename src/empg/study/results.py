@@ -17,6 +17,7 @@ import numpy as np
 from empg.errors import UserError
 from empg.record.aggregate import Outcomes
 from empg.record.durable import write_file
+from empg.record.fields import finite
 from empg.record.records import EvalRecord, Record, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.record.statistics import UNKNOWN, same_tasks
@@ -53,8 +54,17 @@ class RunResult:
     @property
     def rollouts(self) -> dict[int, float]:
         """Success of the training episodes by iteration, without those of which it is not known."""
-        found = {r["iteration"]: r.get("rollout/success") for r in train_records(self.records)}
-        return {i: float(value) for i, value in sorted(found.items()) if value is not None}
+        return {i: value for i, value in self._rollouts.items() if value is not None}
+
+    @property
+    def unknown_rollouts(self) -> int:
+        """The number of iterations whose training success is not known."""
+        return sum(value is None for value in self._rollouts.values())
+
+    @property
+    def _rollouts(self) -> dict[int, float | None]:
+        found = {r["iteration"]: finite(r.get("rollout/success")) for r in train_records(self.records)}
+        return dict(sorted(found.items()))
 
     @property
     def origin(self) -> Record:
@@ -153,7 +163,9 @@ def read_results(folder: Path) -> Results:
     for key in study.keys:
         if RunFolder(folder / key.name).exists:
             run = RunFolder.open(folder / key.name)
-            records = run.read_metrics()
+            records, problems = run.read_metrics_and_problems()
+            if problems:  # without its last evaluation it would be compared at an earlier one
+                raise UserError(f"{run.metrics_path} is cut off in its last line: restore it, or repeat the run")
             own = own_evaluations(records, run.recipe_values())
             if not own:
                 raise UserError(f"{run.path} has no evaluation: repeat the run, or remove this folder")

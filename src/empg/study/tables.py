@@ -136,14 +136,18 @@ def variant_curves(results: Results, recipe: str, variant: str) -> list[Line]:
 
 
 def _training(runs: Sequence[RunResult]) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
-    """Return the mean over runs of the smoothed training success by iteration, and its interval with several runs."""
-    smooth: list[dict[int, float]] = []
-    for run in runs:
-        rollouts = run.rollouts
-        smooth.append(dict(zip(rollouts, running_mean(list(rollouts.values()), SMOOTHED), strict=True)))
-    common = [i for i in smooth[0] if all(i in by for by in smooth)]
+    """Return the mean over runs of the smoothed training success by iteration, and its interval with several runs.
+
+    Runs whose training success is not known are left out.
+    """
+    smooth = [
+        dict(zip(rollouts, running_mean(list(rollouts.values()), SMOOTHED), strict=True))
+        for run in runs
+        if (rollouts := run.rollouts)
+    ]
+    common = [i for i in smooth[0] if all(i in by for by in smooth)] if smooth else []
     values = {i: [by[i] for by in smooth] for i in common}
-    band = {i: bootstrap_interval(of) for i, of in values.items()} if len(runs) > 1 else {}
+    band = {i: bootstrap_interval(of) for i, of in values.items()} if len(smooth) > 1 else {}
     return {i: sum(of) / len(of) for i, of in values.items()}, band
 
 

@@ -130,6 +130,14 @@ def test_step_ids_are_given_or_runs_and_rejected_tokens_leave_no_gap() -> None:
     assert step_ids_of([[0, 0, 1, 2], None], written, counted).tolist() == [[0, -1, -1, 1], [-1, -1, 0, 0]]
 
 
+def test_step_ids_that_go_backwards_are_an_error() -> None:
+    keys, advantages, entropies, *_, rewards = batch(groups=1, size=1)
+    written = torch.ones(1, WIDTH).long()
+    steps = step_ids_of([[0, 0, 1, 0]], written, written)
+    with pytest.raises(ValueError, match="row 0, token 3: step 0 follows step 1"):
+        modulate_rows(keys, advantages, entropies, steps, rewards, {"name": "empg"})
+
+
 def test_more_step_ids_than_tokens_are_an_error() -> None:
     with pytest.raises(ValueError, match="row 0: expected at most 2, got 3"):
         step_ids_of([[0, 0, 0]], torch.ones(1, 2).long(), torch.ones(1, 2).long())

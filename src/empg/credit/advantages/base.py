@@ -22,9 +22,9 @@ from empg.credit.checks import (
     SMALLEST_EPS,
     first_true,
     require_between,
+    require_bounded,
     require_choice,
     require_contiguous,
-    require_finite,
     require_ids,
     require_index,
     require_shape,
@@ -60,9 +60,9 @@ class AdvantageInputs:
         reduce: makes statistics over the whole batch global over workers; by default there is one worker.
 
     Raises:
-        ValueError: shapes disagree, a reward or value is not finite as float32, a step belongs to an episode without a
-            reward, the steps of an episode are not contiguous, eps is out of its range, an unknown weighting, or an
-            episode without steps where steps are counted.
+        ValueError: shapes disagree, a reward or value is NaN or above `checks.LARGEST` in size, a step belongs to an
+            episode without a reward, the steps of an episode are not contiguous, eps is out of its range, an unknown
+            weighting, or an episode without steps where steps are counted.
     """
 
     rewards: Tensor
@@ -89,7 +89,7 @@ class AdvantageInputs:
             if name == "states":
                 require_ids(name, column)
             else:
-                object.__setattr__(self, name, require_finite(name, column, "step"))
+                object.__setattr__(self, name, require_bounded(name, column, "step"))
         require_choice("weighting", self.weighting, get_args(Weighting))
         if self.weighting == "step" and (empty := first_true(self.num_steps < 1)) is not None:
             raise ValueError(f"episode: episode {empty} has 0 steps; weighting='step' counts steps, so leave it out")
@@ -261,8 +261,8 @@ def discounted_returns(rewards: Tensor, episode: Tensor, gamma: float) -> Tensor
 
 
 def checked_rewards(rewards: Tensor, groups: Tensor) -> Tensor:
-    """Return `rewards (E,)` as float32, or raise a ValueError unless they are finite and have one group each."""
+    """Return `rewards (E,)` as float32, or raise a ValueError unless they are in bounds and have one group each."""
     require_vector("rewards", rewards, "episode", "E")
     require_ids("groups", groups)
     require_shape("groups", groups, rewards.shape, of="rewards")
-    return require_finite("rewards", rewards, "episode")
+    return require_bounded("rewards", rewards, "episode")

@@ -20,8 +20,8 @@ from empg.credit.checks import (
     LARGEST,
     SMALLEST_EPS,
     require_between,
+    require_bounded,
     require_choice,
-    require_finite,
     require_ids,
     require_index,
     require_shape,
@@ -47,11 +47,11 @@ class ModulationInputs:
         groups: `(E,)` int, equal for the episodes of a group. All episodes of a group are on one worker.
         reduce: makes statistics over all steps global over workers; by default there is one. Every worker makes the
             same calls, also one without steps.
-        finished: share of the run's iterations that are finished, 0 <= finished < 1.
+        finished: share of the run's iterations that are finished, from 0 to 1.
 
     Raises:
-        ValueError: shapes disagree, a reward is not finite as float32, or a step belongs to an episode without a
-            reward.
+        ValueError: shapes disagree, a reward is NaN or above `checks.LARGEST` in size, `finished` is not from 0 to 1,
+            or a step belongs to an episode without a reward.
     """
 
     steps: StepTable
@@ -61,10 +61,11 @@ class ModulationInputs:
     finished: float = 0.0
 
     def __post_init__(self) -> None:
+        require_between("finished", self.finished, 0.0, 1.0)
         require_vector("rewards", self.rewards, "episode", "E")
         require_ids("groups", self.groups)
         require_shape("groups", self.groups, self.rewards.shape, of="rewards")
-        object.__setattr__(self, "rewards", require_finite("rewards", self.rewards, "episode"))
+        object.__setattr__(self, "rewards", require_bounded("rewards", self.rewards, "episode"))
         require_index("steps.episode", self.steps.episode, len(self.rewards), of="rewards")
 
 

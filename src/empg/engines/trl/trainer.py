@@ -22,7 +22,15 @@ from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from empg.credit import MODULATIONS, ModulationInputs, StepCredit, StepTable, TokenLayout, step_ids_from_mask
+from empg.credit import (
+    MODULATIONS,
+    ModulationInputs,
+    StepCredit,
+    StepTable,
+    TokenLayout,
+    step_ids_from_mask,
+    without_gaps,
+)
 from empg.engines.trl.rollout import EpisodeRollout
 from empg.errors import UserError
 from empg.recipe.modulation import named, read_modulation, require_turn_entropy
@@ -135,11 +143,7 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         given = pad_sequence([torch.tensor(row["step_ids"]) for row in inputs], batch_first=True, padding_value=-1)
         steps = torch.full(mask.shape, -1)
         steps[:, : given.shape[1]] = given[:, : steps.shape[1]]
-        steps = steps.to(mask.device).masked_fill_(mask == 0, -1)
-        for row in steps:  # a step without a token in the loss leaves no gap
-            agent = row >= 0
-            row[agent] = torch.unique(row[agent], return_inverse=True)[1]
-        return steps
+        return without_gaps(steps.to(mask.device).masked_fill_(mask == 0, -1))  # a step may have no token in the loss
 
     @property
     def finished(self) -> float:

@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from empg.credit import MODULATIONS, ModulationInputs, StepCredit, StepTable, TokenLayout, step_ids_from_mask
+from empg.credit import (
+    MODULATIONS,
+    ModulationInputs,
+    StepCredit,
+    StepTable,
+    TokenLayout,
+    step_ids_from_mask,
+    without_gaps,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,11 +111,7 @@ def step_ids_of(given: Sequence[Sequence[int] | None], written: Tensor, counted:
             raise ValueError(f"step_ids: row {row}: expected at most {steps.shape[1]}, got {len(ids)}")
         steps[row] = -1
         steps[row, : len(ids)] = torch.as_tensor(ids, dtype=torch.long)
-    steps = steps.masked_fill_(counted == 0, -1)
-    for row in steps:  # a step whose tokens were all rejected leaves no gap
-        agent = row >= 0
-        row[agent] = torch.unique_consecutive(row[agent], return_inverse=True)[1]
-    return steps
+    return without_gaps(steps.masked_fill_(counted == 0, -1))  # a step's tokens may all be rejected
 
 
 def place(key: str) -> tuple[str, str, int]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from empg.environments.base import Decision, Info
 from empg.environments.deepsearch.actions import NEXT, folded, label, open_command, page_names, parse_command
@@ -23,6 +23,15 @@ from empg.environments.deepsearch.world import Document, Hop, Question, State
 _MAX_TURNS = 10  # turns per hop, including corrupted ones
 _UNKNOWN = "unknown"  # the answer if nothing was found
 _WORD = re.compile(r"\w+")
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What was done to find and read the page of one hop."""
+
+    ways: int = 0  # number of ways tried to find it
+    turns: int = 0
+    in_vain: bool = False  # whether a page that lacks the value was read
 
 
 class SearchingExpert:
@@ -49,9 +58,7 @@ class SearchingExpert:
         self._parts: dict[Document, dict[int, str]] = {}  # the parts of pages that were shown
         self._passages: list[str] = []  # passages in the last observation with results
         self._past = 0  # number of hops that were read or skipped
-        self._tried = 0  # number of ways tried to find the current hop
-        self._turns = 0  # number of turns spent on the current hop
-        self._in_vain = False  # whether a page of the current hop was read that lacks its value
+        self._attempt = _Attempt()  # at the current hop
 
     def act(self, observation: str, info: Info) -> Decision:
         """Return the next thought and command."""
@@ -62,9 +69,9 @@ class SearchingExpert:
         while self._past < len(self._hops) and not self._cut_off:
             hop = self._hops[self._past]
             if (step := self._step(hop)) is not None:
-                self._turns += 1
+                self._attempt.turns += 1
                 return step
-            self._past, self._tried, self._turns, self._in_vain = self._past + 1, 0, 0, False
+            self._past, self._attempt = self._past + 1, _Attempt()
         known = (self._stated or self._question.answers[0]) if self._knows() else ""
         return self._answer(next(filter(self._sayable, (known, self._found())), _UNKNOWN))
 
@@ -110,7 +117,7 @@ class SearchingExpert:
             if states(text, hop.value):
                 self._read(hop, hop.value, self._question.answers[0])
                 return None
-            if not whole and self._opens and self._turns < _MAX_TURNS:
+            if not whole and self._opens and self._attempt.turns < _MAX_TURNS:
                 return Decision(thought=aim, action=NEXT)
             if not whole:
                 self._cut_off = True
@@ -119,8 +126,8 @@ class SearchingExpert:
             if not hop.value or (answer and self._is_asked(hop)) or _states_date(text, hop.value):
                 self._read(hop, "", answer)
                 return None
-            self._in_vain = True
-        action = self._seek(hop) if self._turns < _MAX_TURNS else None
+            self._attempt.in_vain = True
+        action = self._seek(hop) if self._attempt.turns < _MAX_TURNS else None
         self._skipped |= action is None
         return None if action is None else Decision(thought=aim, action=action)
 
@@ -143,14 +150,16 @@ class SearchingExpert:
         """
         again = hop.title if folded(hop.title) != folded(hop.query) else self._question.text
         ways = [_search(hop.query), _search(again or hop.query)]
-        if not self._in_vain:
+        if not self._attempt.in_vain:
             ways.append(f"open[{hop.title}]" if self._opens and hop.title else _search(hop.query))
         ways = [action for action in ways if self._valid(action)]
-        listed = self._listed(hop) if self._tried or not ways else None  # ignores results of an earlier hop's search
+        listed = (
+            self._listed(hop) if self._attempt.ways or not ways else None
+        )  # ignores results of an earlier hop's search
         if listed is not None and self._opens:
             return open_command(listed[1])
-        self._tried += 1
-        return ways[self._tried - 1] if self._tried <= len(ways) else None
+        self._attempt.ways += 1
+        return ways[self._attempt.ways - 1] if self._attempt.ways <= len(ways) else None
 
     def _facts(self) -> str:
         """Return the facts that the next step needs: the last fact of a chain, or the facts of all read branches."""
@@ -178,7 +187,7 @@ class SearchingExpert:
         found = [
             pair for pair in zip(listed, page_names(listed), strict=True) if folded(pair[0].title) == folded(hop.title)
         ]
-        first = found[0] if found and not self._in_vain else None
+        first = found[0] if found and not self._attempt.in_vain else None
         return next((pair for pair in found if states(pair[0].text, hop.value)), first)
 
 
