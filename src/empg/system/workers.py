@@ -242,6 +242,7 @@ def _join(rank: int, size: int, store: str) -> None:
     # All workers are on this machine.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     with _collective():
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=30)
-        )
+        # Not the address file://...: in an address the characters ? and # have another meaning than in a path.
+        rendezvous, timeout = dist.FileStore(store, size), timedelta(minutes=30)
+        rendezvous.set_timeout(timeout)
+        dist.init_process_group("gloo", store=rendezvous, rank=rank, world_size=size, timeout=timeout)
