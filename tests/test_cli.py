@@ -202,10 +202,6 @@ class TestOneLineErrors:
                 "split: expected one of train, valid_seen, valid_unseen, got 'test'",
             ),
             (
-                ["evaluate", "runs/mini", "--split", "train", "--split", "train"],
-                "splits: expected each split once, got train, train. Remove the repeated --split",
-            ),
-            (
                 ["play", "alfworld", "--split", "test"],
                 "split: expected one of train, valid_seen, valid_unseen, got 'test'",
             ),
@@ -242,10 +238,6 @@ class TestOneLineErrors:
         assert "--resume" in call("train", "mini.yaml", "--resume", "--force", code=2).stderr
         assert "--engine local" in call("train", "mini.yaml", "--engine", "trl", "--from", "x", code=2).stderr
         assert "rude" in call("evaluate", "runs/mini", "--decoding", "rude", code=2).stderr
-        assert "sampled" in call("evaluate", "runs/mini", "--decoding", "greedy", "--temperature", "1", code=2).stderr
-        assert "need --model" in call("evaluate", "runs/mini", "--no-baselines", code=2).stderr
-        local = ["--model", "tiny", "--environment", "alfworld", "--prices", "1", "2"]
-        assert "openai:URL#MODEL" in call("evaluate", *local, code=2).stderr
         assert "ends in .svg" in call("figure", "runs/mini", "--out", "x.png", code=2).stderr
         assert "Add --serve" in call("report", "runs/mini", "--port", "1", code=2).stderr
 
@@ -298,6 +290,20 @@ class TestRun:
         done = call("doctor", "mini.yaml", "environment.options.games=/nowhere", code=1)
         assert "fail  environment alfworld, train: /nowhere" in done.stdout
         assert done.stdout.endswith("mini.yaml cannot run here: 2 problems to fix\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--decoding", "greedy", "--temperature", "1"], "--temperature needs --decoding sampled"),
+        (["run", "--no-baselines"], "--no-baselines need --model"),
+        (["--model", "tiny", "--environment", "alfworld", "--prices", "1", "2"], "--prices is for openai:URL#MODEL"),
+    ],
+)
+def test_an_option_without_an_effect_is_a_usage_error(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["evaluate", *arguments], terminal_width=120)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
