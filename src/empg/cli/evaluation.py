@@ -64,11 +64,9 @@ def evaluate(
     resumes when the command is repeated.
     """
     given = arguments or []
-    _check_evaluated(given, model, environment, checkpoint, (out, key_variable, prices, baselines))
+    _check_evaluated(given, model, environment, checkpoint, prices, (out, key_variable, baselines))
     if decoding is Decoding.greedy and temperature is not None:
-        raise typer.BadParameter("--temperature needs --decoding sampled: greedy decoding takes the most likely token")
-    if prices is not None and model is not None and not model.startswith("openai:"):
-        raise typer.BadParameter("--prices is for openai:URL#MODEL")
+        raise typer.BadParameter("--temperature needs --decoding sampled")
     if model is None or environment is None:
         lines = _evaluated_run(Path(given[0]), checkpoint, split, episodes, decoding, temperature)
     else:
@@ -117,18 +115,25 @@ def _evaluated_model(
 
 
 def _check_evaluated(
-    given: list[str], model: str | None, environment: str | None, checkpoint: str | None, others: tuple[object, ...]
+    given: list[str],
+    model: str | None,
+    environment: str | None,
+    checkpoint: str | None,
+    prices: tuple[float, float] | None,
+    others: tuple[object, ...],
 ) -> None:
     """Reject arguments that belong to the evaluation of a run in that of a model, and the other way round."""
     if model is None:
         if len(given) != 1:
             raise typer.BadParameter("expected one run folder, or --model and --environment")
-        if environment is not None or any(option is not None for option in others):
+        if environment is not None or any(option is not None for option in (prices, *others)):
             raise typer.BadParameter("--environment, --out, --key-variable, --prices and --no-baselines need --model")
     elif environment is None:
         raise typer.BadParameter("--model needs --environment")
     elif checkpoint is not None:
         raise typer.BadParameter("--checkpoint is for a run folder; name the checkpoint's folder with --model")
+    elif prices is not None and not model.startswith("openai:"):
+        raise typer.BadParameter("--prices is for openai:URL#MODEL")
 
 
 @app.command()
