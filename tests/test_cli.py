@@ -10,6 +10,8 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ from typer import Exit
 from typer.testing import CliRunner, Result
 
 import empg as package
+from empg.__main__ import main
 from empg.cli import app
 from empg.cli.training import Engine, _require_runnable
 from empg.recipe import parse_recipe
@@ -53,9 +56,10 @@ COMMANDS = [
 EMPG = str(Path(sys.executable).with_name("empg"))
 
 
-def empg(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+def empg(*arguments: str, cwd: Path, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command in its own process."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "PYTHONWARNINGS": "error::UserWarning"}
+    variables = {"XDG_CACHE_HOME": str(cwd / "cache"), "PYTHONWARNINGS": "error::UserWarning", **variables}
+    environment = {**os.environ, **variables}
     done = subprocess.run(
         [EMPG, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
@@ -286,6 +290,40 @@ class TestRun:
         done = call("doctor", "mini.yaml", "environment.options.games=/nowhere", code=1)
         assert "fail  environment alfworld, train: /nowhere" in done.stdout
         assert done.stdout.endswith("mini.yaml cannot run here: 2 problems to fix\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--decoding", "greedy", "--temperature", "1"], "--temperature needs --decoding sampled"),
+        (["run", "--no-baselines"], "--no-baselines need --model"),
+        (["--model", "tiny", "--environment", "alfworld", "--prices", "1", "2"], "--prices is for openai:URL#MODEL"),
+    ],
+)
+def test_an_option_without_an_effect_is_a_usage_error(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["evaluate", *arguments], terminal_width=120)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_that_cannot_show_a_character_ends_no_command(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "mini.yaml").write_text(RECIPE)
+    arguments = ["train", "mini.yaml", "environment.options.games=/nowhere", "--run", "Lauf→1"]
+    done = empg(*arguments, cwd=tmp_path, code=1, PYTHONIOENCODING=encoding)
+    assert done.stdout == "mini: mini.yaml into Lauf?1; starting one worker\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_modules_are_imported_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "empg.cli", Interrupted("empg.cli"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 def test_bugs_keep_their_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """Something that the user can fix: a recipe, a file, an argument, a missing package, a full disk.
@@ -20,6 +23,19 @@ class MissingExtraError(UserError, ImportError):
 
 class RecipeError(UserError):
     """A recipe cannot be used; the message names the file, the key and the fix."""
+
+
+@contextmanager
+def failures_as(line: Callable[[Exception], str | None]) -> Iterator[None]:
+    """Turn what other code raises into a `UserError`; `line` returns its message, or None for an error that stays."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (message := line(error)) is None:
+            raise
+        raise UserError(message) from error
 
 
 def message_of(error: BaseException | str, limit: int = 200) -> str:

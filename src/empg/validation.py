@@ -5,13 +5,24 @@ Recipes, and the options of environments wherever they are given, are checked wi
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from empg.errors import UserError
 from empg.yaml_text import MAX_DEPTH
@@ -20,6 +31,7 @@ LARGEST = 1e15  # numbers enter float32 arithmetic, where sums of their squares 
 MAX_TEXT = 10_000  # characters
 
 Settings = TypeVar("Settings")
+Item = TypeVar("Item", bound=Hashable)
 
 
 class OptionError(UserError):
@@ -28,6 +40,14 @@ class OptionError(UserError):
     def __init__(self, lines: list[str]) -> None:
         super().__init__("; ".join(lines))
         self.lines = lines
+
+
+class InnerValueError(UserError):
+    """A value inside a list or a mapping is wrong. `path` has the keys and places that lead to it."""
+
+    def __init__(self, problem: str, path: tuple[str, ...]) -> None:
+        super().__init__(problem)
+        self.path = path
 
 
 class Checked(BaseModel):
@@ -60,30 +80,68 @@ def _types(annotation: Any) -> set[Any]:
     return {annotation}.union(*map(_types, parts))
 
 
-def check_plain(value: Any, depth: int = 0) -> None:
-    """Raise a UserError if plain data has text, numbers or a depth that no setting needs.
+def check_plain(value: Any, path: tuple[str, ...] = ()) -> None:
+    """Check that plain data has no text, number or depth that no setting needs, and can be read back from a recipe.
 
-    Paths, names and messages are made of these texts, and a number of thousands of digits cannot even be printed.
+    Paths, names and messages are made of these texts, and a number of thousands of digits cannot even be printed. A
+    recipe is recorded as JSON values, which have no infinite numbers and no dates.
+
+    Args:
+        value: the data.
+        path: where it stands in the value of a field. The value itself may be a date: its field has that type then.
+
+    Raises:
+        InnerValueError: a part of the data is wrong.
+        UserError: it is nested too deeply.
     """
-    if depth > MAX_DEPTH:
+    if len(path) > MAX_DEPTH:
         raise UserError(f"expected at most {MAX_DEPTH} levels of nesting")
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        raise UserError(f"expected an integer below 2^63, got one of {value.bit_length()} bits")
-    if isinstance(value, str):
-        _check_text(value)
-    elif isinstance(value, dict):
-        check_plain([*value, *value.values()], depth)
+    if problem := _text_problem(value) if isinstance(value, str) else _problem(value, inside=bool(path)):
+        raise InnerValueError(problem, path)
+    if isinstance(value, dict):
+        for key, part in value.items():
+            check_plain(part, (*path, f"{key:.80}"))
     elif isinstance(value, list | tuple | set | frozenset):
-        for part in value:
-            check_plain(part, depth + 1)
+        for place, part in enumerate(value):
+            check_plain(part, (*path, str(place)))
 
 
-def _check_text(text: str) -> None:
+def _problem(value: Any, *, inside: bool) -> str:
+    """Return what is wrong with a value itself, without its parts; empty if nothing is."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return f"expected an integer below 2^63, got one of {value.bit_length()} bits"
+    if isinstance(value, dict):
+        problems = (
+            _text_problem(key) if isinstance(key, str) else f"expected text keys, got {key!r:.80}" for key in value
+        )
+        return next(filter(None, problems), "")
+    if inside and isinstance(value, float) and not math.isfinite(value):
+        return f"expected a finite number, got {value}"
+    if inside and isinstance(value, datetime.date | datetime.time | bytes | set | frozenset):
+        return f"expected a text, a number, a list or a mapping, got a {type(value).__name__}; put a text in quotes"
+    return ""
+
+
+def _text_problem(text: str) -> str:
     if len(text) > MAX_TEXT:
-        raise UserError(f"expected at most {MAX_TEXT:,} characters, got {len(text):,}")
-    for character in text:
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
-            raise UserError(f"the control character U+{ord(character):04X} is not allowed here; remove it")
+        return f"expected at most {MAX_TEXT:,} characters, got {len(text):,}"
+    hidden = (c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t")
+    return next((f"the control character U+{ord(c):04X} is not allowed here; remove it" for c in hidden), "")
+
+
+def repeated(values: Iterable[Item]) -> list[Item]:
+    """Return the values that occur more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def _without_repeated(values: list[Item]) -> list[Item]:
+    if twice := repeated(values):
+        raise UserError(f"{twice[0]!r:.80} occurs twice; remove one")
+    return values
+
+
+Distinct = Annotated[list[Item], AfterValidator(_without_repeated)]
+"""A list whose values differ."""
 
 
 # Where pydantic speaks of Python: a recipe has lists and mappings.
@@ -166,11 +224,13 @@ def valid_keys(model: type[BaseModel], path: Sequence[str] = ()) -> list[str]:
 
 def _lines(item: Any, model: type[BaseModel], within: str, beside: Sequence[str]) -> list[str]:
     path = [str(part) for part in item["loc"]]
+    problem = item["ctx"]["error"] if item["type"] == "value_error" else None  # raised by a validator
+    if isinstance(problem, OptionError):  # its lines name their keys themselves
+        return problem.lines
     name = ".".join([*([within] if within else []), *path])
-    if item["type"] == "value_error":  # raised by a validator: values that do not go together
-        problem = item["ctx"]["error"]
-        if isinstance(problem, OptionError):  # its lines name their keys themselves
-            return problem.lines
+    if isinstance(problem, InnerValueError):
+        name = ".".join([name, *problem.path])[:400]
+    if problem is not None:
         lines = [f"{name}: {problem}" if name else str(problem)]
     elif item["type"] == "extra_forbidden":
         known = [*valid_keys(model, path[:-1]), *(beside if len(path) == 1 else ())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import math
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ HOSTILE = [
     None, True, False, 0, 1, -1, 0.5, math.nan, math.inf, -math.inf, 1e308, -1e308, 1e39, 1e-320, 10**9, 2**63, 10**400,
     16**5_000, "", " ", "..", "/", "~", "tiny", "nan", "1e39",
     "a\x1b[2J", "a\0b", "\u202eab", "\ud800", "x" * 20_000, [], {},
-    ["a", "b"], ["a"] * 1_000, [[[]]], {"a": {"b": [1]}}, {1: 2}, {"": ""},
+    ["a", "b"], ["a"] * 1_000, [[[]]], {"a": {"b": [1]}}, {1: 2}, {"": ""}, {"a": {1: 2}}, {"a": math.inf},
+    {"a": datetime.date(2026, 1, 31)}, {"a": b"b"}, {"a": {"b", "c"}},
     json.loads("[" * 200 + "]" * 200),
 ]  # fmt: skip
 
@@ -113,6 +115,23 @@ def test_any_override_on_the_command_line(key: tuple[str, Path], text: str) -> N
         ("agent.template_arguments", {"a": json.loads("[" * 60 + "]" * 60)}, "expected at most 50 levels of nesting"),
         ("agent.date", 0, "agent.date: expected a date such as 2026-01-31, got a number"),
         ("policy.lora.target_modules", [], "List should have at least 1 item"),
+        ("trl", {"a": {"b": [1, math.inf]}}, "recipe: trl.a.b.1: expected a finite number, got inf"),
+        ("verl.a.b", math.nan, "recipe: verl.a.b: expected a finite number, got nan"),
+        (
+            "trl.a",
+            datetime.date(2026, 1, 31),
+            "recipe: trl.a: expected a text, a number, a list or a mapping, got a date; put a text in quotes",
+        ),
+        ("verl", {"a": {1: 2}}, "recipe: verl.a: expected text keys, got 1"),
+        ("trl.a", "\0", "recipe: trl.a: the control character U+0000 is not allowed here; remove it"),
+        ("evaluation.splits", ["a", "b", "a"], "recipe: evaluation.splits: 'a' occurs twice; remove one"),
+        ("evaluation.decoding", ["greedy"] * 2, "recipe: evaluation.decoding: 'greedy' occurs twice; remove one"),
+        ("loggers", ["trackio", "trackio"], "recipe: loggers: 'trackio' occurs twice; remove one"),
+        (
+            "agent.template_arguments",
+            {"message": 1},
+            "recipe: agent.template_arguments: the chat template of policy.model=tiny has none; remove the key",
+        ),
     ],
     ids=lambda part: part if isinstance(part, str) and len(part) < 100 and part.isprintable() else "value",
 )

@@ -227,6 +227,16 @@ def test_a_terminal_gets_a_live_panel() -> None:
     assert "\x1b[" in text
 
 
+def test_a_long_line_of_the_panel_wraps() -> None:
+    file = io.StringIO()
+    with Progress(4, Console(file=file, width=40, force_terminal=True, soft_wrap=True)) as progress:
+        progress.record(cast(Any, evaluation(0, 30, split="valid_with_a_long_name")))
+        progress.record(cast(Any, training(1, alarms=["turn length grew from 12.3 to 45.6; the limit is 64"])))
+    panel = file.getvalue()
+    assert "the limit is 64" in panel
+    assert "30.0% [25.0, 50.0]" in panel
+
+
 def test_a_pipe_gets_no_control_characters() -> None:
     process = run_script(subprocess.PIPE)
     output, _ = process.communicate(timeout=30)

@@ -139,3 +139,9 @@ def test_the_progress_of_an_evaluation_counts_the_tasks_that_the_split_has(
 def test_a_temperature_that_is_not_finite_is_an_error(temperature: float, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="temperature: expected a finite number, got"):
         empg.run.evaluate.evaluate_run(tmp_path, temperature=temperature)
+
+
+def test_a_split_is_played_once(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", dump_recipe(parse_recipe({})))
+    with pytest.raises(UserError, match=r"^splits: expected each split once, got train, train\. Remove the repeated"):
+        empg.run.evaluate.evaluate_run(run.path, splits=["train", "train"])

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -124,6 +125,14 @@ def test_one_worker_starts_nothing() -> None:
     with start_workers(1, spmd.fail) as workers:
         assert (workers.rank, workers.size, workers.first) == (0, 1, True)
         assert not torch.distributed.is_initialized()
+
+
+def test_the_folder_of_temporary_files_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a?b#c%20d"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with start_workers(2, Workers.barrier) as workers:
+        workers.barrier()
 
 
 @pytest.mark.slow

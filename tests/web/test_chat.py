@@ -7,8 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empg.web.chat import read_reply
-from empg.web.errors import ServiceError
+from empg.web.chat import NoCompletionError, read_message
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -23,7 +22,8 @@ _JSON = st.recursive(
 @given(_JSON)
 def test_any_json_is_a_reply_or_an_error(answer: Any) -> None:
     try:
-        reply: object = read_reply(answer)
-    except ServiceError:
+        reply, message = read_message(answer)
+    except NoCompletionError:
         return
+    assert reply == (message.get("content") or "")
     assert isinstance(reply, str)

@@ -55,8 +55,9 @@ def evaluate(
         typer.Option(help="Prices per million prompt and completion tokens, with --model, e.g. 0.15 0.6"),
     ] = None,
     baselines: Annotated[
-        bool, typer.Option(help="Let the expert and a random policy play the panels, with --model.")
-    ] = True,
+        bool | None,
+        typer.Option(help="Let the expert and a random policy play the panels, with --model  [default: baselines]"),
+    ] = None,
 ) -> None:
     """Evaluate a run, or any model, on fixed panels of tasks.
 
@@ -64,7 +65,9 @@ def evaluate(
     resumes when the command is repeated.
     """
     given = arguments or []
-    _check_evaluated(given, model, environment, checkpoint, (out, key_variable, prices))
+    _check_evaluated(given, model, environment, checkpoint, prices, (out, key_variable, baselines))
+    if decoding is Decoding.greedy and temperature is not None:
+        raise typer.BadParameter("--temperature needs --decoding sampled")
     if model is None or environment is None:
         lines = _evaluated_run(Path(given[0]), checkpoint, split, episodes, decoding, temperature)
     else:
@@ -72,7 +75,7 @@ def evaluate(
 
         recipe = model_recipe(model, environment, split or [], episodes, temperature, given)
         folder = out or default_folder(model, environment)
-        lines = _evaluated_model(recipe, folder, decoding, key_variable, prices, baselines)
+        lines = _evaluated_model(recipe, folder, decoding, key_variable, prices, baselines is not False)
     typer.echo(visible("\n".join(lines)))
 
 
@@ -113,18 +116,25 @@ def _evaluated_model(
 
 
 def _check_evaluated(
-    given: list[str], model: str | None, environment: str | None, checkpoint: str | None, others: tuple[object, ...]
+    given: list[str],
+    model: str | None,
+    environment: str | None,
+    checkpoint: str | None,
+    prices: tuple[float, float] | None,
+    others: tuple[object, ...],
 ) -> None:
     """Reject arguments that belong to the evaluation of a run in that of a model, and the other way round."""
     if model is None:
         if len(given) != 1:
             raise typer.BadParameter("expected one run folder, or --model and --environment")
-        if environment is not None or any(option is not None for option in others):
-            raise typer.BadParameter("--environment, --out, --key-variable and --prices need --model")
+        if environment is not None or any(option is not None for option in (prices, *others)):
+            raise typer.BadParameter("--environment, --out, --key-variable, --prices and --no-baselines need --model")
     elif environment is None:
         raise typer.BadParameter("--model needs --environment")
     elif checkpoint is not None:
         raise typer.BadParameter("--checkpoint is for a run folder; name the checkpoint's folder with --model")
+    elif prices is not None and not model.startswith("openai:"):
+        raise typer.BadParameter("--prices is for openai:URL#MODEL")
 
 
 @app.command()

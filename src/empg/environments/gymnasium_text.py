@@ -7,8 +7,8 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import gymnasium
@@ -19,7 +19,7 @@ from pydantic import ConfigDict
 from empg.environments.base import Expert, Info, PromptSpec, TextEnvironment
 from empg.environments.options import EnvironmentOptions, check_max_steps, check_task
 from empg.environments.spec import EnvironmentSpec
-from empg.errors import UserError, described
+from empg.errors import UserError, described, failures_as
 
 SPLITS = {"train": range(100_000), "valid": range(1_000_000, 1_001_000), "test": range(2_000_000, 2_001_000)}
 """The seeds of each split; no seed is in two of them."""
@@ -67,7 +67,7 @@ def open_gymnasium(id_: str, split: str, options: Mapping[str, Any], max_steps: 
     registered = _registration(id_)
     if registered is None:  # in a worker process: only the parent process has registered it
         raise UserError(f"environment {id_!r} is not registered in this process: write the id as package.module:Id-v0")
-    with _failures_in_one_line(id_):
+    with _explained(id_):
         maker = _maker(id_, registered.entry_point)
     native = isinstance(maker, type) and issubclass(maker, TextEnvironment)
     own = {"split": split} | ({} if max_steps is None else {"max_steps": max_steps})
@@ -77,7 +77,7 @@ def open_gymnasium(id_: str, split: str, options: Mapping[str, Any], max_steps: 
     limit = check_max_steps(MAX_STEPS if limit is None else limit)
 
     def make() -> gymnasium.Env[Any, Any]:
-        with _failures_in_one_line(id_):
+        with _explained(id_):
             # Without a limit here, gymnasium would end the episodes at the limit of the registration.
             return gymnasium.make(id_, max_episode_steps=limit, disable_env_checker=True, **arguments)
 
@@ -86,7 +86,7 @@ def open_gymnasium(id_: str, split: str, options: Mapping[str, Any], max_steps: 
         return made.unwrapped
     if split not in SPLITS:
         raise UserError(f"split: expected {', '.join(SPLITS)}, got {split!r:.80}; the tasks of {id_} are seeds")
-    with _failures_in_one_line(id_):
+    with _explained(id_):
         _require_text(id_, made)
     return GymnasiumText(made, make, id_, split, limit, options)
 
@@ -232,15 +232,9 @@ def _registration(id_: str) -> EnvSpec | None:
     return gymnasium.registry.get(name)
 
 
-@contextmanager
-def _failures_in_one_line(id_: str) -> Iterator[None]:
+def _explained(id_: str) -> AbstractContextManager[None]:
     """Turn what an environment raises while it is made, such as for a missing package, into a `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"environment {id_!r} cannot be made: {described(error)}") from error
+    return failures_as(lambda error: f"environment {id_!r} cannot be made: {described(error)}")
 
 
 def _maker(id_: str, entry_point: Any) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from empg.errors import UserError
+from empg.errors import UserError, failures_as
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -47,7 +47,7 @@ def build_once(folder: Path, write: Callable[[Path], None], *, resume: bool = Fa
             what to do.
     """
     if not _has_files(folder):
-        with _failures_in_one_line(folder, resume):
+        with failures_as(lambda error: _failure(error, folder, resume)):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _one_at_a_time(folder):
                 if not _has_files(folder):
@@ -149,25 +149,19 @@ def _digest(file: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-@contextmanager
-def _failures_in_one_line(folder: Path, resume: bool) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None and _is_of_folder(error, folder):
-            reason = os.strerror(error.errno).lower()
-            raise UserError(f"{folder} cannot be written: {reason}. Set cache to a writable folder") from error
-        code = error.errno if isinstance(error, OSError) and error.errno in _FULL else None
-        if code is None and not _FULL_TEXTS.search(str(error)):
-            raise
-        place = next(parent for parent in folder.parents if parent.exists())
-        raise UserError(
-            f"{folder} cannot be written: {os.strerror(code or errno.ENOSPC).lower()}, "
-            f"{shutil.disk_usage(place).free / 1e9:.1f} GB are free. Free disk space or set another cache folder, and "
-            f"run the command again: indexing {'continues where it stopped' if resume else 'starts again'}"
-        ) from error
+def _failure(error: Exception, folder: Path, resume: bool) -> str | None:
+    """Return what to say of an error: the folder cannot be written, or the disk is full; None for any other."""
+    if isinstance(error, OSError) and error.errno is not None and _is_of_folder(error, folder):
+        return f"{folder} cannot be written: {os.strerror(error.errno).lower()}. Set cache to a writable folder"
+    code = error.errno if isinstance(error, OSError) and error.errno in _FULL else None
+    if code is None and not _FULL_TEXTS.search(str(error)):
+        return None
+    place = next(parent for parent in folder.parents if parent.exists())
+    return (
+        f"{folder} cannot be written: {os.strerror(code or errno.ENOSPC).lower()}, "
+        f"{shutil.disk_usage(place).free / 1e9:.1f} GB are free. Free disk space or set another cache folder, and "
+        f"run the command again: indexing {'continues where it stopped' if resume else 'starts again'}"
+    )
 
 
 def _is_of_folder(error: OSError, folder: Path) -> bool:

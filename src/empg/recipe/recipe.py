@@ -23,7 +23,7 @@ from empg.recipe.sections import (
     RolloutSection,
     WarmStartSection,
 )
-from empg.validation import Checked, did_you_mean, explained
+from empg.validation import Checked, Distinct, did_you_mean, explained
 from empg.yaml_text import write_yaml
 
 AnySection = TypeVar("AnySection", bound=Checked)
@@ -43,7 +43,7 @@ class Recipe(Checked):
     record_token_entropies: bool | Literal["auto"] = Field(
         "auto", description="write the entropy of each token into the episodes' files; auto: if the policy is `tiny`"
     )
-    loggers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+    loggers: Distinct[Literal["tensorboard", "wandb", "trackio"]] = Field(
         ["tensorboard"], description="where the numbers of metrics.jsonl are also written"
     )
     algorithm: str | None = Field(
@@ -108,6 +108,8 @@ class Recipe(Checked):
             raise UserError(
                 f"rollout.max_episode_tokens: expected <= policy.tiny.max_positions ({positions}), got {length}"
             )
+        if self.policy.model == "tiny" and self.agent.template_arguments:
+            raise UserError("agent.template_arguments: the chat template of policy.model=tiny has none; remove the key")
         self.environment.chosen.check_form(self.agent.form)
         _ = self.imitated_environment  # reads `warm_start.options`
         return self

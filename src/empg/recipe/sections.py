@@ -13,7 +13,7 @@ from empg.environments.base import TextEnvironment
 from empg.environments.options import EnvironmentOptions, HomePath, read_options
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import UserError
-from empg.validation import Checked
+from empg.validation import Checked, Distinct
 
 
 class EnvironmentSection(Checked):
@@ -230,9 +230,9 @@ class OptimizerSection(Checked):
 class EvaluationSection(Checked):
     """Success on fixed panels."""
 
-    splits: list[str] | None = Field(None, description="one panel per split; null: those of the environment")
+    splits: Distinct[str] | None = Field(None, description="one panel per split; null: those of the environment")
     episodes: int = Field(100, ge=1, description="tasks per panel")
-    decoding: list[Literal["sampled", "greedy"]] = Field(["sampled"])
+    decoding: Distinct[Literal["sampled", "greedy"]] = Field(["sampled"])
     temperature: float = Field(1.0, ge=1e-3, description="sampling temperature")
     every: int = Field(0, ge=0, description="iterations between evaluations; 0: only before and after")
 

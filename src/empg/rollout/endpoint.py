@@ -11,6 +11,7 @@ import httpx
 
 from empg.errors import UserError
 from empg.policy.decode import Sampling
+from empg.web.chat import NoCompletionError, completions_url, read_message
 from empg.web.client import Answer, HttpClient, RequestPolicy, read_variable
 from empg.web.text import clean_text
 
@@ -23,7 +24,6 @@ REQUEST_POLICY = RequestPolicy(
 MAX_TEXT = 100_000  # characters of a reply that are kept
 _UNREADABLE_ATTEMPTS = 3  # a reply with status 200 that is not a completion, e.g. of an overloaded proxy
 _MAX_REASON = 200  # characters of a server's error message that are shown
-_PATH = "/chat/completions"
 _FULL_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})  # of OpenAI, of llama.cpp
 
 
@@ -72,7 +72,7 @@ def split_name(name: str) -> tuple[str, str]:
             "invalid model name: expected openai:https://HOST/v1#MODEL, without a user, a password or a query in the "
             "address. Name the variable that holds the key with --key-variable"
         )
-    return (address if address.endswith(_PATH) else address.rstrip("/") + _PATH), model
+    return completions_url(address), model
 
 
 class Endpoint:
@@ -115,9 +115,9 @@ class Endpoint:
         for _ in range(_UNREADABLE_ATTEMPTS):
             try:
                 return read_completion(self._ask(messages))
-            except _UnreadableError as error:
+            except NoCompletionError as error:
                 problem = str(error)
-        raise EndpointError(f"{self._host} did not return a chat completion: {problem}. Check the address")
+        raise EndpointError(f"{self._host}: {problem}. Check the address")
 
     def _ask(self, messages: Sequence[Mapping[str, str]]) -> Any:
         """Return the JSON of a response with status 200."""
@@ -141,7 +141,7 @@ class Endpoint:
         try:
             return json.loads(answer.body)
         except (ValueError, RecursionError) as error:
-            raise _UnreadableError("the response is not JSON") from error
+            raise NoCompletionError("the response is not JSON") from error
 
     def _send(self, messages: Sequence[Mapping[str, str]], limit_field: str) -> Answer:
         sampling = self._sampling
@@ -161,35 +161,21 @@ class Endpoint:
         return httpx.URL(self._url).netloc.decode("ascii", "replace")
 
 
-class _UnreadableError(Exception):
-    """A response with status 200 that is not a chat completion."""
-
-
 def read_completion(answer: Any) -> Completion:
     """Return the completion in a response.
 
-    A missing content is an empty text: the model refused, or reached its token limit while it reasoned. Half a pair of
-    surrogates, such as a token that is a part of an emoji, becomes a question mark.
+    Half a pair of surrogates, such as a token that is a part of an emoji, becomes a question mark.
 
     Raises:
-        _UnreadableError: the response is not a chat completion.
+        NoCompletionError: the response is not a chat completion.
     """
-    if not isinstance(answer, dict):
-        raise _UnreadableError("expected a JSON object")
-    choices = answer.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
-    if not isinstance(message, dict):
-        raise _UnreadableError("it has no choices with a message")
-    content = message.get("content")
-    if content is not None and not isinstance(content, str):
-        raise _UnreadableError("the content is not text")
+    content, message = read_message(answer)
     thought = message.get("reasoning_content") or message.get("reasoning")
     usage = answer.get("usage")
     counts = [_count(usage.get(name)) if isinstance(usage, dict) else None for name in _COUNTS]
     prompt_tokens, completion_tokens = (count or 0 for count in counts)
     return Completion(
-        text=clean_text((content or "")[:MAX_TEXT]),
+        text=clean_text(content[:MAX_TEXT]),
         reasoning=clean_text(thought[:MAX_TEXT]) if isinstance(thought, str) else "",
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,

@@ -193,11 +193,11 @@ class Progress:
             parts.append(self._train_table(self._train))
         if self._warm is not None:
             curve = ("".join(_block(accuracy) for accuracy in self._accuracy), "green")
-            parts.append(Text.assemble(curve, "  ", _warm_numbers(self._warm)))
+            parts.append(_wrapped(curve, "  ", _warm_numbers(self._warm)))
         for record in self._evaluations[-4:]:
             where = f"{record['split']} ({record['decoding']}) at iteration {record['iteration']}"
-            parts.append(Text(f"{where}: {rate(Rate.of(record))}", style="cyan"))
-        parts += [Text(alarm, style="bold yellow") for alarm in self._alarms]
+            parts.append(_wrapped((f"{where}: {rate(Rate.of(record))}", "cyan")))
+        parts += [_wrapped((alarm, "bold yellow")) for alarm in self._alarms]
         if not self._finished:
             parts.append(self._stage_line())
         return parts
@@ -225,6 +225,11 @@ class Progress:
         count = f"{self._done}/{self._total}" if self._total else ""
         line.add_row(Text(self._stage), bar, Text(count), Text(duration(elapsed), style="dim"))
         return line
+
+
+def _wrapped(*parts: str | tuple[str, str]) -> Text:
+    """Return a line of the panel that wraps. As an ordinary line of its console it would be cropped."""
+    return Text.assemble(*parts, no_wrap=False, overflow="fold")
 
 
 # --- numbers as text -------------------------------------------------------------------------------------------------

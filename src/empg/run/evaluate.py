@@ -157,14 +157,16 @@ def evaluate_run(
     Raises:
         RunFolderError: the run does not exist.
         CheckpointError: the checkpoint does not exist or is damaged.
-        UserError: there is no split to evaluate, or the temperature is not finite, so that its record could not be read
-            back.
+        UserError: there is no split to evaluate or one is given twice, or the temperature is not finite, so that its
+            record could not be read back.
     """
     if temperature is not None and not math.isfinite(temperature):
         raise UserError(f"temperature: expected a finite number, got {temperature}. Choose another --temperature")
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe_path)
     splits = splits or evaluated_splits(recipe, folder.path)
+    if len(set(splits)) < len(splits):
+        raise UserError(f"splits: expected each split once, got {', '.join(splits)}. Remove the repeated --split")
     changes = {"evaluation.episodes": episodes, "evaluation.temperature": temperature}
     recipe = recipe.replaced({key: value for key, value in changes.items() if value is not None})
     checkpoints = Checkpoints(folder.checkpoints)

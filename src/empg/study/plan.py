@@ -12,7 +12,7 @@ from pydantic import Field, StrictInt, ValidationError, field_validator, model_v
 from empg.errors import RecipeError, UserError
 from empg.recipe import Recipe, load_recipe
 from empg.recipe.files import read_recipe_file
-from empg.validation import Checked, did_you_mean, explained
+from empg.validation import Checked, Distinct, did_you_mean, explained, repeated
 from empg.yaml_text import write_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,59}")  # part of the name of a folder
@@ -41,11 +41,13 @@ class Study(Checked):
     variants: dict[str, list[str]] = Field(min_length=1, description="overrides of each variant, by its name")
     base: str = Field(description="the variant that the others are compared with")
     control: str | None = Field(None, description="a second variant that they are compared with")
-    seeds: list[StrictInt] = Field(min_length=1)
+    seeds: Distinct[StrictInt] = Field(min_length=1)
     overrides: list[str] = Field(
         default_factory=list, description="overrides of every run; those of its variant follow"
     )
-    splits: list[str] | None = Field(None, min_length=1, description="one panel per split; null: those of the recipe")
+    splits: Distinct[str] | None = Field(
+        None, min_length=1, description="one panel per split; null: those of the recipe"
+    )
     tasks: int | None = Field(None, ge=1, description="tasks per panel; null: those of the recipe")
     target: float = Field(0.5, gt=0.0, le=1.0, description="success for which the iterations are counted")
     parallel: int = Field(1, ge=1, description="runs at once; each has the `workers` of its recipe as processes")
@@ -71,12 +73,8 @@ class Study(Checked):
                 raise UserError(f"{key}: expected one of {', '.join(self.variants)}, got {name!r:.80}{meant}")
         if self.control == self.base:
             raise UserError(f"control: {self.control!r:.80} is the base already; name another variant, or none")
-        listed: dict[str, list[str]] = {"seeds": [str(seed) for seed in self.seeds]}
-        listed["recipes"] = [_label(name) for name in self.recipes]
-        for key, values in listed.items():
-            twice = next((value for value in values if values.count(value) > 1), None)
-            if twice is not None:
-                raise UserError(f"{key}: {twice!r:.80} occurs twice; remove or rename one")
+        if twice := repeated(map(_label, self.recipes)):
+            raise UserError(f"recipes: {twice[0]!r:.80} occurs twice; remove or rename one")
         for label in map(_label, self.recipes):
             _checked(label)
         for override in (*self.overrides, *(item for items in self.variants.values() for item in items)):

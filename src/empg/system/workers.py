@@ -242,6 +242,8 @@ def _join(rank: int, size: int, store: str) -> None:
     # All workers are on this machine.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     with _collective():
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=30)
-        )
+        # Not the address file://...: in an address the characters ? and # have another meaning than in a path.
+        timeout = timedelta(minutes=30)
+        rendezvous = dist.FileStore(store, size)  # type: ignore[attr-defined]  # torch does not list it as exported
+        rendezvous.set_timeout(timeout)
+        dist.init_process_group("gloo", store=rendezvous, rank=rank, world_size=size, timeout=timeout)

@@ -1,11 +1,14 @@
-"""A model behind an OpenAI-compatible `POST /chat/completions` that is asked for replies of a fixed form."""
+"""Models behind an OpenAI-compatible `POST /chat/completions`: a judge, asked for replies of a fixed form.
+
+What a response holds is read here for every client of such an API.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from empg.errors import UserError
@@ -18,6 +21,13 @@ _MAX_ECHO = 500  # characters of an unreadable reply that the reminder repeats
 _BREAKS = re.compile("[\x7f-\x9f\u2028\u2029]")  # not escaped by JSON, but may look like line breaks
 
 Read = TypeVar("Read")
+
+
+class NoCompletionError(ServiceError):
+    """A response is not a chat completion."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the model did not return a chat completion: {problem}")
 
 
 class ChatModel:
@@ -44,8 +54,7 @@ class ChatModel:
             raise UserError(f"invalid judge URL: expected https://HOST/v1, got {url!r}")
         if not model:
             raise UserError("the model of the judge is empty. Set judge.model")
-        path = "/chat/completions"
-        self._url = url if url.endswith(path) else url.rstrip("/") + path
+        self._url = completions_url(url)
         self.server = hashlib.sha256(self._url.encode("utf-8", "replace")).hexdigest()
         self._model, self._max_tokens = model, max_tokens
         self._headers = {}
@@ -74,7 +83,7 @@ class ChatModel:
         for _ in range(2):
             asking()
             payload = {"model": self._model, "messages": messages, "temperature": 0, "max_tokens": self._max_tokens}
-            reply = read_reply(self._http.json("POST", self._url, headers=self._headers, payload=payload))
+            reply, _ = read_message(self._http.json("POST", self._url, headers=self._headers, payload=payload))
             found = read(reply)
             if found is not None:
                 return found
@@ -83,21 +92,29 @@ class ChatModel:
         return None
 
 
-def read_reply(answer: Any) -> str:
-    """Return the text of a chat completion, or "" if the model returned no content.
+def completions_url(url: str) -> str:
+    """Return the address of the completions of an API such as `https://HOST/v1`, which may be given with it."""
+    path = "/chat/completions"
+    return url if url.endswith(path) else url.rstrip("/") + path
+
+
+def read_message(answer: Any) -> tuple[str, Mapping[str, Any]]:
+    """Return the text of a chat completion, and the message that has it.
+
+    A missing content is an empty text: the model refused, or reached its token limit while it reasoned.
 
     Raises:
-        ServiceError: the response is not a chat completion.
+        NoCompletionError: the response is not a chat completion.
     """
     choices = answer.get("choices") if isinstance(answer, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, dict) else None
-    content = message.get("content") if isinstance(message, dict) else 0
-    if content is None:
-        return ""  # the model refused, or reached the token limit while reasoning
-    if not isinstance(content, str):
-        raise ServiceError("the judge did not return a chat completion")
-    return content
+    if not isinstance(message, dict):
+        raise NoCompletionError("it has no choices with a message")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str):
+        raise NoCompletionError("the content is not text")
+    return content or "", message
 
 
 def on_one_line(value: Any) -> str:

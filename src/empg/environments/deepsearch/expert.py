@@ -153,9 +153,8 @@ class SearchingExpert:
         if not self._attempt.in_vain:
             ways.append(f"open[{hop.title}]" if self._opens and hop.title else _search(hop.query))
         ways = [action for action in ways if self._valid(action)]
-        listed = (
-            self._listed(hop) if self._attempt.ways or not ways else None
-        )  # ignores results of an earlier hop's search
+        # Before the first search of a hop, the results on the page are those of an earlier one.
+        listed = self._listed(hop) if self._attempt.ways or not ways else None
         if listed is not None and self._opens:
             return open_command(listed[1])
         self._attempt.ways += 1
