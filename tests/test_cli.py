@@ -242,6 +242,24 @@ class TestOneLineErrors:
         assert "Add --serve" in call("report", "runs/mini", "--port", "1", code=2).stderr
 
 
+def test_a_home_folder_is_expanded_where_no_shell_does_it(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    printed = f"{Path.cwd()}/runs/mini"
+    assert call("report", "~/runs/mini").stdout == f"{printed}/report.html\n"
+    assert call("figure", "~/runs/mini", "--out=~/home.svg").stdout == f"{Path.cwd()}/home.svg\n"
+    assert call("compare", "~/runs/mini", "runs/mini", "--iteration-a=0").stdout.startswith(f"A: {printed} at")
+    for arguments, named in (
+        (["evaluate", "~/runs/none"], "runs/none does not exist; name the folder of a run"),
+        (["train", "mini.yaml", "--run=~/runs/mini"], "runs/mini already holds a run; use --resume"),
+        (
+            ["train", "mini.yaml", "--run=x", "--from=~/runs/mini/checkpoints/iter-000009"],
+            "runs/mini has no checkpoint",
+        ),
+    ):
+        assert call(*arguments, code=1).stderr.startswith(f"empg: {Path.cwd()}/{named}")
+    assert not Path("~").exists()
+
+
 class TestRun:
     def test_evaluate_then_compare(self, call: Call) -> None:
         for checkpoint in ("start", "iter-000001"):

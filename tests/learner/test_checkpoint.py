@@ -97,6 +97,67 @@ def test_a_copy_is_checked(policy: Policy, tmp_path: Path) -> None:
     assert [entry.name for entry in copies.folder.iterdir()] == ["iter-000001"]
 
 
+def modes(folder: Path) -> set[int]:
+    return {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_copy_of_a_read_only_checkpoint_can_be_changed(policy: Policy, tmp_path: Path) -> None:
+    """A run may be forked from somebody else's, or from an archive."""
+    template = policy.tokenizer.chat_template
+    policy.tokenizer.chat_template = {"default": template, "tools": template}  # the latter is in a subfolder
+    source = Checkpoints(tmp_path / "a").save("iter-000001", policy, None, {"iteration": 1})
+    for path in (source, *source.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    copies = Checkpoints(tmp_path / "b")
+    copies.copy("iter-000001", source)
+    copy = copies.folder / "iter-000001"
+    folders = [copy, *(path for path in copy.rglob("*") if path.is_dir())]
+    assert len(folders) == 2
+    assert all(path.stat().st_mode & 0o200 for path in (*folders, *copy.rglob("*")))
+    assert copies.verify("iter-000001") == {"iteration": 1}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_who_may_read_a_checkpoint_depends_on_the_umask_alone(
+    policy: Policy, tmp_path: Path, umask: int, mode: int
+) -> None:
+    optimizer = make_optimizer(policy, OptimizerSection())
+    one_step(policy, optimizer)
+    before = os.umask(umask)
+    try:
+        saved = Checkpoints(tmp_path).save("iter-000001", policy, optimizer, {"iteration": 1})
+    finally:
+        os.umask(before)
+    assert modes(saved) == {mode}
+
+
+def test_a_folder_that_cannot_be_read_is_named(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Checkpoints(tmp_path).save("iter-000001", policy, None, {"iteration": 1})
+
+    def refused(self: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    for method in ("iterdir", "is_dir"):
+        monkeypatch.setattr(Path, method, refused)
+        with pytest.raises(CheckpointError, match=rf"^cannot read {tmp_path}: Permission denied$"):
+            Checkpoints(tmp_path).newest_intact()
+
+
+def test_the_space_of_what_is_kept(policy: Policy, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for name in ("start", "iter-000001", "iter-000002", "iter-000003"):
+        checkpoints.save(name, policy, None, {"iteration": 1})
+
+    def size(*names: str) -> int:
+        return sum(file.stat().st_size for name in names for file in (tmp_path / name).iterdir())
+
+    assert Checkpoints(tmp_path, keep=2).kept_bytes() == size("start", "iter-000002", "iter-000003") > 0
+    (tmp_path / "start").rename(tmp_path.parent / "start")
+    (tmp_path / "start").symlink_to(tmp_path.parent / "start")
+    assert Checkpoints(tmp_path, keep=1).kept_bytes() == size("iter-000003")
+    assert Checkpoints(tmp_path / "none").kept_bytes() == 0
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(policy: Policy, tmp_path: Path, damage: str) -> None:
     checkpoints = Checkpoints(tmp_path)
@@ -252,6 +313,34 @@ def test_a_checkpoint_that_was_moved_to_another_disk_is_not_removed_there(policy
     checkpoints.save("iter-000002", policy, None, {"iteration": 2})
     assert [entry.name for entry in checkpoints.folder.iterdir()] == ["iter-000002"]
     assert (elsewhere / "model.safetensors").is_file()
+
+
+def test_a_file_that_is_named_like_a_checkpoint_is_removed_like_one(policy: Policy, tmp_path: Path) -> None:
+    said: list[str] = []
+    checkpoints = Checkpoints(tmp_path, 1, said.append)
+    checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+    (tmp_path / "iter-000002").touch()
+    checkpoints.remove_after(1)
+    (tmp_path / "iter-000000").touch()
+    checkpoints.save("iter-000001", policy, None, {"iteration": 1})
+    assert (said, [entry.name for entry in tmp_path.iterdir()]) == ([], ["iter-000001"])
+
+
+def test_a_later_checkpoint_that_cannot_be_removed_is_reported_once(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    checkpoints = Checkpoints(tmp_path, 2, said.append)
+    for iteration in (1, 2):
+        checkpoints.save(checkpoint_name(iteration), policy, None, {"iteration": iteration})
+
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    checkpoints.remove_after(1)
+    assert checkpoints.names() == ["iter-000001"]
+    assert len(said) == 1
 
 
 def test_a_checkpoint_that_cannot_even_be_renamed(

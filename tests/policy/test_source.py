@@ -248,3 +248,12 @@ def test_a_name_that_cannot_be_downloaded_says_so() -> None:
     assert reason(error) == (
         "it is not on this machine, and huggingface.co cannot be reached. Check the name, or name a folder"
     )
+
+
+def test_a_policy_that_was_loaded_is_saved_as_it_was(policy: Policy, tmp_path: Path) -> None:
+    """So that the checkpoints of a resumed run have the same files as those of one that was never stopped."""
+    policy.save(tmp_path / "a")
+    load_policy(at(tmp_path / "a")).save(tmp_path / "b")
+    files = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("a", "b")]
+    assert len(files[0]) > 4
+    assert files[0] == files[1]

@@ -141,6 +141,16 @@ def test_a_run_folder_in_place_of_a_recipe(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_folder_needs_no_slash_to_be_recognized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "demo"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text("{}")
+    with pytest.raises(RecipeError, match=r"^mine is a run folder; its recipe is mine/recipe\.yaml \(to resume it: "):
+        load_recipe("mine")
+    assert load_recipe("demo").name == "demo"  # the shipped recipe
+
+
 def test_an_empty_file_is_the_default_recipe(write) -> None:
     assert load_recipe(write("")) == Recipe()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from empg.errors import UserError
-from empg.record.durable import write_file
+from empg.record.durable import require_room, write_file
 
 
 def test_a_file_is_written_into_a_new_folder(tmp_path: Path) -> None:
@@ -25,3 +25,10 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^cannot write .*: Is a directory$"):
         write_file(tmp_path, "x")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_room_for_a_file_leaves_nothing_behind(tmp_path: Path) -> None:
+    require_room(tmp_path, 1_000)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        require_room(tmp_path / "none", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from empg.learner.update import make_optimizer
 from empg.policy.load import load_policy
 from empg.recipe import Recipe, parse_recipe
 from empg.run.build import resolve
-from empg.run.doctor import Finding, check, environments
+from empg.run.doctor import Finding, check, check_inputs, environments
 from empg.run.footprint import checkpoint_bytes, footprint, model_shape
 from tests.environments.webshop.test_recording import shop_for
 from tests.packages import ECHO, importable, install_lamproom
@@ -327,6 +328,33 @@ class TestFindings:
         assert found(findings, "memory").level == "fail"
         assert "smaller model" in found(findings, "memory").remedy
         assert found(findings, "disk").level == "fail"
+
+    def test_the_checkpoints_of_a_run_make_room_for_those_of_its_continuation(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        need = checkpoint_bytes(model_shape(recipe()), recipe())
+        free = shutil.disk_usage(tmp_path)._replace(free=need // 2)
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: free)
+        finding = found(check(recipe(), tmp_path), "disk")
+        assert (finding.level, finding.text.endswith(f"free at {tmp_path}")) == ("fail", True)
+        for name in ("start", "iter-000010", "mine"):
+            (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / "mine" / "weights").write_bytes(bytes(need))
+        assert found(check(recipe(), tmp_path), "disk").level == "fail"
+        (tmp_path / "checkpoints" / "start" / "weights").write_bytes(bytes(need // 4))
+        (tmp_path / "checkpoints" / "iter-000010" / "weights").write_bytes(bytes(need // 4 + 1))
+        finding = found(check(recipe(), tmp_path), "disk")
+        assert (finding.level, finding.text.endswith(" in those that are there")) == ("warn", True)
+
+    def test_a_warm_start_needs_to_know_its_cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def homeless(cls: type[Path]) -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", classmethod(homeless))
+        finding = found(check_inputs(recipe(), Path()), "the cache folder is unknown: ")
+        assert (finding.level, finding.remedy) == ("fail", "Set XDG_CACHE_HOME")
+        assert not [f for f in check_inputs(recipe(warm_start=None), Path()) if "the cache folder" in f.text]
 
     def test_a_cache_too_large_for_this_machine(self) -> None:
         slots = {"slots": 10**9, "groups": 10**6, "group_size": 10**3}

@@ -145,3 +145,26 @@ def test_a_split_is_played_once(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", dump_recipe(parse_recipe({})))
     with pytest.raises(UserError, match=r"^splits: expected each split once, got train, train\. Remove the repeated"):
         empg.run.evaluate.evaluate_run(run.path, splits=["train", "train"])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda run: run.metrics_path.write_text("{oops\n"), r"metrics\.jsonl line 1 is not a JSON object"),
+        (lambda run: (run.path / "evaluations").touch(), "cannot write .*/evaluations: File exists"),
+        (lambda run: (run.path / ".metrics.lock").mkdir(), r"cannot create .*\.metrics\.lock: "),
+    ],
+)
+def test_what_cannot_be_recorded_is_not_played(
+    policy: Policy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    break_it: Callable[[RunFolder], object],
+    message: str,
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", dump_recipe(parse_recipe({"policy": {"device": "cpu"}})))
+    Checkpoints(folder.checkpoints).save(START, policy, None, {})
+    break_it(folder)
+    monkeypatch.setattr(empg.run.evaluate, "build_policy", lambda *recipe: pytest.fail("a policy was built"))
+    with pytest.raises(UserError, match=message):
+        empg.run.evaluate.evaluate_run(folder.path, START)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,39 @@ def test_a_damaged_latest_checkpoint_does_not_push_out_those_that_follow(run: Ru
     assert "iter-000030" in place.problems[0]
     Checkpoints(run.checkpoints, keep=1).save("iter-000025", policy, None, {"iteration": 25, "alarms": {}})
     assert Checkpoints(run.checkpoints).newest_intact() == ("iter-000025", [])
+
+
+def test_a_run_without_a_checkpoint_is_told_what_happened_to_it(run: RunFolder, tmp_path: Path) -> None:
+    for checkpoint in ("start", "iter-000010", "iter-000020"):
+        shutil.rmtree(run.checkpoints / checkpoint)
+    damage(run, "iter-000030")
+    restore = rf"Restore the files in {run.checkpoints}, or restart the run with --force"
+    with pytest.raises(CheckpointError, match=rf"iter-000030: config\.json is damaged .*\. {restore}"):
+        prepare_resume(recipe(), run, None, "")
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(CheckpointError, match=rf"^the checkpoints of {run.path} were removed\. {restore}$"):
+        prepare_resume(recipe(), run, None, "")
+    assert iterations(run) == list(range(31))
+    young = RunFolder.create(tmp_path / "young", dump_recipe(recipe()))
+    young.append_metrics({"kind": "run"})
+    young.append_metrics({"kind": "warm_start", "step": 1, "loss": 2.0})
+    with pytest.raises(CheckpointError, match=r"young was stopped before its first checkpoint; restart it with --for"):
+        prepare_resume(recipe(), young, None, "")
+
+
+def test_records_are_not_removed_because_somebody_removed_checkpoints(run: RunFolder) -> None:
+    shutil.rmtree(run.checkpoints / "iter-000030")  # as if the run had been killed while it saved this one
+    shutil.copytree(run.path, whole := run.path.with_name("whole"))
+    for checkpoint in ("iter-000010", "iter-000020"):
+        shutil.rmtree(run.checkpoints / checkpoint)
+    said = (
+        rf"^{run.path} finished 30 iterations, but its newest checkpoint is start\. Restore .*/iter-000020 or a later"
+    )
+    with pytest.raises(CheckpointError, match=said):
+        prepare_resume(recipe(), run, None, "")
+    assert iterations(run) == list(range(31))
+    assert prepare_resume(recipe(), run, "start", "").iteration == 0
+    assert prepare_resume(recipe(), RunFolder.open(whole), None, "").iteration == 20
 
 
 class TestFork:

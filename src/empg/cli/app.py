@@ -28,6 +28,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def expanded(path: str) -> Path:
+    """Return the path of a run or of an output; `~` is the home folder, as in `--run=~/x`, which no shell expands."""
+    return Path(os.path.expanduser(path))
+
+
 Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Recipe overrides, e.g. seed=3 credit.modulation.zeta=0.05"),
@@ -35,8 +41,11 @@ Changes = Annotated[
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, e.g. demo, or a YAML file")
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, e.g. runs/demo")]
-RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder  [default: runs/<name>]")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, e.g. runs/demo", parser=expanded)]
+RunOption = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="FOLDER", help="Run folder  [default: runs/<name>]", parser=expanded),
+]
 
 
 class Decoding(str, Enum):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from empg.cli.app import Decoding, RunPath, app
+from empg.cli.app import Decoding, RunPath, app, expanded
 from empg.errors import UserError
 from empg.plain_text import visible
 
@@ -44,7 +44,8 @@ def evaluate(
         float | None, typer.Option(min=1e-3, help="Sampling temperature  [default: the recipe's; with --model 1]")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results, with --model  [default: evaluations/...]")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Results, with --model  [default: evaluations/...]", parser=expanded),
     ] = None,
     key_variable: Annotated[
         str | None,
@@ -69,7 +70,7 @@ def evaluate(
     if decoding is Decoding.greedy and temperature is not None:
         raise typer.BadParameter("--temperature needs --decoding sampled")
     if model is None or environment is None:
-        lines = _evaluated_run(Path(given[0]), checkpoint, split, episodes, decoding, temperature)
+        lines = _evaluated_run(expanded(given[0]), checkpoint, split, episodes, decoding, temperature)
     else:
         from empg.run.evaluate_model import default_folder, model_recipe
 
@@ -139,8 +140,10 @@ def _check_evaluated(
 
 @app.command()
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Run to compare with.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Run to compare; may be the same run.")],
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Run to compare with.", parser=expanded)],
+    run_b: Annotated[
+        Path, typer.Argument(metavar="RUN_B", help="Run to compare; may be the same run.", parser=expanded)
+    ],
     split: Annotated[
         str | None, typer.Option(help="Evaluation split  [default: all that both runs were evaluated on]")
     ] = None,
@@ -180,7 +183,9 @@ def compare(
 
 @app.command()
 def credit(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, e.g. runs/s0 runs/s1")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Run folders, e.g. runs/s0 runs/s1", parser=expanded)
+    ],
     rule: Annotated[
         list[str] | None,
         typer.Option(
@@ -218,7 +223,8 @@ def entropy(
     split: Annotated[str | None, typer.Option(help="Split of the tasks  [default: the recipe's first panel]")] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Tasks that each of the two policies plays.")] = 64,
     figures: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder for coupling.svg and entropy-change.svg.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for coupling.svg and entropy-change.svg.", parser=expanded),
     ] = None,
 ) -> None:
     """Measure how gradients depend on step entropy, and how training changed it.
@@ -248,7 +254,9 @@ def entropy(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; several need --serve")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Run folders; several need --serve", parser=expanded)
+    ],
     open_: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
     serve_: Annotated[
         bool, typer.Option("--serve", help="Serve the inspector: every kept episode, until Ctrl-C.")
@@ -289,8 +297,10 @@ def report(
 
 @app.command()
 def figure(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, e.g. runs/s0 runs/s1")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.svg", help="Output file.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Run folders, e.g. runs/s0 runs/s1", parser=expanded)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.svg", help="Output file.", parser=expanded)],
     title: Annotated[str, typer.Option(help="Title above the plot.")] = "Success during training",
     label: Annotated[
         list[str] | None, typer.Option(help="Label of a run; repeat it once per run, in order  [default: the seeds]")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from empg.cli.app import app
+from empg.cli.app import app, expanded
 
 
 @app.command()
@@ -18,8 +18,14 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, their state and an estimate of the time.")
     ] = False,
-    runs: Annotated[Path | None, typer.Option(help="Folder of the runs  [default: runs/studies/<name>]")] = None,
-    results: Annotated[Path | None, typer.Option(help="Folder of the results  [default: results/<name>]")] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of the runs  [default: runs/studies/<name>]", parser=expanded),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of the results  [default: results/<name>]", parser=expanded),
+    ] = None,
 ) -> None:
     """Compare variants of recipes over several seeds.
 
@@ -54,9 +60,15 @@ def study(
 
 @app.command()
 def results(
-    folders: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Folders of results, e.g. results/alfworld")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS", help="Folders of results, e.g. results/alfworld", parser=expanded),
+    ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.md", help="Page to write; its figures go into figures/ beside it.")
+        Path,
+        typer.Option(
+            "--out", metavar="FILE.md", help="Page to write; its figures go into figures/ beside it.", parser=expanded
+        ),
     ] = Path("results.md"),
 ) -> None:
     """Write the page of one or more studies.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from empg.cli.app import Changes, RecipeFile, RunOption, app
+from empg.cli.app import Changes, RecipeFile, RunOption, app, expanded
 from empg.plain_text import visible
 from empg.presets import PRESETS
 
@@ -82,7 +82,7 @@ def train(
     folder = run or _default_run(loaded)
     from empg.run.resume import resolve_into  # imports torch, which is slow and not needed to report a wrong recipe
 
-    back_to, fork_from = (from_, None) if resume or from_ is None else (None, Path(from_))
+    back_to, fork_from = (from_, None) if resume or from_ is None else (None, expanded(from_))
     resolved = resolve_into(loaded, folder, resume=resume, fork_from=fork_from)
     if dry_run:
         typer.echo(_configuration(resolved, folder, engine), nl=False)

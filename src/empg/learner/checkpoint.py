@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ class Checkpoints:
                 with plain_os_errors():
                     save_file(_critic_tensors(critic), partial / CRITIC)
             (partial / "trainer.json").write_text(json.dumps(state, indent=1))
+            _share(partial)
             sums = {file.relative_to(partial).as_posix(): _digest(file) for file in _files(partial)}
             (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
             self._place(partial, target)
@@ -112,14 +114,19 @@ class Checkpoints:
         return target
 
     def copy(self, name: str, source: Path) -> None:
-        """Copy a checkpoint of another run, and check the copy.
+        """Copy a checkpoint of another run, and check the copy. A read-only one has a copy that can be changed.
 
         Raises:
             CheckpointError: it is damaged, or cannot be written.
         """
         partial = self.folder / f".{name}.{os.getpid()}.partial"
         try:
-            shutil.copytree(source, partial)
+            partial.mkdir(parents=True)
+            original = source.resolve(strict=True)
+            for file in _files(original):
+                target = partial / file.relative_to(original)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
             self.verify(partial.name)
             self._place(partial, self.folder / name)
         except OSError as error:
@@ -137,21 +144,40 @@ class Checkpoints:
             self._remove(replaced)
 
     def _remove(self, hidden: Path) -> None:
-        """Remove a hidden folder, as far as possible: on NFS, a file that another process reads remains."""
+        """Remove what was hidden, as far as possible: on NFS, a file that another process reads remains."""
         try:
-            if hidden.is_symlink():  # its target is outside the run folder
-                hidden.unlink()
-            else:
+            if hidden.is_dir() and not hidden.is_symlink():  # the target of a link is outside the run folder
                 shutil.rmtree(hidden)
+            else:
+                hidden.unlink()
         except OSError as error:
             self.warn(f"cannot remove old checkpoint {hidden}: {_reason(error)}; continuing")
 
     def names(self) -> list[str]:
-        """Return the names of the checkpoints of iterations, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        names = (_NAME.fullmatch(entry.name) for entry in self.folder.iterdir())
+        """Return the names of the checkpoints of iterations, oldest first.
+
+        Raises:
+            CheckpointError: the folder cannot be read.
+        """
+        try:
+            entries = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        except OSError as error:
+            raise CheckpointError(f"cannot read {self.folder}: {error.strerror or error}") from None
+        names = (_NAME.fullmatch(entry.name) for entry in entries)
         return [name[0] for name in sorted((n for n in names if n), key=lambda name: int(name[1]))]
+
+    def kept_bytes(self) -> int:
+        """Return the bytes of `start` and of the latest `keep` checkpoints; those on another disk, as links, have none.
+
+        Raises:
+            CheckpointError: the folder cannot be read.
+        """
+        folders = [self.folder / name for name in (START, *self.names()[-self.keep :])]
+        total = 0
+        for file in (file for folder in folders if not folder.is_symlink() for file in _files(folder)):
+            with suppress(OSError):  # the run that is training here has just removed it
+                total += file.stat().st_size
+        return total
 
     def remove_after(self, iteration: int) -> None:
         """Remove the checkpoints of later iterations, the latest first, and what a killed process left unfinished.
@@ -162,7 +188,7 @@ class Checkpoints:
         for name in reversed(self.names()):
             if int(name.removeprefix("iter-")) > iteration:
                 try:
-                    self._remove(_hide(self.folder / name))
+                    _hide(self.folder / name)
                 except OSError as error:
                     raise CheckpointError(
                         f"cannot remove later checkpoint {self.folder / name}: {_reason(error)}. Remove it, and resume"
@@ -239,6 +265,14 @@ class Checkpoints:
 def _hide(checkpoint: Path) -> Path:
     """Give a checkpoint a name under which nobody takes it for one, even if it is removed by half; return its path."""
     return checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.{time.time_ns()}.replaced"))
+
+
+def _share(folder: Path) -> None:
+    """Give each file the mode of a new file; safetensors writes files that only their owner may read."""
+    mode = (folder / "trainer.json").stat().st_mode & 0o777
+    for file in _files(folder):
+        if file.stat().st_mode & 0o777 != mode:
+            file.chmod(mode)
 
 
 def _reason(error: OSError) -> str:

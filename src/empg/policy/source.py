@@ -67,9 +67,12 @@ def load_tokenizer(name: str, *, local: bool = False) -> Any:
     """
     try:
         _check_place(name)
-        return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(f"policy.model={name}: {reason(error)}") from None
+    for key in ("is_local", "local_files_only"):  # how it was loaded: a resumed run would save another tokenizer
+        tokenizer.init_kwargs.pop(key, None)
+    return tokenizer
 
 
 def load_model(name: str, config: Any) -> Any:

@@ -25,6 +25,8 @@ def find_recipe(name: str | Path) -> Path:
     folder = installed if installed.is_dir() else Path(__file__).parents[3] / "recipes"
     shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     if path.name not in shipped:
+        if (path / "recipe.yaml").is_file():  # a run folder, whose error gives the command that resumes it
+            return path
         known = ", ".join(shipped)
         raise RecipeError(f"recipe {path.name!r:.80} not found: expected a YAML file or one of {known}")
     return shipped[path.name]

@@ -6,6 +6,7 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from empg.errors import UserError
 
@@ -34,6 +35,13 @@ def settle(partial: Path, path: Path) -> None:
     os.replace(partial, path)
     sync(path.parent)
     sync(path.parent.parent)  # the folder itself may be new
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise an `OSError` unless a file of `size` bytes can be written into a folder."""
+    with TemporaryFile(dir=folder) as file:
+        file.write(bytes(size))
+        file.flush()
 
 
 def write_whole(path: Path, data: bytes) -> None:

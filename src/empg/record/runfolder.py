@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from empg.errors import message_of
-from empg.record.durable import write_whole
+from empg.record.durable import require_room, write_whole
 from empg.record.errors import RunFolderError, os_errors_as
 from empg.record.lines import json_line
 from empg.record.lock import locked
@@ -43,6 +43,7 @@ _CHECKPOINT = re.compile(rf"{START}|iter-\d{{6,}}|trl|verl")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _PARTIAL = re.compile(r"\..+\.(?:partial|replaced)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
+_ROOM = 1 << 20  # bytes; the evaluation of 1,000 tasks takes about a tenth
 _LOCK = ".lock"
 _LOCK_WAIT = 2.0  # seconds; the children of a process that was killed end within this time
 
@@ -178,7 +179,8 @@ class RunFolder:
         """
         values = read_yaml(self.recipe_text() if text is None else text, str(self.recipe_path))
         if not isinstance(values, dict):
-            raise RunFolderError(f"{self.recipe_path} is damaged: expected a mapping, got a {type(values).__name__}")
+            got = "nothing" if values is None else f"a {type(values).__name__}"
+            raise RunFolderError(f"{self.recipe_path} is damaged: expected a mapping, got {got}")
         return values
 
     def replace_recipe(self, text: str) -> None:
@@ -309,6 +311,19 @@ class RunFolder:
         heat = float(record.get("temperature", 1.0))
         name = f"iter-{record['iteration']:06d}-{split}-{decoding}-{panel[:8]}-t{heat:g}.parquet"
         return self._evaluations / name
+
+    def require_evaluable(self) -> None:
+        """Check that the records can be read and an evaluation can be written, before one is played.
+
+        Raises:
+            RunFolderError: a record is damaged, a file cannot be written, or the disk is full.
+        """
+        self.read_metrics()
+        with os_errors_as(f"cannot write {self.metrics_path}"), metrics_lock(self.metrics_path):
+            self.metrics_path.open("ab").close()
+        with os_errors_as(f"cannot write {self._evaluations}"):
+            self._evaluations.mkdir(exist_ok=True)
+            require_room(self._evaluations, _ROOM)
 
     @property
     def _episodes(self) -> Path:

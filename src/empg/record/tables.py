@@ -120,12 +120,14 @@ def write_table(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[An
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), partial, compression="zstd")
+        # Arrow takes a relative path such as `lr:3e-4/a.parquet` for a URI, and expands `~/a.parquet`.
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), partial.absolute(), compression="zstd")
         settle(partial, path)
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         with suppress(OSError):
             partial.unlink()
-        raise TableError(f"cannot write {path}: {error.strerror or error}") from None
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise TableError(f"cannot write {path}: {reason or message_of(error)}") from None
     return path
 
 
@@ -142,7 +144,7 @@ def read_table(path: Path, required: Sequence[pa.Field] = ()) -> dict[str, list[
             without a value.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path.absolute())  # as in `write_table`
         for field in required:
             if field.name not in table.column_names or table[field.name].null_count:
                 raise TableError(f"{path}: column {field.name!r}: expected a value in each row")

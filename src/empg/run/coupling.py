@@ -16,7 +16,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import torch
 from torch import Tensor
@@ -26,8 +25,8 @@ from empg.learner.batch import make_batch, micro_batches
 from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.policy.model import Policy
 from empg.policy.scoring import hidden_at, log_softmax_and_entropy, score_tokens
-from empg.recipe import Recipe, load_recipe
-from empg.record.durable import write_file
+from empg.recipe import Recipe
+from empg.record.durable import require_room, write_file
 from empg.record.errors import os_errors_as
 from empg.record.runfolder import START, RunFolder
 from empg.report.entropy_svg import Tenth, tenths
@@ -35,6 +34,7 @@ from empg.rollout.types import Episode
 from empg.run.build import build_policy, play
 from empg.run.display import Stage
 from empg.run.evaluate import evaluated_splits, panel_of, panel_requests
+from empg.run.recipe import recipe_of
 
 _ROOM = 1 << 20  # bytes; 64 tasks take about a third
 
@@ -106,7 +106,7 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
         UserError: there is no split to choose from.
     """
     folder = RunFolder.open(run)
-    recipe = load_recipe(folder.recipe_path)
+    recipe = recipe_of(folder)
     split = split or evaluated_splits(recipe, folder.path)[0]
     checkpoints = Checkpoints(folder.checkpoints)
     last, problems = checkpoints.newest_intact()
@@ -144,9 +144,8 @@ def require_writable(folder: RunFolder) -> None:
     Raises:
         RunFolderError: the folder cannot be written, or the disk is full.
     """
-    with os_errors_as(f"cannot write {folder.entropy}"), TemporaryFile(dir=folder.path) as file:
-        file.write(bytes(_ROOM))
-        file.flush()
+    with os_errors_as(f"cannot write {folder.entropy}"):
+        require_room(folder.path, _ROOM)
 
 
 def write_measurements(folder: RunFolder, measured: EntropyMeasurements) -> Path:

@@ -13,7 +13,7 @@ from empg.environments.panels import Panel, make_panel
 from empg.errors import UserError
 from empg.learner.checkpoint import CheckpointError, Checkpoints
 from empg.policy.model import Policy
-from empg.recipe import Recipe, load_recipe
+from empg.recipe import Recipe
 from empg.record.records import EpisodeRow, EvalRecord, SuccessNumbers, eval_records
 from empg.record.runfolder import START, RunFolder
 from empg.record.statistics import UNKNOWN, wilson_interval
@@ -22,6 +22,7 @@ from empg.rollout.types import EndReason
 from empg.run.build import build_policy, play
 from empg.run.columns import episode_rows
 from empg.run.display import Stage
+from empg.run.recipe import recipe_of
 from empg.system.random_keys import Use, random_key
 from empg.system.signals import StopRequested
 from empg.system.workers import Workers
@@ -155,7 +156,7 @@ def evaluate_run(
             finished episodes.
 
     Raises:
-        RunFolderError: the run does not exist.
+        RunFolderError: the run does not exist, is damaged or cannot be written.
         CheckpointError: the checkpoint does not exist or is damaged.
         UserError: there is no split to evaluate or one is given twice, or the temperature is not finite, so that its
             record could not be read back.
@@ -163,7 +164,7 @@ def evaluate_run(
     if temperature is not None and not math.isfinite(temperature):
         raise UserError(f"temperature: expected a finite number, got {temperature}. Choose another --temperature")
     folder = RunFolder.open(run)
-    recipe = load_recipe(folder.recipe_path)
+    recipe = recipe_of(folder)
     splits = splits or evaluated_splits(recipe, folder.path)
     if len(set(splits)) < len(splits):
         raise UserError(f"splits: expected each split once, got {', '.join(splits)}. Remove the repeated --split")
@@ -176,6 +177,7 @@ def evaluate_run(
             raise CheckpointError("; ".join(problems) or f"{folder.checkpoints} does not contain a checkpoint yet")
     checkpoints.require(checkpoint)
     state = checkpoints.verify(checkpoint)
+    folder.require_evaluable()
     policy = build_policy(recipe, folder.checkpoints / checkpoint)
     records = []
     for split in splits:

@@ -18,7 +18,7 @@ from empg.environments.panels import Panel
 from empg.errors import UserError
 from empg.policy.decode import Sampling
 from empg.policy.fingerprint import fingerprint
-from empg.recipe import Recipe, dump_recipe, load_recipe, override_recipe
+from empg.recipe import Recipe, dump_recipe, override_recipe
 from empg.record.durable import write_file
 from empg.record.errors import os_errors_as
 from empg.record.played import PlayedEpisodes
@@ -34,6 +34,7 @@ from empg.run.build import build_policy, play, resolve
 from empg.run.columns import episode_rows
 from empg.run.display import Stage
 from empg.run.evaluate import panel_of, panel_requests, recorded_temperature, summarise
+from empg.run.recipe import recipe_of
 
 # For a model that was not trained on the format. A prompt per turn has the same length at every turn; a `merged`
 # conversation costs the square of the turns.
@@ -140,7 +141,7 @@ def _continue(recipe: Recipe, path: Path, options: _Options) -> list[ModelEvalua
     folder = RunFolder.open(path)
     with folder.hold():
         begun = _is_begun(folder)
-        recipe = resolve(recipe, load_recipe(folder.recipe_path) if begun else None)
+        recipe = resolve(recipe, recipe_of(folder) if begun else None)
         if begun:
             _require_same(folder, recipe)
         player = _player(recipe, options)
@@ -303,7 +304,7 @@ def _is_begun(folder: RunFolder) -> bool:
 
 def _require_same(folder: RunFolder, recipe: Recipe) -> None:
     """Make sure that the folder's evaluation has the settings of this one."""
-    there, here = _flat(load_recipe(folder.recipe_path).model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
+    there, here = _flat(recipe_of(folder).model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
     differing = [
         f"{key} is {there.get(key)} there and {here.get(key)} here"
         for key in {**there, **here}

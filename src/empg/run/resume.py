@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from empg.errors import RecipeError
-from empg.learner.checkpoint import CheckpointError, Checkpoints
-from empg.recipe import Recipe, dump_recipe, load_recipe
+from empg.learner.checkpoint import CheckpointError, Checkpoints, checkpoint_name
+from empg.recipe import Recipe, dump_recipe
 from empg.recipe.recorded import CHANGES_NO_NUMBER
+from empg.record.records import Record, train_records
 from empg.record.runfolder import START, RunFolder
 from empg.run.build import resolve
 from empg.run.logger import resume_record
 from empg.run.metric_loggers import require_packages
+from empg.run.recipe import recipe_of
 
 Changes = dict[str, tuple[Any, Any]]
 """By key: the value of the run and the value of the recipe."""
@@ -77,7 +79,7 @@ def like_the_run(recipe: Recipe, folder: RunFolder, *, fork: bool = False) -> Re
     Raises:
         RecipeError: it changes something that must stay.
     """
-    recipe = resolve(recipe, load_recipe(folder.recipe_path))
+    recipe = resolve(recipe, recipe_of(folder))
     changes = changes_of(folder, recipe)
     _require_allowed(changes, recipe, folder.path, fork)
     return recipe
@@ -85,7 +87,7 @@ def like_the_run(recipe: Recipe, folder: RunFolder, *, fork: bool = False) -> Re
 
 def changes_of(folder: RunFolder, recipe: Recipe) -> Changes:
     """Return what a resolved recipe changes in that of a run."""
-    begun = load_recipe(folder.recipe_path)
+    begun = recipe_of(folder)
     return dict(_differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json")))
 
 
@@ -108,7 +110,9 @@ def prepare_resume(recipe: Recipe, folder: RunFolder, back_to: str | None, comma
     _require_allowed(changes, recipe, folder.path, fork=False)
     point = _find_point(recipe, folder, back_to)
     _require_iterations(recipe, folder.path, point)
-    folder.read_metrics()  # a damaged record is found before a checkpoint is removed
+    records = folder.read_metrics()  # a damaged one is found before a checkpoint is removed
+    if back_to is None and not point.problems:
+        _require_newest(folder, records, point)
     # Every check has passed; from here on the folder changes. If this is interrupted, it can be repeated.
     Checkpoints(folder.checkpoints).remove_after(point.resumed_at)
     folder.rewind(point.resumed_at)
@@ -183,7 +187,7 @@ def _find_point(recipe: Recipe, folder: RunFolder, name: str | None) -> ResumePo
         if name is None and (checkpoints.folder / "verl").is_dir():
             raise CheckpointError(f"{folder.path} was trained by another engine: resume it with --engine verl")
         if name is None and not (checkpoints.folder / START).is_dir():
-            raise CheckpointError(f"{folder.path} was stopped before its first checkpoint; restart it with --force")
+            raise CheckpointError(_without_checkpoint(folder, problems))
     else:
         checkpoints.require(name)
     checkpoint = None if name == START else name
@@ -198,6 +202,27 @@ def _find_point(recipe: Recipe, folder: RunFolder, name: str | None) -> ResumePo
         problems.append(f"{error}; continuing without it")
         reference = checkpoint
     return ResumePoint(checkpoint=checkpoint, iteration=iteration, reference=reference, problems=tuple(problems))
+
+
+def _require_newest(folder: RunFolder, records: Sequence[Record], point: ResumePoint) -> None:
+    """Make sure that no later checkpoint was removed by hand: all records after the point are about to be removed."""
+    finished = max((record["iteration"] for record in train_records(records)), default=0)
+    every = recipe_of(folder).checkpoint_every
+    saved = (finished - 1) // every * every  # a run may be stopped between an iteration and its checkpoint
+    if saved > point.iteration:
+        here = point.checkpoint or START
+        raise CheckpointError(
+            f"{folder.path} finished {finished} iterations, but its newest checkpoint is {here}. Restore "
+            f"{folder.checkpoints / checkpoint_name(saved)} or a later one, or go back to {here} with --from {here}"
+        )
+
+
+def _without_checkpoint(folder: RunFolder, problems: list[str]) -> str:
+    """Return why a run has nothing to continue from; `problems` are those of its checkpoints, none of them intact."""
+    if not problems and not any("iteration" in record for record in folder.read_metrics()):
+        return f"{folder.path} was stopped before its first checkpoint; restart it with --force"
+    what = "; ".join(problems) or f"the checkpoints of {folder.path} were removed"  # `start` precedes these records
+    return f"{what}. Restore the files in {folder.checkpoints}, or restart the run with --force"
 
 
 def _require_allowed(changes: Mapping[str, tuple[Any, Any]], recipe: Recipe, run: Path, fork: bool) -> None:

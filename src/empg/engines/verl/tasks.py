@@ -49,5 +49,6 @@ def write_tasks(recipe: Recipe, folder: Path) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, parts in (("train", {train: groups}), ("valid", panels or {train: [0]})):
         rows = [row for split, tasks in parts.items() for row in task_rows(recipe, split, tasks)]
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+        # Arrow takes a relative path such as `lr:3e-4/a.parquet` for a URI.
+        pq.write_table(pa.Table.from_pylist(rows), (folder / f"{name}.parquet").absolute())
     return folder / "train.parquet", folder / "valid.parquet"

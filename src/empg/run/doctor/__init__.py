@@ -11,7 +11,7 @@ from empg.learner.process_reward import check_process_reward
 from empg.recipe import Recipe
 from empg.run.doctor.environments import check_environments
 from empg.run.doctor.finding import Finding, one_line
-from empg.run.doctor.machine import check_cores, check_device, check_disk, check_memory
+from empg.run.doctor.machine import check_cache, check_cores, check_device, check_disk, check_memory
 from empg.run.doctor.model import check_conversation, check_lengths, check_model
 from empg.run.footprint import model_shape
 from empg.run.metric_loggers import require_packages
@@ -58,8 +58,8 @@ def check(recipe: Recipe, run: Path | None = None) -> list[Finding]:
 
 
 def check_inputs(recipe: Recipe, run: Path) -> list[Finding]:
-    """Check what a run needs with every engine: packages, process reward, environments, splits and limits."""
-    return [*_packages(recipe), *check_environments(recipe, run), *check_lengths(recipe)]
+    """Check what a run needs with every engine: packages, process reward, cache, environments, splits and limits."""
+    return [*_packages(recipe), *check_cache(recipe), *check_environments(recipe, run), *check_lengths(recipe)]
 
 
 def _packages(recipe: Recipe) -> Iterator[Finding]:

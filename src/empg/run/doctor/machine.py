@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import torch
 
 from empg.errors import UserError
+from empg.learner.checkpoint import Checkpoints
 from empg.policy.device import claim_device, resolve_device
 from empg.recipe import Recipe
+from empg.record.runfolder import RunFolder
 from empg.run.doctor.finding import Finding, one_line, size
 from empg.run.footprint import Footprint, Shape, checkpoint_bytes, footprint
+from empg.system.cache import cache_folder
 
 
 def check_device(recipe: Recipe) -> tuple[torch.device | None, Finding]:
@@ -70,11 +74,17 @@ def _less_memory(parts: Footprint, recipe: Recipe) -> str:
 
 
 def check_disk(recipe: Recipe, shape: Shape, run: Path) -> Finding:
-    """Compare the checkpoints with the free space at the run folder."""
+    """Compare the checkpoints with the free space at the run folder.
+
+    If it has a run, this is to be resumed or overwritten. The new checkpoints then take the place of its own.
+    """
     need = checkpoint_bytes(shape, recipe)
-    folder = existing(run)
-    free = shutil.disk_usage(folder).free
-    text = f"disk: {size(need)} of checkpoints, {size(free)} free at {folder}"
+    checkpoints = Checkpoints(RunFolder(run).checkpoints, recipe.keep_checkpoints)
+    folder = existing(checkpoints.folder)
+    there, free = checkpoints.kept_bytes(), shutil.disk_usage(folder).free
+    replaced = f", {size(there)} in those that are there" if there else ""
+    text = f"disk: {size(need)} of checkpoints, {size(free)} free at {folder}{replaced}"
+    free += there
     if need > free:
         return Finding(
             "fail",
@@ -82,6 +92,17 @@ def check_disk(recipe: Recipe, shape: Shape, run: Path) -> Finding:
             f"lower keep_checkpoints ({recipe.keep_checkpoints}), or choose a --run folder on another disk",
         )
     return Finding("warn" if 2 * need > free else "ok", text, "the disk will be nearly full" if 2 * need > free else "")
+
+
+def check_cache(recipe: Recipe) -> Iterator[Finding]:
+    """Find the cache of warm starts; whether it can be written does not matter."""
+    if recipe.warm_start is None:
+        return
+    try:
+        cache_folder()
+    except UserError as error:
+        text, _, remedy = str(error).rpartition(". ")
+        yield Finding("fail", text, remedy)
 
 
 def check_cores(recipe: Recipe) -> Finding:
