@@ -34,7 +34,7 @@ def evaluate(
     ] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option(help="Split to evaluate; repeatable  [default: the recipe's; with --model the environment's]"),
+        typer.Option(help="Split; repeatable  [default: the recipe's or environment's]"),
     ] = None,
     episodes: Annotated[
         int | None, typer.Option(min=1, help="Tasks per panel  [default: the recipe's; with --model 100]")
