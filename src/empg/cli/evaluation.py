@@ -33,8 +33,7 @@ def evaluate(
         str | None, typer.Option(help="Checkpoint to evaluate: iter-000040 or start  [default: the latest]")
     ] = None,
     split: Annotated[
-        list[str] | None,
-        typer.Option(help="Split; repeatable  [default: the recipe's or environment's]"),
+        list[str] | None, typer.Option(help="Split; repeatable  [default: the recipe's; else the environment's]")
     ] = None,
     episodes: Annotated[
         int | None, typer.Option(min=1, help="Tasks per panel  [default: the recipe's; with --model 100]")
