@@ -362,7 +362,17 @@ class TestPage:
             "made-household-valid_unseen-sampled.svg",
             "made-household-grpo.svg",
             "made-household-empg.svg",
+            "differences.svg",
         ]
+
+    def test_its_first_figure_has_the_differences_of_its_tables(self, made: Path, tmp_path: Path) -> None:
+        page, *figures = write_page([made], tmp_path / "results.md")
+        text, drawn = page.read_text(), figures[-1].read_text()
+        assert text.index("(figures/differences.svg)") < text.index("## made")
+        row = re.search(r"### household: all panels.*?\n\| empg \| 3 \|[^|]*\|[^|]*\| ([^|]*) \|", text, re.DOTALL)
+        assert row is not None
+        assert f"empg to grpo, 3 seeds: {row[1]} points" in drawn
+        assert "made: beside grpo" in drawn
 
     def test_it_names_command_versions_panels_and_missing_runs(self, made: Path, tmp_path: Path) -> None:
         part = shutil.copytree(made, tmp_path / "part")

@@ -6,24 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
 from empg.errors import UserError
-from empg.record.durable import write_file
 from empg.record.fields import finite
 from empg.record.records import EvalRecord, Record, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.report.before_after import Rate
 from empg.report.curves import pen
-from empg.report.markup import shown
+from empg.report.figure import write_figure
 from empg.report.names import names_of
 
 SMOOTHED = 5  # iterations in the running mean
 PERCENT: Mapping[float, str] = {share / 100: f"{share}%" for share in (0, 25, 50, 75, 100)}
 
 _DECODING = "sampled"  # what is drawn, if there is any, unless another decoding is chosen
-_TEMPLATE = Path(__file__).parent / "assets" / "curve.svg.j2"
-_WIDTH, _HEIGHT = 760, 448
+_HEIGHT = 448
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 738, 92, 368  # the edges of the plot
 _APART = 6  # pixels between the dots of runs at the same iteration
 _LEGEND_TOP, _LEGEND_ROW = 54.0, 18  # pixels; there is space for two rows
@@ -151,15 +147,13 @@ def draw_lines(
     """
     iterations = [i for line in lines for by in (line.raw, line.smooth, line.marks) for i in by]
     last = max([1, *iterations])
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
-    )
     curves = _curves(lines, last)
     # A legend of more rows moves the plot down.
     lower = max(0.0, max((curve.legend_y for curve in curves), default=0.0) - _LEGEND_TOP - _LEGEND_ROW)
-    svg = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return write_figure(
+        "curve.svg.j2",
+        path,
         title=title,
-        width=_WIDTH,
         height=_HEIGHT + round(lower),
         lower=round(lower),
         left=_LEFT,
@@ -172,8 +166,6 @@ def draw_lines(
         x_ticks=[(_x(place, last), place) for place in _ticks(last)],
         x_label=x_label,
     )
-    write_file(path, svg)
-    return path
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

@@ -11,8 +11,10 @@ from pathlib import Path
 from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.durable import write_file
+from empg.report.forest import Group
 from empg.report.svg import SMOOTHED, draw_lines
 from empg.study.learning import Learning, learning_rows
+from empg.study.overview import compared_rows, overview
 from empg.study.pooled import LEAST_SEEDS, pooled_rows
 from empg.study.results import Results, read_results
 from empg.study.tables import (
@@ -52,15 +54,17 @@ def write_page(folders: Sequence[Path], out: Path, say: Callable[[str], object] 
         "seed, with Student's t interval.",
     ]
     figures: list[Path] = []
+    compared: list[Group] = []
+    body: list[str] = []
     for results in studies:
         say(f"{results.study.name}: tables and figures of {len(results.runs)} runs")
-        lines += _study(results, out, figures)
-    lines += _pooled(studies)
+        body += _study(results, out, figures, compared)
+    lines += overview(compared, out, figures) + body + _pooled(studies)
     write_file(out, "\n".join(lines) + "\n")
     return [out, *figures]
 
 
-def _study(results: Results, out: Path, figures: list[Path]) -> list[str]:
+def _study(results: Results, out: Path, figures: list[Path], compared: list[Group]) -> list[str]:
     study = results.study
     lines = ["", f"## {study.name}", "", *_origin(results), "", "| variant | overrides |", "|---|---|"]
     lines += [f"| {name} | {_code(overrides)} |" for name, overrides in study.variants.items()]
@@ -70,12 +74,14 @@ def _study(results: Results, out: Path, figures: list[Path]) -> list[str]:
     for recipe, shown in panels.items():
         for panel in shown:
             lines += _panel(results, recipe, panel, out, figures)
+        rows = success_rows(results, {recipe: shown})
+        compared += compared_rows(results, recipe, rows)
         if len(shown) > 1:
-            lines += ["", f"### {recipe}: all panels", "", *_success(results, {recipe: shown})]
+            lines += ["", f"### {recipe}: all panels", "", *_success(results, rows)]
         lines += _learning(results, recipe)
         lines += _variants(results, recipe, out, figures)
     if len(panels) > 1:
-        lines += ["", "### All recipes", "", *_success(results, panels)]
+        lines += ["", "### All recipes", "", *_success(results, success_rows(results, panels))]
     return lines
 
 
@@ -131,7 +137,7 @@ def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, fig
     before = before_training(results, recipe, [panel])
     if before is not None:
         lines += [f"Before RL: {_percent(before)}.", ""]
-    lines += _success(results, {recipe: [panel]})
+    lines += _success(results, success_rows(results, {recipe: [panel]}))
     lines += ["", f"![Success during training](figures/{figure.name})", "", *_unknown(results, recipe)]
     base = results.study.base
     lines += [f"| task type | variant | mean | difference to {base} (points) |", "|---|---|---|---|"]
@@ -142,13 +148,13 @@ def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, fig
     return lines
 
 
-def _success(results: Results, panels: dict[str, Panels]) -> list[str]:
+def _success(results: Results, rows: Iterable[Row]) -> list[str]:
     heading = ["variant", "seeds", "mean", "IQM", *_differences(results), "probability of improvement"]
-    rows = []
-    for row in success_rows(results, panels):
+    cells = []
+    for row in rows:
         own = (row.variant, str(row.seeds), _percent(row.mean), _percent(row.iqm))
-        rows.append([*own, *_beside(results, row), _chance(row.improvement)])
-    return _table(heading, rows)
+        cells.append([*own, *_beside(results, row), _chance(row.improvement)])
+    return _table(heading, cells)
 
 
 def _differences(results: Results) -> list[str]:

@@ -1,0 +1,39 @@
+"""Static SVG figures for a README or a paper, readable on light and dark pages: one style for all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from empg.record.durable import write_file
+from empg.report.markup import shown
+
+WIDTH = 760
+
+
+def write_figure(template: str, path: Path, *, title: str, height: int, **values: Any) -> Path:
+    """Write a figure, atomically.
+
+    Args:
+        template: a file of `assets/` that extends `figure.svg.j2`.
+        path: path of the SVG.
+        title: title above the figure.
+        height: pixels.
+        values: what else the template needs. Texts are escaped, and their control characters shown.
+
+    Raises:
+        UserError: the figure cannot be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("empg.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    svg = environment.get_template(template).render(title=title, width=WIDTH, height=height, **values)
+    write_file(path, svg)
+    return path
