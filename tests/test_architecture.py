@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from empg.run.warm_start_cache import APART
 from tests import ROOT
 
 SOURCE = ROOT / "src" / "empg"
@@ -114,6 +115,18 @@ def test_the_modules_have_no_circle() -> None:
         tuple(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_a_warm_start_computes_with_no_part_that_its_cache_leaves_out() -> None:
+    """Of `credit` it has the names and options of rules, which a recipe checks: those in its key have none of them."""
+    starts = {"empg.learner.warm_start", "empg.run.build"} | {n for n in MODULES if n.startswith("empg.environments.")}
+    reached: set[str] = set()
+    while starts:
+        reached |= starts
+        starts = {found for name in starts for found in imported_modules(name)} - reached
+    users = {room(n) for n in reached if {room(found) for found in imported_modules(n)} & APART} - APART
+    assert users == {"recipe"}
+    assert {room(name) for name in reached} & APART == {"credit"}
 
 
 def packages() -> set[str]:

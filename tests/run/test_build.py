@@ -13,6 +13,7 @@ import torch
 import yaml
 from tokenizers import normalizers
 
+import empg
 from empg.environments.alfworld.env import ALFWorldEnv
 from empg.policy.decode import Decoder
 from empg.policy.device import computes_bfloat16
@@ -239,6 +240,30 @@ def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None
     assert folder(tmp_path) != alone
     with pytest.raises(ValueError, match=r"warm_start\.recordings=.*none\.jsonl is neither a file"):
         folder(tmp_path / "none.jsonl")
+
+
+def test_so_does_changed_code_but_not_a_changed_rule_of_credit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "empg"
+    for part in ("agent", *warm_start_cache.APART):
+        (package / part).mkdir(parents=True)
+        (package / part / "module.py").write_text("old = 1\n")
+    monkeypatch.setattr(empg, "__file__", str(package / "__init__.py"))
+
+    def entry() -> str:
+        warm_start_cache._code.cache_clear()
+        return cache_entry(parse_recipe({"warm_start": {}}))
+
+    try:
+        before = entry()
+        for part in warm_start_cache.APART:
+            (package / part / "module.py").write_text("new = 2\n")
+            (package / part / "added.py").write_text("more = 3\n")
+        assert entry() == before
+        (package / "agent" / "module.py").write_text("new = 2\n")
+        assert entry() != before
+    finally:
+        monkeypatch.undo()
+        warm_start_cache._code.cache_clear()
 
 
 def test_so_does_a_model_whose_files_changed(policy: Policy, tmp_path: Path) -> None:

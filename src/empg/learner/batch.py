@@ -12,6 +12,9 @@ from torch import Tensor
 
 from empg.rollout.types import Episode
 
+MEMORY_KEYS = "optimizer.micro_batch_tokens", "optimizer.gradient_checkpointing", "policy.lora"
+"""Keys of a recipe that decide how much memory the passes over a batch take."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBatch:

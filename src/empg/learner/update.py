@@ -10,7 +10,7 @@ from torch import Tensor
 
 from empg.credit import LossConfig, LossStats, policy_loss, token_weights
 from empg.learner.assign import Assigned
-from empg.learner.batch import MicroBatch, micro_batches
+from empg.learner.batch import MEMORY_KEYS, MicroBatch, micro_batches
 from empg.learner.critic import Critic
 from empg.policy.layers import replaced_layers, training_layers
 from empg.policy.model import Policy
@@ -19,8 +19,6 @@ from empg.recipe import OptimizerSection, Recipe
 from empg.system.memory import explain_out_of_memory
 from empg.system.random_keys import Use, random_key
 from empg.system.workers import Workers
-
-MEMORY_KEYS = "optimizer.micro_batch_tokens", "optimizer.gradient_checkpointing", "policy.lora"  # of an update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

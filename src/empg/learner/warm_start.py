@@ -13,9 +13,8 @@ import torch
 from empg.agent.dialogue import Agent
 from empg.environments.base import TextEnvironment
 from empg.errors import UserError
-from empg.learner.batch import TokenBatch, make_batch, micro_batches
+from empg.learner.batch import MEMORY_KEYS, TokenBatch, make_batch, micro_batches
 from empg.learner.muon import Muon
-from empg.learner.update import MEMORY_KEYS
 from empg.policy.layers import training_layers
 from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens

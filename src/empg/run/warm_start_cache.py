@@ -26,13 +26,16 @@ from empg.run.logger import RunLogger
 from empg.run.run import Run
 from empg.system.cache import cache_folder
 
+APART = {"cli", "credit", "engines", "report", "study"}
+"""Parts of this package that no warm start computes with: whoever changes a rule of credit need not repeat it."""
+
 
 def starting_policy(run: Run) -> Policy:
     """Return the policy that RL starts from: warm-started, loaded from the cache, or as defined by the recipe.
 
     The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including the code of
-    this package and of the environment, the recordings, and the files of the model (`fingerprint`). An entry is a
-    checkpoint, so a damaged one is recognized and replaced.
+    this package without its parts `APART`, that of the environment, the recordings, and the files of the model
+    (`fingerprint`). An entry is a checkpoint, so a damaged one is recognized and replaced.
 
     Processes that need the same warm start at the same time compute it once; the others wait for it.
 
@@ -153,7 +156,8 @@ def _brought(recipe: Recipe) -> list[str]:
 def _code() -> str:
     """Return a digest of this package's code: a changed prompt, expert or tokenizer needs a new warm start."""
     package = Path(empg.__file__).parent
-    return _digest(package.rglob("*.py"), package)
+    files = [file for file in package.rglob("*.py") if file.relative_to(package).parts[0] not in APART]
+    return _digest(files, package)
 
 
 def _digest(files: Iterable[Path], root: Path) -> str:
