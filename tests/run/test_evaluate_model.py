@@ -281,7 +281,7 @@ def test_the_default_folder_names_the_environment_and_the_model() -> None:
     [
         ([], "expected one run folder, or --model and --environment"),
         (["a", "b"], "expected one run folder, or --model and --environment"),
-        (["a", "--out", "b"], "--environment, --out, --key-variable and --prices need --model"),
+        (["a", "--out", "b"], "--prices and --no-baselines need --model"),
         (["--model", "m"], "--model needs --environment"),
         (["--model", "m", "--environment", "alfworld", "--checkpoint", "start"], "--checkpoint is for a run folder"),
     ],
