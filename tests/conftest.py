@@ -15,8 +15,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# The same examples in every run, and nothing that depends on how busy the machine is.
+settings.register_profile("empg", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("empg")
 
 from empg.policy.load import load_policy
 from empg.policy.model import Policy

@@ -45,7 +45,7 @@ def test_a_long_word_is_cut_into_pieces() -> None:
 
 
 @given(st.text(max_size=300) | st.text("a'.:1_é★\u200d\ufe0f\u0301", max_size=600))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_has_terms_without_white_space(text: str) -> None:
     assert all(term and not any(letter.isspace() for letter in term) for term in analyze(text))
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -46,7 +46,6 @@ def token_batches(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(batch, generator=rng), 3 * torch.rand(batch, width, generator=rng), step_ids
 
 
-@settings(deadline=None)
 @given(
     token_batches(),
     st.sampled_from([0.0, 1.0, 3.0]),

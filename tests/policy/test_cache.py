@@ -51,7 +51,7 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     policy=st.sampled_from([POLICY, BY_TRANSFORMERS]),
     moves=moves,

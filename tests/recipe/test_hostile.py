@@ -81,13 +81,13 @@ plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.cha
 nested = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(KEYS), nested)
 def test_a_key_and_any_value(key: tuple[str, Path], value: Any) -> None:
     check(*key, value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(KEYS), st.text(st.characters(), max_size=30))
 def test_any_override_on_the_command_line(key: tuple[str, Path], text: str) -> None:
     data = json.loads(json.dumps(RECIPES[key[0]]))

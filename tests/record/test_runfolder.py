@@ -224,7 +224,7 @@ def test_numpy_numbers_are_written_as_numbers(tmp_path: Path) -> None:
     assert run.read_metrics() == [{"kind": "other", "float": 0.1, "int": 3, "flag": True}]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cut=st.integers(min_value=0, max_value=200))
 def test_a_kill_while_a_line_is_written_loses_that_line_only(
     tmp_path_factory: pytest.TempPathFactory, cut: int

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -49,7 +49,6 @@ def test_wilson_contains_the_proportion_and_is_symmetric(count: tuple[int, int])
     assert wilson_interval(n - wins, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
-@settings(deadline=None)  # the first example imports SciPy
 @given(counts, st.sampled_from([0.8, 0.95, 0.99]))
 def test_wilson_equals_scipy(count: tuple[int, int], confidence: float) -> None:
     scipy_stats = pytest.importorskip("scipy.stats")
@@ -67,7 +66,6 @@ def test_student_by_hand() -> None:
     assert student_interval([2.0, 2.0]) == (2.0, 2.0)
 
 
-@settings(deadline=None)  # the first example imports SciPy
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=60), st.sampled_from([0.5, 0.95, 0.999]))
 def test_student_equals_scipy(values: list[float], confidence: float) -> None:
     scipy_stats = pytest.importorskip("scipy.stats")
@@ -108,7 +106,6 @@ def test_mcnemar_by_hand(only_a: int, only_b: int, p: float) -> None:
     assert mcnemar_exact(only_a, only_b) == p
 
 
-@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_mcnemar_equals_the_binomial_test(only_a: int, only_b: int) -> None:
     scipy_stats = pytest.importorskip("scipy.stats")

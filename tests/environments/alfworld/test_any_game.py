@@ -58,7 +58,7 @@ def _walk(engine: Engine, choices: list[int]):
     return state
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(walks)
 def test_exactly_the_admissible_commands_are_valid(walk):
     which, choices = walk
@@ -77,7 +77,7 @@ def test_exactly_the_admissible_commands_are_valid(walk):
             assert after == state, command
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(walks)
 def test_a_clone_is_independent(walk):
     which, choices = walk
@@ -95,7 +95,7 @@ def test_a_clone_is_independent(walk):
         assert one == other
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(walks)
 def test_an_item_is_in_one_receptacle_or_in_hand(walk):
     which, choices = walk

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -530,7 +530,6 @@ _JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(field=st.sampled_from(sorted({**HOTPOT, **TWO_WIKI, **MUSIQUE})), value=_JSON, base=st.integers(0, 2))
 def test_any_record_is_loaded_or_counted(
     tmp_path_factory: pytest.TempPathFactory, field: str, value: Any, base: int

@@ -455,7 +455,7 @@ def test_a_clone_is_independent_and_shares_read_only_data(environment: DeepSearc
     assert twin.source is environment.source
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     task=st.integers(0, 1),
     observation=st.sampled_from(["list", "passages"]),

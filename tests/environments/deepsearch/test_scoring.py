@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from empg.environments.deepsearch.scoring import normalize, score
@@ -67,7 +67,6 @@ def test_the_substring_match_of_search_r1(given: str, right: list[str], expected
     assert score(given, right, "sub_em") == expected
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40), st.lists(st.text(max_size=40), max_size=4))
 def test_scores_are_in_0_to_1_and_an_exact_match_scores_1(given: str, right: list[str]) -> None:
     em, f1, cover, contained = (score(given, right, metric) for metric in ("em", "f1", "cover_em", "sub_em"))
@@ -78,7 +77,6 @@ def test_scores_are_in_0_to_1_and_an_exact_match_scores_1(given: str, right: lis
         assert f1 == cover == contained == 1.0
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40), st.lists(st.text(max_size=20), min_size=1, max_size=4))
 def test_more_correct_answers_never_lower_the_score(given: str, right: list[str]) -> None:
     for metric in ("em", "f1", "cover_em", "sub_em"):

@@ -45,7 +45,7 @@ def command(choice: int | str, listed: list[str]) -> str:
     return listed[choice % len(listed)] if listed else "click[a]"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     task=st.integers(0, 10_000), choices=st.lists(COMMANDS, max_size=25), mode=st.sampled_from(["text", "text_rich"])
 )

@@ -70,7 +70,7 @@ def test_queries_are_independent() -> None:
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 0.5, 1.25, 2.0, 3.5]), min_size=1, max_size=3_000), st.integers(1, MAX_HITS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_best_rows_agree_with_a_full_sort(values: list[float], k: int) -> None:
     scores = np.asarray(values, dtype=np.float32)
     expected = sorted((row for row in range(len(values)) if values[row] > 0), key=lambda row: (-values[row], row))
@@ -88,7 +88,7 @@ def test_queries_without_known_words_find_nothing(query: str) -> None:
 
 
 @given(st.text(max_size=50) | st.text(st.characters(categories=["Cs", "Cc", "L"]), max_size=50))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_is_a_valid_query(text: str) -> None:
     hits = BM25Retriever.build(docs("a red fox", "the hare")).search([text], 3)[0]
     assert len(hits) <= 2
