@@ -38,7 +38,7 @@ def completed(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe by the path of their key; an empty section is a value."""
+    """Return the values of nested sections by the path of their key; an empty section is a value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         inner = flat(value) if isinstance(value, dict) else {}

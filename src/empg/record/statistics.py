@@ -126,6 +126,11 @@ def _student_within(angle: float, freedom: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
+def in_points(difference: float, low: float, high: float) -> str:
+    """Return a difference of two shares with its interval, in points: `+3.4 [+1.9, +5.1]`."""
+    return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
 UNKNOWN = "unknown"
 """The task type of an episode whose environment failed before it named its task."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from empg.record.durable import write_file
-from empg.report.markup import shown
+from empg.report.markup import templates
 
 WIDTH = 760
 
@@ -26,14 +27,10 @@ def write_figure(template: str, path: Path, *, title: str, height: int, **values
     Raises:
         UserError: the figure cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("empg.report", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    svg = environment.get_template(template).render(title=title, width=WIDTH, height=height, **values)
-    write_file(path, svg)
+    write_file(path, _templates().get_template(template).render(title=title, width=WIDTH, height=height, **values))
     return path
+
+
+@functools.cache
+def _templates() -> Environment:
+    return templates("assets")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from empg.record.statistics import in_points
 from empg.report.figure import write_figure
 
 LIMIT = 0.2  # a difference beyond it, in either direction, is an arrow at the edge of the plot; its numbers are written
@@ -112,7 +113,7 @@ def _marks(row: Compared, y: float, low: float, high: float) -> list[_Mark]:
     shifts = (0.0,) if len(there) == 1 else (-3.5, 3.5)
     marks = []
     for (place, one), shift in zip(there, shifts, strict=False):
-        text = f"{100 * one.value:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+        text = in_points(one.value, one.low, one.high)
         marks.append(
             _Mark(
                 series=place + 1,

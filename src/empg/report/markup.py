@@ -6,10 +6,23 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from empg.plain_text import visible
 from empg.record.fields import finite, finite_ones
+
+
+def templates(folder: str) -> Environment:
+    """Return the templates of a folder below this package: they escape all texts, and show their control characters."""
+    return Environment(
+        loader=PackageLoader("empg.report", folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def embed_json(data: Any) -> Markup:

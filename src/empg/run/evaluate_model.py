@@ -19,6 +19,7 @@ from empg.errors import UserError
 from empg.policy.decode import Sampling
 from empg.policy.fingerprint import fingerprint
 from empg.recipe import Recipe, dump_recipe, override_recipe
+from empg.recipe.recorded import flat
 from empg.record.durable import write_file
 from empg.record.errors import os_errors_as
 from empg.record.played import PlayedEpisodes
@@ -304,7 +305,10 @@ def _is_begun(folder: RunFolder) -> bool:
 
 def _require_same(folder: RunFolder, recipe: Recipe) -> None:
     """Make sure that the folder's evaluation has the settings of this one."""
-    there, here = _flat(recipe_of(folder).model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
+    there, here = (
+        {key: value for key, value in flat(of.model_dump(mode="json")).items() if value != {}}
+        for of in (recipe_of(folder), recipe)
+    )
     differing = [
         f"{key} is {there.get(key)} there and {here.get(key)} here"
         for key in {**there, **here}
@@ -332,10 +336,3 @@ def _require_same_model(folder: RunFolder, name: str, model: str | None) -> None
             f"the files of {name} have changed since the evaluation in {folder.path}. "
             "Restore them, or name another folder with --out"
         )
-
-
-def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
-    return flat

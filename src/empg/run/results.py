@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from empg.record.aggregate import Estimate
 from empg.record.records import EvalRecord
-from empg.record.statistics import Comparison, Paired
+from empg.record.statistics import Comparison, Paired, in_points
 from empg.report.before_after import Rate
 from empg.run.alignment import AlignmentReport
 from empg.run.coupling import EntropyMeasurements
@@ -133,7 +133,7 @@ def _paired_row(name: str, paired: Paired) -> tuple[str, ...]:
         str(paired.n),
         f"{100 * paired.success_a:.1f}%",
         f"{100 * paired.success_b:.1f}%",
-        f"{100 * paired.difference:+.1f} [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]",
+        in_points(paired.difference, paired.low, paired.high),
         f"{paired.only_a} / {paired.only_b}",
         f"{paired.p_value:.3g}",
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.durable import write_file
+from empg.record.statistics import in_points
 from empg.report.forest import Group
 from empg.report.svg import SMOOTHED, draw_lines
 from empg.study.learning import Learning, learning_rows
@@ -258,9 +259,7 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _points(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
-    return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+    return "" if estimate is None else in_points(estimate.value, estimate.low, estimate.high)
 
 
 def _code(overrides: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from empg.errors import MissingExtraError, RecipeError, message_of
 from empg.recipe import Recipe
+from empg.recipe.recorded import flat
 from empg.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -86,15 +87,6 @@ def _saved(recipe: Recipe) -> list[str]:
     return ["model", "optimizer", "extra", *([] if recipe.policy.lora else ["hf_model"])]
 
 
-def flat(section: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Return the values of nested mappings by their dotted key."""
-    values: dict[str, Any] = {}
-    for key, value in section.items():
-        inside = isinstance(value, dict) and value
-        values |= flat(value, f"{path}{key}.") if inside else {f"{path}{key}": value}
-    return values
-
-
 def composed(recipe: Recipe, run: Path) -> DictConfig:
     """Return verl's whole configuration for a resolved recipe and a run folder, checked by verl.
 
@@ -113,7 +105,7 @@ def composed(recipe: Recipe, run: Path) -> DictConfig:
 
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer")
-    known = [str(key) for key in flat(OmegaConf.to_container(config))]
+    known = list(flat(OmegaConf.to_container(config)))
     for key, value in values.items():
         name = key.removeprefix("+")
         try:

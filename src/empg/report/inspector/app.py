@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -27,7 +26,7 @@ from empg.report.inspector import listing
 from empg.report.inspector.conversation import conversation, credit_inputs
 from empg.report.inspector.library import InspectedRun, open_runs
 from empg.report.inspector.tree import partings, tree, what_was_done
-from empg.report.markup import embed_json, encodable, extent, shown
+from empg.report.markup import embed_json, encodable, extent, templates
 from empg.report.overlay import MAIN, evaluation_curves, overlay, training_curves_by_type
 from empg.report.turns import END_NAMES, Row, end_name
 from empg.web.serving import serve_app, web_app
@@ -53,14 +52,7 @@ class Inspector:
 
     def __init__(self, folders: Sequence[RunFolder]) -> None:
         self._runs = open_runs(folders)
-        self._templates = Environment(
-            loader=PackageLoader("empg.report", "assets/inspector"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            finalize=shown,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._templates = templates("assets/inspector")
         self._templates.filters |= {
             "plain": _plain,
             "signed": _signed,
