@@ -48,6 +48,13 @@ def test_the_request_and_the_reply() -> None:
     assert sent(server) == {"model": "toy/model-1", "messages": MESSAGES, "temperature": 0.7, "max_tokens": 32}
 
 
+def test_arguments_of_the_chat_template_are_sent_if_there_are_any() -> None:
+    with scripted(Reply(completion("x"))) as server:
+        for arguments in ({"enable_thinking": False}, {}):
+            Endpoint(f"openai:{server.url}/v1#m", Sampling(), None, QUICK, template_arguments=arguments)(MESSAGES)
+    assert [sent(server, n).get("chat_template_kwargs") for n in (0, 1)] == [{"enable_thinking": False}, None]
+
+
 def test_half_an_emoji_in_a_message_is_sent_as_a_question_mark() -> None:
     with scripted(Reply(completion("x"))) as server:
         endpoint_at(server)([{"role": "user", "content": "look\ud83d 😀"}])

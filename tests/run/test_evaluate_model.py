@@ -271,6 +271,13 @@ def test_a_command_that_is_killed_resumes(tmp_path: Path) -> None:
     assert b"k-secret-123" not in everything + (again.stdout + again.stderr).encode()
 
 
+def test_arguments_of_the_chat_template_reach_the_server(tmp_path: Path) -> None:
+    with chat_server(choose) as server:
+        evaluated(server, tmp_path, "agent.template_arguments={enable_thinking: false}", episodes=1)
+    assert server.seen
+    assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in server.seen)
+
+
 def test_the_default_folder_names_the_environment_and_the_model() -> None:
     assert default_folder("openai:http://h/v1#org/M-1", "alfworld") == Path("evaluations/alfworld-org-M-1")
     assert default_folder("../../models/M", "pkg:Env-v0") == Path("evaluations/pkg-Env-v0-models-M")
@@ -296,6 +303,10 @@ def test_arguments_that_do_not_fit_together(arguments: list[str], message: str) 
         (["--model", "openai:x"], "invalid model name: expected openai:https://HOST/v1#MODEL"),
         (["--model", "openai:http://h/v1#m", "--key-variable", "NOT_SET"], "NOT_SET is not set: the endpoint needs"),
         (["--model", "openai:http://h/v1#m", "agent.past=x"], "unknown key 'agent.past'"),
+        (
+            ["--model", "openai:http://h/v1#m", "agent.date=2026-01-31"],
+            "agent.date: the server of policy.model fills in",
+        ),
         (["--model", "openai:http://h/v1#m", "--split", "none"], "split: expected one of train, valid_seen"),
         (
             ["--model", "tiny", "--key-variable", "X", "policy.tiny.max_positions=4096"],

@@ -83,6 +83,8 @@ class Endpoint:
         sampling: temperature, top-p, and the token limit of a turn.
         key_variable: environment variable with the API key; None sends no key.
         request_policy: timeout, attempts and size limit.
+        template_arguments: arguments of the chat template, sent as `chat_template_kwargs`, an extension that vLLM,
+            SGLang and llama.cpp read; without any, nothing is sent.
 
     Raises:
         UserError: the name is invalid, or the variable is not set.
@@ -94,9 +96,11 @@ class Endpoint:
         sampling: Sampling,
         key_variable: str | None = None,
         request_policy: RequestPolicy = REQUEST_POLICY,
+        *,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self._url, self._model = split_name(name)
-        self._sampling = sampling
+        self._sampling, self._template_arguments = sampling, template_arguments
         self._key = ""
         if key_variable is not None:
             self._key = read_variable(key_variable, "the endpoint needs an API key. Set the variable")
@@ -153,6 +157,8 @@ class Endpoint:
         }
         if sampling.top_p < 1.0 and not sampling.greedy:
             payload["top_p"] = sampling.top_p
+        if self._template_arguments:
+            payload["chat_template_kwargs"] = self._template_arguments
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         return self._http.request("POST", self._url, headers=headers, payload=payload, is_final=_is_context_full)
 

@@ -212,8 +212,12 @@ def _player(recipe: Recipe, options: _Options) -> _Player:
     key_variable = options.key_variable
     greedy, temperature, rollout = options.decoding == "greedy", recipe.evaluation.temperature, recipe.rollout
     if is_endpoint(recipe.policy.model):
+        if recipe.agent.date is not None:
+            raise UserError("agent.date: the server of policy.model fills in its chat template; remove the key")
         sampling = Sampling(temperature, rollout.top_p, greedy, rollout.max_turn_tokens)
-        return _chat_player(recipe, Endpoint(recipe.policy.model, sampling, key_variable))
+        arguments = recipe.agent.template_arguments
+        endpoint = Endpoint(recipe.policy.model, sampling, key_variable, template_arguments=arguments)
+        return _chat_player(recipe, endpoint)
     if key_variable is not None:
         raise UserError(f"--key-variable is for openai:URL#MODEL; {recipe.policy.model!r:.80} runs on this machine")
     policy = build_policy(recipe)
