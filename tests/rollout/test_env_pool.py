@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from empg.environments.base import Info
 from empg.recipe import EnvironmentSection
 from empg.rollout import env_pool as env_pool_module
 from empg.rollout.env_pool import EnvPool, LocalEnvPool, Outcome, ProcessEnvPool, make_env_pool
@@ -95,6 +96,44 @@ def test_a_world_that_kills_its_process_at_once_does_so_every_time(processes: Pr
     assert [o.error for o in processes.reset([0], [6])] == [None]
 
 
+class Unreadable(Exception):
+    """What can be pickled, but not read again, like many an exception with arguments of its own."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first)
+
+
+class Odd(Lamps):
+    """Tasks 0 and 1 return what cannot leave a process."""
+
+    def __len__(self) -> int:  # an environment that is falsy is one all the same
+        return 0
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
+        observation, reward, terminated, truncated, info = super().step(action)
+        brought = {0: lambda: None, 1: Unreadable("a", "b")}.get(self.task)
+        info["brought"] = brought  # type: ignore[typeddict-unknown-key]
+        return observation, reward, terminated, truncated, info
+
+
+def test_what_cannot_leave_its_process_is_the_failure_of_one_slot() -> None:
+    pool = ProcessEnvPool(partial(Odd, "endless", "endless", "endless"), 1)
+    pool.reset([0, 1, 2], [0, 1, 2])
+    for _ in range(2):
+        lost, unread, fine = pool.step([0, 1, 2], ["x"] * 3)
+        for outcome in (lost, unread):
+            assert (outcome.error or "").startswith("what the environment returned cannot leave its process: ")
+        assert fine.error is None
+    pool.close()
+
+
+def test_an_environment_without_length_is_made_once_per_slot() -> None:
+    made = iter([Odd("endless"), Odd("endless")])
+    pool = LocalEnvPool(lambda: next(made))
+    for _ in range(3):
+        assert [outcome.error for outcome in pool.reset([0, 1], [0, 0])] == [None, None]
+
+
 def test_closing_ends_the_processes() -> None:
     pool = ProcessEnvPool(MAKE, 1)
     pool.reset([0], [6])
@@ -135,6 +174,16 @@ class TestKept:
         assert isinstance(pool, ProcessEnvPool)
         assert not pool._processes[0].process.is_alive()
         other.close()
+
+    def test_another_number_of_processes_is_started_anew(self) -> None:
+        maker = self.SECTION.maker("train")
+        counts = []
+        for processes in (1, 2, 2):
+            pool = make_env_pool(maker, processes)
+            assert isinstance(pool, ProcessEnvPool)
+            counts.append(pool.processes)
+            pool.close()
+        assert counts == [1, 2, 2]
 
     def test_processes_whose_answers_nobody_took_are_not_used_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pool, _, process = self.started()

@@ -101,6 +101,14 @@ def test_what_is_not_a_finite_number_ends_the_episode_and_not_the_run(policy: Po
     assert state.episode.error == f"{name}: expected a finite number, got {value!r:.80}"
 
 
+@pytest.mark.parametrize("name", ["reward", "score", "process_reward", "progress"])
+@pytest.mark.parametrize("value", [1e20, -1e20, 10**20, np.float64(1e20)])
+def test_a_number_that_credit_cannot_be_computed_with_ends_the_episode(policy: Policy, name: str, value: float) -> None:
+    state, outcome = after_a_turn(policy)
+    state.observe(with_value(with_value(outcome, "metrics", {"milliseconds": 1e20}), name, value))
+    assert state.episode.error == f"{name}: expected a number of at most 1e+09 in size, got {value!r}"
+
+
 @pytest.mark.parametrize(
     ("metrics", "error"),
     [

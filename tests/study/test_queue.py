@@ -160,6 +160,36 @@ def test_a_study_continues_after_kill_9_and_its_runs_end_with_it(finished: tuple
         assert numbers(tmp_path / "runs/studies/mini" / run) == numbers(folder / "runs/studies/mini" / run)
 
 
+def test_a_killed_run_says_so_and_nothing_of_an_earlier_try(tmp_path: Path) -> None:
+    place(tmp_path, ENDLESS)
+    log = tmp_path / "runs/studies/mini/tiny-grpo-s0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("error: the disk is full\n")
+    study = start(tmp_path, "study", "study.yaml")
+    wait_for(lambda: any(r["kind"] == "train" for r in records(log.with_suffix(""))))
+    [run] = [p for p in psutil.Process(study.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+    run.kill()
+    reason = tmp_path / "results/mini/tiny-grpo-s0/failed.txt"
+    wait_for(reason.is_file)
+    study.send_signal(signal.SIGINT)
+    study.communicate(timeout=120)
+    assert re.fullmatch(
+        r"iteration \d+: ended by SIGKILL \(the system does so when memory runs out\) after: iteration \d+/400 .*\n",
+        reason.read_text(),
+    )
+
+
+def test_an_evaluation_that_the_study_does_not_ask_for_ends_no_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    place(tmp_path, STUDY)
+    name = "runs/studies/mini/tiny-empg-s0"
+    run = shutil.copytree(finished[0] / name, tmp_path / name)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:-1]))  # it was stopped before its last evaluation
+    call(tmp_path, "evaluate", name, "--episodes", "2", "--temperature", "0.6")
+    listed = call(tmp_path, "study", "study.yaml", "--dry-run")[0].splitlines()
+    assert next(line.split()[1] for line in listed if line.startswith("tiny-empg-s0")) == "waiting"
+
+
 def test_ctrl_c_writes_checkpoints_and_says_how_to_resume(tmp_path: Path) -> None:
     place(tmp_path, ENDLESS)
     study = start(tmp_path, "study", "study.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -65,8 +66,9 @@ class LocalEnvPool:
 
     def _reset(self, slot: int, task: int) -> Outcome:
         try:
-            environment = self._environments.get(slot) or self._environments.setdefault(slot, self._make())
-            observation, info = environment.reset(options={"task": task})
+            if slot not in self._environments:
+                self._environments[slot] = self._make()
+            observation, info = self._environments[slot].reset(options={"task": task})
         except Exception as error:  # a failing environment ends its episode, not the run
             return Outcome(error=described(error))
         return Outcome(observation, info=info)
@@ -89,6 +91,11 @@ class ProcessEnvPool:
         self.waiting = False  # for answers; stays True if the wait was interrupted
         self._processes = [_EnvProcess(make) for _ in range(processes)]
 
+    @property
+    def processes(self) -> int:
+        """The number of processes."""
+        return len(self._processes)
+
     def reset(self, slots: Sequence[int], tasks: Sequence[int]) -> list[Outcome]:
         """Start task `tasks[i]` in slot `slots[i]`."""
         return self._ask("reset", slots, tasks)
@@ -103,7 +110,7 @@ class ProcessEnvPool:
             process.close()
 
     def _ask(self, verb: str, slots: Sequence[int], values: Sequence[int] | Sequence[str]) -> list[Outcome]:
-        count = len(self._processes)
+        count = self.processes
         answers = [Outcome(error="the environment's process ended")] * len(slots)
         asked = []
         self.waiting = True
@@ -167,7 +174,7 @@ class _EnvProcess:
     def receive(self) -> list[Outcome]:
         """Return the answers to the last request; an empty list if the process has ended."""
         try:
-            return self._pipe.recv()  # type: ignore[no-any-return]
+            return [_unpacked(packed) for packed in self._pipe.recv()]
         except (EOFError, OSError):
             self._ended()
             return []
@@ -195,7 +202,8 @@ class _EnvProcess:
 def make_env_pool(make: Make, processes: int) -> EnvPool:
     """Return a pool in this process, or in `processes` worker processes.
 
-    A closed pool keeps its processes. The next call with an equal `make` reuses them; any other call ends them.
+    A closed pool keeps its processes. The next call with an equal `make`, and as many, reuses them; any other call
+    ends them.
 
     Args:
         make: makes an environment. For processes it can be pickled; whatever it brings is imported there, so that one
@@ -206,7 +214,7 @@ def make_env_pool(make: Make, processes: int) -> EnvPool:
         return LocalEnvPool(make)
     while _kept:
         pool = _kept.pop()
-        if pool.make == make:
+        if pool.make == make and pool.processes == processes:
             return pool
         pool.end()
     return _KeptEnvPool(make, processes)
@@ -218,6 +226,27 @@ def _serve(pipe: Connection, make: Make) -> None:
     try:
         while True:
             verb, slots, values = pipe.recv()
-            pipe.send(pool.reset(slots, values) if verb == "reset" else pool.step(slots, values))
+            outcomes = pool.reset(slots, values) if verb == "reset" else pool.step(slots, values)
+            pipe.send([_packed(outcome) for outcome in outcomes])
     except (EOFError, OSError, KeyboardInterrupt):
         pool.close()
+
+
+def _packed(outcome: Outcome) -> bytes:
+    """Return an outcome for another process, each by itself: what one environment returned must not harm the others."""
+    try:
+        return pickle.dumps(outcome)
+    except Exception as error:  # of any class: what is pickled brings its own code
+        return pickle.dumps(_not_sent(error))
+
+
+def _unpacked(packed: bytes) -> Outcome:
+    try:
+        outcome: Outcome = pickle.loads(packed)
+    except Exception as error:
+        return _not_sent(error)
+    return outcome
+
+
+def _not_sent(error: Exception) -> Outcome:
+    return Outcome(error=f"what the environment returned cannot leave its process: {described(error)}"[:300])

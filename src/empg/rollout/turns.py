@@ -29,6 +29,8 @@ _NOT_KEPT = ("task", "task_id", "task_type", "metrics", "admissible")
 # Keys of `info` that the rules and the prompts of the agent need after every reset and step.
 _REQUIRED = ("task", "task_id", "task_type", "won", "score", "valid")
 
+_LARGEST = 1e9  # of what credit is assigned for; its sums and squares stay finite in float32
+
 Asked = TypeVar("Asked")
 
 
@@ -159,14 +161,19 @@ def _breach(reward: object, info: Mapping[str, Any]) -> str:
     lacking = [key for key in _REQUIRED if key not in info]
     if lacking:
         return f"info: expected the key {lacking[0]!r}, got {', '.join(info) or 'no key'}"[:300]
-    numbers = {"reward": reward, "score": info["score"]}
-    numbers |= {name: info[name] for name in ("process_reward", "progress") if name in info}
+    credited: dict[str, Any] = {"reward": reward, "score": info["score"]}
+    credited |= {name: info[name] for name in ("process_reward", "progress") if name in info}
     metrics = info.get("metrics", {})
     if not isinstance(metrics, Mapping):
         return f"metrics: expected numbers by name, got {metrics!r:.80}"
-    numbers |= {f"metrics.{name}": value for name, value in metrics.items()}
-    wrong = [name for name, value in numbers.items() if not _is_finite(value)]
-    return f"{wrong[0]}: expected a finite number, got {numbers[wrong[0]]!r:.80}" if wrong else ""
+    numbers = credited | {f"metrics.{name}": value for name, value in metrics.items()}
+    for name, value in numbers.items():
+        if not _is_finite(value):
+            return f"{name}: expected a finite number, got {value!r:.80}"
+    for name, value in credited.items():
+        if abs(value) > _LARGEST:
+            return f"{name}: expected a number of at most {_LARGEST:.0e} in size, got {value!r:.80}"
+    return ""
 
 
 def _is_finite(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -11,7 +12,7 @@ from pathlib import Path
 from empg.errors import UserError
 from empg.record.durable import write_file
 from empg.record.errors import os_errors_as
-from empg.record.records import Record, eval_records, own_evaluations, train_records
+from empg.record.records import EvalRecord, Record, eval_records, own_evaluations, train_records
 from empg.record.runfolder import RunFolder
 from empg.run.resume import changes_of, like_the_run
 from empg.study.plan import PlannedRun, RunKey, measured_by
@@ -46,6 +47,7 @@ class Job:
     seconds: float = 0.0
     message: str = ""
     process: BaseProcess | None = None
+    _logged: int = 0  # bytes of the log that earlier tries wrote
 
     @property
     def key(self) -> RunKey:
@@ -87,8 +89,7 @@ class Job:
         records = self._records
         self.iteration = _finished_iterations(records)
         first = self.planned.recipe.evaluation.panels[:1]
-        recipe = self.planned.recipe.model_dump(mode="json")
-        found = [r["success"] for r in own_evaluations(records, recipe) if [r["split"]] == first]
+        found = [r["success"] for r in self._own_evaluations(records) if [r["split"]] == first]
         self.success = found[-1] if found else None
         self.seconds = measured_seconds(records)
         if self.state == WAITING and self._is_complete(records):
@@ -98,9 +99,13 @@ class Job:
         """Whether every panel is evaluated after the last iteration, which is the end of a run."""
         recipe = self.planned.recipe
         wanted = {(s, d) for s in recipe.evaluation.panels for d in recipe.evaluation.decoding}
-        evaluated = eval_records(records)
+        evaluated = self._own_evaluations(records)
         done = {(r["split"], r["decoding"]) for r in evaluated if r["iteration"] == recipe.iterations}
         return _finished_iterations(records) == recipe.iterations and wanted <= done
+
+    def _own_evaluations(self, records: Sequence[Record]) -> list[EvalRecord]:
+        """Return the evaluations of the study; `empg evaluate` may have added others to the run."""
+        return own_evaluations(records, self.planned.recipe.model_dump(mode="json"))
 
     def check(self) -> None:
         """Check that the run that is recorded is the one that is planned.
@@ -148,6 +153,7 @@ class Job:
             folder = RunFolder(self.folder)
             kept = folder.start.exists() or any(folder.checkpoints.glob("iter-*"))
             arguments.append("--resume" if kept else "--force")
+        self._logged = self.log.stat().st_size if self.log.exists() else 0
         context = multiprocessing.get_context("spawn")
         self.process = context.Process(target=train_in_process, args=(arguments, self.log), name=self.key.name)
         with stop_signals_blocked():  # until `empg train` takes them
@@ -162,7 +168,15 @@ class Job:
         self.refresh()
         if code or self.state != FINISHED:
             self.state = FAILED
-            self.message = last_line(self.log) or f"exit code {code}"
+            self.message = _reason(code, last_line(self.log, self._logged))
+
+
+def _reason(code: int | None, said: str) -> str:
+    """Return why a process with this exit code failed, which `said` this at last."""
+    if code is None or code >= 0:
+        return said or f"exit code {code}"
+    hint = " (the system does so when memory runs out)" if code == -signal.SIGKILL else ""
+    return f"ended by {signal.Signals(-code).name}{hint}" + (f" after: {said}" if said else "")
 
 
 def _finished_iterations(records: Sequence[Record]) -> int:

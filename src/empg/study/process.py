@@ -28,14 +28,14 @@ def train_in_process(arguments: Sequence[str], log: Path) -> None:
     runpy.run_module("empg", run_name="__main__", alter_sys=True)
 
 
-def last_line(log: Path) -> str:
-    """Return the last line that a run wrote, at most 300 characters; empty if it wrote nothing.
+def last_line(log: Path, start: int = 0) -> str:
+    """Return the last line that a run wrote after byte `start`, at most 300 characters; empty if it wrote nothing.
 
     A remedy ("-> ...") follows the line of what is wrong.
     """
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
+            file.seek(max(start, log.stat().st_size - 4096))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
