@@ -36,6 +36,17 @@ class TestDevicesOfWorkers:
             claim_device("auto", rank, 2)
         assert gpus == [0, 1]
 
+    def test_it_is_chosen_before_anything_is_computed(self, gpus: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        computed_on: list[int] = []
+
+        def resolve(name: str) -> torch.device:
+            computed_on.append(gpus[-1])
+            return torch.device(name)
+
+        monkeypatch.setattr(device, "resolve_device", resolve)
+        claim_device("cuda", 1, 2)
+        assert computed_on == [1]
+
     def test_more_workers_than_devices_are_refused(self, gpus: list[int]) -> None:
         with pytest.raises(
             UserError,

@@ -37,8 +37,8 @@ class Sampled:
 class Decoder:
     """A KV cache of `num_slots` episodes with two operations: `prefill` prompts, and `advance` turns by one token.
 
-    The caller passes the random numbers, one in [0, 1) per token. So the tokens of an episode do not depend on the
-    other episodes in the batch. The weights of the policy must not change while the decoder is used.
+    The caller passes the random numbers, one in [0, 1) per token. So the tokens of an episode depend on the other
+    episodes in the batch only where sums are rounded differently, by 1e-5 in a logit. The weights of the policy must not change while the decoder is used.
 
     `autocast` and `pass_tokens` are those of `ModelContexts`. `choose` waits for the device once; `prefill` and
     `advance` do not. They run under `no_grad`, because `inference_mode` would round the weights in every pass.
@@ -70,8 +70,7 @@ class Decoder:
         """Append `prompts` to `slots` and return the logits (n, V) after the last id of each prompt.
 
         Empty slots that get the same prompt in one call (a group) share one computation. An episode that starts later,
-        in a slot that became free, computes the prompt again. Keys computed in a call of another shape may differ in
-        the last bit, and the tokens of an episode must not depend on when other episodes ended.
+        in a slot that became free, computes the prompt again.
         """
         leaders: dict[tuple[int, ...], int] = {}
         unique: list[int] = []

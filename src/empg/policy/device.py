@@ -38,17 +38,16 @@ def claim_device(name: str, rank: int, workers: int) -> None:
     Raises:
         UserError: there are fewer devices than workers.
     """
+    if workers > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        if workers > (count := torch.cuda.device_count()):
+            raise UserError(
+                f"workers: expected at most {count}, one per CUDA device, got {workers}. "
+                f"Set workers={count}, or policy.device=cpu"
+            )
+        torch.cuda.set_device(rank)  # before anything is computed, which would take memory of the first device
     device = resolve_device(name)
-    if workers == 1 or device.type == "cpu":
-        return
-    if device.type != "cuda" or device.index is not None:
+    if workers > 1 and device.type != "cpu" and (device.type != "cuda" or device.index is not None):
         raise UserError(f"policy.device={name} is one device for {workers} workers. Set it to cuda, or set workers=1")
-    if workers > (count := torch.cuda.device_count()):
-        raise UserError(
-            f"workers: expected at most {count}, one per CUDA device, got {workers}. "
-            f"Set workers={count}, or policy.device=cpu"
-        )
-    torch.cuda.set_device(rank)
 
 
 def choose_kernels(device: torch.device, *, autocast: bool) -> None:

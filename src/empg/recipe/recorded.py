@@ -16,7 +16,7 @@ Values = Mapping[str, Any]
 
 CHANGES_NO_NUMBER = {
     "name", "checkpoint_every", "keep_checkpoints", "record_token_entropies", "loggers", "environment.workers",
-    "optimizer.gradient_checkpointing", "rollout.slots",
+    "optimizer.gradient_checkpointing",
 }  # fmt: skip
 
 # The last four shape the passes of the warm start: which turns fit into an episode, and how sums are rounded.

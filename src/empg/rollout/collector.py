@@ -26,7 +26,7 @@ from empg.rollout.types import Episode
 class Request:
     """An episode to play: task `task` of the split, compared with the other episodes of `group`.
 
-    `key` seeds its sampling: the same key and policy give the same episode wherever it is played.
+    `key` seeds its sampling: the same key and policy give the same episode wherever it is played, up to rounding.
     """
 
     task: int

@@ -25,7 +25,7 @@ Changes = dict[str, tuple[Any, Any]]
 # The last line changes the order of sums and where they are rounded.
 FREE = {
     *CHANGES_NO_NUMBER, "iterations",
-    "optimizer.micro_batch_tokens", "optimizer.compile", "policy.device", "workers",
+    "rollout.slots", "optimizer.micro_batch_tokens", "optimizer.compile", "policy.device", "workers",
 }  # fmt: skip
 _FIXED_BY_WEIGHTS = ("policy.", "warm_start")  # what a fork keeps, because its policy exists already
 

@@ -73,8 +73,9 @@ def pooled_rows(studies: Sequence[Results]) -> list[PooledRow]:
 _Recipe = str  # values of a recipe as JSON
 _Pool = tuple[str, Panels, tuple[object, ...], _Recipe]  # recipe, panels, how they were evaluated, start and play
 # The seed pairs the runs, and the panels have their own digests. `algorithm` names values that the recipe has anyway.
-# The day and the device are those on which the run was made; an earlier version recorded the device as `auto`.
-_ASIDE = {*CHANGES_NO_NUMBER, "seed", "algorithm", "agent.date", "policy.device"}
+# The day and the device are those on which the run was made, and slots are chosen for its memory; an earlier version
+# recorded the device as `auto`.
+_ASIDE = {*CHANGES_NO_NUMBER, "seed", "algorithm", "agent.date", "policy.device", "rollout.slots"}
 
 
 def _compared(run: RunResult) -> dict[str, object]:
