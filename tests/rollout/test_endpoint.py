@@ -45,7 +45,8 @@ def test_the_request_and_the_reply() -> None:
     assert reply == Completion("press 0", "", 10, 5, metered=True)
     [seen] = server.seen
     assert (seen.method, seen.path, seen.headers["authorization"]) == ("POST", "/v1/chat/completions", f"Bearer {KEY}")
-    assert sent(server) == {"model": "toy/model-1", "messages": MESSAGES, "temperature": 0.7, "max_tokens": 32}
+    settings = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 32}
+    assert sent(server) == {"model": "toy/model-1", "messages": MESSAGES, **settings}
 
 
 def test_arguments_of_the_chat_template_are_sent_if_there_are_any() -> None:
@@ -180,6 +181,16 @@ def test_models_with_another_name_for_the_limit() -> None:
         assert [endpoint(MESSAGES).text for _ in range(2)] == ["x", "x"]
     limits = [{key: value for key, value in sent(server, n).items() if key.startswith("max")} for n in range(3)]
     assert limits == [{"max_tokens": 32}, {"max_completion_tokens": 32}, {"max_completion_tokens": 32}]
+
+
+def test_a_model_that_takes_no_top_p_is_asked_without_it_if_it_would_change_nothing() -> None:
+    refusal = Reply(b'{"error": {"message": "`temperature` and `top_p` cannot both be specified"}}', status=400)
+    with scripted(refusal, Reply(completion("x"))) as server:
+        endpoint = endpoint_at(server)
+        assert [endpoint(MESSAGES).text for _ in range(2)] == ["x", "x"]
+    assert ["top_p" in sent(server, n) for n in range(3)] == [True, False, False]
+    with scripted(refusal) as server, pytest.raises(EndpointError, match="cannot both be specified"):
+        endpoint_at(server, top_p=0.9)(MESSAGES)
 
 
 def test_requests_in_flight_when_the_name_of_the_limit_changes_are_sent_again() -> None:

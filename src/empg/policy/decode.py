@@ -38,7 +38,8 @@ class Decoder:
     """A KV cache of `num_slots` episodes with two operations: `prefill` prompts, and `advance` turns by one token.
 
     The caller passes the random numbers, one in [0, 1) per token. So the tokens of an episode depend on the other
-    episodes in the batch only where sums are rounded differently, by 1e-5 in a logit. The weights of the policy must not change while the decoder is used.
+    episodes in the batch only where sums are rounded differently, by 1e-5 in a logit. The weights of the policy must
+    not change while the decoder is used.
 
     `autocast` and `pass_tokens` are those of `ModelContexts`. `choose` waits for the device once; `prefill` and
     `advance` do not. They run under `no_grad`, because `inference_mode` would round the weights in every pass.

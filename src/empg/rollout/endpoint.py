@@ -105,7 +105,8 @@ class Endpoint:
         if key_variable is not None:
             self._key = read_variable(key_variable, "the endpoint needs an API key. Set the variable")
         self._http = HttpClient(request_policy)
-        self._limit_field = "max_tokens"
+        # What a server may not know; its answer says so, and the request is sent again without it.
+        self._limit_field, self._sends_top_p = "max_tokens", not sampling.greedy
 
     def __call__(self, messages: Sequence[Mapping[str, str]]) -> Completion:
         """Return the model's reply.
@@ -125,11 +126,14 @@ class Endpoint:
 
     def _ask(self, messages: Sequence[Mapping[str, str]]) -> Any:
         """Return the JSON of a response with status 200."""
-        limit = self._limit_field  # other threads change it
-        answer = self._send(messages, limit)
+        limit, sends_top_p = self._limit_field, self._sends_top_p  # other threads change them
+        answer = self._send(messages, limit, sends_top_p)
         if answer.status == 400 and b"max_completion_tokens" in answer.body and limit == "max_tokens":
-            self._limit_field = "max_completion_tokens"  # the name of the limit for newer models of OpenAI
-            answer = self._send(messages, self._limit_field)
+            self._limit_field = limit = "max_completion_tokens"  # the name of the limit for newer models of OpenAI
+            answer = self._send(messages, limit, sends_top_p)
+        if answer.status == 400 and b"top_p" in answer.body and sends_top_p and self._sampling.top_p == 1.0:
+            self._sends_top_p = False  # it changes nothing, unless the server has another default
+            answer = self._send(messages, limit, sends_top_p=False)
         if answer.status in (401, 403):
             raise EndpointError(f"{self._host} answered {answer.status}. Check the API key and --key-variable")
         if answer.status != 200:
@@ -147,7 +151,7 @@ class Endpoint:
         except (ValueError, RecursionError) as error:
             raise NoCompletionError("the response is not JSON") from error
 
-    def _send(self, messages: Sequence[Mapping[str, str]], limit_field: str) -> Answer:
+    def _send(self, messages: Sequence[Mapping[str, str]], limit_field: str, sends_top_p: bool) -> Answer:
         sampling = self._sampling
         payload: dict[str, Any] = {
             "model": self._model,
@@ -155,7 +159,7 @@ class Endpoint:
             "temperature": 0.0 if sampling.greedy else sampling.temperature,
             limit_field: sampling.max_turn_tokens,
         }
-        if sampling.top_p < 1.0 and not sampling.greedy:
+        if sends_top_p:  # also 1: vLLM takes what it is not told from the `generation_config.json` of the model
             payload["top_p"] = sampling.top_p
         if self._template_arguments:
             payload["chat_template_kwargs"] = self._template_arguments
