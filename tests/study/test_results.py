@@ -401,6 +401,7 @@ class TestPage:
         shutil.rmtree(part / "household-grpo-s1")
         page = write_page([part], tmp_path / "results.md")[0].read_text()
         assert re.search(r"^\| empg \| 3 \|.*\] \(2 seeds of both\) \|", page, re.MULTILINE)
+        assert re.search(r"^\| [a-z_]+ \| empg \|.*\] \(2 seeds of both\) \|$", page, re.MULTILINE)
         assert re.search(r"^\| empg \| 3 \| [\d.]+% \|.*\] \(2 seeds of both\) \| 3 of 3 \|", page, re.MULTILINE)
 
     def test_a_run_that_failed_is_named_with_the_reason(self, made: Path, tmp_path: Path) -> None:

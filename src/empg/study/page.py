@@ -144,7 +144,8 @@ def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, fig
     lines += [f"| task type | variant | mean | difference to {base} (points) |", "|---|---|---|---|"]
     for kind, rows in type_rows(results, recipe, [panel]).items():
         lines += [
-            f"| {_text(kind)} | {row.variant} | {_percent(row.mean)} | {_points(row.difference)} |" for row in rows
+            f"| {_text(kind)} | {row.variant} | {_percent(row.mean)} | {_over_seeds(row.beside, row.seeds)} |"
+            for row in rows
         ]
     return lines
 
@@ -258,8 +259,8 @@ def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
-def _points(estimate: Estimate | None) -> str:
-    return "" if estimate is None else in_points(estimate.value, estimate.low, estimate.high)
+def _points(estimate: Estimate) -> str:
+    return in_points(estimate.value, estimate.low, estimate.high)
 
 
 def _code(overrides: Iterable[str]) -> str:

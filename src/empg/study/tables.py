@@ -51,11 +51,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TypeRow:
-    """A variant on one task type: its mean success, and its paired difference to the base; None without one."""
+    """A variant on one task type: runs, mean success, and it beside the base; None for the base, or without seeds."""
 
     variant: str
+    seeds: int
     mean: Estimate
-    difference: Estimate | None
+    beside: Beside | None
 
 
 def success_rows(results: Results, panels: dict[str, Panels]) -> list[Row]:
@@ -95,8 +96,9 @@ def type_rows(results: Results, recipe: str, panels: Panels) -> dict[str, list[T
         pairs = [] if variant == base else _pairs(results, {recipe: panels}, base, variant)
         for kind in own.columns():
             halves = [(a.only(kind), b.only(kind)) for a, b in pairs]
-            difference = paired_difference(halves) if halves else None
-            found.setdefault(kind, []).append(TypeRow(variant, mean_success([own.only(kind)]), difference))
+            beside = Beside(len(halves[0][0].scores), paired_difference(halves)) if halves else None
+            row = TypeRow(variant, len(own.scores), mean_success([own.only(kind)]), beside)
+            found.setdefault(kind, []).append(row)
     return found
 
 
