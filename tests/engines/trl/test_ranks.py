@@ -65,6 +65,16 @@ def test_two_processes_give_the_advantages_and_weights_of_one(case: str, togethe
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-6, rtol=1e-4)
 
 
+def test_a_process_whose_episodes_all_failed_trains_on_with_the_others(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SMALL, "workers": 2, "evaluation": {"splits": []}}))
+    command = ("train", tmp_path / "small.yaml", "--engine", "trl", "--run", tmp_path / "run")
+    start(2, "tests.engines.trl.failed_rank", *command)
+    failed = [
+        r["rollout/end/env_error"] for r in RunFolder.open(tmp_path / "run").read_metrics() if r["kind"] == "train"
+    ]
+    assert failed == [0.5, 0.5]
+
+
 def test_a_recipe_runs_on_two_processes(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SMALL, "workers": 2}))
     start(2, "empg", "train", tmp_path / "small.yaml", "--engine", "trl", "--run", tmp_path / "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from importlib import util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from empg.cli import app
 from empg.engines.trl import training
 from empg.engines.trl.rollout import EpisodeRollout, token_columns
 from empg.engines.trl.training import RecipeTrainer, train
-from empg.errors import UserError
+from empg.errors import RecipeError, UserError
 from empg.learner.assign import assign_credit
 from empg.learner.batch import make_batch, micro_batches
 from empg.learner.checkpoint import Checkpoints
@@ -29,6 +30,7 @@ from empg.policy.model import Policy
 from empg.policy.scoring import score_tokens
 from empg.recipe import Recipe
 from empg.record.runfolder import RunFolder
+from empg.rollout.env_pool import LocalEnvPool, Outcome
 from empg.rollout.types import EndReason, Episode
 from empg.run.build import build_policy, resolve
 from empg.run.train import train as train_here
@@ -150,6 +152,28 @@ def test_a_turn_without_tokens_is_not_a_step(tmp_path: Path, monkeypatch: pytest
     train(resolve(small_recipe(iterations=1, evaluation={"splits": []})), tmp_path / "run")
     [record] = [r for r in RunFolder.open(tmp_path / "run").read_metrics() if r["kind"] == "train"]
     assert record["policy/grad_norm"] > 0
+
+
+def test_what_trl_itself_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^--engine trl: .*sync_ref_model") as raised:
+        train(resolve(small_recipe(trl={"sync_ref_model": True})), tmp_path / "run")
+    assert "\n" not in str(raised.value)
+
+
+def test_with_vllm_an_iteration_without_a_turn_has_log_probabilities_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LocalEnvPool, "reset", lambda self, slots, tasks: [Outcome(error="the lamps are out")] * 2)
+    rollout = EpisodeRollout(resolve(small_recipe()))
+    policy = tiny_policy()
+    for use_vllm in (True, False):
+        trainer = SimpleNamespace(
+            accelerator=SimpleNamespace(unwrap_model=lambda model: model, device=policy.device),
+            model=policy.model,
+            processing_class=policy.tokenizer,
+            use_vllm=use_vllm,
+        )
+        assert rollout(["0", "0"], trainer)["logprobs"] == ([[0.0], [0.0]] if use_vllm else None)
 
 
 def test_a_resume_makes_up_for_an_evaluation_that_is_missing(tmp_path: Path) -> None:

@@ -132,10 +132,16 @@ def test_step_ids_are_given_or_runs_and_rejected_tokens_leave_no_gap() -> None:
 
 def test_step_ids_that_go_backwards_are_an_error() -> None:
     keys, advantages, entropies, *_, rewards = batch(groups=1, size=1)
-    written = torch.ones(1, WIDTH).long()
+    written = (torch.arange(WIDTH) < 4).long()[None]
     steps = step_ids_of([[0, 0, 1, 0]], written, written)
     with pytest.raises(ValueError, match="row 0, token 3: step 0 follows step 1"):
         modulate_rows(keys, advantages, entropies, steps, rewards, {"name": "empg"})
+
+
+def test_a_written_token_without_a_step_is_an_error() -> None:
+    written = torch.tensor([[1, 1, 0, 1]])
+    with pytest.raises(ValueError, match="row 0: token 3 is of the model and has no step"):
+        step_ids_of([[0, 0]], written, written)
 
 
 def test_more_step_ids_than_tokens_are_an_error() -> None:

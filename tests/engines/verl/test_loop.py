@@ -5,10 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +21,7 @@ from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from empg.engines.verl.loop import _groups, _SharedEnvPool, check_job
+from empg.engines.verl.loop import _groups, check_job
 from empg.engines.verl.recording import RecipeTrainer
 from empg.engines.verl.tasks import task_rows
 from empg.environments.base import PromptSpec
@@ -228,25 +224,3 @@ def test_what_no_episode_could_be_played_with_is_an_error_before_anything_starts
     config.actor_rollout_ref.rollout.prompt_length = 255
     with pytest.raises(UserError, match=r"rollout\.max_episode_tokens: 512 tokens do not fit into .* = 511"):
         start(config, mine, mine)
-
-
-def test_the_first_environment_of_a_kind_starts_alone() -> None:
-    reads: list[str] = []
-    together = threading.Barrier(6)
-
-    @lru_cache(1)
-    def data() -> str:
-        time.sleep(0.05)
-        reads.append("read")
-        return "win:1"
-
-    def make() -> Lamps:
-        return Lamps(data())
-
-    def start(_: int) -> str | None:
-        together.wait()
-        return _SharedEnvPool(make).reset([0], [0])[0].error
-
-    with ThreadPoolExecutor(6) as threads:
-        assert list(threads.map(start, range(6))) == [None] * 6
-    assert reads == ["read"]

@@ -35,7 +35,7 @@ RECIPE: dict[str, Any] = {
     "verl": {
         "trainer": {"n_gpus_per_node": 1, "nnodes": 1},
         "actor_rollout_ref": {
-            "model": {"use_remove_padding": False, "enable_gradient_checkpointing": False},
+            "model": {"use_remove_padding": False},
             "actor": {"fsdp_config": {"use_torch_compile": False}},
             "rollout": {"name": "empg_hf", "agent": {"num_workers": 1}},
         },

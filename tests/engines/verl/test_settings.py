@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -94,6 +95,9 @@ def test_the_values_of_a_recipe_are_these() -> None:
         f"{actor}.fsdp_config.model_dtype": "fp32",
         f"+{actor}.fsdp_config.mixed_precision.param_dtype": "fp32",
         f"+{actor}.fsdp_config.mixed_precision.reduce_dtype": "fp32",
+        "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype": "fp32",
+        "+actor_rollout_ref.ref.fsdp_config.mixed_precision.reduce_dtype": "fp32",
+        f"{model}.enable_gradient_checkpointing": False,
         f"{rollout}.name": "vllm",
         f"{rollout}.tensor_model_parallel_size": 1,
         f"{rollout}.seed": 7,
@@ -110,6 +114,7 @@ def test_the_values_of_a_recipe_are_these() -> None:
         "trainer.experiment_name": "one",
         "trainer.logger": ["console"],
         "trainer.device": "cuda",
+        "trainer.n_gpus_per_node": max(1, torch.cuda.device_count()),
         "trainer.v1.trainer_mode": "empg_recipe",
         "trainer.resume_mode": "auto",
         "trainer.default_local_dir": "/runs/one/checkpoints/verl",

@@ -98,7 +98,7 @@ class EpisodeRollout:
                     contexts[place] += prompt.ids
                     playing.append(place)
             if not any(gather_object([bool(playing)])):
-                return states, logprobs if given else None
+                return states, logprobs if given or trainer.use_vllm else None  # also if no episode had a turn
             # A process whose episodes are all over takes part in the call with a prompt of one token.
             reading = [contexts[place] for place in playing] or [[agent.chat.end_of_turn]]
             written, scored = trainer._generate_single_turn(reading, None, {}, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from empg.engines.trl.trainer import EMPGConfig
-from empg.errors import RecipeError, message_of
+from empg.errors import RecipeError, UserError, message_of
 from empg.policy.device import resolve_device
 from empg.recipe import Recipe
 from empg.validation import did_you_mean
@@ -82,11 +83,18 @@ SET_BY = {
     "mask_truncated_completions": "credit.overlong_penalty",
     "use_cpu": "policy.device",
     "disable_dropout": "policy.model",
+    "model_init_kwargs": "policy.dtype",
+    "chat_template_kwargs": "agent.template_arguments",
+    "max_tool_calling_iterations": "environment.max_steps",
+    "num_train_epochs": "iterations",
 }
 
 # Arguments of the generator itself that would replace those of the recipe.
 _GENERATION = SET_BY | dict.fromkeys(("max_new_tokens", "max_tokens", "max_length"), "rollout.max_turn_tokens")
 
+
+# Ranges of arguments that the generator would refuse only when the first turn is sampled.
+_RANGES = {"top_k": (0, 1e9), "min_p": (0.0, 1.0), "repetition_penalty": (1e-3, 1e3)}
 
 # Arguments whose annotation in transformers is narrower than its documentation.
 _WIDER: dict[str, Any] = {"fsdp": bool | str | list[str] | None}
@@ -114,10 +122,19 @@ def engine_config(recipe: Recipe, output: Path) -> EMPGConfig:
     """
     if problems := list(_problems(recipe)):
         raise RecipeError("\n".join(f"--engine trl: {problem}" for problem in problems))
-    try:
+    with refusals_named():
         return EMPGConfig(**_arguments(recipe, output), **recipe.trl)
-    except (ValueError, TypeError, ImportError) as error:  # from an option in the section `trl`
-        raise RecipeError(f"--engine trl: {message_of(error, 400)}") from None
+
+
+@contextmanager
+def refusals_named() -> Iterator[None]:
+    """Turn what TRL raises for an option of the section `trl` into a `RecipeError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"--engine trl: {message_of(error, 400)}") from error
 
 
 def config_text(recipe: Recipe, run: Path) -> str:
@@ -173,6 +190,8 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
         "bf16": bool(optimizer.autocast),
         "activation_checkpointing": optimizer.gradient_checkpointing,
         "disable_dropout": True,
+        # Only for the reference of the KL, which TRL loads itself. The policy has the same.
+        "model_init_kwargs": {"dtype": recipe.policy.dtype, "attn_implementation": "sdpa"},
         "use_cpu": resolve_device(recipe.policy.device).type == "cpu",
     }
 
@@ -235,6 +254,8 @@ def _wrong_options(options: dict[str, Any]) -> Iterator[str]:
         elif not _fits(value, _WIDER.get(name, hints[name])):
             wanted = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
             yield f"trl.{name}: expected {wanted}, got {value!r:.80}"
+        elif name in _RANGES and value is not None and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+            yield f"trl.{name}: expected {_RANGES[name][0]:g} to {_RANGES[name][1]:g}, got {value!r:.80}"
         elif name == "generation_kwargs":
             yield from _set_elsewhere(value)
 

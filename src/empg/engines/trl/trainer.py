@@ -107,6 +107,11 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         if isinstance(self.rollout_func, EpisodeRollout):  # the generator has its limit, that of a turn, already
             self.max_completion_length = self.rollout_func.recipe.rollout.max_episode_tokens  # the constant of dr_grpo
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether `assign` needs entropies, which may cost one more pass."""
+        return self.args.modulation is not None
+
     def assign(self, inputs: list[dict[str, Any]], batch: dict[str, Any], scores: tuple[Tensor, Tensor]) -> None:
         """Replace the advantages (B,) of a generation batch by modulated ones (B, T).
 
@@ -115,8 +120,6 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
             batch: what TRL computed of them; changed in place.
             scores: log-probabilities and entropies (B, T) of the completions, nats.
         """
-        if self.args.modulation is None:
-            return
         compared, first = self._compared(), self.accelerator.process_index * len(inputs)
         steps = self.step_ids(inputs, batch)
         left_out = ~compared[first : first + len(inputs), None].to(steps.device)
@@ -185,7 +188,7 @@ class EMPGTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
             self._metrics["train"][name].append(float(value))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if not self.model.training:
+        if not (self.model.training and self.needs_scores):
             return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
         self._awaits_old_policy = True
         try:

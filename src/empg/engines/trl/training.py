@@ -26,7 +26,7 @@ from transformers import PrinterCallback, TrainerCallback
 from empg.credit import LossStats, TokenLayout
 from empg.engines.trl.positions import check_padding
 from empg.engines.trl.rollout import EpisodeRollout, environment_reward
-from empg.engines.trl.settings import FOLDER, engine_config, steps_per_iteration
+from empg.engines.trl.settings import FOLDER, engine_config, refusals_named, steps_per_iteration
 from empg.engines.trl.trainer import EMPGConfig, EMPGTrainer
 from empg.errors import MissingExtraError, UserError
 from empg.learner.assign import Assigned, assign_credit, comparable
@@ -94,7 +94,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, force: bool = Fals
                 folder.checkpoints / (START if point is None else point.reference)
             )
         recorder = _Recorder(recipe, policy, opened, point)
-        trainer = recorder.trainer = RecipeTrainer(recipe, policy, args, recorder)
+        with refusals_named():
+            trainer = recorder.trainer = RecipeTrainer(recipe, policy, args, recorder)
         trainer.remove_callback(PrinterCallback)
         if trainer.sharded and recipe.evaluation.panels:
             raise UserError(
@@ -193,6 +194,11 @@ class RecipeTrainer(EMPGTrainer):
         self.eos_token_ids = stops
 
     @property
+    def needs_scores(self) -> bool:
+        """Always: a run folder records entropies."""
+        return True
+
+    @property
     def sharded(self) -> bool:
         """Whether no process has all weights (FSDP, ZeRO-3): the policy is then neither evaluated nor exported here."""
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
@@ -217,8 +223,9 @@ class RecipeTrainer(EMPGTrainer):
             if turn.action_ids  # a turn without tokens is not a step of the row
         ]
         layout, device = TokenLayout.of(steps), steps.device
-        batch["advantages"] = layout.to_tokens(torch.tensor([pair[0] for pair in pairs], device=device))
-        counted = layout.to_tokens(torch.tensor([int(pair[1]) for pair in pairs], device=device))
+        advantages = torch.tensor([pair[0] for pair in pairs], dtype=torch.float32, device=device)
+        trained_on = torch.tensor([pair[1] for pair in pairs], dtype=torch.long, device=device)  # also if there is none
+        batch["advantages"], counted = layout.to_tokens(advantages), layout.to_tokens(trained_on)
         batch["tool_mask"] = counted
         batch["num_items_in_batch"] = self.accelerator.gather(counted.sum()).sum()
         trained = sum(any(pair[1] for pair in turns) for turns in credit)

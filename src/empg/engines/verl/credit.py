@@ -101,7 +101,8 @@ def step_ids_of(given: Sequence[Sequence[int] | None], written: Tensor, counted:
         counted: `(B, T)`, 1 at tokens of the loss: those that are written and were not rejected.
 
     Raises:
-        ValueError: a row has more steps ids than tokens, or what `step_ids_from_mask` rejects.
+        ValueError: a row has more steps ids than tokens, or a token of the model without a step, or what
+            `step_ids_from_mask` rejects.
     """
     steps = step_ids_from_mask(written)
     for row, ids in enumerate(given):
@@ -111,6 +112,8 @@ def step_ids_of(given: Sequence[Sequence[int] | None], written: Tensor, counted:
             raise ValueError(f"step_ids: row {row}: expected at most {steps.shape[1]}, got {len(ids)}")
         steps[row] = -1
         steps[row, : len(ids)] = torch.as_tensor(ids, dtype=torch.long)
+        if (missing := ((steps[row] < 0) & (written[row] == 1)).nonzero()).numel():
+            raise ValueError(f"step_ids: row {row}: token {int(missing[0])} is of the model and has no step")
     return without_gaps(steps.masked_fill_(counted == 0, -1))  # a step's tokens may all be rejected
 
 

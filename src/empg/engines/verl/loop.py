@@ -8,24 +8,24 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from transformers import GenerationConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from empg.agent.chat import ChatFormat
 from empg.agent.dialogue import Agent
+from empg.engines.verl.pools import episode_pool
 from empg.engines.verl.tasks import AGENT
 from empg.errors import UserError
 from empg.policy.decode import Sampled
 from empg.recipe import Recipe, load_recipe
-from empg.rollout.env_pool import EnvPool, LocalEnvPool, Make, Outcome, make_env_pool
+from empg.rollout.env_pool import EnvPool
 from empg.rollout.turns import EpisodeState
 from empg.rollout.types import EndReason, Episode
 
@@ -72,7 +72,7 @@ class EnvironmentLoop(AgentLoopBase):  # type: ignore[misc]  # verl has no types
             split=info["split"],
             max_tokens=self.recipe.rollout.max_episode_tokens,
         )
-        pool = _pool(environment.maker(info["split"]), environment.workers)
+        pool = episode_pool(environment.maker(info["split"]), environment.workers)
         played = _Played()
         try:
             await self._play(state, pool, sampling, played)
@@ -270,29 +270,3 @@ def _ends(model: str) -> list[int]:
     except OSError:
         return []
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
-
-
-class _SharedEnvPool(LocalEnvPool):
-    """Environments in this process, the first of a kind started alone: it reads what the others share.
-
-    verl starts all episodes of a batch at once, each in a thread, and a cache lets every thread read that did not find
-    anything in it.
-    """
-
-    _starting = threading.Lock()
-    _started: ClassVar[list[Make]] = []
-
-    def reset(self, slots: Sequence[int], tasks: Sequence[int]) -> list[Outcome]:
-        """Start task `tasks[i]` in slot `slots[i]`."""
-        if self._make not in self._started:
-            with self._starting:
-                if self._make not in self._started:
-                    outcomes = super().reset(slots, tasks)
-                    self._started.append(self._make)
-                    return outcomes
-        return super().reset(slots, tasks)
-
-
-def _pool(make: Make, workers: int) -> EnvPool:
-    """Return a pool of one environment: in this process, or in one of its own if the recipe has processes."""
-    return make_env_pool(make, 1) if workers else _SharedEnvPool(make)

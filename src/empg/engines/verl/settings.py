@@ -13,6 +13,8 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from empg.errors import MissingExtraError, RecipeError, message_of
 from empg.recipe import Recipe
 from empg.recipe.recorded import flat
@@ -37,7 +39,7 @@ NO_DUAL_CLIP = 1e9
 """verl always clips twice. No ratio reaches this bound, because verl limits its logarithm to 20."""
 
 _RUN = "the run folder"
-_ACTOR, _ROLLOUT, _MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "model"))
+_ACTOR, _REFERENCE, _ROLLOUT, _MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout", "model"))
 
 DEFAULTS: dict[str, Any] = {
     "trainer.project_name": "empg",
@@ -49,7 +51,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Values that replace verl's own defaults; the section `verl` of a recipe may change them."""
 
-NEW = ("empg.recipe", "empg.run", f"{_ACTOR}.fsdp_config.mixed_precision")
+NEW = ("empg.recipe", "empg.run", *(f"{part}.fsdp_config.mixed_precision" for part in (_ACTOR, _REFERENCE)))
 """Keys that verl's default configuration does not have."""
 
 Setting = tuple[str, str, Any]
@@ -75,6 +77,7 @@ def overrides(recipe: Recipe, run: Path) -> dict[str, Any]:
         raise RecipeError("\n".join(f"--engine verl: {problem}" for problem in problems))
     values = {
         **DEFAULTS,
+        "trainer.n_gpus_per_node": max(1, torch.cuda.device_count()),
         f"{_ACTOR}.checkpoint.save_contents": _saved(recipe),
         **given,
         **{key: value for _, key, value in settings},
@@ -233,8 +236,11 @@ def _update_settings(recipe: Recipe) -> Iterator[Setting]:
     yield "optimizer.micro_batch_tokens", f"{_ACTOR}.use_dynamic_bsz", True
     yield "optimizer.micro_batch_tokens", f"{_ACTOR}.ppo_max_token_len_per_gpu", optimizer.micro_batch_tokens
     computed = "bf16" if optimizer.autocast or recipe.policy.dtype == "bfloat16" else "fp32"
-    yield "optimizer.autocast", f"{_ACTOR}.fsdp_config.mixed_precision.param_dtype", computed
-    yield "optimizer.autocast", f"{_ACTOR}.fsdp_config.mixed_precision.reduce_dtype", "fp32"
+    for part in (_ACTOR, _REFERENCE):  # a reference in another precision has a KL divergence to the policy at the start
+        yield "optimizer.autocast", f"{part}.fsdp_config.mixed_precision.param_dtype", computed
+        yield "optimizer.autocast", f"{part}.fsdp_config.mixed_precision.reduce_dtype", "fp32"
+    checkpointing = optimizer.gradient_checkpointing
+    yield "optimizer.gradient_checkpointing", f"{_MODEL}.enable_gradient_checkpointing", checkpointing
 
 
 def _problems(recipe: Recipe) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from empg.engines.verl.settings import FOLDER, composed
 from empg.engines.verl.tasks import write_tasks
-from empg.errors import MissingExtraError, UserError
+from empg.errors import MissingExtraError, UserError, message_of
 from empg.recipe import Recipe, dump_recipe
 from empg.record.runfolder import START, RunFolder
 from empg.run.evaluate import pending_panels
@@ -137,6 +137,11 @@ def _start(config: DictConfig) -> None:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
+        if isinstance(error.cause, ValueError) and "available GPUs" in str(error.cause):
+            raise UserError(
+                f"--engine verl: {message_of(error.cause)}: set verl.trainer.n_gpus_per_node and verl.trainer.nnodes "
+                "to what the Ray cluster has"
+            ) from None
         raise
     finally:
         ray.shutdown()
