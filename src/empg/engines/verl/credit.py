@@ -24,6 +24,7 @@ from empg.credit import (
     step_ids_from_mask,
     without_gaps,
 )
+from empg.credit.checks import first_true
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,8 +113,8 @@ def step_ids_of(given: Sequence[Sequence[int] | None], written: Tensor, counted:
             raise ValueError(f"step_ids: row {row}: expected at most {steps.shape[1]}, got {len(ids)}")
         steps[row] = -1
         steps[row, : len(ids)] = torch.as_tensor(ids, dtype=torch.long)
-        if (missing := ((steps[row] < 0) & (written[row] == 1)).nonzero()).numel():
-            raise ValueError(f"step_ids: row {row}: token {int(missing[0])} is of the model and has no step")
+        if (missing := first_true((steps[row] < 0) & (written[row] == 1))) is not None:
+            raise ValueError(f"step_ids: row {row}: token {missing} is of the model and has no step")
     return without_gaps(steps.masked_fill_(counted == 0, -1))  # a step's tokens may all be rejected
 
 
