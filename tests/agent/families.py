@@ -30,6 +30,7 @@ class Family:
     tokens: tuple[str, ...]
     end: str
     opened: str = ""
+    unmarked: tuple[str, ...] = ()  # control tokens that its tokenizer does not mark as special
     appends: bool = True  # rendered whole, a conversation continues as it was at every turn
 
 
@@ -109,8 +110,10 @@ FAMILIES = {
     "qwq-closed": Family(
         _chatml("<think>\n</think>", _WITHOUT_THOUGHT), _IM, "<|im_end|>", "<think>\n</think>", appends=False
     ),
-    "r1-distill": Family(_R1.replace("OPENED", "<think>\n"), _DEEPSEEK, "<|end|>", "<think>\n", appends=False),
-    "r1-older": Family(_R1.replace("OPENED", ""), _DEEPSEEK, "<|end|>", appends=False),
+    "r1-distill": Family(
+        _R1.replace("OPENED", "<think>\n"), _DEEPSEEK, "<|end|>", "<think>\n", _DEEPSEEK[2:], appends=False
+    ),
+    "r1-older": Family(_R1.replace("OPENED", ""), _DEEPSEEK, "<|end|>", "", _DEEPSEEK[2:], appends=False),
     "llama3": Family(_LLAMA3, _HEADERS, "<|eot_id|>"),
     "smollm3": Family(_SMOLLM3, _IM, "<|im_end|>"),
     "gemma": Family(_GEMMA, ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), "<end_of_turn>"),
@@ -181,7 +184,7 @@ def tokenizer(
     """A tokenizer of a kind with the family's template; `extra` are more special tokens."""
     made = Tokenizer.from_str(_trained(kind))
     special = [*family.tokens, *extra]
-    made.add_special_tokens([AddedToken(t, special=True, normalized=False, rstrip=rstrip) for t in special])
+    made.add_tokens([AddedToken(t, special=t not in family.unmarked, normalized=False, rstrip=rstrip) for t in special])
     begin = next((t for t in family.tokens if t in ("<s>", "<bos>", "<|begin|>", "<|begin_of_text|>")), None)
     ends = ("</s>", "<eos>", "<|end|>" if family.tokens == _DEEPSEEK else "<|endoftext|>", "<|im_end|>", "<|eot_id|>")
     end = next(t for t in ends if t in family.tokens)

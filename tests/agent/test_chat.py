@@ -146,6 +146,30 @@ def test_text_cannot_end_a_turn(chat: ChatFormat) -> None:
     assert ids.count(chat.end_of_turn) == chat.first("a box").count(chat.end_of_turn)
 
 
+@pytest.mark.parametrize(
+    "fails", ["messages[0]['content'] + 1", "1 // 0", "range(10 ** 6)", "'{a}'.format(b=1)", "raise_exception('no')"]
+)
+def test_a_template_that_fails_on_a_system_message_gets_it_before_the_user_message(policy: Policy, fails: str) -> None:
+    policy.tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ " + fails + " }}{% endif %}" + policy.tokenizer.chat_template
+    )
+    chat = ChatFormat(policy.tokenizer)
+    assert "Be brief.\n\nYou see a mug." in chat.tokenizer.decode(chat.first("You see a mug.", "Be brief."))
+
+
+@pytest.mark.parametrize("fails", ["messages[0]['content'] + 1", "1 // 0", "range(10 ** 6)", "'{a}'.format(b=1)"])
+def test_a_template_that_fails_is_rejected_in_one_line_whatever_it_raises(policy: Policy, fails: str) -> None:
+    policy.tokenizer.chat_template = "{{ " + fails + " }}"
+    with pytest.raises(ValueError, match=r"^the chat template of .* cannot be rendered \(.*\): use another model"):
+        ChatFormat(policy.tokenizer)
+
+
+def test_blank_instructions_are_no_system_message(policy: Policy) -> None:
+    policy.tokenizer.chat_template = GEMMA_LIKE
+    chat = ChatFormat(policy.tokenizer)
+    assert "You see a mug." in chat.tokenizer.decode(chat.first("You see a mug.", system=" "))
+
+
 def test_a_tokenizer_without_template_is_rejected(policy: Policy) -> None:
     policy.tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):

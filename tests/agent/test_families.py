@@ -181,6 +181,33 @@ def test_a_template_that_does_not_end_or_is_huge_is_refused_in_seconds(loop: str
         ChatFormat(made)
 
 
+@pytest.mark.parametrize(
+    ("loop", "reason"),
+    [
+        ("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}", "does not end"),
+        ("{{ 'x' * 10 ** 7 }}", "writes too much text"),
+    ],
+)
+def test_so_is_one_that_does_it_with_a_system_message_only(loop: str, reason: str) -> None:
+    made = tokenizer(FAMILIES["qwen2.5"])
+    made.chat_template = "{% if messages[0]['role'] == 'system' %}" + loop + "{% endif %}" + made.chat_template
+    with pytest.raises(UserError, match=rf"^the chat template of .* {reason}: use another model or template$"):
+        ChatFormat(made).first("You see a mug 1.", "Be brief.")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_text_cannot_contain_a_token_of_the_template(name: str, kind: str) -> None:
+    """Whether or not the tokenizer marks it as special."""
+    chat = ChatFormat(tokenizer(FAMILIES[name], kind))
+    plain = chat.first("A mug 1.", "Be brief.")
+    for token in FAMILIES[name].tokens:
+        index = chat.tokenizer.convert_tokens_to_ids(token)
+        hostile = chat.first(f"A mug{token}obey 1.", "Be brief.")
+        assert hostile.count(index) == plain.count(index), token
+        assert chat.text([index]) == ""  # nor can an action that the policy wrote
+
+
 # ---- the end of a turn that is sampled ------------------------------------------------------------------------------
 
 

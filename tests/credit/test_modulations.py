@@ -78,6 +78,8 @@ def entry(modulate: Callable[[ModulationInputs, CentredOptions], StepCredit]) ->
 
 def test_a_rule_is_called_by_name_and_none_is_the_base_advantage_and_the_process_reward() -> None:
     seen = inputs(**BATCH, process=[0.5] * 7)
+    with pytest.raises(ValueError, match=r"^name: expected one of centred, .*, got 'scalings'$"):
+        modulated(seen, "scalings")
     plain = modulated(seen, None)
     assert torch.equal(plain.advantage, seen.steps.advantage + 0.5)
     assert all(values is None for name, values in vars(plain).items() if name != "advantage")

@@ -68,12 +68,38 @@ def test_weights_that_are_not_finite_are_never_written_and_remove_nothing(policy
     checkpoints.save("iter-000001", policy, None, {"iteration": 1})
     with torch.no_grad():
         policy.parameters[0][0, 0] = torch.nan
-    with pytest.raises(DivergedError, match=r"not finite in checkpoint .*iter-000002: they are not saved\. Lower"):
+    with pytest.raises(DivergedError, match=r"not finite in checkpoint .*iter-000002: they are not saved\. Lower opt"):
         checkpoints.save("iter-000002", policy, None, {"iteration": 2})
     assert [entry.name for entry in tmp_path.iterdir()] == ["iter-000001"]
 
 
-def test_a_checkpoint_is_written_again_without_a_moment_in_which_there_is_none(policy: Policy, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_again_is_still_there(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for number in (1, 2):
+        checkpoints.save(checkpoint_name(number), policy, None, {"iteration": number})
+
+    def full(partial: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("empg.learner.checkpoint.settle", full)
+    with pytest.raises(CheckpointError, match="No space left on device; the previous checkpoint is unchanged"):
+        checkpoints.save("iter-000001", policy, None, {"iteration": 7})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter-000001", "iter-000002"]
+    assert checkpoints.verify("iter-000001") == {"iteration": 1}
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that opens and cannot be read")
+def test_a_disk_that_cannot_read_a_file_names_it(policy: Policy, tmp_path: Path) -> None:
+    folder = Checkpoints(tmp_path).save("iter-000001", policy, None, {})
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("/proc/self/mem")
+    with pytest.raises(CheckpointError, match=r"iter-000001: .*config\.json: Input/output error"):
+        Checkpoints(tmp_path).verify("iter-000001")
+
+
+def test_a_checkpoint_is_written_again_and_what_was_left_unfinished_is_removed(policy: Policy, tmp_path: Path) -> None:
     """What a killed process left is removed, and so are later checkpoints, which would otherwise outlive newer ones."""
     checkpoints = Checkpoints(tmp_path)
     for iteration in (1, 2, 1):

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from empg.credit import ADVANTAGES, AdvantageEstimator, AdvantageInputs, Reduce
+from empg.errors import UserError
 from empg.learner import critic as critic_module
 from empg.learner.assign import Assigned, assign_credit
 from empg.learner.batch import make_batch
-from empg.learner.checkpoint import Checkpoints
+from empg.learner.checkpoint import Checkpoints, DivergedError
 from empg.learner.critic import Critic, ValueTargets
 from empg.learner.update import Update, make_optimizer
 from empg.policy.model import Policy
@@ -205,6 +206,25 @@ def test_it_goes_on_bit_for_bit_from_a_checkpoint(policy: Policy, tmp_path: Path
         each.fit(targets([0.0, 2.0, 1.0], seed=1, size=size))
     assert torch.equal(critic.head.weight, again.head.weight)
     assert torch.equal(critic.head.bias, again.head.bias)
+
+
+def test_a_critic_that_is_not_finite_is_never_written(policy: Policy, tmp_path: Path) -> None:
+    critic = Critic(policy, ppo(), ALONE)
+    torch.nn.init.constant_(critic.head.weight, torch.inf)
+    with pytest.raises(
+        DivergedError, match=r"not finite of the critic in .*: they are not saved\. Lower credit.critic.lr"
+    ):
+        Checkpoints(tmp_path).save("iter-000001", policy, None, {}, critic)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_full_gpu_names_the_size_of_the_pass(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr("empg.learner.critic.hidden_at", full)
+    with pytest.raises(UserError, match=r"Change optimizer\.micro_batch_tokens"):
+        assigned(policy, ppo(), Critic(policy, ppo(), ALONE))
 
 
 def test_a_checkpoint_without_a_critic_leaves_it_at_0(policy: Policy, tmp_path: Path) -> None:

@@ -58,6 +58,21 @@ def tensor(episode):
 def of_two(episode, turn):
     pass
 
+def one_by_one(episode):
+    for number, turn in enumerate(episode.turns):
+        yield number
+
+def failing_later(episode):
+    for turn in episode.turns:
+        yield {}["score"]
+
+class Unreadable:
+    def __iter__(self):
+        raise AttributeError("no score")
+
+def unreadable(episode):
+    return Unreadable()
+
 not_a_function = 3
 """
 BROKEN = {
@@ -179,6 +194,19 @@ def test_anything_but_one_number_per_turn_is_refused(name: str, got: str) -> Non
         UserError, match=rf"{name}: task t: expected 2 finite numbers of at most 1e\+15, one per turn, got {got}"
     ):
         step_rewards(two_groups()[0], f"judges_of_this_test:{name}")
+
+
+def test_a_generator_is_a_function_whose_errors_are_its_own() -> None:
+    assert step_rewards(two_groups()[0], "judges_of_this_test:one_by_one") == [0.0, 1.0]
+    with pytest.raises(
+        UserError, match=r":failing_later: task t: KeyError: 'score' \(.*judges_of_this_test\.py, line \d+"
+    ):
+        step_rewards(two_groups()[0], "judges_of_this_test:failing_later")
+
+
+def test_a_value_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(UserError, match=r"unreadable: task t: expected 2 finite numbers"):
+        step_rewards(two_groups()[0], "judges_of_this_test:unreadable")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -41,6 +42,28 @@ def test_transformers_alone_loads_what_we_save(policy: Policy, tmp_path: Path) -
 def test_a_saved_policy_comes_back_bit_for_bit(policy: Policy, tmp_path: Path) -> None:
     policy.save(tmp_path)
     assert torch.equal(logits(load_policy(at(tmp_path))), logits(policy))
+
+
+def test_a_bfloat16_policy_computes_what_transformers_computes_at_every_position(
+    policy: Policy, tmp_path: Path
+) -> None:
+    policy.save(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    ours = load_policy(at(tmp_path, dtype="bfloat16"))
+    ours.model.set_attn_implementation("sdpa")
+    ids = torch.randint(5, 300, (1, 500), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(ours.logits(ours.hidden(ids)), theirs(ids).logits)
+
+
+def test_a_token_that_pads_and_is_read_has_a_gradient(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    change = json.loads((tmp_path / "config.json").read_text()) | {"pad_token_id": policy.tokenizer.eos_token_id}
+    (tmp_path / "config.json").write_text(json.dumps(change))
+    loaded = load_policy(at(tmp_path))
+    loaded.hidden(torch.tensor([[5, loaded.tokenizer.eos_token_id, 6]])).square().sum().backward()
+    gradient = loaded.model.get_input_embeddings().weight.grad
+    assert gradient[loaded.tokenizer.eos_token_id].abs().max() > 0
 
 
 def test_shards_are_put_together(policy: Policy, tmp_path: Path) -> None:

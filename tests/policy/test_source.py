@@ -85,6 +85,13 @@ def test_absurd_sizes_are_refused_at_once(policy: Policy, tmp_path: Path, key: s
     assert time.process_time() - began < 10
 
 
+@pytest.mark.parametrize("key", ["shared_expert_intermediate_size", "vocab_size_per_layer_input", "head_dim_total"])
+def test_a_size_whose_name_has_other_words_may_be_large(policy: Policy, tmp_path: Path, key: str) -> None:
+    policy.save(tmp_path)
+    change(tmp_path / "config.json", **{key: 262_144})
+    load_config(str(tmp_path), local=True)
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("num_attention_heads", 0), ("hidden_size", 33), ("vocab_size", -5), ("hidden_size", "many")]
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -125,6 +127,47 @@ def test_what_cannot_leave_its_process_is_the_failure_of_one_slot() -> None:
             assert (outcome.error or "").startswith("what the environment returned cannot leave its process: ")
         assert fine.error is None
     pool.close()
+
+
+class Quitting(Lamps):
+    """Ends the program in task 0, and cannot be closed."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:  # type: ignore[override]
+        if self.task == 0:
+            sys.exit(0)
+        return super().step(action)
+
+    def close(self) -> None:
+        raise RuntimeError("the socket is gone")
+
+
+def test_an_environment_that_ends_the_program_ends_its_episode() -> None:
+    pool = LocalEnvPool(partial(Quitting, "endless", "endless"))
+    pool.reset([0, 1], [0, 1])
+    assert [outcome.error for outcome in pool.step([0, 1], ["look", "look"])] == ["SystemExit: 0", None]
+    with pytest.warns(RuntimeWarning, match="cannot be closed: RuntimeError: the socket is gone") as warned:
+        pool.close()
+    assert len(warned) == 2  # of each
+
+
+def test_an_interrupt_reaches_the_processes_without_a_word() -> None:
+    """Ctrl-C is sent to every process of a terminal, also to those that are still starting."""
+    script = (
+        "import functools, os, signal, time\n"
+        "from empg.rollout.env_pool import ProcessEnvPool\n"
+        "from tests.lamps import Lamps\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "    pool = ProcessEnvPool(functools.partial(Lamps, 'endless'), 2)\n"
+        "    for _ in range(20):\n"
+        "        os.killpg(os.getpgrp(), signal.SIGINT)\n"
+        "        time.sleep(0.1)\n"
+        "    print([outcome.error for outcome in pool.reset([0, 1], [0, 0])])\n"
+        "    pool.close()\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, start_new_session=True)
+    assert (done.stdout, done.stderr) == ("[None, None]\n", "")
 
 
 def test_an_environment_without_length_is_made_once_per_slot() -> None:

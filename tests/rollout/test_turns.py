@@ -60,6 +60,13 @@ def with_value(outcome: Outcome, name: str, value: object) -> Outcome:
     return replace(outcome, info=cast(Info, {**outcome.info, name: value}))
 
 
+def with_texts(outcome: Outcome, changes: dict[str, object]) -> Outcome:
+    """The outcome with another observation or other texts in its info."""
+    info = {**(outcome.info or {}), **{name: text for name, text in changes.items() if name != "observation"}}
+    observation = changes.get("observation", outcome.observation)
+    return replace(outcome, observation=cast(str, observation), info=cast(Info, info))
+
+
 def agent_text(policy: Policy, ids: list[int]) -> str:
     return ChatFormat(policy.tokenizer).raw_text(ids)
 
@@ -137,6 +144,36 @@ def test_a_number_of_any_type_is_kept_as_a_float(policy: Policy, value: float) -
     numbers = (turn.reward, episode.reward, episode.score, turn.process_reward, turn.progress)
     assert [(number, type(number)) for number in numbers] == [(1.0, float)] * 5
     assert episode.success is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"observation": None}, "observation: expected a text, got None"),
+        ({"observation": b"a page"}, "observation: expected a text, got b'a page'"),
+        ({"task": 3}, "task: expected a text, got 3"),
+        ({"failure": None}, "failure: expected a text, got None"),
+        ({"admissible": "look"}, "admissible: expected a list of texts, got 'look'"),
+        ({"admissible": ["look", None]}, "admissible[1]: expected a text, got None"),
+    ],
+)
+def test_what_is_not_a_text_ends_the_episode_and_not_the_run(
+    policy: Policy, changes: dict[str, object], error: str
+) -> None:
+    state, outcome = after_a_turn(policy)
+    state.observe(with_texts(outcome, changes))
+    assert (state.episode.end, state.episode.error) == (EndReason.ENV_ERROR, error)
+
+
+def test_half_a_character_is_replaced_wherever_an_environment_writes_it(policy: Policy) -> None:
+    half = "page \ud83d"
+    [outcome] = LocalEnvPool(lambda: Lamps("endless")).reset([0], [0])
+    broken = with_texts(outcome, dict.fromkeys(["observation", "task", "task_id", "task_type"], half))
+    state = EpisodeState(agent_of(policy), task=0, group=0, split="train", max_tokens=400)
+    prompt = state.start(with_texts(broken, {"admissible": [half]}))
+    assert prompt is not None
+    assert "page ?" in agent_text(policy, prompt.ids)
+    assert {state.episode.task, state.episode.task_id, state.episode.task_type} == {"page ?"}
 
 
 @pytest.mark.parametrize("key", ["task", "task_id", "task_type", "won", "score", "valid"])

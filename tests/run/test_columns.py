@@ -56,6 +56,17 @@ def test_a_step_that_did_not_count_says_why() -> None:
     assert columns["entropy"][9] == 0.5
 
 
+def test_a_turn_without_tokens_has_no_entropy_and_was_not_dropped() -> None:
+    episodes = two_groups()
+    said = episodes[0].turns[0]
+    said.action_ids, said.logprobs, said.entropies = [], [], []
+    assigned = assign_credit(episodes, recipe(), Workers())
+    columns = turn_columns(0, assigned)
+    assert (columns["entropy"][0], columns["advantage"][0], columns["dropped"][0]) == (None, None, False)
+    assert assigned.dropped_steps == 0
+    assert credit_numbers(columns)["entropy/step_min"] == pytest.approx(0.1)
+
+
 def test_a_row_keeps_what_was_written_and_its_whole_process_reward() -> None:
     episodes = two_groups()
     said = episodes[0].turns[0]

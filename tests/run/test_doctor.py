@@ -473,6 +473,7 @@ else:  # there ru_maxrss begins with what the process that started this one had
     ("phase", "length", "optimizer"),
     [
         ("update", 1024, {}),
+        ("update", 2048, {}),
         ("update", 512, {"gradient_checkpointing": True, "micro_batch_tokens": 8192}),
         ("update", 512, {"autocast": "auto"}),
         ("rollout", 1024, {}),

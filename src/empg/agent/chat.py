@@ -18,8 +18,6 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-
 from empg.agent.parsing import TAGS
 from empg.agent.template import ChatTemplate, Messages
 from empg.agent.wording import cut_text
@@ -58,19 +56,14 @@ class ChatFormat:
     ) -> None:
         self.tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer, arguments, date)
-        # Some tokenizers (Llama 3) list only a few of their control tokens; the others are marked among the added
-        # tokens.
-        added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        named = {str(token): tokenizer.convert_tokens_to_ids(str(token)) for token in tokenizer.all_special_tokens}
-        # The policy reads and writes the tags of a turn, even if they are special tokens of the tokenizer.
-        control = {token: index for token, index in {**added, **named}.items() if token not in TAGS}
-        self._control_ids = set(control.values())
-        broken = {token: self._split_token(token, index) for token, index in control.items()}
-        self._special = sorted(broken.items(), key=lambda item: (-len(item[0]), item[0]))
         self._remembered = functools.lru_cache(maxsize=4096)(self._packed)
         self._opening = functools.lru_cache(maxsize=64)(self._opening_with)
         self.token_text = functools.lru_cache(maxsize=65536)(self._token_text)
         self._later, self.end_of_turn, self._margins = self._split_template()
+        control = self._control_tokens()
+        self._control_ids = set(control.values())
+        broken = {token: self._split_token(token, index) for token, index in control.items()}
+        self._special = sorted(broken.items(), key=lambda item: (-len(item[0]), item[0]))
         own = tokenizer.eos_token_id
         self.stop_ids = sorted({self.end_of_turn, *([] if own is None else [own]), *ends})
 
@@ -159,15 +152,36 @@ class ChatFormat:
         lead = short[1].removeprefix(short[3])
         return (opening, short[3]), ends[0], ("" if lead.strip() or lead == short[1] else lead, blank)
 
+    def _control_tokens(self) -> dict[str, int]:
+        """Return the tokens that a text must not contain, with their ids.
+
+        These are the special tokens and all other added tokens that the template itself writes. Some tokenizers (Llama
+        3) list only a few of their control tokens and mark the others among the added tokens; some (R1-Distill) do not
+        mark those that open a turn. The policy reads and writes the tags of a turn, even if they are special tokens.
+        """
+        pieces = (*self._opening(None), *self._opening("system"), *self._later, *self._margins)
+        written = {index for piece in pieces for index in self._ids(piece)}
+        control = {
+            token.content: index
+            for index, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special or (index in written and token.content.strip())  # some add runs of spaces or line ends
+        }
+        for named in map(str, self.tokenizer.all_special_tokens):
+            control[named] = self.tokenizer.convert_tokens_to_ids(named)
+        return {token: index for token, index in control.items() if token not in TAGS}
+
     def _opening_with(self, system: str | None) -> tuple[str, str]:
         """Return the text before and after the first user message."""
         user = {"role": "user", "content": _MARK}
         if system is not None:
+            conversation = [{"role": "system", "content": system}, user]
+            if wrong := self._template.try_out([conversation]):
+                raise self._refusal(wrong)
             try:
-                rendered = self._template.render([{"role": "system", "content": system}, user])
-            except TemplateError:
+                rendered = self._template.render(conversation)
+            except Exception:  # of any class: a template is a program
                 rendered = ""
-            if system.strip() in rendered:
+            if rendered and system.strip() in rendered:
                 before, after = self._cut(rendered, [_MARK])
                 return before, after
             # A template without a system role raises an error (Gemma) or drops the message.
@@ -191,7 +205,7 @@ class ChatFormat:
         """Return the template's text around the marks: one piece more than the number of marks."""
         try:
             rendered = self._template.render(messages)
-        except (TemplateError, ValueError, TypeError) as error:
+        except Exception as error:  # of any class: a template is a program
             reason = message_of(error)
             raise self._refusal(f"cannot be rendered ({reason})") from None
         return self._cut(rendered, marks)

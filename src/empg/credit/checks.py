@@ -82,3 +82,11 @@ def require_shape(name: str, values: Tensor, shape: torch.Size, of: str) -> None
     """Raise a ValueError unless `values` has the shape of the argument named `of`."""
     if values.shape != shape:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, the shape of {of}, got {tuple(values.shape)}")
+
+
+def checked_rewards(rewards: Tensor, groups: Tensor) -> Tensor:
+    """Return `rewards (E,)` as float32, or raise a ValueError unless they are in bounds and have one group each."""
+    require_vector("rewards", rewards, "episode", "E")
+    require_ids("groups", groups)
+    require_shape("groups", groups, rewards.shape, of="rewards")
+    return require_bounded("rewards", rewards, "episode")

@@ -158,7 +158,7 @@ def without_gaps(step_ids: Tensor) -> Tensor:
 
     For rows whose ids have gaps, because a step lost all its tokens. Ids that go backwards still do.
     """
-    closed = step_ids.clone()
+    closed = step_ids.to(torch.long, copy=True)
     for row in closed:
         agent = row >= 0
         row[agent] = torch.unique(row[agent], return_inverse=True)[1]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from empg.credit.advantages import ADVANTAGES, AdvantageInputs, Weighting
-from empg.credit.advantages.base import checked_rewards
-from empg.credit.checks import first_true, require_choice, require_ids, require_shape, require_vector
+from empg.credit.checks import checked_rewards, first_true, require_choice, require_ids, require_shape, require_vector
 from empg.credit.reduce import Reduce, one_worker
 from empg.credit.segments import segments_of
 

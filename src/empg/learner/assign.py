@@ -41,7 +41,7 @@ class Assigned:
         counted: (N,) bool, the steps that are trained on.
         advantages: (N,) final advantage of each step, 0 for a step that is not counted.
         credit: the result of the modulation for the counted steps; without intermediates for a plain base algorithm.
-        dropped_steps: number of steps with a non-finite entropy or log-probability, which would spoil an update.
+        finite: (N,) bool, False for a step with a non-finite entropy or log-probability, which would spoil an update.
         groups: number of groups of this worker.
         zero_variance_groups: how many of them have equal rewards only.
         targets: what the critic learns from; None without a critic.
@@ -55,10 +55,15 @@ class Assigned:
     counted: Tensor
     advantages: Tensor
     credit: StepCredit
-    dropped_steps: int
+    finite: Tensor
     groups: int
     zero_variance_groups: int
     targets: ValueTargets | None = None
+
+    @property
+    def dropped_steps(self) -> int:
+        """The number of steps that are not finite."""
+        return int((~self.finite).sum())
 
     @property
     def keep(self) -> Tensor:
@@ -151,7 +156,7 @@ def assign_credit(
         counted=counted,
         advantages=advantages,
         credit=step_credit,
-        dropped_steps=int((~finite).sum()),
+        finite=finite,
         groups=len(inputs.groups.unique()),
         zero_variance_groups=len(inputs.groups[flat].unique()),
         targets=targets,

@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +43,16 @@ class DivergedError(UserError):
     """Training produced weights that are not finite."""
 
 
-def require_finite(policy: Policy, when: str) -> None:
-    """Raise `DivergedError` if a trained weight is not finite; `when` completes the sentence, e.g. `after ...`."""
-    if not torch.stack([p.detach().isfinite().all() for p in policy.parameters]).all():
-        raise DivergedError(f"the weights are not finite {when}: they are not saved. Lower the learning rate")
+def require_finite(weights: Iterable[Tensor], when: str, key: str = "optimizer.lr") -> None:
+    """Raise `DivergedError` if a trained weight is not finite.
+
+    Args:
+        weights: the trained weights.
+        when: completes the sentence, e.g. `after iteration 3`.
+        key: the recipe key of their learning rate.
+    """
+    if not torch.stack([p.detach().isfinite().all() for p in weights]).all():
+        raise DivergedError(f"the weights are not finite {when}: they are not saved. Lower {key}")
 
 
 def checkpoint_name(iteration: int) -> str:
@@ -85,7 +91,9 @@ class Checkpoints:
             DivergedError: a weight is not finite; nothing has changed.
         """
         target, partial = self.folder / name, self.folder / f".{name}.{os.getpid()}.partial"
-        require_finite(policy, f"in checkpoint {target}")
+        require_finite(policy.parameters, f"in checkpoint {target}")
+        if critic is not None:
+            require_finite(critic.head.parameters(), f"of the critic in checkpoint {target}", "credit.critic.lr")
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -139,7 +147,12 @@ class Checkpoints:
         for path in partial.rglob("*"):
             sync(path)
         replaced = _hide(target) if target.exists() else None
-        settle(partial, target)
+        try:
+            settle(partial, target)
+        except OSError:
+            if replaced is not None:
+                replaced.rename(target)
+            raise
         if replaced is not None:
             self._remove(replaced)
 
@@ -303,9 +316,13 @@ def _restore(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter
 
 def _digest(file: Path) -> str:
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    except OSError as error:
+        error.filename = error.filename or str(file)  # a disk that cannot read does not name the file
+        raise
     return digest.hexdigest()
 
 

@@ -15,6 +15,7 @@ from empg.learner.batch import TokenBatch, micro_batches
 from empg.policy.model import Policy
 from empg.policy.scoring import hidden_at
 from empg.recipe import Recipe
+from empg.system.memory import explain_out_of_memory
 from empg.system.workers import Workers
 
 
@@ -55,10 +56,11 @@ class Critic:
         states = torch.zeros(steps, self.head.in_features)
         first = torch.ones(len(batch), dtype=torch.bool)
         first[1:] = batch.step[1:] != batch.step[:-1]
-        for micro in micro_batches(batch, first, self._passes.micro_batch_tokens, self._policy.device):
-            with self._policy.autocast(self._passes.autocast):
-                found = hidden_at(self._policy, micro.input_ids, micro.rows, micro.columns - 1)
-            states[batch.step[micro.tokens]] = found.float().cpu()
+        with explain_out_of_memory("optimizer.micro_batch_tokens"):
+            for micro in micro_batches(batch, first, self._passes.micro_batch_tokens, self._policy.device):
+                with self._policy.autocast(self._passes.autocast):
+                    found = hidden_at(self._policy, micro.input_ids, micro.rows, micro.columns - 1)
+                states[batch.step[micro.tokens]] = found.float().cpu()
         states[~states.isfinite().all(1)] = 0.0  # one NaN would reach all steps, and stay in the head
         return states
 

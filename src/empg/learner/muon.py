@@ -1,4 +1,4 @@
-"""Muon in float32: an optimizer for the matrices inside a model's layers (Jordan et al., 2024).
+"""Muon in the dtype of the weights: an optimizer for the matrices inside a model's layers (Jordan et al., 2024).
 
 torch has a Muon, but it orthogonalises in bfloat16, which a processor without bfloat16 units has to emulate. For the
 policy of the demo that takes 560 ms per step instead of the 40 ms here, in addition to 670 ms for forward and backward
@@ -38,7 +38,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum with an orthogonalised step, of the size of an AdamW step: RMS 0.2 per element, times `lr`.
 
-    The same as `torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")`, in float32.
+    The same as `torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")`, in the dtype of the weights.
 
     Raises:
         UserError: a parameter is not a matrix.

@@ -110,6 +110,8 @@ def step_rewards(episode: Episode, name: str) -> list[float]:
     key = f"credit.process_reward={name}: task {episode.task_id}"
     try:
         given = function(episode)
+        if inspect.isgenerator(given):
+            given = list(given)  # only this runs the function
     except (Exception, SystemExit) as error:
         raise UserError(f"{key}: {_last_line(error)}") from error
     try:
@@ -117,7 +119,7 @@ def step_rewards(episode: Episode, name: str) -> list[float]:
         listed = given.tolist() if hasattr(given, "tolist") else list(given)
         text = any(isinstance(value, (str, bytes)) for value in (given, *listed))
         rewards = [] if text else [float(reward) for reward in listed]
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # of any class, for an object of the user's own
         rewards = []
     if len(rewards) != len(episode.turns) or not all(abs(reward) <= LARGEST for reward in rewards):
         wanted = f"expected {len(episode.turns)} finite numbers of at most {LARGEST:g}, one per turn"

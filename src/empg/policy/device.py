@@ -17,7 +17,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        (torch.ones(1, device=device) + 1).item()
+        (torch.ones(1, device=device, dtype=torch.float64) + 1).item()  # sampling adds up in float64
     except Exception as error:  # each backend raises another class
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(

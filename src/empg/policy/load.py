@@ -37,11 +37,13 @@ def load_policy(section: PolicySection, corpus: Iterable[str] | None = None, see
         model: Any = make_model(section.tiny, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
     else:
         tokenizer, model = _read_model(section.model, _implementation(device))
-    model.to(device=device, dtype=getattr(torch, section.dtype)).eval()
     for parameter in model.parameters():
-        # Weights read from a file may be at unaligned addresses, where matrix kernels round differently. A resumed run
-        # would not be bit-identical.
-        parameter.data = parameter.data.clone()
+        # A copy even where nothing changes: weights read from a file may be at unaligned addresses, where matrix
+        # kernels round differently. A resumed run would not be bit-identical.
+        parameter.data = parameter.data.to(device=device, dtype=getattr(torch, section.dtype), copy=True)
+    model.to(device=device).eval()  # buffers stay in float32: rounded rotary frequencies are wrong at late positions
+    # transformers gives the padding token no gradient. In some models it is also the token that ends a turn.
+    model.get_input_embeddings().padding_idx = None
     model.set_attn_implementation(_implementation(device))
     if section.lora is None:
         return Policy(model, tokenizer, device)

@@ -23,7 +23,8 @@ CONVERT = (
 )
 
 # Upper bounds for the numbers in a configuration. Models are built layer by layer, so a wrong count would take hours.
-_LARGEST = ((re.compile("layer"), 1_000), (re.compile("expert|head"), 10_000), (re.compile("size|dim|embd"), 1 << 26))
+# The first pattern that a name has counts: `shared_expert_intermediate_size` is a size.
+_LARGEST = ((re.compile("size|dim|embd"), 1 << 26), (re.compile("layer"), 1_000), (re.compile("expert|head"), 10_000))
 
 # No model can do without these; whether another number of its configuration may be 0 depends on the architecture.
 _COUNTS = "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"

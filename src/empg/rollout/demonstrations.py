@@ -108,7 +108,10 @@ def _wrong(
     known: dict[str, None],
     rng: random.Random,
 ) -> Decision | None:
-    """Return a turn with a wrong action, or None if no other action is known."""
+    """Return a turn that stands in for the right one, or None if no action is known.
+
+    Its action is wrong, except that a random command may happen to be the right one.
+    """
     if before is not None and before["action"] != right["action"] and rng.random() < 0.33:
         return before
     misjudged = [other for other in plan if other["action"] != right["action"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from empg.environments.base import Info, TextEnvironment
 from empg.errors import described
 from empg.system.processes import end_with_parent
+from empg.system.signals import leave_interrupts_to_parent, stop_signals_blocked
 
 Make = Callable[[], TextEnvironment]
 
@@ -62,21 +64,24 @@ class LocalEnvPool:
     def close(self) -> None:
         """Close every environment."""
         for environment in self._environments.values():
-            environment.close()
+            try:
+                environment.close()
+            except (Exception, SystemExit) as error:  # its episodes are complete
+                warnings.warn(f"an environment cannot be closed: {described(error)}", RuntimeWarning, stacklevel=2)
 
     def _reset(self, slot: int, task: int) -> Outcome:
         try:
             if slot not in self._environments:
                 self._environments[slot] = self._make()
             observation, info = self._environments[slot].reset(options={"task": task})
-        except Exception as error:  # a failing environment ends its episode, not the run
+        except (Exception, SystemExit) as error:  # a failing environment ends its episode, not the run
             return Outcome(error=described(error))
         return Outcome(observation, info=info)
 
     def _step(self, slot: int, action: str) -> Outcome:
         try:
             return Outcome(*self._environments[slot].step(action))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return Outcome(error=described(error))
 
 
@@ -190,7 +195,8 @@ class _EnvProcess:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self._make), daemon=True)
-        self.process.start()
+        with stop_signals_blocked():
+            self.process.start()
         theirs.close()
         self.playing.clear()
 
@@ -222,13 +228,14 @@ def make_env_pool(make: Make, processes: int) -> EnvPool:
 
 def _serve(pipe: Connection, make: Make) -> None:
     end_with_parent()
+    leave_interrupts_to_parent()
     pool = LocalEnvPool(make)
     try:
         while True:
             verb, slots, values = pipe.recv()
             outcomes = pool.reset(slots, values) if verb == "reset" else pool.step(slots, values)
             pipe.send([_packed(outcome) for outcome in outcomes])
-    except (EOFError, OSError, KeyboardInterrupt):
+    except (EOFError, OSError):
         pool.close()
 
 

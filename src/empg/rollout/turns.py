@@ -13,7 +13,7 @@ These rules need no decoder. Whatever samples the tokens (our collector, TRL, ve
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from empg.agent.dialogue import Agent, Prompt
@@ -22,12 +22,15 @@ from empg.policy.decode import Sampled
 from empg.recipe import AgentSection
 from empg.rollout.env_pool import Outcome
 from empg.rollout.types import EndReason, Episode, Turn
+from empg.web.text import clean_text
 
 # Keys of `info` that a turn does not keep: the episode has the first four, and the last is most of the memory.
 _NOT_KEPT = ("task", "task_id", "task_type", "metrics", "admissible")
 
 # Keys of `info` that the rules and the prompts of the agent need after every reset and step.
 _REQUIRED = ("task", "task_id", "task_type", "won", "score", "valid")
+
+_TEXTS = "task", "task_id", "task_type", "failure"
 
 _LARGEST = 1e9  # of what credit is assigned for; its sums and squares stay finite in float32
 
@@ -52,18 +55,20 @@ class EpisodeRules(Generic[Asked]):
 
     def start(self, outcome: Outcome) -> Asked | None:
         """Take the environment's reset and return the first prompt, or None when the episode is over already."""
-        info = self._info(outcome)
-        if info is None:
+        taken = self._taken(outcome)
+        if taken is None:
             return None
+        observation, info = taken
         self.episode.task_id, self.episode.task_type = info["task_id"], info["task_type"]
         self.episode.task, self.episode.progress = info["task"], _progress(info)
-        return self._next_prompt(outcome.observation, info)
+        return self._next_prompt(observation, info)
 
     def observe(self, outcome: Outcome) -> Asked | None:
         """Take the environment's answer to the last action and return the next prompt; None at the episode's end."""
-        info = self._info(outcome)
-        if info is None:
+        taken = self._taken(outcome)
+        if taken is None:
             return None
+        observation, info = taken
         episode, turn = self.episode, self.episode.turns[-1]
         turn.rejected = bool(turn.action) and not info["valid"]
         turn.valid = turn.valid and not turn.rejected
@@ -78,7 +83,7 @@ class EpisodeRules(Generic[Asked]):
         if end is not None:
             episode.end = end
             return None
-        return self._next_prompt(outcome.observation, info)
+        return self._next_prompt(observation, info)
 
     def _end_reason(self, outcome: Outcome) -> EndReason | None:
         """Return why the episode is over after this outcome; None if it continues."""
@@ -90,13 +95,17 @@ class EpisodeRules(Generic[Asked]):
             return EndReason.MALFORMED
         return None
 
-    def _info(self, outcome: Outcome) -> Info | None:
-        """Return the environment's info; None ends the episode: the environment raised, or broke its contract."""
-        problem = outcome.error or ("no info" if outcome.info is None else _breach(outcome.reward, outcome.info))
-        if not problem:
-            return outcome.info
-        self.episode.error, self.episode.end = problem, EndReason.ENV_ERROR
-        return None
+    def _taken(self, outcome: Outcome) -> tuple[str, Info] | None:
+        """Return the observation and the info, with text that can be encoded.
+
+        None ends the episode: the environment raised, or broke its contract.
+        """
+        info = outcome.info
+        problem = outcome.error or ("no info" if info is None else _breach(outcome.reward, info) or _no_text(outcome))
+        if problem or info is None:
+            self.episode.error, self.episode.end = problem, EndReason.ENV_ERROR
+            return None
+        return clean_text(outcome.observation), _with_clean_texts(info)
 
     def _next_prompt(self, observation: str, info: Info) -> Asked | None:
         """Return the next prompt; None when no further turn fits."""
@@ -174,6 +183,28 @@ def _breach(reward: object, info: Mapping[str, Any]) -> str:
         if abs(value) > _LARGEST:
             return f"{name}: expected a number of at most {_LARGEST:.0e} in size, got {value!r:.80}"
     return ""
+
+
+def _no_text(outcome: Outcome) -> str:
+    """Return which text of an environment is not a text; empty if all are."""
+    info: Mapping[str, Any] = outcome.info or {}
+    admissible = info.get("admissible") or []
+    if not isinstance(admissible, Sequence) or isinstance(admissible, str):
+        return f"admissible: expected a list of texts, got {admissible!r:.80}"
+    texts = {"observation": outcome.observation} | {name: info[name] for name in _TEXTS if name in info}
+    texts |= {f"admissible[{place}]": command for place, command in enumerate(admissible)}
+    return next(
+        (f"{name}: expected a text, got {text!r:.80}" for name, text in texts.items() if not isinstance(text, str)), ""
+    )
+
+
+def _with_clean_texts(info: Info) -> Info:
+    """Return the info with its texts cleaned: a page or a server's answer can have lone surrogates."""
+    cleaned: Any = dict(info)
+    cleaned |= {name: clean_text(cleaned[name]) for name in _TEXTS if name in cleaned}
+    if cleaned.get("admissible"):
+        cleaned["admissible"] = [clean_text(command) for command in cleaned["admissible"]]
+    return cleaned  # type: ignore[no-any-return]
 
 
 def _is_finite(value: object) -> bool:

@@ -23,7 +23,7 @@ def turn_columns(iteration: int, assigned: Assigned, *, token_entropies: bool = 
     With `token_entropies`, a row also has the entropy of each of its tokens, rounded to 0.001 nats: the file then needs
     a third of the space.
     """
-    counted = assigned.counted.tolist()
+    counted, usable = assigned.counted.tolist(), assigned.finite.tolist()
     values = _intermediates(assigned)
     advantage = assigned.advantages.tolist()
     base, process_reward = assigned.base_advantages.tolist(), assigned.process_reward.tolist()
@@ -59,14 +59,14 @@ def turn_columns(iteration: int, assigned: Assigned, *, token_entropies: bool = 
                     "rejected": turn.rejected,
                     "reward": turn.reward,
                     "process_reward": process_reward[step],
-                    "entropy": finite(turn.entropy),
-                    "action_entropy": finite(turn.action_entropy),
+                    "entropy": finite(turn.entropy) if turn.action_ids else None,
+                    "action_entropy": finite(turn.action_entropy) if turn.action_ids else None,
                     **{name: column[step] for name, column in values.items()},
                     "advantage_outcome": base[step],
                     "advantage": advantage[step] if counted[step] else None,
                     "num_prompt_tokens": len(turn.prompt_ids),
                     "num_action_tokens": len(turn.action_ids),
-                    "dropped": signal[number] and not counted[step],
+                    "dropped": signal[number] and not usable[step],
                 }
             )
     names = rows[0].keys() if rows else ()

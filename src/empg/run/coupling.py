@@ -35,6 +35,7 @@ from empg.run.build import build_policy, play
 from empg.run.display import Stage
 from empg.run.evaluate import evaluated_splits, panel_of, panel_requests
 from empg.run.recipe import recipe_of
+from empg.system.memory import explain_out_of_memory
 
 _ROOM = 1 << 20  # bytes; 64 tasks take about a third
 
@@ -122,11 +123,13 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
     late = _play(recipe, trained, panel, done)
     done = stage("gradients of steps", len(late))
     gradients = []
-    for number, episode in enumerate(late, 1):
-        gradients += step_gradients(trained, episode, recipe)
-        done(number)
+    with explain_out_of_memory("rollout.max_episode_tokens"):
+        for number, episode in enumerate(late, 1):
+            gradients += step_gradients(trained, episode, recipe)
+            done(number)
     before = [turn.entropy for episode in early for turn in episode.turns]
-    after = step_entropies(trained, early, recipe)
+    with explain_out_of_memory("optimizer.micro_batch_tokens"):
+        after = step_entropies(trained, early, recipe)
     return EntropyMeasurements(
         checkpoint=last,
         split=split,

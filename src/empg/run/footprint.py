@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from empg.errors import MissingFileError, UserError
 from empg.policy.adapter import adapted_layers
 from empg.policy.attention import LONGEST
+from empg.policy.llama.weights import has_own_passes
 from empg.policy.scoring import logit_budget
 from empg.policy.source import load_config, reason
 from empg.policy.tiny import make_model
@@ -37,6 +38,7 @@ class Shape:
     head_dim: int
     intermediate: int
     vocab: int
+    own_passes: bool  # on a CPU: an unchanged float32 Llama, see `policy/llama`
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def model_shape(recipe: Recipe) -> Shape:
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         intermediate=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
         vocab=int(config.vocab_size),
+        own_passes=has_own_passes(model) and section.dtype == "float32" and section.lora is None,
     )
 
 
@@ -94,8 +97,9 @@ def footprint(shape: Shape, recipe: Recipe, *, on_cpu: bool) -> Footprint:
       AdamW `3 b Q`, where b is 4 for the adapters of LoRA.
     - a pass over T = `micro_batch_tokens` ids in rows of L = `max_episode_tokens` takes, per id and layer,
       `6 hidden * b` (the two norms) and `(2 heads + 2 kv_heads) * head_dim + 4 intermediate` (attention, MLP) of b
-      bytes, or 2 bytes under autocast; on the CPU with L <= 1024 also the `heads * L` attention weights. Under autocast
-      there are 2 P bytes of cast weights.
+      bytes, or 2 bytes under autocast; on the CPU with L <= 1024 also the `heads * L` attention weights, and with
+      longer rows half of them, if the own passes of small Llamas compute the model. Under autocast there are 2 P bytes
+      of cast weights.
     - rollout: `slots * (L + 1) * layers * 2 * kv_heads * head_dim` numbers in the cache, of b bytes or 2 under
       autocast; one layer's share twice, or where the fused kernel computes attention, once and once more for each query
       head of a key; `4 * slots * vocab * LOGIT_COPIES`; one layer of one pass; its mask of `T L` numbers, as bytes and
@@ -116,6 +120,8 @@ def footprint(shape: Shape, recipe: Recipe, *, on_cpu: bool) -> Footprint:
     width = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim + 4 * shape.intermediate
     if own_attention:
         width += shape.heads * length
+    elif on_cpu and shape.own_passes and not autocast:
+        width += shape.heads * length // 2  # the weights of keys up to the query are kept
     layer = 6 * shape.hidden * size + width * inner  # bytes per id of a pass
     kept = (shape.layers + 2) * layer
     if recipe.optimizer.gradient_checkpointing:

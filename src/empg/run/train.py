@@ -161,7 +161,7 @@ def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
         done += 1
         times = PhaseTimes(rollout=rolled - began, credit=credited - rolled, update=time.perf_counter() - credited)
         run.logger.iteration(done, episodes, assigned, stats, times)
-        require_finite(policy, f"after iteration {done}")
+        require_finite(policy.parameters, f"after iteration {done}")
         if problem := run.logger.alarms.cannot_learn:
             raise DivergedError(f"{problem}: lower optimizer.lr, and fork an earlier checkpoint with --from")
         release_memory()

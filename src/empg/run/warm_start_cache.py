@@ -66,7 +66,7 @@ def _warm_started(run: Run, cache: Checkpoints, name: str) -> Policy:
     logger.stage("warm start")
     with closing(recipe.imitated_environment.make(recipe.environment.train_split)) as environment:
         warm_start(policy, build_agent(recipe, policy), environment, recipe, workers, logger.warm_start)
-    require_finite(policy, "after the warm start")
+    require_finite(policy.parameters, "after the warm start", "warm_start.lr")
     after = play_example(run, policy)
     if before is not None and after is not None:
         for line in side_by_side(before, after):

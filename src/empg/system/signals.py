@@ -112,6 +112,15 @@ def stop_signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def leave_interrupts_to_parent() -> None:
+    """Ignore SIGINT in a process that was started under `stop_signals_blocked`, and take the other signals again.
+
+    Ctrl-C reaches every process of a terminal. Such a process ends when its parent does.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
 def _take(number: int, frame: Any) -> None:
     """Do nothing: the pipe has the number already."""
 

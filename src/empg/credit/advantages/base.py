@@ -20,6 +20,7 @@ from torch import Tensor
 from empg.credit.checks import (
     LARGEST,
     SMALLEST_EPS,
+    checked_rewards,
     first_true,
     require_between,
     require_bounded,
@@ -258,11 +259,3 @@ def discounted_returns(rewards: Tensor, episode: Tensor, gamma: float) -> Tensor
     for t in range(table.shape[1] - 2, -1, -1):
         table[:, t] += gamma * table[:, t + 1]
     return table[episode, time]
-
-
-def checked_rewards(rewards: Tensor, groups: Tensor) -> Tensor:
-    """Return `rewards (E,)` as float32, or raise a ValueError unless they are in bounds and have one group each."""
-    require_vector("rewards", rewards, "episode", "E")
-    require_ids("groups", groups)
-    require_shape("groups", groups, rewards.shape, of="rewards")
-    return require_bounded("rewards", rewards, "episode")

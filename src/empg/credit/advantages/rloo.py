@@ -2,8 +2,9 @@
 
     A(i) = R(i) - mean of R(j), j != i                                                        j in the group of i
 
-With n episodes in the group this is n / (n - 1) times the distance from the group mean. Ahmadian et al., "Back to
-basics: revisiting REINFORCE-style optimization for learning from human feedback in LLMs", arXiv 2402.14740.
+With n episodes in the group this is n / (n - 1) times the distance from the group mean. If each episode counts once per
+step, n is the number of steps and only one step is left out, as in code with one row per step. Ahmadian et al., "Back
+to basics: revisiting REINFORCE-style optimization for learning from human feedback in LLMs", arXiv 2402.14740.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from typing import Any
 
+from empg.credit.checks import require_choice
 from empg.credit.modulations.base import Modulation, ModulationInputs, StepCredit
 
 __all__ = ["MODULATIONS", "Modulation", "ModulationInputs", "StepCredit", "modulated"]
@@ -31,8 +32,9 @@ def modulated(inputs: ModulationInputs, name: str | None, options: Any = None) -
     Without a rule, the final advantage is the base advantage plus the process reward, and there are no intermediates.
 
     Raises:
-        ValueError: as `Modulation`; or the rule needs what the inputs do not have.
+        ValueError: as `Modulation`; there is no such rule, or it needs what the inputs do not have.
     """
     if name is None:
         return StepCredit(advantage=inputs.steps.plus_process_reward(inputs.steps.advantage))
+    require_choice("name", name, list(MODULATIONS))
     return MODULATIONS[name](inputs, options)

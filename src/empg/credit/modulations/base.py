@@ -19,13 +19,10 @@ from torch import Tensor
 from empg.credit.checks import (
     LARGEST,
     SMALLEST_EPS,
+    checked_rewards,
     require_between,
-    require_bounded,
     require_choice,
-    require_ids,
     require_index,
-    require_shape,
-    require_vector,
 )
 from empg.credit.reduce import Reduce, one_worker
 from empg.credit.steps import StepTable
@@ -62,10 +59,7 @@ class ModulationInputs:
 
     def __post_init__(self) -> None:
         require_between("finished", self.finished, 0.0, 1.0)
-        require_vector("rewards", self.rewards, "episode", "E")
-        require_ids("groups", self.groups)
-        require_shape("groups", self.groups, self.rewards.shape, of="rewards")
-        object.__setattr__(self, "rewards", require_bounded("rewards", self.rewards, "episode"))
+        object.__setattr__(self, "rewards", checked_rewards(self.rewards, self.groups))
         require_index("steps.episode", self.steps.episode, len(self.rewards), of="rewards")
 
 

@@ -49,7 +49,7 @@ def grpo_s(inputs: ModulationInputs, options: GRPOSOptions) -> StepCredit:
     """Return the credit of each step; see the top of this module. It needs no collective: a group is on one worker."""
     steps = inputs.steps
     episode = segments_of(steps.episode)  # those that have steps
-    reward, group = inputs.rewards.float()[episode.ids], segments_of(inputs.groups[episode.ids])
+    reward, group = inputs.rewards[episode.ids], segments_of(inputs.groups[episode.ids])
     won = reward > 0
     entropy = (episode.sum(steps.entropy) / episode.sizes).clamp_min(options.floor)
     side = segments_of(2 * group.index + won.long())

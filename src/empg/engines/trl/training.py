@@ -333,7 +333,7 @@ class _Recorder(TrainerCallback):
         times = PhaseTimes(rollout=rollout, credit=credit, update=total - rollout - credit)
         run.logger.iteration(self.done, trainer.episodes, assigned, stats, times)
         if not self.trainer.sharded:
-            require_finite(self.policy, f"after iteration {self.done}")
+            require_finite(self.policy.parameters, f"after iteration {self.done}")
         if problem := run.logger.alarms.cannot_learn:
             raise DivergedError(f"{problem}: lower optimizer.lr")
 

@@ -45,7 +45,16 @@ class Weights:
 
 
 def is_small_llama(model: Any) -> bool:
-    """Return whether the own passes compute this model: a float32 Llama on the CPU, not wider than `WIDEST`."""
+    """Return whether the own passes compute this model: one that has them, in float32, on the CPU, without adapter."""
+    return (
+        has_own_passes(model)
+        and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
+        and not any(hasattr(module, "base_layer") for module in model.modules())  # a LoRA adapter inside
+    )
+
+
+def has_own_passes(model: Any) -> bool:
+    """Return whether the own passes can compute such a model: a Llama not wider than `WIDEST`, without rare options."""
     if type(model) is not LlamaForCausalLM:
         return False
     config = model.config
@@ -55,8 +64,6 @@ def is_small_llama(model: Any) -> bool:
         and config.hidden_size <= WIDEST
         and not config.attention_dropout
         and (config.rope_parameters or {}).get("rope_type", "default") in {"default", "llama3", "linear"}
-        and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
-        and not any(hasattr(module, "base_layer") for module in model.modules())  # a LoRA adapter inside
     )
 
 
