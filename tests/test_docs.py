@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import dis
 import json
 import re
 import shlex
@@ -221,6 +223,23 @@ def test_a_page_s_python_runs_and_prints_what_it_says(
         out = capsys.readouterr().out
         assert out or page in TUTORIALS
         assert printed in ("", out)
+
+
+def test_a_file_of_a_tutorial_is_complete() -> None:
+    """What a reader saves as a file has its own imports, although the page is executed as one program."""
+    text = (ROOT / "docs" / "tutorials" / "2-change-the-method.md").read_text(encoding="utf-8")
+    joined = re.sub(r"[Ss]aved in a\nclone", "saved in a clone", text)
+    files = re.findall(
+        r"[Ss]aved? (?:it |in a clone )?as\s`[\w/]+\.py`[^\n]*:\n\n```python\n(.*?)```", joined, re.DOTALL
+    )
+    assert len(files) == 3
+    for block in files:
+        names: dict[str, Any] = {"__name__": "saved"}
+        exec(compile(block, "saved.py", "exec", dont_inherit=True), names)
+        for function in [value for value in names.values() if getattr(value, "__module__", "") == "saved"]:
+            code = getattr(function, "__code__", None)
+            read = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"} if code else set()
+            assert read <= names.keys() | vars(builtins).keys()
 
 
 def test_the_page_on_runs_names_the_files_of_a_run(place: Path) -> None:

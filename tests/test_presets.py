@@ -76,6 +76,8 @@ def test_a_preset_keeps_the_options_of_a_section_that_it_names_too(tmp_path: Pat
     unnamed = load_recipe(write(tmp_path, "credit: {modulation: {zeta: 0.05}}"), ["algorithm=gigpo+empg"]).credit
     assert unnamed.modulation is not None
     assert unnamed.modulation.options.zeta == 0.05
+    reached = load_recipe(path, ["algorithm=grpo", "credit.advantage.name=gigpo", "credit.advantage.gamma=0.9"]).credit
+    assert (reached.estimator.name, reached.estimator.options.gamma) == ("gigpo", 0.9)
     other = load_recipe(path, ["algorithm=rloo"]).credit
     assert (other.modulation, other.advantage) == (None, "rloo")
 

@@ -116,6 +116,14 @@ class TestAnotherRuleByOverride:
         with pytest.raises(RecipeError, match=r"unknown key 'credit\.modulation\.zeta'; valid keys: name, k, eps"):
             load({"zeta": 0.3}, *(reversed(overrides) if reverse else overrides))
 
+    @pytest.mark.parametrize(
+        "override",
+        ["credit.modulation={name: scaling, zeta: 0.05}", "credit={modulation: {name: scaling, zeta: 0.05}}"],
+    )
+    def test_so_must_those_of_a_section_that_an_override_gives(self, load: Load, override: str) -> None:
+        with pytest.raises(RecipeError, match=r"unknown key 'credit\.modulation\.zeta'; valid keys: name, k, eps"):
+            load({"zeta": 0.3}, override)
+
     def test_a_mistake_in_the_file_is_not_dropped(self, load: Load) -> None:
         with pytest.raises(RecipeError, match=r"unknown key 'credit\.modulation\.zetta'"):
             load({"name": "empg", "zetta": 0.3}, "credit.modulation.name=centred")

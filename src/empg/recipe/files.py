@@ -43,7 +43,9 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         raise RecipeError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a UTF-8 text file") from None
-    data = read_recipe_yaml(text, str(path)) or {}
+    data = read_recipe_yaml(text, str(path))
+    if data is None:
+        return {}
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: expected a mapping of keys to values, got a {type(data).__name__}")
     return data
@@ -67,6 +69,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     for override in chosen:
         apply_override(data, override)
     data = apply_preset(data, override=bool(chosen))
+    named_in(data)
     for override in overrides:
         if override not in chosen:
             apply_override(data, override)

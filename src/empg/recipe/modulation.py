@@ -70,7 +70,8 @@ def drop_options_of_the_other_rule(recipe: dict[str, Any], before: Mapping[str, 
     """Remove options that belong to the rule of the file where overrides chose another rule, in place.
 
     An option that both rules have keeps the value of the file. An option that an override sets stays, so that it is an
-    error if the chosen rule does not have it. So does an option of the file that its own rule does not have.
+    error if the chosen rule does not have it. So does an option of the file that its own rule does not have, and the
+    whole section if an override gave it.
 
     Args:
         recipe: the mapping with the overrides applied.
@@ -84,6 +85,8 @@ def drop_options_of_the_other_rule(recipe: dict[str, Any], before: Mapping[str, 
     known = modulations()
     had, has = ({f.name for f in fields(known[n].options)} if n in known else set() for n in (str(old), str(new)))
     given = {override.partition("=")[0] for override in overrides}
+    if given & {KEY, "credit"}:
+        return
     for option in before:
         if option in had - has and f"{KEY}.{option}" not in given:
             recipe["credit"]["modulation"].pop(option, None)
