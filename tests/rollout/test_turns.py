@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -53,18 +53,11 @@ def after_a_turn(policy: Policy) -> tuple[EpisodeState, Outcome]:
 
 
 def with_value(outcome: Outcome, name: str, value: object) -> Outcome:
-    """The outcome with another reward or another value in its info."""
+    """The outcome with another reward or observation, or another value in its info."""
     assert outcome.info is not None
-    if name == "reward":
-        return replace(outcome, reward=cast(float, value))
+    if name in ("reward", "observation"):
+        return replace(outcome, **{name: cast(Any, value)})
     return replace(outcome, info=cast(Info, {**outcome.info, name: value}))
-
-
-def with_texts(outcome: Outcome, changes: dict[str, object]) -> Outcome:
-    """The outcome with another observation or other texts in its info."""
-    info = {**(outcome.info or {}), **{name: text for name, text in changes.items() if name != "observation"}}
-    observation = changes.get("observation", outcome.observation)
-    return replace(outcome, observation=cast(str, observation), info=cast(Info, info))
 
 
 def agent_text(policy: Policy, ids: list[int]) -> str:
@@ -147,30 +140,31 @@ def test_a_number_of_any_type_is_kept_as_a_float(policy: Policy, value: float) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "error"),
+    ("name", "value", "error"),
     [
-        ({"observation": None}, "observation: expected a text, got None"),
-        ({"observation": b"a page"}, "observation: expected a text, got b'a page'"),
-        ({"task": 3}, "task: expected a text, got 3"),
-        ({"failure": None}, "failure: expected a text, got None"),
-        ({"admissible": "look"}, "admissible: expected a list of texts, got 'look'"),
-        ({"admissible": ["look", None]}, "admissible[1]: expected a text, got None"),
+        ("observation", None, "observation: expected a text, got None"),
+        ("observation", b"a page", "observation: expected a text, got b'a page'"),
+        ("task", 3, "task: expected a text, got 3"),
+        ("failure", None, "failure: expected a text, got None"),
+        ("admissible", "look", "admissible: expected a list of texts, got 'look'"),
+        ("admissible", ["look", None], "admissible[1]: expected a text, got None"),
     ],
 )
 def test_what_is_not_a_text_ends_the_episode_and_not_the_run(
-    policy: Policy, changes: dict[str, object], error: str
+    policy: Policy, name: str, value: object, error: str
 ) -> None:
     state, outcome = after_a_turn(policy)
-    state.observe(with_texts(outcome, changes))
+    state.observe(with_value(outcome, name, value))
     assert (state.episode.end, state.episode.error) == (EndReason.ENV_ERROR, error)
 
 
 def test_half_a_character_is_replaced_wherever_an_environment_writes_it(policy: Policy) -> None:
     half = "page \ud83d"
     [outcome] = LocalEnvPool(lambda: Lamps("endless")).reset([0], [0])
-    broken = with_texts(outcome, dict.fromkeys(["observation", "task", "task_id", "task_type"], half))
+    for name in ("observation", "task", "task_id", "task_type"):
+        outcome = with_value(outcome, name, half)
     state = EpisodeState(agent_of(policy), task=0, group=0, split="train", max_tokens=400)
-    prompt = state.start(with_texts(broken, {"admissible": [half]}))
+    prompt = state.start(with_value(outcome, "admissible", [half]))
     assert prompt is not None
     assert "page ?" in agent_text(policy, prompt.ids)
     assert {state.episode.task, state.episode.task_id, state.episode.task_type} == {"page ?"}

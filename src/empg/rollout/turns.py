@@ -100,12 +100,15 @@ class EpisodeRules(Generic[Asked]):
 
         None ends the episode: the environment raised, or broke its contract.
         """
-        info = outcome.info
-        problem = outcome.error or ("no info" if info is None else _breach(outcome.reward, info) or _no_text(outcome))
-        if problem or info is None:
-            self.episode.error, self.episode.end = problem, EndReason.ENV_ERROR
-            return None
-        return clean_text(outcome.observation), _with_clean_texts(info)
+        observation, info = outcome.observation, outcome.info
+        if outcome.error or info is None:
+            problem = outcome.error or "no info"
+        else:
+            problem = _breach(outcome.reward, info) or _no_text(observation, info)
+            if not problem:
+                return clean_text(observation), _with_clean_texts(info)
+        self.episode.error, self.episode.end = problem, EndReason.ENV_ERROR
+        return None
 
     def _next_prompt(self, observation: str, info: Info) -> Asked | None:
         """Return the next prompt; None when no further turn fits."""
@@ -185,17 +188,19 @@ def _breach(reward: object, info: Mapping[str, Any]) -> str:
     return ""
 
 
-def _no_text(outcome: Outcome) -> str:
+def _no_text(observation: object, info: Mapping[str, Any]) -> str:
     """Return which text of an environment is not a text; empty if all are."""
-    info: Mapping[str, Any] = outcome.info or {}
+    texts = {"observation": observation} | {name: info[name] for name in _TEXTS if name in info}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            return f"{name}: expected a text, got {text!r:.80}"
     admissible = info.get("admissible") or []
     if not isinstance(admissible, Sequence) or isinstance(admissible, str):
         return f"admissible: expected a list of texts, got {admissible!r:.80}"
-    texts = {"observation": outcome.observation} | {name: info[name] for name in _TEXTS if name in info}
-    texts |= {f"admissible[{place}]": command for place, command in enumerate(admissible)}
-    return next(
-        (f"{name}: expected a text, got {text!r:.80}" for name, text in texts.items() if not isinstance(text, str)), ""
-    )
+    for place, command in enumerate(admissible):
+        if not isinstance(command, str):
+            return f"admissible[{place}]: expected a text, got {command!r:.80}"
+    return ""
 
 
 def _with_clean_texts(info: Info) -> Info:
