@@ -170,7 +170,7 @@ class TestOneLineErrors:
                 "name: 'a/b' is not a valid folder name; set the run folder with --run",
             ),
             (["train", "mini.yaml", "name=.."], "name: '..' is not a valid folder name; set the run folder with --run"),
-            (["train", "mini.yaml", "name=", "--force"], "mini.yaml: name: Input should be a valid string (got None)"),
+            (["train", "mini.yaml", "name=", "--force"], "mini.yaml: name: expected a text, got None"),
             (["train", "mini.yaml", "name='.'"], "name: '.' is not a valid folder name; set the run folder with --run"),
             (
                 ["train", "mini.yaml", "--run", ".", "--force"],
@@ -205,7 +205,7 @@ class TestOneLineErrors:
                 ["play", "alfworld", "--split", "test"],
                 "split: expected one of train, valid_seen, valid_unseen, got 'test'",
             ),
-            (["play", "alfworld", "rooms=big"], "rooms: Input should be 'small' or 'full' (got 'big')"),
+            (["play", "alfworld", "rooms=big"], "rooms: expected 'small' or 'full', got 'big'"),
             (["play", "alfworld", "--web"], "this environment has no web pages: remove --web"),
             (["play", "alfworld", "--task", "1000000"], "task 1000000 does not exist: expected 0 to 99999 in train"),
         ],

@@ -96,6 +96,7 @@ class TestWorld:
         [
             ("chess", [], "unknown environment 'chess'"),
             ("alfworld", ["rooms"], "expected key=value"),
+            ("alfworld", ["split=train"], "wrong option 'split=train': the split is chosen with --split train"),
             ("deepsearch", ["requests.per_second=2"], "or 'requests={per_second: 2}', got"),
             ("alfworld", ["rooms=["], "is not valid YAML"),
             (

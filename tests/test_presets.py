@@ -73,6 +73,11 @@ def test_a_preset_keeps_the_options_of_a_section_that_it_names_too(tmp_path: Pat
     same = load_recipe(path, ["algorithm=gigpo+empg"]).credit
     assert same.modulation is not None
     assert (same.modulation.options.zeta, same.estimator.options.gamma) == (0.05, 0.9)
+    PRESETS["own"] = {**PRESETS["gigpo"], "credit.advantage": "gigpo"}  # a name alone says the same
+    try:
+        assert load_recipe(path, ["algorithm=own"]).credit.estimator.options.gamma == 0.9
+    finally:
+        del PRESETS["own"]
     unnamed = load_recipe(write(tmp_path, "credit: {modulation: {zeta: 0.05}}"), ["algorithm=gigpo+empg"]).credit
     assert unnamed.modulation is not None
     assert unnamed.modulation.options.zeta == 0.05

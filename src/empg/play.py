@@ -172,7 +172,9 @@ def arguments_of(options: Sequence[str]) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for option in options:
         key, separator, value = option.partition("=")
-        if not separator or not key.isidentifier() or key == "split":
+        if separator and key == "split":
+            raise UserError(f"wrong option {option!r:.80}: the split is chosen with --split {value:.60}")
+        if not separator or not key.isidentifier():
             expected = "key=value, e.g. rooms=small or 'requests={per_second: 2}'"
             raise UserError(f"wrong option: expected {expected}, got {option!r}")
         arguments[key] = read_yaml(value, f"option {option!r:.80}")

@@ -75,4 +75,5 @@ def apply_preset(data: dict[str, Any], *, override: bool) -> dict[str, Any]:
 
 def _same_section(path: str, given: Any, value: Any) -> bool:
     unnamed = "empg" if path == "credit.modulation" else None
-    return isinstance(given, dict) and isinstance(value, dict) and given.get("name", unnamed) == value.get("name")
+    chosen = value.get("name") if isinstance(value, dict) else value
+    return isinstance(given, dict) and given.get("name", unnamed) == chosen

@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -59,9 +59,10 @@ class Checked(BaseModel):
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         name = str(info.field_name)
-        wanted = _types(cls.model_fields[name].annotation)
-        if isinstance(value, bool) and bool not in wanted and wanted & {int, float}:  # to pydantic, true is 1
-            raise UserError(f"Input should be a valid {'integer' if int in wanted else 'number'} (got {value})")
+        wanted = _alternatives(cls.model_fields[name].annotation)
+        # To pydantic, true is 1.
+        if isinstance(value, bool) and bool not in wanted and (int in wanted or float in wanted):
+            raise UserError(f"expected {'an integer' if int in wanted else 'a number'}, got {value}")
         if not (isinstance(value, dict) and valid_keys(cls, [name])):  # a section checks its own values
             check_plain(value)
         return value
@@ -72,12 +73,6 @@ class Checked(BaseModel):
         if isinstance(value, float) and abs(value) > LARGEST:
             raise UserError(f"expected a number of at most {LARGEST:g}, got {value:g}")
         return value
-
-
-def _types(annotation: Any) -> set[Any]:
-    """Return the types that an annotation such as `int | None` is made of."""
-    parts = getattr(annotation, "__args__", ()) if isinstance(annotation, UnionType) else ()
-    return {annotation}.union(*map(_types, parts))
 
 
 def check_plain(value: Any, path: tuple[str, ...] = ()) -> None:
@@ -144,11 +139,32 @@ Distinct = Annotated[list[Item], AfterValidator(_without_repeated)]
 """A list whose values differ."""
 
 
-# Where pydantic speaks of Python: a recipe has lists and mappings.
-_WORDS = {
-    "tuple_type": "Input should be a valid list",
-    "model_type": "Input should be a valid dictionary",
-    "path_type": "Input should be a path",
+# What is expected where pydantic finds a mistake of a type, with its context: a recipe has texts, lists and mappings.
+_EXPECTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "date_from_datetime_parsing": "a date such as 2026-01-31",
+    "date_type": "a date such as 2026-01-31",
+    "dict_type": "a mapping",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "int_type": "an integer",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_type": "a mapping",
+    "path_type": "a path",
+    "string_too_short": "{min_length} or more characters",
+    "string_type": "a text",
+    "too_long": "at most {max_length} values",
+    "too_short": "{min_length} or more values",
+    "tuple_type": "a list",
 }
 
 
@@ -163,7 +179,10 @@ def explained(
         within: the path of the key that holds the model, e.g. `environment.options`; empty for a model of its own.
         beside: further names that are valid beside the fields of the model.
     """
-    return [line for item in error.errors() for line in _lines(item, model, within, beside)]
+    found: dict[tuple[str, ...], list[Any]] = {}  # the mistakes in each value: one per alternative that it could be
+    for item in error.errors():
+        found.setdefault(_path(model, item["loc"]), []).append(item)
+    return [line for path, items in found.items() for line in _lines(items, path, model, within, beside)]
 
 
 def read_settings(model: type[Settings], given: Mapping[str, Any], within: str) -> Settings:
@@ -184,7 +203,7 @@ def read_settings(model: type[Settings], given: Mapping[str, Any], within: str) 
     if unknown := [key for key in options if key not in valid]:
         raise OptionError([f"unknown key {f'{within}.{key}'!r:.80}{hint(key, ['name', *valid])}" for key in unknown])
     if wrong := [key for key, value in options.items() if isinstance(value, bool) and hints[key] in (int, float)]:
-        raise OptionError([f"{within}.{key}: Input should be a valid number (got {options[key]})" for key in wrong])
+        raise OptionError([f"{within}.{key}: expected a number, got {options[key]}" for key in wrong])
     try:
         return TypeAdapter(model).validate_python(options)
     except ValidationError as error:
@@ -194,7 +213,7 @@ def read_settings(model: type[Settings], given: Mapping[str, Any], within: str) 
 def _setting_line(item: Any, within: str) -> str:
     if item["type"] == "value_error":  # raised by the dataclass; the message begins with the name of the option
         return f"{within}.{item['ctx']['error']}"
-    return f"{within}.{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r:.80})"
+    return f"{within}.{'.'.join(map(str, item['loc']))}: {_mistake([item])}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -213,17 +232,45 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 def valid_keys(model: type[BaseModel], path: Sequence[str] = ()) -> list[str]:
     """The keys that `model` takes below `path` (e.g. `["policy", "tiny"]`); none where the path ends in a value."""
     for part in path:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        parts = (annotation, *getattr(annotation, "__args__", ()))
-        inner = next((p for p in parts if isinstance(p, type) and issubclass(p, BaseModel)), None)
+        inner = _section(model.model_fields[part].annotation) if part in model.model_fields else None
         if inner is None:
             return []
         model = inner
     return list(model.model_fields)
 
 
-def _lines(item: Any, model: type[BaseModel], within: str, beside: Sequence[str]) -> list[str]:
-    path = [str(part) for part in item["loc"]]
+def _path(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, ...]:
+    """Return the keys and places that lead to a mistake, without the names that pydantic gives to alternatives.
+
+    For `bool | Literal["auto"]` these are `bool` and `literal['auto']`; both mean the same value of a recipe.
+    """
+    path: list[str] = []
+    within: type[BaseModel] | None = model
+    parts = iter(map(str, loc))
+    for part in parts:
+        path.append(part)
+        field = within.model_fields.get(part) if within is not None else None
+        within = _section(field.annotation) if field is not None else None
+        if field is not None and within is None and len(_alternatives(field.annotation)) > 1:
+            next(parts, None)
+    return tuple(path)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Return what a value may be, beside null."""
+    union = get_origin(annotation) in (Union, UnionType)
+    return [part for part in get_args(annotation) if part is not type(None)] if union else [annotation]
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """Return the model of a field that is a section, else None."""
+    return next((p for p in _alternatives(annotation) if isinstance(p, type) and issubclass(p, BaseModel)), None)
+
+
+def _lines(
+    items: Sequence[Any], path: Sequence[str], model: type[BaseModel], within: str, beside: Sequence[str]
+) -> list[str]:
+    item = items[0]
     problem = item["ctx"]["error"] if item["type"] == "value_error" else None  # raised by a validator
     if isinstance(problem, OptionError):  # its lines name their keys themselves
         return problem.lines
@@ -238,9 +285,20 @@ def _lines(item: Any, model: type[BaseModel], within: str, beside: Sequence[str]
     elif item["type"] == "missing":
         lines = [f"{name}: is required, but not given"]
     else:
-        said = _WORDS.get(item["type"], item["msg"])
-        lines = [f"{name}: {said} (got {item['input']!r:.80})"]
+        lines = [f"{name}: {_mistake(items)}"]
     return [" ".join(line.split()) for line in lines]
+
+
+def _mistake(items: Sequence[Any]) -> str:
+    """Say what is expected of a value, and what was given."""
+    return f"expected {' or '.join(map(_expected, items))}, got {items[0]['input']!r:.80}"
+
+
+def _expected(item: Any) -> str:
+    if item["type"] not in _EXPECTED:
+        return str(item["msg"]).removeprefix("Input should be ")
+    bounds = {key: f"{value:g}" if isinstance(value, float) else value for key, value in item.get("ctx", {}).items()}
+    return _EXPECTED[item["type"]].format(**bounds)
 
 
 def hint(key: str, known: Sequence[str]) -> str:

@@ -179,7 +179,7 @@ class TestOtherPackages:
         assert recipe.environment.make("night").task_id(5) == "5-press:1"
         with pytest.raises(RecipeError, match=r"unknown key 'environment\.options\.press'; did you mean 'presses'\?"):
             parse_recipe({"environment": {"id": "lamproom", "options": {"press": 1}}})
-        with pytest.raises(RecipeError, match=r"options\.presses: Input should be less than or equal to 3"):
+        with pytest.raises(RecipeError, match=r"options\.presses: expected at most 3"):
             parse_recipe({"environment": {"id": "lamproom", "options": {"presses": 4}}})
 
     @pytest.mark.parametrize(
@@ -256,18 +256,18 @@ def test_the_nearest_gymnasium_id_has_the_module_that_registers_it(folder: Path)
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"options": {"rooms": "big"}}, "environment.options.rooms: Input should be 'small' or 'full' (got 'big')"),
+        ({"options": {"rooms": "big"}}, "environment.options.rooms: expected 'small' or 'full', got 'big'"),
         ({"options": {"romms": "small"}}, "unknown key 'environment.options.romms'; did you mean 'rooms'?"),
         ({"options": {"max_steps": 3}}, "unknown key 'environment.options.max_steps'; valid keys: games, rooms,"),
-        ({"options": {"task_types": ["bake"]}}, "environment.options.task_types.0: Input should be 'pick_and_place"),
-        ({"options": []}, "environment.options: Input should be a valid dictionary (got [])"),
-        ({"id": "webshop", "options": {"seed": True}}, "environment.options.seed: Input should be a valid integer"),
+        ({"options": {"task_types": ["bake"]}}, "environment.options.task_types.0: expected 'pick_and_place"),
+        ({"options": []}, "environment.options: expected a mapping, got []"),
+        ({"id": "webshop", "options": {"seed": True}}, "environment.options.seed: expected an integer"),
         (
             {"id": "deepsearch", "options": {"requests": {"timeout": 0}}},
-            "environment.options.requests.timeout: Input should be greater than 0 (got 0)",
+            "environment.options.requests.timeout: expected a number above 0, got 0",
         ),
         ({"id": "deepsearch", "options": {"metric": "judge"}}, "environment.options: metric='judge' needs judge"),
-        ({"id": 5}, "environment.id: Input should be a valid string (got 5)"),
+        ({"id": 5}, "environment.id: expected a text, got 5"),
     ],
 )
 def test_wrong_options_are_named_as_keys_of_the_recipe(environment: dict[str, Any], message: str) -> None:

@@ -69,15 +69,17 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
     [
         ("progrez", "credit.process_reward: expected progress, judge or package.module:function, or a section with one "
          "as its name, got 'progrez'; did you mean 'progress'?"),
+        ({"name": "x", "weight": 1}, "credit.process_reward: expected progress, judge or package.module:function, or a "
+         "section with one as its name, got {'name': 'x', 'weight': 1}"),
         (3, "credit.process_reward: expected progress, judge or package.module:function, or a section with one as its "
          "name, got 3"),
         ({"weight": 1}, "credit.process_reward: expected progress, judge or package.module:function, or a section with "
          "one as its name, got {'weight': 1}"),
         ({"name": "progress", "gama": 1}, "unknown key 'credit.process_reward.gama'; did you mean 'gamma'?"),
-        ({"name": "progress", "gamma": 2}, "credit.process_reward.gamma: Input should be less than or equal to "
-         "1 (got 2)"),
-        ({"name": "mine:f", "weight": -1}, "credit.process_reward.weight: Input should be greater than or equal to 0 "
-         "(got -1)"),
+        ({"name": "progress", "gamma": 2}, "credit.process_reward.gamma: expected at most "
+         "1, got 2"),
+        ({"name": "mine:f", "weight": -1}, "credit.process_reward.weight: expected at least 0, "
+         "got -1"),
         ({"name": "judge", "url": "https://localhost/v1"}, "credit.process_reward.model: is required, but not given"),
     ],
 )  # fmt: skip

@@ -35,12 +35,12 @@ def write(tmp_path: Path):
         ("creditt: {}", "unknown key 'creditt'; did you mean 'credit'?"),
         ("policy: {lora: {rank: 4}}", "unknown key 'policy.lora.rank'; valid keys: r, alpha, target_modules"),
         ("policy: {tiny: {hiden_size: 4}}", "unknown key 'policy.tiny.hiden_size'; did you mean 'hidden_size'?"),
-        ("rollout: {group_size: 0}", "rollout.group_size: Input should be greater than or equal to 1 (got 0)"),
-        ("optimizer: {lr: fast}", "optimizer.lr: Input should be a valid number"),
+        ("rollout: {group_size: 0}", "rollout.group_size: expected at least 1, got 0"),
+        ("optimizer: {lr: fast}", "optimizer.lr: expected a number"),
         ("warm_start: {options: {room: small}}", "unknown key 'warm_start.options.room'; did you mean 'rooms'?"),
         ("warm_start: {options: {rooms: 3}}", "warm_start.options.rooms: "),
-        ("loss: {kl_coef: .inf}", "loss.kl_coef: Input should be a finite number"),
-        ("loss: {entropy_coef: .nan}", "loss.entropy_coef: Input should be a finite number"),
+        ("loss: {kl_coef: .inf}", "loss.kl_coef: expected a finite number"),
+        ("loss: {entropy_coef: .nan}", "loss.entropy_coef: expected a finite number"),
         ("credit: {advantage: grop}", f"credit.advantage: expected one of {', '.join(ADVANTAGES)}, got 'grop'"),
         ("credit: {advantage: grop}", "; did you mean 'grpo'?"),
         (
@@ -60,7 +60,7 @@ def write(tmp_path: Path):
             "credit: {advantage: {name: gigpo, weight: 1.0e+39}}",
             "credit.advantage.weight: expected a number from 0 to 1e+15, got 1e+39",
         ),
-        ("credit: {advantage: {name: gigpo, weight: x}}", "credit.advantage.weight: Input should be a valid number"),
+        ("credit: {advantage: {name: gigpo, weight: x}}", "credit.advantage.weight: expected a number"),
         (
             "credit: {advantage: [grpo]}",
             "credit.advantage: expected a name, or a section such as {name: gigpo, gamma: 0.95}",
@@ -74,8 +74,8 @@ def write(tmp_path: Path):
             "algorithm: expected one of reinforce, rloo, grpo, dr_grpo, dapo, gspo, gigpo, ppo, reinforce+empg",
         ),
         ("algorithm: dpao", "got 'dpao'; did you mean 'dapo'?"),
-        ("algorithm: [dapo]", "algorithm: Input should be a valid string"),
-        ("environment: alfworld", "environment: Input should be a valid dictionary"),
+        ("algorithm: [dapo]", "algorithm: expected a text"),
+        ("environment: alfworld", "environment: expected a mapping"),
         ("{workers: 3, rollout: {groups: 16}}", "rollout.groups (16) must be a multiple of workers (3)"),
         ("rollout: {group_size: 1}", "credit.advantage=grpo compares episodes: set rollout.group_size > 1"),
         (
@@ -87,7 +87,7 @@ def write(tmp_path: Path):
             "credit.modulation=gtpo compares episodes: set rollout.group_size > 1",
         ),
         ("agent: {form: search_r1}", "agent.form=search_r1 has no turns but search and answer: it needs"),
-        ("agent: {max_observation_tokens: 7}", "agent.max_observation_tokens: Input should be greater than or equal"),
+        ("agent: {max_observation_tokens: 7}", "agent.max_observation_tokens: expected at least"),
         (
             "rollout: {max_episode_tokens: 2049}",
             "rollout.max_episode_tokens: expected <= policy.tiny.max_positions (2048), got 2049",
@@ -103,6 +103,12 @@ def write(tmp_path: Path):
         ("name: 2026-13-45", "has a value that cannot be read: month must be in 1..12"),
         ("seed: 18446744073709551616", "seed: expected an integer below 2^63, got one of 65 bits"),
         ("policy: {tiny: {head_dim: 3}}", "policy.tiny: head_dim: expected an even number, got 3"),
+        ("optimizer: {betas: [0.9]}", "optimizer.betas.1: is required"),
+        ("optimizer: {betas: [0.9, 0.9, 0.9]}", "optimizer.betas: expected at most 2 values, got [0.9, 0.9, 0.9]"),
+        ("optimizer: {autocast: x}", "optimizer.autocast: expected true or false or 'auto', got 'x'"),
+        ("policy: {lora: {target_modules: 3}}", "policy.lora.target_modules: expected a list or 'all-linear', got 3"),
+        ("evaluation: {decoding: []}", "evaluation.decoding: expected 1 or more values, got []"),
+        ("agent: {date: soon}", "agent.date: expected a date such as 2026-01-31, got 'soon'"),
         ("optimizer: {betas: [2, 3]}", "optimizer.betas: expected two numbers in [0, 1), got [2.0, 3.0]"),
     ],
 )
@@ -131,13 +137,20 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_recipe(tmp_path / "binary.yaml")
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "runs/" + "a" * 300, "a\0b", "runs/a\0b"])
+def test_a_name_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"^(recipe 'a.* not found|cannot read )"):
+        load_recipe(name)
+
+
 def test_a_run_folder_in_place_of_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("{}")
     with pytest.raises(RecipeError) as caught:
         load_recipe(tmp_path)
     own = f"{tmp_path}/recipe.yaml"
     assert str(caught.value) == (
-        f"{tmp_path} is a run folder; its recipe is {own} (to resume it: {own} --run {tmp_path} --resume)"
+        f"{tmp_path} is a run folder, and its recipe is {own}; "
+        f"to resume the run: empg train {own} --run {tmp_path} --resume"
     )
 
 
@@ -146,7 +159,7 @@ def test_a_run_folder_needs_no_slash_to_be_recognized(tmp_path: Path, monkeypatc
     for name in ("mine", "demo"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text("{}")
-    with pytest.raises(RecipeError, match=r"^mine is a run folder; its recipe is mine/recipe\.yaml \(to resume it: "):
+    with pytest.raises(RecipeError, match=r"^mine is a run folder, and its recipe is mine/recipe\.yaml; to resume"):
         load_recipe("mine")
     assert load_recipe("demo").name == "demo"  # the shipped recipe
 

@@ -144,6 +144,7 @@ class TestRules:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
+            ("", "^--rule: expected a name, or options as in {name: empg, k: 2}, got an empty text$"),
             ("emgp", r"--rule emgp\.name: expected one of centred, .* got 'emgp'; did you mean 'empg'\?"),
             ("{name: empg, kk: 2}", "--rule.*kk"),
             ("{name: empg, k: -1}", "--rule.*k: expected a number from 0"),

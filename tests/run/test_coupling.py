@@ -194,6 +194,15 @@ def test_what_was_measured_is_printed_even_if_it_cannot_be_written(run: RunFolde
     assert said.output.splitlines()[-1].startswith(f"empg: cannot write {run.entropy}: ")
 
 
+def test_figures_that_cannot_be_drawn_are_found_before_anything_is_measured(run: RunFolder, policy: Policy) -> None:
+    Checkpoints(run.checkpoints).save("iter-000002", policy, None, {"iteration": 2})
+    said = CliRunner().invoke(app, ["entropy", str(run.path), "--figures", str(run.recipe_path)])
+    assert (said.exit_code, said.output.splitlines()[-1].split(": ")[1]) == (
+        1, f"cannot write {run.recipe_path}/coupling.svg"
+    )  # fmt: skip
+    assert not run.entropy.exists()
+
+
 def test_a_recipe_without_evaluation_splits_needs_a_split(run: RunFolder, policy: Policy) -> None:
     Checkpoints(run.checkpoints).save("iter-000002", policy, None, {"iteration": 2})
     values = run.recipe_values()

@@ -109,6 +109,12 @@ class TestFindings:
     def test_a_model_that_can_be_nothing(self, name: str) -> None:
         assert found(check(recipe(policy={"model": name})), name).level == "fail"
 
+    def test_a_file_in_place_of_a_model_or_of_the_run_folder(self, tmp_path: Path) -> None:
+        file = tmp_path / "file"
+        file.touch()
+        assert found(check(recipe(policy={"model": str(file)})), f"policy.model={file} is a file").level == "fail"
+        assert found(check(recipe(), file), f"run: {file} is a file, not a folder").level == "fail"
+
     def test_a_folder_that_is_not_a_model_folder(self, tmp_path: Path) -> None:
         assert "config.json is missing" in found(check(recipe(policy={"model": str(tmp_path)})), str(tmp_path)).text
 
@@ -216,7 +222,7 @@ class TestFindings:
                 {"options": {"games": "/nowhere"}},
                 {"splits": ["valid_seen"]},
                 "valid_seen",
-                "fix environment.options or evaluation.splits in the recipe",
+                "fix environment.id, environment.options or evaluation.splits",
             ),
         ],
     )

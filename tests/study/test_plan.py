@@ -53,7 +53,7 @@ def test_a_run_has_the_overrides_of_the_study_then_of_its_variant(tmp_path: Path
         ({"seeds": [1, 1]}, "seeds: 1 occurs twice; remove one"),
         ({"splits": ["a", "a"]}, "splits: 'a' occurs twice; remove one"),
         ({"recipes": ["demo", "other/demo.yaml"]}, "recipes: 'demo' occurs twice; remove or rename one"),
-        ({"seeds": []}, "seeds: List should have at least 1 item after validation, not 0 (got [])"),
+        ({"seeds": []}, "seeds: expected 1 or more values, got []"),
         ({"name": "a/b"},
          "name: 'a/b' is not a valid name: expected a letter or digit, and up to 59 more, dots or underscores"),
         ({"variants": {"grpo": [], "a b": []}},
@@ -61,7 +61,7 @@ def test_a_run_has_the_overrides_of_the_study_then_of_its_variant(tmp_path: Path
         ({"overrides": ["seed=3"]}, "override 'seed=3': seed is set by the study; remove it"),
         ({"overrides": ["evaluation={splits: [a]}"]},
          "override 'evaluation={splits: [a]}': evaluation.splits is set by the study; remove it"),
-        ({"seeds": [True]}, "seeds.0: Input should be a valid integer (got True)"),
+        ({"seeds": [True]}, "seeds.0: expected an integer, got True"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_that_names_the_file(tmp_path: Path, changes: Any, message: str) -> None:
@@ -80,7 +80,7 @@ def test_mistakes_are_one_line_that_names_the_file(tmp_path: Path, changes: Any,
             "recipe demo, variant grpo: wrong override: expected key.path=value",
         ),
         ({"recipes": ["deom"]}, "recipe deom, variant grpo: recipe 'deom' not found"),
-        ({"seeds": [-1]}, "recipe demo, variant grpo: recipes/demo.yaml: seed: Input should be greater than"),
+        ({"seeds": [-1]}, "recipe demo, variant grpo: recipes/demo.yaml: seed: expected at least 0"),
     ],
 )
 def test_mistakes_in_a_recipe_name_the_variant(tmp_path: Path, changes: Any, message: str) -> None:

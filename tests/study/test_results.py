@@ -365,6 +365,11 @@ class TestPage:
             "differences.svg",
         ]
 
+    def test_a_page_that_cannot_be_written_draws_no_figure(self, made: Path, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"^cannot write .*: Is a directory$"):
+            write_page([made], tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
     def test_its_first_figure_has_the_differences_of_its_tables(self, made: Path, tmp_path: Path) -> None:
         page, *figures = write_page([made], tmp_path / "results.md")
         text, drawn = page.read_text(), figures[-1].read_text()

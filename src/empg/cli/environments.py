@@ -43,7 +43,9 @@ def play(
     task: Annotated[int | None, typer.Option(min=0, help="Task index  [default: random]")] = None,
     expert: Annotated[bool, typer.Option("--expert", help="Watch the expert play.")] = False,
     web: Annotated[bool, typer.Option("--web", help="Play in the browser, on this machine only.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --web; 0 picks a free port.")] = 8000,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port for --web; 0 picks a free port.", show_default="8000")
+    ] = None,
     record: Annotated[Path | None, typer.Option(help="File for finished episodes of --web (JSON lines).")] = None,
 ) -> None:
     """Play an environment yourself.
@@ -55,12 +57,12 @@ def play(
 
     if web and (task is not None or expert):
         raise typer.BadParameter("--web cannot be combined with --task or --expert")
-    if record is not None and not web:
-        raise typer.BadParameter("--record needs --web")
+    if not web and (record is not None or port is not None):
+        raise typer.BadParameter("--record and --port need --web")
     opened = open_environment(environment, split, options or ())
     try:
         if web:
-            show_in_browser(opened, port, record)
+            show_in_browser(opened, 8000 if port is None else port, record)
         else:
             begin(opened, task, expert=expert)
     finally:

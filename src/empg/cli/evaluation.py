@@ -232,6 +232,7 @@ def entropy(
     the paper. The policy before reinforcement learning plays the same tasks, and the trained one scores its steps.
     Every value is written to entropy.json in the run folder.
     """
+    from empg.record.durable import require_output
     from empg.record.runfolder import RunFolder
     from empg.report.entropy_svg import draw_coupling, draw_entropy_change
     from empg.run.coupling import measure_entropy, require_writable, write_measurements
@@ -240,15 +241,18 @@ def entropy(
 
     folder = RunFolder.open(run)
     require_writable(folder)
+    drawn = [] if figures is None else [figures / "coupling.svg", figures / "entropy-change.svg"]
+    for file in drawn:
+        require_output(file)
     with Progress(0) as progress:
         measured = measure_entropy(run, progress.stage, split, episodes)
     typer.echo(visible("\n".join(entropy_lines(measured))))
     typer.echo(write_measurements(folder, measured))
-    if figures is not None:
+    if drawn:
         note = f"{folder.path.absolute().name}, {measured.checkpoint}, {measured.split}"
         steps, before = f"{len(measured.gradients)} steps of {note}", f"{len(measured.before)} steps of {note}"
-        typer.echo(draw_coupling(measured.gradient_tenths, figures / "coupling.svg", steps))
-        typer.echo(draw_entropy_change(measured.change_tenths, figures / "entropy-change.svg", before))
+        typer.echo(draw_coupling(measured.gradient_tenths, drawn[0], steps))
+        typer.echo(draw_entropy_change(measured.change_tenths, drawn[1], before))
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,30 +21,33 @@ def find_recipe(name: str | Path) -> Path:
         RecipeError: `name` is not a file and not the name of a shipped recipe.
     """
     path = Path(name)
-    if path.suffix or len(path.parts) > 1 or path.is_file():
+    if path.suffix or len(path.parts) > 1 or os.path.isfile(path):
         return path
     installed = Path(__file__).parents[1] / "recipes"  # in the wheel; a checkout has them at its top
     folder = installed if installed.is_dir() else Path(__file__).parents[3] / "recipes"
     shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     if path.name not in shipped:
-        if (path / "recipe.yaml").is_file():  # a run folder, whose error gives the command that resumes it
+        if os.path.isfile(path / "recipe.yaml"):  # a run folder, whose error gives the command that resumes it
             return path
         known = ", ".join(shipped)
-        raise RecipeError(f"recipe {path.name!r:.80} not found: expected a YAML file or one of {known}")
+        raise RecipeError(f"recipe {str(name)!r:.80} not found: expected a YAML file or one of {known}")
     return shipped[path.name]
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
     """Read the mapping of a recipe's file; raises `RecipeError`."""
     own = path / "recipe.yaml"
-    if own.is_file():
-        raise RecipeError(f"{path} is a run folder; its recipe is {own} (to resume it: {own} --run {path} --resume)")
+    if os.path.isfile(own):  # unlike Path.is_file, False for a name that no file can have
+        again = shlex.join(["empg", "train", str(own), "--run", str(path), "--resume"])
+        raise RecipeError(f"{path} is a run folder, and its recipe is {own}; to resume the run: {again}")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a UTF-8 text file") from None
+    except ValueError as error:  # a null character in the path
+        raise RecipeError(f"cannot read {str(path)!r:.80}: {error}") from None
     data = read_recipe_yaml(text, str(path))
     if data is None:
         return {}

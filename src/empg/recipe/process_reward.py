@@ -55,6 +55,7 @@ def read_process_reward(given: Any) -> StepReward:
     name = section.get("name")
     if not isinstance(name, str) or not (name in _BUILT_IN or ":" in name):
         wanted = f"expected {', '.join(_BUILT_IN)} or package.module:function, or a section with one as its name"
-        raise UserError(f"{wanted}, got {given!r:.80}{did_you_mean(name, _BUILT_IN)}")
+        shown = name if section.keys() == {"name"} else given  # a plain name has become a section
+        raise UserError(f"{wanted}, got {shown!r:.80}{did_you_mean(name, _BUILT_IN)}")
     model: type[StepReward] = _BUILT_IN.get(name, FunctionReward)
     return read_options(model, {str(key): section[key] for key in section}, KEY)

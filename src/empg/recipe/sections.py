@@ -230,9 +230,9 @@ class OptimizerSection(Checked):
 class EvaluationSection(Checked):
     """Success on fixed panels."""
 
-    splits: Distinct[str] | None = Field(None, description="one panel per split; null: those of the environment")
+    splits: Distinct[str] | None = Field(None, description="a panel each; null: those of the environment; []: none")
     episodes: int = Field(100, ge=1, description="tasks per panel")
-    decoding: Distinct[Literal["sampled", "greedy"]] = Field(["sampled"])
+    decoding: Distinct[Literal["sampled", "greedy"]] = Field(["sampled"], min_length=1)
     temperature: float = Field(1.0, ge=1e-3, description="sampling temperature")
     every: int = Field(0, ge=0, description="iterations between evaluations; 0: only before and after")
 

@@ -58,6 +58,21 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def require_output(path: Path) -> None:
+    """Make sure that `write_file` can write a file, before the work for it; its folder is created.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        require_room(path.parent, 0)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a complete file or none; its folder is created. A character of a text that UTF-8 lacks is replaced.
 

@@ -193,7 +193,8 @@ def _evaluations(
         UserError: no run has such an evaluation, although the split or a decoding was chosen, or there are others.
     """
     everything = [record for run in own for record in run]
-    drawn = split or next((r["split"] for r in everything if r["decoding"] == decoding), "any split")
+    first = next((r["split"] for r in everything if r["decoding"] == decoding), "any split")
+    drawn = first if split is None else split
     found = [{r["iteration"]: r for r in run if (r["split"], r["decoding"]) == (drawn, decoding)} for run in own]
     if not any(found) and (split is not None or decoding != _DECODING or everything):
         known = ", ".join(dict.fromkeys(f"{r['split']} ({r['decoding']})" for r in everything))

@@ -124,6 +124,8 @@ def read_rule(text: str, option: str = "--rule") -> CreditRule:
     Raises:
         UserError: it is not YAML, or names an unknown rule or option.
     """
+    if not text.strip():
+        raise UserError(f"{option}: expected a name, or options as in {{name: empg, k: 2}}, got an empty text")
     key = f"{option} {text:.80}"
     given = read_yaml(text, key)
     section = named("none" if given is None else given, key)

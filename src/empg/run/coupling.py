@@ -108,7 +108,7 @@ def measure_entropy(run: Path, stage: Stage, split: str | None = None, episodes:
     """
     folder = RunFolder.open(run)
     recipe = recipe_of(folder)
-    split = split or evaluated_splits(recipe, folder.path)[0]
+    split = evaluated_splits(recipe, folder.path)[0] if split is None else split
     checkpoints = Checkpoints(folder.checkpoints)
     last, problems = checkpoints.newest_intact()
     if last is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from empg.errors import UserError
 from empg.record.aggregate import RESAMPLES, Estimate
-from empg.record.durable import write_file
+from empg.record.durable import require_output, write_file
 from empg.record.statistics import in_points
 from empg.report.forest import Group
 from empg.report.svg import SMOOTHED, draw_lines
@@ -42,6 +42,7 @@ def write_page(folders: Sequence[Path], out: Path, say: Callable[[str], object] 
     names = Counter(results.study.name for results in studies)
     if twice := [name for name, count in names.items() if count > 1]:
         raise UserError(f"two studies have the name {twice[0]!r}, after which figures are named: rename one of them")
+    require_output(out)
     command = shlex.join(["empg", "results", *map(str, folders), "--out", str(out)])
     lines = [
         "# Results of studies",

@@ -47,7 +47,7 @@ def read_variable(name: str, needed: str) -> str:
     value = os.environ.get(name, "").strip()
     if not value or not value.isascii() or not value.isprintable():
         problem = "is not set" if not value else "contains characters that are invalid in a header"
-        raise UserError(f"{name} {problem}: {needed}")
+        raise UserError(f"{name or 'the variable without a name'} {problem}: {needed}")
     return value
 
 

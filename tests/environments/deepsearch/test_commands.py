@@ -59,7 +59,7 @@ def test_play_errors_are_one_line(tmp_path: Path) -> None:
     done = played(data, "--split", "dev", "--task", "0", "--expert", code=1)
     assert done.stderr.splitlines()[-1].startswith("empg: question b1 of q has no gold chain")
     done = played("seed=[1]", code=1)
-    assert done.stderr == "empg: seed: Input should be a valid integer (got [1])\n"
+    assert done.stderr == "empg: seed: expected an integer, got [1]\n"
 
 
 # ---- serving --------------------------------------------------------------------------------------------------------

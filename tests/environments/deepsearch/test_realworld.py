@@ -362,7 +362,7 @@ def test_the_source_is_shared_and_kinds_select_questions() -> None:
 
 
 def test_an_unknown_world_is_rejected() -> None:
-    with pytest.raises(ValueError, match="world: Input should be 'encyclopaedia' or 'countries'"):
+    with pytest.raises(ValueError, match="world: expected 'encyclopaedia' or 'countries'"):
         DeepSearchEnv(world="planets")
 
 

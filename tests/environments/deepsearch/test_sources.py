@@ -108,7 +108,7 @@ def test_kinds_select_questions_from_files(files: dict[str, Any]) -> None:
     ("data", "message"),
     [
         ({"question": {}}, "data.questions: is required, but not given; unknown key 'data.question'; did you mean"),
-        ("hotpot.json", "data: Input should be a valid dictionary (got 'hotpot.json')"),
+        ("hotpot.json", "data: expected a mapping, got 'hotpot.json'"),
         (
             {"questions": "hotpot.json"},
             "data.questions: names files by split, or one folder of published files, as in data: {questions:",
@@ -125,7 +125,7 @@ def test_kinds_select_questions_from_files(files: dict[str, Any]) -> None:
             {"questions": {"train": [3]}},
             "data.questions: train must be a file or a list of files, as in data: {questions:",
         ),
-        ({"questions": {"train": "x.json"}, "corpus": 5}, "data.corpus: Input should be a valid string (got 5)"),
+        ({"questions": {"train": "x.json"}, "corpus": 5}, "data.corpus: expected a text, got 5"),
     ],
 )
 def test_the_error_for_invalid_data_names_the_key(data: Any, message: str) -> None:
@@ -293,7 +293,7 @@ def test_a_cached_index_gives_the_same_results(tmp_path: Path) -> None:
         ({"split": "test"}, "split: expected one of train, valid_id, valid_ood, got 'test'"),
         ({"retriever": "google"}, "retriever: expected one of bm25, tantivy, dense, "),
         ({"retriever": "dense"}, "retriever='dense' needs encoder"),
-        ({"metric": "rouge"}, "metric: Input should be 'em', 'f1', 'cover_em', 'sub_em' or 'judge' (got 'rouge')"),
+        ({"metric": "rouge"}, "metric: expected 'em', 'f1', 'cover_em', 'sub_em' or 'judge', got 'rouge'"),
         ({"metric": "judge"}, "metric='judge' needs judge: a mapping of url and model"),
         (
             {"metric": "judge", "judge": {"url": "http://x", "model": "m", "key": "s"}},
@@ -301,7 +301,7 @@ def test_a_cached_index_gives_the_same_results(tmp_path: Path) -> None:
         ),
         ({"judge": {"url": "http://x", "model": "m"}}, "judge is for metric='judge', this is 'em'"),
         ({"kinds": ["9-hop"]}, "kinds: unknown kind '9-hop'"),
-        ({"pages": 3}, "pages: Input should be greater than or equal to 50 (got 3)"),
+        ({"pages": 3}, "pages: expected at least 50, got 3"),
     ],
 )
 def test_the_error_for_an_invalid_option_names_it(options: dict[str, Any], message: str) -> None:

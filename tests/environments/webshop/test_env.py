@@ -374,15 +374,15 @@ def test_the_shop_can_be_played_in_the_terminal() -> None:
     [
         ({"split": "valid_seen"}, "split: expected one of test, dev, train, got 'valid_seen'"),
         ({"max_steps": 0}, "max_steps: expected a whole number from 1"),
-        ({"observation": "html"}, "observation: Input should be 'text' or 'text_rich'"),
-        ({"reward": "dense"}, "reward: Input should be 'score' or 'binary'"),
-        ({"nouns": "nltk"}, "nouns: Input should be 'lexicon', 'spacy' or 'auto'"),
-        ({"products": 0}, "products: Input should be greater than or equal to 1"),
-        ({"results_per_page": 99}, "results_per_page: Input should be less than or equal to 50"),
+        ({"observation": "html"}, "observation: expected 'text' or 'text_rich'"),
+        ({"reward": "dense"}, "reward: expected 'score' or 'binary'"),
+        ({"nouns": "nltk"}, "nouns: expected 'lexicon', 'spacy' or 'auto'"),
+        ({"products": 0}, "products: expected at least 1"),
+        ({"results_per_page": 99}, "results_per_page: expected at most 50"),
         ({"reward": "score", "result_per_page": 3}, "unknown key 'result_per_page'; did you mean 'results_per_page'"),
-        ({"products": "5"}, "products: Input should be a valid integer"),
+        ({"products": "5"}, "products: expected an integer"),
         ({"human_goals": True}, "human_goals=True: this catalogue has no human goals"),
-        ({"split_scheme": "other"}, "split_scheme: Input should be 'paper' or 'verl-agent'"),
+        ({"split_scheme": "other"}, "split_scheme: expected 'paper' or 'verl-agent'"),
     ],
 )
 def test_the_error_for_an_invalid_argument_names_it(arguments: dict, message: str) -> None:

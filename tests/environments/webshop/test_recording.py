@@ -195,7 +195,8 @@ def test_an_unwritable_recordings_file_is_an_error_at_the_start(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--record", "x.jsonl"], "--record needs --web"),
+        (["--record", "x.jsonl"], "--record and --port need --web"),
+        (["--port", "8000"], "--record and --port need --web"),
         (["--web", "--task", "3"], "--web cannot be combined with --task or --expert"),
         (["--web", "--expert"], "--web cannot be combined with --task or --expert"),
         (["--web", "--record", "."], "recordings cannot be written to .: Is a directory"),

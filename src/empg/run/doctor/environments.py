@@ -22,7 +22,7 @@ from empg.run.doctor.machine import existing, machine_memory
 
 LONG = 60.0  # seconds of indexing, beyond which the doctor only estimates it
 SEARCH_LIMIT = 1.0  # seconds to look for tasks without an expert
-_OPTIONS = "fix environment.options"
+_OPTIONS = "fix environment.id or environment.options"
 
 
 def check_environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
@@ -31,7 +31,7 @@ def check_environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
     try:
         needed = preparation(section.spec, section.chosen)
     except Exception as error:
-        yield Finding("fail", f"environment {section.id}: {said(error)}", f"{_OPTIONS} in the recipe")
+        yield Finding("fail", f"environment {section.id}: {said(error)}", _OPTIONS)
         return
     if needed is not None:
         yield _preparation(section.id, needed, run)
@@ -58,7 +58,7 @@ def check_environments(recipe: Recipe, run: Path) -> Iterator[Finding]:
         except Exception as error:  # the code of an environment can raise anything
             key = "environment.train_split" if split == section.train_split else "evaluation.splits"
             about_split = f"set {key} to what this environment has"
-            remedy = about_split if concerns_split(error) else f"{_OPTIONS} or {key} in the recipe"
+            remedy = about_split if concerns_split(error) else f"fix environment.id, environment.options or {key}"
             yield Finding("fail", f"{name}: {said(error)}", remedy)
             continue
         if count < tasks:

@@ -81,6 +81,8 @@ def check_disk(recipe: Recipe, shape: Shape, run: Path) -> Finding:
     need = checkpoint_bytes(shape, recipe)
     checkpoints = Checkpoints(RunFolder(run).checkpoints, recipe.keep_checkpoints)
     folder = existing(checkpoints.folder)
+    if not folder.is_dir():
+        return Finding("fail", f"run: {folder} is a file, not a folder", "name another --run folder")
     there, free = checkpoints.kept_bytes(), shutil.disk_usage(folder).free
     replaced = f", {size(there)} in those that are there" if there else ""
     text = f"disk: {size(need)} of checkpoints, {size(free)} free at {folder}{replaced}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def check_model(recipe: Recipe) -> Finding:
             "add a warm_start section",
         )
     folder = Path(name)
-    if not folder.is_dir():
+    if os.path.isfile(folder):
+        return Finding("fail", f"policy.model={name} is a file", "name the folder of the model")
+    if not os.path.isdir(folder):
         try:
             folder = Path(snapshot_download(name, local_files_only=True))
         except HFValidationError:
