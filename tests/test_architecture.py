@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "plain_text", "environments", "recipe", "presets", "record", "report", "play", "run", "study",
         "engines",
     },
-    "study": {"errors", "system", "validation", "yaml_text", "recipe", "record", "report", "run"},
+    "study": {"errors", "plain_text", "system", "validation", "yaml_text", "recipe", "record", "report", "run"},
     "extras": set(),
     "__main__": {"extras", "cli"},
 }  # fmt: skip

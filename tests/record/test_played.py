@@ -41,6 +41,14 @@ def test_a_value_of_another_type_is_named(change: dict[str, Any], tmp_path: Path
         PlayedEpisodes(path)
 
 
+@pytest.mark.parametrize("usage", [3, [], {"requests": "1"}, {"requests": True}])
+def test_what_an_episode_cost_is_counts(usage: Any, tmp_path: Path) -> None:
+    path = tmp_path / "panel.jsonl"
+    PlayedEpisodes(path).add(0, {"row": ROW, "usage": usage})
+    with pytest.raises(UserError, match="line 1 is not an episode"):
+        PlayedEpisodes(path)
+
+
 @pytest.mark.parametrize("place", [-1, 0.5, "0", None, True])
 def test_a_place_outside_every_panel_is_named(place: Any, tmp_path: Path) -> None:
     path = tmp_path / "panel.jsonl"

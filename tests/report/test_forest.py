@@ -26,6 +26,11 @@ def rows_of(root: ET.Element) -> list[ET.Element]:
     return [g for g in root.iter(f"{SVG}g") if g.find(f"{SVG}title") is not None]
 
 
+def test_a_difference_that_rounds_to_zero_has_no_minus(tmp_path: Path) -> None:
+    root = drawn(tmp_path, Compared("empg", [Difference(-0.0004, -0.0005, 0.1, "")]))
+    assert [e.text for e in classed(root, "number")] == ["+0.0 [-0.1, +10.0]"]
+
+
 def test_a_difference_is_a_mark_with_its_interval_on_the_scale_of_the_axis(tmp_path: Path) -> None:
     root = drawn(tmp_path, Compared("empg", [Difference(0.05, -0.05, 0.1, "empg to grpo, 8 seeds"), None]))
     # The axis goes from the lowest to the highest bound: 15 points over 292 pixels.

@@ -186,6 +186,19 @@ def test_one_evaluation_is_not_called_an_improvement(make_run: MakeRun) -> None:
     assert "points" not in text
 
 
+def test_the_page_of_an_evaluated_model_is_not_that_of_a_run(make_run: MakeRun) -> None:
+    run = make_run(iterations=4, every=4, keep_episodes=())
+    run.rewind(0)
+    alone = [json.dumps(record) for record in run.read_metrics() if record["kind"] == "eval"]
+    run.metrics_path.write_text("".join(f"{line}\n" for line in alone))
+    values = run.recipe_values()
+    run.replace_recipe(json.dumps({**values, "policy": {"model": "openai:http://h/v1#gpt-x"}}))
+    text = read(run).text
+    assert "openai:http://h/v1#gpt-x" in text
+    assert "before training" not in text
+    assert "iteration 0 of" not in text
+
+
 def test_a_damaged_recipe_is_a_problem_that_the_page_shows(tmp_path: Path) -> None:
     for damage in ("name: [", "name: \x00"):
         run = RunFolder(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from empg.errors import UserError
 from empg.record.runfolder import RunFolder
-from empg.report.svg import Line, draw_curve, draw_lines, running_mean
+from empg.report.svg import Line, Mark, draw_curve, draw_lines, running_mean
 from tests.record.made_runs import eval_record
 
 MakeRun = Callable[..., RunFolder]
@@ -54,6 +56,35 @@ def test_dots_are_evaluations_and_their_bars_wilson_intervals(finished_run: RunF
     assert [high for _, high in bars] == pytest.approx([r["high"] for r in played], abs=1e-3)
     says = [e.text for e in root.iter(f"{SVG}title")]
     assert any(f"{played[-1]['successes']} of 100" in (text or "") for text in says)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 13, 19])
+def test_every_dot_is_in_the_plot_and_nearest_to_its_own_iteration(count: int, tmp_path: Path) -> None:
+    mark = Mark(0.5, 0.4, 0.6, "")
+    lines = [Line(f"{n}", smooth={0: 0.1, 30: 1.0}, marks={0: mark, 30: mark}) for n in range(count)]
+    root = parsed(draw_lines(lines, tmp_path / "a.svg", title="", note=""))
+    left, right = (float(classed(root, "rule")[0].get(edge, "")) for edge in ("x1", "x2"))
+    ends = [float(x) for x in re.findall(r"([\d.]+),", classed(root, "smooth")[-1].get("points", ""))]
+    for dot in classed(root, "dot"):
+        x, radius = float(dot.get("cx", "")), float(dot.get("r", ""))
+        assert left <= x - radius <= x + radius <= right
+        assert min(abs(x - end) for end in ends) < (ends[1] - ends[0]) / 60
+
+
+def test_a_long_title_and_a_long_label_end_inside_the_figure(tmp_path: Path) -> None:
+    root = parsed(draw_lines([Line("b" * 500, smooth={0: 0.1})], tmp_path / "a.svg", title="a" * 500, note=""))
+    (title,) = classed(root, "title")
+    (label,) = classed(root, "name")
+    assert (title.text, label.text) == ("a" * 75 + "…", "b" * 87 + "…")
+    assert root.findtext(f"{SVG}title") == "a" * 500
+
+
+def test_runs_of_different_recipes_are_not_told_apart_by_their_seeds(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run(f"s{seed}", seed=seed, iterations=2, every=2, keep_episodes=()) for seed in range(2)]
+    values = runs[0].recipe_values()
+    runs[0].replace_recipe(json.dumps({**values, "algorithm": "gigpo"}))
+    root = parsed(draw_curve(runs, tmp_path / "curve.svg"))
+    assert [e.text for e in classed(root, "name")] == ["s0", "s1"]
 
 
 def test_a_long_legend_moves_the_plot_down_and_no_two_lines_look_alike(tmp_path: Path) -> None:

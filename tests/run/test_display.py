@@ -80,7 +80,7 @@ def drawn(progress: Progress) -> str:
 def shown(*moves: tuple[str, Any]) -> list[str]:
     """The lines that a pipe gets."""
     file = io.StringIO()
-    with Progress(4, Console(file=file, force_terminal=False)) as progress:
+    with Progress(4, Console(file=file, force_terminal=False), evaluations=[0, 4]) as progress:
         for name, arguments in moves:
             getattr(progress, name)(*arguments)
     return file.getvalue().splitlines()
@@ -99,6 +99,18 @@ class TestPlain:
             "10.0 s (rollout 6.0, credit 1.0, update 3.0)  left 0:50"
         )
         assert len(lines) == 3
+
+    def test_each_evaluation_that_is_due_is_in_the_remaining_time(self) -> None:
+        file = io.StringIO()
+        with Progress(30, Console(file=file, force_terminal=False), evaluations=range(0, 31, 5)) as progress:
+            for record in (evaluation(0, 30), evaluation(0, 30, "valid_unseen"), training(1), training(5)):
+                progress.record(cast(Any, record))
+            before = file.getvalue()
+            progress.record(cast(Any, evaluation(5, 30)))
+            progress.record(cast(Any, training(6)))
+        # 29 iterations of 10 s and 6 evaluations of two panels of 20 s; 25 and 6; 24, and 5 of 30 s on average.
+        assert re.findall(r"left (\S+)", before) == ["8:50", "8:10"]
+        assert re.findall(r"left (\S+)", file.getvalue())[-1] == "6:30"
 
     def test_a_warm_start_takes_one_line_a_percent(self) -> None:
         lines = shown(*(("record", [warm_start(number, 1000)]) for number in range(1, 1001)))[1:]

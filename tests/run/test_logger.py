@@ -73,6 +73,18 @@ def test_each_field_of_the_statistics_but_the_count_of_tokens_is_a_metric() -> N
     assert list(stats.metrics()) == [name for name in vars(stats) if name != "tokens"]
 
 
+def test_the_loggers_also_get_the_numbers_inside_an_evaluation(tmp_path: Path) -> None:
+    wanted = recipe(loggers=["tensorboard"])
+    folder = RunFolder.create(tmp_path / "run", dump_recipe(wanted))
+    kind = {"n": 4, "successes": 1, "success": 0.25, "low": 0.0, "high": 1.0}
+    with RunLogger(folder, wanted, Workers()) as logger:
+        logger.begin("")
+        logger._write({**eval_record(0, split="s"), "metrics": {"em": 0.5}, "by_type": {"a/b": kind}})
+    read = EventAccumulator(str(folder.tensorboard)).Reload()
+    assert [event.value for event in read.Scalars("eval/s/sampled/metrics/em")] == [0.5]
+    assert [event.value for event in read.Scalars("eval/s/sampled/by_type/a/b/success")] == [0.25]
+
+
 def test_tensorboard_has_each_step_once_after_a_resume(tmp_path: Path) -> None:
     """What was written after the checkpoint is replaced, even if the process was killed without closing the file."""
     wanted, workers = recipe(), Workers()

@@ -69,5 +69,5 @@ def test_without_a_terminal_there_is_one_line_per_event(tmp_path: Path) -> None:
     log = tmp_path / "demo-grpo-s0.log"
     assert file.getvalue().splitlines() == [
         "mini: 4 runs, 0 of them finished, 1 at a time",
-        f"demo-grpo-s0: failed: no  [2Jspace [bold]left (log: {log})",
+        f"demo-grpo-s0: failed: no ⟦U+001B⟧[2Jspace [bold]left (log: {log})",
     ]

@@ -17,7 +17,7 @@ import yaml
 from empg.errors import UserError
 from empg.record.runfolder import RunFolder
 from empg.study.learning import learning_rows, training_success
-from empg.study.page import write_page
+from empg.study.page import _text, write_page
 from empg.study.plan import load_study
 from empg.study.results import keep_study, outcomes, read_results
 from empg.study.tables import curves, success_rows, type_rows, variant_curves
@@ -369,6 +369,11 @@ class TestPage:
         with pytest.raises(UserError, match=r"^cannot write .*: Is a directory$"):
             write_page([made], tmp_path)
         assert list(tmp_path.iterdir()) == []
+
+    def test_text_of_a_file_is_no_link_no_image_and_no_emphasis(self) -> None:
+        assert _text("[a](javascript:b) ![c](http://d) *e* a|b `f` <g>\n\x1b\\") == (
+            r"\[a\](javascript:b) !\[c\](http://d) \*e\* a\|b 'f' &lt;g&gt; ⟦U+001B⟧\\"
+        )
 
     def test_its_first_figure_has_the_differences_of_its_tables(self, made: Path, tmp_path: Path) -> None:
         page, *figures = write_page([made], tmp_path / "results.md")

@@ -18,7 +18,8 @@ _FIELDS = get_type_hints(EpisodeRow)
 class PlayedEpisodes:
     """The finished episodes of one panel by their place in it. The file is created with the first episode.
 
-    A line has the `place`, the `row` of the episode (`EpisodeRow`), and what else was kept of it.
+    A line has the `place`, the `row` of the episode (`EpisodeRow`), its `usage` (counts by name, or null), and what
+    else was kept of it.
 
     Raises:
         UserError: the file cannot be read, or a line is not an episode.
@@ -58,7 +59,9 @@ class PlayedEpisodes:
 def _is_episode(kept: Any) -> bool:
     if not isinstance(kept, dict) or type(kept.get("place")) is not int or kept["place"] < 0:
         return False
-    row = kept.get("row")
+    row, usage = kept.get("row"), kept.get("usage")
+    if usage is not None and not (isinstance(usage, dict) and all(type(count) is int for count in usage.values())):
+        return False
     return isinstance(row, dict) and all(name in row and _fits(row[name], kind) for name, kind in _FIELDS.items())
 
 

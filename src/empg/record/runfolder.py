@@ -10,8 +10,9 @@
     checkpoints/  tensorboard/  report.html  entropy.json
     .lock  .metrics.lock                              held by the process that trains, and by one that adds a line
 
-Everything in it can be read without this package. Files other than `metrics.jsonl` are written under a temporary name
-and renamed, so a run that is killed leaves no partial file. Every file is on the disk before a later one is written.
+Everything in it can be read without this package. Lines are added to `metrics.jsonl` and to `evaluations/*.jsonl`; the
+other files are written under a temporary name and renamed, so a run that is killed leaves no partial file. Every file
+is on the disk before a later one is written.
 """
 
 from __future__ import annotations

@@ -128,7 +128,8 @@ def _student_within(angle: float, freedom: int) -> float:
 
 def in_points(difference: float, low: float, high: float) -> str:
     """Return a difference of two shares with its interval, in points: `+3.4 [+1.9, +5.1]`."""
-    return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    value, low, high = (round(100 * share, 1) + 0.0 for share in (difference, low, high))  # 0.0 instead of -0.0
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 UNKNOWN = "unknown"

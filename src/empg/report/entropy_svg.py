@@ -52,7 +52,7 @@ def draw_coupling(parts: Sequence[Tenth], path: Path, note: str) -> Path:
     top = max((max(part.means["expected"], part.means["logits"]) for part in parts), default=0.0)
     steepest = max((part.means["parameters"] for part in parts), default=0.0)
     shown = [
-        ("1 - exp(-H2): Proposition 1", "expected", top),
+        ("(1 - exp(-H2)) / T^2: Proposition 1", "expected", top),
         ("squared gradient by the logits", "logits", top),
         ("gradient by the parameters", "parameters", steepest),
     ]
@@ -60,7 +60,7 @@ def draw_coupling(parts: Sequence[Tenth], path: Path, note: str) -> Path:
         Line(label, smooth={part.place: part.means[name] / scale if scale else 0.0 for part in parts})
         for label, name, scale in shown
     ]
-    return draw_lines(lines, path, title="Gradients of steps, share of the largest", note=note, x_label=_X)
+    return draw_lines(lines, path, title="Gradients of steps, share of the largest", note=note, x_label=_X, first=1)
 
 
 def draw_entropy_change(parts: Sequence[Tenth], path: Path, note: str) -> Path:
@@ -78,4 +78,4 @@ def draw_entropy_change(parts: Sequence[Tenth], path: Path, note: str) -> Path:
     lines = [Line(name, smooth={part.place: part.means[name] / top for part in parts}) for name in ("before", "after")]
     labels = {share / 4: f"{top * share / 4:.2f}" for share in range(5)}
     title = "Step entropy before and after learning (nats)"
-    return draw_lines(lines, path, title=title, note=note, x_label=_X, y_labels=labels)
+    return draw_lines(lines, path, title=title, note=note, x_label=_X, first=1, y_labels=labels)

@@ -12,6 +12,7 @@ from empg.record.durable import write_file
 from empg.report.markup import templates
 
 WIDTH = 760
+_TITLE_LETTERS = 76  # that fit above the figure
 
 
 def write_figure(template: str, path: Path, *, title: str, height: int, **values: Any) -> Path:
@@ -27,8 +28,15 @@ def write_figure(template: str, path: Path, *, title: str, height: int, **values
     Raises:
         UserError: the figure cannot be written.
     """
-    write_file(path, _templates().get_template(template).render(title=title, width=WIDTH, height=height, **values))
+    heading = shortened(title, _TITLE_LETTERS)
+    drawn = _templates().get_template(template)
+    write_file(path, drawn.render(title=title, heading=heading, width=WIDTH, height=height, **values))
     return path
+
+
+def shortened(text: str, letters: int) -> str:
+    """Return a text of at most so many letters, whose end is an ellipsis if it was longer."""
+    return text if len(text) <= letters else text[: letters - 1] + "…"
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from empg.record.statistics import in_points
-from empg.report.figure import write_figure
+from empg.report.figure import shortened, write_figure
 
 LIMIT = 0.2  # a difference beyond it, in either direction, is an arrow at the edge of the plot; its numbers are written
 _LABELS, _LEFT, _RIGHT = 24, 216, 508  # the labels, the edges of the plot
@@ -83,7 +83,7 @@ def draw_differences(groups: Sequence[Group], path: Path, *, title: str, note: s
         headings.append((y, group.title))
         for row in group.rows:
             y += _ROW
-            cut = row.label if len(row.label) <= _LETTERS else row.label[: _LETTERS - 1] + "…"
+            cut = shortened(row.label, _LETTERS)
             labels.append((y, cut, row.label))
             marks += _marks(row, y, low, high)
         y += _ROW + _GAP

@@ -78,7 +78,7 @@ def _chart(
     chart = Chart(metric, "", unit, [], x=list(x), bottom=None)
     teams: dict[str, list[tuple[str, list[float | None]]]] = {}
     for place, (name, recipe, records) in enumerate(runs):
-        team = teams.setdefault((_but_the_seed(recipe) if bands else "") or str(place), [])
+        team = teams.setdefault((but_the_seed(recipe) if bands else "") or str(place), [])
         values = _smoothed(records, metric, x, smooth)
         if any(v is not None for v in values):
             team.append((name, values))
@@ -113,7 +113,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return finite(sum(values) / len(values)) if values else None
 
 
-def _but_the_seed(recipe: Mapping[str, Any]) -> str:
+def but_the_seed(recipe: Mapping[str, Any]) -> str:
     """Return what runs of one recipe have in common; empty for a recipe that has, or of which is known, nothing else.
 
     A study names each of its runs differently.

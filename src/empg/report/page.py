@@ -52,8 +52,13 @@ def render_page(run: RunFolder) -> str:
     recipe_text, recipe = _recipe(run, problems)
     drawn, steps = charts(records, recipe), step_view(run)
     assets = _assets()
+    # `empg evaluate --model` trains nothing, and so writes neither of these records.
+    policy = recipe.get("policy")
+    model = policy.get("model") if isinstance(policy, dict) else None
+    evaluated = str(model) if model and not begun and not train else ""
     html: str = _template("page.html.j2").render(
         name=recipe.get("name") or run.path.name,
+        evaluated=evaluated,
         version=__version__,
         status=_status(train, recipe.get("iterations")),
         facts=_facts(begun, train, run),

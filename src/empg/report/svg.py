@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from empg.errors import UserError
 from empg.record.fields import finite
@@ -12,8 +13,9 @@ from empg.record.records import EvalRecord, Record, own_evaluations, train_recor
 from empg.record.runfolder import RunFolder
 from empg.report.before_after import Rate
 from empg.report.curves import pen
-from empg.report.figure import write_figure
+from empg.report.figure import shortened, write_figure
 from empg.report.names import names_of
+from empg.report.overlay import but_the_seed
 
 SMOOTHED = 5  # iterations in the running mean
 PERCENT: Mapping[float, str] = {share / 100: f"{share}%" for share in (0, 25, 50, 75, 100)}
@@ -21,9 +23,12 @@ PERCENT: Mapping[float, str] = {share / 100: f"{share}%" for share in (0, 25, 50
 _DECODING = "sampled"  # what is drawn, if there is any, unless another decoding is chosen
 _HEIGHT = 448
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 738, 92, 368  # the edges of the plot
-_APART = 6  # pixels between the dots of runs at the same iteration
+_INSET = 14  # pixels left of the first iteration and right of the last, for the dots of evaluations there
+_APART = 6  # pixels between the dots of runs at the same iteration; less if they would not have room
+_RADIUS = 4.5  # of a dot, pixels
 _LEGEND_TOP, _LEGEND_ROW = 54.0, 18  # pixels; there is space for two rows
 _LEGEND_LETTER = 7.2  # average width of a letter in the legend, in pixels
+_LEGEND_LETTERS = 88  # that fit into one row
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def draw_curve(
         path: path of the SVG, which is written atomically.
         split: the split whose evaluations are drawn; None uses the first that was evaluated.
         decoding: `sampled` or `greedy`.
-        labels: one per run; None uses the seeds, or the folders if the seeds do not tell the runs apart.
+        labels: one per run; None uses the seeds if the runs differ in nothing else, or else the folders.
         title: title above the plot.
 
     Raises:
@@ -108,8 +113,9 @@ def draw_curve(
         raise UserError(f"wrong number of labels: expected one per run, got {len(runs)} runs and labels={labels!r}")
     names_of(runs)  # which are not named twice
     told = [run.read_metrics() for run in runs]
-    names = _labels(runs, told) if labels is None else list(labels)
-    own = [own_evaluations(records, run.recipe_values()) for run, records in zip(runs, told, strict=True)]
+    recipes = [run.recipe_values() for run in runs]
+    names = _labels(runs, told, recipes) if labels is None else list(labels)
+    own = [own_evaluations(records, recipe) for recipe, records in zip(recipes, told, strict=True)]
     split, evaluations = _evaluations(own, split, decoding)
     lines = [_line(*parts) for parts in zip(names, map(_train, told), evaluations, strict=True)]
     if not any(line.raw or line.marks for line in lines):
@@ -130,6 +136,7 @@ def draw_lines(
     title: str,
     note: str,
     x_label: str = "iteration",
+    first: int = 0,
     y_labels: Mapping[float, str] = PERCENT,
 ) -> Path:
     """Draw values from 0 to 1 over whole numbers and write them as one SVG, with a note below the plot.
@@ -140,6 +147,7 @@ def draw_lines(
         title: title above the plot.
         note: line below the plot.
         x_label: what the whole numbers are.
+        first: the smallest of them.
         y_labels: labels of the vertical axis by their value.
 
     Raises:
@@ -160,10 +168,11 @@ def draw_lines(
         right=_RIGHT,
         top=_TOP,
         bottom=_BOTTOM,
+        radius=_RADIUS,
         note=note,
         curves=curves,
         y_ticks=[(_y(value), label) for value, label in y_labels.items()],
-        x_ticks=[(_x(place, last), place) for place in _ticks(last)],
+        x_ticks=[(_x(place, last), place) for place in _ticks(last) if place >= first],
         x_label=x_label,
     )
 
@@ -205,8 +214,12 @@ def _evaluations(
     return drawn, found
 
 
-def _labels(runs: Sequence[RunFolder], told: Sequence[Sequence[Record]]) -> list[str]:
-    """Return the seeds of the runs; the names of their folders if a run has none, or two have the same."""
+def _labels(
+    runs: Sequence[RunFolder], told: Sequence[Sequence[Record]], recipes: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Return the seeds of runs of one recipe; the names of the folders if a run has none, or two have the same."""
+    if len(set(map(but_the_seed, recipes))) > 1:
+        return names_of(runs)
     begun = [next((r for r in records if r.get("kind") == "run"), {}) for records in told]
     seeds = [f"seed {record['seed']}" for record in begun if record.get("seed") is not None]
     return seeds if len(set(seeds)) == len(runs) else names_of(runs)
@@ -229,8 +242,7 @@ def _mark(name: str, iteration: int, rate: Rate) -> Mark:
 
 
 def _x(iteration: int, last: int) -> float:
-    inset = 14  # space for the dots of the first and the last evaluation
-    return round(_LEFT + inset + (_RIGHT - _LEFT - 2 * inset) * iteration / last, 1)
+    return round(_LEFT + _INSET + (_RIGHT - _LEFT - 2 * _INSET) * iteration / last, 1)
 
 
 def _y(share: float) -> float:
@@ -250,13 +262,15 @@ def _ticks(last: int) -> range:
 def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
     curves: list[_Curve] = []
     legend_x, legend_y = float(_LEFT), _LEGEND_TOP
+    apart = min(_APART, 2 * (_INSET - _RADIUS) / max(1, len(lines) - 1))
     for place, line in enumerate(lines):
-        shift = _APART * (place - (len(lines) - 1) / 2)
+        shift = apart * (place - (len(lines) - 1) / 2)
         dots = [
             _Dot(round(_x(i, last) + shift, 1), _y(mark.value), _y(mark.low), _y(mark.high), mark.tooltip)
             for i, mark in sorted(line.marks.items())
         ]
-        room = 34 + _LEGEND_LETTER * len(line.label)
+        label = shortened(line.label, _LEGEND_LETTERS)
+        room = 34 + _LEGEND_LETTER * len(label)
         if legend_x + room > _RIGHT and legend_x > _LEFT:
             legend_x, legend_y = float(_LEFT), legend_y + _LEGEND_ROW
         upper = _points({i: high for i, (_, high) in line.band.items()}, last)
@@ -264,6 +278,6 @@ def _curves(lines: Sequence[Line], last: int) -> list[_Curve]:
         raw, smooth, band = _points(line.raw, last), _points(line.smooth, last), f"{upper} {lower}".strip()
         lone = (smooth or raw) if len(line.smooth or line.raw) == 1 else ""
         place_of = (round(legend_x, 1), legend_y)
-        curves.append(_Curve(line.label, *pen(place), *place_of, raw, smooth, band, dots, lone))
+        curves.append(_Curve(label, *pen(place), *place_of, raw, smooth, band, dots, lone))
         legend_x += room
     return curves

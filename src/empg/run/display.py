@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,8 +41,16 @@ class Progress:
     one line, flushed immediately.
     """
 
-    def __init__(self, iterations: int, console: Console | None = None, first: str = FIRST_STAGE) -> None:
-        self.iterations = iterations
+    def __init__(
+        self,
+        iterations: int,
+        console: Console | None = None,
+        first: str = FIRST_STAGE,
+        *,
+        evaluations: Collection[int] = (),
+    ) -> None:
+        """`evaluations` are the iterations after which panels are played, for the estimate of the remaining time."""
+        self.iterations, self._due = iterations, evaluations
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._stage, self._total, self._done, self._began = first, 0, 0, time.monotonic()
         self._train: TrainRecord | None = None
@@ -157,12 +165,16 @@ class Progress:
             )
 
     def _left(self) -> float:
-        """Estimate the remaining seconds from the last iterations and the first evaluation."""
+        """Estimate the remaining seconds from the last iterations and the evaluations so far."""
         if self._train is None:
             return 0.0
-        iterations = self.iterations - int(self._train["iteration"])
-        first = [r for r in self._evaluations if r["iteration"] == self._evaluations[0]["iteration"]]
-        return iterations * sum(self._seconds) / len(self._seconds) + sum(float(r["time"]) for r in first)
+        done = int(self._train["iteration"])
+        seconds = (self.iterations - done) * sum(self._seconds) / len(self._seconds)
+        evaluated = {record["iteration"] for record in self._evaluations}
+        if evaluated:
+            due = sum(iteration >= done for iteration in set(self._due) - evaluated)
+            seconds += due * sum(float(record["time"]) for record in self._evaluations) / len(evaluated)
+        return seconds
 
     # --- lines -------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +196,8 @@ def _evaluate(recipe: Recipe, folder: RunFolder, split: str, player: _Player, op
     if not before:
         folder.write_evaluation(record, rows)
         folder.append_metrics(record)
-    compared = _baselines(recipe, panel) if options.baselines else {}
-    usage = _total([line["usage"] for line in lines]) if is_endpoint(recipe.policy.model) else None
+    compared = _baselines(recipe, panel, options.stage) if options.baselines else {}
+    usage = _total([line.get("usage") for line in lines]) if is_endpoint(recipe.policy.model) else None
     # A record of an earlier version may lack a field.
     return ModelEvaluation({**record, **before[0]} if before else record, usage, compared)
 
@@ -253,13 +253,14 @@ def _chat_player(recipe: Recipe, ask: Ask) -> _Player:
     return remote
 
 
-def _baselines(recipe: Recipe, panel: Panel) -> dict[str, EvalRecord]:
+def _baselines(recipe: Recipe, panel: Panel, stage: Stage | None) -> dict[str, EvalRecord]:
     """Let the expert and the random policy play a panel, as far as the environment has them."""
     environment = recipe.environment.make(panel.split)
     found = {}
     try:
         for name, one in (("expert", expert_episode), ("random", random_episode)):
-            episodes = _played_with(environment, panel, one)
+            done = stage(f"evaluate {panel.split} ({name})", len(panel.tasks)) if stage is not None else None
+            episodes = _played_with(environment, panel, one, done)
             if episodes is not None:
                 rows = episode_rows(episodes)
                 found[name] = summarise(recipe, panel, rows, decoding=name, iteration=0, seconds=0.0)
@@ -269,12 +270,20 @@ def _baselines(recipe: Recipe, panel: Panel) -> dict[str, EvalRecord]:
 
 
 def _played_with(
-    environment: TextEnvironment, panel: Panel, one: Callable[[TextEnvironment, int, int], Episode]
+    environment: TextEnvironment,
+    panel: Panel,
+    one: Callable[[TextEnvironment, int, int], Episode],
+    done: Callable[[int], None] | None,
 ) -> list[Episode] | None:
+    episodes: list[Episode] = []
     try:
-        return [one(environment, task, place) for place, task in enumerate(panel.tasks)]
+        for place, task in enumerate(panel.tasks):
+            episodes.append(one(environment, task, place))
+            if done is not None:
+                done(len(episodes))
     except NoBaselineError:
         return None
+    return episodes
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
@@ -295,11 +304,8 @@ def _kept(episode: Episode, usage: Usage | None) -> dict[str, Any]:
 
 
 def _total(kept: list[dict[str, int] | None]) -> Usage:
-    total = Usage()
-    for usage in kept:
-        for name, value in (usage or {}).items():
-            setattr(total, name, getattr(total, name) + value)
-    return total
+    counted = [usage for usage in kept if usage is not None]
+    return Usage(**{field.name: sum(usage.get(field.name, 0) for usage in counted) for field in fields(Usage)})
 
 
 def _is_begun(folder: RunFolder) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -78,7 +79,8 @@ class RunLogger:
     def __init__(self, folder: RunFolder, recipe: Recipe, workers: Workers, resumed_at: int | None = None) -> None:
         self.folder, self.recipe, self.workers = folder, recipe, workers
         self.alarms = Alarms(recipe.rollout.max_turn_tokens, recipe.credit.estimator.compares_within_group)
-        self.progress = Progress(recipe.iterations)  # of the first worker; that of another is never shown
+        due = [i for i in range(recipe.iterations + 1) if recipe.is_due(recipe.evaluation.every, i)]
+        self.progress = Progress(recipe.iterations, evaluations=due)  # of the first worker; no other is shown
         self._loggers = MetricLoggers(folder, recipe, resumed_at, self.say)
         asked = recipe.record_token_entropies
         self._records_tokens = recipe.policy.model == "tiny" if asked == "auto" else asked
@@ -205,9 +207,17 @@ class RunLogger:
         self.progress.record(record)
         if record["kind"] == "train" or record["kind"] == "eval":
             prefix = "" if record["kind"] == "train" else f"eval/{record['split']}/{record['decoding']}/"
-            values = {prefix + key: value for key, value in record.items() if key != "iteration"}
-            numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
-            self._loggers.log(numbers, record["iteration"])
+            values = {key: value for key, value in record.items() if key != "iteration"}
+            self._loggers.log(dict(_numbers(values, prefix)), record["iteration"])
+
+
+def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a record; those inside a mapping, such as `by_type`, have its key before their own."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            yield prefix + key, value
 
 
 def resume_record(

@@ -29,12 +29,13 @@ def overview(groups: Sequence[Group], out: Path, figures: list[Path]) -> list[st
     """Draw the figure into `figures/` beside the page `out`, add it to `figures`, and return its line of the page."""
     if not groups:
         return []
+    controlled = any(one is not None for group in groups for row in group.rows for one in row.beside[1:])
     figure = draw_differences(
         groups,
         out.parent / "figures" / "differences.svg",
         title="Success after training: differences in points",
         note=f"marks: mean over seeds and panels · bars: 95% interval · arrows: beyond {100 * LIMIT:.0f} points",
-        series=["to the base", "to the control"],
+        series=["to the base", "to the control"] if controlled else ["to the base"],
     )
     figures.append(figure)
     return ["", f"![All differences with their intervals](figures/{figure.name})"]

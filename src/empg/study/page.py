@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from empg.errors import UserError
+from empg.plain_text import visible
 from empg.record.aggregate import RESAMPLES, Estimate
 from empg.record.durable import require_output, write_file
 from empg.record.statistics import in_points
@@ -130,11 +132,10 @@ def _origin(results: Results) -> list[str]:
 def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, figures: list[Path]) -> list[str]:
     split, decoding = panel
     figure = out.parent / "figures" / f"{results.study.name}-{recipe}-{split}-{decoding}.svg"
-    note = f"lines: training episodes, mean over seeds and {SMOOTHED} iterations · dots: {split} ({decoding})"
+    lined = f"lines: training, mean of {SMOOTHED} iterations, 95% over seeds"
+    note = f"{lined} · dots: {split} ({decoding}), 95% over seeds and tasks"
     title = f"{results.study.name}: {recipe}"
-    figures.append(
-        draw_lines(curves(results, recipe, split, decoding), figure, title=title, note=f"{note} · 95% over seeds")
-    )
+    figures.append(draw_lines(curves(results, recipe, split, decoding), figure, title=title, note=note))
     lines = ["", f"### {recipe}: {split} ({decoding})", ""]
     before = before_training(results, recipe, [panel])
     if before is not None:
@@ -188,7 +189,7 @@ def _learning(results: Results, recipe: str) -> list[str]:
         f"### {recipe}: success during training",
         "",
         "The success of the training episodes, averaged over all iterations: a variant that learns sooner has more of "
-        f"it. It reaches {target} when the mean of {SMOOTHED} iterations does.",
+        f"it. It reaches {target} when the mean of the last {SMOOTHED} iterations does.",
         "",
         *_unknown(results, recipe),
     ]
@@ -220,7 +221,8 @@ def _variants(results: Results, recipe: str, out: Path, figures: list[Path]) -> 
         if not runs:
             continue
         figure = out.parent / "figures" / f"{results.study.name}-{recipe}-{variant}.svg"
-        note = f"line: mean over {SMOOTHED} iterations and {len(runs)} seeds · 95% over seeds · dots: evaluations"
+        lined = f"line: training, mean of {SMOOTHED} iterations and {len(runs)} seeds, 95% over seeds"
+        note = f"{lined} · dots: evaluations, 95% over seeds and tasks"
         title = f"{results.study.name}: {recipe}, {variant}"
         figures.append(draw_lines(variant_curves(results, recipe, variant), figure, title=title, note=note))
         links.append(f"[{variant}](figures/{figure.name})")
@@ -269,9 +271,9 @@ def _code(overrides: Iterable[str]) -> str:
 
 
 def _text(value: str) -> str:
-    """Escape text of a file for Markdown: nothing in it is HTML, code, or the end of a cell."""
-    return html.escape(_plain(value), quote=False)
+    """Escape text of a file for Markdown: nothing in it is HTML, code, a link, an image, or the end of a cell."""
+    return html.escape(_plain(re.sub(r"[\\*\[\]]", r"\\\g<0>", value)), quote=False)
 
 
 def _plain(value: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in value).replace("|", "\\|").replace("`", "'")
+    return " ".join(visible(value).split()).replace("|", "\\|").replace("`", "'")

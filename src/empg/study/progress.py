@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from empg.plain_text import visible
 from empg.run.display import aligned, duration
 from empg.study.job import FAILED, FINISHED, RUNNING, WAITING, Job
 from empg.study.plan import Study
@@ -42,7 +43,7 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
 
     def say(self, line: str) -> None:
         """Print a permanent line; nothing in it is markup or moves the cursor."""
-        self.console.print(Text("".join(c if c.isprintable() else " " for c in line)))
+        self.console.print(Text(visible(line).replace("\n", " ")))
 
     def ended(self, job: Job) -> None:
         """Print how a run ended."""

@@ -33,7 +33,7 @@ class InspectedRun:
     def __init__(self, folder: RunFolder, number: int, name: str) -> None:
         self.folder, self.number, self.name = folder, number, name
         self._steps: OrderedDict[tuple[int, _State], pa.Table] = OrderedDict()
-        self._episodes: dict[tuple[int, _State], list[Row]] = {}
+        self._episodes: dict[int, tuple[_State, list[Row]]] = {}
         self._recipe: tuple[_State, dict[str, Any]] | None = None
         self._tokens: tuple[_State, TokenTexts] | None = None
         self._problems: dict[Path, tuple[_State, list[str]]] = {}
@@ -80,15 +80,15 @@ class InspectedRun:
 
     def episodes(self) -> list[Row]:
         """Return all kept episodes of all iterations, one row per episode, with the number of the run as `run`."""
-        rows: list[Row] = []
         with self._reading:
+            before, self._episodes = self._episodes, {}  # what has changed or is gone since is kept no longer
             for iteration in self.iterations():
-                key = self._key(iteration)
-                if key not in self._episodes:
-                    found = episodes_of(self.steps(iteration)).to_pylist()
-                    self._episodes[key] = [{**row, "run": self.number} for row in found]
-                rows += self._episodes[key]
-        return rows
+                _, state = self._key(iteration)
+                known, rows = before.get(iteration, (None, []))
+                if known != state:
+                    rows = [{**row, "run": self.number} for row in episodes_of(self.steps(iteration)).to_pylist()]
+                self._episodes[iteration] = state, rows
+            return [row for _, rows in self._episodes.values() for row in rows]
 
     def turns(self, iteration: int) -> list[list[Row]]:
         """Return the episodes of an iteration as lists of steps."""
