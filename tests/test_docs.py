@@ -404,3 +404,12 @@ def test_the_package_of_the_page_on_environments_is_one(tmp_path: Path) -> None:
 def hidden(environment: Any, task: int) -> int:
     environment.reset(options={"task": task})
     return int(environment.hidden)
+
+
+def test_the_page_of_results_has_every_study_and_all_of_its_runs() -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^## (\w+)$.*?^- runs: (\d+) of", page, re.MULTILINE | re.DOTALL)
+    kept = {
+        file.parent.name: len(list(file.parent.glob("*/metrics.jsonl"))) for file in ROOT.glob("results/*/study.yaml")
+    }
+    assert {name: int(runs) for name, runs in shown} == kept

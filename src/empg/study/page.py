@@ -132,7 +132,7 @@ def _origin(results: Results) -> list[str]:
 def _panel(results: Results, recipe: str, panel: tuple[str, str], out: Path, figures: list[Path]) -> list[str]:
     split, decoding = panel
     figure = out.parent / "figures" / f"{results.study.name}-{recipe}-{split}-{decoding}.svg"
-    lined = f"lines: training, mean of {SMOOTHED} iterations, 95% over seeds"
+    lined = f"lines: training, {SMOOTHED} iterations, 95% over seeds"
     note = f"{lined} · dots: {split} ({decoding}), 95% over seeds and tasks"
     title = f"{results.study.name}: {recipe}"
     figures.append(draw_lines(curves(results, recipe, split, decoding), figure, title=title, note=note))
