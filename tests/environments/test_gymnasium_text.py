@@ -130,6 +130,25 @@ def test_an_environment_with_a_lock_is_evaluated_but_not_cloned() -> None:
         environment.clone()
 
 
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (ValueError("ctypes objects with pointers"), "ValueError: ctypes objects with pointers"),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+)
+def test_whatever_copying_raises_is_one_line(raised: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = make(ECHO_ID, "train")
+    assert isinstance(environment, GymnasiumText)
+
+    def uncopied(self: object, memo: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(type(environment.environment.unwrapped), "__deepcopy__", uncopied, raising=False)
+    with pytest.raises(UserError, match=rf"^{ECHO_ID} cannot be cloned: {reason}\. Give its class a __deepcopy__ "):
+        environment.clone()
+
+
 def test_open_spaces_are_no_obstacle() -> None:
     environment = make("echoing:Open-v0", "train")
     assert isinstance(environment, GymnasiumText)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -241,6 +242,28 @@ def test_splits_and_tasks(client: TestClient) -> None:
     assert client.get("/metadata").json()["name"] == "lamps"
 
 
+def test_what_asks_no_environment_is_answered_during_a_slow_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, released, slept = threading.Event(), threading.Event(), []
+
+    def step(self: LampRoom, action: str) -> Any:
+        begun.set()
+        slept.append(not released.wait(2.0))  # seconds; without an end, a server that waits for the step would hang
+        return Lamps.step(self, action)
+
+    monkeypatch.setattr(LampRoom, "step", step)
+    with client_of(lamps()) as client, session(client) as ask:
+        ask("reset", split="train", index=0)
+        ask.socket.send_text('{"type": "step", "data": {"command": "press 0"}}')  # type: ignore[attr-defined]
+        assert begun.wait(10.0)
+        for path in ("/health", "/metadata", "/schema", "/list_environments", "/lamps/splits"):
+            assert client.get(path).status_code == 200
+        for path in ("/lamps/num_tasks", "/lamps/tasks"):
+            assert client.post(path, json={"split": "train"}).status_code == 200
+        released.set()
+        assert json.loads(ask.socket.receive_text())["type"] == "observation"  # type: ignore[attr-defined]
+    assert slept == [False]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "detail"),
     [
@@ -333,7 +356,7 @@ def test_an_environment_without_the_usual_splits_needs_split() -> None:
         make_server("webshop", [], scheme, None, 1, 1.0)
     with pytest.raises(UserError, match=r"'dev'$"):  # it was named
         make_server("webshop", ["dev"], scheme, None, 1, 1.0)
-    with pytest.raises(UserError, match=r"'big'\)$"):  # the options are wrong
+    with pytest.raises(UserError, match=r"got 'big'$"):  # the options are wrong
         make_server("alfworld", [], {"rooms": "big"}, None, 1, 1.0)
 
 
@@ -342,3 +365,24 @@ def test_measures_of_numpy_are_sent_as_numbers_and_nan_as_null() -> None:
     info |= {"score": 0.5, "metrics": {"f1": np.float32(0.5), "unknown": float("nan")}}
     sent = json.dumps(observed("text", 0.0, info, done=False, truncated=False), allow_nan=False)
     assert json.loads(sent)["observation"]["metadata"] == {"f1": 0.5, "unknown": None}
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), np.float32("nan")])
+def test_a_reward_or_score_that_is_not_finite_is_an_error_and_no_broken_json(
+    wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info: Any = {"task": "t", "task_id": "0", "task_type": "t", "admissible": None, "valid": True, "won": False}
+    with pytest.raises(UserError, match=r"^score: expected a finite number from the environment, got "):
+        observed("text", 0.0, info | {"score": wrong}, done=False, truncated=False)
+
+    def step(self: LampRoom, action: str) -> Any:
+        text, _, *rest = Lamps.step(self, action)
+        return text, wrong, *rest
+
+    monkeypatch.setattr(LampRoom, "step", step)
+    with client_of(lamps()) as client, session(client) as ask:
+        ask("reset", split="train", index=0)
+        code, message = error(ask("step", command="press 0"))
+        assert code == "EXECUTION_ERROR"
+        assert message.startswith("UserError: reward: expected a finite number from the environment, got ")
+        assert ask("reset", split="train", index=0)["type"] == "observation"

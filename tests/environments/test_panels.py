@@ -63,6 +63,10 @@ def test_the_panel_of_a_recipe_depends_on_the_environment_and_not_on_the_run() -
         assert other.sha256 != panel.sha256
 
 
+def test_a_task_id_that_is_not_utf_8_has_a_digest() -> None:
+    assert len({make_panel(Lamps(fate), 1, "lamps").sha256 for fate in ("press:\udcfe", "press:\udcff")}) == 2
+
+
 @pytest.mark.parametrize("split", ["valid_seen", "valid_unseen"])
 def test_a_panel_has_every_task_type(split: str) -> None:
     kinds = {task_id.split("-")[0] for task_id in panel_of(recipe(100), split).task_ids}

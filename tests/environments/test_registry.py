@@ -16,7 +16,7 @@ import pytest
 
 from empg.environments.base import PromptSpec, TextEnvironment
 from empg.environments.options import EnvironmentOptions
-from empg.environments.registry import Maker, find, known_ids, make, register
+from empg.environments.registry import Maker, find, known_ids, make, preparation, register
 from empg.environments.spec import EnvironmentSpec
 from empg.errors import RecipeError, UserError
 from empg.recipe import Recipe, parse_recipe
@@ -68,6 +68,12 @@ class TestOwn:
             with pytest.raises(UserError, match=r"^task: expected a whole number from 0 to \d+, got ") as caught:
                 use(task)
             assert repr(task) in str(caught.value)
+
+    @pytest.mark.parametrize("id_", OWN)
+    def test_an_argument_of_its_own_is_no_option(self, id_: str) -> None:
+        for name, value in {"split": "train", "max_steps": 5}.items():
+            with pytest.raises(UserError, match=f"^{name}: is an argument of its own, not an option"):
+                make(id_, "train", {name: value})
 
     @pytest.mark.parametrize("id_", OWN)
     def test_numpys_whole_numbers_are_tasks(self, id_: str) -> None:
@@ -157,6 +163,19 @@ class TestRegister:
         spec = replace(self.SPEC, id="odd", entry_point="types:SimpleNamespace")
         with pytest.raises(UserError, match="'odd': expected a TextEnvironment from types:SimpleNamespace, got a Simp"):
             Maker(spec, "train")()
+
+    @pytest.mark.parametrize(
+        ("place", "reason"),
+        [
+            ("no_such_module:Room", "ModuleNotFoundError: No module named 'no_such_module'"),
+            ("tests.lamps:Room", "AttributeError: module 'tests.lamps' has no attribute 'Room'"),
+        ],
+    )
+    def test_an_entry_point_that_is_not_there_is_named_with_its_environment(self, place: str, reason: str) -> None:
+        spec = replace(self.SPEC, id="lost", entry_point=place, preparation=place)
+        for use in (Maker(spec, "train"), lambda: preparation(spec, EnvironmentOptions())):
+            with pytest.raises(UserError, match=f"^environment 'lost' cannot be loaded from {place}: {reason}$"):
+                use()
 
 
 class TestOtherPackages:

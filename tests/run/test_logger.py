@@ -79,7 +79,8 @@ def test_the_loggers_also_get_the_numbers_inside_an_evaluation(tmp_path: Path) -
     kind = {"n": 4, "successes": 1, "success": 0.25, "low": 0.0, "high": 1.0}
     with RunLogger(folder, wanted, Workers()) as logger:
         logger.begin("")
-        logger._write({**eval_record(0, split="s"), "metrics": {"em": 0.5}, "by_type": {"a/b": kind}})
+        record: Any = eval_record(0, split="s", metrics={"em": 0.5}, by_type={"a/b": kind})
+        logger._write(record)
     read = EventAccumulator(str(folder.tensorboard)).Reload()
     assert [event.value for event in read.Scalars("eval/s/sampled/metrics/em")] == [0.5]
     assert [event.value for event in read.Scalars("eval/s/sampled/by_type/a/b/success")] == [0.25]

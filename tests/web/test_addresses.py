@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from empg.web.addresses import PrivateAddressError, is_public, public_addresses
+from empg.web.addresses import Deadline, PrivateAddressError, is_public, public_addresses
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,10 @@ def test_a_name_with_one_private_address_is_private(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **more: entries)
     with pytest.raises(PrivateAddressError, match=r"a\.example is not on the public internet"):
         public_addresses("a.example", 80)
+
+
+def test_no_wait_is_longer_than_python_can_wait() -> None:
+    deadline = Deadline()
+    for at, timeout in ((float("inf"), None), (1e15, 1e15), (float("inf"), 1e10)):
+        deadline.at = at
+        assert deadline.cut(timeout) == 86_400.0

@@ -213,6 +213,12 @@ def test_a_port_that_is_in_use_is_refused() -> None:
             serve_app(web_app([], "127.0.0.1"), "127.0.0.1", port, None)
 
 
+@pytest.mark.parametrize("port", [-1, 65_536, 70_000])
+def test_a_number_that_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(UserError, match=rf"^port: expected a number from 0 to 65535, got {port}$"):
+        serve_app(web_app([], "127.0.0.1"), "127.0.0.1", port, None)
+
+
 @pytest.mark.parametrize("sizes", [[], [10], [4, 6], [0, 10, 0]])
 def test_a_body_of_at_most_the_limit_is_read(sizes: list[int]) -> None:
     request, _ = sent_in_chunks(sizes)

@@ -162,14 +162,11 @@ class GymnasiumText(TextEnvironment):
         """Return an independent environment in the same state: a deep copy of what plays.
 
         Raises:
-            UserError: the environment cannot be copied, because it has a lock, a socket or the like.
+            UserError: the environment cannot be copied, because it has a lock, a socket, a pointer or the like.
         """
         twin = copy.copy(self)
-        try:
+        with failures_as(self._uncopied):  # the code that copies is the environment's own, and can raise anything
             twin.environment = copy.deepcopy(self.environment)
-        except TypeError as error:
-            reason = f"{self._id} cannot be cloned: {described(error)}"
-            raise UserError(f"{reason}. Give its class a __deepcopy__ method") from error
         twin._np_random = copy.deepcopy(self._np_random)
         twin._probe = None  # closing one must not close that of the other
         return twin
@@ -187,6 +184,10 @@ class GymnasiumText(TextEnvironment):
         self.environment.close()
         if self._probe is not None:
             self._probe.close()
+
+    def _uncopied(self, error: Exception) -> str:
+        reason = described(error).removesuffix(":")  # many a NotImplementedError has no message
+        return f"{self._id} cannot be cloned: {reason}. Give its class a __deepcopy__ method"
 
     def _seed(self, task: Any) -> int:
         return SPLITS[self.split][check_task(task, self.num_tasks, self.split)]

@@ -11,6 +11,7 @@ The answer to the first two is `{"type": "observation", "data": {"observation": 
 to the third a state. An error has a message and a code; the session continues. HTTP routes list splits and tasks.
 
 All sessions are stepped in one thread, one after the other: environments share caches, and Python runs one at a time.
+A route that asks no environment, such as `/health`, does not wait for this thread.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ class OpenEnvServer:
             Route("/{name}/num_tasks", self._answer(self._num_tasks), methods=["POST"]),
             Route("/{name}/tasks", self._answer(self._tasks), methods=["POST"]),
             Route("/{name}/task_range", self._answer(self._tasks), methods=["POST"]),
-            Route("/{name}/task", self._answer(self._task), methods=["POST"]),
+            Route("/{name}/task", self._answer(self._task, waits=True), methods=["POST"]),
         ]
         return web_app(routes, host)
 
@@ -214,8 +215,12 @@ class OpenEnvServer:
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
-    def _answer(self, function: Callable[[Any], Any]) -> Callable[[Request], Any]:
-        """Return a handler that answers with JSON; a request that cannot be answered gets `{"detail": ...}`."""
+    def _answer(self, function: Callable[[Any], Any], *, waits: bool = False) -> Callable[[Request], Any]:
+        """Return a handler that answers with JSON; a request that cannot be answered gets `{"detail": ...}`.
+
+        A function that asks an environment `waits` for their thread, perhaps for a whole step. The others must not: a
+        `/health` that is late makes the server look dead.
+        """
 
         async def handle(request: Request) -> JSONResponse:
             name = request.path_params.get("name", self.name)
@@ -223,7 +228,7 @@ class OpenEnvServer:
                 return JSONResponse({"detail": f"unknown environment {name!r:.80}"}, 404)
             try:
                 body = await _body(request) if request.method == "POST" else None
-                return JSONResponse(await self._run(function, body))
+                return JSONResponse(await self._run(function, body) if waits else function(body))
             except (RequestError, UserError) as error:  # the request is wrong, or the file of a task
                 return JSONResponse({"detail": str(error)}, 400)
 

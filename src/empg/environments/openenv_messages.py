@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from empg.environments.base import Info
+from empg.errors import UserError
 
 MAX_COMMAND = 10_000  # characters
 
@@ -79,7 +80,15 @@ SCHEMA = {
 
 
 def observed(text: str, reward: float | None, info: Info, *, done: bool, truncated: bool) -> dict[str, Any]:
-    """Return the data of an observation."""
+    """Return the data of an observation.
+
+    Raises:
+        UserError: the environment gave a reward or a score that is not finite, which JSON cannot say.
+    """
+    # Null would hide it: a client could take it for a reset, which has no reward.
+    for name, value in {"reward": reward, "score": info["score"]}.items():
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{name}: expected a finite number from the environment, got {value}")
     observation = ObservationData(
         text=text,
         task=info["task"],

@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BeforeValidator, StrictStr, ValidationError
 from empg.errors import UserError
 from empg.validation import Checked, OptionError, explained
 
+MOST_STEPS = 1_000_000  # of an episode, in every environment that has no lower limit
+
 
 class OptionSection(Checked):
     """A group of options: immutable, hashable where its values are, no unknown keys."""
@@ -67,10 +69,14 @@ def read_options(model: type[Options], given: Mapping[str, Any], within: str = "
         return model.model_validate(dict(given))
     except ValidationError as error:
         beside = () if within or not issubclass(model, EnvironmentOptions) else ("split", "max_steps")
+        refused = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
+        if own := [name for name in beside if (name,) in refused]:
+            reason = "is an argument of its own, not an option. Give it beside the options"
+            raise OptionError([f"{name}: {reason}" for name in own]) from None
         raise OptionError(explained(error, model, within, beside)) from None
 
 
-def check_max_steps(max_steps: Any, highest: int = 1_000_000) -> int:
+def check_max_steps(max_steps: Any, highest: int = MOST_STEPS) -> int:
     """Return the limit of steps that a constructor was given.
 
     Raises:
@@ -116,10 +122,19 @@ def in_home(path: str) -> str:
     return os.path.expanduser(path) if path.startswith("~") else path
 
 
-def _given_path(value: Any) -> Any:
-    if value == "":
+def named_path(path: str) -> str:
+    """Return a path with the home folder in place of a `~` at its beginning.
+
+    Raises:
+        UserError: it is empty, which would mean the current folder.
+    """
+    if path == "":
         raise UserError("expected a path, got an empty text")
-    return in_home(os.fspath(value)) if isinstance(value, str | Path) else value
+    return in_home(path)
+
+
+def _given_path(value: Any) -> Any:
+    return named_path(os.fspath(value)) if isinstance(value, str | Path) else value
 
 
 def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -131,6 +146,8 @@ def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
 Item = TypeVar("Item")
 HomePath = Annotated[StrictStr, AfterValidator(in_home)]
 """A path or another text; a `~` at its beginning is the home folder."""
+PathText = Annotated[StrictStr, AfterValidator(named_path)]
+"""The text of a path; `~` is the home folder."""
 FilePath = Annotated[Path, BeforeValidator(_given_path)]
 """A file or folder, given as a text or a path; `~` is the home folder."""
 Several = Annotated[tuple[Item, ...], AfterValidator(_filled)]

@@ -28,7 +28,8 @@ def make_panel(environment: TextEnvironment, episodes: int, name: str) -> Panel:
     """Return the first `episodes` tasks of the environment's split in `panel_order` (all of them, if it has fewer)."""
     tasks = tuple(panel_order(environment.num_tasks)[:episodes])
     task_ids = tuple(environment.task_id(task) for task in tasks)
-    digest = hashlib.sha256("\n".join(task_ids).encode()).hexdigest()
+    # An id may have a lone surrogate, such as from the name of a file that is not UTF-8.
+    digest = hashlib.sha256("\n".join(task_ids).encode("utf-8", "backslashreplace")).hexdigest()
     return Panel(f"{name}-{len(tasks)}", environment.split, tasks, task_ids, digest)
 
 

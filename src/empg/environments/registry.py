@@ -25,7 +25,7 @@ from empg.environments.gymnasium_text import gymnasium_spec, open_gymnasium
 from empg.environments.options import EnvironmentOptions, read_options
 from empg.environments.preparation import Preparation
 from empg.environments.spec import EnvironmentSpec
-from empg.errors import UserError, described
+from empg.errors import UserError, described, failures_as
 from empg.validation import nearest
 
 __all__ = ["EnvironmentSpec", "Maker", "find", "known_ids", "make", "preparation", "register", "register_own"]
@@ -52,7 +52,7 @@ class Maker:
         if self.spec.entry_point is None:
             return open_gymnasium(str(self.spec.gymnasium_id), self.split, options, self.max_steps)
         limit = {} if self.max_steps is None else {"max_steps": self.max_steps}
-        made = _load(self.spec.entry_point)(split=self.split, **limit, **options)
+        made = _load(self.spec.id, self.spec.entry_point)(split=self.split, **limit, **options)
         if not isinstance(made, TextEnvironment):
             kind = type(made).__name__
             place = self.spec.entry_point
@@ -64,11 +64,11 @@ def preparation(spec: EnvironmentSpec, options: EnvironmentOptions) -> Preparati
     """Return what must be built before the first episode of an environment; None if nothing, or if it is quick.
 
     Raises:
-        UserError: something that the options name is not there, or is wrong.
+        UserError: something that the options name is not there, or is wrong; or the spec names no function.
     """
     if spec.preparation is None:
         return None
-    found: Preparation | None = _load(spec.preparation)(options)
+    found: Preparation | None = _load(spec.id, spec.preparation)(options)
     return found
 
 
@@ -137,7 +137,7 @@ def make(
 
 def _resolved(id_: str, place: str | EnvironmentSpec) -> EnvironmentSpec:
     if isinstance(place, str):
-        place = _registered[id_] = _load(place)
+        place = _registered[id_] = _load(id_, place)
         assert isinstance(place, EnvironmentSpec)
     return place
 
@@ -200,9 +200,15 @@ def _unknown(id_: str) -> EnvironmentSpec:
     )
 
 
-def _load(place: str) -> Any:
+def _load(id_: str, place: str) -> Any:
+    """Return what stands at a place of an environment.
+
+    Raises:
+        UserError: there is no such place, or its module cannot be imported; the message names both.
+    """
     module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
+    with failures_as(lambda error: f"environment {id_!r} cannot be loaded from {place}: {described(error)}"):
+        return getattr(importlib.import_module(module), name)
 
 
 def register_own() -> None:

@@ -21,6 +21,8 @@ import httpx
 
 from empg.errors import UserError
 
+_LONGEST_WAIT = 86_400.0  # seconds; Python refuses a time limit of a socket above 2^31 milliseconds
+
 
 class PrivateAddressError(Exception):
     """A host is, or resolves to, an address that is not on the public internet."""
@@ -99,7 +101,7 @@ class Deadline(threading.local):
     at = float("inf")
 
     def cut(self, timeout: float | None) -> float:
-        """Return the remaining seconds, at most `timeout`.
+        """Return the remaining seconds, at most `timeout` and a day.
 
         Raises:
             httpcore.TimeoutException: the deadline has passed.
@@ -107,7 +109,7 @@ class Deadline(threading.local):
         left = self.at - time.monotonic()
         if left <= 0:
             raise httpcore.ReadTimeout("out of time")
-        return left if timeout is None else min(left, timeout)
+        return min(left, _LONGEST_WAIT if timeout is None else timeout, _LONGEST_WAIT)
 
 
 class _Stream(httpcore.NetworkStream):

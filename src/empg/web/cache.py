@@ -2,7 +2,8 @@
 
 Each response is one small JSON file, named by the hash of its request. It is written under a temporary name and
 renamed, so several processes can share a folder. Nothing expires; delete the folder to clear the cache. Only successful
-responses are stored, without API keys.
+responses are stored, without API keys. An address that may contain a password is part of a key as its hash only
+(`endpoints.server_key`).
 """
 
 from __future__ import annotations

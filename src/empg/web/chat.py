@@ -5,7 +5,6 @@ What a response holds is read here for every client of such an API.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 from empg.errors import UserError
 from empg.web.client import HttpClient, RequestPolicy, read_variable
+from empg.web.endpoints import endpoint, server_key
 from empg.web.errors import ServiceError
 from empg.web.text import clean_text
 
@@ -34,7 +34,7 @@ class ChatModel:
     """A model that judges; safe to use from several threads.
 
     Args:
-        url: URL of the API, such as `https://HOST/v1`, with or without `/chat/completions`.
+        url: URL of the API, such as `https://HOST/v1`, with or without `/chat/completions` and a query.
         model: name of the model in the API.
         key_variable: environment variable of the API key; None sends no key, for example to a local server.
         request_policy: timeout, attempts and rate.
@@ -55,7 +55,7 @@ class ChatModel:
         if not model:
             raise UserError("the model of the judge is empty. Set judge.model")
         self._url = completions_url(url)
-        self.server = hashlib.sha256(self._url.encode("utf-8", "replace")).hexdigest()
+        self.server = server_key(self._url)
         self._model, self._max_tokens = model, max_tokens
         self._headers = {}
         if key_variable is not None:
@@ -93,9 +93,8 @@ class ChatModel:
 
 
 def completions_url(url: str) -> str:
-    """Return the address of the completions of an API such as `https://HOST/v1`, which may be given with it."""
-    path = "/chat/completions"
-    return url if url.endswith(path) else url.rstrip("/") + path
+    """Return the address of the completions of an API such as `https://HOST/v1`; see `endpoint`."""
+    return endpoint(url, "/chat/completions")
 
 
 def read_message(answer: Any) -> tuple[str, Mapping[str, Any]]:

@@ -141,7 +141,7 @@ class HttpClient:
             method: `GET` or `POST`.
             url: address of the server.
             headers: additional headers.
-            params: the query.
+            params: added to the query of the URL.
             payload: sent as JSON. Lone surrogates in it, which cannot be encoded, become question marks.
             is_final: returns whether a response is returned although its status is one of those that are retried.
 
@@ -211,7 +211,10 @@ class HttpClient:
             proxy = self._proxy_of(url)
             if proxy is not None and not self.request_policy.allow_private:
                 self._check_as_named(url)
-            with self._clients[proxy].stream(method, url, headers=headers, params=params, content=content) as response:
+            target = httpx.URL(url)
+            if params:
+                target = target.copy_merge_params(params)  # because httpx itself would replace the query
+            with self._clients[proxy].stream(method, target, headers=headers, content=content) as response:
                 if response.status_code not in _RETRIED:
                     return self._read(response)
                 if is_final is not None:

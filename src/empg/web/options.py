@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # options are read without httpx
     from empg.web.client import RequestPolicy
 
 Text = Annotated[StrictStr, Field(min_length=1)]
+LONGEST = 86_400.0
+"""The longest `timeout` in seconds: a day, after which the connection layer ends any wait (`addresses.py`)."""
 KEY_VARIABLE = "JUDGE_API_KEY"
 
 
@@ -23,7 +25,7 @@ class Requests(Checked):
         None, gt=0.0, description="requests per second of one process; null: no limit"
     )
     timeout: StrictFloat | None = Field(
-        None, gt=0.0, description="seconds per attempt; null: 10 for a search, 15 for a page, 60 for a judge"
+        None, gt=0.0, le=LONGEST, description="seconds per attempt; null: 10 for a search, 15 for a page"
     )
     attempts: StrictInt | None = Field(None, ge=1, description="attempts per request, at most; null: 3, for a page 2")
 
@@ -36,6 +38,7 @@ class Requests(Checked):
 class Judging(Requests):
     """A model behind an OpenAI-compatible endpoint that judges, and how it is asked."""
 
+    timeout: StrictFloat | None = Field(None, gt=0.0, le=LONGEST, description="seconds per attempt; null: 60")
     url: Text = Field(description="the address of the API, `https://HOST/v1`")
     model: Text = Field(description="the name of the model there")
     key_variable: Text | None = Field(

@@ -217,6 +217,8 @@ def _bind(host: str, port: int) -> socket.socket:
             bound = undo.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((host, port))
+        except OverflowError:
+            raise UserError(f"port: expected a number from 0 to 65535, got {port}") from None
         except (UnicodeError, TypeError):  # what Python raises depends on its version
             raise UserError(f"host: {host!r:.80} is not a valid name. {_OWN_ADDRESS}") from None
         except OSError as error:

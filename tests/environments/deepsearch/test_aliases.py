@@ -34,6 +34,11 @@ def test_aliases_and_demonyms_follow_the_canonical_answer(tmp_path: Path) -> Non
     assert loaded(tmp_path, other, NAMES).answers == ("Germany", "Federal Republic of Germany", "German")
 
 
+def test_a_file_of_aliases_that_was_rewritten_is_read_again(tmp_path: Path) -> None:
+    assert loaded(tmp_path, NAMES).answers == ("Germany", "Federal Republic of Germany", "German")
+    assert loaded(tmp_path, {**NAMES, "demonyms": []}).answers == ("Germany", "Federal Republic of Germany")
+
+
 def test_without_the_file_or_an_entry_the_answer_stands_alone(tmp_path: Path) -> None:
     assert loaded(tmp_path).answers == ("Germany",)
     (tmp_path / "other").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
@@ -50,6 +51,19 @@ def test_both_document_formats_are_read(tmp_path: Path) -> None:
 def test_a_title_keeps_its_own_quotation_marks(tmp_path: Path, first: str, title: str) -> None:
     [document] = read_corpus(_write(tmp_path / "c.jsonl", {"id": "1", "contents": f"{first}\nText."}))
     assert document == Document("1", title, "Text.")
+
+
+def test_a_page_in_a_table_may_be_longer_than_pythons_limit_of_a_cell(tmp_path: Path) -> None:
+    before = csv.field_size_limit(131_072)
+    page = "word " * 30_000
+    corpus = _write(tmp_path / "c.csv", f"id,title,text\n1,A,{page}\n2,B,b\n")
+    try:
+        assert [(d.title, len(d.text) > 140_000) for d in read_corpus(corpus)] == [("A", True), ("B", False)]
+        csv.field_size_limit(1 << 30)
+        list(read_corpus(corpus))
+        assert csv.field_size_limit() == 1 << 30  # what another reader in this process needs stays
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_a_long_first_line_belongs_to_the_text(tmp_path: Path) -> None:

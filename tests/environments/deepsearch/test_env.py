@@ -230,8 +230,7 @@ def test_the_parts_of_a_page_are_all_of_its_text(text: str, words: int) -> None:
     assert "".join("".join(part.text.split()) for part in parts) == "".join(text.split())
     assert all(len(part.text.split()) <= words for part in parts)
     assert all(part.text for part in parts[1:])
-    if text == text.lstrip():
-        assert beginning(text, words).removesuffix(CUT) == first.text
+    assert beginning(text, words).removesuffix(CUT) == first.text
 
 
 def test_a_huge_page_is_split_in_linear_time() -> None:
@@ -243,6 +242,14 @@ def test_a_page_is_limited_in_words_and_characters() -> None:
     assert beginning("one two  three\nfour", 3) == "one two three" + CUT
     assert beginning("x" * 1_000_000, 3) == "x" * (3 * WORD) + CUT
     assert beginning("", 3) == ""
+
+
+def test_white_space_uses_up_no_characters_of_a_part() -> None:
+    blank = " " * 5_000
+    assert beginning(f"{blank}one{blank}two three", 2) == "one two" + CUT
+    assert beginning(f"one{blank}", 1) == "one"
+    indented = Document("1", "T", "".join(f"\n{' ' * 40}word{number}" for number in range(200)))
+    assert (read(indented, 1, 200).parts, read(indented, 2, 100).text.split()[0]) == (1, "word100")
 
 
 def test_a_web_page_is_opened_by_its_address_or_title(source: Source) -> None:
@@ -368,7 +375,19 @@ def test_a_failed_search_is_an_observation_and_the_episode_continues(dead: Sourc
 
 
 def test_the_reason_of_a_failure_is_cut() -> None:
-    assert len(failed("x" * 10_000)) < 250
+    assert all(len(failed(verb, "x" * 10_000)) < 250 for verb in ("search", "open"))
+
+
+def test_a_page_that_cannot_be_opened_is_not_called_a_failed_search(source: Source) -> None:
+    class Gone:
+        def open(self, name: str) -> Document | None:
+            raise ServiceError("quill.example answered 500")
+
+    environment = DeepSearchEnv("train", data=replace(source, library=Gone()))
+    environment.reset(options={"task": 0})
+    observation, _, terminated, _, info = environment.step("open[https://quill.example/mara]")
+    assert observation == "The page cannot be opened: quill.example answered 500."
+    assert (terminated, info["valid"], info["failure"]) == (False, True, "quill.example answered 500")
 
 
 def test_the_error_of_a_failing_judge_is_raised(source: Source) -> None:

@@ -152,6 +152,17 @@ def test_without_a_corpus_files_without_paragraphs_are_left_out(
     assert "left out (no paragraphs to search, and data.corpus is not set): bamboogle.csv" in caplog.text
 
 
+def test_a_folder_is_arranged_again_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("data", "test.jsonl")
+    for source, split in (("hotpotqa", "test_id"), ("bamboogle", "test_ood")):
+        write(file, {**FLASHRAG, "data_source": source})
+        assert [part.split for part in arrange(Path("data"))] == [split]
+    write(Path("other") / file, {**FLASHRAG, "data_source": "hotpotqa"})
+    monkeypatch.chdir("other")
+    assert [part.split for part in arrange(Path("data"))] == ["test_id"]
+
+
 def test_many_files_are_left_out_in_one_short_line(published: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(200):
         write(published / "nq" / f"{number:03}.json", FLASHRAG)

@@ -104,6 +104,24 @@ def test_kinds_select_questions_from_files(files: dict[str, Any]) -> None:
         DeepSearchEnv("all", data=data, kinds=["books"])
 
 
+def test_a_split_without_usable_questions_names_its_file(files: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    rows = [
+        {"question": "Who?", "golden_answers": ["Una"], "data_source": "hotpotqa"},
+        {"question": "Why?", "golden_answers": [], "data_source": "musique"},
+    ]
+    path = write_lines(folder / "test.jsonl", *rows)
+    data = {"questions": str(folder), "corpus": files["corpus"]}
+    assert DeepSearchEnv("test_id", data=data).num_tasks == 1
+    with pytest.raises(UserError) as caught:
+        DeepSearchEnv("test_ood", data=data)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: expected questions of ")
+    counted = f"1 questions; 1 malformed (no answer; first: {path}, row 2)"
+    assert said.endswith(f" for test_ood, got none of them, but {counted}")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -126,6 +144,10 @@ def test_kinds_select_questions_from_files(files: dict[str, Any]) -> None:
             "data.questions: train must be a file or a list of files, as in data: {questions:",
         ),
         ({"questions": {"train": "x.json"}, "corpus": 5}, "data.corpus: expected a text, got 5"),
+        ({"questions": {"train": "x.json"}, "corpus": ""}, "data.corpus: expected a path, got an empty text"),
+        ({"questions": ""}, "data.questions: expected a path, got an empty text"),
+        ({"questions": {"train": ""}}, "data.questions.train: expected a path, got an empty text"),
+        ({"questions": {"train": ["x.json", ""]}}, "data.questions.train: expected a path, got an empty text"),
     ],
 )
 def test_the_error_for_invalid_data_names_the_key(data: Any, message: str) -> None:
@@ -143,6 +165,50 @@ def test_the_error_for_a_missing_file_or_split_names_it(files: dict[str, Any], t
             DeepSearchEnv("dev", data={"questions": {"dev": "nowhere.json"}}, cache=cache)
     with pytest.raises(ValueError, match="split: expected one of dev, got 'train'"):
         DeepSearchEnv("train", data={"questions": {"dev": files["rivers"]}, "corpus": files["corpus"]})
+
+
+def test_files_splits_and_steps_are_checked_before_anything_is_indexed(files: dict[str, Any], tmp_path: Path) -> None:
+    data = {"questions": {"dev": files["rivers"]}, "corpus": files["corpus"]}
+    missing = {**data, "questions": {"dev": files["rivers"], "test": str(tmp_path / "nowhere.json")}}
+    for message, arguments in (
+        (r"nowhere\.json not found", {"split": "test", "data": missing}),
+        (r"nowhere\.json not found", {"split": "dev", "data": missing}),  # a run opens its other splits later
+        ("split: expected one of dev, got 'tset'", {"split": "tset", "data": data}),
+        ("max_steps: expected a whole number", {"split": "dev", "data": data, "max_steps": 0}),
+        ("kinds=.*: dev has none of these", {"split": "dev", "data": data, "kinds": ["films"]}),
+    ):
+        with pytest.raises(UserError, match=message):
+            DeepSearchEnv(**arguments)
+    assert not (tmp_path / "empg-index").exists()
+
+
+def test_files_that_were_rewritten_are_read_again(tmp_path: Path) -> None:
+    asked = {"id": "q", "question": "Where is it?", "golden_answers": ["Rome"]}
+    questions, corpus = tmp_path / "questions.jsonl", tmp_path / "corpus.jsonl"
+    for answer in ("Rome", "Oslo in Norway"):
+        write_lines(questions, {**asked, "golden_answers": [answer]})
+        write_lines(corpus, {"id": "1", "contents": f'"Place"\nIt is in {answer}.'})
+        environment = DeepSearchEnv("dev", data={"questions": {"dev": str(questions)}, "corpus": str(corpus)})
+        environment.reset(options={"task": 0})
+        assert environment.solution() == answer
+        assert environment.step("search[place]")[0] == f"1. Place: It is in {answer}."
+
+
+def test_a_relative_path_is_one_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stamp = 1_700_000_000
+    data = {"questions": {"dev": "questions.jsonl"}, "corpus": "corpus.jsonl"}
+    for city in ("Rome", "Oslo"):  # of one length, and written at the same time
+        (tmp_path / city).mkdir()
+        monkeypatch.chdir(tmp_path / city)
+        write_lines(Path("questions.jsonl"), {"id": "q", "question": "Where is it?", "golden_answers": [city]})
+        write_lines(Path("corpus.jsonl"), {"id": "1", "contents": f'"Place"\nIt is in {city}.'})
+        for name in ("questions.jsonl", "corpus.jsonl"):
+            os.utime(name, (stamp, stamp))
+        environment = DeepSearchEnv("dev", data=data, cache="cache")
+        environment.reset(options={"task": 0})
+        assert environment.solution() == city
+        assert environment.step("search[place]")[0] == f"1. Place: It is in {city}."
+        assert environment.question.kind == "questions"  # and is not named after the working folder
 
 
 # ---- external search ------------------------------------------------------------------------------------------------

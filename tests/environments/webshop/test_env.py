@@ -390,6 +390,28 @@ def test_the_error_for_an_invalid_argument_names_it(arguments: dict, message: st
         WebShopEnv(**arguments)
 
 
+def test_a_wrong_argument_is_an_error_before_the_catalogue_is_indexed(tmp_path: Path) -> None:
+    data = write_official(tmp_path)
+    for wrong in ({"split": "valid"}, {"max_steps": -1}, {"split": "dev", "split_scheme": "verl-agent"}):
+        with pytest.raises(ValueError, match=r"^(split|max_steps): expected"):
+            WebShopEnv(data=data, **wrong)
+    assert not list(tmp_path.glob("empg-index*"))
+
+
+def test_official_files_are_those_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalogue is shared in a process until its files are rewritten or the working folder changes."""
+    files = Path("items_shuffle_1000.json")
+    shops = []
+    for folder, name in (("a", "Lamp"), ("a", "Lamp"), ("a", "Red Lamp"), ("b", "Lamp of b")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        if not files.exists() or name not in files.read_text():
+            write_official(Path(), [record("B000TABLE1", name)])
+        shops.append(WebShopEnv(data=files, split_scheme="verl-agent", nouns="lexicon").shop)
+    assert [shop.catalogue.product(0).title for shop in shops] == ["Lamp", "Lamp", "Red Lamp", "Lamp of b"]
+    assert shops[0] is shops[1]
+
+
 def test_an_unknown_task_is_rejected() -> None:
     environment = WebShopEnv("test")
     with pytest.raises(IndexError, match=f"test has tasks 0 to {environment.num_tasks - 1}"):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from empg.environments.base import EarlyStoppingExpert
 from empg.environments.webshop import WebShopEnv
-from tests.environments.webshop.shops import record, write_official
+from tests.environments.webshop.shops import expert_actions, record, write_official
 
 UNREACHABLE = ("plain [4 pack]", "search", "features", "back to search", "buy now")
 
@@ -68,6 +69,30 @@ def test_the_expert_plays_human_goals(tmp_path: Path) -> None:
     environment = WebShopEnv("train", data=write_official(tmp_path), human_goals=True, split_scheme="verl-agent")
     reward, _ = play(environment, 0)
     assert 0 <= reward <= 1
+
+
+@pytest.mark.parametrize(
+    ("lamps", "opened"),
+    [
+        # Only the features name the attribute. The first result has its words only.
+        (
+            [{"small_description": ["easy to carry"]}, {"small_description": ["easy carry"]}],
+            ["b000000000", "b000000001"],
+        ),
+        # The upper end of the range is above the bound, which is at most 40 dollars above the price of the reward.
+        ([{"name": "Easy Carry Lamp", "pricing": "$5.00$500.00"}], ["b000000000"]),
+    ],
+)
+def test_the_expert_buys_official_products_that_their_results_do_not_tell(
+    tmp_path: Path, lamps: list[dict[str, Any]], opened: list[str]
+) -> None:
+    shop = [record(**{"asin": f"B00000000{n}", "name": "Lamp", "query": "lamps", **own}) for n, own in enumerate(lamps)]
+    products = write_official(tmp_path, shop)
+    extras: dict[str, Any] = {lamp["asin"]: {"attributes": ["red"]} for lamp in shop}
+    extras[shop[-1]["asin"]] |= {"instruction": "Find me lamps", "instruction_attributes": ["easy carry"]}
+    products.with_name("items_ins_v2_1000.json").write_text(json.dumps(extras))
+    actions = expert_actions(WebShopEnv(data=products, split_scheme="verl-agent", nouns="lexicon"), 0)
+    assert [action.lower() for action in actions if "[b0" in action.lower()] == [f"click[{asin}]" for asin in opened]
 
 
 def test_the_expert_takes_a_value_that_cannot_be_clicked_as_absent(tmp_path: Path) -> None:

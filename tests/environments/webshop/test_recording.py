@@ -78,6 +78,14 @@ def test_recordings_that_a_full_disk_rejected_can_be_appended_again(tmp_path: Pa
     assert [one for _, one in recording.read(path)] == made
 
 
+def test_a_long_visit_can_be_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "shopping.jsonl"
+    turns = (Decision(thought="x" * 9_000, action="y" * 9_000),) * 1_500  # a line of 27 MB
+    made = Recording("abc", "B0-1", "train", 7, {**RULES, "max_steps": 1_500}, turns, "out of steps", 0.0)
+    recording.append(path, [made])
+    assert [one for _, one in recording.read(path)] == [made]
+
+
 def test_a_line_has_the_documented_fields(tmp_path: Path) -> None:
     path = tmp_path / "shopping.jsonl"
     turns = (Decision(thought="", action="search[café]"), Decision(thought="why", action="click[Buy Now]"))
@@ -99,7 +107,7 @@ def test_a_line_has_the_documented_fields(tmp_path: Path) -> None:
     ("change", "complaint"),
     [
         ({"format": "other"}, "format: expected 'empg-webshop-episode-2', got 'other'"),
-        ({"turns": []}, r"turns: expected a list of 1 to 1,000 turns, got \[\]"),
+        ({"turns": []}, r"turns: expected a list of 1 to 1,000,000 turns, got \[\]"),
         ({"turns": [{"thought": ""}]}, "action"),
         ({"turns": [{"thought": "", "action": 5}]}, "action: expected a text of at most 10,000 characters, got 5"),
         ({"turns": [{"thought": "", "action": "x" * 20_000}]}, "action: expected a text of .* got 'xxx"),

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from empg.environments.deepsearch.opened_files import content_key
 from empg.environments.deepsearch.record_files import Columns, read_records
 from empg.web.text import clean_text
 
@@ -29,11 +30,12 @@ def aliases_beside(questions: Path) -> Mapping[str, tuple[str, ...]]:
         UserError: the file cannot be read.
     """
     path = questions.with_name(FILE)
-    return _read(path) if path.is_file() else {}
+    # Asked for every question, and train, dev and test files stand beside the same file, so it is read once.
+    return _read(path, content_key(path)) if path.is_file() else {}
 
 
-@lru_cache(1)  # train, dev and test files stand beside the same file
-def _read(path: Path) -> Mapping[str, tuple[str, ...]]:
+@lru_cache(1)
+def _read(path: Path, key: str) -> Mapping[str, tuple[str, ...]]:
     names: dict[str, tuple[str, ...]] = {}
     skipped = []
     for row, record in read_records(path, _COLUMNS):

@@ -26,7 +26,7 @@ from empg.environments.deepsearch.actions import (
 from empg.environments.deepsearch.expert import SearchingExpert
 from empg.environments.deepsearch.options import DeepSearchOptions
 from empg.environments.deepsearch.scoring import REPORTED, score
-from empg.environments.deepsearch.sources import Source, open_source
+from empg.environments.deepsearch.sources import Source, open_source, questions_of
 from empg.environments.deepsearch.world import Document, NoVerdict, Question, State
 from empg.environments.options import check_max_steps, check_task, read_options
 from empg.errors import UserError
@@ -40,8 +40,8 @@ class DeepSearchEnv(TextEnvironment):
     """Questions that take several searches. Reward comes with `answer[...]` only, which ends the episode.
 
     `search[query]` lists the best results, `open[title, id, address or number]` shows a page, and `next` the next part
-    of a long one. A search that fails (a dead server) is reported as an observation and in `Info["failure"]`; the
-    episode continues. Environments of a process that are made with the same arguments share corpus, index and
+    of a long one. A search or a page that fails (a dead server) is reported as an observation and in `Info["failure"]`;
+    the episode continues. Environments of a process that are made with the same arguments share corpus, index and
     questions.
 
     Args:
@@ -63,15 +63,11 @@ class DeepSearchEnv(TextEnvironment):
         if ready is not None and others:
             raise UserError(f"{', '.join(others)}: a ready source takes no options")
         chosen = read_options(DeepSearchOptions, options)
-        self.source = open_source(chosen) if ready is None else ready
-        if split not in self.source.questions:
-            raise UserError(f"split: expected one of {', '.join(self.source.questions)}, got {split!r:.80}")
         self.split, self.max_steps = split, check_max_steps(max_steps)
+        self.source = open_source(chosen, split) if ready is None else ready
         self._observation, self._reward = chosen.observation, chosen.reward
         self._results, self._snippet_words, self._page_words = chosen.results, chosen.snippet_words, chosen.page_words
-        self._questions: Sequence[Question] = self.source.questions[split]
-        if not self._questions:
-            raise UserError(f"split={split!r} has no questions")
+        self._questions: Sequence[Question] = questions_of(self.source.questions, split)
         self.observation_space = AnyText(10_000_000)
         self.action_space = AnyText(1_000)
 
@@ -111,11 +107,12 @@ class DeepSearchEnv(TextEnvironment):
             raise RuntimeError(f"the episode has ended {how}; call reset")
         self.state = replace(self.state, page=None, steps=self.state.steps + 1)
         failure = None
+        command = parse_command(action, any_text=not self.opens)
         try:
-            observation, valid = self._do(parse_command(action, any_text=not self.opens))
+            observation, valid = self._do(command)
         except ServiceError as error:
             failure = str(error)
-            observation, valid = pages.failed(failure), True
+            observation, valid = pages.failed("" if command is None else command.verb, failure), True
         info = self._info(valid=valid)
         if failure is not None:
             info["failure"] = failure

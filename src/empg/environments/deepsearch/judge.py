@@ -42,7 +42,7 @@ class Judge:
     """A judge of answers; safe to use from several threads.
 
     Args:
-        url: URL of the API, such as `https://HOST/v1`, with or without `/chat/completions`.
+        url: URL of the API, such as `https://HOST/v1`, with or without `/chat/completions` and a query.
         model: name of the model in the API.
         key_variable: environment variable of the API key; None sends no key, for example to a local server.
         cache: folder for verdicts by URL, model, prompt, question, answer and correct answers; None disables the cache.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from empg.environments.publishing import fingerprint_files
 from empg.errors import MissingFileError, UserError
 
 PARQUET = b"PAR1"
@@ -40,6 +41,17 @@ _UNREAD = (
 def plain_name(path: Path) -> Path:
     """Return the path without the suffix of a compression: `dev.jsonl` for `dev.jsonl.gz`."""
     return path.with_suffix("") if path.suffix.lower() in _SUFFIXES else path
+
+
+def content_key(*files: Path) -> str:
+    """Return the key of a cache of what is read from files: it changes with their absolute paths, sizes and times.
+
+    The paths themselves stay as they are given, because a question may be named after the folder of its file.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+    """
+    return fingerprint_files("\n".join(str(file.absolute()) for file in files), *files)
 
 
 def require_file(path: Path, missing: str) -> None:

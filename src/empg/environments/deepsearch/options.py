@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validat
 
 from empg.environments.deepsearch.opened_files import plain_name
 from empg.environments.deepsearch.scoring import Metric
-from empg.environments.options import EnvironmentOptions, FilePath, HomePath, OptionSection, Several, in_home
+from empg.environments.options import EnvironmentOptions, FilePath, OptionSection, PathText, Several, named_path
 from empg.errors import UserError
+from empg.validation import InnerValueError
 from empg.web.options import Judging, Requests, Text
 
 Pooling = Literal["mean", "cls"]
@@ -49,7 +50,7 @@ class Data(OptionSection):
     questions: dict[str, tuple[str, ...]] | str = Field(
         description="per split, a file or a list of files; or one folder of the published files"
     )
-    corpus: HomePath | None = Field(
+    corpus: PathText | None = Field(
         None, description="a file of pages; null: local retrievers search the paragraphs that come with the questions"
     )
 
@@ -57,7 +58,7 @@ class Data(OptionSection):
     @classmethod
     def _by_split(cls, given: Any) -> Any:
         if isinstance(given, str) and not is_question_file(Path(given)):
-            return in_home(given)
+            return named_path(given)
         if not isinstance(given, Mapping) or not given:
             raise UserError(f"names files by split, or one folder of published files, as in {DATA_EXAMPLE}")
         files = {}
@@ -65,7 +66,10 @@ class Data(OptionSection):
             paths = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list | tuple) else ()
             if not isinstance(split, str) or not paths or not all(isinstance(path, str) for path in paths):
                 raise UserError(f"{split} must be a file or a list of files, as in {DATA_EXAMPLE}")
-            files[split] = tuple(map(in_home, paths))
+            try:
+                files[split] = tuple(map(named_path, paths))
+            except UserError as error:
+                raise InnerValueError(str(error), (split,)) from None
         return files
 
 

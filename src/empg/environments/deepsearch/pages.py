@@ -47,27 +47,31 @@ def page(reading: Reading) -> str:
     return f"{label(reading.page.title)}{several}: {reading.text}{CUT if reading.part < reading.parts else ''}"
 
 
-def failed(reason: str) -> str:
-    """Render a failed search or page request, with at most 200 characters of the reason."""
-    return f"Search failed: {one_line(reason)[:200].rstrip('.')}."
+def failed(verb: str, reason: str) -> str:
+    """Render a failed `search` or `open`, with at most 200 characters of the reason."""
+    what = "Search failed" if verb == "search" else "The page cannot be opened"
+    return f"{what}: {one_line(reason)[:200].rstrip('.')}."
 
 
 def beginning(text: str, words: int) -> str:
-    """Return the first `words` words (at most 20 characters per word) on one line, and `...` if there are more."""
-    parts = text[: WORD * words].split(maxsplit=words)
-    return " ".join(parts[:words]) + (CUT if len(parts) > words or len(text) > WORD * words else "")
+    """Return the first `words` words (at most 20 characters per word) on one line, and `...` if there are more.
+
+    White space between words counts as one character, however long it is.
+    """
+    found = text.split(maxsplit=words)
+    line = " ".join(found[:words])
+    return line[: WORD * words].rstrip() + (CUT if len(found) > words or len(line) > WORD * words else "")
 
 
 def _parts(text: str, words: int) -> Iterator[str]:
     """Split a text into parts as `beginning` cuts them; there is at least one, and no empty one after it."""
-    start = 0
+    text, start = one_line(text), 0
     while True:
         window = text[start : start + WORD * words]
         found = window.split(maxsplit=words)
         yield " ".join(found[:words])
         start += len(window) - (len(found[words]) if len(found) > words else 0)
-        while text[start : start + 1].isspace():
-            start += 1
+        start += text[start : start + 1] == " "
         if start >= len(text):
             return
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from empg.environments.deepsearch import aliases
 from empg.environments.deepsearch.dataset_names import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
-from empg.environments.deepsearch.datasets import examine
+from empg.environments.deepsearch.datasets import examine, find_questions
+from empg.environments.deepsearch.opened_files import content_key
 from empg.environments.deepsearch.options import DATA_EXAMPLE, Data, is_question_file
 from empg.errors import MissingFileError, UserError
 
@@ -31,24 +32,26 @@ Files = tuple[SplitFiles, ...]
 
 
 def read_places(data: Data, paragraphs: bool = False) -> Files:
-    """Return the files of each split.
+    """Return the files of each split, which exist.
 
     Args:
         data: the options.
         paragraphs: whether the paragraphs of the questions are searched. Of a folder, files without them are left out.
 
     Raises:
-        UserError: a file is named twice (training and test data must not overlap); or see `arrange`.
-        MissingFileError: the folder does not exist.
+        UserError: a file is named twice (training and test data must not overlap), or is a folder; or see `arrange`.
+        MissingFileError: the folder or a file does not exist.
     """
     if isinstance(data.questions, str):
         return arrange(Path(data.questions), paragraphs)
     files = tuple(SplitFiles(split, paths) for split, paths in data.questions.items())
     _check_apart(files)
+    for part in files:
+        for path in part.paths:
+            find_questions(path)
     return files
 
 
-@lru_cache(8)
 def arrange(folder: Path, paragraphs: bool = False) -> Files:
     """Arrange the published files of a folder like the paper: `train`, `test_id` and `test_ood`.
 
@@ -64,25 +67,31 @@ def arrange(folder: Path, paragraphs: bool = False) -> Files:
     """
     if not folder.is_dir():
         raise MissingFileError(f"{folder} is not a folder. Set data.questions to files by split, e.g. {DATA_EXAMPLE}")
+    paths = tuple(sorted(path for path in folder.rglob("*") if is_question_file(path) and path.is_file()))
+    return _arrange(folder, paths, paragraphs, content_key(*paths))
+
+
+@lru_cache(8)
+def _arrange(folder: Path, found: tuple[Path, ...], paragraphs: bool, key: str) -> Files:
     splits: dict[str, list[str]] = {split: [] for split in _DATASETS}
     left_out: dict[str, dict[str, list[str]]] = {}  # by reason, each file with what more is known of it
 
     def leave_out(reason: str, name: Path, *more: str) -> None:
         left_out.setdefault(reason, {}).setdefault(str(name), []).extend(more)
 
-    for path in sorted(path for path in folder.rglob("*") if is_question_file(path) and path.is_file()):
+    for path in found:
         if path.name == aliases.FILE:
             continue
         name = path.relative_to(folder)
-        found = examine(path)
+        examined = examine(path)
         trains = "train" in path.stem.lower() or "train" in map(str.lower, name.parts[:-1])
-        if found.problem:
-            leave_out(found.problem, name, *filter(None, [found.detail[:200]]))
-        for source in found.sources:
+        if examined.problem:
+            leave_out(examined.problem, name, *filter(None, [examined.detail[:200]]))
+        for source in examined.sources:
             split = _split(source, trains)
             if split not in splits:
                 leave_out(split, name, source)
-            elif paragraphs and not found.paragraphs:
+            elif paragraphs and not examined.paragraphs:
                 leave_out("no paragraphs to search, and data.corpus is not set", name)
             elif str(path) not in splits[split]:
                 splits[split].append(str(path))

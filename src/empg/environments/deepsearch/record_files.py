@@ -136,6 +136,9 @@ def _table(path: Path, delimiter: str, columns: Columns, file: BinaryIO) -> Reco
     readable.
     """
     lines = _Lines(line.decode("utf-8", "surrogateescape") for line in _bounded(path, file))
+    # A page of a corpus may exceed the limit of 131,072 characters per cell, which Python keeps for the whole process
+    # and checks at each row. It is only ever raised, so that nobody else's file becomes unreadable.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
     while True:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from empg.environments.deepsearch.datasets import documents_of, find_questions, load_questions
+from empg.environments.deepsearch import aliases
+from empg.environments.deepsearch.datasets import LoadReport, documents_of, load_questions
 from empg.environments.deepsearch.encyclopaedia import Encyclopaedia, make_encyclopaedia
+from empg.environments.deepsearch.opened_files import content_key
 from empg.environments.deepsearch.options import LOCAL, DeepSearchOptions, Searching, Wording
 from empg.environments.deepsearch.places import Files, SplitFiles, read_places
 from empg.environments.deepsearch.questions import KINDS, SPLITS, make_questions
@@ -46,24 +48,45 @@ class Source:
     score: Score
 
 
-def open_source(options: DeepSearchOptions) -> Source:
-    """Build the source of an environment. Its parts are cached per process.
+def open_source(options: DeepSearchOptions, split: str | None = None) -> Source:
+    """Build the source of an environment. Its parts are shared in a process until a file of theirs changes.
+
+    Args:
+        options: the options.
+        split: whose questions are read before the corpus is indexed, which may take hours; None reads no questions.
 
     Raises:
-        UserError: files, kinds of questions or the retriever do not fit; the message names the option.
+        UserError: files, kinds of questions, the split or the retriever do not fit; the message names the option.
         MissingFileError: a file is not there; the message says where to get it.
         MissingExtraError: see `open_search`.
     """
-    how, kinds, seed = options.searching, options.kinds, options.seed
+    how, kinds, seed = _with_absolute_cache(options.searching), options.kinds, options.seed
     scored = _judge(options.judge, how.cache) if options.metric == "judge" else _Scored(options.metric)
     questions: Mapping[str, Sequence[Question]]
     if options.data is not None:
-        questions = _file_questions(read_places(options.data, _searches_paragraphs(options)), kinds)
+        files = read_places(options.data, _searches_paragraphs(options))
+        questions = _file_questions(files, kinds, content_key(*_read_for(files)))
     elif options.world == "countries":
         questions = _country_questions(seed, kinds)
     else:
         questions = _generated_questions(options.pages, options.wording, seed, kinds)
-    return Source(questions, *_search(how, searched_corpus(options)), scored)
+    corpus = searched_corpus(options)
+    if split is not None:
+        questions_of(questions, split)
+    return Source(questions, *_search(how, corpus, content_key(*_model_files(how))), scored)
+
+
+def questions_of(questions: Mapping[str, Sequence[Question]], split: str) -> Sequence[Question]:
+    """Return the questions of a split.
+
+    Raises:
+        UserError: there is no such split, it has no questions, or a file of it cannot be read.
+    """
+    if split not in questions:
+        raise UserError(f"split: expected one of {', '.join(questions)}, got {split!r:.80}")
+    if not questions[split]:
+        raise UserError(f"split={split!r} has no questions")
+    return questions[split]
 
 
 def searched_corpus(options: DeepSearchOptions) -> Corpus | None:
@@ -77,11 +100,12 @@ def searched_corpus(options: DeepSearchOptions) -> Corpus | None:
     """
     if options.data is not None:
         if options.data.corpus is not None:
-            return _file_corpus(options.data.corpus)
+            file = Path(options.data.corpus)
+            return _file_corpus(file, content_key(file) if file.is_file() else "")
         if not _searches_paragraphs(options):
             return None
-        files = read_places(options.data, paragraphs=True)
-        return _paragraphs_corpus(tuple(dict.fromkeys(path for part in files for path in part.paths)))
+        paths = tuple(dict.fromkeys(Path(path) for part in read_places(options.data, True) for path in part.paths))
+        return _paragraphs_corpus(paths, content_key(*paths))
     if options.world == "countries":
         return _country_corpus()
     return _generated_corpus(options.pages, options.wording, options.seed)
@@ -93,8 +117,20 @@ def _searches_paragraphs(options: DeepSearchOptions) -> bool:
 
 
 @lru_cache(8)
-def _search(how: Searching, corpus: Corpus | None) -> tuple[Retriever, Library | None]:
+def _search(how: Searching, corpus: Corpus | None, key: str) -> tuple[Retriever, Library | None]:
     return open_search(how, corpus)
+
+
+def _model_files(how: Searching) -> list[Path]:
+    """Return the files of the encoder and of its published index that are there; others are an error elsewhere."""
+    folder = None if how.encoder is None else how.encoder.folder
+    files = [] if folder is None or not folder.is_dir() else sorted(folder.rglob("*"))
+    return [file for file in (*files, how.index) if file is not None and file.is_file()]
+
+
+def _with_absolute_cache(how: Searching) -> Searching:
+    """Return the options with a folder that stays where it is when the working folder changes."""
+    return how if how.cache is None else how.model_copy(update={"cache": how.cache.absolute()})
 
 
 def _corpus_of(documents: Sequence[Document]) -> Corpus:
@@ -185,19 +221,39 @@ def _country_corpus() -> Corpus:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
+def _read_for(files: Files) -> list[Path]:
+    """Return all files that the questions are read from, with those of the other names of their answers."""
+    paths = [Path(path) for part in files for path in part.paths]
+    return [*paths, *filter(Path.is_file, dict.fromkeys(path.with_name(aliases.FILE) for path in paths))]
+
+
 @lru_cache(8)
-def _file_questions(files: Files, kinds: tuple[str, ...] | None) -> _Splits:
+def _file_questions(files: Files, kinds: tuple[str, ...] | None, key: str) -> _Splits:
     return _Splits({part.split: partial(_load, part, kinds) for part in files})
 
 
 def _load(files: SplitFiles, kinds: tuple[str, ...] | None) -> tuple[Question, ...]:
     given = (question for path in files.paths for question in load_questions(path))
     every = _once(files.split, [q for q in given if files.sources is None or q.source in files.sources])
+    if not every:
+        raise _without_questions(files)
     questions = tuple(question for question in every if kinds is None or question.kind in kinds)
     if not questions:
         there = ", ".join(dict.fromkeys(question.kind for question in every))
         raise UserError(f"kinds={list(kinds or ())}: {files.split} has none of these, but {there:.300}")
     return questions
+
+
+def _without_questions(files: SplitFiles) -> UserError:
+    """Return the error about files whose usable questions are all of the data sets of other splits."""
+    report = LoadReport()
+    for path in files.paths:
+        for _ in load_questions(path, report=report):
+            pass
+    wanted, named = ", ".join(files.sources or ()), ", ".join(files.paths)
+    return UserError(
+        f"{named:.300}: expected questions of {wanted} for {files.split}, got none of them, but {report.summary()}"
+    )
 
 
 def _once(split: str, questions: Sequence[Question]) -> Sequence[Question]:
@@ -217,13 +273,12 @@ def _once(split: str, questions: Sequence[Question]) -> Sequence[Question]:
 
 
 @lru_cache(4)
-def _file_corpus(path: str) -> Corpus:
-    return corpus_file(Path(path))
+def _file_corpus(path: Path, key: str) -> Corpus:
+    return corpus_file(path)
 
 
 @lru_cache(4)
-def _paragraphs_corpus(files: tuple[str, ...]) -> Corpus:
-    paths = tuple(map(find_questions, files))  # checks the files before their times are read for the fingerprint
+def _paragraphs_corpus(paths: tuple[Path, ...], key: str) -> Corpus:
     return Corpus(partial(_paragraphs, paths), partial(fingerprint_files, FORMAT, *paths))
 
 

@@ -17,8 +17,8 @@ from empg.environments.options import check_max_steps, check_task, read_options
 from empg.environments.webshop import pages, recording
 from empg.environments.webshop.catalogue import Catalogue
 from empg.environments.webshop.expert import ShoppingExpert
-from empg.environments.webshop.goals import GoalKind, split_range
-from empg.environments.webshop.indexing import open_generated, open_official
+from empg.environments.webshop.goals import GoalKind, check_split, split_range
+from empg.environments.webshop.indexing import official_fingerprint, open_generated, open_official
 from empg.environments.webshop.nouns import NounRule, noun_finder
 from empg.environments.webshop.reward import Score
 from empg.environments.webshop.shop import Shop, ShopRules
@@ -48,18 +48,15 @@ class WebShopEnv(TextEnvironment):
 
     def __init__(self, split: str = "train", max_steps: int = 15, **options: Any) -> None:
         chosen = read_options(WebShopOptions, options)
+        self.split, self.max_steps = split, check_max_steps(max_steps)
+        check_split(chosen.split_scheme, split)  # before a catalogue is indexed, which may take long
         rules = ShopRules(
             chosen.results_per_page,
             chosen.show_chosen_options,
             chosen.stop_at_last_page,
             chosen.reach_bracketed_values,
         )
-        if chosen.data is None:
-            catalogue = _generated_catalogue(chosen.products or PRODUCTS, chosen.seed, chosen.cache)
-        else:
-            catalogue = _official_catalogue(chosen.data, chosen.products, chosen.cache, chosen.human_goals)
-        self.shop = _shop(catalogue, chosen.nouns, rules)
-        self.split, self.max_steps = split, check_max_steps(max_steps)
+        self.shop = _shop(_catalogue(chosen), chosen.nouns, rules)
         self._observation, self._reward = chosen.observation, chosen.reward
         self.goal_kind: GoalKind = "human" if chosen.human_goals else "synthetic"
         goals = len(self.shop.catalogue.goals[self.goal_kind])
@@ -184,13 +181,23 @@ class WebShopEnv(TextEnvironment):
         return [SEARCH] if self.state.page is Page.INDEX else self.shop.clicks(nodes)
 
 
+def _catalogue(chosen: WebShopOptions) -> Catalogue:
+    """Return the catalogue, shared by all environments of a process until its files or the working folder change."""
+    cache = None if chosen.cache is None else chosen.cache.absolute()
+    if chosen.data is None:
+        return _generated_catalogue(chosen.products or PRODUCTS, chosen.seed, cache)
+    people = chosen.human_goals
+    fingerprint = official_fingerprint(chosen.data, chosen.products, people=people)
+    return _official_catalogue(chosen.data.absolute(), chosen.products, cache, people, fingerprint)
+
+
 @lru_cache(4)
 def _generated_catalogue(products: int, seed: int, cache: Path | None) -> Catalogue:
     return open_generated(products, seed, cache)
 
 
 @lru_cache(4)
-def _official_catalogue(data: Path, limit: int | None, cache: Path | None, people: bool) -> Catalogue:
+def _official_catalogue(data: Path, limit: int | None, cache: Path | None, people: bool, fingerprint: str) -> Catalogue:
     return open_official(data, limit, cache, people=people)
 
 

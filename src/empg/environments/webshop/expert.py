@@ -4,10 +4,11 @@ It uses the goal's product type, price bound, attributes and options like the re
 agent, but it judges products by more than an agent can read there:
 
 - On a results page it knows the product type of each result (`Product.query`). It takes no product of another type.
+- Of a price that is shown as a range, it knows the price in it that the reward uses.
 - On a sub page it applies the rule of the reward. This rule uses the hidden attributes of the product and all of its
   text, whichever sub page is open.
 
-Titles, prices and option values are those of the pages. Its thoughts give the reason of the action: the chosen options,
+Titles and option values are those of the pages. Its thoughts give the reason of the action: the chosen options,
 and the wanted and the seen value side by side, like those of the household expert.
 """
 
@@ -114,11 +115,21 @@ class ShoppingExpert:
     # ---- checks ----------------------------------------------------------------------------------------------------
 
     def _looks_right(self, product: Product) -> bool:
-        """Return whether a product fits, judged by its title, price and hidden type and by earlier rejections."""
-        if product.asin in self._rejected or product.pricing[-1] > self._goal.price_upper:
+        """Return whether a product may fit, judged by its title, price and hidden type and by earlier rejections."""
+        if product.asin in self._rejected or product.query != self._goal.query:
             return False
-        some = len(self._missing(product)) < len(self._goal.attributes) or not self._goal.attributes
-        return product.query == self._goal.query and some
+        if self._price(product) > self._goal.price_upper:
+            return False
+        # The title of a generated product has at least one of the attributes that a goal made from it asks for, so
+        # a title without any is passed over. An official title need not have one, so there the features decide.
+        wanted = len(self._goal.attributes)
+        return not wanted or len(self._missing(product)) < wanted or not self._shop.catalogue.generated
+
+    def _price(self, product: Product) -> float:
+        """Return the price that the reward uses, which lies within the range of a price tag."""
+        row = self._shop.catalogue.row(product.asin)
+        assert row is not None
+        return float(self._shop.catalogue.prices[row])
 
     def _missing(self, product: Product) -> list[str]:
         """Return the wanted attributes that are not in the title."""

@@ -158,6 +158,19 @@ def price_bound(price: float, key: str) -> tuple[float, str]:
     return bound, f", and price lower than {bound:.2f} dollars"
 
 
+def check_split(scheme: SplitScheme, split: str) -> None:
+    """Check that a scheme has a split, which needs no catalogue.
+
+    Raises:
+        UserError: the scheme or split is unknown.
+    """
+    if scheme not in _SPLITS:
+        raise UserError(f"split_scheme={scheme!r}: expected one of {', '.join(_SPLITS)}")
+    names = [name for name, _ in _SPLITS[scheme]]
+    if split not in names:
+        raise UserError(f"split: expected one of {', '.join(names)}, got {split!r:.80}")
+
+
 def split_range(scheme: SplitScheme, split: str, goals: int) -> range:
     """Return the positions of a `GoalTable` that belong to a split.
 
@@ -167,12 +180,8 @@ def split_range(scheme: SplitScheme, split: str, goals: int) -> range:
     Raises:
         UserError: the scheme or split is unknown, or the split is empty.
     """
-    if scheme not in _SPLITS:
-        raise UserError(f"split_scheme={scheme!r}: expected one of {', '.join(_SPLITS)}")
-    sizes = dict(_SPLITS[scheme])
-    if split not in sizes:
-        raise UserError(f"split: expected one of {', '.join(sizes)}, got {split!r:.80}")
-    held_out = sum(sizes.values())
+    check_split(scheme, split)
+    held_out = sum(size for _, size in _SPLITS[scheme])
     scale = min(1.0, goals / (2 * held_out))
     start = 0
     for name, size in _SPLITS[scheme]:

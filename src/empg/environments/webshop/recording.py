@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from empg.environments.base import Decision, RecordedEpisode
+from empg.environments.options import MOST_STEPS
 from empg.environments.webshop.episode import ShopEpisode
 from empg.environments.webshop.shop import parse_command
 from empg.environments.webshop.world import Page
@@ -27,7 +28,7 @@ from empg.system.appending import append_lines
 
 FORMAT = "empg-webshop-episode-2"
 ENDS = ("bought", "out of steps")
-_MAX_TURNS, _MAX_CHARS, _MAX_LINE = 1_000, 10_000, 1 << 24  # a line with more is not from this package
+_MAX_CHARS, _MAX_LINE = 10_000, 1 << 26  # a line of the longest visit, with 60 bytes per turn, is shorter
 # What is shown of a page changes nothing about what a command does.
 _RULES = ("results_per_page", "stop_at_last_page", "reach_bracketed_values")
 
@@ -155,8 +156,8 @@ def _parse(fields: Any) -> Recording:
     if fields["format"] != FORMAT:
         raise UserError(f"format: expected {FORMAT!r}, got {_shown(fields['format'])}")
     turns, score, task, rules = fields["turns"], fields["score"], fields["task"], fields["rules"]
-    if not isinstance(turns, list) or not 0 < len(turns) <= _MAX_TURNS:
-        raise UserError(f"turns: expected a list of 1 to {_MAX_TURNS:,} turns, got {_shown(turns)}")
+    if not isinstance(turns, list) or not 0 < len(turns) <= MOST_STEPS:
+        raise UserError(f"turns: expected a list of 1 to {MOST_STEPS:,} turns, got {_shown(turns)}")
     if not isinstance(score, int | float) or not 0 <= score <= 1:
         raise UserError(f"score: expected a number from 0 to 1, got {_shown(score)}")
     if not isinstance(task, int) or task < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import multiprocessing
 import subprocess
@@ -47,6 +48,12 @@ def test_scores_are_bm25_with_anserinis_constants() -> None:
     [hits] = retriever.search(["mug tea"], 5)
     assert [hit.document.id for hit in hits] == ["d0", "d1"]  # d2 shares no word with the query
     assert [hit.score for hit in hits] == pytest.approx([bm25(2, 2, 3) + bm25(1, 1, 3), bm25(1, 2, 2)], rel=1e-6)
+
+
+def test_building_writes_nothing_into_the_log_of_others(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        BM25Retriever.build(docs("mug", "pot"))
+    assert [record for record in caplog.records if record.name == "bm25s"] == []
 
 
 def test_the_title_is_searched_with_the_text() -> None:

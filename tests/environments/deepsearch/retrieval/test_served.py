@@ -21,6 +21,7 @@ from empg.environments.deepsearch.retrieval.server import MAX_BODY, MAX_QUERIES,
 from empg.environments.deepsearch.world import Document, Hit
 from empg.web.cache import DiskCache
 from empg.web.client import RequestPolicy
+from empg.web.endpoints import server_key
 from empg.web.errors import ServiceError
 from tests.environments.deepsearch.people import people
 from tests.web.servers import Reply, running, scripted
@@ -286,8 +287,19 @@ def test_only_missing_queries_are_sent_and_failures_are_not_cached(tmp_path: Pat
 def test_a_cached_response_of_another_form_is_ignored(tmp_path: Path) -> None:
     with scripted(Reply(ONE)) as script:
         retriever = ServedRetriever(script.url, tmp_path, QUICK)
-        DiskCache(tmp_path).put([["only", "three", "parts"]], f"{script.url}/retrieve", "fox", 1)
+        DiskCache(tmp_path).put([["only", "three", "parts"]], server_key(f"{script.url}/retrieve"), "fox", 1)
         assert retriever.search(["fox"], 1)[0][0].document.id == "d1"
+
+
+def test_the_address_of_a_server_is_completed_and_its_password_is_not_stored(tmp_path: Path) -> None:
+    with scripted(Reply(ONE)) as script:
+        host = script.url.removeprefix("http://")
+        for address in (f"http://me:s3cret@{host}/retrieve/?key=t0ken", f"http://me:s3cret@{host}?key=t0ken"):
+            assert ServedRetriever(address, tmp_path, QUICK).search(["fox"], 1)[0][0].document.id == "d1"
+        assert [seen.path for seen in script.seen] == ["/retrieve?key=t0ken"]  # the second is the same address
+        assert script.seen[0].headers["authorization"].startswith("Basic ")
+    [stored] = tmp_path.rglob("*.json")
+    assert not any(secret in stored.read_text() for secret in ("s3cret", "t0ken"))
 
 
 def test_a_response_that_cannot_be_cached_is_returned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

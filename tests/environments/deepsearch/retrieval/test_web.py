@@ -244,3 +244,16 @@ def test_a_search_is_cached_without_the_key(tmp_path: Path, monkeypatch: pytest.
         search_at(script, "serper", monkeypatch, tmp_path).search(["lake orvel"], 1)
         assert len(script.seen) == 2
     assert all(KEY not in file.read_text() for file in tmp_path.rglob("*.json"))
+
+
+def test_the_address_of_searxng_is_completed_and_its_password_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scripted(Reply(json.dumps(TAVILY).encode())) as script:
+        host = script.url.removeprefix("http://")
+        for address in (f"http://me:s3cret@{host}/search/?language=en", f"http://me:s3cret@{host}/?language=en"):
+            monkeypatch.setenv("SEARXNG_URL", address)
+            assert WebSearch("searxng", tmp_path, QUICK).search(["lake"], 2) == [FOUND]
+        assert [seen.path for seen in script.seen] == ["/search?language=en&q=lake&format=json"]
+    [stored] = tmp_path.rglob("*.json")
+    assert "s3cret" not in stored.read_text()

@@ -8,6 +8,7 @@ order.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from empg.environments.deepsearch.world import Document, Hit
 from empg.environments.progress_bar import Done, Stage, no_bars
 from empg.environments.publishing import build_once
 from empg.web.text import clean_text
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets DEBUG, so it would write into anybody's log
 
 
 class BM25Retriever:

@@ -17,6 +17,7 @@ from empg.environments.deepsearch.world import Document, Hit
 from empg.errors import UserError
 from empg.web.cache import DiskCache
 from empg.web.client import HttpClient, RequestPolicy
+from empg.web.endpoints import endpoint, server_key
 from empg.web.errors import ServiceError
 from empg.web.text import clean_text
 
@@ -30,8 +31,8 @@ class ServedRetriever:
     """Searches the corpus of a retrieval server; safe to use from several threads.
 
     Args:
-        url: URL of the server, with or without `/retrieve`.
-        cache: folder for responses by URL, query and k; None disables the cache.
+        url: URL of the server, with or without `/retrieve` and a query.
+        cache: folder for responses by hash of the URL, query and k; None disables the cache.
         request_policy: timeout, attempts and rate.
 
     Raises:
@@ -41,7 +42,8 @@ class ServedRetriever:
     def __init__(self, url: str, cache: Path | None = None, request_policy: RequestPolicy = REQUEST_POLICY) -> None:
         if not url.startswith(("http://", "https://")):
             raise UserError(f"invalid retrieval server URL: expected http://HOST:PORT, got {url!r}")
-        self._url = url if url.endswith("/retrieve") else f"{url.rstrip('/')}/retrieve"
+        self._url = endpoint(url, "/retrieve")
+        self._server = server_key(self._url)
         self._http = HttpClient(request_policy)
         self._cache = None if cache is None else DiskCache(cache)
 
@@ -56,7 +58,7 @@ class ServedRetriever:
         found: dict[str, list[Hit]] = {}
         missing: list[str] = []
         for query in dict.fromkeys(cleaned):
-            cached = None if self._cache is None else unpack_hits(self._cache.get(self._url, query, k))
+            cached = None if self._cache is None else unpack_hits(self._cache.get(self._server, query, k))
             if cached is None:
                 missing.append(query)
             else:
@@ -66,7 +68,7 @@ class ServedRetriever:
             for query, hits in zip(asked, self._ask(asked, k), strict=True):
                 found[query] = hits
                 if self._cache is not None:
-                    self._cache.put(pack_hits(hits), self._url, query, k)
+                    self._cache.put(pack_hits(hits), self._server, query, k)
         return [list(found[query]) for query in cleaned]
 
     def _ask(self, queries: list[str], k: int) -> list[list[Hit]]:

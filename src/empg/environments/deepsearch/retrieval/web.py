@@ -1,7 +1,8 @@
 """Web search through a provider's API. Responses are validated, and each search is paid for only once (`cache`).
 
 A `Provider` describes the request and the position of the results in the response. API keys come from environment
-variables and are sent in a header; they never appear in a URL, a message or the cache.
+variables and are sent in a header; they never appear in a URL, a message or the cache. A URL that comes from a variable
+may contain a password, so the cache has its hash only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from empg.environments.deepsearch.world import Document, Hit
 from empg.errors import UserError
 from empg.web.cache import DiskCache
 from empg.web.client import HttpClient, RequestPolicy, read_variable
+from empg.web.endpoints import endpoint, server_key
 from empg.web.errors import ServiceError
 from empg.web.text import clean_text
 
@@ -108,7 +110,7 @@ class WebSearch:
 
     Args:
         provider: a `Provider`, or the name of one in `PROVIDERS`.
-        cache: folder for results by provider, query and k; None disables the cache.
+        cache: folder for results by provider (of SearXNG the hash of its URL), query and k; None disables the cache.
         request_policy: timeout, attempts and rate (`per_second`: providers allow 1 to 50).
 
     Raises:
@@ -123,10 +125,12 @@ class WebSearch:
             raise UserError(f"unknown search provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
         setting = read_variable(self._provider.variable, f"{self._provider.name} requires this environment variable")
         self._key, self._url = setting, self._provider.url
+        self._server = self._url  # in the keys of the cache
         if not self._url:
             if not setting.startswith(("http://", "https://")):
                 raise UserError(f"{self._provider.variable} is not a URL: expected http://HOST:PORT")
-            self._key, self._url = "", setting if setting.endswith("/search") else f"{setting.rstrip('/')}/search"
+            self._key, self._url = "", endpoint(setting, "/search")
+            self._server = server_key(self._url)
         self._http = HttpClient(request_policy)
         self._cache = None if cache is None else DiskCache(cache)
 
@@ -143,7 +147,7 @@ class WebSearch:
         if not query:
             return []
         assert self._provider is not None
-        key = (self._provider.name, self._url, query, k)
+        key = (self._provider.name, self._server, query, k)
         cached = None if self._cache is None else unpack_hits(self._cache.get(*key))
         if cached is not None:
             return cached
