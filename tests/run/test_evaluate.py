@@ -128,7 +128,7 @@ def test_the_progress_of_an_evaluation_counts_the_tasks_that_the_split_has(
     [record] = empg.run.evaluate.evaluate_run(folder.path, START, stage=stage)
     assert (totals[0], totals[-1], record["n"]) == (2, 2, 2)
     console = Console(file=io.StringIO())
-    monkeypatch.setattr(logger, "Progress", lambda iterations: Progress(iterations, console))
+    monkeypatch.setattr(logger, "Progress", lambda iterations, **due: Progress(iterations, console, **due))
     shown: list[object] = []
     monkeypatch.setattr(Progress, "stage", lambda self, name, total: shown.append((name, total)))
     RunLogger(folder, recipe, Workers()).evaluation_progress(panel_of(recipe, "valid_seen"), "sampled")
