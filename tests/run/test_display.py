@@ -80,7 +80,7 @@ def drawn(progress: Progress) -> str:
 def shown(*moves: tuple[str, Any]) -> list[str]:
     """The lines that a pipe gets."""
     file = io.StringIO()
-    with Progress(4, Console(file=file, force_terminal=False), evaluations=[0, 4]) as progress:
+    with Progress(4, Console(file=file, force_terminal=False)) as progress:
         for name, arguments in moves:
             getattr(progress, name)(*arguments)
     return file.getvalue().splitlines()
@@ -102,7 +102,7 @@ class TestPlain:
 
     def test_each_evaluation_that_is_due_is_in_the_remaining_time(self) -> None:
         file = io.StringIO()
-        with Progress(30, Console(file=file, force_terminal=False), evaluations=range(0, 31, 5)) as progress:
+        with Progress(30, Console(file=file, force_terminal=False), every=5) as progress:
             for record in (evaluation(0, 30), evaluation(0, 30, "valid_unseen"), training(1), training(5)):
                 progress.record(cast(Any, record))
             before = file.getvalue()

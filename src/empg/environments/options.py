@@ -65,14 +65,13 @@ def read_options(model: type[Options], given: Mapping[str, Any], within: str = "
     Raises:
         OptionError: an option is unknown, or has a wrong value.
     """
+    beside = () if within or not issubclass(model, EnvironmentOptions) else ("split", "max_steps")
+    if own := [name for name in beside if name in given and name not in model.model_fields]:
+        reason = "is an argument of its own, not an option. Give it beside the options"
+        raise OptionError([f"{name}: {reason}" for name in own])
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        beside = () if within or not issubclass(model, EnvironmentOptions) else ("split", "max_steps")
-        refused = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
-        if own := [name for name in beside if (name,) in refused]:
-            reason = "is an argument of its own, not an option. Give it beside the options"
-            raise OptionError([f"{name}: {reason}" for name in own]) from None
         raise OptionError(explained(error, model, within, beside)) from None
 
 

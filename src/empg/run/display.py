@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,10 +47,10 @@ class Progress:
         console: Console | None = None,
         first: str = FIRST_STAGE,
         *,
-        evaluations: Collection[int] = (),
+        every: int = 0,
     ) -> None:
-        """`evaluations` are the iterations after which panels are played, for the estimate of the remaining time."""
-        self.iterations, self._due = iterations, evaluations
+        """`every` is the recipe's `evaluation.every`, for the estimate of the remaining time."""
+        self.iterations, self._every = iterations, every
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._stage, self._total, self._done, self._began = first, 0, 0, time.monotonic()
         self._train: TrainRecord | None = None
@@ -172,7 +172,8 @@ class Progress:
         seconds = (self.iterations - done) * sum(self._seconds) / len(self._seconds)
         evaluated = {record["iteration"] for record in self._evaluations}
         if evaluated:
-            due = sum(iteration >= done for iteration in set(self._due) - evaluated)
+            between = (self.iterations - 1) // self._every - (done - 1) // self._every if self._every else 0
+            due = between + 1 - sum(iteration >= done for iteration in evaluated)  # 1: after the last iteration
             seconds += due * sum(float(record["time"]) for record in self._evaluations) / len(evaluated)
         return seconds
 

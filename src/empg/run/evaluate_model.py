@@ -15,6 +15,7 @@ from typing import Any
 
 from empg.environments.base import TextEnvironment
 from empg.environments.panels import Panel
+from empg.environments.progress_bar import Done, no_bars
 from empg.errors import UserError
 from empg.policy.decode import Sampling
 from empg.policy.fingerprint import fingerprint
@@ -114,7 +115,7 @@ def evaluate_model(
             it is in use.
     """
     evaluations = _continue if RunFolder(path).exists else _begin
-    return evaluations(recipe, path, _Options(decoding, key_variable, baselines, stage))
+    return evaluations(recipe, path, _Options(decoding, key_variable, baselines, stage or no_bars))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class _Options:
     decoding: str
     key_variable: str | None
     baselines: bool
-    stage: Stage | None
+    stage: Stage
 
 
 def _begin(recipe: Recipe, path: Path, options: _Options) -> list[ModelEvaluation]:
@@ -165,7 +166,7 @@ def _model_fingerprint(recipe: Recipe) -> str | None:
 
 def _evaluate(recipe: Recipe, folder: RunFolder, split: str, player: _Player, options: _Options) -> ModelEvaluation:
     panel, began = panel_of(recipe, split), time.perf_counter()
-    decoding, stage = options.decoding, options.stage
+    decoding = options.decoding
     identity = {
         "iteration": 0,
         "split": split,
@@ -175,7 +176,7 @@ def _evaluate(recipe: Recipe, folder: RunFolder, split: str, player: _Player, op
     }
     played = PlayedEpisodes(folder.played_path(identity))
     count = len(panel.tasks)
-    done = stage(f"evaluate {split} ({decoding})", count) if stage is not None else lambda finished: None
+    done = options.stage(f"evaluate {split} ({decoding})", count)
     done(len(played.lines))
 
     def keep(episode: Episode, usage: Usage | None) -> None:
@@ -253,13 +254,13 @@ def _chat_player(recipe: Recipe, ask: Ask) -> _Player:
     return remote
 
 
-def _baselines(recipe: Recipe, panel: Panel, stage: Stage | None) -> dict[str, EvalRecord]:
+def _baselines(recipe: Recipe, panel: Panel, stage: Stage) -> dict[str, EvalRecord]:
     """Let the expert and the random policy play a panel, as far as the environment has them."""
     environment = recipe.environment.make(panel.split)
     found = {}
     try:
         for name, one in (("expert", expert_episode), ("random", random_episode)):
-            done = stage(f"evaluate {panel.split} ({name})", len(panel.tasks)) if stage is not None else None
+            done = stage(f"evaluate {panel.split} ({name})", len(panel.tasks))
             episodes = _played_with(environment, panel, one, done)
             if episodes is not None:
                 rows = episode_rows(episodes)
@@ -273,14 +274,13 @@ def _played_with(
     environment: TextEnvironment,
     panel: Panel,
     one: Callable[[TextEnvironment, int, int], Episode],
-    done: Callable[[int], None] | None,
+    done: Done,
 ) -> list[Episode] | None:
     episodes: list[Episode] = []
     try:
         for place, task in enumerate(panel.tasks):
             episodes.append(one(environment, task, place))
-            if done is not None:
-                done(len(episodes))
+            done(len(episodes))
     except NoBaselineError:
         return None
     return episodes

@@ -79,8 +79,8 @@ class RunLogger:
     def __init__(self, folder: RunFolder, recipe: Recipe, workers: Workers, resumed_at: int | None = None) -> None:
         self.folder, self.recipe, self.workers = folder, recipe, workers
         self.alarms = Alarms(recipe.rollout.max_turn_tokens, recipe.credit.estimator.compares_within_group)
-        due = [i for i in range(recipe.iterations + 1) if recipe.is_due(recipe.evaluation.every, i)]
-        self.progress = Progress(recipe.iterations, evaluations=due)  # of the first worker; no other is shown
+        # Of the first worker; that of another is never shown.
+        self.progress = Progress(recipe.iterations, every=recipe.evaluation.every)
         self._loggers = MetricLoggers(folder, recipe, resumed_at, self.say)
         asked = recipe.record_token_entropies
         self._records_tokens = recipe.policy.model == "tiny" if asked == "auto" else asked
