@@ -39,6 +39,7 @@ class Judging(Requests):
     """A model behind an OpenAI-compatible endpoint that judges, and how it is asked."""
 
     timeout: StrictFloat | None = Field(None, gt=0.0, le=LONGEST, description="seconds per attempt; null: 60")
+    attempts: StrictInt | None = Field(None, ge=1, description="attempts per request, at most; null: 3")
     url: Text = Field(description="the address of the API, `https://HOST/v1`")
     model: Text = Field(description="the name of the model there")
     key_variable: Text | None = Field(

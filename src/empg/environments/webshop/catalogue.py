@@ -57,8 +57,6 @@ class Catalogue:
     """Products by row, 0 to N-1, with their lookup tables, goals and search index.
 
     Attributes:
-        records: all products as concatenated JSON.
-        starts: `(N + 1,)` byte offset of each product.
         asins: `(N,)` in lower case, sorted.
         asin_rows: `(N,)` rows of `asins`.
         prices: `(N,)` dollars, used by the reward (a price tag may show a range).
@@ -70,8 +68,6 @@ class Catalogue:
         product: returns the product of a row.
     """
 
-    records: bytes | mmap.mmap
-    starts: npt.NDArray[np.int64]
     asins: npt.NDArray[np.str_]
     asin_rows: npt.NDArray[np.int32]
     prices: npt.NDArray[np.float64]
@@ -253,7 +249,7 @@ def _view(
         for kind in get_args(GoalKind)
     }
     asins, asin_rows, prices = arrays["asins"], arrays["asin_rows"], arrays["prices"]
-    return Catalogue(records, starts, asins, asin_rows, prices, groups, goals, index, fingerprint, generated, product)
+    return Catalogue(asins, asin_rows, prices, groups, goals, index, fingerprint, generated, product)
 
 
 def _read(text: bytes) -> Product:

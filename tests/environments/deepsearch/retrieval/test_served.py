@@ -228,8 +228,9 @@ def test_documents_without_scores_and_bare_ones_are_read() -> None:
         assert hits == [Hit(Document("A", "A", "a"), 1.0), Hit(Document("b", "B", "b"), 0.5)]
 
 
-def test_passages_without_ids_get_distinct_ids() -> None:
-    entries = [{"document": {"contents": f'"T"\n{number}'}, "score": 1} for number in range(3)]
+@pytest.mark.parametrize("without", [{}, {"id": None}])
+def test_passages_without_ids_get_distinct_ids(without: dict[str, None]) -> None:
+    entries = [{"document": {"contents": f'"T"\n{number}'} | without, "score": 1} for number in range(3)]
     [hits] = read_answer({"result": [entries]}, 1, 5)
     assert [hit.document.id for hit in hits] == ["T", "T #2", "T #3"]
 

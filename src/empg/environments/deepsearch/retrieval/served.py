@@ -133,7 +133,7 @@ def _read_hit(entry: Any, place: str, unscored: float) -> Hit:
         raise ServiceError(f"the retrieval server's answer is wrong: the score of {place} must be a number")
     title, text = split_contents(clean_text(contents[:MAX_TEXT]))
     # Some of Search-R1's servers send no id.
-    name = document.get("id", title or " ".join(text[:MAX_NAME].split()))
+    name = title or " ".join(text[:MAX_NAME].split()) if document.get("id") is None else document["id"]
     if not isinstance(name, (str, int)) or isinstance(name, bool):
         raise ServiceError(f"the retrieval server's answer is wrong: the id of {place} must be a string")
     return Hit(Document(clean_text(str(name)), title, text), float(score))
