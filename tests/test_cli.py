@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from empg.__main__ import main
 from empg.cli import app
 from empg.cli.training import Engine, _require_runnable
 from empg.recipe import parse_recipe
+from empg.record.runfolder import RunFolder
 
 Call = Callable[..., Result]
 
@@ -159,6 +161,16 @@ class TestOneLineErrors:
         assert message.startswith("empg: cannot read x⟦U+202E⟧yyy")
         assert re.search(r"y \.\.\. \([0-9],[0-9]{3} more characters\) \.\.\. y+: File name too long\n$", message)
         assert len(message) < 2_100
+
+    def test_a_folder_that_its_user_may_not_read_is_named(self, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+        def closed(path: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        monkeypatch.setattr(RunFolder, "open", closed)
+        assert call("report", "closed/run", code=1).stderr == "empg: Permission denied: closed/run\n"
+
+    def test_an_empty_path_is_not_the_current_folder(self, call: Call) -> None:
+        assert "expected a path, got an empty text" in call("train", "mini.yaml", "--run", "", code=2).stderr
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -384,10 +384,22 @@ def test_rewinding_removes_the_files_of_later_iterations(tmp_path: Path) -> None
     assert run.episode_iterations() == []
 
 
-@pytest.mark.parametrize("split", ["../valid", "a/b", "", "-x"])
-def test_a_split_name_cannot_leave_the_folder(tmp_path: Path, split: str) -> None:
+@pytest.mark.parametrize("split", ["test-id", "../valid", "a/b", "-x", "dev set", "Prüfung \ud83d", "x" * 300])
+def test_a_split_may_have_any_name_and_stays_in_its_folder(tmp_path: Path, split: str) -> None:
+    """Those who bring files of questions name the splits; the evaluation has been played when it is written."""
+    run, record = empty_run(tmp_path), {**GREEDY, "split": split}
+    run.write_evaluation(record, [PLAYED])
+    assert run.read_evaluation(record)["success"] == [True]
+    [file] = (run.path / "evaluations").iterdir()
+    assert file == run.evaluation_path(record)
+    run.rewind(-1)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["decoding", "panel_sha256"])
+def test_a_damaged_record_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(RunFolderError, match="cannot be part of a file name"):
-        empty_run(tmp_path).write_evaluation({**GREEDY, "split": split}, [PLAYED])
+        empty_run(tmp_path).evaluation_path({**GREEDY, name: "../x"})
 
 
 def test_the_made_up_run_of_these_tests_is_the_same_every_time(make_run: MakeRun) -> None:

@@ -114,6 +114,7 @@ def test_a_number_that_credit_cannot_be_computed_with_ends_the_episode(policy: P
     [
         ({"recall": None}, "metrics.recall: expected a finite number, got None"),
         (None, "metrics: expected numbers by name, got None"),
+        ({1: 0.5}, "metrics: expected numbers by name, got {1: 0.5}"),
     ],
 )
 def test_metrics_are_numbers_by_name(policy: Policy, metrics: object, error: str) -> None:
@@ -124,6 +125,18 @@ def test_metrics_are_numbers_by_name(policy: Policy, metrics: object, error: str
     state.observe(with_value(outcome, "metrics", metrics))
     assert state.episode.end is EndReason.ENV_ERROR
     assert state.episode.error.startswith(error)
+
+
+@pytest.mark.parametrize("broken", [{"error": "KeyError: 'lamp'"}, {"info": None}, {"info": 5}])
+def test_an_environment_error_is_a_failure_whatever_was_reached_before(policy: Policy, broken: dict[str, Any]) -> None:
+    state, outcome = after_a_turn(policy)
+    state.observe(with_value(with_value(outcome, "won", True), "score", 0.5))
+    assert (state.episode.success, state.episode.score) == (True, 0.5)
+    state.act(Sampled([5], [0.0], [0.0]))
+    state.observe(replace(outcome, **broken))
+    episode = state.episode
+    assert (episode.end, episode.success, episode.score) == (EndReason.ENV_ERROR, False, 0.0)
+    assert episode.error == broken.get("error", f"info: expected a mapping, got {broken.get('info')}")
 
 
 @pytest.mark.parametrize("value", [1, True, np.float32(1), np.int64(1), np.bool_(True), np.array(1.0)])

@@ -225,6 +225,31 @@ def test_a_run_that_continues_keeps_its_date(policy: Policy, tmp_path: Path) -> 
     assert resolve(recipe, begun) == begun
 
 
+def test_another_processor_or_number_of_threads_makes_another_warm_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = parse_recipe({"warm_start": {}})
+    entries = {cache_entry(recipe)}
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    entries.add(cache_entry(recipe))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    entries.add(cache_entry(recipe))
+    assert len(entries) == 3
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(warm_start_cache, "build_policy", lambda recipe, start=None: policy)
+    monkeypatch.setattr(warm_start_cache, "warm_start", lambda *arguments: None)
+    recipe = parse_recipe({"warm_start": {}})
+    entry = tmp_path / "empg" / cache_entry(recipe)
+    left = entry.with_name(f".{entry.name}.123.partial")
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    starting_policy(SimpleNamespace(recipe=recipe, workers=Workers(), logger=Told()))  # type: ignore[arg-type]
+    assert (left.exists(), entry.is_dir()) == (False, True)
+
+
 def test_recordings_that_changed_make_another_warm_start(tmp_path: Path) -> None:
     def folder(recordings: Path | None) -> str:
         return cache_entry(parse_recipe({"warm_start": {"recordings": recordings and str(recordings)}}))

@@ -307,6 +307,7 @@ def test_arguments_that_do_not_fit_together(arguments: list[str], message: str) 
             ["--model", "openai:http://h/v1#m", "agent.date=2026-01-31"],
             "agent.date: the server of policy.model fills in",
         ),
+        (["--model", "openai:http://h/v1#m", "evaluation.decoding=[greedy]"], "evaluation.decoding: use --decoding"),
         (["--model", "openai:http://h/v1#m", "--split", "none"], "split: expected one of train, valid_seen"),
         (
             ["--model", "tiny", "--key-variable", "X", "policy.tiny.max_positions=4096"],

@@ -247,6 +247,15 @@ class TestFork:
         with pytest.raises(RecipeError, match=r"run cannot be forked with .*; its weights exist already\)"):
             like_the_run(recipe(**change), run, fork=True)
 
+    @pytest.mark.parametrize("change", [{"seed": 7}, {"environment__options": {"rooms": "small"}}])
+    def test_the_base_of_an_adapter_cannot_change(self, run: RunFolder, change: dict[str, Any]) -> None:
+        """An adapter on the tiny model does not contain it: seed and environment make it again."""
+        adapted = {"policy__lora": {"r": 2}}
+        run.replace_recipe(dump_recipe(recipe(**adapted)))
+        with pytest.raises(RecipeError, match="the model that its adapter belongs to is made from it"):
+            like_the_run(recipe(**adapted, **change), run, fork=True)
+        like_the_run(recipe(**adapted, optimizer__lr=1e-3), run, fork=True)
+
     def test_it_needs_a_checkpoint_of_another_run(self, run: RunFolder, tmp_path: Path) -> None:
         for wrong in (Path("iter-000020"), run.path, tmp_path / "none" / "checkpoints" / "iter-000020"):
             with pytest.raises(CheckpointError, match=r"expected the path of a checkpoint in a run, e\.g\."):

@@ -21,7 +21,9 @@ import torch
 from safetensors.torch import load_file
 
 from empg.errors import UserError
+from empg.learner.assign import assign_credit
 from empg.recipe import parse_recipe
+from empg.run.evaluate import evaluate_policy
 from empg.run.train import task_of, train
 
 EMPG = str(Path(sys.executable).with_name("empg"))
@@ -252,6 +254,49 @@ def test_a_rate_that_would_overflow_the_weights_is_rejected_and_a_huge_one_ends_
     assert "Traceback" not in trained("1e15").stderr
     saved = weights(run, sorted(entry.name for entry in (run / "checkpoints").glob("iter-*"))[-1])
     assert all(bool(tensor.isfinite().all()) for tensor in saved.values())
+
+
+SMALL = {
+    "checkpoint_every": 10,
+    "environment": {"max_steps": 2, "options": {"rooms": "small"}},
+    "policy": {
+        "device": "cpu",
+        "tiny": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 320},
+    },
+    "rollout": {"groups": 1, "group_size": 2, "max_turn_tokens": 8, "max_episode_tokens": 512},
+    "evaluation": {"splits": ["valid_seen"], "episodes": 1},
+}
+
+
+def test_an_evaluation_that_fails_costs_no_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate_the_start(*arguments: Any, iteration: int, **more: Any) -> Any:
+        if iteration:
+            raise MemoryError
+        return evaluate_policy(*arguments, iteration=iteration, **more)
+
+    monkeypatch.setattr("empg.run.train.evaluate_policy", evaluate_the_start)
+    with pytest.raises(MemoryError):
+        train(parse_recipe({**SMALL, "iterations": 2}), tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "iter-000002").is_dir()
+
+
+def test_a_service_that_fails_costs_no_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def assign_twice(*arguments: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise UserError("the judge is unavailable")
+        return assign_credit(*arguments, **more)
+
+    monkeypatch.setattr("empg.run.train.assign_credit", assign_twice)
+    recipe = parse_recipe({**SMALL, "iterations": 4})
+    with pytest.raises(UserError, match="the judge is unavailable"):
+        train(recipe, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "iter-000002").is_dir()
+    train(recipe, tmp_path / "run", resume=True)
+    assert [r["iteration"] for r in metrics(tmp_path / "run") if r["kind"] == "train"] == [1, 2, 3, 4]
 
 
 def test_dynamic_sampling_begins_with_every_task_in_order() -> None:

@@ -31,6 +31,8 @@ app = typer.Typer(
 
 def expanded(path: str) -> Path:
     """Return the path of a run or of an output; `~` is the home folder, as in `--run=~/x`, which no shell expands."""
+    if not path:  # it would be the current folder
+        raise typer.BadParameter("expected a path, got an empty text")
     return Path(os.path.expanduser(path))
 
 

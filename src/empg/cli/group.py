@@ -13,12 +13,13 @@ from empg.plain_text import visible
 
 MAX_MESSAGE = 2_000  # characters of an error message
 _REASON = 200  # characters at the end of one, where the reason stands
+_OF_A_FILE = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 class Commands(TyperGroup):
     """The command group. Prints a `UserError` as one line on standard error; other exceptions keep their traceback.
 
-    The only other exception that is printed is a path that no system could have.
+    The only other exceptions that are printed are those of a file: what its user may do, or what the disk can hold.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -28,7 +29,7 @@ class Commands(TyperGroup):
         except UserError as error:
             message = str(error)
         except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
+            if error.errno not in _OF_A_FILE or error.filename is None:
                 raise
             message = f"{error.strerror}: {error.filename}"  # whichever argument it was
         for line in shortened(visible(message)).split("\n"):

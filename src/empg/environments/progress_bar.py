@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from empg.system.terminal import open_console
 
 Done = Callable[[int], None]
 """Receives the amount of work that is done so far."""
@@ -30,7 +31,7 @@ class IndexingBars:
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = Progress(*columns, console=open_console(stderr=True))
         self._title = title
         self._done: dict[int, int] = {}  # per task
         self._drawn = 0.0

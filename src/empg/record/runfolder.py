@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from empg.errors import message_of
 from empg.record.durable import require_room, write_whole
@@ -303,13 +304,14 @@ class RunFolder:
         """Return the path of the episodes of an evaluation (given by its record); it contains all that identifies it.
 
         Raises:
-            RunFolderError: a split, decoding or panel digest that cannot be part of a file name.
+            RunFolderError: a decoding or panel digest that cannot be part of a file name. A split may have any name.
         """
-        split, decoding, panel = record["split"], record["decoding"], record["panel_sha256"]
-        for name in (split, decoding, panel):
+        decoding, panel = record["decoding"], record["panel_sha256"]
+        for name in (decoding, panel):
             if not _NAME.fullmatch(name):
                 raise RunFolderError(f"{name!r} cannot be part of a file name; use letters, digits and underscores")
         heat = float(record.get("temperature", 1.0))
+        split = quote(record["split"], safe="", errors="replace")[:120]  # the panel's digest tells longer ones apart
         name = f"iter-{record['iteration']:06d}-{split}-{decoding}-{panel[:8]}-t{heat:g}.parquet"
         return self._evaluations / name
 

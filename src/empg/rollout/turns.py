@@ -101,13 +101,14 @@ class EpisodeRules(Generic[Asked]):
         None ends the episode: the environment raised, or broke its contract.
         """
         observation, info = outcome.observation, outcome.info
-        if outcome.error or info is None:
-            problem = outcome.error or "no info"
+        if outcome.error or not isinstance(info, Mapping):
+            problem = outcome.error or f"info: expected a mapping, got {info!r:.80}"
         else:
             problem = _breach(outcome.reward, info) or _no_text(observation, info)
             if not problem:
                 return clean_text(observation), _with_clean_texts(info)
         self.episode.error, self.episode.end = problem, EndReason.ENV_ERROR
+        self.episode.success, self.episode.score = False, 0.0  # whatever the environment said before
         return None
 
     def _next_prompt(self, observation: str, info: Info) -> Asked | None:
@@ -176,7 +177,7 @@ def _breach(reward: object, info: Mapping[str, Any]) -> str:
     credited: dict[str, Any] = {"reward": reward, "score": info["score"]}
     credited |= {name: info[name] for name in ("process_reward", "progress") if name in info}
     metrics = info.get("metrics", {})
-    if not isinstance(metrics, Mapping):
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
         return f"metrics: expected numbers by name, got {metrics!r:.80}"
     numbers = credited | {f"metrics.{name}": value for name, value in metrics.items()}
     for name, value in numbers.items():

@@ -24,6 +24,7 @@ from empg.plain_text import visible
 from empg.record.records import AnyRecord, EvalRecord, Record, TrainRecord, WarmStartRecord
 from empg.report.before_after import Rate, before_and_after, by_panel
 from empg.system.signals import discard
+from empg.system.terminal import open_console
 
 FIRST_STAGE = "preparing the policy"
 SUCCESS_SHOWN = 60  # iterations in the success curve, and points in that of a warm start
@@ -51,7 +52,7 @@ class Progress:
     ) -> None:
         """`every` is the recipe's `evaluation.every`, for the estimate of the remaining time."""
         self.iterations, self._every = iterations, every
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or open_console()
         self._stage, self._total, self._done, self._began = first, 0, 0, time.monotonic()
         self._train: TrainRecord | None = None
         self._warm: WarmStartRecord | None = None

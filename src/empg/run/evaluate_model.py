@@ -71,6 +71,8 @@ def model_recipe(
     Raises:
         UserError: a name, key or value is wrong.
     """
+    if any(override.partition("=")[0].strip() == "evaluation.decoding" for override in overrides):
+        raise UserError("evaluation.decoding: use --decoding, which evaluates one way at a time")
     chosen = {"splits": list(splits) or None, "episodes": episodes, "temperature": temperature}
     data: dict[str, Any] = {
         "name": "evaluation",

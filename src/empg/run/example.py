@@ -14,9 +14,9 @@ TURNS_SHOWN, WIDTH = 8, 44
 
 
 def play_example(run: Run, policy: Policy) -> Episode | None:
-    """Play the first task of the first evaluation panel without randomness; None on any worker but the first.
+    """Play the first task of the first evaluated split without randomness; None on any worker but the first.
 
-    With no panel, it is the first task for training.
+    If no split is evaluated, it is the first task for training.
     """
     if not run.workers.first:
         return None

@@ -27,6 +27,7 @@ FREE = {
     *CHANGES_NO_NUMBER, "iterations",
     "rollout.slots", "optimizer.micro_batch_tokens", "optimizer.compile", "policy.device", "workers",
 }  # fmt: skip
+_FIXED_BY_BASE = ("seed", "environment.", "agent.form")  # makes the tiny model, which an adapter does not contain
 _FIXED_BY_WEIGHTS = ("policy.", "warm_start")  # what a fork keeps, because its policy exists already
 
 
@@ -248,6 +249,8 @@ def _reason(key: str, recipe: Recipe, fork: bool) -> str | None:
     if key == "policy.device":
         return None
     if fork:
+        if recipe.policy.model == "tiny" and recipe.policy.lora is not None and key.startswith(_FIXED_BY_BASE):
+            return "; the model that its adapter belongs to is made from it"
         return "; its weights exist already" if key.startswith(_FIXED_BY_WEIGHTS) else None
     if key == "iterations" and recipe.optimizer.schedule != "constant":
         return f"; with optimizer.schedule={recipe.optimizer.schedule} it sets every learning rate"

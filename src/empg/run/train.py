@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from signal import Signals
 
+from empg.errors import UserError
 from empg.learner.assign import assign_credit, groups_with_signal
 from empg.learner.checkpoint import DivergedError, checkpoint_name, require_finite
 from empg.learner.critic import Critic
@@ -136,26 +138,29 @@ def _iterate(run: Run, update: Update, done: int, saved: int) -> Stopped | None:
     """Run Algorithm 1 from `done` finished iterations; the last checkpoint is that of `saved` iterations.
 
     A request to stop is answered where the state of the run is that of a finished iteration. A rollout or an evaluation
-    is abandoned for it, and repeated by the resumed run.
+    is abandoned for it, and repeated by the resumed run. Nor does an error of a service, such as a judge, cost an
+    iteration.
     """
     recipe, workers, policy = run.recipe, run.workers, update.policy
     while True:
-        stop = _evaluate(run, policy, done) if recipe.is_due(recipe.evaluation.every, done) else 0
-        if stop or recipe.is_due(recipe.checkpoint_every, done):
+        if recipe.is_due(recipe.checkpoint_every, done):  # before the evaluation, which may take long and be killed
             saved = _save(run, update, done, saved)
+        stop = _evaluate(run, policy, done) if recipe.is_due(recipe.evaluation.every, done) else 0
         if stop:
+            _save(run, update, done, saved)
             return Stopped(stop, done)
         if done == recipe.iterations:
             return None
         began = time.perf_counter()
         episodes: list[Episode] = []
-        with suppress(StopRequested):
-            episodes = roll_out(run, policy, done)
-        if stop := workers.stop_signal():
-            _save(run, update, done, saved)
-            return Stopped(stop, done)
-        rolled = time.perf_counter()
-        assigned = assign_credit(episodes, recipe, workers, finished=done / recipe.iterations, critic=update.critic)
+        with _kept(run, update, done, saved):
+            with suppress(StopRequested):
+                episodes = roll_out(run, policy, done)
+            if stop := workers.stop_signal():
+                _save(run, update, done, saved)
+                return Stopped(stop, done)
+            rolled = time.perf_counter()
+            assigned = assign_credit(episodes, recipe, workers, finished=done / recipe.iterations, critic=update.critic)
         credited = time.perf_counter()
         stats = update(assigned, done)
         done += 1
@@ -245,10 +250,26 @@ def _evaluate(run: Run, policy: Policy, iteration: int) -> int:
     return workers.stop_signal()
 
 
+@contextmanager
+def _kept(run: Run, update: Update, iteration: int, saved: int) -> Iterator[None]:
+    """Write the checkpoint of the finished iterations if worker 0 meets an error, as of a judge that is unavailable."""
+    try:
+        yield
+    except UserError:
+        if run.workers.first and iteration != saved:
+            with suppress(UserError):  # the first error is the cause
+                _write(run, update, iteration)
+        raise
+
+
 def _save(run: Run, update: Update, iteration: int, saved: int) -> int:
     """Write the checkpoint of an iteration unless it is the one that was `saved`; returns the iteration."""
     if run.workers.first and iteration != saved:
-        state = {"iteration": iteration, "alarms": run.logger.alarms.state()}
-        run.checkpoints.save(checkpoint_name(iteration), update.policy, update.optimizer, state, update.critic)
+        _write(run, update, iteration)
     run.workers.barrier()
     return iteration
+
+
+def _write(run: Run, update: Update, iteration: int) -> None:
+    state = {"iteration": iteration, "alarms": run.logger.alarms.state()}
+    run.checkpoints.save(checkpoint_name(iteration), update.policy, update.optimizer, state, update.critic)

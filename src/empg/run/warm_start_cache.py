@@ -6,9 +6,13 @@ import functools
 import hashlib
 import importlib.util
 import json
+import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
+from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 import empg
 from empg.errors import UserError, message_of
@@ -34,8 +38,9 @@ def starting_policy(run: Run) -> Policy:
     """Return the policy that RL starts from: warm-started, loaded from the cache, or as defined by the recipe.
 
     The key of the cache (`$XDG_CACHE_HOME/empg`) covers everything that affects a warm start, including the code of
-    this package without its parts `APART`, that of the environment, the recordings, and the files of the model
-    (`fingerprint`). An entry is a checkpoint, so a damaged one is recognized and replaced.
+    this package without its parts `APART`, that of the environment, the recordings, the files of the model
+    (`fingerprint`), and what decides the last bits on a machine (`_numerics`). An entry is a checkpoint, so a damaged
+    one is recognized and replaced.
 
     Processes that need the same warm start at the same time compute it once; the others wait for it.
 
@@ -105,6 +110,8 @@ def _locked(held: ExitStack, folder: Path, name: str, logger: RunLogger) -> bool
         return True
     if lock is not None:
         held.callback(lock.release)
+        for left in folder.glob(f".{name}.*.partial"):  # by a process that was killed while it saved
+            shutil.rmtree(left, ignore_errors=True)
     return lock is not None
 
 
@@ -125,9 +132,15 @@ def cache_entry(recipe: Recipe) -> str:
     if not uses_date(recipe):
         del shaping["agent.date"]
     # `fingerprint` comes after `uses_date`, which downloads a model's tokenizer.
-    affecting = [empg.__version__, _code(), *_brought(recipe), shaping, *_recorded(recipe)]
+    affecting = [empg.__version__, _code(), *_numerics(), *_brought(recipe), shaping, *_recorded(recipe)]
     text = json.dumps([*affecting, fingerprint(recipe.policy.model)], sort_keys=True)
     return f"warm-start-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _numerics() -> list[str]:
+    """Return what the last bits of a result depend on beside the code: versions, instructions and threads."""
+    versions = [version(package) for package in ("torch", "transformers", "tokenizers", "numpy")]
+    return [*versions, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]
 
 
 def _recorded(recipe: Recipe) -> list[str]:

@@ -15,6 +15,7 @@ from empg.plain_text import visible
 from empg.run.display import aligned, duration
 from empg.study.job import FAILED, FINISHED, RUNNING, WAITING, Job
 from empg.study.plan import Study
+from empg.system.terminal import open_console
 
 _STYLES = {RUNNING: "cyan", FAILED: "bold red"}
 
@@ -24,7 +25,7 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
 
     def __init__(self, study: Study, console: Console | None = None) -> None:
         self.study = study
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or open_console()
         self._jobs: Sequence[Job] = ()
         self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=1, transient=True)
 

@@ -128,7 +128,7 @@ def check_cores(recipe: Recipe) -> Finding:
 def existing(folder: Path) -> Path:
     """Return the nearest folder that exists."""
     folder = folder.absolute()
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    return next(place for place in (folder, *folder.parents) if os.path.exists(place))
 
 
 def machine_memory() -> tuple[int, int]:
