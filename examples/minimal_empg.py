@@ -224,7 +224,7 @@ def main() -> None:
             if len(recent) == every:
                 print(f"{sum(recent) / every:6.1f}", end="", flush=True)
                 recent.clear()
-        print()
+        print(f"{sum(recent) / len(recent):6.1f}" if recent else "")  # the rest, if they do not divide
 
 
 if __name__ == "__main__":

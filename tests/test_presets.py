@@ -8,6 +8,7 @@ import pytest
 
 from empg.presets import PRESETS
 from empg.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from empg.recipe.credit import CreditSection, LossSection
 from tests import ROOT
 
 DEMO = ROOT / "recipes" / "demo.yaml"
@@ -54,10 +55,15 @@ def test_all_presets_set_the_same_keys() -> None:
 
 def test_a_recipe_overrides_its_preset(tmp_path: Path) -> None:
     path = write(tmp_path, "{algorithm: dapo, credit: {max_resample: 1}, loss: {clip_high: 0.3}}")
-    recipe = load_recipe(path, ["credit.modulation.zeta=0.05", "loss.clip_low=0.1"])
+    recipe = load_recipe(path, ["credit.modulation={zeta: 0.05}", "loss.clip_low=0.1"])
     assert keys(recipe) == ("grpo", True, True, 1, 0.5, 0.2, "token", "token_mean", 0.1, 0.3)
     gigpo = load_recipe(write(tmp_path, "algorithm: gigpo"), ["credit.advantage.gamma=1"])
     assert gigpo.credit.estimator.options.gamma == 1.0
+
+
+def test_a_section_that_was_built_in_python_has_its_preset_too() -> None:
+    recipe = Recipe(algorithm="dapo", loss=LossSection(clip_high=0.3), credit=CreditSection(max_resample=1))
+    assert recipe == parse_recipe({"algorithm": "dapo", "loss": {"clip_high": 0.3}, "credit": {"max_resample": 1}})
 
 
 def test_an_algorithm_on_the_command_line_overrides_the_file_but_no_other_override() -> None:

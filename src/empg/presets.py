@@ -66,6 +66,8 @@ def apply_preset(data: dict[str, Any], *, override: bool) -> dict[str, Any]:
     for path, value in PRESETS.get(name, {}).items() if isinstance(name, str) else ():
         section, _, key = path.partition(".")
         inside = result.get(section, {})
+        if hasattr(inside, "model_dump"):  # a section that was built in Python: what it sets itself
+            inside = inside.model_dump(exclude_unset=True)
         if not isinstance(inside, dict):
             continue
         if key not in inside or (override and not _same_section(path, inside[key], value)):

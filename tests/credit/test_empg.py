@@ -213,11 +213,14 @@ class TestEdgeCases:
             ({"zeta": math.inf}, "0 to 1e+15"),
             ({"eps": 0.0}, "1e-30 to 1e+15"),
             ({"eps": 1e-320}, "1e-30 to 1e+15"),
+            ({"k": "1"}, "0 to 1e+15"),
+            ({"k": None}, "0 to 1e+15"),
         ],
     )
-    def test_invalid_constants_are_named(self, wrong: dict[str, float], bounds: str) -> None:
+    def test_invalid_constants_are_named(self, wrong: dict[str, Any], bounds: str) -> None:
         [(name, value)] = wrong.items()
-        with pytest.raises(ValueError, match="^" + re.escape(f"{name}: expected a number from {bounds}, got {value}")):
+        found = f"{name}: expected a number from {bounds}, got {value!r}"
+        with pytest.raises(ValueError, match="^" + re.escape(found)):
             EMPGConfig(**wrong)
 
     @pytest.mark.parametrize("constants", [{"eps": 1e-30}, {"eps": 1e15}, {"k": 1e15, "k_future": 1e15, "zeta": 1e15}])

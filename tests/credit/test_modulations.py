@@ -491,6 +491,14 @@ class TestGRPOS:
         credit = MODULATIONS["grpo_s"](inputs([0.3, 0.3, 0.7], [0, 1, 2], [1.0, 1.0, 0.0], [0, 0, 1]))
         assert credit.advantage.tolist() == [0.0, 0.0, 0.0]
 
+    def test_equal_entropies_in_another_order_get_zero(self) -> None:
+        """Their sums in float32 differ in the last bit, which the floor would turn into an advantage of 1e-3."""
+        values = torch.rand(12, generator=torch.Generator().manual_seed(10))
+        orders = [values[torch.randperm(12, generator=torch.Generator().manual_seed(i))].tolist() for i in range(8)]
+        episode = [i for i in range(8) for _ in range(12)]
+        credit = MODULATIONS["grpo_s"](inputs([entropy for order in orders for entropy in order], episode, [0.0] * 8))
+        assert credit.advantage.abs().max() < 1e-9
+
     def test_an_episode_without_steps_is_not_in_the_group(self) -> None:
         counted = MODULATIONS["grpo_s"](inputs([1.0, 0.5, 2.0], [0, 2, 3], [1.0, 1.0, 0.0, 0.0], [0, 0, 0, 0]))
         alone = MODULATIONS["grpo_s"](inputs([1.0, 0.5, 2.0], [0, 1, 2], [1.0, 0.0, 0.0]))

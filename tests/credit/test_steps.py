@@ -178,6 +178,22 @@ class TestBadTokens:
         with pytest.raises(ValueError, match=f"^entropies: row 1, step 1: .* got {value}; drop the step"):
             modulate_advantages(torch.ones(2), entropies, torch.tensor([[0, 0, 1], [0, -1, 1]]))
 
+    def test_a_log_probability_is_not_an_entropy(self) -> None:
+        """It would turn the method round: the most confident step would get the smallest weight."""
+        step_ids = torch.tensor([[0, 1]])
+        StepTable.from_tokens(torch.ones(1), torch.tensor([[0.5, -1e-4]]), step_ids)  # which is rounding
+        found = r"row 0, step 1: expected at least 0 nats, got -0\.5; pass entropies of distributions, not log-prob"
+        with pytest.raises(ValueError, match=f"entropies: {found}"):
+            StepTable.from_tokens(torch.ones(1), torch.tensor([[0.5, -0.5]]), step_ids)
+        with pytest.raises(ValueError, match=r"entropy: row 1 \(episode 0, step 1\): expected at least 0 nats, got -1"):
+            StepTable(entropy=torch.tensor([0.1, -1.0]), episode=torch.tensor([0, 0]), advantage=torch.zeros(2))
+
+    @pytest.mark.parametrize("name", ["advantages", "entropies", "step_ids"])
+    def test_what_is_not_a_tensor_is_named(self, name: str) -> None:
+        batch = {"advantages": torch.ones(1), "entropies": torch.ones(1, 2), "step_ids": torch.tensor([[0, 1]])}
+        with pytest.raises(TypeError, match=f"{name}: expected a tensor, got ndarray; torch.as_tensor makes one"):
+            modulate_advantages(**{**batch, name: batch[name].numpy()})
+
     def test_advantage_that_is_not_finite(self) -> None:
         with pytest.raises(ValueError, match=r"^advantages: row 1, step 0: .* got nan"):
             modulate_advantages(torch.tensor([1.0, nan]), torch.ones(2, 2), torch.tensor([[0, 1], [0, 1]]))
@@ -261,11 +277,15 @@ class TestBadTokens:
         closed = [[-1, 0, 0, -1, 1], [1, 1, 0, -1, 1], [-1, -1, -1, -1, -1]]
         for dtype in (torch.int64, torch.int32, torch.int8):
             assert without_gaps(step_ids.to(dtype)).tolist() == closed
+        with pytest.raises(ValueError, match=r"^step_ids: expected one id per token, shape \(B, T\), got \(5,\)"):
+            without_gaps(step_ids[0])
 
     def test_bad_masks(self) -> None:
         with pytest.raises(ValueError, match=r"^mask: row 1, token 0: expected 0 or 1, got 2"):
             step_ids_from_mask(torch.tensor([[1, 0], [2, 0]]))
         with pytest.raises(ValueError, match=r"^mask: "):
             step_ids_from_mask(torch.tensor([[1.0, nan]]))
+        with pytest.raises(TypeError, match=r"^mask: expected a tensor, got list"):
+            step_ids_from_mask([[1, 0]])  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"^mask: .* got \(2,\)"):
             step_ids_from_mask(torch.tensor([1, 0]))

@@ -12,7 +12,7 @@ import yaml
 
 from empg.credit import MODULATIONS, Modulation, ModulationInputs, StepCredit
 from empg.errors import RecipeError
-from empg.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from empg.recipe import Recipe, dump_recipe, load_recipe, override_recipe, parse_recipe
 from empg.recipe.modulation import require_turn_entropy
 from empg.validation import OptionError
 
@@ -123,6 +123,18 @@ class TestAnotherRuleByOverride:
     def test_so_must_those_of_a_section_that_an_override_gives(self, load: Load, override: str) -> None:
         with pytest.raises(RecipeError, match=r"unknown key 'credit\.modulation\.zeta'; valid keys: name, k, eps"):
             load({"zeta": 0.3}, override)
+
+    @pytest.mark.parametrize("none", [None, "none"])
+    def test_an_option_does_not_switch_on_a_rule_that_the_recipe_has_switched_off(self, load: Load, none: Any) -> None:
+        """A sweep of zeta over a plain baseline would else train EMPG under its name."""
+        with pytest.raises(RecipeError, match=r"credit\.modulation: name: none takes no options, got zeta"):
+            load(none, "credit.modulation.zeta=0.05")
+        assert load(none, "credit.modulation.zeta=0.05", "credit.modulation.name=empg") == {**EMPG, "zeta": 0.05}
+        assert load(none) is None
+
+    def test_nor_does_it_switch_on_one_over_a_preset_without(self) -> None:
+        with pytest.raises(RecipeError, match="none takes no options, got zeta"):
+            override_recipe({}, ["algorithm=grpo", "credit.modulation.zeta=0.05"])
 
     def test_a_mistake_in_the_file_is_not_dropped(self, load: Load) -> None:
         with pytest.raises(RecipeError, match=r"unknown key 'credit\.modulation\.zetta'"):

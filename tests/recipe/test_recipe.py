@@ -169,7 +169,7 @@ def test_an_empty_file_is_the_default_recipe(write) -> None:
 
 
 def test_overrides_reach_into_sections_and_win(write) -> None:
-    path = write("{seed: 1, credit: {modulation: null}, rollout: {groups: 4}}")
+    path = write("{seed: 1, credit: {modulation: {k: 2}}, rollout: {groups: 4}}")
     recipe = load_recipe(
         path,
         ["seed=2", "credit.modulation.zeta=0.05", "policy.lora.r=4", "evaluation.splits=[train]", "optimizer.lr=1e-3"],

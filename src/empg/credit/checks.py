@@ -14,10 +14,21 @@ LARGEST, SMALLEST_EPS = 1e15, 1e-30
 prevent it."""
 
 
+def require_tensor(name: str, values: object) -> None:
+    """Raise a TypeError unless `values` is a tensor."""
+    if not isinstance(values, Tensor):
+        kind = type(values).__name__
+        raise TypeError(f"{name}: expected a tensor, got {kind}; torch.as_tensor makes one of a list or an array")
+
+
 def require_between(name: str, value: float, low: float, high: float) -> None:
-    """Raise a ValueError unless `low <= value <= high`; NaN is refused as well."""
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value}")
+    """Raise a ValueError unless `low <= value <= high`; NaN and what is not a number are refused as well."""
+    try:
+        inside = bool(low <= value <= high)
+    except TypeError:
+        inside = False
+    if not inside:
+        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r:.80}")
 
 
 def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -33,6 +44,7 @@ def first_true(bad: Tensor) -> int | None:
 
 def require_ids(name: str, ids: Tensor) -> None:
     """Raise a ValueError unless `ids` holds integers."""
+    require_tensor(name, ids)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"{name}: expected integer ids, got {ids.dtype}")
 
@@ -74,12 +86,14 @@ def require_bounded(name: str, values: Tensor, per: str) -> Tensor:
 
 def require_vector(name: str, values: Tensor, per: str, letter: str) -> None:
     """Raise a ValueError unless `values` has one dimension, with one value per `per`."""
+    require_tensor(name, values)
     if values.ndim != 1:
         raise ValueError(f"{name}: expected one value per {per}, shape ({letter},), got {tuple(values.shape)}")
 
 
 def require_shape(name: str, values: Tensor, shape: torch.Size, of: str) -> None:
     """Raise a ValueError unless `values` has the shape of the argument named `of`."""
+    require_tensor(name, values)
     if values.shape != shape:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, the shape of {of}, got {tuple(values.shape)}")
 

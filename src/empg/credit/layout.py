@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from empg.credit.checks import first_true, require_ids
+from empg.credit.checks import first_true, require_ids, require_tensor
+from empg.credit.segments import for_float64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,8 +44,7 @@ class TokenLayout:
             ValueError: step ids go backwards, skip one, do not start at 0 or are below -1; the message names row and
                 token.
         """
-        if step_ids.ndim != 2:
-            raise ValueError(f"step_ids: expected one id per token, shape (B, T), got {tuple(step_ids.shape)}")
+        _require_rows(step_ids)
         require_ids("step_ids", step_ids)
         step_ids = step_ids.long()  # unsigned ids have no -1 to compare with
         agent = step_ids >= 0
@@ -76,7 +76,7 @@ class TokenLayout:
         min-max normalisation would magnify a difference in the last bit of a float32 sum to the whole range of 0 to 1.
         In float64 the sums of float32 numbers are exact unless the numbers differ in size by more than 2^29.
         """
-        device = torch.device("cpu") if values.device.type == "mps" else values.device  # MPS does not support float64
+        device = for_float64(values.device)
         sums = torch.zeros(len(self), dtype=torch.float64, device=device)
         sums.index_add_(0, self.step.to(device), values.to(device).double())
         sizes = torch.diff(self.first, append=self.first.new_full((1,), self.token.shape[0]))
@@ -92,6 +92,12 @@ class TokenLayout:
             raise ValueError(f"values: expected one per step, shape ({len(self)},), got {tuple(values.shape)}")
         tokens = values.new_zeros(self.shape.numel())
         return tokens.index_copy_(0, self.token, values.index_select(0, self.step)).view(self.shape)
+
+
+def _require_rows(step_ids: Tensor) -> None:
+    require_tensor("step_ids", step_ids)
+    if step_ids.ndim != 2:
+        raise ValueError(f"step_ids: expected one id per token, shape (B, T), got {tuple(step_ids.shape)}")
 
 
 def _ids_before(ids: Tensor, tokens_per_row: Tensor) -> Tensor:
@@ -141,6 +147,7 @@ def step_ids_from_mask(mask: Tensor) -> Tensor:
     Raises:
         ValueError: wrong shape, or a value other than 0 and 1.
     """
+    require_tensor("mask", mask)
     if mask.ndim != 2:
         raise ValueError(f"mask: expected one value per token, shape (B, T), got {tuple(mask.shape)}")
     agent = mask if mask.dtype == torch.bool else mask == 1
@@ -157,7 +164,11 @@ def without_gaps(step_ids: Tensor) -> Tensor:
     """Return `(B, T)` step ids in which those of a row are 0, 1, 2, ... in their order; -1 stays.
 
     For rows whose ids have gaps, because a step lost all its tokens. Ids that go backwards still do.
+
+    Raises:
+        ValueError: wrong shape.
     """
+    _require_rows(step_ids)
     closed = step_ids.to(torch.long, copy=True)
     for row in closed:
         agent = row >= 0

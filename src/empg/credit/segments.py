@@ -35,6 +35,11 @@ class Segments:
         return values.new_zeros(len(self.ids)).scatter_reduce_(0, self.index, values, which, include_self=False)
 
 
+def for_float64(device: torch.device) -> torch.device:
+    """Return the device on which numbers of `device` are summed in float64: MPS does not support it, the CPU does."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def run_starts(ids: Tensor) -> Tensor:
     """Return `(n,)` bool: the id differs from the one before, so that a run of equal ids starts here."""
     starts = torch.ones_like(ids, dtype=torch.bool)

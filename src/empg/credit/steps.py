@@ -20,6 +20,7 @@ from empg.credit.checks import (
     require_contiguous,
     require_ids,
     require_shape,
+    require_tensor,
     require_vector,
 )
 from empg.credit.layout import TokenLayout
@@ -70,7 +71,7 @@ class StepTable:
             object.__setattr__(self, name, values.detach().float())
         # Ascending episode ids are contiguous, and only others are searched; so one flag decides for all columns.
         suspicious = [(self.episode[1:] < self.episode[:-1]).any()]
-        suspicious += [~in_bounds(getattr(self, name)).all() for name in columns]
+        suspicious += [~_allowed(name, getattr(self, name)).all() for name in columns]
         if bool(torch.stack(suspicious).any()):
             require_contiguous("episode", self.episode)
             for name, values in columns.items():
@@ -117,6 +118,7 @@ class StepTable:
         On a GPU this waits once for the device, for the result of all checks.
         """
         require_shape("entropies", entropies, layout.shape, of="step_ids")
+        require_tensor("advantages", advantages)
         if advantages.shape not in (layout.shape[:1], layout.shape):
             allowed = f"{tuple(layout.shape[:1])} or {tuple(layout.shape)}"
             raise ValueError(f"advantages: expected shape {allowed}, got {tuple(advantages.shape)}")
@@ -132,7 +134,7 @@ class StepTable:
 
         # A mean is in bounds only if all its tokens are finite: a float64 sum of float32 numbers does not overflow.
         means = layout.step_means(entropy)
-        wrong = [~in_bounds(means).all(), ~in_bounds(advantage).all()] + ([] if varies is None else [varies.any()])
+        wrong = [~_entropies(means).all(), ~in_bounds(advantage).all()] + ([] if varies is None else [varies.any()])
         if bool(torch.stack(wrong).any()):
             raise _invalid(layout, row, entropy=means, advantage=advantage, varies=varies)
         return cls._unchecked(entropy=means, episode=row, advantage=advantage[layout.first] if per_token else advantage)
@@ -147,9 +149,25 @@ class StepTable:
         return table
 
     def _require_bounded(self, name: str, values: Tensor) -> None:
-        if (row := first_true(~in_bounds(values.float()))) is not None:
+        if (row := first_true(~_allowed(name, values.float()))) is not None:
             place = f"row {row} (episode {int(self.episode[row])}, step {int(self.step[row])})"
-            raise out_of_bounds(name, place, values[row], "the step")
+            raise _not_allowed(name, place, values[row])
+
+
+def _entropies(values: Tensor) -> Tensor:
+    """Return a bool per value: it can be an entropy. Rounding makes one of about 0 slightly negative."""
+    return in_bounds(values) & (values > -0.01)
+
+
+def _allowed(name: str, values: Tensor) -> Tensor:
+    return _entropies(values) if "entrop" in name else in_bounds(values)
+
+
+def _not_allowed(name: str, place: str, value: Tensor) -> ValueError:
+    if "entrop" not in name or not bool(in_bounds(value)):
+        return out_of_bounds(name, place, value, "the step")
+    found = f"expected at least 0 nats, got {float(value):g}"
+    return ValueError(f"{name}: {place}: {found}; pass entropies of distributions, not log-probabilities of tokens")
 
 
 def _invalid(
@@ -161,8 +179,8 @@ def _invalid(
         first_of_row = int((row < row[step]).sum())
         return f"row {int(row[step])}, step {step - first_of_row}"
 
-    if (step := first_true(~in_bounds(entropy))) is not None:
-        return out_of_bounds("entropies", place(step), entropy[step], "the step")
+    if (step := first_true(~_entropies(entropy))) is not None:
+        return _not_allowed("entropies", place(step), entropy[step])
     if (index := first_true(~in_bounds(advantage))) is not None:
         step = index if varies is None else int(layout.step[index])
         return out_of_bounds("advantages", place(step), advantage[index], "the step")

@@ -55,13 +55,18 @@ def require_turn_entropy(section: Mapping[str, Any], key: str = KEY) -> None:
 
 
 def named_in(recipe: Any) -> dict[str, Any]:
-    """Turn names into sections of `credit`, in place, so that overrides reach into them; return a copy of this one."""
+    """Turn names into sections of `credit`, in place, so that overrides reach into them; return a copy of this one.
+
+    A rule that is null becomes that of the name `none`, so that an override of an option does not switch on another.
+    """
     credit = recipe.get("credit")
     if not isinstance(credit, dict):
         return {}
     for key in ("modulation", "advantage", "process_reward"):
         if isinstance(credit.get(key), str):
             credit[key] = {"name": credit[key]}
+    if credit.get("modulation", {}) is None:
+        credit["modulation"] = {"name": "none"}
     section = credit.get("modulation")
     return dict(section) if isinstance(section, dict) else {}
 

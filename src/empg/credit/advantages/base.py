@@ -32,7 +32,7 @@ from empg.credit.checks import (
     require_vector,
 )
 from empg.credit.reduce import Reduce, one_worker
-from empg.credit.segments import Segments, index_in_run, segments_of
+from empg.credit.segments import Segments, for_float64, index_in_run, segments_of
 
 Weighting = Literal["episode", "step"]
 
@@ -243,6 +243,9 @@ def discounted_returns(rewards: Tensor, episode: Tensor, gamma: float) -> Tensor
 
         G(i,t) = r(i,t) + gamma G(i,t+1)
 
+    In float64, rounded once: equal returns of episodes whose rewards come in another order stay equal, because a
+    difference in the last bit may be divided by a standard deviation that consists of such differences alone.
+
     Args:
         rewards: `(N,)` reward of each step.
         episode: `(N,)` int64, the episode of each step, 0 to E-1, as in `AdvantageInputs`.
@@ -253,9 +256,10 @@ def discounted_returns(rewards: Tensor, episode: Tensor, gamma: float) -> Tensor
     """
     if not len(episode):
         return rewards
-    time = index_in_run(episode)
-    table = rewards.new_zeros(int(episode.max()) + 1, int(time.max()) + 1)
-    table[episode, time] = rewards
+    device = for_float64(rewards.device)
+    row, time = episode.to(device), index_in_run(episode).to(device)
+    table = torch.zeros(int(row.max()) + 1, int(time.max()) + 1, dtype=torch.float64, device=device)
+    table[row, time] = rewards.to(device).double()
     for t in range(table.shape[1] - 2, -1, -1):
         table[:, t] += gamma * table[:, t + 1]
-    return table[episode, time]
+    return table[row, time].to(rewards.dtype).to(rewards.device)

@@ -61,7 +61,7 @@ def gigpo(inputs: AdvantageInputs, options: GigpoOptions) -> Tensor:
 
     outcome = compared(inputs.rewards, segments_of(inputs.groups), inputs.weights)
     returns = discounted_returns(inputs.step_rewards, inputs.episode, options.gamma)
-    place = torch.stack([inputs.groups[inputs.episode], inputs.states])
+    place = torch.stack([inputs.groups.long()[inputs.episode], inputs.states.long()])
     alike = segments_of(torch.unique(place, dim=1, return_inverse=True)[1])
     step = compared(returns, alike, torch.ones_like(returns))
     return outcome[inputs.episode] + options.weight * step

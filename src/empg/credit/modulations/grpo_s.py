@@ -49,9 +49,10 @@ def grpo_s(inputs: ModulationInputs, options: GRPOSOptions) -> StepCredit:
     """Return the credit of each step; see the top of this module. It needs no collective: a group is on one worker."""
     steps = inputs.steps
     episode = segments_of(steps.episode)  # those that have steps
-    reward, group = inputs.rewards[episode.ids], segments_of(inputs.groups[episode.ids])
+    # In float64, as GTPO: rounding of equal rewards would be divided by the floor.
+    reward, group = inputs.rewards.double()[episode.ids], segments_of(inputs.groups[episode.ids])
     won = reward > 0
-    entropy = (episode.sum(steps.entropy) / episode.sizes).clamp_min(options.floor)
+    entropy = (episode.sum(steps.entropy.double()) / episode.sizes).clamp_min(options.floor)
     side = segments_of(2 * group.index + won.long())
 
     weight = torch.where(won, entropy, 1 / entropy)
@@ -59,8 +60,8 @@ def grpo_s(inputs: ModulationInputs, options: GRPOSOptions) -> StepCredit:
     outcome = torch.where(won, reward, -1.0)
     shaped = options.beta_1 * outcome + options.beta_2 * torch.where(won, share, -share)
 
-    advantage = standardised(shaped, group, torch.ones_like(shaped), options.floor)[episode.index]
-    return StepCredit(advantage=steps.plus_process_reward(advantage), modulated=shaped[episode.index])
+    advantage = standardised(shaped, group, torch.ones_like(shaped), options.floor).float()[episode.index]
+    return StepCredit(advantage=steps.plus_process_reward(advantage), modulated=shaped.float()[episode.index])
 
 
 MODULATION = Modulation(
