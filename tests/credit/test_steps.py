@@ -190,7 +190,11 @@ class TestBadTokens:
 
     @pytest.mark.parametrize("name", ["advantages", "entropies", "step_ids"])
     def test_what_is_not_a_tensor_is_named(self, name: str) -> None:
-        batch = {"advantages": torch.ones(1), "entropies": torch.ones(1, 2), "step_ids": torch.tensor([[0, 1]])}
+        batch: dict[str, Any] = {
+            "advantages": torch.ones(1),
+            "entropies": torch.ones(1, 2),
+            "step_ids": torch.tensor([[0, 1]]),
+        }
         with pytest.raises(TypeError, match=f"{name}: expected a tensor, got ndarray; torch.as_tensor makes one"):
             modulate_advantages(**{**batch, name: batch[name].numpy()})
 
