@@ -154,17 +154,20 @@ class StepTable:
             raise _not_allowed(name, place, values[row])
 
 
+_ENTROPIES = ("entropy", "action_entropy", "entropies")  # as columns of a table, and as an argument
+
+
 def _entropies(values: Tensor) -> Tensor:
     """Return a bool per value: it can be an entropy. Rounding makes one of about 0 slightly negative."""
     return in_bounds(values) & (values > -0.01)
 
 
 def _allowed(name: str, values: Tensor) -> Tensor:
-    return _entropies(values) if "entrop" in name else in_bounds(values)
+    return _entropies(values) if name in _ENTROPIES else in_bounds(values)
 
 
 def _not_allowed(name: str, place: str, value: Tensor) -> ValueError:
-    if "entrop" not in name or not bool(in_bounds(value)):
+    if name not in _ENTROPIES or not bool(in_bounds(value)):
         return out_of_bounds(name, place, value, "the step")
     found = f"expected at least 0 nats, got {float(value):g}"
     return ValueError(f"{name}: {place}: {found}; pass entropies of distributions, not log-probabilities of tokens")
