@@ -146,6 +146,7 @@ RULES = [
     ("empg_variant", VariantOptions(scaling="uncertain")),
     ("empg_variant", VariantOptions(centring="gradient")),
     ("empg_variant", VariantOptions(clarity="won")),
+    ("empg_variant", VariantOptions(clarity="won_end", zeta=1.0)),
     ("empg_variant", VariantOptions(clarity="potential", normalisation="quantile", q=0.3)),
     ("empg_variant", VariantOptions(entropy="action", normalisation="quantile", q=0.3)),
 ]
@@ -373,6 +374,7 @@ class TestVariant:
             # Hn = 0, 0.5, 1, 0 and k' = ln 2, so f = 1, 2^-0.5, 0.5, 1. Episode 0 has three steps and lost.
             ("bonus", [2**-0.5, 0.5, 0.0, 0.0]),
             ("won", [0.0, 0.0, 0.0, 0.0]),
+            ("won_end", [0.0, 0.0, 0.0, 1.0]),
             ("potential", [2**-0.5 - 1.0, 0.5 - 2**-0.5, -0.5, -1.0]),
         ],
     )
@@ -391,6 +393,10 @@ class TestVariant:
         full = modulate(inputs(**BATCH).steps).clarity
         won = torch.tensor([True, True, False, True, True, True, False])
         torch.testing.assert_close(credit.clarity, torch.where(won, full, 0.0), atol=0, rtol=0)
+        to_the_end = MODULATIONS["empg_variant"](inputs(**BATCH), VariantOptions(clarity="won_end"))
+        last = won & ~inputs(**BATCH).steps.has_next
+        assert credit.clarity is not None
+        torch.testing.assert_close(to_the_end.clarity, torch.where(last, 1.0, credit.clarity), atol=0, rtol=0)
 
     @given(batches(), st.sampled_from([0.0, 0.5, 1.0, 3.0]))
     def test_the_potential_telescopes_to_the_first_step_of_each_episode(self, batch: Batch, k_future: float) -> None:

@@ -78,8 +78,8 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
         ({"eps": 0}, "credit.modulation.eps: expected a number from 1e-30 to 1e+15, got 0.0"),
         ({"k": "x"}, "credit.modulation.k: expected a number, "
          "got 'x'"),
-        ({"name": "empg_variant", "clarity": "lost"}, "credit.modulation.clarity: expected 'bonus', 'won' or "
-         "'potential', got 'lost'"),
+        ({"name": "empg_variant", "clarity": "lost"}, "credit.modulation.clarity: expected 'bonus', 'won', "
+         "'won_end' or 'potential', got 'lost'"),
         ({"k": True}, "credit.modulation.k: expected a number, got True"),  # to pydantic, true is 1
         (3, "credit.modulation: expected a mapping, got 3"),
     ],

@@ -21,6 +21,7 @@ CHANGES: list[dict[str, Any]] = [
     NUMBERS,
     {**NUMBERS, "normalisation": "quantile", "q": 0.11, "clarity": "won", "zeta_schedule": "linear"},
     {"normalisation": "quantile", "q": 0.49, "clarity": "potential"},
+    {"clarity": "won_end", "zeta": 1.0},
     {**NUMBERS, "scaling": "uncertain", "centring": "gradient"},
 ]
 

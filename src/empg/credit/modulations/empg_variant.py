@@ -27,7 +27,11 @@ A turn without an action, or without a thought before it, counts as a whole in b
 
     bonus      f(i,t+1)                                      EMPG
     won        f(i,t+1) where A(i) > 0, else 0
+    won_end    as won, with f = 1 beyond the last step of an episode
     potential  f(i,t+1) - f(i,t)
+
+Where the last step of an episode has no bonus and the others have, a larger bonus prefers actions that do not end the
+episode. `won_end` takes the end of a won episode for a state without any uncertainty, so that none is clearer.
 
 With `potential`, the bonuses of an episode add up to -f of its first step, whatever it did later: shaping by a
 potential (Ng et al., 1999, with gamma = 1). Each is credited to its own step and not to earlier ones, so the invariance
@@ -81,7 +85,7 @@ class VariantOptions:
     normalisation: Literal["minmax", "quantile"] = "minmax"
     q: float = 0.05
     scaling: Literal["confident", "uncertain"] = "confident"
-    clarity: Literal["bonus", "won", "potential"] = "bonus"
+    clarity: Literal["bonus", "won", "won_end", "potential"] = "bonus"
     centring: Literal["mean", "gradient"] = "mean"
     zeta_schedule: Literal["constant", "linear"] = "constant"
 
@@ -110,8 +114,8 @@ def empg_variant(inputs: ModulationInputs, options: VariantOptions) -> StepCredi
     scale = weight / global_mean(weight, reduce)
 
     own_clarity = torch.exp(-options.k_future * normalised)
-    clarity = torch.where(steps.has_next, own_clarity.roll(-1), 0.0)
-    if options.clarity == "won":
+    clarity = torch.where(steps.has_next, own_clarity.roll(-1), 1.0 if options.clarity == "won_end" else 0.0)
+    if options.clarity in ("won", "won_end"):
         clarity = torch.where(steps.advantage > 0, clarity, 0.0)
     elif options.clarity == "potential":
         clarity = clarity - own_clarity

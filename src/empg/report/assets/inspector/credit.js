@@ -28,9 +28,9 @@ function empg(steps, options) {
   const weights = normalised.map((h) => Math.exp(-k * (scaling === "uncertain" ? 1 - h : h))), middle = mean(weights);
   const scale = weights.map((w) => w / middle);
   const own = normalised.map((h) => Math.exp(-k_future * h));
-  const next = own.map((_, i) => (i + 1 < n && episode[i + 1] === episode[i] ? own[i + 1] : 0));
+  const next = own.map((_, i) => (i + 1 < n && episode[i + 1] === episode[i] ? own[i + 1] : bonus === "won_end" ? 1 : 0));
   const clarity = next.map((f, i) => {
-    if (bonus === "won") return base[i] > 0 ? f : 0;
+    if (bonus === "won" || bonus === "won_end") return base[i] > 0 ? f : 0;
     return bonus === "potential" ? f - own[i] : f;
   });
   const weight = zeta_schedule === "linear" ? zeta * (1 - finished) : zeta;
@@ -79,7 +79,7 @@ const PLAIN = { normalisation: "minmax", q: 0.05, scaling: "confident", clarity:
 // Values of the options that are names.
 export const CHOICES = {
   entropy: ["turn", "action"],
-  normalisation: ["minmax", "quantile"], scaling: ["confident", "uncertain"], clarity: ["bonus", "won", "potential"],
+  normalisation: ["minmax", "quantile"], scaling: ["confident", "uncertain"], clarity: ["bonus", "won", "won_end", "potential"],
   centring: ["mean", "gradient"], zeta_schedule: ["constant", "linear"],
 };
 
