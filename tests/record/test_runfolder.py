@@ -384,7 +384,7 @@ def test_rewinding_removes_the_files_of_later_iterations(tmp_path: Path) -> None
     assert run.episode_iterations() == []
 
 
-@pytest.mark.parametrize("split", ["test-id", "../valid", "a/b", "-x", "dev set", "Prüfung \ud83d", "x" * 300])
+@pytest.mark.parametrize("split", ["test-id", "../valid", "a/b", "", "-x", "dev set", "Prüfung \ud83d", "x" * 300])
 def test_a_split_may_have_any_name_and_stays_in_its_folder(tmp_path: Path, split: str) -> None:
     """Those who bring files of questions name the splits; the evaluation has been played when it is written."""
     run, record = empty_run(tmp_path), {**GREEDY, "split": split}

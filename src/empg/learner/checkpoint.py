@@ -206,7 +206,11 @@ class Checkpoints:
                     raise CheckpointError(
                         f"cannot remove later checkpoint {self.folder / name}: {_reason(error)}. Remove it, and resume"
                     ) from None
-        for left in self.folder.glob(".*.*"):
+        self.remove_left()
+
+    def remove_left(self, name: str = "*") -> None:
+        """Remove what killed processes left unfinished, of one checkpoint or of all."""
+        for left in self.folder.glob(f".{name}.*"):
             if left.suffix in (".partial", ".replaced"):
                 self._remove(left)
 

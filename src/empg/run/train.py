@@ -256,20 +256,19 @@ def _kept(run: Run, update: Update, iteration: int, saved: int) -> Iterator[None
     try:
         yield
     except UserError:
-        if run.workers.first and iteration != saved:
-            with suppress(UserError):  # the first error is the cause
-                _write(run, update, iteration)
+        with suppress(UserError):  # the first error is the cause
+            _write(run, update, iteration, saved)
         raise
 
 
 def _save(run: Run, update: Update, iteration: int, saved: int) -> int:
     """Write the checkpoint of an iteration unless it is the one that was `saved`; returns the iteration."""
-    if run.workers.first and iteration != saved:
-        _write(run, update, iteration)
+    _write(run, update, iteration, saved)
     run.workers.barrier()
     return iteration
 
 
-def _write(run: Run, update: Update, iteration: int) -> None:
-    state = {"iteration": iteration, "alarms": run.logger.alarms.state()}
-    run.checkpoints.save(checkpoint_name(iteration), update.policy, update.optimizer, state, update.critic)
+def _write(run: Run, update: Update, iteration: int, saved: int) -> None:
+    if run.workers.first and iteration != saved:
+        state = {"iteration": iteration, "alarms": run.logger.alarms.state()}
+        run.checkpoints.save(checkpoint_name(iteration), update.policy, update.optimizer, state, update.critic)

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from importlib.metadata import version
@@ -110,8 +109,7 @@ def _locked(held: ExitStack, folder: Path, name: str, logger: RunLogger) -> bool
         return True
     if lock is not None:
         held.callback(lock.release)
-        for left in folder.glob(f".{name}.*.partial"):  # by a process that was killed while it saved
-            shutil.rmtree(left, ignore_errors=True)
+        Checkpoints(folder).remove_left(name)
     return lock is not None
 
 
